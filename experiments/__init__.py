@@ -1,0 +1,1 @@
+"""Mains: the only readers of configs."""

@@ -1,0 +1,1 @@
+"""Trees, einsum letters, meshes, configs, keys and means: depends on nothing else in ftjax."""

@@ -1,0 +1,1 @@
+"""Decoder-only transformers, one file per family."""

@@ -1,0 +1,1 @@
+"""Linear maps, attention, positions, norms and chunked log-probabilities."""

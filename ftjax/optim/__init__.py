@@ -1,0 +1,1 @@
+"""Optimizers by optax name, schedules and parameter groups."""

@@ -1,0 +1,1 @@
+"""Forgetting penalties, one file each."""

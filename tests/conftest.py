@@ -1,0 +1,43 @@
+"""Eight fake CPU devices, a shared compilation cache, and the outside material that tests may use.
+
+`FTJAX_GOLDEN` and `FTJAX_DATA` point at reference files and real data; without them the folders
+beside the checkout are used, and where there are none the tests that need them skip, saying so.
+"""
+
+import os
+import pathlib
+import tempfile
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import jax
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+CACHE = os.environ.get("FTJAX_TEST_CACHE", os.path.join(tempfile.gettempdir(), "ftjax-xla-cache"))
+
+jax.config.update("jax_compilation_cache_dir", CACHE)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+jax.config.update("jax_default_matmul_precision", "highest")
+
+
+def outside(variable: str, name: str) -> pathlib.Path:
+    """Return the folder that `variable` names, or `../shared/<name>`; skip when there is none."""
+    folder = pathlib.Path(os.environ.get(variable) or ROOT.parent / "shared" / name)
+    if not folder.is_dir():
+        pytest.skip(f"no reference material: set {variable} to its folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden() -> pathlib.Path:
+    """Folder of reference logits, adapters, losses and curves."""
+    return outside("FTJAX_GOLDEN", "golden")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> pathlib.Path:
+    """Folder of real data sets."""
+    return outside("FTJAX_DATA", "data")
