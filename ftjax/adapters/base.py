@@ -1,0 +1,121 @@
+"""What an adapter is: a value (a pytree of arrays) whose meaning is a pure function on a weight.
+
+A method is one file with `make(**hyper) -> init(key, linear, w) -> adapter` and a registered
+dataclass that offers
+
+    merge(equation, w) -> w'             the definition
+    apply(equation, x, w, key) -> y      contract(equation, x, merge(equation, w)), or faster
+    axes(equation) -> adapter            letters of its own arrays, for sharding
+    FROZEN                               fields that are data and never train
+
+Adapters live in a tree that mirrors the model's parameters and has an adapter where a linear map is
+adapted: {"blocks": {"attn": {"q": LoRA(a, b, scale)}}}, its arrays stacked on L like the weights.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar
+
+import jax
+
+from ftjax.core import rng, tree
+from ftjax.ops import linear
+
+
+class Adapter:
+    """Defaults of the protocol; subclasses are registered dataclasses of arrays."""
+
+    FROZEN: ClassVar[tuple[str, ...]] = ()
+
+    def merge(self, equation: str, w: jax.Array) -> jax.Array:
+        """Return the weight that this adapter makes of `w`: the definition of the method."""
+        raise NotImplementedError
+
+    def apply(self, equation: str, x: jax.Array, w: jax.Array, key=None) -> jax.Array:
+        """Apply the adapted map to `x`."""
+        return linear.contract(equation, x, self.merge(equation, w))
+
+    def axes(self, equation: str) -> "Adapter":
+        """Return an adapter of letter strings in place of arrays."""
+        raise NotImplementedError
+
+
+def is_adapter(node: Any) -> bool:
+    """Tell an adapter from a dict or an array: the `is_leaf` of maps over adapter trees."""
+    return isinstance(node, Adapter)
+
+
+def init(
+    method: Callable, key: jax.Array, linears: Mapping[str, Any], weights: Mapping[str, Any], *,
+    where: str | Iterable[str],
+) -> dict:  # fmt: skip
+    """Initialise adapters of one method at every linear map whose path matches `where`.
+
+    Args:
+      method: `init(key, linear, w) -> adapter` of one layer, as a method's `make` returns it.
+      key: each site derives its own from its path, so one more site changes no other.
+      linears: the model's linear maps by path. weights: the model's parameters.
+      where: patterns over these paths.
+    """
+    arrays = tree.paths(weights)
+    result: dict = {}
+    for path in sorted(tree.select(where, linears, where="adapter.where")):
+        site, site_key = linears[path], rng.named(key, path)
+        one = lambda key, w, site=site: method(key, site, w)
+        if site.stack is None:
+            adapter = one(site_key, arrays[path])
+        else:
+            adapter = jax.vmap(one)(jax.random.split(site_key, site.stack), arrays[path])
+        insert(result, path, adapter)
+    return result
+
+
+def insert(nested: dict, path: str, value: Any) -> None:
+    """Put `value` at `a/b/c` of a nested dict, making the dicts on the way."""
+    *parents, name = path.split("/")
+    for parent in parents:
+        nested = nested.setdefault(parent, {})
+    nested[name] = value
+
+
+def sites(adapters: Mapping[str, Any]) -> dict[str, Adapter]:
+    """List the adapters of a tree by the path of the weight that each changes."""
+    found = jax.tree_util.tree_flatten_with_path(adapters, is_leaf=is_adapter)[0]
+    return {tree.path_name(keys): adapter for keys, adapter in found}
+
+
+def axes(adapters: Mapping[str, Any], linears: Mapping[str, Any]) -> dict:
+    """Return the letters of every adapter array, in the structure of `adapters`."""
+    result: dict = {}
+    for path, adapter in sites(adapters).items():
+        site = linears[path]
+        stack = "" if site.stack is None else "L"
+        letters = adapter.axes(site.equation)
+        insert(result, path, jax.tree.map(lambda own, stack=stack: stack + own, letters))
+    return result
+
+
+def frozen_paths(adapters: Mapping[str, Any], *, prefix: str) -> set[str]:
+    """List the paths of adapter arrays that are data and never train."""
+    return {
+        f"{prefix}/{path}/{field}"
+        for path, adapter in sites(adapters).items()
+        for field in adapter.FROZEN
+    }
+
+
+def merge(weights: Mapping[str, Any], adapters: Mapping[str, Any], linears: Mapping[str, Any]):
+    """Merge every adapter into its weight: a model without adapters that computes the same.
+
+    The merge runs in float32 and rounds once, to the weight's own dtype.
+    """
+    found = sites(adapters)
+
+    def one(path, w):
+        if path not in found:
+            return w
+        site = linears[path]
+        merged = lambda adapter, w: adapter.merge(site.equation, w)
+        merged = merged if site.stack is None else jax.vmap(merged)
+        return merged(found[path], w.astype("float32")).astype(w.dtype)
+
+    return tree.map_with_paths(one, weights)

@@ -1,0 +1,125 @@
+"""Meshes, and where every array lies on them: einsum letters -> mesh axes, in one place.
+
+A device mesh has the axes `data` (replicas), `fsdp` (replicas that shard the weights) and `tensor`
+(shards of heads, ffw and vocabulary). `RULES` sends a letter to mesh axes; going through an array's
+letters from the left, a mesh axis is used once, and a size that it does not divide stays whole:
+
+    DNH  ->  P("fsdp", "tensor", None)          weights
+    BTD  ->  P(("data", "fsdp"), None, None)    activations: B has taken fsdp, so D stays whole
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from ftjax.core import tree
+
+AXES = ("data", "fsdp", "tensor")
+RULES: Mapping[str, tuple[str, ...]] = {
+    "B": ("data", "fsdp"),
+    "D": ("fsdp",),
+    "E": ("fsdp",),
+    "N": ("tensor",),
+    "K": ("tensor",),
+    "F": ("tensor",),
+    "V": ("tensor",),
+}
+
+
+def make(
+    *, data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence | None = None
+) -> Mesh:
+    """Build a mesh over `devices` (all of them when not given); one axis may be -1: the rest.
+
+    Raises:
+      ValueError: the sizes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    sizes = resolve({"data": data, "fsdp": fsdp, "tensor": tensor}, len(devices))
+    shape = tuple(sizes.values())
+    return Mesh(np.asarray(devices).reshape(shape), AXES, axis_types=(AxisType.Auto,) * len(shape))
+
+
+def resolve(sizes: Mapping[str, int], count: int) -> dict[str, int]:
+    """Fill the one axis that is -1 so that the sizes multiply to `count` devices."""
+    free = [name for name, size in sizes.items() if size == -1]
+    fixed = math.prod(size for size in sizes.values() if size != -1)
+    bad = any(size < 1 and size != -1 for size in sizes.values()) or len(free) > 1
+    if bad or count % fixed or (not free and fixed != count):
+        fix = "give one axis -1 to take the rest" if not free else "use sizes that divide it"
+        raise ValueError(f"mesh: got {dict(sizes)}; expected a product of {count} devices; {fix}")
+    return {name: count // fixed if size == -1 else size for name, size in sizes.items()}
+
+
+def spec(letters: str, shape: Sequence[int], mesh: Mesh) -> PartitionSpec:
+    """Place an array whose axes are `letters` on the mesh."""
+    free, parts = set(mesh.axis_names), []
+    for letter, size in zip(letters, shape, strict=True):
+        axes = tuple(axis for axis in RULES.get(letter, ()) if axis in free)
+        if not axes or size % math.prod(mesh.shape[axis] for axis in axes):
+            parts.append(None)
+            continue
+        free -= set(axes)
+        parts.append(axes if len(axes) > 1 else axes[0])
+    return PartitionSpec(*parts)
+
+
+def shardings(axes, abstract, mesh: Mesh):
+    """Map a tree of letter strings and the tree of (abstract) arrays it describes to shardings."""
+    place = lambda letters, leaf: NamedSharding(mesh, spec(letters, leaf.shape, mesh))
+    return jax.tree.map(place, axes, abstract)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Return the sharding that puts a whole copy on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_shardings(batch, mesh: Mesh):
+    """Shard the first axis of every array of a batch over `data` and `fsdp`."""
+    first = NamedSharding(mesh, PartitionSpec(RULES["B"]))
+    return jax.tree.map(lambda leaf: first, batch)
+
+
+def check_batch(batch_size: int, accumulate: int, mesh: Mesh) -> None:
+    """Check that a batch divides into microbatches and over the replicas.
+
+    Raises:
+      ValueError: it does not.
+    """
+    replicas = mesh.shape["data"] * mesh.shape["fsdp"]
+    if batch_size % (accumulate * replicas):
+        raise ValueError(
+            f"batch_size: got {batch_size}; expected a multiple of accumulate {accumulate} x data "
+            f"{mesh.shape['data']} x fsdp {mesh.shape['fsdp']} = {accumulate * replicas}; change "
+            "one of them"
+        )
+
+
+def constrain(x: jax.Array, letters: str) -> jax.Array:
+    """Pin an activation's layout under the mesh in force; without one, do nothing.
+
+    Without it the compiler may propagate the weights' `fsdp` axis into activations.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or not set(AXES) <= set(mesh.axis_names):
+        return x
+    return jax.lax.with_sharding_constraint(x, spec(letters, x.shape, mesh))
+
+
+def put(value, sharding):
+    """Place host arrays (the same on every process) on the mesh."""
+    return jax.tree.map(
+        lambda leaf, s: jax.make_array_from_callback(leaf.shape, s, leaf.__getitem__),
+        value,
+        sharding,
+    )
+
+
+def describe(axes, abstract, mesh: Mesh) -> list[str]:
+    """List `path letters shape spec` per array, for the dry run."""
+    named = zip(tree.paths(axes).items(), tree.paths(abstract).values(), strict=True)
+    return [f"{path} {c} {leaf.shape} {spec(c, leaf.shape, mesh)}" for (path, c), leaf in named]

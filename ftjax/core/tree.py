@@ -1,0 +1,117 @@
+"""Trees by path: every leaf has a name like `model/blocks/attn/q`, and patterns choose among them.
+
+A pattern is a glob over path segments: `*` stays within one segment, `**` crosses them. So
+`adapters/**` is every adapter leaf, `**/b` every leaf called b, and `model/blocks/attn/*` the
+attention weights. A pattern that matches nothing is an error: it is always a typo.
+
+    trainable, frozen = partition(params, "adapters/**", where="trainable")
+    assert combine(trainable, frozen) == params
+"""
+
+import difflib
+import functools
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+
+Tree = Any
+
+
+def path_name(keys: tuple) -> str:
+    """Join a jax key path into `a/b/c`."""
+    return "/".join(_segment(key) for key in keys)
+
+
+def _segment(key: Any) -> str:
+    match key:
+        case jax.tree_util.DictKey(key=name):
+            return str(name)
+        case jax.tree_util.GetAttrKey(name=name):
+            return name
+        case jax.tree_util.SequenceKey(idx=index) | jax.tree_util.FlattenedIndexKey(key=index):
+            return str(index)
+    raise TypeError(
+        f"tree: got a key of type {type(key).__name__}; expected dict, attribute, index"
+    )
+
+
+def paths(tree: Tree) -> dict[str, Any]:
+    """List the leaves of `tree` by path; holes (`None`) are left out."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {path_name(keys): leaf for keys, leaf in leaves}
+
+
+def map_with_paths(function, tree: Tree, *rest: Tree) -> Tree:
+    """Map `function(path, leaf, *others)` over the leaves of `tree`."""
+    call = lambda keys, *leaves: function(path_name(keys), *leaves)
+    return jax.tree_util.tree_map_with_path(call, tree, *rest)
+
+
+@functools.cache
+def _regex(pattern: str) -> re.Pattern:
+    pieces = re.split(r"(\*\*|\*)", pattern)
+    wild = {"**": ".*", "*": "[^/]*"}
+    return re.compile("".join(wild.get(piece) or re.escape(piece) for piece in pieces))
+
+
+def matches(pattern: str, path: str) -> bool:
+    """Say whether the glob `pattern` covers the whole of `path`."""
+    return _regex(pattern).fullmatch(path) is not None
+
+
+def select(patterns: str | Iterable[str], names: Iterable[str], *, where: str) -> set[str]:
+    """Choose the names that any pattern covers.
+
+    `where` is the config key that the patterns came from, for the error.
+
+    Raises:
+      ValueError: a pattern matches nothing; the message offers the nearest names.
+    """
+    names = list(names)
+    chosen: set[str] = set()
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        hits = {name for name in names if matches(pattern, name)}
+        if not hits:
+            raise ValueError(_nothing(pattern, names, where))
+        chosen |= hits
+    return chosen
+
+
+def _nothing(pattern: str, names: list[str], where: str) -> str:
+    near = difflib.get_close_matches(pattern.replace("*", ""), names, n=5, cutoff=0.3) or names[:8]
+    return (
+        f"{where}: got the pattern {pattern!r}, which matches none of {len(names)} paths; expected "
+        f"a glob over paths such as {', '.join(sorted(near))}; use * within a segment, ** across"
+    )
+
+
+def partition(
+    tree: Tree, patterns: str | Iterable[str], *, where: str, exclude: Iterable[str] = ()
+) -> tuple[Tree, Tree]:
+    """Split `tree` into the leaves that the patterns choose and the rest.
+
+    Returns two trees of the same structure with `None` in place of what went to the other.
+    `exclude` lists exact paths that go to the rest whatever the patterns say.
+    """
+    chosen = select(patterns, paths(tree), where=where) - set(exclude)
+    inside = map_with_paths(lambda path, leaf: leaf if path in chosen else None, tree)
+    outside = map_with_paths(lambda path, leaf: None if path in chosen else leaf, tree)
+    return inside, outside
+
+
+def combine(first: Tree, second: Tree) -> Tree:
+    """Fill the holes of `first` from `second`: the inverse of `partition`."""
+    pick = lambda a, b: b if a is None else a
+    return jax.tree.map(pick, first, second, is_leaf=lambda leaf: leaf is None)
+
+
+def bytes_of(tree: Tree) -> int:
+    """Count the bytes of all arrays (or abstract arrays) in `tree`."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def size_of(tree: Tree) -> int:
+    """Count the elements of all arrays (or abstract arrays) in `tree`."""
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))

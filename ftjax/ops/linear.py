@@ -1,0 +1,41 @@
+"""The only place where a weight and an adapter meet: `linear(equation, x, w, adapter)`.
+
+`contract` is `einsum` with the operands flattened to two dimensions first. On CPU the backward pass
+of a matmul over three-dimensional activations contracts two axes at once and is 1.5 times slower
+than the same product over `[B*T, D]`; on accelerators the two compile to the same program.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from ftjax.core import einsum
+
+
+def linear(equation: str, x, w, adapter=None, key=None):
+    """Apply the linear map of `equation` with weight `w`, changed by `adapter` if there is one.
+
+    `key` feeds the adapter's dropout; None means evaluation.
+    """
+    if adapter is None:
+        return contract(equation, x, w)
+    return adapter.apply(equation, x, w, key)
+
+
+def contract(equation: str, x: jax.Array, w: jax.Array) -> jax.Array:
+    """Compute `einsum(equation, x, w)`, as one two-dimensional matmul where the letters allow.
+
+    They do when x is `<batch><contracted>` and w is `<contracted><kept>` or `<kept><contracted>`.
+    """
+    e = einsum.parse(equation)
+    rows = e.x.removesuffix(e.contracted)
+    fits = not e.shared and e.x == rows + e.contracted and e.y == rows + e.kept
+    if not fits or e.w not in (e.contracted + e.kept, e.kept + e.contracted):
+        return jnp.einsum(equation, x, w)
+    sizes = einsum.sizes(e.x, x.shape) | einsum.sizes(e.w, w.shape)
+    summed, made = einsum.size(e.contracted, sizes), einsum.size(e.kept, sizes)
+    x_2d = x.reshape(-1, summed)
+    if e.w == e.contracted + e.kept:
+        y_2d = x_2d @ w.reshape(summed, made)
+    else:
+        y_2d = x_2d @ w.reshape(made, summed).T
+    return y_2d.reshape([sizes[c] for c in e.y])

@@ -1,0 +1,110 @@
+"""One training step as a pure function; everything it depends on is an argument.
+
+Full fine-tuning, LoRA and preference losses are the same lines with other arguments. The average
+that a step differentiates is exact however the batch is cut: the weights of all microbatches (and
+devices) are added first, which needs no forward pass, then each microbatch contributes
+total / that sum, and gradients only add.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ftjax.core import rng, tree
+from ftjax.train.policy import Policy
+from ftjax.train.state import State
+
+
+def make_step(
+    model, objective, tx, *, learning_rate: Callable | None = None, accumulate: int = 1,
+    chunk: int = 128, ema_decay: float | None = None, reduce: Callable = lambda x: x,
+    shard_key: Callable = lambda key: key,
+) -> Callable:  # fmt: skip
+    """Make `step(state, frozen, batch) -> (state, metrics)`.
+
+    Args:
+      model: the handle. objective: `(policy, reference, batch, key) -> {"loss": ..., ...}`.
+      tx: the optax transformation over the trainable tree.
+      learning_rate: `step -> rate`, reported as a metric.
+      accumulate: into how many microbatches the batch is cut.
+      chunk: positions per chunk of the log-probabilities.
+      ema_decay: keep an exponential moving average of the trainables with this decay.
+      reduce: sums a tree over the devices of a mapped axis; the identity under jit, where arrays
+        are global. shard_key: makes a key differ between such devices.
+
+    Metrics are `Mean`s and scalars; reading them is the loop's business.
+    """
+    gradients = make_gradients(model, objective, accumulate=accumulate, chunk=chunk)
+
+    def step(state: State, frozen, batch):
+        key = shard_key(rng.stream(state.key, state.step, "objective"))
+        grads, metrics = gradients(state.params, frozen, batch, key, reduce)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics["grad_norm"] = optax.tree.norm(grads)
+        if learning_rate is not None:
+            metrics["learning_rate"] = learning_rate(state.step)
+        ema = state.ema
+        if ema_decay is not None:
+            ema = optax.incremental_update(params, ema, 1 - ema_decay)
+        return State(state.step + 1, params, opt_state, ema, state.key), metrics
+
+    return step
+
+
+def make_gradients(model, objective, *, accumulate: int = 1, chunk: int = 128) -> Callable:
+    """Make `(trainable, frozen, batch, key, reduce) -> (gradients, metrics)` of the mean loss."""
+
+    def outputs(trainable, frozen, batch, key):
+        params = tree.combine(trainable, frozen)
+        policy = Policy(model, params, chunk)
+        base = Policy(model, jax.lax.stop_gradient(params), chunk).without_adapters()
+        return objective(policy, base, batch, key)
+
+    def gradients(trainable, frozen, batch, key, reduce):
+        micro = (_cut(batch, accumulate), jax.random.split(key, accumulate))
+        weigh = lambda one: [t.weight for t in _terms(outputs(trainable, frozen, *one))]
+        # Weights depend on the batch alone: the compiler drops the forward pass of this line.
+        weights = reduce([w.sum() for w in jax.lax.map(weigh, micro)])
+
+        def loss(trainable, one):
+            metrics = outputs(trainable, frozen, *one)
+            totals = [t.total for t in _terms(metrics)]
+            value = sum(t / jnp.maximum(w, 1e-30) for t, w in zip(totals, weights, strict=True))
+            return value, {name: m for name, m in metrics.items() if name != "loss"} | {
+                "loss": value
+            }
+
+        one_gradient = jax.grad(loss, has_aux=True)
+        if accumulate == 1:
+            result = one_gradient(trainable, jax.tree.map(lambda leaf: leaf[0], micro))
+        else:
+            result = _sum_over(lambda one: one_gradient(trainable, one), micro)
+        return reduce(result)
+
+    return gradients
+
+
+def _terms(metrics) -> tuple:
+    """The loss is one `Mean`, or a tuple of them to be added, each over its own weight."""
+    loss = metrics["loss"]
+    return loss if isinstance(loss, tuple) else (loss,)
+
+
+def _cut(batch, count: int):
+    """[B, ...] -> [count, B/count, ...]; row i goes to microbatch i mod count.
+
+    Striding keeps the rows of a device on it, where blocks would move them.
+    """
+    cut = lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1)
+    return jax.tree.map(cut, batch)
+
+
+def _sum_over(function: Callable, inputs):
+    """Add `function` of every slice of `inputs` along the first axis, one at a time."""
+    first = jax.eval_shape(lambda xs: function(jax.tree.map(lambda x: x[0], xs)), inputs)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), first)
+    add = lambda total, one: (jax.tree.map(jnp.add, total, function(one)), None)
+    return jax.lax.scan(add, zeros, inputs)[0]
