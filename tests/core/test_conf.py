@@ -188,12 +188,14 @@ def test_load_reads_the_argument_locks_and_overrides(config_file):
         conf.load("absent.py")
 
 
-def test_flag_reads_a_file_with_an_argument_and_overrides(config_file):
+def test_flag_reads_a_file_with_an_argument_and_overrides(config_file, monkeypatch):
     from absl import flags
 
     values = flags.FlagValues()
+    argv = ["x", f"--test_conf={config_file}:rank=8", "--test_conf.seed=7"]
+    monkeypatch.setattr(sys, "argv", argv)  # where ml_collections looks for overrides
     holder = conf.flag("test_conf", flag_values=values)
-    values(["x", f"--test_conf={config_file}:rank=8", "--test_conf.seed=7"])
+    values(argv)
     assert (holder.value.adapter.alpha, holder.value.seed) == (16.0, 7)
 
 
