@@ -1,0 +1,296 @@
+"""Configs: a mapping with a `name` becomes a call, and no key is ever silently ignored.
+
+    build({"name": "dpo", "beta": 0.1}, "objectives", where="config.objective")
+    == ftjax.objectives.dpo.make(beta=0.1)
+
+`name` is a module of the named room or any dotted path (`my_lab.losses.foo`); there is no registry.
+Configs are ml_collections `ConfigDict`s made by `get_config(arg)` files. Only this module knows
+ml_collections, and only mains under `experiments/` use the classes and flags defined here.
+"""
+
+import difflib
+import importlib
+import importlib.util
+import inspect
+import pathlib
+import pkgutil
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+PLAIN = {"bool": bool, "float": float, "int": int, "str": str, "None": type(None)}
+TRUTH = {"true": True, "1": True, "false": False, "0": False}
+
+
+def nearest(name: str, legal: Iterable[str]) -> str:
+    """Return "did you mean 'x'? " for the legal name nearest to `name`, "" when none is near."""
+    close = difflib.get_close_matches(str(name), [str(each) for each in legal], n=1)
+    return f"did you mean {close[0]!r}? " if close else ""
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return the names in order for an error message."""
+    return ", ".join(sorted(names)) or "nothing"
+
+
+def resolve(name: str, package: str, *, where: str = "name") -> types.ModuleType:
+    """Import `ftjax.<package>.<name>`, or the module at a dotted path such as `my_lab.losses.foo`.
+
+    Raises ValueError with the modules of the room and the nearest name when there is no such
+    module. An import that fails inside the module is raised as it is.
+    """
+    if not isinstance(name, str):
+        raise ValueError(f"{where}: got {name!r}; expected the name of a module, a string")
+    path = name if "." in name else f"ftjax.{package}.{name}"
+    try:
+        return importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        if not error.name or not f"{path}.".startswith(f"{error.name}."):
+            raise
+    found = room(package)
+    raise ValueError(
+        f"{where}: got {name!r}; expected one of {listed(found)}, or a dotted path to a module; "
+        f"{nearest(name, found)}no module {path!r} can be imported"
+    )
+
+
+def room(package: str) -> list[str]:
+    """Return the names of the modules in `ftjax/<package>`."""
+    folder = importlib.import_module(f"ftjax.{package}").__path__
+    return sorted(m.name for m in pkgutil.iter_modules(folder) if not m.name.startswith("_"))
+
+
+def build(spec: Mapping, package: str, *, attr: str = "make", where: str, **extra):
+    """Call `attr` of the module that `spec["name"]` names with the other keys of `spec`.
+
+    spec: a dict, ConfigDict or `Reader` section; None is a value like any other.
+    extra: what the caller offers besides (a model, a tokenizer); passed where it is named.
+    Raises ValueError for an unknown, missing or doubly given keyword and for a value of the wrong
+    plain type (int, float, str, bool; an int passes as a float), naming `where`.key.
+    """
+    keywords = to_dict(spec)
+    if "name" not in keywords:
+        raise ValueError(f"{where}: got the keys {listed(keywords)}; expected `name` among them")
+    module = resolve(keywords.pop("name"), package, where=f"{where}.name")
+    function = vars(module).get(attr)
+    if not callable(function):
+        raise ValueError(f"{where}.name: module {module.__name__!r} has no function `{attr}`")
+    return call(function, keywords, where=where, extra=extra)
+
+
+def call(function: Callable, keywords: Mapping, *, where: str, extra: Mapping | None = None):
+    """Call `function` with checked keywords and those of `extra` that its signature names."""
+    parameters = inspect.signature(function).parameters.values()
+    named = {p.name: p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    offered = {key: value for key, value in (extra or {}).items() if key in named}
+    for key, value in keywords.items():
+        _check_name(key, named, offered, takes_any, where=where)
+        if key in named:
+            _check_type(value, named[key], where=f"{where}.{key}")
+    given = offered | dict(keywords)
+    missing = [k for k, p in named.items() if p.default is p.empty and k not in given]
+    if missing:
+        raise ValueError(f"{where}: got {listed(given)}; expected also {listed(missing)}; add it")
+    return function(**given)
+
+
+def _check_name(key: str, named: Mapping, offered: Mapping, takes_any: bool, *, where: str):
+    if key in offered:
+        raise ValueError(f"{where}.{key}: got a value; expected none, the program sets it; drop it")
+    if key not in named and not takes_any:
+        legal = [each for each in named if each not in offered]
+        fix = nearest(key, legal)
+        raise ValueError(f"{where}.{key}: unknown key; {fix}expected one of {listed(legal)}")
+
+
+def _check_type(value, parameter: inspect.Parameter, *, where: str):
+    kinds = _plain_types(parameter.annotation)
+    if not kinds or (value is None and parameter.default is None):
+        return
+    if float in kinds:
+        kinds = (*kinds, int)
+    wrong_bool = isinstance(value, bool) and bool not in kinds
+    if wrong_bool or not isinstance(value, kinds):
+        expected = parameter.annotation
+        expected = expected.__name__ if isinstance(expected, type) else expected
+        raise ValueError(f"{where}: got {value!r}; expected {expected}")
+
+
+def _plain_types(annotation) -> tuple[type, ...]:
+    """Return the types of `int`, `float | None`, ...; empty when any part is not a plain type."""
+    text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
+    names = [part.strip() for part in text.split("|")]
+    return tuple(PLAIN[n] for n in names) if all(n in PLAIN for n in names) else ()
+
+
+def to_dict(config: Mapping) -> dict:
+    """Return a config as plain nested dicts with references resolved; a `Reader` marks it read."""
+    if isinstance(config, Reader):
+        return config.to_dict()
+    if not _is_section(config):
+        raise ValueError(f"config: got {config!r}; expected a mapping with keys")
+    return {key: _plain(_get(config, key, key), key) for key in config}
+
+
+def _plain(value, path: str):
+    if _is_section(value):
+        return {key: _plain(_get(value, key, f"{path}.{key}"), f"{path}.{key}") for key in value}
+    if isinstance(value, list | tuple):
+        return type(value)(_plain(each, path) for each in value)
+    return value
+
+
+def _is_section(value) -> bool:
+    from ml_collections import config_dict
+
+    return isinstance(value, Mapping | config_dict.ConfigDict)  # a ConfigDict is no Mapping
+
+
+def _get(config: Mapping, key: str, path: str):
+    """Return `config[key]`; a required placeholder that was never set is a ValueError."""
+    from ml_collections import config_dict
+
+    try:
+        return config[key]
+    except config_dict.RequiredValueError as error:
+        message = f"config.{path}: not set; expected a value; pass --config.{path}=..."
+        raise ValueError(message) from error
+
+
+class Reader(Mapping):
+    """A config that remembers which keys were read, so that a key nothing reads is an error.
+
+    `reader.optim.name` and `reader["optim"]["name"]` read one key; a section handed to `build` or
+    `to_dict` counts as read whole. Call `check()` when the main has read all it needs.
+    """
+
+    def __init__(self, config: Mapping, *, prefix: str = "", read: set[str] | None = None):
+        clash = {"check", "unread", "to_dict"} & set(config)
+        if clash:
+            raise ValueError(f"config: the keys {listed(clash)} are methods of Reader; rename them")
+        self._config, self._prefix = config, prefix
+        self._read = set() if read is None else read
+
+    def __getitem__(self, key: str):
+        path = self._prefix + key
+        value = _get(self._config, key, path)
+        if _is_section(value):
+            return Reader(value, prefix=f"{path}.", read=self._read)
+        self._read.add(path)
+        return _plain(value, path)
+
+    def __getattr__(self, key: str):
+        if key.startswith("_"):
+            raise AttributeError(key)
+        try:
+            return self[key]
+        except KeyError as error:
+            hint = nearest(key, self._config)
+            message = f"config.{self._prefix}{key}: no such key; {hint}known: {listed(self)}"
+            raise AttributeError(message) from error
+
+    def __contains__(self, key) -> bool:
+        return key in self._config
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._config)
+
+    def __len__(self) -> int:
+        return len(self._config)
+
+    def to_dict(self) -> dict:
+        """Return plain nested dicts and count every key below as read."""
+        self._read.update(_leaves(self._config, self._prefix))
+        paths = {key: self._prefix + key for key in self._config}
+        return {key: _plain(_get(self._config, key, path), path) for key, path in paths.items()}
+
+    def unread(self) -> list[str]:
+        """Return the dotted names of the keys that nothing has read yet."""
+        return [path for path in _leaves(self._config, self._prefix) if path not in self._read]
+
+    def check(self):
+        """Raise ValueError naming every key that nothing has read, with the nearest read one."""
+        unread = self.unread()
+        if unread:
+            lines = [f"  config.{path} {nearest(path, self._read)}".rstrip() for path in unread]
+            raise ValueError("config: no code reads these keys; drop them:\n" + "\n".join(lines))
+
+
+def _leaves(config: Mapping, prefix: str) -> Iterator[str]:
+    for key in config:
+        value = _get(config, key, prefix + key)
+        if _is_section(value):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key
+
+
+def parse_arg(arg: str | None, **defaults) -> types.SimpleNamespace:
+    """Read the text behind `config.py:`, as `rank=8,runlocal`, typed by `defaults`.
+
+    A bare name sets a bool to True; a default of None takes a string. Raises ValueError for an
+    unknown or repeated key and for a value that is not of the default's type.
+    """
+    values = {}
+    for item in filter(None, (arg or "").split(",")):
+        key, has_value, text = (part.strip() for part in item.partition("="))
+        if key not in defaults:
+            fix = nearest(key, defaults)
+            raise ValueError(f"arg {item!r}: unknown key; {fix}expected one of {listed(defaults)}")
+        if key in values:
+            raise ValueError(f"arg {arg!r}: got {key!r} twice; expected it once")
+        values[key] = _typed(text if has_value else None, defaults[key], where=f"arg {item!r}")
+    return types.SimpleNamespace(**(defaults | values))
+
+
+def _typed(text: str | None, default, *, where: str):
+    """Return `text` in the type of `default`; None stands for a bare name."""
+    kind = str if default is None else type(default)
+    if text is None and kind is bool:
+        return True
+    try:
+        return TRUTH[text.lower()] if kind is bool else kind(text)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        expected = "true or false" if kind is bool else f"{kind.__name__}, as in key=value"
+        raise ValueError(f"{where}: got {text!r}; expected {expected}") from error
+
+
+def flag(name: str = "config", *, default: str | None = None, flag_values=None):
+    """Define `--config file.py:arg`, with `--config.key=value`; return the holder."""
+    from absl import flags
+    from ml_collections import config_flags
+
+    text = "file.py or file.py:arg that defines get_config(); --config.key=value overrides a key"
+    values = flags.FLAGS if flag_values is None else flag_values
+    return config_flags.DEFINE_config_file(name, default, text, flag_values=values)
+
+
+def create(**sections):
+    """Return a ConfigDict of these keys, nested dicts included."""
+    import ml_collections
+
+    return ml_collections.ConfigDict(sections)
+
+
+def placeholder(kind: type, *, required: bool = False):
+    """Return a key of this type that holds None until it is set; reading a required one raises."""
+    from ml_collections import config_dict
+
+    return config_dict.required_placeholder(kind) if required else config_dict.placeholder(kind)
+
+
+def load(path_with_arg: str, **overrides):
+    """Return the locked config of `file.py` or `file.py:arg`, as the `--config` flag would.
+
+    overrides: dotted keys and their values, `load("configs/x.py", **{"optim.name": "lion"})`.
+    """
+    path, has_arg, arg = str(path_with_arg).partition(":")
+    if not pathlib.Path(path).is_file():
+        raise ValueError(f"config: got {path!r}; expected a Python file with get_config")
+    spec = importlib.util.spec_from_file_location(f"_config_{pathlib.Path(path).stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config(arg) if has_arg else module.get_config()
+    config.lock()
+    config.update_from_flattened_dict(overrides)
+    return config

@@ -1,0 +1,145 @@
+"""Any optax optimizer by name, with one order of things around it.
+
+    g <- g * min(1, clip_norm / (|g| + 1e-6))               global norm, as torch clips
+    u <- direction(g)                                       optax, learning rate 1, no decay
+    w <- w - lr(step) * lr_scale * (u + weight_decay * w)   decoupled decay (arXiv:1711.05101)
+
+All of it is float32, also over bfloat16 trainables: gradients and weights are cast on entry, so
+the moments are float32, and the sum w - lr * ... is rounded once, by `optax.apply_updates`.
+`learning_rate`, `weight_decay`, `clip_norm` may be traced scalars: build the optimizer inside a
+`jax.vmap` over members and each member has its own. Adafactor factors and clips a whole stack of
+layers as one leaf.
+"""
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ftjax.core import conf, tree
+from ftjax.optim import groups as leaf_groups
+from ftjax.optim import schedule as schedules
+
+# The learning rate of these does not factor out of the update, or they need more than gradients.
+EXCLUDED = ("fromage", "lars", "lbfgs", "noisy_sgd", "optimistic_adam", "rprop")
+# These apply weight decay inside the direction, where the decoupled one would be another method.
+DECAY_INSIDE = ("adadelta", "adan", "lamb", "novograd")
+
+
+class Optimizer(NamedTuple):
+    """An optax transformation and the learning rate that it applies at each step."""
+
+    tx: optax.GradientTransformation
+    learning_rate: schedules.Schedule
+
+
+class State(NamedTuple):
+    """Finished steps (int32 scalar) and the state of the named optimizer."""
+
+    count: jax.Array
+    inner: optax.OptState
+
+
+def make(
+    *,
+    name: str,
+    learning_rate: float,
+    schedule: str | Mapping,
+    total_steps: int,
+    weight_decay: float = 0.0,
+    no_decay: Iterable[str] = (),
+    clip_norm: float | None = None,
+    groups: Iterable[tuple[str, Mapping]] = (),
+    where: str = "optim",
+    **keywords,
+) -> Optimizer:
+    """Make the optimizer called `name`; `keywords` go to optax (`b1`, `momentum`, `mu_dtype`, ...).
+
+    schedule: see `ftjax.optim.schedule`; groups, no_decay: see `ftjax.optim.groups`. `tx.init`
+    raises ValueError when a pattern matches no leaf. `name` may be a dotted path to a module whose
+    `make(**keywords)` returns a transformation that gives minus the direction.
+    """
+    rate = schedules.make(
+        schedule, learning_rate=learning_rate, total_steps=total_steps, where=f"{where}.schedule"
+    )
+    inner = _direction(name, keywords, weight_decay, where)
+    options = dict(weight_decay=weight_decay, no_decay=no_decay, groups=groups, where=where)
+    settings = lambda params: leaf_groups.settings(tree.paths(params), **options)
+
+    def init(params):
+        # optax.tree.map_params looks at the layout with a tree without leaves: nothing to match.
+        if tree.paths(params):
+            settings(params)
+        return State(count=jnp.zeros((), jnp.int32), inner=inner.init(_float32(params)))
+
+    def update(updates, state, params):
+        updates, params = _float32(updates), _float32(params)
+        if clip_norm is not None:
+            updates = clip(updates, max_norm=clip_norm)
+        moves, inner_state = inner.update(updates, state.inner, params)
+        lr, of = rate(state.count), settings(params)
+        step = lambda path, u, w: lr * of[path].lr_scale * (u - of[path].weight_decay * w)
+        moves = tree.map_with_paths(step, moves, params)
+        return moves, State(optax.safe_increment(state.count), inner_state)
+
+    return Optimizer(optax.GradientTransformation(init, update), rate)
+
+
+def names() -> list[str]:
+    """Return the names of the optax optimizers on offer."""
+    public = {n: f for n, f in vars(optax).items() if callable(f) and n[0].islower()}
+    takes_rate = lambda f: next(iter(inspect.signature(f).parameters), None) == "learning_rate"
+    return [
+        n
+        for n, f in public.items()
+        if takes_rate(f) and n not in EXCLUDED and not n.startswith("scale_by")
+    ]
+
+
+def clip(updates, *, max_norm: jax.typing.ArrayLike):
+    """Scale a tree so that its global norm is at most `max_norm`: torch's clip_grad_norm_."""
+    norm = optax.tree.norm(updates)
+    factor = jnp.minimum(1.0, max_norm / (norm + 1e-6))
+    return jax.tree.map(lambda u: u * factor, updates)
+
+
+def state_shardings(
+    tx: optax.GradientTransformation, params, shardings, *, init: Callable | None = None
+):
+    """Return a sharding for every leaf of the optimizer state, for `out_shardings` and restoring.
+
+    params: abstract (or real) trainables; shardings: a NamedSharding for each of them. A moment of
+    the shape of its parameter lies where the parameter lies; counts and factored moments are on
+    every device. init: what made the state when not `tx.init`, as `jax.vmap(tx.init)` for members.
+    """
+    mesh = jax.tree.leaves(shardings)[0].mesh
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    state = jax.eval_shape(init or tx.init, params)
+    place = lambda leaf, p, sharding: sharding if leaf.shape == p.shape else everywhere
+    return optax.tree.map_params(
+        tx, place, state, params, shardings, transform_non_params=lambda leaf: everywhere
+    )
+
+
+def _direction(name: str, keywords: Mapping, weight_decay, where: str):
+    """Return the named transformation with learning rate 1 and no weight decay of its own."""
+    if "." in name:
+        return conf.call(vars(conf.resolve(name, "optim"))["make"], keywords, where=where)
+    if name not in names():
+        fix, legal = conf.nearest(name, names()), conf.listed(names())
+        raise ValueError(f"{where}.name: got {name!r}; {fix}expected one of {legal}")
+    if name in DECAY_INSIDE and not (isinstance(weight_decay, int | float) and weight_decay == 0):
+        raise ValueError(
+            f"{where}.weight_decay: got {weight_decay!r}; expected 0.0 with {name!r}, whose own "
+            "decay is not decoupled; use adamw or lion, or drop it"
+        )
+    extra = {"learning_rate": 1.0, "weight_decay": 0.0}
+    return conf.call(vars(optax)[name], keywords, where=where, extra=extra)
+
+
+def _float32(params):
+    wide = lambda p: p.astype(jnp.promote_types(p.dtype, jnp.float32))
+    return jax.tree.map(wide, params)
