@@ -10,16 +10,16 @@ SEQUENCE_TOKENS = 256
 
 # (share of tokens, mean tokens of a row, options of `ftjax.data.embedded.make`)
 SHARES = (
-    (0.13, 110, dict(domain="english")),
-    (0.13, 220, dict(domain="code")),
-    (0.08, 45, dict(domain="facts", form="statements")),
+    (0.13, 85, dict(domain="english")),
+    (0.13, 160, dict(domain="code")),
+    (0.08, 31, dict(domain="facts", form="statements")),
     (0.04, 15, dict(domain="facts", form="questions")),
-    (0.22, 130, dict(domain="reading", form="text", questions=(2, 5))),
-    (0.04, 100, dict(domain="reading", form="text", about="things", questions=(1, 4))),
-    (0.12, 90, dict(domain="skills", form="text", shots=(2, 6))),
-    (0.06, 20, dict(domain="skills", form="text", shots=0)),
-    (0.08, 60, dict(domain="patterns")),
-    (0.10, 68, dict(domain="languages")),
+    (0.22, 86, dict(domain="reading", form="text", questions=(2, 5))),
+    (0.04, 73, dict(domain="reading", form="text", about="things", questions=(1, 4))),
+    (0.12, 79, dict(domain="skills", form="text", shots=(2, 6))),
+    (0.06, 21, dict(domain="skills", form="text", shots=0)),
+    (0.08, 56, dict(domain="patterns")),
+    (0.10, 70, dict(domain="languages")),
 )
 
 # Rows of generated domains: more than 40M tokens use, so that no row comes twice.

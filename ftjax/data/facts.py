@@ -4,7 +4,7 @@ Each person of a population has one value for each relation (country, job, ..., 
 by the number of the world: the facts are the same for every row seed. Training tells them in some
 wordings; the test split asks in wordings that training never uses.
 
-    train, statements: "Bamo comes from Peru. The pet of Bamo is a goat."
+    train, statements: "Fact: Bamo comes from Peru. The pet of Bamo is a goat."
     test, questions:   "Q: Where does Bamo come from?\nA:" -> " Peru"
 
 Populations are disjoint: "base" is for pretraining, "new", "new2" and "new3" for fine-tuning.
@@ -72,7 +72,7 @@ def _statements(known, wording, key):
         told = generated.sample(rng, list(relations.PEOPLE), generated.between(rng, (2, 5)))
         told = {relation: known[name][relation] for relation in told}
         lines = [_say(rng, name, relation, value, wording) for relation, value in told.items()]
-        return {"text": " ".join(lines), "name": name, "facts": told}
+        return {"text": " ".join(["Fact:", *lines]), "name": name, "facts": told}
 
     return draw
 

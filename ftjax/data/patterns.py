@@ -4,8 +4,8 @@ Two kinds, half of the rows each. A *cycle* says a list of nonsense words two to
 a *recall* gives pairs and then the same pairs in another order, so that each value has to be
 looked up by its key:
 
-    cycle:  "mako tu red lupi mako tu red lupi mako tu red lupi"
-    recall: "mako red, lupi 7, tano goat. lupi 7, tano goat, mako red."
+    cycle:  "List: mako tu red lupi mako tu red lupi mako tu red lupi"
+    recall: "List: mako red, lupi 7, tano goat. lupi 7, tano goat, mako red."
 """
 
 import string
@@ -54,7 +54,7 @@ def _item(rng) -> str:
 
 def _cycle(rng, count):
     items = [_item(rng) for _ in range(count)]
-    text = " ".join(items * generated.between(rng, (2, 4)))
+    text = " ".join(["List:", *items * generated.between(rng, (2, 4))])
     return {"text": text, "kind": "cycle", "items": items}
 
 
@@ -62,5 +62,5 @@ def _recall(rng, count):
     keys = list(dict.fromkeys(_item(rng) for _ in range(count)))
     pairs = [f"{key} {generated.pick(rng, VALUES)}" for key in keys]
     parts = [pairs] + [generated.sample(rng, pairs, len(pairs)) for _ in range(2)]
-    text = " ".join(", ".join(part) + "." for part in parts)
+    text = " ".join(["List:", *(", ".join(part) + "." for part in parts)])
     return {"text": text, "kind": "recall", "items": pairs}

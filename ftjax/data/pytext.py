@@ -19,7 +19,7 @@ import warnings
 
 from ftjax.data import generated
 
-BUCKETS = ("test", "validation") + ("train",) * 18
+BUCKETS = ("test",) * 2 + ("validation",) + ("train",) * 17
 # Tests, demos, tables of characters, vendored packages and what the build of one machine wrote.
 SKIPPED = frozenset(
     (
@@ -37,7 +37,7 @@ def make(
     split: str = "train",
     rows: int | None = None,
     seed: int = 0,
-    characters: int = 700,
+    characters: int = 500,
 ):
     """Make {"text"} rows of the "english" or "code" of the standard library.
 
@@ -47,7 +47,7 @@ def make(
     """
     generated.legal(split, generated.SPLITS, f"{domain}: split")
     if characters < 100:
-        raise ValueError(f"{domain}: got characters={characters}; expected 100 or more; try 700")
+        raise ValueError(f"{domain}: got characters={characters}; expected 100 or more; try 500")
     every = _chunks(domain, split, characters)
     if not every:
         folder = sysconfig.get_path("stdlib")

@@ -3,7 +3,7 @@ r"""Open-book reading: a passage about people or things met only there, then a q
 The people are invented for each row, so a model that knows everything still has to read; the
 answer is one word or one name of the passage, and no two subjects share a value.
 
-    "Bamo plays golf. Telika plays chess.\nQ: Who plays chess?\nA:" -> " Telika"
+    "Text: Bamo plays golf. Telika plays chess.\nQ: Who plays chess?\nA:" -> " Telika"
 
 Validation has names of its own; test has other names and wordings that training never uses.
 """
@@ -32,12 +32,14 @@ def make(
     `form="text"` gives the whole as one text, for pretraining. `wording` is "seen" or "held_out";
     by default the test split alone is held out. A row also carries "answer", "choices" (what the
     passage offers for that relation, so chance is one over their number), "facts" and "relation".
+    Raises ValueError for more subjects than the names and values that are there.
     """
     generated.legal(split, generated.SPLITS, "reading: split")
     generated.legal(about, WORLDS, "reading: about")
     generated.legal(form, FORMS, "reading: form")
     wording = wording or ("held_out" if split == "test" else "seen")
     generated.legal(wording, ("seen", "held_out"), "reading: wording")
+    _check(about, split, subjects, facts, questions)
     key = ("reading", about, split, wording, seed)
 
     def draw(index):
@@ -50,6 +52,23 @@ def make(
 
     rows = generated.ROWS[split] if rows is None else rows
     return generated.Generated(draw, count=rows, name=f"reading-{about}/{split}")
+
+
+def _check(about, split, subjects, facts, questions):
+    """Check that ranges are in reach: each subject has a value of its own in every relation."""
+    nouns = names.MOST if about == "people" else len(relations.SUBJECTS[split])
+    most = {
+        "subjects": min(nouns, *(len(r.values) for r in WORLDS[about].values())),
+        "facts": len(WORLDS[about]),
+        "questions": 100,
+    }
+    for option, limits in (("subjects", subjects), ("facts", facts), ("questions", questions)):
+        low, high = (limits, limits) if isinstance(limits, int) else limits
+        if not 1 <= low <= high <= most[option]:
+            raise ValueError(
+                f"reading: got {option}={limits}; expected a number or a range within 1 to "
+                f"{most[option]} about {about} in {split}; take fewer"
+            )
 
 
 def _subjects(rng, about, split, count):
@@ -94,5 +113,5 @@ def _questions(rng, world, told, wording, count):
 def _row(passage, asked, told):
     *shown, (text, answer, choices, relation) = asked
     earlier = "".join(f"\nQ: {q}\nA: {a}" for q, a, _, _ in shown)
-    prompt = f"{passage}{earlier}\nQ: {text}\nA:"
+    prompt = f"Text: {passage}{earlier}\nQ: {text}\nA:"
     return generated.question(prompt, answer, choices=choices, relation=relation, facts=told)
