@@ -1,0 +1,296 @@
+"""Checkpoints that a crash, a full disk or a flipped bit cannot turn into a lost or a wrong run.
+
+A step on the disk holds `state` (plain nested dicts of arrays, see `layout`), `data` (the position
+in the data and in the log, JSON), `meta` (config, frozen base, versions, tree listing, JSON) and
+`digest.json`. Orbax writes it in the background into a temporary directory and commits it by one
+rename, after our digest is in.
+
+    with Checkpoints(folder, config=config, keep=2, best="eval/nll") as checkpoints:
+        restored = checkpoints.restore(state)          # None in a fresh directory
+        checkpoints.save(step, state, data={"next_batch": 7}, metrics={"eval/nll": 1.2})
+
+A damaged step is renamed to `<step>.bad-<reason>`, with a warning, and the one before is used.
+"""
+
+import math
+import os
+import pathlib
+import shutil
+import time
+import warnings
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from orbax.checkpoint import checkpoint_managers as policies
+
+from ftjax.core import tree
+from ftjax.train import digest, files, layout
+from ftjax.train.versions import versions
+
+Tree = Any
+FAILURES = (OSError, ValueError, RuntimeError)
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written or read; the message names path and cause."""
+
+
+class Restored(NamedTuple):
+    """What a checkpoint held."""
+
+    step: int
+    state: Tree
+    data: Any
+    meta: dict
+
+
+class Checkpoints:
+    """The checkpoints of one run, in one directory on a file system that all processes share."""
+
+    def __init__(
+        self,
+        directory: os.PathLike | str,
+        *,
+        config: dict | None = None,
+        frozen: dict | None = None,
+        keep: int = 2,
+        best: str | None = None,
+        mode: str = "min",
+        allow_config_change: bool = False,
+        free: tuple[str, ...] = (),
+    ):
+        """Open `directory`, creating it where it does not exist.
+
+        config: the run's settings; a restore refuses another one (see `allow_config_change`).
+        frozen: source and hash of the frozen base, checked like the config.
+        keep: how many of the latest steps to keep; the best by the metric `best` stays besides.
+        free: globs over config paths that may change on resume, such as "eval/**" or "workdir".
+        """
+        if mode not in ("min", "max"):
+            raise ValueError(f"checkpoint.mode: got {mode!r}; expected 'min' or 'max'")
+        if keep < 1:
+            raise ValueError(f"checkpoint.keep: got {keep}; expected 1 or more")
+        self.directory = pathlib.Path(directory).absolute()
+        self._identity = files.plain({"config": config or {}, "frozen": frozen or {}})
+        self._free, self._allow_change = free, allow_config_change
+        self._best, self._saving = best, None
+        self._manager = ocp.CheckpointManager(self.directory, options=self._options(keep, mode))
+        self.blocked_s = 0.0
+
+    def save(self, step: int, state: Tree, *, data: Any = None, metrics: dict | None = None):
+        """Start to write `step`; return once `state` may be donated (it is copied to the host).
+
+        Waits for the save before. A step that exists already is left as it is.
+
+        Raises:
+          CheckpointError: this save, or the one before, failed; older steps are intact.
+        """
+        self.wait()
+        if step in self.steps():
+            return
+        start, self._saving = time.perf_counter(), step
+        meta = {**self._identity, "versions": versions(), "tree": layout.listing(state)}
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(layout.to_disk(state)),
+            data=ocp.args.JsonSave(files.plain({"data": data})),
+            meta=ocp.args.JsonSave(meta),
+        )
+        try:
+            self._manager.save(step, args=items, metrics=self._score(metrics), force=True)
+        except FAILURES as error:
+            raise self._failed(error) from error
+        self.blocked_s += time.perf_counter() - start
+
+    def restore(self, like: Tree, *, step: int | None = None) -> Restored | None:
+        """Read the newest good step, or `step` alone, into the structure and shardings of `like`.
+
+        like: a state, or its ShapeDtypeStructs with shardings; any mesh will do.
+
+        Returns None where nothing was ever saved.
+
+        Raises:
+          ValueError: another config, frozen base or tree than here; the message lists the paths.
+          CheckpointError: steps exist and none of them is whole.
+        """
+        self.wait()
+        steps = self.steps()
+        if step is not None and step not in steps:
+            raise CheckpointError(f"{self.directory}: got step {step}; expected one of {steps}")
+        for candidate in [step] if step is not None else reversed(steps):
+            if self._is_good(candidate) and (restored := self._load(candidate, like)):
+                return restored
+        if bad := sorted(path.name for path in self.directory.glob("*.bad-*")):
+            raise CheckpointError(
+                f"{self.directory}: no good checkpoint is left; set aside as damaged: "
+                f"{', '.join(bad)}; repair one, or remove them to start anew"
+            )
+        return None
+
+    def steps(self) -> list[int]:
+        """List the committed steps, oldest first; a save under way counts."""
+        return sorted(self._manager.all_steps())
+
+    def best_step(self) -> int | None:
+        """Return the step with the best metric, None without one."""
+        return self._manager.best_step() if self._best else None
+
+    def wait(self) -> None:
+        """Wait until the save under way is committed; CheckpointError if it failed."""
+        start = time.perf_counter()
+        try:
+            self._manager.wait_until_finished()
+        except FAILURES as error:
+            raise self._failed(error) from error
+        finally:
+            self.blocked_s += time.perf_counter() - start
+        self._saving = None
+
+    def close(self) -> None:
+        """Wait for the save under way and free the threads."""
+        self.wait()
+        self._manager.close()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        self.close()
+
+    def _options(self, keep: int, mode: str) -> ocp.CheckpointManagerOptions:
+        keepers = [policies.LatestN(keep)]
+        if self._best:
+            keepers.append(_best_policy(mode))
+        return ocp.CheckpointManagerOptions(
+            best_fn=_value if self._best else None,
+            best_mode=mode,
+            preservation_policy=policies.AnyPreservationPolicy(keepers),
+            cleanup_tmp_directories=True,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._sign),
+        )
+
+    def _sign(self) -> None:
+        """Write the digest. Orbax calls this on the primary process, just before the rename."""
+        name = str(self._saving)
+        for folder in [
+            *self.directory.glob(f"{name}.orbax-checkpoint-tmp*"),
+            self.directory / name,
+        ]:
+            if folder.is_dir():
+                digest.write(folder)
+
+    def _score(self, metrics: dict | None) -> dict | None:
+        value = (metrics or {}).get(self._best)
+        return None if value is None or not math.isfinite(value) else {"value": float(value)}
+
+    def _failed(self, error: Exception) -> CheckpointError:
+        """Remove the torn step, which may fill the disk, and describe the failure."""
+        step, self._saving = self._saving, None
+        if jax.process_index() == 0 and step is not None:
+            for torn in self.directory.glob(f"{step}.orbax-checkpoint-tmp*"):
+                shutil.rmtree(torn, ignore_errors=True)
+        self._manager.reload()
+        free = shutil.disk_usage(self.directory).free / 2**20
+        last = self.steps()[-1:] or "none"
+        return CheckpointError(
+            f"{self.directory}/{step}: the checkpoint was not written ({free:.0f} MiB free there; "
+            f"last good step: {last}): {error}"
+        )
+
+    def _is_good(self, step: int) -> bool:
+        """Verify the digest; set a damaged step aside."""
+        folder = self.directory / str(step)
+        found = digest.problem(folder) if jax.process_index() == 0 else None
+        if not _any_process(found is not None):
+            return True
+        self._set_aside(step, *(found or ("digest", "process 0 found it damaged")))
+        return False
+
+    def _set_aside(self, step: int, reason: str, text: str) -> None:
+        folder = self.directory / str(step)
+        warnings.warn(
+            f"checkpoint {folder} is damaged: {text}; it is renamed to {step}.bad-{reason} and the "
+            "step before is used",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        if jax.process_index() == 0:
+            digest.quarantine(folder, reason=reason)
+        ocp.multihost.sync_global_processes(f"ftjax_set_aside_{step}")
+        self._manager.reload()
+
+    def _load(self, step: int, like: Tree) -> Restored | None:
+        """Read a verified step; None, and set aside, when orbax cannot read it after all."""
+        read = ocp.args.JsonRestore
+        try:
+            side = self._manager.restore(step, args=ocp.args.Composite(data=read(), meta=read()))
+            self._check(step, side["meta"], like)
+            state = ocp.args.StandardRestore(layout.abstract(like))
+            nested = self._manager.restore(step, args=ocp.args.Composite(state=state))["state"]
+        except _Mismatch:
+            raise
+        except FAILURES as error:
+            self._set_aside(step, "unreadable", str(error))
+            return None
+        state = layout.from_disk(nested, like=like)
+        return Restored(step, state, side["data"]["data"], side["meta"])
+
+    def _check(self, step: int, meta: dict, like: Tree) -> None:
+        where = f"checkpoint {self.directory}/{step}"
+        changed = _changes(meta, self._identity, self._free)
+        if changed and not self._allow_change:
+            raise _Mismatch(
+                f"{where}: got a config other than the one it was saved with; expected the same "
+                "values; restore them, choose another directory, or pass "
+                "allow_config_change=True:\n" + "\n".join(changed)
+            )
+        if lines := layout.compare(meta["tree"], like):
+            raise _Mismatch(
+                f"{where}: got a state of other paths, shapes or dtypes; expected the tree that "
+                "was saved; look for a changed adapter, rank, optimizer or model:\n"
+                + "\n".join(lines)
+            )
+
+
+class _Mismatch(ValueError):
+    """The checkpoint is whole and belongs to another run."""
+
+
+def _value(metrics: dict) -> float:
+    return metrics["value"]
+
+
+def _best_policy(mode: str) -> policies.BestN:
+    """Keep the one best step. Orbax sorts ascending and keeps the end, so "min" sorts reversed."""
+    return policies.BestN(
+        get_metric_fn=_value, reverse=mode == "min", n=1, keep_checkpoints_without_metrics=False
+    )
+
+
+def _any_process(here: bool) -> bool:
+    """Let all processes take the same branch: the one of process 0."""
+    if jax.process_count() == 1:
+        return here
+    return bool(multihost_utils.broadcast_one_to_all(np.int32(here)))
+
+
+def _changes(saved: dict, here: dict, free: tuple[str, ...]) -> list[str]:
+    """List `path: saved -> here` for every setting that differs, less the free ones."""
+    old, new = ({**_flat(x["config"], ""), **_flat(x["frozen"], "frozen/")} for x in (saved, here))
+    missing = "(absent)"
+    return [
+        f"  {path}: {old.get(path, missing)!r} -> {new.get(path, missing)!r}"
+        for path in sorted(old.keys() | new.keys())
+        if old.get(path, missing) != new.get(path, missing)
+        and not any(tree.matches(pattern, path) for pattern in free)
+    ]
+
+
+def _flat(config: dict, prefix: str) -> dict[str, Any]:
+    flat = {}
+    for name, value in config.items():
+        nested = isinstance(value, dict) and value
+        flat |= _flat(value, f"{prefix}{name}/") if nested else {f"{prefix}{name}": value}
+    return flat
