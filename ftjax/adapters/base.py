@@ -53,7 +53,8 @@ def init(
     Args:
       method: `init(key, linear, w) -> adapter` of one layer, as a method's `make` returns it.
       key: each site derives its own from its path, so one more site changes no other.
-      linears: the model's linear maps by path. weights: the model's parameters.
+      linears: the model's linear maps by path.
+      weights: the model's parameters.
       where: patterns over these paths.
     """
     arrays = tree.paths(weights)

@@ -110,15 +110,6 @@ def constrain(x: jax.Array, letters: str) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, spec(letters, x.shape, mesh))
 
 
-def put(value, sharding):
-    """Place host arrays (the same on every process) on the mesh."""
-    return jax.tree.map(
-        lambda leaf, s: jax.make_array_from_callback(leaf.shape, s, leaf.__getitem__),
-        value,
-        sharding,
-    )
-
-
 def describe(axes, abstract, mesh: Mesh) -> list[str]:
     """List `path letters shape spec` per array, for the dry run."""
     named = zip(tree.paths(axes).items(), tree.paths(abstract).values(), strict=True)

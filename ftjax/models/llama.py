@@ -1,7 +1,8 @@
 """The Llama architecture (arXiv:2302.13971) and its close relatives: Qwen2 and Qwen3.
 
-Pre-norm decoder: x + attention(norm(x)), then x + mlp(norm(x)); grouped-query attention with rotary
-positions, SwiGLU, RMSNorm, tied or untied head. Qwen2 adds biases to q, k, v; Qwen3 norms of q and k.
+Pre-norm decoder: x + attention(norm(x)), then x + mlp(norm(x)); grouped-query attention with
+rotary positions, SwiGLU, RMSNorm, tied or untied head. Qwen2 adds biases to q, k, v; Qwen3 norms of
+q and k.
 """
 
 import dataclasses
@@ -114,7 +115,7 @@ class Model:
 
     @property
     def linears(self) -> dict[str, base.Linear]:
-        """Every linear map by path, `blocks/attn/q` and so on; the embedding is a lookup, not one."""
+        """Every linear map by path (`blocks/attn/q`); the embedding is a lookup and not one."""
         block, ends = self._abstract(Block), self._abstract(Ends)
         inner = base.linears(block, stack=self.config.layers)
         outer = base.linears(ends, stack=None)
@@ -130,7 +131,8 @@ class Model:
 
         Args:
           params: the model's parameters, in any float type; they are cast to the compute type.
-          tokens_BT: token ids. positions_BT: positions, restarting in each packed example.
+          tokens_BT: token ids.
+          positions_BT: positions, restarting in each packed example.
           segments_BT: 0 for padding, 1.. for the examples of a packed row.
           adapters: a tree that mirrors `params` and holds adapters at some paths; None = off.
           cache: from `init_cache`; slot = position. When given, (hidden, cache) is returned.

@@ -2,8 +2,8 @@
 
 `logps` walks over chunks of T, makes the logits of one chunk, keeps two float32 numbers per token
 (log p of the target, and the log normaliser) and lets the logits go. Its gradient with respect to
-the hidden states needs only the expected output embedding e_t = sum_v p_tv w_v, which costs one more
-matmul while the chunk is there, instead of making all logits again:
+the hidden states needs only the expected output embedding e_t = sum_v p_tv w_v, which costs one
+more matmul while the chunk is there, instead of making all logits again:
 
     d log p_t / d x_t = w_target - e_t           d log Z_t / d x_t = e_t
 

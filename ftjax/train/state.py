@@ -9,8 +9,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ftjax.adapters import base as adapters
+from ftjax.adapters import base as adapter_trees
+from ftjax.core import mesh as meshes
 from ftjax.core import tree
+from ftjax.optim import chain
+from ftjax.optim import ema as averages
 
 
 class State(NamedTuple):
@@ -29,7 +32,7 @@ def split(params, patterns) -> tuple[Any, Any]:
     Raises:
       ValueError: a pattern matches nothing, or nothing would train.
     """
-    data = adapters.frozen_paths(params.get("adapters") or {}, prefix="adapters")
+    data = adapter_trees.frozen_paths(params.get("adapters") or {}, prefix="adapters")
     trainable, frozen = tree.partition(params, patterns, where="trainable", exclude=data)
     if not jax.tree.leaves(trainable):
         raise ValueError(f"trainable: got {patterns!r}, which selects no trainable array")
@@ -38,5 +41,26 @@ def split(params, patterns) -> tuple[Any, Any]:
 
 def create(trainable, tx, *, key: jax.Array, ema: bool = False) -> State:
     """Make the state before the first step."""
-    copy = jax.tree.map(jnp.copy, trainable) if ema else None
-    return State(jnp.int32(0), trainable, tx.init(trainable), copy, key)
+    average = averages.init(trainable) if ema else None
+    return State(jnp.int32(0), trainable, tx.init(trainable), average, key)
+
+
+def axes(model, adapters) -> dict:
+    """Return the letters of {"model", "adapters"} (of abstract or real adapters, or None)."""
+    inside = None if adapters is None else adapter_trees.axes(adapters, model.linears)
+    return {"model": model.axes, "adapters": inside}
+
+
+def shardings(state: State, letters, tx, mesh) -> State:
+    """Return a sharding for every array of an abstract state.
+
+    Moments lie where their parameters lie; counts, the step and the key are on every device.
+    """
+    holes = jax.tree.map(
+        lambda leaf, own: None if leaf is None else own,
+        state.params, letters, is_leaf=lambda x: x is None,
+    )  # fmt: skip
+    params = meshes.shardings(holes, state.params, mesh)
+    whole = meshes.replicated(mesh)
+    opt_state = chain.state_shardings(tx, state.params, params)
+    return State(whole, params, opt_state, None if state.ema is None else params, whole)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from ftjax.core import rng, tree
+from ftjax.optim import ema as averages
 from ftjax.train.policy import Policy
 from ftjax.train.state import State
 
@@ -25,14 +26,16 @@ def make_step(
     """Make `step(state, frozen, batch) -> (state, metrics)`.
 
     Args:
-      model: the handle. objective: `(policy, reference, batch, key) -> {"loss": ..., ...}`.
+      model: the handle.
+      objective: `(policy, reference, batch, key) -> {"loss": Mean or tuple of Mean, name: Mean}`.
       tx: the optax transformation over the trainable tree.
       learning_rate: `step -> rate`, reported as a metric.
       accumulate: into how many microbatches the batch is cut.
       chunk: positions per chunk of the log-probabilities.
       ema_decay: keep an exponential moving average of the trainables with this decay.
       reduce: sums a tree over the devices of a mapped axis; the identity under jit, where arrays
-        are global. shard_key: makes a key differ between such devices.
+        are global.
+      shard_key: makes a key differ between such devices.
 
     Metrics are `Mean`s and scalars; reading them is the loop's business.
     """
@@ -48,7 +51,7 @@ def make_step(
             metrics["learning_rate"] = learning_rate(state.step)
         ema = state.ema
         if ema_decay is not None:
-            ema = optax.incremental_update(params, ema, 1 - ema_decay)
+            ema = averages.update(ema, params, decay=ema_decay)
         return State(state.step + 1, params, opt_state, ema, state.key), metrics
 
     return step
