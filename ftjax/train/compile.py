@@ -18,49 +18,69 @@ from ftjax.core import mesh as meshes
 AXIS = "data"
 
 
-def jit(make_step: Callable, *, mesh, state, frozen) -> Callable:
-    """Compile `make_step()` for global arrays.
+def jit(step: Callable, *, mesh, state) -> Callable:
+    """Compile `step(state, frozen, batch)` for global arrays; `state` is a tree of shardings.
 
-    `state` and `frozen` are trees of shardings. The state is donated; the frozen tree is neither
-    donated nor returned. Without explicit output shardings the second call would compile again.
+    The state is donated; the frozen arrays are neither donated nor returned. Output shardings are
+    explicit: without them the second call would compile again.
     """
-    step = make_step()
     compiled = jax.jit(step, donate_argnums=0, out_shardings=(state, meshes.replicated(mesh)))
-    del frozen  # its arrays carry their shardings
+    return Compiled(compiled, mesh)
 
-    def run(state, frozen, batch):
-        with jax.set_mesh(mesh):
-            return compiled(state, frozen, batch)
 
-    run.compiled = compiled
-    return run
+class Compiled:
+    """A jitted function that runs under its mesh."""
+
+    def __init__(self, function: Callable, mesh):
+        self.function, self.mesh = function, mesh
+
+    def __call__(self, *arguments):
+        """Run the function; its activations are laid out on the mesh."""
+        with jax.set_mesh(self.mesh):
+            return self.function(*arguments)
+
+    def lower(self, *arguments):
+        """Lower the function for (abstract) arguments, as `jax.jit` does."""
+        with jax.set_mesh(self.mesh):
+            return self.function.lower(*arguments)
+
+    def compilations(self) -> int:
+        """Count the programs compiled so far."""
+        return self.function._cache_size()
+
+
+class Mapped:
+    """A pmapped function with the interface of `Compiled`: global batches in, one state out."""
+
+    def __init__(self, function: Callable, count: int):
+        self.function, self.count = function, count
+
+    def __call__(self, state, frozen, batch):
+        """Cut the batch over the devices and run the function."""
+        cut = lambda x: np.asarray(x).reshape(self.count, -1, *x.shape[1:])
+        return self.function(state, frozen, jax.tree.map(cut, batch))
+
+    def compilations(self) -> int:
+        """Count the programs compiled so far."""
+        return self.function._cache_size()
 
 
 def pmap(make_step: Callable, *, mesh) -> Callable:
     """Compile `make_step(reduce=..., shard_key=...)` with jax.pmap over the `data` axis.
 
-    The interface stays that of `jit`: global batches go in, one copy of the state comes and goes.
-
     Raises:
-      ValueError: the mesh shards weights.
+      ValueError: the mesh shards weights, or there is more than one process.
     """
-    if mesh.shape["fsdp"] * mesh.shape["tensor"] != 1:
+    if mesh.shape["fsdp"] * mesh.shape["tensor"] != 1 or jax.process_count() > 1:
         raise ValueError(
-            f"compile: got 'pmap' with the mesh {dict(mesh.shape)}; expected fsdp = tensor = 1, "
-            "pmap replicates; use compile='jit'"
+            f"compile: got 'pmap' with the mesh {dict(mesh.shape)} over {jax.process_count()} "
+            "processes; expected fsdp = tensor = 1 and one process; use compile='jit'"
         )
     step = make_step(
         reduce=partial(jax.lax.psum, axis_name=AXIS),
         shard_key=lambda key: jax.random.fold_in(key, jax.lax.axis_index(AXIS)),
     )
-    count = mesh.shape["data"]
-    compiled = jax.pmap(
-        step, axis_name=AXIS, in_axes=(None, None, 0), out_axes=None, devices=list(mesh.devices.flat)
-    )
-
-    def run(state, frozen, batch):
-        cut = lambda x: np.asarray(x).reshape(count, -1, *x.shape[1:])
-        return compiled(state, frozen, jax.tree.map(cut, batch))
-
-    run.compiled = compiled
-    return run
+    devices = list(mesh.devices.flat)
+    # The state is broadcast to the devices and one of its equal copies comes back.
+    function = jax.pmap(step, AXIS, in_axes=(None, None, 0), out_axes=None, devices=devices)
+    return Mapped(function, len(devices))

@@ -1,0 +1,54 @@
+"""Every legal key of a training config, with its default or a required placeholder.
+
+A config file starts from `base()`, sets what differs, and is locked by the main: a key that is not
+here cannot be set, and a key that nothing reads is an error.
+"""
+
+from ftjax.core import conf
+
+parse_arg = conf.parse_arg
+
+
+def base(*, runlocal: bool = False):
+    """Return the config that all others start from; `runlocal` shrinks a run to seconds on a CPU.
+
+    A config applies its own changes first and `shrink` last; see any file beside this one.
+    """
+    c = conf.create()
+    c.seed = dict(data=0, init=0, adapter=0, sampling=0)
+    c.model = dict(
+        base="tiny",  # a Hugging Face directory; "tiny" is the embedded one; "" = random weights
+        preset="",  # sizes by public name, when the weights are random
+        param_dtype="",  # of the weights in memory; "" = as stored
+        compute_dtype="float32",
+        remat="none",  # what the backward pass keeps: none | dots | full
+        chunk=128,  # positions per chunk of the log-probabilities
+    )
+    c.tokenizer = ""  # a tokenizer.json or a directory; "" = the base's
+    c.adapter = conf.create(name="", where="blocks/**")  # name="" = no adapter
+    c.adapter_from = ""  # a PEFT directory to start from
+    c.trainable = ()  # path patterns; () = the adapters where there are any, else the model
+    c.objective = conf.create(name="sft")
+    c.optim = conf.create(
+        name="adamw",
+        learning_rate=conf.placeholder(float, required=True),
+        schedule=dict(name="cosine", warmup_steps=0),
+        weight_decay=0.0,
+        no_decay=(),  # path patterns, such as "**norm"
+        groups=(),  # (path pattern, dict(lr_scale=..., weight_decay=...)) pairs
+        clip_norm=1.0,
+    )
+    c.data = conf.create(name="jsonl", max_tokens=256)
+    c.evals = conf.create()
+    c.samples = conf.create(prompts=(), max_new_tokens=32, temperature=0.0)
+    c.mesh = dict(data=-1, fsdp=1, tensor=1)
+    c.steps = conf.placeholder(int, required=True)
+    c.batch_size = 8
+    c.accumulate = 1
+    c.compile = "jit"
+    c.ema_decay = conf.placeholder(float)
+    c.log_every_steps = 10
+    c.eval_every_steps = 0  # 0 = before the first step and after the last
+    c.checkpoint = dict(every_steps=0, keep=2, best="", mode="min")
+    c.wandb_project = ""
+    return c
