@@ -84,7 +84,7 @@ def call(function: Callable, keywords: Mapping, *, where: str, extra: Mapping | 
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
     offered = {key: value for key, value in (extra or {}).items() if key in named}
     for key, value in keywords.items():
-        _check_name(key, named, offered, takes_any, where=where)
+        _check_name(key, named, offered, takes_any=takes_any, where=where)
         if key in named:
             _check_type(value, named[key], where=f"{where}.{key}")
     given = offered | dict(keywords)
@@ -94,7 +94,7 @@ def call(function: Callable, keywords: Mapping, *, where: str, extra: Mapping | 
     return function(**given)
 
 
-def _check_name(key: str, named: Mapping, offered: Mapping, takes_any: bool, *, where: str):
+def _check_name(key: str, named: Mapping, offered: Mapping, *, takes_any: bool, where: str):
     if key in offered:
         raise ValueError(f"{where}.{key}: got a value; expected none, the program sets it; drop it")
     if key not in named and not takes_any:

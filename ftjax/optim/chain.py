@@ -68,6 +68,11 @@ def make(
     inner = _direction(name, keywords, weight_decay, where)
     options = dict(weight_decay=weight_decay, no_decay=no_decay, groups=groups, where=where)
     settings = lambda params: leaf_groups.settings(tree.paths(params), **options)
+    return Optimizer(_around(inner, rate, settings, clip_norm), rate)
+
+
+def _around(inner, rate, settings, clip_norm) -> optax.GradientTransformation:
+    """Put the cast, the clipping, the decay and the learning rate around a direction."""
 
     def init(params):
         # optax.tree.map_params looks at the layout with a tree without leaves: nothing to match.
@@ -85,7 +90,7 @@ def make(
         moves = tree.map_with_paths(step, moves, params)
         return moves, State(optax.safe_increment(state.count), inner_state)
 
-    return Optimizer(optax.GradientTransformation(init, update), rate)
+    return optax.GradientTransformation(init, update)
 
 
 def names() -> list[str]:

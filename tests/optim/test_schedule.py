@@ -1,3 +1,4 @@
+import json
 import math
 
 import jax
@@ -90,3 +91,18 @@ def test_float32_under_jit_and_vmap_over_rates():
 def test_rejects(spec, message):
     with pytest.raises(ValueError, match=message):
         schedule.make(spec, learning_rate=1.0, total_steps=TOTAL, where="s")
+
+
+def test_rates_of_real_runs(golden):
+    """Every reference run logs the rate that each of its steps used."""
+    curves = sorted(golden.glob("training/*/curve.json"))
+    assert curves
+    for path in curves:
+        curve = json.loads(path.read_text())
+        args = curve["args"]
+        spec = {"name": args["lr_scheduler_type"], "warmup_steps": args["warmup_steps"]}
+        rate = schedule.make(
+            spec, learning_rate=args["learning_rate"], total_steps=args["max_steps"], where="s"
+        )
+        want = [step["learning_rate"] for step in curve["steps"]]
+        np.testing.assert_allclose([rate(n) for n in range(len(want))], want, rtol=1e-6)
