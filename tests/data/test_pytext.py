@@ -52,8 +52,8 @@ def test_cut_keeps_every_line_within_the_bound():
     text = "\n\n".join(
         "\n".join(f"line {i} {j} of some length" for j in range(9)) for i in range(9)
     )
-    chunks = pytext.cut(text, 200)
-    assert all(len(chunk) <= 200 for chunk in chunks)
+    chunks = pytext.cut(text, 150)
+    assert all(len(chunk) <= 150 for chunk in chunks)
     assert "\n".join(chunks).split() == text.split()
 
 
