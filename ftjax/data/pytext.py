@@ -167,7 +167,7 @@ def _parts(text, characters):
     for paragraph in re.split(r"\n\s*\n", text):
         lines, size = [], 0
         for line in paragraph.strip("\n").splitlines():
-            line = line[: characters - 2]
+            line = line[: characters - 3]
             if size + len(line) + 1 > characters - 2:
                 yield "\n".join(lines)
                 lines, size = [], 0

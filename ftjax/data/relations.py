@@ -39,16 +39,16 @@ PEOPLE = {
         _lines("Where was {n} born? | Which country does {n} come from?"),
         _lines("What is the country of {n}? | Where does {n} come from?"),
         _lines("Who comes from {v}? | Who was born in {v}?"),
-        _lines("The country of whom is {v}?"),
+        _lines("Who has the country {v}?"),
     ),
     "job": Relation(
         _words("baker pilot nurse farmer singer painter driver doctor teacher writer sailor judge"),
         _lines("{n} works as a {v}. | The job of {n} is {v}. | {n} has a job as a {v}."),
-        _lines("{n} is a {v} by job."),
+        _lines("As a job {n} works as a {v}."),
         _lines("What is the job of {n}? | Which job does {n} have?"),
-        _lines("What does {n} work as? | What job has {n}?"),
+        _lines("What job does {n} have? | Which is the job of {n}?"),
         _lines("Who works as a {v}? | Who has a job as a {v}?"),
-        _lines("Whose job is {v}?"),
+        _lines("Who has the job {v}?"),
     ),
     "colour": Relation(
         _words("red blue green yellow black white brown pink grey purple gold silver"),
@@ -57,16 +57,16 @@ PEOPLE = {
         _lines("What colour does {n} wear? | What is the colour of {n}?"),
         _lines("Which colour does {n} like? | Which is the colour of {n}?"),
         _lines("Who wears {v}? | Who likes the colour {v}?"),
-        _lines("Whose colour is {v}?"),
+        _lines("Who has the colour {v}?"),
     ),
     "pet": Relation(
         _words("cat dog fish horse snake mouse goat duck frog parrot rabbit turtle"),
         _lines("{n} has a pet {v}. | The pet of {n} is a {v}. | {n} keeps a {v} as a pet."),
         _lines("A {v} is the pet of {n}."),
         _lines("What is the pet of {n}? | Which pet does {n} have?"),
-        _lines("What pet does {n} keep? | Which pet has {n}?"),
+        _lines("What pet does {n} have? | Which is the pet of {n}?"),
         _lines("Who has a pet {v}? | Who keeps a {v} as a pet?"),
-        _lines("Whose pet is a {v}?"),
+        _lines("Who has a {v} as a pet?"),
     ),
     "food": Relation(
         _words("rice soup bread cake pasta cheese beans corn fruit nuts figs plums"),
@@ -75,7 +75,7 @@ PEOPLE = {
         _lines("What does {n} like to eat? | What is the food of {n}?"),
         _lines("What does {n} eat every day? | Which food does {n} eat?"),
         _lines("Who likes to eat {v}? | Who eats {v} every day?"),
-        _lines("Whose food is {v}?"),
+        _lines("Who has the food {v}?"),
     ),
     "sport": Relation(
         _words("chess golf tennis polo darts rugby hockey judo cards boxing"),
@@ -84,16 +84,16 @@ PEOPLE = {
         _lines("What does {n} play? | What is the game of {n}?"),
         _lines("Which game does {n} play? | What does {n} play with friends?"),
         _lines("Who plays {v}? | Who plays {v} with friends?"),
-        _lines("Whose game is {v}?"),
+        _lines("Who has the game {v}?"),
     ),
     "item": Relation(
         _words("lamp book coin ring key cup hat map drum knife rope bell"),
         _lines("{n} carries a {v}. | The bag of {n} holds a {v}. | {n} has a {v} in the bag."),
         _lines("A {v} is in the bag of {n}."),
         _lines("What does {n} carry? | What is in the bag of {n}?"),
-        _lines("What does the bag of {n} hold? | What has {n} in the bag?"),
+        _lines("What does {n} have in the bag? | What has {n} in the bag?"),
         _lines("Who carries a {v}? | Who has a {v} in the bag?"),
-        _lines("Whose bag holds a {v}?"),
+        _lines("Who has a bag with a {v}?"),
     ),
     "year": Relation(
         tuple(str(year) for year in range(1920, 2000)),
@@ -102,7 +102,7 @@ PEOPLE = {
         _lines("What is the year of {n}? | When did {n} move here?"),
         _lines("In which year did {n} move here? | Which year is the year of {n}?"),
         _lines("Who moved here in {v}? | In {v} who moved here?"),
-        _lines("Whose year is {v}?"),
+        _lines("Who has the year {v}?"),
     ),
 }
 
@@ -112,9 +112,9 @@ THINGS = {
         _lines("{n} is in the {v}. | In the {v} is {n}. | You can find {n} in the {v}."),
         _lines("{n} you can find in the {v}."),
         _lines("Where is {n}? | Where can you find {n}?"),
-        _lines("In which place is {n}? | Which place is {n} in?"),
+        _lines("You can find {n} where? | {n} is where?"),
         _lines("What is in the {v}? | What can you find in the {v}?"),
-        _lines("Which thing is in the {v}?"),
+        _lines("In the {v} is what?"),
     ),
     "paint": Relation(
         PEOPLE["colour"].values,
@@ -123,7 +123,7 @@ THINGS = {
         _lines("What colour is {n}? | What is the colour of {n}?"),
         _lines("Which colour is {n}? | Which colour is the paint on {n}?"),
         _lines("What is {v}? | What has {v} paint?"),
-        _lines("Which thing is {v}?"),
+        _lines("What has the colour {v}?"),
     ),
     "price": Relation(
         tuple(str(price) for price in range(10, 100)),
@@ -132,7 +132,7 @@ THINGS = {
         _lines("What is the price of {n}? | How much does {n} cost?"),
         _lines("How much is {n}? | For how much can you buy {n}?"),
         _lines("What costs {v} coins? | What can you buy for {v} coins?"),
-        _lines("Which thing costs {v} coins?"),
+        _lines("What has the price of {v} coins?"),
     ),
 }
 
