@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ftjax.core import mesh
-from ftjax.models import base, blocks
+from ftjax.core import mesh, tree
+from ftjax.models import base, blocks, hf_config
 from ftjax.ops import attention, norm, rope
 
 
@@ -103,6 +103,11 @@ class Model:
         ends = nnx.to_pure_dict(nnx.state(Ends(self.config, ends_key)))
         return ends | {"blocks": stacked}
 
+    @property
+    def abstract(self) -> base.Params:
+        """Shapes and types of every parameter, in the structure of the parameters."""
+        return jax.eval_shape(self.init, jax.random.key(0))
+
     def _abstract(self, module):
         return nnx.eval_shape(lambda: module(self.config, jax.random.key(0)))
 
@@ -112,6 +117,12 @@ class Model:
         stack = lambda letters: "L" + letters
         inner = jax.tree.map(stack, base.metadata(self._abstract(Block), "axes"))
         return base.metadata(self._abstract(Ends), "axes") | {"blocks": inner}
+
+    @property
+    def equations(self) -> dict[str, str]:
+        """The equation of every parameter by path; empty for norms and biases."""
+        inner = base.metadata(self._abstract(Block), "equation")
+        return tree.paths(base.metadata(self._abstract(Ends), "equation") | {"blocks": inner})
 
     @property
     def linears(self) -> dict[str, base.Linear]:
@@ -205,3 +216,85 @@ def make(config: Config, *, remat: str = "none", dtype=jnp.float32, scan: bool =
     """
     base.check_remat(remat)
     return Model(config, remat, scan, jnp.dtype(dtype))
+
+
+# -- checkpoints -----------------------------------------------------------------------------------
+
+# Our path -> name in checkpoints; {L} is the layer. Shapes follow from the equations.
+NAMES = {
+    "embed": "model.embed_tokens.weight",
+    "blocks/attn_norm": "model.layers.{L}.input_layernorm.weight",
+    "blocks/attn/q": "model.layers.{L}.self_attn.q_proj.weight",
+    "blocks/attn/k": "model.layers.{L}.self_attn.k_proj.weight",
+    "blocks/attn/v": "model.layers.{L}.self_attn.v_proj.weight",
+    "blocks/attn/o": "model.layers.{L}.self_attn.o_proj.weight",
+    "blocks/attn/q_bias": "model.layers.{L}.self_attn.q_proj.bias",
+    "blocks/attn/k_bias": "model.layers.{L}.self_attn.k_proj.bias",
+    "blocks/attn/v_bias": "model.layers.{L}.self_attn.v_proj.bias",
+    "blocks/attn/q_norm": "model.layers.{L}.self_attn.q_norm.weight",
+    "blocks/attn/k_norm": "model.layers.{L}.self_attn.k_norm.weight",
+    "blocks/mlp_norm": "model.layers.{L}.post_attention_layernorm.weight",
+    "blocks/mlp/gate": "model.layers.{L}.mlp.gate_proj.weight",
+    "blocks/mlp/up": "model.layers.{L}.mlp.up_proj.weight",
+    "blocks/mlp/down": "model.layers.{L}.mlp.down_proj.weight",
+    "final_norm": "model.norm.weight",
+    "head": "lm_head.weight",
+}
+
+
+def read_common(keys: hf_config.Keys, **special) -> Config:
+    """Read what llama and its relatives have in common; `special` is the family's own fields."""
+    keys.only("hidden_act", ["silu"])
+    keys.only("attention_dropout", [0.0], 0.0)  # absent: LlamaConfig says 0
+    dim, heads = keys.get("hidden_size"), keys.get("num_attention_heads")
+    own = dict(
+        vocab_size=keys.get("vocab_size"), dim=dim, layers=keys.get("num_hidden_layers"),
+        heads=heads,
+        kv_heads=keys.get("num_key_value_heads", heads),  # absent: LlamaConfig says one per head
+        head_dim=keys.get("head_dim", dim // heads),  # absent: LlamaConfig divides
+        ffw=keys.get("intermediate_size"), norm_eps=keys.get("rms_norm_eps"),
+        rope=keys.rope(default_theta=10000.0),  # absent: LlamaConfig says 10000
+        tied=keys.get("tie_word_embeddings", False),  # absent: LlamaConfig says no
+        max_positions=keys.get("max_position_embeddings"),
+        init_scale=keys.get("initializer_range", 0.02),  # absent: LlamaConfig says 0.02
+    )  # fmt: skip
+    return Config(**own | special)
+
+
+def write_common(config: Config) -> dict[str, Any]:
+    """Write the keys that `read_common` reads."""
+    return {
+        "attention_dropout": 0.0,
+        "head_dim": config.head_dim,
+        "hidden_act": "silu",
+        "hidden_size": config.dim,
+        "initializer_range": config.init_scale,
+        "intermediate_size": config.ffw,
+        "max_position_embeddings": config.max_positions,
+        "num_attention_heads": config.heads,
+        "num_hidden_layers": config.layers,
+        "num_key_value_heads": config.kv_heads,
+        "rms_norm_eps": config.norm_eps,
+        "tie_word_embeddings": config.tied,
+        "vocab_size": config.vocab_size,
+    } | hf_config.rope_json(config.rope)
+
+
+def from_hf(config_json: dict[str, Any]) -> Config:
+    """Read a config.json of model type `llama`.
+
+    Raises:
+      ValueError: a key is missing, unknown, or has a value that is not supported.
+    """
+    keys = hf_config.Keys(config_json)
+    keys.only("attention_bias", [False], False)  # absent: LlamaConfig says no
+    keys.only("mlp_bias", [False], False)  # absent: LlamaConfig says no
+    config = read_common(keys, qkv_bias=False, qk_norm=False, window=None)
+    keys.finish()
+    return config
+
+
+def to_hf(config: Config) -> dict[str, Any]:
+    """Write a config.json; `from_hf` is its inverse."""
+    own = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
+    return write_common(config) | own | {"attention_bias": False, "mlp_bias": False}

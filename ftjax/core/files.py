@@ -1,0 +1,119 @@
+"""Tensor files and directories on disk: opened with clear errors, published all or nothing."""
+
+import contextlib
+import difflib
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Collection, Iterator, Mapping
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+
+def open_tensors(path: pathlib.Path) -> safetensors.safe_open:
+    """Open a safetensors file for lazy reading; its header is checked here.
+
+    Raises:
+      ValueError: there is no such file, or its header is not sound.
+    """
+    try:
+        return safetensors.safe_open(path, framework="np")
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file; expected a safetensors file") from None
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ValueError(
+            f"{path}: got a file whose header cannot be read ({error}); expected safetensors; "
+            "fetch or export it again"
+        ) from None
+
+
+def write_tensors(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Write a safetensors file with the metadata that torch readers ask for."""
+    safetensors.numpy.save_file(dict(tensors), path, metadata={"format": "pt"})
+
+
+def read_json(path: pathlib.Path) -> dict:
+    """Read a JSON object.
+
+    Raises:
+      ValueError: there is no such file, or it holds something else.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: got a JSON {type(value).__name__}; expected an object")
+    return value
+
+
+def write_json(path: pathlib.Path, value: Mapping) -> None:
+    """Write a JSON object, keys sorted."""
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def inside(directory: pathlib.Path, name: str) -> pathlib.Path:
+    """Resolve a file name that came from a file, confined to its directory.
+
+    Raises:
+      ValueError: the name leads out of it.
+    """
+    if not isinstance(name, str) or name != os.path.basename(name) or name in ("", ".", ".."):
+        raise ValueError(f"{directory}: got the file name {name!r}; expected a plain name in it")
+    return directory / name
+
+
+@contextlib.contextmanager
+def publish(directory: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Give a temporary directory to write into, and rename it to `directory` at the end.
+
+    Whoever looks sees nothing or all of it. After an error nothing is left.
+
+    Raises:
+      ValueError: `directory` exists and is not empty.
+    """
+    target = pathlib.Path(directory)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ValueError(f"{target}: exists and is not empty; choose a new directory")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    try:
+        yield draft
+        if target.exists():
+            target.rmdir()
+        draft.rename(target)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def complaints(
+    wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]],
+    *, ignored: Collection[str] = (),
+) -> list[str]:  # fmt: skip
+    """Compare the tensors that should be there with those that are, name -> shape.
+
+    Returns one line per missing, unexpected or misshapen tensor; a missing one comes with the
+    nearest name among the unexpected.
+    """
+    extra = [name for name in found if name not in wanted and name not in ignored]
+    lines = []
+    for name in wanted:
+        if name not in found:
+            near = difflib.get_close_matches(name, extra, n=1)
+            lines.append(f"missing {name}" + (f" (nearest: {near[0]})" if near else ""))
+        elif tuple(found[name]) != tuple(wanted[name]):
+            lines.append(f"{name} has shape {tuple(found[name])}, expected {wanted[name]}")
+    return lines + [f"unexpected {name}" for name in extra]
+
+
+def listing(lines: list[str], *, most: int = 12) -> str:
+    """Join lines for an error message, the first `most` of them."""
+    more = [f"and {len(lines) - most} more"] if len(lines) > most else []
+    return "; ".join(lines[:most] + more)

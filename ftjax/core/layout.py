@@ -1,0 +1,68 @@
+"""How the torch ecosystem stores a tensor, and how we do: derived from the equation, both ways.
+
+A torch linear weight is `(out, in)`: the kept letters flattened, then the contracted ones. Ours
+keeps its letters apart, in the order of the equation's `w`. So `BTNH,NHD->BTD` is
+
+    Layout(groups=("D", "NH"), letters="NHD")        torch (D, N*H)   ours (N, H, D)
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ftjax.core import einsum
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """`groups` are the torch tensor's axes, each a flattened run of letters; `letters` are ours."""
+
+    groups: tuple[str, ...]
+    letters: str
+
+    def torch_shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """Compute the torch tensor's shape."""
+        return tuple(einsum.size(group, sizes) for group in self.groups)
+
+    def from_torch(self, array: np.ndarray, sizes: Mapping[str, int]) -> np.ndarray:
+        """View a torch-ordered array in our shape."""
+        flat = "".join(self.groups)
+        split = array.reshape([sizes[c] for c in flat])
+        return split.transpose([flat.index(c) for c in self.letters])
+
+    def to_torch(self, array: np.ndarray) -> np.ndarray:
+        """Copy an array of ours into torch's order and shape, contiguous."""
+        flat = "".join(self.groups)
+        shape = self.torch_shape(einsum.sizes(self.letters, array.shape))
+        moved = array.transpose([self.letters.index(c) for c in flat])
+        return np.ascontiguousarray(moved.reshape(shape))
+
+    def read(self, stored, sizes: Mapping[str, int], part: Sequence[slice]) -> np.ndarray:
+        """Read `part` (one slice per letter of ours) of a stored torch tensor.
+
+        `stored[slices]` reads from disk. Each torch axis is cut by its leading letter, which is
+        what meshes shard; the letters behind it are cut after reading.
+        """
+        spans = dict(zip(self.letters, part, strict=True))
+        cuts, local = [], dict(sizes)
+        for group in self.groups:
+            start, stop, _ = spans[group[0]].indices(sizes[group[0]])
+            behind = math.prod(sizes[c] for c in group[1:])
+            cuts.append(slice(start * behind, stop * behind))
+            local[group[0]] = stop - start
+        leading = {group[0] for group in self.groups}
+        rest = tuple(slice(None) if c in leading else spans[c] for c in self.letters)
+        return self.from_torch(stored[tuple(cuts)], local)[rest]
+
+
+def linear(equation: str) -> Layout:
+    """Lay out the weight of a linear map; letters shared by x, w and y index separate tensors."""
+    e = einsum.parse(equation)
+    return Layout((e.kept, e.contracted), "".join(c for c in e.w if c not in e.shared))
+
+
+def vector(letters: str) -> Layout:
+    """Lay out a norm's scale or a bias: one flat axis."""
+    return Layout((letters,), letters)

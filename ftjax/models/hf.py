@@ -1,0 +1,321 @@
+"""Models in the Hugging Face layout, in and out: config.json and safetensors files.
+
+    family, config = config_of("llama3.2-1b")            # a preset, or a directory
+    model = family.make(config)
+    params = load(directory, model, names=family.NAMES, dtype=jnp.bfloat16, mesh=mesh)
+    save(out, params, family=family, config=config)
+
+A family is a module named after its model type, with `from_hf`, `to_hf`, `make` and `NAMES`: our
+path -> name template. A field of a template, such as {L}, is a letter whose index numbers separate
+tensors; the shape of each follows from the map's equation (see `ftjax.core.layout`).
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import hashlib
+import importlib
+import itertools
+import os
+import pathlib
+import pkgutil
+import shutil
+import string
+from collections.abc import Iterator, Mapping
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import ftjax.models
+from ftjax.core import einsum, files, layout, tree
+from ftjax.core import mesh as meshes
+from ftjax.models import presets
+
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+FLOATS = ("F64", "F32", "F16", "BF16")
+TOKENIZER = (
+    "added_tokens.json", "chat_template.jinja", "generation_config.json", "merges.txt",
+    "special_tokens_map.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json",
+    "vocab.json",
+)  # fmt: skip
+
+
+# -- configs ---------------------------------------------------------------------------------------
+
+
+def config_of(name_or_dir: str | os.PathLike) -> tuple[ModuleType, Any]:
+    """Find the family and the config of a preset name or of a directory with a config.json.
+
+    Raises:
+      ValueError: neither; the nearest preset names are offered. Or the config is not supported.
+    """
+    config_json = config_json_of(name_or_dir)
+    family = family_of(config_json.get("model_type"))
+    return family, family.from_hf(config_json)
+
+
+def config_json_of(name_or_dir: str | os.PathLike) -> dict[str, Any]:
+    """Return the config.json of a preset or a directory."""
+    if str(name_or_dir) in presets.PRESETS:
+        return dict(presets.PRESETS[str(name_or_dir)])
+    directory = pathlib.Path(name_or_dir)
+    if directory.is_dir():
+        return files.read_json(directory / CONFIG)
+    near = difflib.get_close_matches(str(name_or_dir).lower(), presets.PRESETS, n=3, cutoff=0.4)
+    raise ValueError(
+        f"model: got {str(name_or_dir)!r}; expected a directory with a {CONFIG} or a preset: "
+        f"{', '.join(near or sorted(presets.PRESETS))}"
+    )
+
+
+def families() -> list[str]:
+    """List the model types that have a family file."""
+    found = (module.name for module in pkgutil.iter_modules(ftjax.models.__path__))
+    return [name for name in found if "from_hf" in vars(_module(name))]
+
+
+def family_of(model_type: str) -> ModuleType:
+    """Import the family of a config's `model_type`.
+
+    Raises:
+      ValueError: there is none.
+    """
+    legal = families()
+    if model_type not in legal:
+        raise ValueError(f"config.json: got model_type={model_type!r}; expected one of {legal}")
+    return _module(model_type)
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"ftjax.models.{name}")
+
+
+# -- which tensors a model is made of --------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """How one parameter of ours lies in a checkpoint: one tensor per index of the template."""
+
+    template: str
+    letters: str
+    shape: tuple[int, ...]
+    layout: layout.Layout
+
+    @property
+    def indexed(self) -> str:
+        """Letters that number separate tensors; they lead our axes."""
+        return fields(self.template)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Sizes by letter."""
+        return einsum.sizes(self.letters, self.shape)
+
+    def names(self) -> Iterator[tuple[tuple[int, ...], str]]:
+        """List (index, tensor name)."""
+        for index in np.ndindex(*self.shape[: len(self.indexed)]):
+            yield index, self.name(index)
+
+    def name(self, index: tuple[int, ...]) -> str:
+        """Name the tensor of one index."""
+        return self.template.format(**dict(zip(self.indexed, index, strict=True)))
+
+
+def fields(template: str) -> str:
+    """List the letters that a name template is indexed by."""
+    return "".join(field for _, field, _, _ in string.Formatter().parse(template) if field)
+
+
+def stored(model, names: Mapping[str, str]) -> dict[str, Stored]:
+    """Describe every parameter of `model` as it lies in a checkpoint, by our path."""
+    letters, shapes, equations = tree.paths(model.axes), tree.paths(model.abstract), model.equations
+    result = {}
+    for path, shape in shapes.items():
+        own = letters[path].removeprefix(fields(names[path]))
+        equation = equations[path]
+        form = layout.linear(equation) if equation else layout.vector(own)
+        result[path] = Stored(names[path], letters[path], shape.shape, form)
+    return result
+
+
+def _expected(plan: Mapping[str, Stored]) -> dict[str, tuple[int, ...]]:
+    return {
+        name: s.layout.torch_shape(s.sizes) for s in plan.values() for _, name in s.names()
+    }  # fmt: skip
+
+
+# -- reading ---------------------------------------------------------------------------------------
+
+
+def load(directory: str | os.PathLike, model, *, names: Mapping[str, str], dtype=None, mesh=None):
+    """Read a model's parameters straight into (sharded) arrays, one parameter at a time.
+
+    Each device's part is read from the files by itself, layer by layer; the host never holds more
+    than one stacked parameter beside the arrays.
+
+    Args:
+      directory: has model.safetensors, or an index and its shards.
+      model: the handle. names: its family's table.
+      dtype: the type to convert to; the files' own when None.
+      mesh: where the arrays lie, by their letters; one device when None.
+
+    Raises:
+      ValueError: tensors are missing, unexpected, misshapen or not of a float type; all are listed.
+    """
+    plan, abstract = stored(model, names), model.abstract
+    if mesh is None:
+        single = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        places = jax.tree.map(lambda leaf: single, abstract)
+    else:
+        places = meshes.shardings(model.axes, abstract, mesh)
+    with contextlib.ExitStack() as stack:
+        tensors = _open(pathlib.Path(directory), stack)
+        _check(directory, plan, tensors, optional=set(names.values()))
+
+        def one(path, leaf, place):
+            own = tensors[plan[path].name((0,) * len(plan[path].indexed))].get_dtype()
+            kind = np.dtype(_NUMPY[own] if dtype is None else dtype)
+            read = _reader(plan[path], tensors, kind)
+            return jax.make_array_from_callback(leaf.shape, place, read)
+
+        return tree.map_with_paths(one, abstract, places)
+
+
+_NUMPY = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}
+
+
+def _open(directory: pathlib.Path, stack: contextlib.ExitStack) -> dict[str, Any]:
+    """Open a checkpoint's files; returns a lazy slice of every tensor, by name."""
+    if (directory / INDEX).is_file():
+        index = files.read_json(directory / INDEX).get("weight_map")
+        if not isinstance(index, dict):
+            raise ValueError(f"{directory / INDEX}: got no weight_map; expected name -> file")
+        paths = [files.inside(directory, name) for name in dict.fromkeys(index.values())]
+    else:
+        paths = [directory / WEIGHTS]
+    tensors: dict[str, Any] = {}
+    for path in paths:
+        handle = stack.enter_context(files.open_tensors(path))
+        for name in handle.keys():  # noqa: SIM118 (not a dict)
+            if name in tensors:
+                raise ValueError(f"{path}: the tensor {name!r} is in another file already")
+            tensors[name] = handle.get_slice(name)
+    return tensors
+
+
+def _check(where, plan: Mapping[str, Stored], tensors: Mapping[str, Any], *, optional) -> None:
+    """Compare the files with the plan; a tied model may repeat its embedding as `lm_head`."""
+    expected = _expected(plan)
+    # Old exports keep the rotary frequencies as buffers; they follow from the config.
+    ignored = {n for n in tensors if n in optional or n.endswith("rotary_emb.inv_freq")}
+    shapes = {name: tuple(part.get_shape()) for name, part in tensors.items()}
+    lines = files.complaints(expected, shapes, ignored=ignored)
+    for name in expected.keys() & tensors.keys():
+        if tensors[name].get_dtype() not in FLOATS:
+            lines.append(f"{name} has type {tensors[name].get_dtype()}, expected {FLOATS}")
+    if lines:
+        raise ValueError(f"{where}: got other tensors than the config says: {files.listing(lines)}")
+
+
+def _reader(plan: Stored, tensors: Mapping[str, Any], dtype: np.dtype):
+    """Make `index -> numpy array` of one parameter; replicas share what was read."""
+    done: dict[tuple, np.ndarray] = {}
+    count = len(plan.indexed)
+
+    def read(index: tuple[slice, ...]) -> np.ndarray:
+        spans = tuple(s.indices(n)[:2] for s, n in zip(index, plan.shape, strict=True))
+        if spans not in done:
+            part = np.empty([stop - start for start, stop in spans], dtype)
+            for offset in np.ndindex(*part.shape[:count]):
+                at = tuple(o + start for o, (start, _) in zip(offset, spans[:count], strict=True))
+                tensor = tensors[plan.name(at)]
+                part[offset] = plan.layout.read(tensor, plan.sizes, index[count:])
+            done[spans] = part
+        return done[spans]
+
+    return read
+
+
+def fingerprint(directory: str | os.PathLike) -> str:
+    """Hash a checkpoint: sha256 over the names and contents of its config and weight files."""
+    directory, total = pathlib.Path(directory), hashlib.sha256()
+    for path in sorted([directory / CONFIG, *directory.glob("*.safetensors")]):
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        total.update(f"{digest}  {path.name}\n".encode())
+    return total.hexdigest()
+
+
+# -- writing ---------------------------------------------------------------------------------------
+
+
+def save(
+    directory: str | os.PathLike, params, *, family: ModuleType, config, dtype=None,
+    max_shard_gb: float = 5.0, tokenizer_dir: str | os.PathLike | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> None:  # fmt: skip
+    """Write a model that transformers loads; the directory appears when it is complete.
+
+    Args:
+      directory: new or empty.
+      params: the model's tree, without adapters (see `ftjax.adapters.base.merge`).
+      family, config: as from `config_of`.
+      dtype: the type to convert to; the arrays' own when None.
+      max_shard_gb: larger models are split into files of at most this many 10^9 bytes.
+      tokenizer_dir: a directory whose tokenizer files go along.
+      extra: more keys of config.json, such as eos_token_id.
+    """
+    arrays = tree.paths(params)
+    plan = stored(family.make(config), family.NAMES)
+    shapes = {path: leaf.shape for path, leaf in arrays.items()}
+    lines = files.complaints({path: s.shape for path, s in plan.items()}, shapes)
+    if lines:
+        raise ValueError(f"save {directory}: params and config differ: {files.listing(lines)}")
+    kind = np.dtype(dtype or arrays["embed"].dtype)
+    with files.publish(directory) as draft:
+        _write_shards(draft, plan, arrays, kind, int(max_shard_gb * 1e9))
+        # The older dialect and its name of the type: every release reads them.
+        known = {"torch_dtype": kind.name, "use_cache": True}
+        files.write_json(draft / CONFIG, family.to_hf(config) | known | dict(extra or {}))
+        for name in TOKENIZER if tokenizer_dir else ():
+            if (pathlib.Path(tokenizer_dir) / name).is_file():
+                shutil.copy(pathlib.Path(tokenizer_dir) / name, draft / name)
+
+
+def _write_shards(draft: pathlib.Path, plan, arrays, dtype: np.dtype, most: int) -> None:
+    """Write the weights, and an index when they need several files."""
+    shards = _divide(plan, dtype, most)
+    weight_map, total = {}, 0
+    for number, entries in enumerate(shards, start=1):
+        name = WEIGHTS
+        if len(shards) > 1:
+            name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        tensors = {
+            tensor: plan[path].layout.to_torch(np.asarray(arrays[path][index]).astype(dtype))
+            for path, index, tensor in entries
+        }
+        files.write_tensors(draft / name, tensors)
+        weight_map |= dict.fromkeys(tensors, name)
+        total += sum(tensor.nbytes for tensor in tensors.values())
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        files.write_json(draft / INDEX, index)
+
+
+def _divide(plan: Mapping[str, Stored], dtype: np.dtype, most: int) -> list[list[tuple]]:
+    """Cut the list of (path, index, tensor name) into runs of at most `most` bytes, or one each."""
+    shards, used = [[]], 0
+    for path, (index, tensor) in itertools.chain.from_iterable(
+        ((path, entry) for entry in s.names()) for path, s in plan.items()
+    ):
+        size = dtype.itemsize * int(np.prod(plan[path].shape[len(index) :]))
+        if shards[-1] and used + size > most:
+            shards.append([])
+            used = 0
+        shards[-1].append((path, index, tensor))
+        used += size
+    return shards

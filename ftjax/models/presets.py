@@ -1,0 +1,80 @@
+"""Architectures by public name, as the contents of their config.json, for random initialisation.
+
+    presets.PRESETS["llama3.2-1b"]["hidden_size"] == 2048
+
+Our own `tiny` and `nano` are llamas small enough for a CPU.
+"""
+
+from typing import Any
+
+
+def _llama3(
+    dim: int, ffw: int, layers: int, heads: int, *, head_dim: int = 128, factor: float = 8.0,
+    tied: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """Fill in a Llama 3.1 or 3.2: eight kv heads, 128k positions by rotary rescaling."""
+    scaling = {
+        "factor": factor,
+        "high_freq_factor": 4.0,
+        "low_freq_factor": 1.0,
+        "original_max_position_embeddings": 8192,
+        "rope_type": "llama3",
+    }
+    return dict(
+        model_type="llama", vocab_size=128256, hidden_size=dim, intermediate_size=ffw,
+        num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=8,
+        head_dim=head_dim, rms_norm_eps=1e-5, rope_theta=500000.0, rope_scaling=scaling,
+        tie_word_embeddings=tied, max_position_embeddings=131072, hidden_act="silu",
+        initializer_range=0.02, bos_token_id=128000, eos_token_id=128001,
+    )  # fmt: skip
+
+
+def _qwen(
+    kind: str, dim: int, ffw: int, layers: int, heads: int, kv_heads: int, *, head_dim: int,
+    positions: int, tied: bool, vocab: int = 151936,
+) -> dict[str, Any]:  # fmt: skip
+    """Fill in a Qwen2.5 or a dense Qwen3."""
+    return dict(
+        model_type=kind, vocab_size=vocab, hidden_size=dim, intermediate_size=ffw,
+        num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=kv_heads,
+        head_dim=head_dim, rms_norm_eps=1e-6, rope_theta=1000000.0, tie_word_embeddings=tied,
+        max_position_embeddings=positions, hidden_act="silu", initializer_range=0.02,
+        use_sliding_window=False, bos_token_id=151643, eos_token_id=151643,
+    )  # fmt: skip
+
+
+def _small(
+    dim: int, ffw: int, layers: int, *, heads: int, kv_heads: int, head_dim: int, vocab: int,
+    positions: int,
+) -> dict[str, Any]:  # fmt: skip
+    """Fill in a small tied llama."""
+    return dict(
+        model_type="llama", vocab_size=vocab, hidden_size=dim, intermediate_size=ffw,
+        num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=kv_heads,
+        head_dim=head_dim, rms_norm_eps=1e-5, rope_theta=10000.0, tie_word_embeddings=True,
+        max_position_embeddings=positions, hidden_act="silu", initializer_range=0.02,
+    )  # fmt: skip
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "llama3.1-8b": _llama3(4096, 14336, 32, 32),
+    "llama3.1-70b": _llama3(8192, 28672, 80, 64),
+    "llama3.2-1b": _llama3(2048, 8192, 16, 32, head_dim=64, factor=32.0, tied=True),
+    "llama3.2-3b": _llama3(3072, 8192, 28, 24, factor=32.0, tied=True),
+    "qwen2.5-0.5b": _qwen(
+        "qwen2", 896, 4864, 24, 14, 2, head_dim=64, positions=32768, tied=True
+    ),
+    "qwen2.5-1.5b": _qwen(
+        "qwen2", 1536, 8960, 28, 12, 2, head_dim=128, positions=131072, tied=True
+    ),
+    "qwen2.5-7b": _qwen(
+        "qwen2", 3584, 18944, 28, 28, 4, head_dim=128, positions=131072, tied=False, vocab=152064
+    ),
+    "qwen3-0.6b": _qwen("qwen3", 1024, 3072, 28, 16, 8, head_dim=128, positions=40960, tied=True),
+    "qwen3-1.7b": _qwen("qwen3", 2048, 6144, 28, 16, 8, head_dim=128, positions=40960, tied=True),
+    "qwen3-8b": _qwen("qwen3", 4096, 12288, 36, 32, 8, head_dim=128, positions=40960, tied=False),
+    "tiny": _small(
+        128, 384, 6, heads=4, kv_heads=2, head_dim=32, vocab=2048, positions=512
+    ),
+    "nano": _small(32, 48, 2, heads=4, kv_heads=2, head_dim=8, vocab=64, positions=64),
+}  # fmt: skip

@@ -1,0 +1,29 @@
+"""Qwen3, dense (arXiv:2505.09388): the Llama block with RMSNorms of queries and keys."""
+
+from typing import Any
+
+from ftjax.models import hf_config, llama, qwen2
+
+Config, Model, make, NAMES = llama.Config, llama.Model, llama.make, llama.NAMES
+
+
+def from_hf(config_json: dict[str, Any]) -> llama.Config:
+    """Read a config.json of model type `qwen3`.
+
+    Raises:
+      ValueError: a key is missing, unknown, or has a value that is not supported.
+    """
+    keys = hf_config.Keys(config_json)
+    keys.only("attention_bias", [False], False)  # absent: Qwen3Config says no
+    config = llama.read_common(
+        keys, qkv_bias=False, qk_norm=True, window=qwen2.read_window(keys),
+        head_dim=keys.get("head_dim", 128),  # absent: Qwen3Config says 128
+    )  # fmt: skip
+    keys.finish()
+    return config
+
+
+def to_hf(config: llama.Config) -> dict[str, Any]:
+    """Write a config.json; `from_hf` is its inverse."""
+    own = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "attention_bias": False}
+    return llama.write_common(config) | qwen2.write_window(config) | own
