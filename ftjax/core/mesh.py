@@ -9,6 +9,7 @@ letters from the left, a mesh axis is used once, and a size that it does not div
 """
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -18,6 +19,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ftjax.core import tree
 
 AXES = ("data", "fsdp", "tensor")
+# What launchers set on the hosts of a run with several processes.
+LAUNCHERS = ("SLURM_JOB_NUM_NODES", "TPU_WORKER_HOSTNAMES", "JAX_COORDINATOR_ADDRESS")
 RULES: Mapping[str, tuple[str, ...]] = {
     "B": ("data", "fsdp"),
     "D": ("fsdp",),
@@ -108,6 +111,30 @@ def constrain(x: jax.Array, letters: str) -> jax.Array:
     if mesh.empty or not set(AXES) <= set(mesh.axis_names):
         return x
     return jax.lax.with_sharding_constraint(x, spec(letters, x.shape, mesh))
+
+
+def put(value, shardings):
+    """Place host arrays, which every process has whole, on the mesh."""
+    place = lambda leaf, s: jax.make_array_from_callback(leaf.shape, s, leaf.__getitem__)
+    return jax.tree.map(place, value, shardings)
+
+
+def put_local(batch, mesh: Mesh):
+    """Place a batch of which every process has its own rows on the mesh."""
+    place = jax.make_array_from_process_local_data
+    return jax.tree.map(place, batch_shardings(batch, mesh), batch)
+
+
+def start(*, coordinator: str = "", processes: int = 1, index: int = 0) -> None:
+    """Join the processes of a run, before anything else of jax is used.
+
+    With a coordinator (`host:port`) the processes are counted by hand; without one they are found
+    where a launcher names them (SLURM, TPU pods, MPI), and one process is enough where none does.
+    """
+    if coordinator:
+        jax.distributed.initialize(coordinator, num_processes=processes, process_id=index)
+    elif any(name in os.environ for name in LAUNCHERS):
+        jax.distributed.initialize()
 
 
 def describe(axes, abstract, mesh: Mesh) -> list[str]:

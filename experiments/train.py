@@ -1,0 +1,46 @@
+r"""Fine-tune a model as one config file says.
+
+    python -m experiments.train --config configs/sft.py:path=my.jsonl --workdir runs/mine
+    python -m experiments.train --config configs/sft.py --dry_run          # what it would do
+    python -m experiments.train --config ... --config.optim.learning_rate=1e-4
+
+A workdir that holds a run resumes it, exactly. The run leaves there: config.json, metrics.jsonl,
+TensorBoard events, checkpoints/, evals/ and samples/ (before and after), summary.json, report.html
+and export/ (a PEFT adapter, or a Hugging Face model).
+"""
+
+import pathlib
+
+from absl import app, flags
+
+from ftjax.core import conf
+
+CONFIG = conf.flag()
+WORKDIR = flags.DEFINE_string("workdir", "", "directory of the run; one that holds a run resumes")
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "print config, sizes and the first example, and exit")
+ALLOW = flags.DEFINE_bool("allow_config_change", False, "resume although the config has changed")
+COORDINATOR = flags.DEFINE_string("coordinator", "", "host:port, to join processes by hand")
+PROCESSES = flags.DEFINE_integer("processes", 1, "number of processes, with --coordinator")
+INDEX = flags.DEFINE_integer("index", 0, "number of this process, with --coordinator")
+
+
+def main(argv: list[str]) -> None:
+    """Run what the flags say."""
+    if len(argv) > 1:
+        raise app.UsageError(f"got the arguments {argv[1:]}; expected flags alone")
+    if not WORKDIR.value and not DRY_RUN.value:
+        raise app.UsageError("--workdir: got none; expected a directory for the run")
+    reader = conf.Reader(CONFIG.value)
+    from experiments import running  # jax and the rest: slow to import, so only behind the flags
+    from ftjax.core import mesh
+
+    mesh.start(coordinator=COORDINATOR.value, processes=PROCESSES.value, index=INDEX.value)
+    if DRY_RUN.value:
+        running.describe(reader)
+        return
+    running.train(reader, pathlib.Path(WORKDIR.value), allow_config_change=ALLOW.value)
+
+
+if __name__ == "__main__":
+    conf.define_required(CONFIG)
+    app.run(main)
