@@ -1,0 +1,174 @@
+"""Checked rows to token ids with a loss weight for each token.
+
+    text      tokens of the text + eos            every token is a target
+    prompt    tokens of prompt+response + eos     targets: from where they leave the prompt's tokens
+    chat      tokens of the rendered template     targets: what the assistant wrote
+
+`loss="all"` makes every token a target. Prompt and response are tokenised as one text, so the model
+sees the same tokens as in use; the response begins where the tokens of the prompt alone and those
+of the whole first differ. The weight of a token is row weight x message weight x (is a target). A
+first token has no predecessor to be predicted from; packing gives it weight 0.
+
+`fit` cuts what is longer than `max_tokens`, and counts: truncated, split, dropped.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ftjax.data import chat
+from ftjax.data.tokenizer import Encoding
+
+LOSSES = ("completion", "all")
+OVERLONG = ("truncate", "split", "drop", "error", "keep")
+NO_TARGET = "no target left"
+TOO_LONG = "overlong"
+
+
+class Example(NamedTuple):
+    """tokens: int32 [n]. weights: float32 [n], of each token as a target."""
+
+    tokens: np.ndarray
+    weights: np.ndarray
+
+
+def examples(
+    rows: Sequence[dict],
+    tokenizer,
+    *,
+    loss: str = "completion",
+    template: "chat.Template | None" = None,
+    append_eos: bool = True,
+    special: bool = True,
+) -> list[Example]:
+    """Encode checked rows, kinds mixed as they come, in order.
+
+    template: needed for messages. append_eos: end texts and responses with eos (a chat template
+    prints its own ends). special: read special-token strings inside texts as tokens; messages are
+    always read so, because the template's own markers are such strings.
+    Raises TemplateError for messages that give no target, ValueError without an eos token.
+    """
+    found: list[Example | None] = [None] * len(rows)
+    for kind, encode in ENCODERS.items():
+        index = [i for i, row in enumerate(rows) if kind_of(row) == kind]
+        if not index:
+            continue
+        chosen = [rows[i] for i in index]
+        options = {"template": template, "append_eos": append_eos, "special": special}
+        for i, example in zip(index, encode(chosen, tokenizer, **options), strict=True):
+            weights = np.ones(len(example.tokens)) if loss == "all" else example.weights
+            weights = np.asarray(weights * rows[i]["weight"], np.float32)
+            found[i] = Example(np.asarray(example.tokens, np.int32), weights)
+    return found
+
+
+def kind_of(row: dict) -> str:
+    """Return "text", "prompt", "chat", or "dialog" (a prompt that is a list of messages)."""
+    if "text" in row:
+        return "text"
+    if "messages" in row:
+        return "chat"
+    return "prompt" if isinstance(row["prompt"], str) else "dialog"
+
+
+def _text(rows, tokenizer, *, append_eos, special, **_):
+    texts = [row["text"] for row in rows]
+    for encoding in tokenizer.encode_batch(texts, special=special):
+        ids = _ended(encoding.ids, tokenizer, append_eos=append_eos)
+        yield Example(ids, np.ones(len(ids)))
+
+
+def _prompt(rows, tokenizer, *, append_eos, special, **_):
+    prompts = tokenizer.encode_batch([row["prompt"] for row in rows], special=special)
+    wholes = [row["prompt"] + row["response"] for row in rows]
+    wholes = tokenizer.encode_batch(wholes, special=special)
+    for prompt, whole in zip(prompts, wholes, strict=True):
+        ids = _ended(whole.ids, tokenizer, append_eos=append_eos)
+        yield Example(ids, _after(prompt.ids, ids))
+
+
+def _dialog(rows, tokenizer, *, template, **_):
+    for row in rows:
+        prompt = template.render(row["prompt"], add_generation_prompt=True)
+        whole = template.render([*row["prompt"], *row["response"]])
+        prompt, whole = tokenizer.encode_batch([prompt, whole], add_special_tokens=False)
+        yield Example(whole.ids, _after(prompt.ids, whole.ids))
+
+
+def _chat(rows, tokenizer, *, template, **_):
+    rendered = [template.spans(row["messages"]) for row in rows]
+    texts = [text for text, _ in rendered]
+    # The template prints bos itself where the model has one.
+    encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
+    for row, (_, spans), encoding in zip(rows, rendered, encodings, strict=True):
+        yield Example(encoding.ids, _assistant_weights(row["messages"], spans, encoding=encoding))
+
+
+ENCODERS = {"text": _text, "prompt": _prompt, "dialog": _dialog, "chat": _chat}
+
+
+def _ended(ids: list[int], tokenizer, *, append_eos: bool) -> list[int]:
+    if not append_eos or (ids and ids[-1] == tokenizer.eos_id):
+        return ids
+    if tokenizer.eos_id is None:
+        raise ValueError(
+            "tokenizer: got no eos token; expected one, or the model never learns to stop; set "
+            "eos_token in tokenizer_config.json, or append_eos=False to do without"
+        )
+    return [*ids, tokenizer.eos_id]
+
+
+def _after(prompt: list[int], whole: list[int]) -> np.ndarray:
+    """Return weight 0 for the tokens that `whole` shares with `prompt` from the start, else 1."""
+    start = next((i for i, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), None)
+    start = min(len(prompt), len(whole)) if start is None else start
+    return np.arange(len(whole)) >= start
+
+
+def _assistant_weights(messages: list[dict], spans: list[chat.Span], *, encoding: Encoding):
+    """Return the message weight for every token that overlaps a span, 0 elsewhere."""
+    turns = [each.get("weight", 1.0) for each in messages if each["role"] == "assistant"]
+    if len(spans) != len(turns) and set(turns) != {1.0}:
+        raise chat.TemplateError(
+            f"messages carry weights, but the chat template marks {len(spans)} spans for "
+            f"{len(turns)} assistant turns; put one {{% generation %}} block around each turn"
+        )
+    weights = np.zeros(len(encoding.ids))
+    offsets = np.asarray(encoding.offsets, np.int64).reshape(-1, 2)
+    for span in spans:
+        overlap = (offsets[:, 0] < span.end) & (offsets[:, 1] > span.start)
+        weights[overlap] = turns[span.turn] if span.turn < len(turns) else 1.0
+    return weights
+
+
+def fit(example: Example, max_tokens: int, *, overlong: str) -> tuple[list[Example], Counter]:
+    """Return the pieces of `example` that fit into `max_tokens`, and what happened to it.
+
+    overlong: "truncate" keeps the beginning, "split" keeps all of it in pieces, "drop" leaves it
+    out, "error" raises ValueError, "keep" changes nothing (for packing that cuts by itself).
+    A piece without any target is left out and counted.
+    """
+    count = Counter()
+    length = len(example.tokens)
+    pieces = [example]
+    if length > max_tokens and overlong != "keep":
+        if overlong == "error":
+            raise ValueError(
+                f"got {length} tokens; expected at most max_tokens={max_tokens}; raise max_tokens "
+                "or set overlong='truncate', 'split' or 'drop'"
+            )
+        count[{"truncate": "truncated", "split": "split", "drop": TOO_LONG}[overlong]] += 1
+        pieces = _cut(example, max_tokens, overlong=overlong)
+    kept = [piece for piece in pieces if piece.weights[1:].any()]
+    count[NO_TARGET] += len(pieces) - len(kept)
+    return kept, +count
+
+
+def _cut(example: Example, max_tokens: int, *, overlong: str) -> list[Example]:
+    if overlong == "drop":
+        return []
+    stop = max_tokens if overlong == "truncate" else len(example.tokens)
+    starts = range(0, stop, max_tokens)
+    return [Example(*(part[s : s + max_tokens] for part in example)) for s in starts]

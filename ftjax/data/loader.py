@@ -1,0 +1,319 @@
+"""Batches of token ids for training: deterministic, resumable, the same on any number of hosts.
+
+    loader = make(name="jsonl", path="train.jsonl", kind="prompt", tokenizer="llama3/",
+                  max_tokens=1024, batch_size=64)
+    for batch in loader: ...      # {"tokens", "weights", "segments", "positions"}: numpy [B, T]
+
+Every epoch is drawn by seed, packed by a plan made from the lengths alone, and its rows shuffled.
+The epochs' rows form one endless sequence, and global batch g is rows [g B, (g + 1) B) of it, of
+which each process takes its slice. Any batch can be computed at once, so the whole state is one
+integer, `next_batch`, beside a fingerprint of what it counts in.
+
+weights[b, t] is the weight of tokens[b, t] as a target, predicted from t - 1. Segment 0 is padding.
+"""
+
+import bisect
+import hashlib
+import inspect
+import json
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from ftjax.core import conf
+from ftjax.data import draw, encode, packing, prepare, rows
+from ftjax.data.prepare import Data
+from ftjax.data.store import Store
+
+# More batches than anybody trains for; grain wants a length.
+ENDLESS = 2**40
+PREFETCH = 4
+
+
+def make(
+    *,
+    batch_size: int,
+    max_tokens: int,
+    packing: str = "bfd",
+    shuffle: bool = True,
+    seed: int = 0,
+    epochs: int | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+    **examples,
+) -> "Loader":
+    """Load, encode and plan a data set; the keywords are a config's `data` section.
+
+    batch_size: rows of a batch, over all processes. max_tokens: its width, and the longest example.
+    packing: see `packing`. epochs: None goes on for ever. examples: the keywords of `prepare.load`
+    (name, tokenizer, kind, fields, loss, ...), and those of the source that `name` names.
+    Raises ValueError naming the key, or the file, line and field.
+    """
+    _check_keys(examples)
+    data = prepare.load(max_tokens=max_tokens, packing=packing, **examples)
+    return Loader(
+        data,
+        batch_size=batch_size,
+        max_tokens=max_tokens,
+        packing=packing,
+        shuffle=shuffle,
+        seed=seed,
+        epochs=epochs,
+        process_index=process_index,
+        process_count=process_count,
+    )
+
+
+def _check_keys(given: Mapping) -> None:
+    """Raise for a key that neither `make`, `prepare.load` nor the source's `make` names."""
+    missing = {"name", "tokenizer"} - set(given)
+    if missing:
+        raise ValueError(f"data: got no {conf.listed(missing)}; expected it; add it")
+    opener = vars(conf.resolve(given["name"], "data", where="data.name")).get("make")
+    known = [make, prepare.load] + ([opener] if opener else [])
+    parameters = [p for each in known for p in inspect.signature(each).parameters.values()]
+    # The first two end in **keywords for what follows; a source of one's own may do so too.
+    if sum(p.kind is p.VAR_KEYWORD for p in parameters) > 2:
+        return
+    legal = {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
+    for key in given:
+        if key not in legal:
+            hint = conf.nearest(key, legal)
+            raise ValueError(f"data.{key}: unknown key; {hint}expected one of {conf.listed(legal)}")
+
+
+def _check_sizes(**sizes: int) -> None:
+    for key, value in sizes.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"data.{key}: got {value!r}; expected a whole number above 0; set it")
+
+
+class Epoch(NamedTuple):
+    """The packed rows of one pass, and the order in which they are shown."""
+
+    plan: packing.Plan
+    order: np.ndarray
+
+
+class Loader:
+    """An iterator over batches that can say where it is and go there.
+
+    `state()` after batch g says g + 1, however far the prefetch has read.
+    """
+
+    def __init__(
+        self,
+        data: Data,
+        *,
+        batch_size: int,
+        max_tokens: int,
+        packing: str,
+        shuffle: bool = True,
+        seed: int = 0,
+        epochs: int | None = None,
+        process_index: int = 0,
+        process_count: int = 1,
+    ):
+        _check_sizes(batch_size=batch_size, max_tokens=max_tokens, process_count=process_count)
+        if batch_size % process_count or not 0 <= process_index < process_count:
+            raise ValueError(
+                f"data.batch_size: got {batch_size} over process {process_index} of {process_count}"
+                "; expected a multiple of the number of processes; change batch_size"
+            )
+        self.data, self.max_tokens, self.batch_size = data, max_tokens, batch_size
+        self._packing, self._shuffle, self._seed = packing, shuffle, seed
+        self._epochs = epochs
+        local = batch_size // process_count
+        self._local = range(process_index * local, (process_index + 1) * local)
+        self._next = 0
+        self._reading = None
+        self._ends: list[int] = []  # rows of all epochs up to and with the i-th
+        self._cached: dict[int, Epoch] = {}
+        self._identity = self._describe()
+
+    def _describe(self) -> dict:
+        """Return what makes batch g be batch g, as a small dict of plain values."""
+        return {
+            "data": self.data.store.digest(),
+            "parts": [list(self.data.counts), list(self.data.shares)],
+            "packing": self._packing,
+            "max_tokens": self.max_tokens,
+            "batch_size": self.batch_size,
+            "shuffle": self._shuffle,
+            "seed": self._seed,
+        }
+
+    # Iterating
+
+    def __iter__(self) -> Iterator[dict]:
+        return self
+
+    def __next__(self) -> dict:
+        if self._reading is None:
+            self._reading = self._prefetched()
+        batch = next(self._reading)
+        self._next += 1
+        return batch
+
+    def _prefetched(self) -> Iterator[dict]:
+        """Return the batches from the next one on, read ahead in a thread."""
+        import grain
+
+        stop = ENDLESS if self._epochs is None else self.batches()
+        batches = grain.MapDataset.range(self._next, max(stop, self._next)).map(self.batch)
+        options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=PREFETCH)
+        return iter(batches.to_iter_dataset(options))
+
+    def batches(self) -> int:
+        """Return the number of batches in all epochs; the last is padded with empty rows."""
+        if self._epochs is None:
+            raise ValueError("data.epochs: got None, which goes on for ever; expected a number")
+        self._extend(epochs=self._epochs)
+        return -(-self._ends[self._epochs - 1] // self.batch_size)
+
+    def batches_per_epoch(self) -> float:
+        """Return the length of the first epoch in batches."""
+        self._extend(epochs=1)
+        return self._ends[0] / self.batch_size
+
+    def batch(self, g: int) -> dict[str, np.ndarray]:
+        """Return this process's rows of global batch `g`: arrays [B / processes, T]."""
+        wanted = [self._find(g * self.batch_size + n) for n in self._local]
+        return self._fill(wanted)
+
+    def _fill(self, wanted: list) -> dict[str, np.ndarray]:
+        store, pad_id = self.data.store, self.data.pad_id
+        return fill(store, wanted, max_tokens=self.max_tokens, pad_id=pad_id)
+
+    def batches_once(self) -> Iterator[dict]:
+        """Yield one pass over every example, in order, for evaluation.
+
+        The last batch is filled up with rows of weight 0, so every process sees as many batches.
+        """
+        everything = np.arange(len(self.data.store))
+        plan = self._plan(everything)
+        for start in range(0, plan.rows, self.batch_size):
+            wanted = [start + n for n in self._local]
+            wanted = [(plan, r) if r < plan.rows else None for r in wanted]
+            yield self._fill(wanted)
+
+    # Epochs
+
+    def epoch(self, e: int) -> Epoch:
+        """Return the plan of epoch `e`; the last two are kept."""
+        if e not in self._cached:
+            shares = {"seed": self._seed, "epoch": e}
+            data = self.data
+            drawn = draw.order(data.counts, data.shares, shuffle=self._shuffle, **shares)
+            plan = self._plan(drawn)
+            order = draw.permutation(plan.rows, **shares) if self._shuffle else range(plan.rows)
+            self._cached = dict(list(self._cached.items())[-1:])
+            self._cached[e] = Epoch(plan, np.asarray(order))
+        return self._cached[e]
+
+    def _plan(self, drawn: np.ndarray) -> packing.Plan:
+        lengths = self.data.store.lengths[drawn]
+        plan = packing.make(self._packing, lengths, max_tokens=self.max_tokens)
+        return plan._replace(example=drawn[plan.example])
+
+    def _extend(self, *, epochs: int) -> None:
+        while len(self._ends) < epochs:
+            before = self._ends[-1] if self._ends else 0
+            self._ends.append(before + self.epoch(len(self._ends)).plan.rows)
+
+    def _find(self, row: int) -> tuple[packing.Plan, int] | None:
+        """Return (plan, row of it) of a row of the endless sequence; None after the last epoch."""
+        while not self._ends or self._ends[-1] <= row:
+            if self._epochs is not None and len(self._ends) >= self._epochs:
+                return None
+            self._extend(epochs=len(self._ends) + 1)
+        e = bisect.bisect_right(self._ends, row)
+        plan, order = self.epoch(e)
+        return plan, int(order[row - (self._ends[e - 1] if e else 0)])
+
+    # State
+
+    def state(self) -> dict:
+        """Return where the iteration is, as a small JSON-able dict."""
+        return {
+            "next_batch": self._next,
+            "plan_hash": _digest(self._identity),
+            "plan": self._identity,
+        }
+
+    def restore(self, state: Mapping) -> None:
+        """Go on from `state`, on any number of processes.
+
+        Raises ValueError, naming what differs, if the batches would not be those that were saved.
+        """
+        if state["plan_hash"] != _digest(self._identity):
+            saved = state.get("plan", {})
+            differs = [
+                f"{key} (saved {saved.get(key)}, now {value})"
+                for key, value in self._identity.items()
+                if saved.get(key) != value
+            ]
+            raise ValueError(
+                f"data: got a saved position in another sequence of batches: {', '.join(differs)}; "
+                "expected the same data and settings; undo the change, or start the data afresh"
+            )
+        self._next = int(state["next_batch"])
+        self.close()
+
+    def close(self) -> None:
+        """Stop reading ahead; iterating again starts it anew from `state()`."""
+        if self._reading is not None:
+            self._reading.close()
+        self._reading = None
+
+    def summary(self) -> dict:
+        """Return rows, examples, tokens, targets, what was cut or left out, and the fill."""
+        data, count = self.data, self.data.count
+        plan = self.epoch(0).plan
+        return {
+            "rows": data.rows,
+            "examples": len(data.store),
+            "parts": dict(zip(data.names, data.counts, strict=True)),
+            "tokens": len(data.store.tokens),
+            "targets": data.store.targets(),
+            "bad": rows.count_bad(data.bad),
+            "truncated": count["truncated"],
+            "split": count["split"],
+            "dropped": {key: count[key] for key in (encode.TOO_LONG, encode.NO_TARGET)},
+            "epoch_rows": plan.rows,
+            "fill": float(plan.length.sum() / (plan.rows * self.max_tokens)),
+        }
+
+
+def _digest(identity: Mapping) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def fill(store: Store, wanted: list, *, max_tokens: int, pad_id: int) -> dict[str, np.ndarray]:
+    """Return a batch of the wanted rows, each a (plan, row) or None for an empty one.
+
+    tokens, segments, positions: int32 [B, T]; weights: float32 [B, T].
+    """
+    shape = len(wanted), max_tokens
+    tokens, weights = np.full(shape, pad_id, np.int32), np.zeros(shape, np.float32)
+    segments, positions = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+    for b, place in enumerate(wanted):
+        at = 0
+        for segment, example, start, length in _pieces(place):
+            source = slice(store.offsets[example] + start, store.offsets[example] + start + length)
+            here = slice(at, at + length)
+            tokens[b, here], weights[b, here] = store.tokens[source], store.weights[source]
+            segments[b, here], positions[b, here] = segment, np.arange(length)
+            weights[b, at] = 0.0  # nothing of its own segment comes before a first token
+            at += length
+    return {"tokens": tokens, "weights": weights, "segments": segments, "positions": positions}
+
+
+def _pieces(place) -> Iterator[tuple[int, int, int, int]]:
+    """Yield (segment from 1, example, start, length) of a row."""
+    if place is not None:
+        plan, row = place
+        k = slice(plan.bounds[row], plan.bounds[row + 1])
+        columns = plan.example[k], plan.start[k], plan.length[k]
+        yield from ((n, *map(int, each)) for n, each in enumerate(zip(*columns, strict=True), 1))

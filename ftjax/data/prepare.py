@@ -1,0 +1,199 @@
+"""From a source's rows to a store of encoded examples, with an account of every loss.
+
+    data = load(name="jsonl", path="train.jsonl", kind="prompt", tokenizer=tokenizer,
+                max_tokens=1024)
+    data.store[i]                           # Example i
+    data.count["no target left"]            # pieces left out because truncation left no target
+
+Nothing leaves silently: a row is an example, several pieces, or counted under a reason.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from ftjax.core import conf
+from ftjax.data import chat, encode, packing, rows
+from ftjax.data import tokenizer as tokenizer_lib
+from ftjax.data.encode import Example
+from ftjax.data.mixture import Mixture, Part
+from ftjax.data.rows import SKIP_HINT, BadRow, Rows
+from ftjax.data.store import Store
+
+# Rows tokenised in one call: enough to keep the tokenizer's threads busy, and to report progress.
+CHUNK = 1024
+
+
+class Data(NamedTuple):
+    """Encoded parts. counts and shares: examples and share of each part, in the store's order.
+
+    rows: checked rows read. count: what happened to them. bad: rows that could not be used.
+    """
+
+    store: Store
+    names: tuple[str, ...]
+    counts: tuple[int, ...]
+    shares: tuple[float, ...]
+    rows: int
+    count: Counter
+    bad: list[BadRow]
+    pad_id: int
+
+
+class Encoder(NamedTuple):
+    """How rows become examples; options: those of `encode.examples`; overlong: as for `load`."""
+
+    tokenizer: tokenizer_lib.Tokenizer
+    max_tokens: int
+    overlong: str | None
+    options: Mapping
+
+    def examples(self, chosen: Sequence[dict]) -> list[Example]:
+        """Encode rows, whatever their length."""
+        return encode.examples(chosen, self.tokenizer, **self.options)
+
+    def fit(self, example: Example, row: dict) -> tuple[list[Example], Counter]:
+        """Return the pieces that fit and what happened."""
+        overlong = self.overlong or ("split" if encode.kind_of(row) == "text" else "truncate")
+        return encode.fit(example, self.max_tokens, overlong=overlong)
+
+
+def load(
+    *,
+    name: str,
+    tokenizer,
+    max_tokens: int,
+    kind: str = "prompt",
+    fields: Mapping | None = None,
+    packing: str = "bfd",
+    overlong: str | None = None,
+    on_bad_row: str = "error",
+    loss: str = "completion",
+    chat_template: str | None = None,
+    append_eos: bool = True,
+    special: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+    **source,
+) -> Data:
+    """Open a source by name, check its rows and encode them.
+
+    name: a source module of `ftjax.data` or a dotted path, `source` its keywords.
+    tokenizer: a Tokenizer or the path of one. kind, fields, on_bad_row: see `rows.check`.
+    overlong: see `encode.fit`; None splits texts and truncates the rest, or keeps everything where
+    the packing cuts by itself ("bfd_split", "wrapped"). loss, append_eos, special: see
+    `encode.examples`. chat_template: see `chat.find`. progress: called with (rows done, rows).
+    Raises ValueError naming the key, or the file, line and field.
+    """
+    _legal("loss", loss, legal=encode.LOSSES)
+    overlong = _overlong(overlong, packing)
+    tokenizer = tokenizer_lib.load(tokenizer) if isinstance(tokenizer, str) else tokenizer
+    reading = {"kind": kind, "fields": fields, "on_bad_row": on_bad_row}
+    opened = conf.build({"name": name, **source}, "data", where="data", **reading)
+    parts = opened.parts if isinstance(opened, Mixture) else _single(name, opened, **reading)
+    options = {"loss": loss, "append_eos": append_eos, "special": special}
+    options["template"] = _template(chat_template, tokenizer, parts=parts)
+    encoder = Encoder(tokenizer, max_tokens, overlong, options)
+    return prepare(parts, encoder, on_bad_row=on_bad_row, progress=progress)
+
+
+def _legal(key: str, value, *, legal: tuple[str, ...]) -> None:
+    if value not in legal:
+        hint = conf.nearest(str(value), legal)
+        raise ValueError(f"data.{key}: got {value!r}; expected one of {', '.join(legal)}; {hint}")
+
+
+def _overlong(overlong: str | None, strategy: str) -> str | None:
+    _legal("packing", strategy, legal=packing.STRATEGIES)
+    cuts = strategy in packing.CUTTING
+    if overlong is None:
+        return "keep" if cuts else None
+    _legal("overlong", overlong, legal=encode.OVERLONG)
+    if overlong == "keep" and not cuts:
+        raise ValueError(
+            f"data.overlong: got 'keep' with packing={strategy!r}; expected a packing that cuts by "
+            f"itself ({', '.join(packing.CUTTING)}); set overlong='truncate', 'split' or 'drop'"
+        )
+    return overlong
+
+
+def _single(name: str, opened: Rows, *, kind: str, fields, on_bad_row: str) -> tuple[Part, ...]:
+    checked = rows.check(opened, kind, fields=fields, on_bad_row=on_bad_row)
+    return (Part(name, checked, 1.0),)
+
+
+def _template(choice: str | None, tokenizer, *, parts) -> chat.Template | None:
+    kinds = {encode.kind_of(row) for part in parts for row in part.rows}
+    return chat.find(choice, tokenizer) if kinds & {"chat", "dialog"} else None
+
+
+def prepare(
+    parts: Sequence[Part],
+    encoder: Encoder,
+    *,
+    on_bad_row: str = "error",
+    progress: Callable[[int, int], None] | None = None,
+) -> Data:
+    """Encode every row of every part.
+
+    Raises ValueError for a row that a template refuses (unless skipped), and for an empty part.
+    """
+    total = sum(len(part.rows) for part in parts)
+    examples, counts, count, bad, done = [], [], Counter(), [], 0
+    for part in parts:
+        before = len(examples)
+        bad += part.rows.bad
+        for chunk in _chunks(len(part.rows)):
+            for i, example in _encoded(part.rows, chunk, encoder=encoder, bad=bad):
+                examples += _fitted(part.rows, i, example=example, encoder=encoder, count=count)
+            if bad and on_bad_row == "error":
+                raise ValueError(bad[0].message + SKIP_HINT)
+            done += len(chunk)
+            if progress is not None:
+                progress(done, total)
+        counts.append(len(examples) - before)
+        if not counts[-1]:
+            raise ValueError(_nothing_left(part, count, bad=bad))
+    names, shares = tuple(p.name for p in parts), tuple(p.share for p in parts)
+    pad_id = encoder.tokenizer.pad_id
+    return Data(Store(examples), names, tuple(counts), shares, total, count, bad, pad_id)
+
+
+def _chunks(size: int) -> Iterator[range]:
+    return (range(start, min(start + CHUNK, size)) for start in range(0, size, CHUNK))
+
+
+def _encoded(
+    source: Rows, chunk: range, *, encoder: Encoder, bad: list[BadRow]
+) -> Iterator[tuple[int, Example]]:
+    """Yield (row number, Example), noting the rows that a template refuses in `bad`."""
+    try:
+        found = encoder.examples([source[i] for i in chunk])
+    except chat.TemplateError:
+        pass  # one of them: find out which, one at a time
+    else:
+        yield from zip(chunk, found, strict=True)
+        return
+    for i in chunk:
+        try:
+            yield i, encoder.examples([source[i]])[0]
+        except chat.TemplateError as error:
+            where = source.where(i)
+            bad.append(BadRow(where, "chat template", f"{where}: field 'messages': {error}"))
+
+
+def _fitted(source: Rows, i: int, *, example: Example, encoder: Encoder, count: Counter):
+    try:
+        pieces, happened = encoder.fit(example, source[i])
+    except ValueError as error:
+        raise ValueError(f"{source.where(i)}: {error}") from error
+    count.update(happened)
+    return pieces
+
+
+def _nothing_left(part: Part, count: Counter, *, bad: list[BadRow]) -> str:
+    why = ", ".join(f"{n} x {what}" for what, n in count.items()) or "no rows"
+    first = f"; the first bad row: {bad[0].message}" if bad else ""
+    return (
+        f"data: part {part.name!r}: got no example from {len(part.rows)} rows ({why}); expected at "
+        f"least one with a target; raise max_tokens or check the fields{first}"
+    )
