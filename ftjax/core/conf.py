@@ -105,7 +105,9 @@ def _check_name(key: str, named: Mapping, offered: Mapping, *, takes_any: bool, 
 
 def _check_type(value, parameter: inspect.Parameter, *, where: str):
     kinds = _plain_types(parameter.annotation)
-    if not kinds or (value is None and parameter.default is None):
+    # What a config cannot hold, such as a traced learning rate of one member, is not judged.
+    from_config = value is None or isinstance(value, bool | int | float | str | list | tuple | dict)
+    if not kinds or not from_config or (value is None and parameter.default is None):
         return
     if float in kinds:
         kinds = (*kinds, int)

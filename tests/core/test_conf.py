@@ -1,6 +1,8 @@
 import sys
 import textwrap
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from ftjax.core import conf
@@ -95,6 +97,11 @@ def test_build_gives_a_var_keyword_function_only_spec_keys(lab):
 def test_build_rejects_wrong_keywords(lab, keywords, message):
     with pytest.raises(ValueError, match=message):
         build({"name": lab, **keywords})
+
+
+def test_call_takes_traced_values_for_numbers(lab):
+    scale_of = lambda scale: build({"name": lab, "rank": 1, "scale": scale})["scale"]
+    assert jax.vmap(scale_of)(jnp.arange(3.0)).tolist() == [0.0, 1.0, 2.0]
 
 
 def test_build_rejects_a_key_that_the_program_sets(lab):
