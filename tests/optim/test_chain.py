@@ -170,6 +170,19 @@ def test_bfloat16_trainables_have_float32_moments_and_moves():
     assert optax.apply_updates(params, moves)["w"].dtype == jnp.bfloat16
 
 
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_bfloat16_steps_are_computed_in_float32(name):
+    """The moves over bfloat16 leaves are bit for bit those over their values in float32."""
+    narrow = jnp.asarray(W, jnp.bfloat16), jnp.asarray(1.37 * G, jnp.bfloat16)
+    optimizer = make(name, clip_norm=0.3, weight_decay=0.1)
+
+    def moves(w, g):
+        return optimizer.tx.update({"w": g}, optimizer.tx.init({"w": w}), {"w": w})[0]["w"]
+
+    wide = [x.astype(jnp.float32) for x in narrow]
+    np.testing.assert_array_equal(moves(*narrow), moves(*wide))
+
+
 def test_state_is_arrays_and_keeps_its_types_over_a_step():
     optimizer = make("adamw", clip_norm=1.0, schedule="cosine")
     params = adapters()
