@@ -267,6 +267,14 @@ def flag(name: str = "config", *, default: str | None = None, flag_values=None):
     return config_flags.DEFINE_config_file(name, default, text, flag_values=values)
 
 
+def define_required(holder, *, flag_values=None):
+    """Make the program end with a message when the flag of `flag()` is not given."""
+    from absl import flags
+
+    values = flags.FLAGS if flag_values is None else flag_values
+    flags.mark_flag_as_required(holder.name, flag_values=values)
+
+
 def create(**sections):
     """Return a ConfigDict of these keys, nested dicts included."""
     import ml_collections

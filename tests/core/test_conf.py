@@ -206,6 +206,22 @@ def test_flag_reads_a_file_with_an_argument_and_overrides(config_file, monkeypat
     assert (holder.value.adapter.alpha, holder.value.seed) == (16.0, 7)
 
 
+def test_a_required_flag_must_be_given():
+    from absl import flags
+
+    values = flags.FlagValues()
+    conf.define_required(conf.flag("test_conf", flag_values=values), flag_values=values)
+    with pytest.raises(flags.IllegalFlagValueError, match="test_conf must have a value"):
+        values(["x"])
+
+
+def test_reading_a_section_through_another_mapping_still_counts(lab):
+    reader = conf.Reader({"objective": {"name": lab, "rank": 1, "where": "x", "model": {"dim": 4}}})
+    spec = {key: value for key, value in reader.objective.items() if key != "where"}
+    assert build(spec)["model"] == {"dim": 4}
+    assert reader.unread() == []
+
+
 def test_parse_arg_types_by_the_defaults():
     arg = conf.parse_arg(
         "rank=8, runlocal,lr=1e-3,name=x=y", rank=4, runlocal=False, lr=0.1, name=None
