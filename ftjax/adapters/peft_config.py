@@ -12,15 +12,17 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 # Keys that do not change what the weights in the file compute.
-HARMLESS = frozenset(
-    "auto_mapping base_model_name_or_path ensure_weight_tying eva_config fan_in_fan_out "
-    "inference_mode loftq_config lora_ga_config corda_config megatron_core peft_version "
-    "qalora_group_size revision runtime_config task_type".split()
-)
-READ = frozenset(
-    "alpha_pattern exclude_modules init_lora_weights layers_pattern layers_to_transform "
-    "lora_alpha lora_dropout peft_type r rank_pattern target_modules use_rslora".split()
-)
+HARMLESS = frozenset({
+    "auto_mapping", "base_model_name_or_path", "ensure_weight_tying", "eva_config",
+    "fan_in_fan_out", "inference_mode", "loftq_config", "lora_ga_config", "corda_config",
+    "megatron_core", "peft_version", "qalora_group_size", "revision", "runtime_config",
+    "task_type",
+})  # fmt: skip
+READ = frozenset({
+    "alpha_pattern", "exclude_modules", "init_lora_weights", "layers_pattern",
+    "layers_to_transform", "lora_alpha", "lora_dropout", "peft_type", "r", "rank_pattern",
+    "target_modules", "use_rslora",
+})  # fmt: skip
 OFF = (None, False, "none", [], {})
 # Initialisations that change the base: their factors belong to the residual, not to the base.
 CHANGES_BASE = ("corda", "loftq", "lora_ga", "olora", "pissa")
