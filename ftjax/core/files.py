@@ -86,6 +86,9 @@ def publish(directory: str | os.PathLike) -> Iterator[pathlib.Path]:
     draft.mkdir()
     try:
         yield draft
+        for path in draft.iterdir():  # on the disk before the name is
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
         if target.exists():
             target.rmdir()
         draft.rename(target)

@@ -12,12 +12,13 @@ from typing import Any
 from ftjax.ops import rope
 
 # Keys without influence on the function that the weights compute.
-HARMLESS = frozenset(
-    "_attn_implementation _attn_implementation_autoset _name_or_path architectures auto_map "
-    "bos_token_id dtype eos_token_id model_type name_or_path output_attentions "
-    "output_hidden_states pad_token_id pretraining_tp return_dict tokenizer_class torch_dtype "
-    "transformers_version unk_token_id unsloth_fixed unsloth_version use_cache".split()
-)
+HARMLESS = frozenset({
+    "_attn_implementation", "_attn_implementation_autoset", "_name_or_path", "architectures",
+    "auto_map", "bos_token_id", "dtype", "eos_token_id", "model_type", "name_or_path",
+    "output_attentions", "output_hidden_states", "pad_token_id", "pretraining_tp",
+    "return_dict", "tokenizer_class", "torch_dtype", "transformers_version", "unk_token_id",
+    "unsloth_fixed", "unsloth_version", "use_cache",
+})  # fmt: skip
 # Numbers of each kind of rotary scaling, by the names that both dialects use.
 ROPE_NUMBERS = {
     "default": (),

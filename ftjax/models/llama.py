@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ftjax.core import mesh, tree
-from ftjax.models import base, blocks, hf_config
+from ftjax.models import base, blocks, hf_config, presets
 from ftjax.ops import attention, norm, rope
 
 
@@ -220,6 +220,7 @@ def make(config: Config, *, remat: str = "none", dtype=jnp.float32, scan: bool =
 
 # -- checkpoints -----------------------------------------------------------------------------------
 
+EXAMPLE = presets.PRESETS["nano"]  # a config.json, for tests
 # Our path -> name in checkpoints; {L} is the layer. Shapes follow from the equations.
 NAMES = {
     "embed": "model.embed_tokens.weight",

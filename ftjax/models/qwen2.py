@@ -5,6 +5,7 @@ from typing import Any
 from ftjax.models import hf_config, llama
 
 Config, Model, make, NAMES = llama.Config, llama.Model, llama.make, llama.NAMES
+EXAMPLE = llama.EXAMPLE | dict(model_type="qwen2")
 
 
 def read_window(keys: hf_config.Keys) -> int | None:

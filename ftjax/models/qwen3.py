@@ -5,6 +5,7 @@ from typing import Any
 from ftjax.models import hf_config, llama, qwen2
 
 Config, Model, make, NAMES = llama.Config, llama.Model, llama.make, llama.NAMES
+EXAMPLE = llama.EXAMPLE | dict(model_type="qwen3")
 
 
 def from_hf(config_json: dict[str, Any]) -> llama.Config:

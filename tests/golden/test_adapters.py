@@ -1,0 +1,172 @@
+"""LoRA adapters in PEFT's files: what they compute, their gradients, and the way back to disk."""
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from ftjax.adapters import base, peft
+from ftjax.core import tree
+from ftjax.models import hf
+from tests.golden import reference
+
+
+def base_of(folder):
+    name = reference.read(folder / peft.CONFIG)["base_model_name_or_path"]
+    return reference.folder() / name
+
+
+ALL = reference.adapter_folders()
+FOLDERS = [folder for folder in ALL if reference.is_plain_lora(folder)]
+LATER = [
+    folder for folder in ALL
+    if folder not in FOLDERS and reference.read(folder / peft.CONFIG)["peft_type"] == "LORA"
+    and reference.read(base_of(folder) / hf.CONFIG)["model_type"] in reference.SUPPORTED
+]  # fmt: skip
+WITH_GRADIENTS = [folder for folder in FOLDERS if (folder / "io.npz").is_file()]
+each = pytest.mark.parametrize("folder", FOLDERS, ids=reference.id_of)
+
+
+def load(folder):
+    family, model, params = reference.base(base_of(folder))
+    adapters = peft.load(folder, linears=model.linears, names=family.NAMES)
+    return model, {"model": params, "adapters": adapters}
+
+
+def logits_of(folder):
+    """Reference logits: in the folder itself, or under its name in the one above."""
+    if (folder / "io.npz").is_file():
+        return reference.io(folder)["logits"]
+    above = reference.io(folder.parent)
+    keys = [f"{folder.name}_logits", f"logits/{folder.name}"]
+    return next(above[key] for key in keys if key in above)
+
+
+def evaluate(folder):
+    model, params = load(folder)
+    io = reference.io(base_of(folder))
+    batch = reference.batch_of(io["input_ids"], io["attention_mask"])
+    return batch["segments"] > 0, reference.evaluate(model, "adapters", params, batch)
+
+
+@pytest.fixture(scope="module")
+def results(golden):
+    return {folder: evaluate(folder) for folder in FOLDERS}
+
+
+def test_there_are_adapters(golden, results):
+    assert len(results) == len(FOLDERS) > 0
+
+
+@each
+def test_logits(folder, results):
+    seen, ours = results[folder]
+    wanted = logits_of(folder)
+    np.testing.assert_allclose(ours["logits"][seen], wanted[seen], rtol=1e-4, atol=1e-4)
+
+
+@each
+def test_merged_logits_and_weights(folder, results):
+    seen = results[folder][0]
+    model, params = load(folder)
+    merged = base.merge(params["model"], params["adapters"], model.linears)
+    io = reference.io(base_of(folder))
+    batch = reference.batch_of(io["input_ids"], io["attention_mask"])
+    x = model.hidden(
+        merged, batch["tokens"], positions_BT=batch["positions"], segments_BT=batch["segments"]
+    )
+    wanted = logits_of(folder)
+    if (folder / "io.npz").is_file():
+        wanted = reference.io(folder)["merged_logits"]
+    logits = np.asarray(model.logits(merged, x))
+    np.testing.assert_allclose(logits[seen], wanted[seen], rtol=1e-4, atol=2e-4)
+    if (folder / "merged_weights.safetensors").is_file():
+        check_merged_weights(folder, model, merged)
+
+
+def check_merged_weights(folder, model, merged):
+    stored = hf.stored(model, reference.base(base_of(folder))[0].NAMES)
+    arrays = {path: np.asarray(leaf) for path, leaf in tree.paths(merged).items()}
+    ours = {
+        name: s.layout.to_torch(arrays[path][index])
+        for path, s in stored.items()
+        for index, name in s.names()
+    }
+    wanted = load_file(folder / "merged_weights.safetensors")
+    assert wanted
+    for name, weight in wanted.items():
+        np.testing.assert_allclose(ours[name], weight, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("folder", WITH_GRADIENTS, ids=reference.id_of)
+def test_loss_and_gradients(folder, results):
+    io, ours = reference.io(folder), results[folder][1]
+    np.testing.assert_allclose(ours["loss"], io["loss"], rtol=1e-5, atol=1e-5)
+    wanted = {key.removeprefix("grad/"): g for key, g in io.items() if key.startswith("grad/")}
+    got = by_tensor(folder, ours["grads"])
+    assert got.keys() >= wanted.keys()
+    for name, gradient in wanted.items():
+        near_zero = 2e-4 * np.abs(gradient).max()
+        np.testing.assert_allclose(got[name], gradient, rtol=1e-3, atol=near_zero, err_msg=name)
+
+
+def by_tensor(folder, adapters):
+    """Name and shape the arrays of an adapter tree as PEFT does, without finding true ranks."""
+    family, model, _ = reference.base(base_of(folder))
+    settings, found, result = peft.settings_of(folder), base.sites(adapters), {}
+    for module in peft.targeted(settings, peft.modules(model.linears, family.NAMES)):
+        adapter, rank = found[module.path], settings.rank_of(module.name)
+        at = () if module.layer is None else module.layer
+        a, b = np.asarray(adapter.a[at])[..., :rank], np.asarray(adapter.b[at])[:rank]
+        key_a, key_b = module.keys
+        result |= {key_a: module.a.to_torch(a), key_b: module.b.to_torch(b)}
+    return result
+
+
+@each
+def test_gradients_of_padding_are_zero(folder, results):
+    _, params = load(folder)
+    grads = base.sites(results[folder][1]["grads"])
+    for path, adapter in base.sites(params["adapters"]).items():
+        unused = ~(np.asarray(adapter.a) != 0).any(tuple(range(1, adapter.a.ndim - 1)))
+        gradient = np.moveaxis(np.asarray(grads[path].a), -1, 1)
+        assert not gradient[unused].any(), path
+
+
+@each
+def test_in_out_in(folder, tmp_path):
+    family, model, _ = reference.base(base_of(folder))
+    _, params = load(folder)
+    config = reference.read(folder / peft.CONFIG)
+    peft.save(
+        tmp_path / "out", params["adapters"], linears=model.linears, names=family.NAMES,
+        base_model=config["base_model_name_or_path"], rslora=config["use_rslora"],
+    )  # fmt: skip
+    before, after = (load_file(f / peft.WEIGHTS) for f in (folder, tmp_path / "out"))
+    assert before.keys() == after.keys()
+    for name, tensor in before.items():
+        np.testing.assert_array_equal(after[name], tensor, err_msg=name)
+    written = reference.read(tmp_path / "out" / peft.CONFIG)
+    assert written.keys() <= config.keys()
+    patterns = {"rank_pattern", "alpha_pattern", "target_modules", "exclude_modules"}
+    simple = not config["rank_pattern"]
+    for key in written.keys() - patterns:
+        if simple or key not in ("r", "lora_alpha"):
+            assert written[key] == config[key], key
+    assert meaning(folder, model, family) == meaning(tmp_path / "out", model, family)
+    again = peft.load(tmp_path / "out", linears=model.linears, names=family.NAMES)
+    jax.tree.map(np.testing.assert_array_equal, again, params["adapters"])
+
+
+def meaning(folder, model, family):
+    """Resolve settings to what they say of every module."""
+    settings = peft.settings_of(folder)
+    chosen = peft.targeted(settings, peft.modules(model.linears, family.NAMES))
+    return {m.name: (settings.rank_of(m.name), settings.scale_of(m.name)) for m in chosen}
+
+
+@pytest.mark.parametrize("folder", LATER, ids=reference.id_of)
+def test_what_is_not_supported_says_so(folder):
+    family, model, _ = reference.base(base_of(folder))
+    with pytest.raises(ValueError, match=r"not supported: \w+=|unexpected base_model"):
+        peft.load(folder, linears=model.linears, names=family.NAMES)

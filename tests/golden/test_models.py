@@ -1,0 +1,111 @@
+"""Logits, losses and gradients of every family against the reference implementation."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ftjax.core import tree
+from ftjax.models import hf
+from ftjax.ops import norm
+from tests.golden import reference
+
+FOLDERS = reference.model_folders()
+each = pytest.mark.parametrize("folder", FOLDERS, ids=reference.id_of)
+
+
+@pytest.fixture(scope="module")
+def results(golden):
+    """Evaluate every family once."""
+    found = {}
+    for folder in FOLDERS:
+        _, model, params = reference.base(folder)
+        io = reference.io(folder)
+        batch = reference.batch_of(io["input_ids"], io["attention_mask"])
+        params = {"model": params, "adapters": None}
+        found[folder] = io, reference.evaluate(model, "model", params, batch)
+    return found
+
+
+def test_every_family_that_we_have_is_here(golden, results):
+    types = {reference.read(f / hf.CONFIG)["model_type"] for f in results}
+    all_types = {reference.read(path)["model_type"] for path in golden.glob("models/*/config.json")}
+    assert types == all_types & reference.SUPPORTED
+    assert types
+
+
+@each
+def test_both_dialects_say_the_same(folder):
+    family = hf.family_of(reference.read(folder / hf.CONFIG)["model_type"])
+    new, old = (family.from_hf(reference.read(folder / f"config{v}.json")) for v in ("", ".v4"))
+    assert new == old == family.from_hf(family.to_hf(new))
+
+
+@each
+def test_logits(folder, results):
+    io, ours = results[folder]
+    seen = io["attention_mask"] == 1
+    np.testing.assert_allclose(ours["logits"][seen], io["logits"][seen], rtol=1e-4, atol=1e-4)
+
+
+@each
+def test_log_probabilities_and_loss(folder, results):
+    io, ours = results[folder]
+    target = io["attention_mask"][:, 1:] == 1
+    np.testing.assert_allclose(
+        ours["logp"][target], io["token_logprobs"][target], rtol=1e-4, atol=1e-4
+    )
+    np.testing.assert_allclose(ours["loss"], io["loss"], rtol=1e-5, atol=1e-5)
+
+
+@each
+def test_gradient_norm_of_every_parameter(folder, results):
+    family, model, _ = reference.base(folder)
+    grads, expected = results[folder][1]["grads"], reference.read(folder / "meta.json")
+    arrays = {path: np.asarray(g) for path, g in tree.paths(grads).items()}
+    norms = {
+        name: float(np.linalg.norm(arrays[path][index]))
+        for path, stored in hf.stored(model, family.NAMES).items()
+        for index, name in stored.names()
+    }
+    assert norms == pytest.approx(expected["grad_norms"], rel=1e-3, abs=1e-5)
+
+
+@each
+def test_hidden_states_of_every_depth(folder, results):
+    io, ours = results[folder]
+    if "hidden_states" not in io:
+        pytest.skip("no hidden states in this set")
+    _, model, params = reference.base(folder)
+    states, seen = io["hidden_states"], io["attention_mask"] == 1
+    assert len(states) == model.config.layers + 1
+    embedded = np.asarray(params["embed"])[io["input_ids"]]
+    np.testing.assert_allclose(embedded[seen], states[0][seen], atol=1e-6)
+    np.testing.assert_allclose(ours["hidden"][seen], states[-1][seen], rtol=1e-4, atol=1e-4)
+    batch = reference.batch_of(io["input_ids"], io["attention_mask"])
+    for depth in range(1, model.config.layers):
+        # The reference has inner states before the final norm; ours come after it.
+        wanted = norm.rms_norm(
+            jnp.asarray(states[depth]), params["final_norm"], eps=model.config.norm_eps
+        )
+        short = dataclasses.replace(
+            model, config=dataclasses.replace(model.config, layers=depth), scan=True
+        )
+        cut = params | {"blocks": jax.tree.map(lambda x, n=depth: x[:n], params["blocks"])}
+        got = short.hidden(
+            cut, batch["tokens"], positions_BT=batch["positions"], segments_BT=batch["segments"]
+        )
+        np.testing.assert_allclose(got[seen], wanted[seen], rtol=1e-4, atol=1e-4)
+
+
+@each
+def test_written_model_is_the_read_one(folder, tmp_path):
+    family, model, params = reference.base(folder)
+    hf.save(tmp_path / "out", params, family=family, config=model.config, max_shard_gb=2e-5)
+    assert (tmp_path / "out" / hf.INDEX).is_file()
+    again_family, config = hf.config_of(tmp_path / "out")
+    assert (again_family, config) == (family, model.config)
+    again = hf.load(tmp_path / "out", model, names=family.NAMES)
+    jax.tree.map(np.testing.assert_array_equal, again, params)
