@@ -1,17 +1,19 @@
-"""The mixture on which the tiny base is pretrained: embedded data only, nothing held out.
+r"""Pretrain the embedded base: a llama of 1.5 M parameters, on embedded data only, from nothing.
 
-Shares are of tokens, measured with the tokenizer of `ftjax/assets/tiny`; a mixture that draws
-rows needs `weight`, which is the share divided by the mean tokens of a row. Held out for
-fine-tuning and tests: the populations "new", "new2", "new3", the languages 4 to 7,
-`skills.HELD_OUT`, the held-out wordings, and the names and inputs of the other splits.
+    python -m experiments.train --config configs/pretrain_tiny.py --workdir runs/pretrain_tiny
+
+The mixture holds nothing that fine-tuning and tests hold out: the populations "new", "new2",
+"new3", the languages 4 to 7, the held-out skills and wordings, and the names and inputs of the
+other splits. Shares are of tokens; a mixture draws rows, so its `weight` is the share divided by
+the mean tokens of a row.
 """
 
-SEQUENCE_TOKENS = 256
+from configs import common
 
 # (share of tokens, mean tokens of a row, options of `ftjax.data.embedded.make`)
 SHARES = (
     (0.13, 85, dict(domain="english")),
-    (0.13, 135, dict(domain="code")),
+    (0.13, 160, dict(domain="code")),
     (0.08, 31, dict(domain="facts", form="statements")),
     (0.04, 15, dict(domain="facts", form="questions")),
     (0.22, 86, dict(domain="reading", form="text", questions=(2, 5))),
@@ -21,17 +23,51 @@ SHARES = (
     (0.08, 56, dict(domain="patterns")),
     (0.10, 70, dict(domain="languages")),
 )
+SEQUENCE, BATCH = 256, 16
 
-# Rows of generated domains: more than 40M tokens use, so that no row comes twice.
-GENERATED_ROWS = 2_000_000
 
-MIXTURE = [
-    dict(
-        name="embedded",
-        weight=share / tokens,
-        seed=place,  # another seed each, or two entries of one domain would share their rows
-        **({} if options["domain"] in ("english", "code") else dict(rows=GENERATED_ROWS)),
-        **options,
+def mixture(tokens: int) -> list[dict]:
+    """List the parts of the mixture, with rows enough that nothing generated comes twice."""
+    parts = []
+    for place, (share, mean, options) in enumerate(SHARES):
+        part = dict(name="embedded", label=options["domain"], weight=share / mean, seed=place)
+        if options["domain"] not in ("english", "code"):
+            part |= dict(rows=int(share * tokens / mean) + 1)
+        is_text = options.get("form") != "questions" and options["domain"] != "languages"
+        parts.append(part | options | dict(kind="text" if is_text else "prompt"))
+    return parts
+
+
+def get_config(arg=None):
+    """Return the config; `runlocal` for seconds, `steps=` for another length."""
+    arg = common.parse_arg(arg, runlocal=False, steps=5000)
+    steps = 2 if arg.runlocal else arg.steps
+    c = common.base()
+    c.model = dict(c.model, base="", preset="tiny")
+    c.tokenizer = "tiny"
+    c.optim.learning_rate = 3e-3
+    c.optim.schedule = dict(
+        name="wsd", warmup_steps=steps // 20, decay_steps=steps // 3, final_fraction=0.05
     )
-    for place, (share, tokens, options) in enumerate(SHARES)
-]
+    c.optim.weight_decay = 0.05
+    c.optim.b2 = 0.98
+    c.optim.no_decay = ("**norm",)
+    tokens = steps * BATCH * SEQUENCE
+    c.data = dict(
+        name="mixture", parts=mixture(tokens), max_tokens=SEQUENCE, loss="all", packing="bfd"
+    )
+    c.steps, c.batch_size = steps, BATCH
+    c.log_every_steps = 20
+    c.checkpoint.every_steps = max(1, steps // 20)
+    held = dict(name="embedded", split="test", rows=128)
+    c.evals.reading = dict(name="generate", data=dict(held, domain="reading"), max_new_tokens=8)
+    c.evals.facts = dict(name="generate", data=dict(held, domain="facts"), max_new_tokens=8)
+    shots = dict(held, domain="skills", shots=4)
+    c.evals.skills_4shot = dict(name="generate", data=shots, max_new_tokens=16)
+    c.evals.skills = dict(name="generate", data=dict(held, domain="skills"), max_new_tokens=16)
+    for domain in ("english", "code", "languages"):
+        kind = "prompt" if domain == "languages" else "text"
+        text = dict(held, domain=domain, kind=kind, loss="all")
+        c.evals[domain] = dict(name="nll", data=text)
+    c.eval_every_steps = max(1, steps // 5)
+    return c

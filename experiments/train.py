@@ -11,8 +11,9 @@ and export/ (a PEFT adapter, or a Hugging Face model).
 
 import pathlib
 
-from absl import app, flags
+from absl import app, flags, logging
 
+from experiments import settings
 from ftjax.core import conf
 
 CONFIG = conf.flag()
@@ -30,15 +31,16 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"got the arguments {argv[1:]}; expected flags alone")
     if not WORKDIR.value and not DRY_RUN.value:
         raise app.UsageError("--workdir: got none; expected a directory for the run")
-    reader = conf.Reader(CONFIG.value)
-    from experiments import running  # jax and the rest: slow to import, so only behind the flags
+    logging.set_verbosity(logging.WARNING)
+    chosen = settings.read(CONFIG.value)
+    from experiments import describing, running  # jax and the rest import slowly: behind the flags
     from ftjax.core import mesh
 
     mesh.start(coordinator=COORDINATOR.value, processes=PROCESSES.value, index=INDEX.value)
     if DRY_RUN.value:
-        running.describe(reader)
+        describing.show(running.plan(chosen))
         return
-    running.train(reader, pathlib.Path(WORKDIR.value), allow_config_change=ALLOW.value)
+    running.train(chosen, pathlib.Path(WORKDIR.value), allow_config_change=ALLOW.value)
 
 
 if __name__ == "__main__":

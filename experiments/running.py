@@ -1,0 +1,210 @@
+"""One training run, from settings to its report; `experiments/train.py` is its command.
+
+    outcome = train(settings, workdir)
+
+Reads top to bottom: plan (checks everything), arrays, step, loop, results.
+"""
+
+import dataclasses
+import functools
+import pathlib
+import time
+from typing import Any
+
+import jax
+
+from experiments import evaluating, results, setup
+from experiments.settings import Settings
+from ftjax.core import conf, tree
+from ftjax.core import mesh as meshes
+from ftjax.data import loader as loaders
+from ftjax.optim import chain
+from ftjax.train import compile as compiling
+from ftjax.train import files, flops, loop, metrics
+from ftjax.train import state as states
+from ftjax.train.checkpoint import Checkpoints
+from ftjax.train.step import make_step
+
+# What may differ when a run is resumed: it does not change what a step computes.
+FREE = ("log_every_steps", "checkpoint/**", "wandb_project")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Everything about a run that is known before a device is touched."""
+
+    settings: Settings
+    parts: setup.Parts
+    loader: loaders.Loader
+    evaluation: evaluating.Evaluation
+    optimizer: chain.Optimizer
+    objective: Any
+    state: states.State  # abstract, with shardings
+    frozen: Any  # abstract, with shardings
+
+
+def plan(settings: Settings, *, progress=None) -> Plan:
+    """Resolve and check settings; `progress(rows done, rows)` is called while data is encoded.
+
+    Raises:
+      ValueError: anything wrong with them, or with the data that they name.
+    """
+    parts = setup.build(settings)
+    meshes.check_batch(settings.batch_size, settings.accumulate, parts.mesh)
+    objective = conf.build(settings.objective, "objectives", where="objective")
+    total = {"total_steps": settings.steps}
+    optimizer = conf.call(chain.make, settings.optim, where="optim", extra=total)
+    trainable, frozen = states.split(parts.abstract, parts.patterns)
+    state = _abstract_state(parts, trainable, optimizer.tx)
+    _check_length(settings.data, parts.model)
+    loader = _loader(parts, progress)
+    evaluation = evaluating.build(parts)
+    return Plan(settings, parts, loader, evaluation, optimizer, objective, state, frozen)
+
+
+def _check_length(data: dict, model) -> None:
+    if data.get("max_tokens", 0) > model.config.max_positions:
+        raise ValueError(
+            f"data.max_tokens: got {data['max_tokens']}; expected at most "
+            f"{model.config.max_positions}, the positions that the model knows"
+        )
+
+
+def _loader(parts: setup.Parts, progress) -> loaders.Loader:
+    s = parts.settings
+    given = dict(
+        tokenizer=parts.tokenizer, batch_size=s.batch_size, seed=s.seed.data, progress=progress,
+        process_index=jax.process_index(), process_count=jax.process_count(),
+    )  # fmt: skip
+    return open_data(s.data, where="data", **given)
+
+
+def open_data(data: dict, *, where: str, **given) -> loaders.Loader:
+    """Open a data section; `given` are the keywords that the program sets itself."""
+    if clash := sorted(data.keys() & given.keys()):
+        raise ValueError(f"{where}.{clash[0]}: got a value; expected none, another key sets it")
+    return loaders.make(**data, **given)
+
+
+def _create(settings: Settings, tx, trainable) -> states.State:
+    key = jax.random.key(settings.seed.sampling)
+    return states.create(trainable, tx, key=key, ema=settings.ema_decay is not None)
+
+
+def _abstract_state(parts: setup.Parts, trainable, tx) -> states.State:
+    """Shapes and shardings of the state, without making it."""
+    abstract = jax.eval_shape(functools.partial(_create, parts.settings, tx), trainable)
+    letters = states.axes(parts.model, parts.abstract["adapters"])
+    places = states.shardings(abstract, letters, tx, parts.mesh)
+    place = lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s)
+    return jax.tree.map(place, abstract, places)
+
+
+def shardings_of(abstract):
+    """Take the shardings out of a tree of abstract arrays."""
+    return jax.tree.map(lambda leaf: leaf.sharding, abstract)
+
+
+def compiled_step(p: Plan):
+    """Make the training step of a plan, jitted (or pmapped) for its mesh."""
+    s = p.settings
+    step = functools.partial(
+        make_step, p.parts.model, p.objective, p.optimizer.tx,
+        learning_rate=p.optimizer.learning_rate, accumulate=s.accumulate, chunk=s.model.chunk,
+        ema_decay=s.ema_decay,
+    )  # fmt: skip
+    if s.compile == "jit":
+        return compiling.jit(step(), mesh=p.parts.mesh, state=shardings_of(p.state))
+    if s.compile == "pmap":
+        return compiling.pmap(step, mesh=p.parts.mesh)
+    raise ValueError(f"compile: got {s.compile!r}; expected 'jit' or 'pmap'")
+
+
+def arrays(p: Plan) -> tuple[states.State, Any]:
+    """Make the first state and the frozen arrays on the mesh."""
+    trainable, frozen = states.split(setup.weights(p.parts), p.parts.patterns)
+    create = functools.partial(_create, p.settings, p.optimizer.tx)
+    # Compiled, because the moments must lie where their parameters lie.
+    return jax.jit(create, out_shardings=shardings_of(p.state))(trainable), frozen
+
+
+class Batches:
+    """A loader whose batches go to the mesh; knows where it is, as the loader does."""
+
+    def __init__(self, loader: loaders.Loader, mesh):
+        self._loader, self._mesh = loader, mesh
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return meshes.put_local(next(self._loader), self._mesh)
+
+    def state(self) -> dict:
+        """Return the loader's position."""
+        return self._loader.state()
+
+    def restore(self, position: dict) -> None:
+        """Go to a position."""
+        self._loader.restore(position)
+
+
+def params_of(state: states.State, frozen):
+    """Put a state's weights (their average, if one is kept) and the frozen ones together."""
+    own = state.params if state.ema is None else jax.tree.map(
+        lambda average, leaf: average.astype(leaf.dtype), state.ema, state.params
+    )  # fmt: skip
+    return tree.combine(own, frozen)
+
+
+def train(settings: Settings, workdir: pathlib.Path, *, allow_config_change: bool = False):
+    """Train, or go on training, in `workdir`; returns a `results.Outcome`."""
+    start = time.perf_counter()
+    p = plan(settings, progress=results.progress("encoding"))
+    if jax.process_index() == 0:
+        files.write_json(workdir / "config.json", settings.plain)
+    state, frozen = arrays(p)
+    batches, step = Batches(p.loader, p.parts.mesh), compiled_step(p)
+    writers = _writers(settings, workdir)
+    with _checkpoints(p, workdir, allow_config_change) as checkpoints:
+        state, progress = loop.resume(checkpoints, state, batches, writers=writers)
+        run = loop.run(
+            step, state, frozen, batches, until=settings.steps,
+            log_every_steps=settings.log_every_steps,
+            every=(_evaluations(p, workdir),), writers=writers, checkpoints=checkpoints,
+            save_every_steps=settings.checkpoint.every_steps or None, progress=progress,
+            flops_per_token=flops.per_token(
+                p.parts.model, p.state.params, sequence=settings.data["max_tokens"]
+            ),
+        )  # fmt: skip
+    for writer in writers:
+        writer.close()
+    return results.finish(p, run, frozen, workdir, seconds=time.perf_counter() - start)
+
+
+def _evaluations(p: Plan, workdir: pathlib.Path) -> loop.Every:
+    def evaluate(now: loop.Now) -> dict:
+        return p.evaluation.run(params_of(now.state, now.frozen), step=now.step, workdir=workdir)
+
+    return loop.Every(p.settings.eval_every_steps or p.settings.steps, evaluate, at_start=True)
+
+
+def _writers(settings: Settings, workdir: pathlib.Path) -> tuple:
+    writers = [
+        metrics.Jsonl(workdir / "metrics.jsonl"),
+        metrics.TensorBoard(workdir / "tensorboard"),
+        metrics.Console(until=settings.steps),
+    ]
+    if settings.wandb_project:
+        name, config = workdir.name, settings.plain
+        writers.append(metrics.Wandb(project=settings.wandb_project, name=name, config=config))
+    return tuple(writers)
+
+
+def _checkpoints(p: Plan, workdir: pathlib.Path, allow_config_change: bool) -> Checkpoints:
+    spec = p.settings.checkpoint
+    return Checkpoints(
+        workdir / "checkpoints", config=p.settings.plain, frozen=setup.identity(p.parts),
+        keep=spec.keep, best=spec.best or None, mode=spec.mode, free=FREE,
+        allow_config_change=allow_config_change,
+    )  # fmt: skip

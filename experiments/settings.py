@@ -1,0 +1,111 @@
+"""What a config may say, typed: the one list of keys that the mains read.
+
+    settings = read(config)
+    settings.optim["name"], settings.mesh["fsdp"], settings.model.remat
+
+A key that is not a field here is an error with the nearest name, so no key is ever ignored.
+Sections with a `name` (adapter, objective, optim, data, each of evals) stay dicts: whatever the name
+stands for checks its own keywords.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from ftjax.core import conf
+
+
+@dataclasses.dataclass(frozen=True)
+class Seeds:
+    """One seed for each thing that is drawn."""
+
+    data: int
+    init: int
+    adapter: int
+    sampling: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """Which weights, in which types; see `configs/common.py`."""
+
+    base: str
+    preset: str
+    param_dtype: str
+    compute_dtype: str
+    remat: str
+    chunk: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """Prompts to continue before and after training."""
+
+    prompts: Any
+    max_new_tokens: int
+    temperature: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """When to save and what to keep; `best` is a metric such as "eval/facts/nll"."""
+
+    every_steps: int
+    keep: int
+    best: str
+    mode: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """A whole config."""
+
+    seed: Seeds
+    model: Model
+    tokenizer: str
+    adapter: dict
+    adapter_from: str
+    trainable: Any
+    objective: dict
+    optim: dict
+    data: dict
+    evals: dict
+    samples: Samples
+    mesh: dict
+    steps: int
+    batch_size: int
+    accumulate: int
+    compile: str
+    ema_decay: float | None
+    log_every_steps: int
+    eval_every_steps: int
+    checkpoint: Checkpoint
+    wandb_project: str
+    plain: dict  # the config as it was given, for config.json and the checkpoints' manifest
+
+
+SECTIONS = {"seed": Seeds, "model": Model, "samples": Samples, "checkpoint": Checkpoint}
+
+
+def read(config: Mapping) -> Settings:
+    """Check the keys and plain types of a config and return it typed.
+
+    Raises:
+      ValueError: an unknown or missing key, or a value of the wrong type; the key is named.
+    """
+    plain = conf.to_dict(config)
+    typed = {
+        name: conf.call(SECTIONS[name], value, where=name) if name in SECTIONS else value
+        for name, value in plain.items()
+    }
+    settings = conf.call(Settings, typed, where="config", extra={"plain": plain})
+    _check_positive(settings)
+    return settings
+
+
+def _check_positive(settings: Settings) -> None:
+    least = {"steps": 1, "batch_size": 1, "accumulate": 1, "log_every_steps": 1,
+             "eval_every_steps": 0}  # fmt: skip
+    for name, low in least.items():
+        if (value := vars(settings)[name]) < low:
+            raise ValueError(f"{name}: got {value}; expected at least {low}")
