@@ -25,8 +25,8 @@ def chat(*messages):
 
 # name: (kind, the bad line, reason to count by, field, what was found, words of the fix)
 BROKEN = {
-    "cut off JSON": ("prompt", '{"prompt": "a", "respon', "broken JSON", "(line)", "column", "jq -c"),
-    "two objects": ("text", '{"text": "a"} {"text": "b"}', "broken JSON", "(line)", "Extra", "repair"),
+    "cut off JSON": ("prompt", '{"prompt": "a", "resp', "broken JSON", "(line)", "column", "jq -c"),
+    "two objects": ("text", '{"text": "a"} {"b": 1}', "broken JSON", "(line)", "Extra", "repair"),
     "array": ("text", '["a"]', "not an object", "(line)", "list ['a']", "jq -c '.[]'"),
     "number": ("text", "17", "not an object", "(line)", "int 17", "write {...}"),
     "latin-1": ("text", b'{"text": "caf\xe9"}', "invalid UTF-8", "(line)", "0xe9", "iconv"),

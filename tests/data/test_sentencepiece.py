@@ -2,16 +2,15 @@ import io
 
 import pytest
 
-sentencepiece = pytest.importorskip("sentencepiece", reason="needs the extra `sentencepiece`")
-
 from ftjax.data import tokenizer
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
+    library = pytest.importorskip("sentencepiece", reason="needs the extra `sentencepiece`")
     model = io.BytesIO()
     text = ["hello world, this is a café 😀", "the quick brown fox jumps over the lazy dog"] * 30
-    sentencepiece.SentencePieceTrainer.train(
+    library.SentencePieceTrainer.train(
         sentence_iterator=iter(text),
         model_writer=model,
         model_type="bpe",
