@@ -195,15 +195,9 @@ def _compile(source: str):
         raise ValueError(f"data.chat_template: line {error.lineno}: {error.message}") from error
 
 
-def _tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
+def _tojson(value, **options) -> str:
     # Jinja's own filter escapes HTML characters, which no model expects.
-    return json.dumps(
-        value,
-        ensure_ascii=ensure_ascii,
-        indent=indent,
-        separators=separators,
-        sort_keys=sort_keys,
-    )
+    return json.dumps(value, **{"ensure_ascii": False, **options})
 
 
 def _raise(message: str):

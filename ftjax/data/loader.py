@@ -71,7 +71,9 @@ def _check_keys(given: Mapping) -> None:
     if missing:
         raise ValueError(f"data: got no {conf.listed(missing)}; expected it; add it")
     opener = vars(conf.resolve(given["name"], "data", where="data.name")).get("make")
-    known = [make, prepare.load] + ([opener] if opener else [])
+    if opener is None:
+        return  # opening it says so
+    known = [make, prepare.load, opener]
     parameters = [p for each in known for p in inspect.signature(each).parameters.values()]
     # The first two end in **keywords for what follows; a source of one's own may do so too.
     if sum(p.kind is p.VAR_KEYWORD for p in parameters) > 2:

@@ -49,6 +49,8 @@ class _Decoded(Sequence):
         return len(self._source)
 
     def __getitem__(self, i: int) -> dict:
+        if not 0 <= i < len(self):
+            raise IndexError(i)  # array_record raises ValueError, which does not end a `for`
         row = self._source[i]
         return {key: self._decode(value, key, i=i) for key, value in row.items()}
 

@@ -10,6 +10,7 @@ template. Whatever `pad_id` is, padding is told by position, never by comparing 
 whose pad token is its eos token still learns to stop.
 """
 
+import copy
 import json
 import pathlib
 from collections.abc import Sequence
@@ -95,7 +96,7 @@ class Tokenizer:
             return self._backend
         if self._literal is None:
             # A copy, because the switch is a property of the whole tokenizer.
-            self._literal = type(self._backend).from_str(self._backend.to_str())
+            self._literal = copy.deepcopy(self._backend)
             self._literal.encode_special_tokens = True
         return self._literal
 

@@ -1,0 +1,12 @@
+import pathlib
+
+import pytest
+
+import ftjax
+from ftjax.data import tokenizer as tokenizer_lib
+
+
+@pytest.fixture(scope="session")
+def bpe():
+    """The small tokenizer that comes with the package."""
+    return tokenizer_lib.load(pathlib.Path(ftjax.__file__).parent / "assets" / "tiny")
