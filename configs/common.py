@@ -9,11 +9,8 @@ from ftjax.core import conf
 parse_arg = conf.parse_arg
 
 
-def base(*, runlocal: bool = False):
-    """Return the config that all others start from; `runlocal` shrinks a run to seconds on a CPU.
-
-    A config applies its own changes first and `shrink` last; see any file beside this one.
-    """
+def base():
+    """Return the config that all others start from."""
     c = conf.create()
     c.seed = dict(data=0, init=0, adapter=0, sampling=0)
     c.model = dict(
@@ -51,4 +48,30 @@ def base(*, runlocal: bool = False):
     c.eval_every_steps = 0  # 0 = before the first step and after the last
     c.checkpoint = dict(every_steps=0, keep=2, best="", mode="min")
     c.wandb_project = ""
+    return c
+
+
+def tune(c, *, full: bool, rank: int = 16):
+    """Choose between full fine-tuning and LoRA on all linear maps, with usual learning rates."""
+    if full:
+        c.optim.learning_rate = 3e-4
+        c.optim.no_decay = ("**norm",)
+        return c
+    c.adapter = dict(name="lora", where="blocks/**", rank=rank, rslora=False, dropout=0.0)
+    c.adapter.alpha = 2.0 * c.adapter.get_ref("rank")  # follows --config.adapter.rank
+    c.optim.learning_rate = 3e-3
+    return c
+
+
+def shrink(c, *, tokens: int = 64):
+    """Make a run end within seconds on a CPU: two steps of two rows, few evaluation rows."""
+    c.steps, c.batch_size, c.accumulate = 2, 8, 1
+    c.log_every_steps, c.eval_every_steps, c.checkpoint.every_steps = 1, 0, 0
+    c.data.max_tokens = min(c.data.max_tokens, tokens)
+    c.optim.schedule = dict(name="constant")
+    c.samples.max_new_tokens = 4
+    for label in c.evals:
+        c.evals[label].rows = 2
+        if c.evals[label].name == "generate":
+            c.evals[label].max_new_tokens = 4
     return c

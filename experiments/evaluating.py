@@ -1,6 +1,6 @@
 """The evaluations of a run: what `evals` in a config says, built once and run before and after.
 
-    c.evals.medical = dict(name="nll", group="new", data=dict(name="jsonl", path=..., kind="prompt"))
+    c.evals.medical = dict(name="nll", group="new", data=dict(name="jsonl", path="test.jsonl"))
     c.evals.facts = dict(name="generate", group="new", data=dict(name="embedded", domain="facts"))
 
 `group` sorts the labels of the learned/forgotten table: "new" is what the run teaches, "old" what

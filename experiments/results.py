@@ -5,7 +5,6 @@ import sys
 
 import jax
 
-from ftjax.adapters import peft
 from ftjax.models import hf
 
 
@@ -35,6 +34,13 @@ def progress(what: str):
 def finish(plan, run, frozen, workdir, *, seconds: float) -> Outcome:
     """Export."""
     from experiments import running
+
     params = running.params_of(run.state, frozen)
-    hf.save(workdir / "export", jax.device_get(params["model"]), family=plan.parts.family, config=plan.parts.model.config, tokenizer_dir=plan.parts.tokenizer_source)
+    hf.save(
+        workdir / "export",
+        jax.device_get(params["model"]),
+        family=plan.parts.family,
+        config=plan.parts.model.config,
+        tokenizer_dir=plan.parts.tokenizer_source,
+    )
     return Outcome(run.stopped, run.row)

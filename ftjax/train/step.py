@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import optax
 
 from ftjax.core import rng, tree
-from ftjax.core.mean import Mean
 from ftjax.optim import ema as averages
 from ftjax.train.policy import Policy
 from ftjax.train.state import State
