@@ -1,17 +1,19 @@
 """Metrics between two logged rows, added up on the host.
 
-Every `Mean` adds total and weight, so a row's loss is the exact mean over all its tokens; a plain
-scalar, such as the learning rate, keeps its last value. The window travels in the checkpoint: a
-resumed run logs the same numbers as one that never stopped.
+Every `Mean` adds total and weight, so its row holds the exact mean over all tokens. A plain scalar
+is a mean over steps; the learning rate alone keeps its last value. The window travels in the
+checkpoint: a resumed run logs the same numbers as one that never stopped.
 """
 
 import numpy as np
 
 from ftjax.core.mean import Mean
 
+LATEST = ("learning_rate",)
+
 
 class Window:
-    """Sums of `Mean`s and last values of scalars since the last row."""
+    """Sums since the last row."""
 
     def __init__(self, saved: dict | None = None):
         """Start empty, or from what `dump` gave."""
@@ -25,8 +27,11 @@ class Window:
             if isinstance(value, Mean):
                 total, weight = self._sums.get(name, (0.0, 0.0))
                 self._sums[name] = [total + float(value.total), weight + float(value.weight)]
-            else:
+            elif name in LATEST:
                 self._last[name] = np.asarray(value).item()
+            else:
+                total, count = self._sums.get(name, (0.0, 0.0))
+                self._sums[name] = [total + np.asarray(value).item(), count + 1.0]
 
     def take(self) -> dict[str, float]:
         """Return the values by name and start anew."""

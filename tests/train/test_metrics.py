@@ -151,10 +151,16 @@ def test_a_missing_tracker_warns(monkeypatch):
 
 def test_a_window_adds_tokens_not_averages_and_survives_json():
     window = Window()
-    window.add({"loss": Mean(np.float32(6), np.float32(2)), "rate": np.float32(0.5)})
+    window.add(
+        {"loss": Mean(np.float32(6), np.float32(2)), "learning_rate": np.float32(0.5)}
+        | {"norm": 1.0}
+    )
     window = Window(json.loads(json.dumps(window.dump())))
-    window.add({"loss": Mean(np.float32(1), np.float32(8)), "rate": np.float32(0.25)})
-    assert window.take() == {"loss": 0.7, "rate": 0.25}
+    window.add(
+        {"loss": Mean(np.float32(1), np.float32(8)), "learning_rate": np.float32(0.25)}
+        | {"norm": 2.0}
+    )
+    assert window.take() == {"loss": 0.7, "norm": 1.5, "learning_rate": 0.25}
     assert window.take() == {}
 
 
