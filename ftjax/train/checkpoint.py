@@ -1,6 +1,6 @@
 """Checkpoints that a crash, a full disk or a flipped bit cannot turn into a lost or a wrong run.
 
-A step on the disk holds `state` (plain nested dicts of arrays, see `disk`), `data` (the position
+A step on the disk holds `state` (plain nested dicts of arrays, see `layout`), `data` (the position
 in the data and in the log, JSON), `meta` (config, frozen base, versions, tree listing, JSON) and
 `digest.json`. Orbax writes it in the background into a temporary directory and commits it by one
 rename, after our digest is in.
@@ -27,7 +27,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
 from ftjax.core import tree
-from ftjax.train import atomic, digest, disk
+from ftjax.train import digest, files, layout
 from ftjax.train.versions import versions
 
 Tree = Any
@@ -74,7 +74,7 @@ class Checkpoints:
         if keep < 1:
             raise ValueError(f"checkpoint.keep: got {keep}; expected 1 or more")
         self.directory = pathlib.Path(directory).absolute()
-        self._identity = atomic.plain({"config": config or {}, "frozen": frozen or {}})
+        self._identity = files.plain({"config": config or {}, "frozen": frozen or {}})
         self._free, self._allow_change = free, allow_config_change
         self._best, self._mode, self._saving = best, mode, None
         self._manager = ocp.CheckpointManager(self.directory, options=self._options(keep))
@@ -92,10 +92,10 @@ class Checkpoints:
         if step in self.steps():
             return
         start, self._saving = time.perf_counter(), step
-        meta = {**self._identity, "versions": versions(), "tree": disk.listing(state)}
+        meta = {**self._identity, "versions": versions(), "tree": layout.listing(state)}
         items = ocp.args.Composite(
-            state=ocp.args.StandardSave(disk.to_disk(state)),
-            data=ocp.args.JsonSave(atomic.plain({"data": data})),
+            state=ocp.args.StandardSave(layout.to_disk(state)),
+            data=ocp.args.JsonSave(files.plain({"data": data})),
             meta=ocp.args.JsonSave(meta),
         )
         try:
@@ -227,14 +227,14 @@ class Checkpoints:
         try:
             side = self._manager.restore(step, args=ocp.args.Composite(data=read(), meta=read()))
             self._check(step, side["meta"], like)
-            state = ocp.args.StandardRestore(disk.abstract(like))
+            state = ocp.args.StandardRestore(layout.abstract(like))
             nested = self._manager.restore(step, args=ocp.args.Composite(state=state))["state"]
         except _Mismatch:
             raise
         except FAILURES as error:
             self._set_aside(step, "unreadable", str(error))
             return None
-        state = disk.from_disk(nested, like=like)
+        state = layout.from_disk(nested, like=like)
         return Restored(step, state, side["data"]["data"], side["meta"])
 
     def _check(self, step: int, meta: dict, like: Tree) -> None:
@@ -246,7 +246,7 @@ class Checkpoints:
                 "values; restore them, choose another directory, or pass "
                 "allow_config_change=True:\n" + "\n".join(changed)
             )
-        if lines := disk.compare(meta["tree"], like):
+        if lines := layout.compare(meta["tree"], like):
             raise _Mismatch(
                 f"{where}: got a state of other paths, shapes or dtypes; expected the tree that "
                 "was saved; look for a changed adapter, rank, optimizer or model:\n"

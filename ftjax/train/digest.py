@@ -14,7 +14,7 @@ import json
 import os
 import pathlib
 
-from ftjax.train import atomic
+from ftjax.train import files
 
 NAME = "digest.json"
 # Orbax touches these two of its own around the commit; they hold times, no data.
@@ -23,7 +23,7 @@ UNSIGNED = {NAME, "commit_success.txt", "_CHECKPOINT_METADATA"}
 
 def write(directory: pathlib.Path) -> None:
     """Write `digest.json` for all files under `directory`, atomically."""
-    atomic.write_json(directory / NAME, {"sha256": _digests(directory)})
+    files.write_json(directory / NAME, {"sha256": _digests(directory)})
 
 
 def problem(directory: pathlib.Path) -> tuple[str, str] | None:

@@ -290,7 +290,8 @@ class _Run:
 def _identity(batch: Any, position: dict | None) -> str:
     """Name a batch: where it came from, and a hash of its tokens."""
     tokens = batch["tokens"] if isinstance(batch, dict) and "tokens" in batch else None
-    words = [] if position is None else [f"at data position {json.dumps(position)}"]
+    flat = {name: x for name, x in (position or {}).items() if not isinstance(x, dict | list)}
+    words = [f"at data position {json.dumps(flat)}"] if flat else []
     # Another process may hold a part of the batch: then the position alone must do.
     if isinstance(tokens, np.ndarray) or (tokens is not None and tokens.is_fully_addressable):
         digest = hashlib.sha256(np.asarray(tokens).tobytes()).hexdigest()[:12]

@@ -15,7 +15,7 @@ import sys
 import warnings
 from typing import Protocol, TextIO
 
-from ftjax.train import atomic
+from ftjax.train import files
 
 CLOCK = "time/"
 
@@ -45,7 +45,7 @@ class Jsonl:
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("a", encoding="utf-8")
-        self._file.write(json.dumps(atomic.plain({"step": step, **row})) + "\n")
+        self._file.write(json.dumps(files.plain({"step": step, **row})) + "\n")
         self._file.flush()
 
     def rewind(self, step: int) -> None:
@@ -53,7 +53,7 @@ class Jsonl:
         self.close()
         if self.path.exists():
             kept = [row for row in read(self.path) if row["step"] <= step]
-            atomic.write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+            files.write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def close(self) -> None:
         """Close the file."""

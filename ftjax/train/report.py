@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import jinja2
 
-from ftjax.train import atomic, curves
+from ftjax.train import curves, files
 from ftjax.train.table import GROUPS, Table, number, signed, table_text
 
 __all__ = ["Sample", "table_text", "write"]
@@ -55,9 +55,9 @@ def write(
         groups=GROUPS,
         plots={name: _draw(name, plots) for name in plots},
         samples=samples,
-        config=json.dumps(atomic.plain(dict(config)), indent=2, ensure_ascii=False),
+        config=json.dumps(files.plain(dict(config)), indent=2, ensure_ascii=False),
     )
-    return atomic.write_text(path, page)
+    return files.write_text(path, page)
 
 
 def _draw(title: str, plots: Mapping[str, Mapping]) -> str:

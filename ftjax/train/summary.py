@@ -14,13 +14,13 @@ from typing import Any
 
 import jax
 
-from ftjax.train import atomic, device
+from ftjax.train import device, files
 from ftjax.train.versions import versions
 
 
 def write_config(directory: os.PathLike | str, config: dict) -> pathlib.Path:
     """Write `directory/config.json`."""
-    return atomic.write_json(pathlib.Path(directory) / "config.json", config)
+    return files.write_json(pathlib.Path(directory) / "config.json", config)
 
 
 def write(
@@ -51,5 +51,5 @@ def write(
         "versions": versions(),
         **more,
     }
-    atomic.write_json(pathlib.Path(directory) / "summary.json", summary)
+    files.write_json(pathlib.Path(directory) / "summary.json", summary)
     return summary

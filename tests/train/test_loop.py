@@ -74,7 +74,7 @@ class Batches:
         return {"tokens": rng.integers(0, 9, (rows, 4), dtype=np.int32), "weights": weights}
 
     def state(self):
-        return {"next_batch": self.next_batch}
+        return {"next_batch": self.next_batch, "plan": {"seed": 0}}
 
     def restore(self, position):
         self.next_batch = position["next_batch"]
@@ -184,6 +184,18 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(whole, step, tmp_
         assert jnp.array_equal(a, b)
     train(step, tmp_path)  # a finished run stays as it is
     assert rows_of(tmp_path) == rows_of(folder)
+
+
+def test_a_stop_in_the_last_step_still_gets_its_evaluation_and_report(whole, tmp_path):
+    def last(state, frozen, batch):
+        if int(state.step) == 11:
+            signal.raise_signal(signal.SIGTERM)
+        return plain(state, frozen, batch)
+
+    plain = make_step()
+    assert train(last, tmp_path).stopped == "SIGTERM"
+    assert train(plain, tmp_path).stopped == "done"
+    assert rows_of(tmp_path) == rows_of(whole[0])
 
 
 def test_a_crash_replays_from_the_checkpoint_and_drops_its_rows(whole, step, tmp_path):

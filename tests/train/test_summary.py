@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from ftjax.train import atomic, summary
+from ftjax.train import files, summary
 from ftjax.train.loop import Result
 
 
@@ -24,7 +24,7 @@ def test_the_summary_holds_what_a_table_of_runs_needs(tmp_path):
         frozen={"source": pathlib.Path("base")},
     )
     read = json.loads((tmp_path / "summary.json").read_text())
-    assert read == atomic.plain(written)
+    assert read == files.plain(written)
     assert read["metrics"] == {"loss": 0.5, "x": None}
     assert read["seconds"] == {"wall": 3.0, "eval": 1.5}
     assert read["bad_rows"]["count"] == 30
@@ -41,13 +41,13 @@ def test_the_config_is_written_in_json(tmp_path):
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    path = atomic.write_text(tmp_path / "a.txt", "old")
+    path = files.write_text(tmp_path / "a.txt", "old")
 
     def full(descriptor):
         raise OSError("no space")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="no space"):
-        atomic.write_text(path, "new")
+        files.write_text(path, "new")
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.txt"]
