@@ -76,8 +76,8 @@ class Checkpoints:
         self.directory = pathlib.Path(directory).absolute()
         self._identity = files.plain({"config": config or {}, "frozen": frozen or {}})
         self._free, self._allow_change = free, allow_config_change
-        self._best, self._saving = best, None
-        self._manager = ocp.CheckpointManager(self.directory, options=self._options(keep, mode))
+        self._best, self._mode, self._saving = best, mode, None
+        self._manager = ocp.CheckpointManager(self.directory, options=self._options(keep))
         self.blocked_s = 0.0
 
     def save(self, step: int, state: Tree, *, data: Any = None, metrics: dict | None = None):
@@ -135,7 +135,9 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """Return the step with the best metric, None without one."""
-        return self._manager.best_step() if self._best else None
+        self.wait()
+        found = {step: self._manager.metrics(step) or {} for step in self.steps()}
+        return _best({step: x["value"] for step, x in found.items() if x}, self._mode)
 
     def wait(self) -> None:
         """Wait until the save under way is committed; CheckpointError if it failed."""
@@ -159,13 +161,11 @@ class Checkpoints:
     def __exit__(self, kind, error, trace) -> None:
         self.close()
 
-    def _options(self, keep: int, mode: str) -> ocp.CheckpointManagerOptions:
-        keepers = [policies.LatestN(keep)]
-        if self._best:
-            keepers.append(_best_policy(mode))
+    def _options(self, keep: int) -> ocp.CheckpointManagerOptions:
+        keepers = [policies.LatestN(keep), _KeepBest(self._mode)]
         return ocp.CheckpointManagerOptions(
-            best_fn=_value if self._best else None,
-            best_mode=mode,
+            # Orbax stores metrics only when told to rank; `_KeepBest` ranks in its place.
+            best_fn=(lambda metrics: 0.0) if self._best else None,
             preservation_policy=policies.AnyPreservationPolicy(keepers),
             cleanup_tmp_directories=True,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._sign),
@@ -181,9 +181,9 @@ class Checkpoints:
             if folder.is_dir():
                 digest.write(folder)
 
-    def _score(self, metrics: dict | None) -> dict | None:
+    def _score(self, metrics: dict | None) -> dict:
         value = (metrics or {}).get(self._best)
-        return None if value is None or not math.isfinite(value) else {"value": float(value)}
+        return {} if value is None or not math.isfinite(value) else {"value": float(value)}
 
     def _failed(self, error: Exception) -> CheckpointError:
         """Remove the torn step, which may fill the disk, and describe the failure."""
@@ -258,15 +258,21 @@ class _Mismatch(ValueError):
     """The checkpoint is whole and belongs to another run."""
 
 
-def _value(metrics: dict) -> float:
-    return metrics["value"]
+class _KeepBest:
+    """Preserves the step with the best metric; steps without one never count."""
+
+    def __init__(self, mode: str):
+        self._mode = mode
+
+    def should_preserve(self, checkpoints, *, context) -> list[bool]:
+        scores = {info.step: info.metrics["value"] for info in checkpoints if info.metrics}
+        best = _best(scores, self._mode)
+        return [info.step == best for info in checkpoints]
 
 
-def _best_policy(mode: str) -> policies.BestN:
-    """Keep the one best step. Orbax sorts ascending and keeps the end, so "min" sorts reversed."""
-    return policies.BestN(
-        get_metric_fn=_value, reverse=mode == "min", n=1, keep_checkpoints_without_metrics=False
-    )
+def _best(scores: dict[int, float], mode: str) -> int | None:
+    pick = min if mode == "min" else max
+    return pick(scores, key=scores.__getitem__) if scores else None
 
 
 def _any_process(here: bool) -> bool:

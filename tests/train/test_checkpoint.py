@@ -147,9 +147,12 @@ def test_damage_falls_back_to_the_step_before(tmp_path, damage, reason):
 
 def test_no_good_step_left_is_an_error_now_and_later(tmp_path):
     flip_bit(saved(tmp_path, steps=(1,)) / "1")
-    with Checkpoints(tmp_path) as checkpoints, pytest.warns(RuntimeWarning, match="damaged"):
-        with pytest.raises(CheckpointError, match=r"1\.bad-digest"):
-            checkpoints.restore(abstract(make_state()))
+    with (
+        Checkpoints(tmp_path) as checkpoints,
+        pytest.warns(RuntimeWarning, match="damaged"),
+        pytest.raises(CheckpointError, match=r"1\.bad-digest"),
+    ):
+        checkpoints.restore(abstract(make_state()))
     with Checkpoints(tmp_path) as checkpoints, pytest.raises(CheckpointError, match="no good"):
         checkpoints.restore(abstract(make_state()))
 
@@ -176,6 +179,17 @@ def test_keeps_the_last_and_the_best(tmp_path, mode, kept):
         assert checkpoints.restore({"w": jnp.zeros(1)}, step=kept[0]).state["w"] == kept[0]
         with pytest.raises(CheckpointError, match="expected one of"):
             checkpoints.restore({"w": jnp.zeros(1)}, step=77)
+
+
+def test_steps_that_reuse_the_buffers_do_not_reach_a_save_under_way(tmp_path):
+    step = jax.jit(lambda x: x + 1, donate_argnums=0)
+    with Checkpoints(tmp_path) as checkpoints:
+        state = step(jnp.zeros(4_000_000))
+        checkpoints.save(1, {"w": state})
+        for _ in range(20):
+            state = step(state)
+        restored = checkpoints.restore({"w": state})
+    assert jnp.array_equal(restored.state["w"], jnp.ones(4_000_000))
 
 
 def test_restores_onto_another_mesh(tmp_path):
@@ -217,9 +231,11 @@ def test_another_config_or_base_is_refused_with_the_changed_keys(tmp_path):
     frozen = {"hash": "ab"}
     saved(tmp_path, steps=(1,), config={"optim": {"lr": 0.1}, "steps": 5}, frozen=frozen)
     other = {"optim": {"lr": 0.2, "decay": 0.0}, "steps": 9}
-    with Checkpoints(tmp_path, config=other, frozen={"hash": "cd"}, free=("steps",)) as checkpoints:
-        with pytest.raises(ValueError, match="allow_config_change") as error:
-            checkpoints.restore(make_state())
+    with (
+        Checkpoints(tmp_path, config=other, frozen={"hash": "cd"}, free=("steps",)) as checkpoints,
+        pytest.raises(ValueError, match="allow_config_change") as error,
+    ):
+        checkpoints.restore(make_state())
     assert "optim/lr: 0.1 -> 0.2" in str(error.value)
     assert "optim/decay: '(absent)' -> 0.0" in str(error.value)
     assert "frozen/hash: 'ab' -> 'cd'" in str(error.value)

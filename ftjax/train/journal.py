@@ -1,0 +1,140 @@
+"""The book-keeping of a run: read each step's metrics late, make rows of them, time the phases.
+
+A row holds the window's means, `tokens` (all seen so far), and under `time/` what depends on the
+machine: seconds a step, seconds waiting for data, evaluating and blocked by checkpoints, tokens a
+second, MFU = tokens/s * FLOPs per token / (devices * peak), memory.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from ftjax.core.mean import Mean
+from ftjax.train import device
+from ftjax.train.metrics import CLOCK, Writer
+from ftjax.train.window import Window
+
+PHASES = ("compile", "data", "eval", "checkpoint")
+
+
+class _Pending(NamedTuple):
+    step: int
+    metrics: dict[str, Any]
+    tokens: int
+    blame: Callable[[], str]
+
+
+class Journal:
+    """Rows, tokens and seconds of one run."""
+
+    def __init__(
+        self,
+        *,
+        writers: tuple[Writer, ...],
+        log_every_steps: int,
+        progress: dict | None = None,
+        flops_per_token: float | None = None,
+    ):
+        """Start anew, or from the `progress` that `dump` gave."""
+        progress = progress or {}
+        self.tokens: int = progress.get("tokens", 0)
+        self.unfinished: dict | None = progress.get("row")
+        self.row: dict = {}
+        self.seconds = dict.fromkeys(PHASES, 0.0)
+        self._window = Window(progress.get("window"))
+        self._writers, self._log_every_steps = writers, log_every_steps
+        self._flops_per_token = flops_per_token
+        self._pending: _Pending | None = None
+        self._read_steps = self._read_tokens = 0
+        self._mark = self._totals()
+
+    @contextlib.contextmanager
+    def clock(self, phase: str):
+        """Count the time inside to `phase`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[phase] += time.perf_counter() - start
+
+    def push(self, step: int, metrics: dict, *, tokens: int, blame: Callable[[], str]) -> None:
+        """Take the metrics of a step just sent to the devices; read those of the step before.
+
+        blame: tells the batch and the last good checkpoint, should the loss not be finite.
+        """
+        before, self._pending = self._pending, _Pending(step, metrics, tokens, blame)
+        if before is not None:
+            self.write(before.step, self._read(before, log=False))
+
+    def catch_up(self, *, log: bool = False) -> dict:
+        """Wait for the newest step; return its row, unwritten, empty where none is due.
+
+        log: make a row whether due or not.
+        """
+        before, self._pending = self._pending, None
+        return {} if before is None else self._read(before, log=log)
+
+    def write(self, step: int, row: dict) -> None:
+        """Hand a row to the writers; an empty one is no row."""
+        if row:
+            self.row = row
+            for writer in self._writers:
+                writer.write(step, row)
+
+    def dump(self, row: dict | None = None) -> dict:
+        """Return the progress to save; `row` is one that still waits for its evaluations."""
+        return {"tokens": self.tokens, "window": self._window.dump(), "row": row}
+
+    def _read(self, pending: _Pending, *, log: bool) -> dict:
+        metrics = jax.device_get(pending.metrics)
+        loss = _value(metrics["loss"])
+        if not np.isfinite(loss):
+            raise FloatingPointError(
+                f"loop: step {pending.step}: got a loss of {loss}; expected a finite number; "
+                f"{pending.blame()}"
+            )
+        self._window.add(metrics)
+        self.tokens += pending.tokens
+        self._read_tokens += pending.tokens
+        self._read_steps += 1
+        if not log and pending.step % self._log_every_steps:
+            return {}
+        return self._window.take() | {"tokens": self.tokens} | self._speed()
+
+    def _totals(self) -> dict[str, float]:
+        counts = {"steps": self._read_steps, "tokens": self._read_tokens}
+        return {"wall": time.perf_counter(), **counts, **self.seconds}
+
+    def _speed(self) -> dict[str, float]:
+        """Measure the time since the last row."""
+        now = self._totals()
+        past = {name: now[name] - self._mark[name] for name in now}
+        self._mark = now
+        training = past["wall"] - past["compile"] - past["eval"] - past["checkpoint"]
+        numbers = {
+            "step_s": training / past["steps"],
+            "data_s": past["data"] / past["steps"],
+            "eval_s": past["eval"],
+            "checkpoint_s": past["checkpoint"],
+            "tokens_per_s": past["tokens"] / training,
+            "memory_gib": device.peak_memory_bytes() / 2**30,
+        }
+        mfu = self._mfu(numbers["tokens_per_s"])
+        numbers |= {} if mfu is None else {"mfu": mfu}
+        return {CLOCK + name: value for name, value in numbers.items()}
+
+    def _mfu(self, tokens_per_s: float) -> float | None:
+        peak = device.peak_flops()
+        if peak is None or self._flops_per_token is None:
+            return None
+        return tokens_per_s * self._flops_per_token / (peak * jax.device_count())
+
+
+def _value(metric: Any) -> float:
+    if isinstance(metric, Mean):
+        return float(metric.total) / (float(metric.weight) or 1.0)
+    return float(metric)

@@ -1,0 +1,55 @@
+"""What a run leaves for people and programs: `config.json` at its start, `summary.json` at its end.
+
+    write_config(workdir, config)
+    write(workdir, result=result, config=config, trainable=n, total=m, bad_rows=data.bad)
+
+summary.json holds the final metrics, tokens, seconds by phase, peak memory, versions, parameter
+counts and the data rows that were refused; both files are replaced atomically.
+"""
+
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from ftjax.train import device, files
+from ftjax.train.versions import versions
+
+
+def write_config(directory: os.PathLike | str, config: dict) -> pathlib.Path:
+    """Write `directory/config.json`."""
+    return files.write_json(pathlib.Path(directory) / "config.json", config)
+
+
+def write(
+    directory: os.PathLike | str,
+    *,
+    result: Any,
+    wall_s: float,
+    trainable_parameters: int,
+    total_parameters: int,
+    bad_rows: Sequence[Any] = (),
+    **more: Any,
+) -> dict:
+    """Write `directory/summary.json` and return what it holds.
+
+    result: of `loop.run`. wall_s: the whole process, loading included.
+    bad_rows: rows of the data that were refused, as reported. more: any further JSON values.
+    """
+    summary = {
+        "stopped": result.stopped,
+        "step": result.step,
+        "metrics": result.row,
+        "tokens": result.tokens,
+        "seconds": {"wall": wall_s, **result.seconds},
+        "memory_bytes": device.peak_memory_bytes(),
+        "parameters": {"trainable": trainable_parameters, "total": total_parameters},
+        "bad_rows": {"count": len(bad_rows), "first": [str(row) for row in bad_rows[:20]]},
+        "devices": {"kind": jax.devices()[0].device_kind, "count": jax.device_count()},
+        "versions": versions(),
+        **more,
+    }
+    files.write_json(pathlib.Path(directory) / "summary.json", summary)
+    return summary
