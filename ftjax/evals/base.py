@@ -90,7 +90,7 @@ def target_logps(model, params, batch, *, chunk: int):
 
 
 def batches(examples: Sequence, *, batch_size: int, most: int):
-    """Yield (indices, batch) over all examples, shortest first, right-padded, filled with dummies."""
+    """Yield (indices, batch) over all examples, shortest first; dummies fill the last batch."""
     order = sorted(range(len(examples)), key=lambda i: len(examples[i][0]))
     for start in range(0, len(order), batch_size):
         index = order[start : start + batch_size]
@@ -115,4 +115,4 @@ def rectangle(examples: Sequence, *, batch_size: int, width: int) -> dict[str, n
 
 
 def _place(batch, mesh):
-    return batch if mesh is None else meshes.put(batch, meshes.batch_shardings(batch, mesh))
+    return batch if mesh is None else jax.device_put(batch, meshes.batch_shardings(batch, mesh))

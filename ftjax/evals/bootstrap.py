@@ -32,8 +32,11 @@ def differences(
 
     Args:
       summary: {name: array [n]} -> {metric: float}, such as an evaluator's.
-      before, after: per-example arrays, row i of both about the same example.
-      seed, resamples: of the bootstrap. level: coverage of the percentile interval.
+      before: per-example arrays.
+      after: the same arrays later; row i of both is about the same example.
+      seed: of the resampling.
+      resamples: how many.
+      level: coverage of the percentile interval.
 
     Raises:
       ValueError: the arrays do not pair up, or there are none.

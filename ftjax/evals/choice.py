@@ -23,11 +23,15 @@ def make(
     """Make the evaluator of {accuracy, margin, nll, chance}.
 
     Args:
-      model: the handle. tokenizer: `encode`, `bos_id`, `eos_id`.
+      model: the handle.
+      tokenizer: `encode`, `bos_id`, `eos_id`.
       rows: {"prompt" or "question": str, "choices": list of str, "answer": index or the choice}.
         A choice is appended to the prompt as it is: write the space that separates them.
-      normalization: none, tokens or bytes. template: of the prompt, with the row's fields.
-      batch_size: choices at a time. chunk, mesh: see `base.make_scorer`.
+      normalization: none, tokens or bytes.
+      template: of the prompt, with the row's fields.
+      batch_size: choices at a time.
+      chunk: positions of logits at a time.
+      mesh: shard the choices over its replicas.
 
     Raises:
       ValueError: an unknown normalisation, or a row without choices or with an unknown answer.

@@ -81,7 +81,7 @@ def references(row: Mapping, *, where: str) -> list[str]:
     found = [found] if isinstance(found, str) else list(found or [])
     if not found:
         raise ValueError(
-            f"{where}: got the fields {sorted(row)}; expected answers, answer or response, not empty"
+            f"{where}: got the fields {sorted(row)}; expected answers, answer or response, filled"
         )
     return found
 

@@ -23,9 +23,12 @@ def make(
     """Make the evaluator of {nll, nll_per_example, perplexity, tokens[, bits_per_byte]}.
 
     Args:
-      model: the handle. examples: (tokens, weights) pairs; see `base.make_scorer`.
+      model: the handle.
+      examples: (tokens, weights) pairs; see `base.make_scorer`.
       byte_counts: UTF-8 bytes of each example's target text, for bits per byte.
-      batch_size: rows at a time. chunk: positions of logits at a time. mesh: shard rows over it.
+      batch_size: examples at a time.
+      chunk: positions of logits at a time.
+      mesh: shard the examples over its replicas.
 
     Raises:
       ValueError: no example has a target, or byte_counts is not one per example.

@@ -118,8 +118,10 @@ def rows(
     """Compare two evaluations metric by metric; metrics that state facts are left out.
 
     Args:
-      before, after: {"<label>/<metric>": value}; metrics of both are compared.
-      estimates: intervals of the changes, by metric. floor: see `noise_floor`.
+      before: {"<label>/<metric>": value}.
+      after: the same later; metrics of both are compared.
+      estimates: intervals of the changes, by metric.
+      floor: changes up to this size are noise; see `noise_floor`.
       directions: of further metrics, 1 or -1 by last segment.
     """
     names = [n for n in before if n in after and n.rsplit("/", 1)[-1] not in FACTS]

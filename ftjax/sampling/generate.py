@@ -46,9 +46,13 @@ def make(
     """Make `generate(params, prompts_BT, lengths_B, key) -> Output`.
 
     Args:
-      model: the handle. max_new_tokens: N, at least 1.
-      temperature, top_k, top_p: see `choose`; temperature 0 is greedy.
-      stop_ids: a row ends after any of these. pad_id: fills the prompts and ended rows.
+      model: the handle.
+      max_new_tokens: N, at least 1.
+      temperature: divides the logits; 0 is greedy. See `choose` for this and the next two.
+      top_k: draw from the k likeliest tokens.
+      top_p: draw from the likeliest tokens that make up this probability.
+      stop_ids: a row ends after any of these.
+      pad_id: fills the prompts and ended rows.
       out_shardings: where the output lies on a mesh.
 
     `params` is {"model", "adapters"} (adapters None or missing = off). A row of length 0 is a dummy
@@ -60,42 +64,42 @@ def make(
     """
     _check_count(max_new_tokens)
     choose = choosing.make(temperature=temperature, top_k=top_k, top_p=top_p)
-    stops = jnp.asarray(tuple(stop_ids), jnp.int32)
-
-    @functools.partial(jax.jit, out_shardings=out_shardings)
-    def run(params, prompts_BT, lengths_B, keys_B):
-        def emit(loop: _Loop, logits_BV) -> _Loop:
-            t, (tokens, lengths, logps) = loop.count, loop.output
-            token_B, logp_B = choose(logits_BV, _at(keys_B, t))
-            tokens = tokens.at[:, t].set(jnp.where(loop.open_B, token_B, pad_id))
-            logps = logps.at[:, t].set(jnp.where(loop.open_B, logp_B, 0))
-            still_B = loop.open_B & ~jnp.isin(token_B, stops)
-            return _Loop(t + 1, Output(tokens, lengths + loop.open_B, logps), still_B, loop.cache)
-
-        def body(loop: _Loop) -> _Loop:
-            last_B = loop.output.tokens[:, loop.count - 1]
-            at_B = lengths_B + loop.count - 1
-            logits_BV, cache = decode(model, params, last_B, at_B, loop.open_B, loop.cache)
-            return emit(loop._replace(cache=cache), logits_BV)
-
-        (B, T), N = prompts_BT.shape, max_new_tokens
-        logits_BV, cache = prefill(model, params, prompts_BT, lengths_B, length=T + N)
-        blank = Output(
-            jnp.full((B, N), pad_id, jnp.int32), jnp.zeros(B, jnp.int32), jnp.zeros((B, N))
-        )
-        loop = emit(_Loop(jnp.int32(0), blank, lengths_B > 0, cache), logits_BV)
-        more = lambda loop: (loop.count < N) & loop.open_B.any()
-        return jax.lax.while_loop(more, body, loop).output
+    options = dict(choose=choose, new=max_new_tokens, stop_ids=tuple(stop_ids), pad_id=pad_id)
+    run = jax.jit(functools.partial(_run, model, **options), out_shardings=out_shardings)
 
     def generate(params, prompts_BT, lengths_B, key) -> Output:
-        width = _fit(model, prompts_BT.shape[1], max_new_tokens)
-        if width > prompts_BT.shape[1]:
-            fill = ((0, 0), (0, width - prompts_BT.shape[1]))
-            pad = np.pad if isinstance(prompts_BT, np.ndarray) else jnp.pad
-            prompts_BT = pad(prompts_BT, fill, constant_values=pad_id)
-        return run(params, prompts_BT, lengths_B, _row_keys(key, prompts_BT.shape[0]))
+        B, T = prompts_BT.shape
+        pad = np.pad if isinstance(prompts_BT, np.ndarray) else jnp.pad
+        fill = ((0, 0), (0, _fit(model, T, max_new_tokens) - T))
+        prompts_BT = pad(prompts_BT, fill, constant_values=pad_id)
+        return run(params, prompts_BT, lengths_B, _row_keys(key, B))
 
     return generate
+
+
+def _run(model, params, prompts_BT, lengths_B, keys_B, *, choose, new, stop_ids, pad_id) -> Output:
+    stops = jnp.asarray(stop_ids, jnp.int32)
+
+    def emit(loop: _Loop, logits_BV) -> _Loop:
+        t, (tokens, lengths, logps) = loop.count, loop.output
+        token_B, logp_B = choose(logits_BV, _at(keys_B, t))
+        tokens = tokens.at[:, t].set(jnp.where(loop.open_B, token_B, pad_id))
+        logps = logps.at[:, t].set(jnp.where(loop.open_B, logp_B, 0))
+        still_B = loop.open_B & ~jnp.isin(token_B, stops)
+        return _Loop(t + 1, Output(tokens, lengths + loop.open_B, logps), still_B, loop.cache)
+
+    def body(loop: _Loop) -> _Loop:
+        last_B, at_B = loop.output.tokens[:, loop.count - 1], lengths_B + loop.count - 1
+        logits_BV, cache = decode(model, params, last_B, at_B, loop.open_B, loop.cache)
+        return emit(loop._replace(cache=cache), logits_BV)
+
+    B, T = prompts_BT.shape
+    logits_BV, cache = prefill(model, params, prompts_BT, lengths_B, length=T + new)
+    tokens, logps = jnp.full((B, new), pad_id, jnp.int32), jnp.zeros((B, new), jnp.float32)
+    blank = Output(tokens, jnp.zeros(B, jnp.int32), logps)
+    loop = emit(_Loop(jnp.int32(0), blank, lengths_B > 0, cache), logits_BV)
+    more = lambda loop: (loop.count < new) & loop.open_B.any()
+    return jax.lax.while_loop(more, body, loop).output
 
 
 def make_stream(
@@ -104,27 +108,27 @@ def make_stream(
 ) -> Callable:  # fmt: skip
     """Make `stream(params, prompt_ids, key) -> iterator of token ids`, for one row.
 
-    It yields what row 0 of `generate` holds for the key [1] `fold_in(key, 0)`, each token when it
-    is made, and ends before a stop token.
+    It yields what row 0 of `generate` holds for the same key, each token when it is made, and ends
+    before a stop token.
     """
     _check_count(max_new_tokens)
     choose = choosing.make(temperature=temperature, top_k=top_k, top_p=top_p)
 
     @jax.jit
     def first(params, prompt_BT, length_B, key_B):
-        cache_length = prompt_BT.shape[1] + max_new_tokens
-        logits, cache = prefill(model, params, prompt_BT, length_B, length=cache_length)
+        width = prompt_BT.shape[1] + max_new_tokens
+        logits, cache = prefill(model, params, prompt_BT, length_B, length=width)
         return choose(logits, _at(key_B, 0))[0], cache
 
     @functools.partial(jax.jit, donate_argnames="cache")
     def step(params, token_B, at_B, cache, key_B, t):
-        logits, cache = decode(model, params, token_B, at_B, jnp.ones_like(at_B, bool), cache)
+        logits, cache = decode(model, params, token_B, at_B, at_B >= 0, cache)
         return choose(logits, _at(key_B, t))[0], cache
 
     def stream(params, prompt_ids: Sequence[int], key) -> Iterator[int]:
-        length = len(prompt_ids)
+        length, key_B = len(prompt_ids), _row_keys(key, 1)
         width = _fit(model, length, max_new_tokens)
-        prompt_BT, key_B = padding.rows([prompt_ids], width, fill=pad_id), _row_keys(key, 1)
+        prompt_BT = padding.rows([prompt_ids], width, fill=pad_id)
         token_B, cache = first(params, prompt_BT, np.int32([length]), key_B)
         for t in range(1, max_new_tokens + 1):
             token = int(token_B[0])

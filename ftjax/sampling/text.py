@@ -26,11 +26,15 @@ def make(
     """Make `respond(params, prompts, key=None) -> list of str`, the new text alone.
 
     Args:
-      model: the handle. tokenizer: encode, decode, bos_id, eos_id, pad_id.
-      max_new_tokens, temperature, top_k, top_p: see `generate.make`.
+      model: the handle.
+      tokenizer: `encode`, `decode`, `bos_id`, `eos_id`, `pad_id`.
+      max_new_tokens: the most to generate.
+      temperature: 0 is greedy; see `choose` for this and the next two.
+      top_k: draw from the k likeliest tokens.
+      top_p: draw from the likeliest tokens that make up this probability.
       batch_size: rows per program run; over a mesh, a multiple of its replicas.
       stop_ids: tokens that end a text and are left out of it; the eos token when not given.
-      until: the text is cut before the first of these strings ("\\n" for one line).
+      until: the text is cut before the first of these strings (a newline, for one line).
       encode: prompt -> ids, for chat templates; `tokenizer.encode` when not given.
       mesh: shard the rows over its replicas.
     """
@@ -138,7 +142,7 @@ def _filled(index: list[int], batch_size: int) -> np.ndarray:
 
 
 def _place(batch, mesh):
-    return batch if mesh is None else meshes.put(batch, meshes.batch_shardings(batch, mesh))
+    return batch if mesh is None else jax.device_put(batch, meshes.batch_shardings(batch, mesh))
 
 
 def _under(mesh):
