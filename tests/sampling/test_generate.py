@@ -75,7 +75,7 @@ def test_greedy_is_the_argmax_of_the_full_forward_pass(which, model, generate, r
         # Each token is the argmax after those before it, so the row is the greedy continuation.
         logits = full_logits(model, values, ids + found)[len(ids) - 1 : -1]
         assert found == logits.argmax(-1).tolist()
-        assert len(set(found)) > 1
+        assert len(set(found)) > 3
         wanted = jax.nn.log_softmax(logits)[np.arange(NEW), np.array(found)]
         np.testing.assert_allclose(logps, wanted, atol=1e-4)
 
