@@ -115,4 +115,4 @@ def rectangle(examples: Sequence, *, batch_size: int, width: int) -> dict[str, n
 
 
 def _place(batch, mesh):
-    return batch if mesh is None else jax.device_put(batch, meshes.batch_shardings(batch, mesh))
+    return batch if mesh is None else meshes.put(batch, meshes.batch_shardings(batch, mesh))

@@ -142,7 +142,7 @@ def _filled(index: list[int], batch_size: int) -> np.ndarray:
 
 
 def _place(batch, mesh):
-    return batch if mesh is None else jax.device_put(batch, meshes.batch_shardings(batch, mesh))
+    return batch if mesh is None else meshes.put(batch, meshes.batch_shardings(batch, mesh))
 
 
 def _under(mesh):
