@@ -1,0 +1,91 @@
+"""Generated answers against references: exact match and token F1, as SQuAD defines them.
+
+Both compare normalised text (lower case, no punctuation, no articles, single spaces; arXiv
+1606.05250). F1 is the harmonic mean of precision and recall over the bag of words. With several
+references an answer counts as its best match.
+"""
+
+import collections
+import re
+import string
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from ftjax.evals import base
+
+ARTICLES = re.compile(r"\b(a|an|the)\b")
+DROPPED = str.maketrans("", "", string.punctuation)
+
+
+def make(
+    *, respond: Callable, rows: Sequence[Mapping], template: str | None = None
+) -> base.Evaluator:
+    """Make the evaluator of {exact_match, f1}.
+
+    Args:
+      respond: (params, prompts) -> texts, such as `sampling.text.make` at temperature 0.
+      rows: {"prompt" or "question", and "response", "answer" or a list "answers"}.
+      template: of the prompt, with the row's fields; None gives the row's prompt as it is, which
+        may be a list of messages.
+    """
+    prompts = [_prompt(row, template) for row in rows]
+    wanted = [references(row, where=f"row {i}") for i, row in enumerate(rows)]
+
+    def per_example(params) -> dict[str, np.ndarray]:
+        return compare(respond(params, prompts), wanted)
+
+    return base.Evaluator(per_example, summary)
+
+
+def compare(texts: Sequence[str], wanted: Sequence[Sequence[str]]) -> dict[str, np.ndarray]:
+    """Score texts against their references: arrays exact_match, f1 [n]."""
+    best = lambda metric: [
+        max(metric(text, each) for each in references)
+        for text, references in zip(texts, wanted, strict=True)
+    ]
+    return {"exact_match": np.array(best(exact_match)), "f1": np.array(best(f1))}
+
+
+def summary(arrays: base.Arrays) -> dict[str, float]:
+    """Average over examples."""
+    return {name: float(np.mean(arrays[name])) for name in ("exact_match", "f1")}
+
+
+def normalize(text: str) -> str:
+    """Lower the case, strip punctuation, then articles, then surplus white space."""
+    return " ".join(ARTICLES.sub(" ", text.lower().translate(DROPPED)).split())
+
+
+def exact_match(text: str, reference: str) -> float:
+    """Return 1.0 when the normalised texts are equal, else 0.0."""
+    return float(normalize(text) == normalize(reference))
+
+
+def f1(text: str, reference: str) -> float:
+    """Return the F1 of the bags of normalised words; two empty texts agree."""
+    ours, theirs = normalize(text).split(), normalize(reference).split()
+    if not ours or not theirs:
+        return float(ours == theirs)
+    common = (collections.Counter(ours) & collections.Counter(theirs)).total()
+    return 2 * common / (len(ours) + len(theirs))
+
+
+def references(row: Mapping, *, where: str) -> list[str]:
+    """List the right answers of a row.
+
+    Raises:
+      ValueError: it has none.
+    """
+    found = next((row[name] for name in ("answers", "answer", "response") if name in row), None)
+    found = [found] if isinstance(found, str) else list(found or [])
+    if not found:
+        raise ValueError(
+            f"{where}: got the fields {sorted(row)}; expected answers, answer or response, filled"
+        )
+    return found
+
+
+def _prompt(row: Mapping, template: str | None):
+    prompt = row["prompt"] if "prompt" in row else row["question"]
+    return prompt if template is None else template.format_map({**row, "prompt": prompt})

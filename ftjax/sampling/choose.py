@@ -1,0 +1,64 @@
+"""Choosing the next token: temperature, top-k, top-p (nucleus sampling, arXiv:1904.09751).
+
+    p(v) ~ exp(logit_v / temperature), zeroed outside the k likeliest tokens and outside the
+    smallest set of likeliest tokens whose probability reaches p
+
+Temperature 0 is greedy. Tokens that tie with the last one kept are kept too.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+
+def make(
+    *, temperature: float = 0.0, top_k: int | None = None, top_p: float | None = None
+) -> Callable:
+    """Make `choose(logits_BV, keys_B) -> (tokens_B, logps_B)`; each row draws with its own key.
+
+    `logps` are under the model itself: temperature 1, nothing cut off.
+
+    Raises:
+      ValueError: temperature < 0, top_k < 1, or top_p outside (0, 1].
+    """
+    _check(temperature, top_k, top_p)
+
+    def choose(logits_BV, keys_B):
+        logits_BV = logits_BV.astype(jnp.float32)
+        if temperature == 0:
+            tokens_B = logits_BV.argmax(-1).astype(jnp.int32)
+        else:
+            kept_BV = top(logits_BV / temperature, k=top_k, p=top_p)
+            tokens_B = jax.vmap(jax.random.categorical)(keys_B, kept_BV).astype(jnp.int32)
+        logps_BV = jax.nn.log_softmax(logits_BV)
+        return tokens_B, jnp.take_along_axis(logps_BV, tokens_B[:, None], axis=-1)[:, 0]
+
+    return choose
+
+
+def top(logits_BV, *, k: int | None, p: float | None):
+    """Set to -inf what top-k and then top-p leave out; p counts what top-k has kept."""
+    if k is not None and k < logits_BV.shape[-1]:
+        least = jax.lax.top_k(logits_BV, k)[0][..., -1:]
+        logits_BV = jnp.where(logits_BV < least, -jnp.inf, logits_BV)
+    if p is not None and p < 1:
+        logits_BV = jnp.where(logits_BV < _nucleus_edge(logits_BV, p), -jnp.inf, logits_BV)
+    return logits_BV
+
+
+def _nucleus_edge(logits_BV, p: float):
+    """Find the smallest logit of the nucleus, [B, 1]."""
+    falling = -jnp.sort(-logits_BV, axis=-1)
+    probabilities = jax.nn.softmax(falling, axis=-1)
+    before = jnp.cumsum(probabilities, axis=-1) - probabilities
+    return jnp.where(before < p, falling, jnp.inf).min(-1, keepdims=True)
+
+
+def _check(temperature: float, top_k: int | None, top_p: float | None):
+    if temperature < 0:
+        raise ValueError(f"temperature: got {temperature}; expected at least 0; 0 is greedy")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k: got {top_k}; expected at least 1; None keeps every token")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"top_p: got {top_p}; expected 0 < p <= 1; None keeps every token")

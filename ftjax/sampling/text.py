@@ -1,0 +1,153 @@
+"""Strings in, strings out: prompts are encoded, generated in batches of one size, decoded.
+
+    respond = make(model, tokenizer, max_new_tokens=64, batch_size=8)
+    respond(params, ["The sky is", "2 + 2 ="])        ->  [" blue", " 4"]
+
+The last batch is filled with dummy rows. Prompts run in order of length, so that a batch holds
+prompts of one bucket, and prompt i draws with fold_in(key, i) wherever it ends up.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+
+import jax
+import numpy as np
+
+from ftjax.core import mesh as meshes
+from ftjax.core import padding
+from ftjax.sampling import generate as generating
+
+
+def make(
+    model, tokenizer, *, max_new_tokens: int, temperature: float = 0.0, top_k: int | None = None,
+    top_p: float | None = None, batch_size: int = 8, stop_ids: Sequence[int] | None = None,
+    until: Sequence[str] = (), encode: Callable | None = None, mesh=None,
+) -> Callable:  # fmt: skip
+    """Make `respond(params, prompts, key=None) -> list of str`, the new text alone.
+
+    Args:
+      model: the handle.
+      tokenizer: `encode`, `decode`, `bos_id`, `eos_id`, `pad_id`.
+      max_new_tokens: the most to generate.
+      temperature: 0 is greedy; see `choose` for this and the next two.
+      top_k: draw from the k likeliest tokens.
+      top_p: draw from the likeliest tokens that make up this probability.
+      batch_size: rows per program run; over a mesh, a multiple of its replicas.
+      stop_ids: tokens that end a text and are left out of it; the eos token when not given.
+      until: the text is cut before the first of these strings (a newline, for one line).
+      encode: prompt -> ids, for chat templates; `tokenizer.encode` when not given.
+      mesh: shard the rows over its replicas.
+    """
+    stop_ids = stops(tokenizer) if stop_ids is None else tuple(stop_ids)
+    if mesh is not None:
+        meshes.check_batch(batch_size, 1, mesh)
+    generate = generating.make(
+        model, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
+        stop_ids=stop_ids, pad_id=_pad(tokenizer),
+        out_shardings=None if mesh is None else meshes.replicated(mesh),
+    )  # fmt: skip
+
+    def respond(params, prompts: Sequence, key=None) -> list[str]:
+        ids = [prompt_ids(prompt, tokenizer, encode=encode) for prompt in prompts]
+        key = jax.random.key(0) if key is None else key
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+        texts = [""] * len(ids)
+        for start in range(0, len(order), batch_size):
+            index = order[start : start + batch_size]
+            batch = _batch([ids[i] for i in index], batch_size, _pad(tokenizer))
+            row_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, _filled(index, batch_size))
+            with _under(mesh):
+                output = generate(params, *_place(batch, mesh), row_keys)
+            tokens, lengths = np.asarray(output.tokens), np.asarray(output.lengths)
+            for row, i in enumerate(index):
+                new = without_stop(tokens[row, : lengths[row]].tolist(), stop_ids)
+                texts[i] = cut(tokenizer.decode(new), until)
+        return texts
+
+    return respond
+
+
+def make_stream(
+    model, tokenizer, *, max_new_tokens: int, temperature: float = 0.0, top_k: int | None = None,
+    top_p: float | None = None, stop_ids: Sequence[int] | None = None,
+    encode: Callable | None = None,
+) -> Callable:  # fmt: skip
+    """Make `stream(params, prompt, key) -> iterator of pieces of text`, for one prompt."""
+    tokens = generating.make_stream(
+        model, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
+        stop_ids=stops(tokenizer) if stop_ids is None else stop_ids, pad_id=_pad(tokenizer),
+    )  # fmt: skip
+
+    def stream(params, prompt, key) -> Iterator[str]:
+        ids = prompt_ids(prompt, tokenizer, encode=encode)
+        yield from pieces(tokens(params, ids, key), tokenizer.decode)
+
+    return stream
+
+
+def pieces(tokens: Iterator[int], decode: Callable) -> Iterator[str]:
+    """Turn tokens as they come into text, holding back what is not yet whole characters."""
+    ids: list[int] = []
+    shown = 0
+    for token in tokens:
+        ids.append(token)
+        text = decode(ids)
+        if len(text) > shown and not text.endswith("\ufffd"):  # half of a multi-byte character
+            yield text[shown:]
+            shown = len(text)
+    if ids and (rest := decode(ids)[shown:]):
+        yield rest
+
+
+def stops(tokenizer, names: Sequence[str] = ()) -> tuple[int, ...]:
+    """List the ids that end a text: eos, and those of `names` that the vocabulary knows."""
+    found = [tokenizer.eos_id, *(tokenizer.token_id(name) for name in names)]
+    return tuple(dict.fromkeys(token for token in found if token is not None))
+
+
+def prompt_ids(prompt, tokenizer, *, encode: Callable | None = None) -> list[int]:
+    """Encode a prompt to continue: no eos at its end, and at least one token (bos).
+
+    Raises:
+      ValueError: an empty prompt, and the tokenizer has no bos token to begin with.
+    """
+    ids = list((encode or tokenizer.encode)(prompt))
+    # Some tokenizers end every text with eos; behind it a model would begin another text.
+    while len(ids) > 1 and ids[-1] == tokenizer.eos_id:
+        ids.pop()
+    if not ids and tokenizer.bos_id is None:
+        raise ValueError("prompt: got no tokens; expected one at least; write something")
+    return ids or [tokenizer.bos_id]
+
+
+def without_stop(ids: list[int], stop_ids: Sequence[int]) -> list[int]:
+    """Drop the stop token at the end, if there is one."""
+    return ids[:-1] if ids and ids[-1] in stop_ids else ids
+
+
+def cut(text: str, until: Sequence[str]) -> str:
+    """Keep the text before the first occurrence of any of these strings."""
+    return text[: min((at for each in until if (at := text.find(each)) >= 0), default=len(text))]
+
+
+def _batch(ids: list[list[int]], batch_size: int, pad_id: int):
+    filled = ids + [[]] * (batch_size - len(ids))
+    # The width is rounded here, on the host, so that few shapes are sent to the devices.
+    prompts = padding.rows(filled, max(map(len, ids)), fill=pad_id)
+    return prompts, np.int32([len(each) for each in filled])
+
+
+def _filled(index: list[int], batch_size: int) -> np.ndarray:
+    return np.int32(index + [0] * (batch_size - len(index)))
+
+
+def _place(batch, mesh):
+    return batch if mesh is None else meshes.put(batch, meshes.batch_shardings(batch, mesh))
+
+
+def _under(mesh):
+    return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
+
+
+def _pad(tokenizer) -> int:
+    return 0 if tokenizer.pad_id is None else tokenizer.pad_id

@@ -1,0 +1,94 @@
+import math
+
+import numpy as np
+import pytest
+
+from ftjax.evals import retention
+from ftjax.evals.bootstrap import Estimate
+
+BEFORE = {"nll": np.array([2.0, 12.0]), "tokens": np.array([2.0, 4.0])}
+AFTER = {"nll": np.array([4.0, 14.0]), "tokens": np.array([2.0, 4.0])}
+
+
+def test_base_loss_delta_by_hand():
+    over_tokens = retention.base_loss_delta(BEFORE, AFTER)
+    assert over_tokens.value == pytest.approx(4 / 6)
+    assert over_tokens.n == 2
+    # Of the four resamples, two draw one example twice: deltas 1 and 1/2.
+    assert over_tokens.low == pytest.approx(0.5)
+    assert over_tokens.high == pytest.approx(1.0)
+    over_examples = retention.base_loss_delta(BEFORE, AFTER, average="examples")
+    assert over_examples.value == pytest.approx((1 + 0.5) / 2)
+    with pytest.raises(ValueError, match="expected one of tokens, examples"):
+        retention.base_loss_delta(BEFORE, AFTER, average="rows")
+
+
+def test_retention_by_hand():
+    before, chance = {"a": 0.75, "b": 0.6}, {"a": 0.25, "b": 0.5}
+    keep = lambda **after: retention.retention(before, after, chance)
+    assert keep(a=0.75, b=0.6) == pytest.approx(1)
+    assert keep(a=0.25, b=0.5) == pytest.approx(0)
+    assert keep(a=0.5, b=0.6) == pytest.approx((0.5 + 1) / 2)
+    assert keep(a=0.75, b=0.4) == pytest.approx((1 - 1) / 2)
+
+
+def test_retention_needs_something_to_keep():
+    with pytest.raises(ValueError, match="at or below chance on b"):
+        retention.retention({"a": 0.9, "b": 0.5}, {"a": 0.9, "b": 0.9}, {"a": 0.5, "b": 0.5})
+    with pytest.raises(ValueError, match="the same benchmarks"):
+        retention.retention({"a": 0.9}, {"b": 0.9}, {"a": 0.5})
+    with pytest.raises(ValueError, match="the same benchmarks"):
+        retention.retention({}, {}, {})
+
+
+def test_noise_floor_is_the_spread():
+    assert retention.noise_floor([0.5, 0.625, 0.25]) == 0.375
+    assert retention.noise_floor([0.5]) == 0
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [("eval/wiki/nll", -1), ("accuracy", 1), ("a/b/f1", 1), ("bits_per_byte", -1), ("x/mine", 1)],
+)
+def test_directions(metric, expected):
+    assert retention.direction(metric, {"mine": 1}) == expected
+
+
+def test_an_unknown_metric_is_an_error_with_a_suggestion():
+    with pytest.raises(ValueError, match="did you mean 'accuracy'"):
+        retention.direction("eval/x/accurracy")
+
+
+def test_rows_say_what_was_learned_and_what_forgotten():
+    before = {"new/accuracy": 0.2, "old/nll": 2.0, "old/accuracy": 0.8, "old/tokens": 9.0, "z": 1.0}
+    after = {"new/accuracy": 0.9, "old/nll": 2.5, "old/accuracy": 0.7, "old/tokens": 9.0}
+    estimates = {
+        "new/accuracy": Estimate(0.7, 0.6, 0.8, 9), "old/accuracy": Estimate(-0.1, -0.2, 0.01, 9)
+    }  # fmt: skip
+    found = {row.metric: row for row in retention.rows(before, after, estimates=estimates)}
+    assert list(found) == ["new/accuracy", "old/nll", "old/accuracy"]
+    assert [row.verdict for row in found.values()] == ["learned", "forgotten", "not resolved"]
+    assert found["old/nll"].change == 0.5
+    assert math.isnan(found["old/nll"].low)
+    assert found["new/accuracy"][4:7] == (0.6, 0.8, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "floor", "verdict"),
+    [(0.2, 0.0, "learned"), (0.2, 0.25, "not resolved"), (-0.3, 0.25, "forgotten"),
+     (0.0, 0.0, "not resolved")],
+)  # fmt: skip
+def test_a_change_below_the_noise_floor_is_not_resolved(change, floor, verdict):
+    (row,) = retention.rows({"f1": 0.5}, {"f1": 0.5 + change}, floor=floor)
+    assert row.verdict == verdict
+
+
+def test_the_table():
+    before, after = {"a/nll": 2.0, "b/f1": 0.25}, {"a/nll": 1.5, "b/f1": 0.125}
+    rows = retention.rows(before, after, estimates={"b/f1": Estimate(-0.125, -0.2, -0.1, 4)})
+    lines = retention.table(rows).splitlines()
+    assert len(lines) == 4
+    assert lines[2] == "| a/nll ↓ | 2.0000 | 1.5000 | -0.5000 |  | learned |"
+    assert lines[3] == (
+        "| b/f1 ↑ | 0.2500 | 0.1250 | -0.1250 | -0.2000 to -0.1000 | forgotten |"
+    )  # fmt: skip

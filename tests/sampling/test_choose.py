@@ -1,0 +1,104 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ftjax.sampling import choose
+
+LOGITS = np.array([2.0, 1.0, 0.5, 0.0, -1.0, -3.0], np.float32)
+
+
+def softmax(logits):
+    p = np.exp(logits - np.max(logits))
+    return p / p.sum()
+
+
+def counts(draws=4000, **options):
+    """How often each token comes; also that log-probabilities are the model's own."""
+    pick = choose.make(**options)
+    keys = jax.random.split(jax.random.key(5), draws)
+    tokens, logps = pick(jnp.tile(LOGITS, (draws, 1)), keys)
+    np.testing.assert_allclose(logps, np.log(softmax(LOGITS))[np.asarray(tokens)], atol=1e-5)
+    return np.bincount(tokens, minlength=len(LOGITS))
+
+
+def chi_square(found, p):
+    kept = p > 0
+    assert found[~kept].sum() == 0
+    expected = p[kept] * found.sum()
+    return ((found[kept] - expected) ** 2 / expected).sum()
+
+
+# 99.9th percentile of chi-square with at most five degrees of freedom
+LIMIT = 20.5
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_frequencies_are_the_softmax(temperature):
+    assert chi_square(counts(temperature=temperature), softmax(LOGITS / temperature)) < LIMIT
+
+
+def test_the_wrong_temperature_would_be_seen():
+    assert chi_square(counts(temperature=1.0), softmax(LOGITS / 0.8)) > LIMIT
+
+
+def test_top_k_keeps_k_and_renormalises():
+    p = softmax(LOGITS) * (np.arange(6) < 3)
+    assert chi_square(counts(temperature=1.0, top_k=3), p / p.sum()) < LIMIT
+
+
+def test_top_p_keeps_the_nucleus_and_renormalises():
+    p = softmax(LOGITS)
+    inside = np.cumsum(p) - p < 0.8
+    assert 1 < inside.sum() < 6
+    p = p * inside
+    assert chi_square(counts(temperature=1.0, top_p=0.8), p / p.sum()) < LIMIT
+
+
+@pytest.mark.parametrize(
+    ("k", "p", "kept"),
+    [
+        (None, None, 5), (1, None, 1), (4, None, 4), (9, None, 5), (None, 1.0, 5),
+        (None, 0.45, 1), (None, 0.5, 2), (None, 0.75, 3), (None, 0.76, 3), (None, 1e-6, 1),
+        (2, 0.65, 2), (2, 0.6, 1),
+    ],
+)  # fmt: skip
+def test_masks(k, p, kept):
+    # Probabilities 0.46, 0.28, 0.14, 0.08, 0.04, shuffled; of the first two alone 0.62, 0.38.
+    order = np.array([3, 0, 4, 1, 2])
+    logits = np.log(np.array([0.46, 0.28, 0.14, 0.08, 0.04]))[order]
+    found = np.asarray(choose.top(jnp.asarray(logits)[None], k=k, p=p))[0]
+    np.testing.assert_array_equal(np.isfinite(found), order < kept)
+    np.testing.assert_allclose(found[order < kept], logits[order < kept], rtol=1e-6)
+
+
+def test_ties_with_the_last_one_are_kept():
+    found = choose.top(jnp.array([[1.0, 0.0, 0.0, -1.0]]), k=2, p=None)
+    np.testing.assert_array_equal(np.isfinite(found)[0], [True, True, True, False])
+
+
+def test_temperature_zero_is_the_argmax():
+    assert set(np.nonzero(counts(draws=3))[0]) == {0}
+
+
+def test_a_row_draws_with_its_own_key():
+    pick = choose.make(temperature=1.0)
+    keys, logits = jax.random.split(jax.random.key(0), 16), jnp.zeros((16, 1000))
+    tokens, _ = pick(logits, keys)
+    again, _ = pick(logits[3:5], keys[3:5])
+    np.testing.assert_array_equal(tokens[3:5], again)
+    assert len(set(np.asarray(tokens).tolist())) > 10
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(temperature=-1.0), "temperature: got -1.0"),
+        (dict(top_k=0), "top_k: got 0"),
+        (dict(top_p=0.0), "top_p: got 0.0"),
+        (dict(top_p=1.5), "top_p: got 1.5"),
+    ],
+)
+def test_impossible_options_are_errors(options, message):
+    with pytest.raises(ValueError, match=message):
+        choose.make(**options)

@@ -1,0 +1,200 @@
+"""The rules of the house, read off the syntax trees of all its files."""
+
+import ast
+import pathlib
+import re
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+LEAVES = ("objectives", "penalties", "optim", "data", "sampling", "evals")
+MAY_IMPORT = {  # besides itself
+    "core": set(),
+    "ops": {"core"},
+    "models": {"core", "ops"},
+    "adapters": {"core", "ops"},
+    **{room: {"core", "ops"} for room in LEAVES},
+    "train": {"core", "ops", "models", "adapters", *LEAVES},
+}
+ROOMS = sorted(MAY_IMPORT)
+FOLDERS = ("ftjax", "experiments", "configs", "scripts", "tests")
+NNX_TRANSFORMS = {"jit", "grad", "value_and_grad", "scan", "vmap", "remat", "Optimizer"}
+VAGUE = {"utils", "util", "helpers", "helper", "misc"}
+MACHINE_PATH = re.compile(r"(?<![\w.~$}*/-])/(?:work|home|root|Users|mnt|scratch)/\w")
+
+TREES = {
+    path: ast.parse(path.read_text(), str(path))
+    for folder in FOLDERS
+    for path in sorted((ROOT / folder).rglob("*.py"))
+}
+SOURCE = {path: tree for path, tree in TREES.items() if path.relative_to(ROOT).parts[0] != "tests"}
+PACKAGE = {p: tree for p, tree in SOURCE.items() if p.relative_to(ROOT).parts[0] == "ftjax"}
+
+
+def name_of(path, node=None):
+    line = f":{node.lineno}" if node is not None else ""
+    return f"{path.relative_to(ROOT)}{line}"
+
+
+def room_of(path):
+    parts = path.relative_to(ROOT / "ftjax").parts
+    return parts[0] if len(parts) > 1 else None
+
+
+def files_of(room):
+    return {path: tree for path, tree in PACKAGE.items() if room_of(path) == room}
+
+
+def imports(tree):
+    """Yield the node and the dotted name of everything that a module imports, wherever it does."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: a relative import; write it from ftjax"
+            yield from ((node, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def functions(tree):
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return (node for node in ast.walk(tree) if isinstance(node, kinds))
+
+
+def test_the_walk_sees_every_room_and_folder():
+    assert set(ROOMS) == {
+        p.name for p in (ROOT / "ftjax").iterdir() if (p / "__init__.py").exists()
+    }
+    for folder in FOLDERS:
+        assert any(path.is_relative_to(ROOT / folder) for path in TREES), folder
+    assert len(PACKAGE) > len(ROOMS)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_imports_point_one_way(room):
+    files = files_of(room)
+    legal = MAY_IMPORT[room] | {room}
+    wrong = []
+    for path, tree in files.items():
+        for node, name in imports(tree):
+            parts = name.split(".")
+            outside = parts[0] in ("experiments", "configs", "tests")
+            across = parts[0] == "ftjax" and len(parts) > 1 and parts[1] not in legal
+            if outside or across:
+                wrong.append(f"{name_of(path, node)} imports {name}")
+    assert files
+    assert not wrong, f"{room} may import ftjax.{sorted(legal)} only"
+
+
+def test_only_conf_imports_ml_collections():
+    users = {
+        name_of(path)
+        for path, tree in TREES.items()
+        for _, name in imports(tree)
+        if name.split(".")[0] == "ml_collections"
+    }
+    assert users == {"ftjax/core/conf.py"}
+
+
+def test_functions_are_at_most_40_lines():
+    lengths = {
+        f"{name_of(path, node)} {node.name}": node.end_lineno - node.lineno + 1
+        for path, tree in TREES.items()
+        for node in functions(tree)
+    }
+    assert len(lengths) > 100
+    assert {name: n for name, n in lengths.items() if n > 40} == {}
+
+
+def test_modules_are_at_most_400_lines_and_mains_300():
+    lengths = {name_of(path): len(path.read_text().splitlines()) for path in TREES}
+    limit = lambda name: 300 if name.startswith("experiments/") else 400
+    assert {name: n for name, n in lengths.items() if n > limit(name)} == {}
+
+
+def test_getattr_and_hasattr_are_rare():
+    lines = sum(len(path.read_text().splitlines()) for path in SOURCE)
+    calls = [
+        name_of(path, node)
+        for path, tree in SOURCE.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Name) and node.id in ("getattr", "hasattr")
+    ]
+    assert len(calls) <= 0.5 * lines / 1000, calls
+
+
+def test_no_module_is_called_utils():
+    assert [name_of(path) for path in TREES if path.stem in VAGUE] == []
+
+
+def test_every_module_has_a_docstring():
+    assert [name_of(path) for path, tree in SOURCE.items() if not ast.get_docstring(tree)] == []
+
+
+def test_no_boolean_is_positional():
+    is_bool = lambda node: isinstance(node, ast.Constant) and isinstance(node.value, bool)
+    wrong = []
+    for path, tree in SOURCE.items():
+        for function in functions(tree):
+            given = function.args.posonlyargs + function.args.args
+            kinds = [identifier(argument.annotation) for argument in given]
+            if len(given) > 1 and ("bool" in kinds or any(map(is_bool, function.args.defaults))):
+                wrong.append(f"{name_of(path, function)} {function.name}")
+    assert wrong == []
+
+
+def identifier(annotation):
+    return annotation.id if isinstance(annotation, ast.Name) else None
+
+
+def test_no_broad_except():
+    wrong = [
+        name_of(path, node)
+        for path, tree in SOURCE.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ExceptHandler)
+        and (node.type is None or identifier(node.type) in ("Exception", "BaseException"))
+    ]
+    assert wrong == []
+
+
+def test_nnx_defines_and_jax_transforms():
+    banned = lambda attr: attr in NNX_TRANSFORMS or attr.startswith("LoRA")
+    used = [
+        f"{name_of(path, node)} nnx.{node.attr}"
+        for path, tree in PACKAGE.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and identifier(node.value) == "nnx" and banned(node.attr)
+    ]
+    taken = [
+        f"{name_of(path, node)} {name}"
+        for path, tree in PACKAGE.items()
+        for node, name in imports(tree)
+        if name.startswith("flax.nnx.") and banned(name.split(".")[2])
+    ]
+    assert used + taken == []
+
+
+def test_no_path_of_one_machine_is_committed():
+    suffixes = {".py", ".sh", ".md", ".toml", ".txt", ".yaml", ".yml", ".cfg"}
+    hidden = lambda path: any(p.startswith(".") for p in path.relative_to(ROOT).parts)
+    top = [p for p in ROOT.iterdir() if p.is_file() and p.suffix in suffixes]
+    inner = [p for folder in FOLDERS for p in (ROOT / folder).rglob("*") if p.suffix in suffixes]
+    files = [p for p in top + inner if not hidden(p)]
+    assert len(files) >= len(TREES)
+    found = [
+        f"{name_of(path)}:{number}"
+        for path in files
+        for number, line in enumerate(path.read_text().splitlines(), start=1)
+        if MACHINE_PATH.search(line)
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize("text", ["open('{}home/me/x')", "# see {}work/notes", "path={}root/x"])
+def test_the_path_pattern_finds_paths(text):
+    assert MACHINE_PATH.search(text.format("/"))  # written apart, or this file would be found
+
+
+@pytest.mark.parametrize("text", ["model/work/q", "gs://bucket/home/x", "$HOME/work/x", "~/work/x"])
+def test_the_path_pattern_leaves_other_text(text):
+    assert not MACHINE_PATH.search(text)
