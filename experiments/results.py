@@ -1,22 +1,36 @@
-"""What a run leaves behind: the exported weights, summary.json, report.html."""
+"""What a run leaves behind: exported weights, summary.json, report.html, and the table in print."""
 
 import dataclasses
+import json
+import pathlib
 import sys
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
+from experiments import setup
+from ftjax.adapters import peft
+from ftjax.core import tree
+from ftjax.evals import bootstrap
 from ftjax.models import hf
+from ftjax.train import metrics, report, summary
+from ftjax.train import table as tables
+
+RESAMPLES = 200
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """How a run ended, and where its results are."""
+    """How a run ended: "done", "data ended", "SIGTERM" or "SIGINT"; and what it changed."""
 
     stopped: str
-    row: dict
+    table: tables.Table | None
 
 
-def progress(what: str):
+def progress(what: str) -> Callable[[int, int], None]:
     """Make a callback `(done, total)` that shows a bar on a terminal and nothing elsewhere."""
     from tqdm import tqdm
 
@@ -31,16 +45,118 @@ def progress(what: str):
     return show
 
 
-def finish(plan, run, frozen, workdir, *, seconds: float) -> Outcome:
-    """Export."""
-    from experiments import running
+def finish(plan, run, params, workdir: pathlib.Path, *, seconds: float) -> Outcome:
+    """Export the weights and write the reports of a run that has ended."""
+    if run.stopped not in ("done", "data ended"):
+        return Outcome(run.stopped, None)
+    export(plan.parts, params, workdir / "export")
+    if jax.process_index() != 0:
+        return Outcome(run.stopped, None)
+    learned = table(workdir, plan.evaluation, name="after")
+    summary.write(
+        workdir, result=run, wall_s=seconds, bad_rows=plan.loader.data.bad,
+        trainable_parameters=tree.size_of(plan.state.params),
+        total_parameters=tree.size_of(plan.parts.abstract), data=plan.loader.summary(),
+    )  # fmt: skip
+    report.write(
+        workdir / "report.html", title=workdir.name, config=plan.settings.plain,
+        rows=metrics.read(workdir / "metrics.jsonl"), samples=samples(workdir), table=learned,
+        facts=facts(plan, run, seconds),
+    )  # fmt: skip
+    if learned.rows:
+        sys.stdout.write(tables.table_text(learned) + "\n")
+    sys.stdout.write(f"report: {workdir / 'report.html'}\n")
+    return Outcome(run.stopped, learned)
 
-    params = running.params_of(run.state, frozen)
+
+def facts(plan, run, seconds: float) -> dict[str, object]:
+    """Collect the headline numbers of a report."""
+    own, whole = tree.size_of(plan.state.params), tree.size_of(plan.parts.abstract)
+    return {
+        "steps": f"{run.step:,}",
+        "tokens": f"{run.tokens:,}",
+        "trainable": f"{own:,} of {whole:,} parameters",
+        "wall time": metrics.duration(seconds),
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+    }
+
+
+# -- before and after ------------------------------------------------------------------------------
+
+
+def evaluated(workdir: pathlib.Path) -> list[int]:
+    """List the steps at which a run was evaluated."""
+    return sorted(int(path.stem) for path in (workdir / "evals").glob("*.npz"))
+
+
+def numbers(workdir: pathlib.Path, step: int) -> dict[str, float]:
+    """Read the evaluation metrics of one step."""
+    rows = [row for row in metrics.read(workdir / "metrics.jsonl") if row["step"] == step]
+    return {k: v for row in rows for k, v in row.items() if k.startswith("eval/")}
+
+
+def table(workdir: pathlib.Path, evaluation, *, name: str) -> tables.Table:
+    """Compare the first and the last evaluation of a run."""
+    steps = evaluated(workdir)
+    if not steps:
+        return tables.table({}, groups={})
+    runs = {"before": numbers(workdir, steps[0]), name: numbers(workdir, steps[-1])}
+    changes = {name: intervals(workdir, evaluation)}
+    return tables.table(runs, groups=evaluation.groups, intervals=changes)
+
+
+def intervals(workdir: pathlib.Path, evaluation) -> dict[str, tuple[float, float]]:
+    """Bootstrap the change of every metric from the scores of single examples."""
+    steps = evaluated(workdir)
+    first, last = (np.load(workdir / "evals" / f"{step}.npz") for step in (steps[0], steps[-1]))
+    found = {}
+    for label, evaluator in evaluation.evaluators.items():
+        before, after = _of(first, label), _of(last, label)
+        changes = bootstrap.differences(evaluator.summary, before, after, resamples=RESAMPLES)
+        found |= {f"eval/{label}/{k}": (change.low, change.high) for k, change in changes.items()}
+    return found
+
+
+def _of(arrays: Mapping, label: str) -> dict[str, np.ndarray]:
+    prefix = f"{label}/"
+    return {k.removeprefix(prefix): arrays[k] for k in arrays if k.startswith(prefix)}
+
+
+def samples(workdir: pathlib.Path) -> list[report.Sample]:
+    """Pair the samples of the first and the last evaluation."""
+    files = sorted((workdir / "samples").glob("*.json"), key=lambda path: int(path.stem))
+    if not files:
+        return []
+    first, last = (json.loads(files[i].read_text(encoding="utf-8")) for i in (0, -1))
+    pairs = zip(first, last, strict=True)
+    return [report.Sample(old["prompt"], old["text"], new["text"]) for old, new in pairs]
+
+
+# -- weights ---------------------------------------------------------------------------------------
+
+
+def export(parts: setup.Parts, params: Mapping[str, Any], folder: pathlib.Path) -> None:
+    """Write what was trained: a PEFT adapter where there is one, else a Hugging Face model."""
+    if folder.exists() and any(folder.iterdir()):
+        return  # a run that had ended is looked at again
+    own = params["adapters"] if parts.method else params["model"]
+    own = _whole(own)
+    if jax.process_index() != 0:
+        return
+    if parts.method:
+        base = parts.settings.model.base
+        linears, names = parts.model.linears, parts.family.NAMES
+        rslora = parts.settings.adapter.get("rslora", False)
+        peft.save(folder, own, linears=linears, names=names, base_model=base, rslora=rslora)
+        return
     hf.save(
-        workdir / "export",
-        jax.device_get(params["model"]),
-        family=plan.parts.family,
-        config=plan.parts.model.config,
-        tokenizer_dir=plan.parts.tokenizer_source,
-    )
-    return Outcome(run.stopped, run.row)
+        folder, own, family=parts.family, config=parts.model.config,
+        tokenizer_dir=parts.tokenizer_source,
+    )  # fmt: skip
+
+
+def _whole(arrays):
+    """Bring arrays that other processes hold parts of to this host."""
+    if jax.process_count() == 1:
+        return jax.device_get(arrays)
+    return multihost_utils.process_allgather(arrays, tiled=True)

@@ -20,7 +20,7 @@ from ftjax.core import mesh as meshes
 from ftjax.data import loader as loaders
 from ftjax.optim import chain
 from ftjax.train import compile as compiling
-from ftjax.train import files, flops, loop, metrics
+from ftjax.train import flops, loop, metrics, summary
 from ftjax.train import state as states
 from ftjax.train.checkpoint import Checkpoints
 from ftjax.train.step import make_step
@@ -162,7 +162,7 @@ def train(settings: Settings, workdir: pathlib.Path, *, allow_config_change: boo
     start = time.perf_counter()
     p = plan(settings, progress=results.progress("encoding"))
     if jax.process_index() == 0:
-        files.write_json(workdir / "config.json", settings.plain)
+        summary.write_config(workdir, settings.plain)
     state, frozen = arrays(p)
     batches, step = Batches(p.loader, p.parts.mesh), compiled_step(p)
     writers = _writers(settings, workdir)
@@ -179,7 +179,8 @@ def train(settings: Settings, workdir: pathlib.Path, *, allow_config_change: boo
         )  # fmt: skip
     for writer in writers:
         writer.close()
-    return results.finish(p, run, frozen, workdir, seconds=time.perf_counter() - start)
+    params = params_of(run.state, frozen)
+    return results.finish(p, run, params, workdir, seconds=time.perf_counter() - start)
 
 
 def _evaluations(p: Plan, workdir: pathlib.Path) -> loop.Every:

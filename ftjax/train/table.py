@@ -6,13 +6,18 @@
     print(table_text(learned))
 
 The first run is the one the others are compared with. A change counts as better or worse by the
-metric's own direction: less nll is better, more accuracy is.
+metric's own direction: less nll is better, more accuracy is. Where the evaluations of single
+examples give an interval for a change, one that holds 0 is called the same.
 """
 
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
-LOWER_IS_BETTER = ("nll", "loss", "perplexity", "bits_per_byte", "kl", "error", "distance")
+from ftjax.evals import retention
+
+# The metrics of an evaluation that a reader looks at first; all are in metrics.jsonl.
+SHOWN = ("nll", "bits_per_byte", "accuracy", "exact_match", "f1")
+Interval = tuple[float, float]
 GROUPS = {"new": "Learned: the new task", "old": "Kept or forgotten: old abilities"}
 
 
@@ -23,6 +28,7 @@ class Row(NamedTuple):
     metric: str
     group: Literal["new", "old"]
     values: tuple[float | None, ...]
+    intervals: tuple[Interval | None, ...]  # of the change from the first run
 
     def change(self, column: int) -> float | None:
         """Return the difference from the first run."""
@@ -30,11 +36,12 @@ class Row(NamedTuple):
         return None if first is None or value is None else value - first
 
     def verdict(self, column: int) -> Literal["better", "worse", "same"]:
-        """Judge the change by the metric's direction; below half a unit shown it is the same."""
-        change = self.change(column)
-        if change is None or abs(change) < 5e-4:
+        """Judge the change by the metric's direction; within noise or rounding it is the same."""
+        change, interval = self.change(column), self.intervals[column]
+        within_noise = interval is not None and interval[0] <= 0 <= interval[1]
+        if change is None or abs(change) < 5e-4 or within_noise:
             return "same"
-        return "better" if (change < 0) == lower_is_better(self.metric) else "worse"
+        return "better" if change * retention.direction(self.metric) > 0 else "worse"
 
 
 class Table(NamedTuple):
@@ -44,15 +51,16 @@ class Table(NamedTuple):
     rows: tuple[Row, ...]
 
 
-def lower_is_better(metric: str) -> bool:
-    """Say whether a smaller value of this metric is the better one."""
-    return metric.split("/")[-1].removeprefix("mean_") in LOWER_IS_BETTER
-
-
-def table(runs: Mapping[str, Mapping[str, float]], *, groups: Mapping[str, str]) -> Table:
+def table(
+    runs: Mapping[str, Mapping[str, float]],
+    *,
+    groups: Mapping[str, str],
+    intervals: Mapping[str, Mapping[str, Interval]] | None = None,
+) -> Table:
     """Collect `eval/<label>/<metric>` of each run, the run to compare with first.
 
     groups: "new" or "old" for every label; metrics of labels that it does not name are left out.
+    intervals: by run and metric, of its change from the first run.
     """
     for label, group in groups.items():
         if group not in GROUPS:
@@ -62,9 +70,10 @@ def table(runs: Mapping[str, Mapping[str, float]], *, groups: Mapping[str, str])
     for name in names:
         kind, _, rest = name.partition("/")
         label, _, metric = rest.partition("/")
-        if kind == "eval" and metric and label in groups:
+        if kind == "eval" and metric in SHOWN and label in groups:
             values = tuple(metrics.get(name) for metrics in runs.values())
-            rows.append(Row(label, metric, groups[label], values))
+            bounds = tuple((intervals or {}).get(run, {}).get(name) for run in runs)
+            rows.append(Row(label, metric, groups[label], values, bounds))
     rows.sort(key=lambda row: list(GROUPS).index(row.group))
     return Table(tuple(runs), tuple(rows))
 

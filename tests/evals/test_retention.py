@@ -1,10 +1,7 @@
-import math
-
 import numpy as np
 import pytest
 
 from ftjax.evals import retention
-from ftjax.evals.bootstrap import Estimate
 
 BEFORE = {"nll": np.array([2.0, 12.0]), "tokens": np.array([2.0, 4.0])}
 AFTER = {"nll": np.array([4.0, 14.0]), "tokens": np.array([2.0, 4.0])}
@@ -57,38 +54,3 @@ def test_directions(metric, expected):
 def test_an_unknown_metric_is_an_error_with_a_suggestion():
     with pytest.raises(ValueError, match="did you mean 'accuracy'"):
         retention.direction("eval/x/accurracy")
-
-
-def test_rows_say_what_was_learned_and_what_forgotten():
-    before = {"new/accuracy": 0.2, "old/nll": 2.0, "old/accuracy": 0.8, "old/tokens": 9.0, "z": 1.0}
-    after = {"new/accuracy": 0.9, "old/nll": 2.5, "old/accuracy": 0.7, "old/tokens": 9.0}
-    estimates = {
-        "new/accuracy": Estimate(0.7, 0.6, 0.8, 9), "old/accuracy": Estimate(-0.1, -0.2, 0.01, 9)
-    }  # fmt: skip
-    found = {row.metric: row for row in retention.rows(before, after, estimates=estimates)}
-    assert list(found) == ["new/accuracy", "old/nll", "old/accuracy"]
-    assert [row.verdict for row in found.values()] == ["learned", "forgotten", "not resolved"]
-    assert found["old/nll"].change == 0.5
-    assert math.isnan(found["old/nll"].low)
-    assert found["new/accuracy"][4:7] == (0.6, 0.8, 1)
-
-
-@pytest.mark.parametrize(
-    ("change", "floor", "verdict"),
-    [(0.2, 0.0, "learned"), (0.2, 0.25, "not resolved"), (-0.3, 0.25, "forgotten"),
-     (0.0, 0.0, "not resolved")],
-)  # fmt: skip
-def test_a_change_below_the_noise_floor_is_not_resolved(change, floor, verdict):
-    (row,) = retention.rows({"f1": 0.5}, {"f1": 0.5 + change}, floor=floor)
-    assert row.verdict == verdict
-
-
-def test_the_table():
-    before, after = {"a/nll": 2.0, "b/f1": 0.25}, {"a/nll": 1.5, "b/f1": 0.125}
-    rows = retention.rows(before, after, estimates={"b/f1": Estimate(-0.125, -0.2, -0.1, 4)})
-    lines = retention.table(rows).splitlines()
-    assert len(lines) == 4
-    assert lines[2] == "| a/nll ↓ | 2.0000 | 1.5000 | -0.5000 |  | learned |"
-    assert lines[3] == (
-        "| b/f1 ↑ | 0.2500 | 0.1250 | -0.1250 | -0.2000 to -0.1000 | forgotten |"
-    )  # fmt: skip

@@ -4,7 +4,7 @@ import re
 import pytest
 
 from ftjax.train import curves, report
-from ftjax.train.table import Row, lower_is_better, table, table_text
+from ftjax.train.table import Row, table, table_text
 
 RUNS = {
     "before": {"eval/tsql/nll": 1.9, "eval/tsql/exact_match": 0.0, "eval/wiki/nll": 2.1},
@@ -31,12 +31,17 @@ def test_the_table_groups_new_before_old_and_judges_by_direction(learned):
     assert learned.rows[1].change(2) is None
 
 
-@pytest.mark.parametrize("metric", ["nll", "loss", "by_topic/perplexity"])
-def test_direction_of_metrics(metric):
-    assert lower_is_better(metric)
-    assert not lower_is_better("accuracy")
-    assert Row("x", metric, "old", (1.0, 2.0)).verdict(1) == "worse"
-    assert Row("x", "accuracy", "old", (1.0, 2.0)).verdict(1) == "better"
+def test_a_change_within_its_interval_is_the_same():
+    within, beyond = ("nll", "old", (1.0, 2.0), (None, (-0.1, 2.0))), (None, (0.5, 1.5))
+    assert Row("x", *within).verdict(1) == "same"
+    assert Row("x", *within[:3], beyond).verdict(1) == "worse"
+    assert Row("x", "accuracy", "old", (1.0, 2.0), (None, None)).verdict(1) == "better"
+
+
+def test_intervals_reach_their_rows():
+    noise = {"after LoRA": {"eval/tsql/nll": (-2.0, 0.1)}}
+    rows = table(RUNS, groups=GROUPS, intervals=noise).rows
+    assert [row.verdict(1) for row in rows] == ["same", "better", "worse"]
 
 
 def test_an_unknown_group_is_named():
