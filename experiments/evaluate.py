@@ -1,0 +1,41 @@
+r"""Evaluate a run: what it taught its base, and what it made it forget.
+
+    python -m experiments.evaluate --workdir runs/mine
+    python -m experiments.evaluate --workdir runs/mine --checkpoint best --output scores.json
+
+Runs the evaluations of the run's config on its base (adapters off) and on a checkpoint, prints a
+table with paired 95 % intervals, and writes all numbers to DIR/evals/compare_<step>.json.
+"""
+
+import pathlib
+
+from absl import app, flags
+
+WORKDIR = flags.DEFINE_string("workdir", "", "directory of the run", required=True)
+CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "latest, best or a step")
+OUTPUT = flags.DEFINE_string("output", "", "JSON file; DIR/evals/compare_<step>.json if not given")
+
+
+def main(argv: list[str]) -> None:
+    """Run what the flags say."""
+    if len(argv) > 1:
+        raise app.UsageError(f"got the arguments {argv[1:]}; expected flags alone")
+    from experiments import comparing, evaluating, workdirs  # jax: slow to import
+    from ftjax.train import files
+
+    workdir = pathlib.Path(WORKDIR.value)
+    run = workdirs.load(workdir, checkpoint=CHECKPOINT.value)
+    evaluation = evaluating.build(run.parts)
+    if not evaluation.evaluators:
+        raise app.UsageError(
+            f"--workdir: got {WORKDIR.value!r}, whose config has no evals; expected one at least"
+        )
+    found = comparing.compare(evaluation.evaluators, run.base, run.params)
+    print(comparing.text(found, evaluation.groups, step=run.step))
+    path = pathlib.Path(OUTPUT.value or workdir / "evals" / f"compare_{run.step}.json")
+    files.write_json(path, comparing.record(found, evaluation.groups, step=run.step))
+    print(f"\nAll numbers: {path}")
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,113 @@
+"""Reading a run back: its config, its model, and the weights of one of its checkpoints.
+
+run = load(workdir, checkpoint="latest")      # or "best", or a step
+run.params                                    # {"model": ..., "adapters": ...} on the mesh
+run.base                                      # what the run started from, adapters off
+"""
+
+import dataclasses
+import json
+import pathlib
+
+import jax
+
+from experiments import running, settings, setup
+from ftjax.core import conf
+from ftjax.optim import chain
+from ftjax.train import state as states
+from ftjax.train.checkpoint import Checkpoints
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run with its weights as they were at `step`; step 0 without a checkpoint = the base."""
+
+    parts: setup.Parts
+    params: dict
+    base: dict
+    step: int
+
+
+def parts_of(workdir: pathlib.Path) -> setup.Parts:
+    """Build the parts of the run that `workdir` holds.
+
+    Raises:
+      ValueError: the directory holds no run.
+    """
+    path = pathlib.Path(workdir) / "config.json"
+    if not path.is_file():
+        raise ValueError(
+            f"--workdir: got {str(workdir)!r}, which has no config.json; expected the directory of "
+            "a run of experiments.train"
+        )
+    config = json.loads(path.read_text(encoding="utf-8"))
+    return setup.build(settings.read(config))
+
+
+def base_of(parts: setup.Parts) -> dict:
+    """Load what a run starts from, adapters off."""
+    return {"model": setup.weights(parts)["model"], "adapters": None}
+
+
+def load(workdir: pathlib.Path, *, checkpoint: str = "latest") -> Run:
+    """Load a run with the weights of a checkpoint: "latest", "best" or a step.
+
+    Raises:
+      ValueError: there is no run, or no such checkpoint.
+    """
+    parts = parts_of(workdir)
+    first = setup.weights(parts)
+    _, frozen = states.split(first, parts.patterns)
+    state = abstract_state(parts)
+    spec = parts.settings.checkpoint
+    with Checkpoints(
+        pathlib.Path(workdir) / "checkpoints", config=parts.settings.plain,
+        frozen=setup.identity(parts), keep=spec.keep, best=spec.best or None, mode=spec.mode,
+        free=running.FREE,
+    ) as checkpoints:  # fmt: skip
+        found = checkpoints.restore(state, step=choose(checkpoints, checkpoint))
+    if found is None:
+        raise ValueError(
+            f"--workdir: got {str(workdir)!r}, which has no checkpoint; expected a run that has "
+            "saved one; for what it started from, pass --base"
+        )
+    params = running.params_of(found.state, frozen)
+    return Run(parts, params, {"model": first["model"], "adapters": None}, found.step)
+
+
+def choose(checkpoints, name: str) -> int | None:
+    """Return the step that `name` means; None is the newest good one.
+
+    Raises:
+      ValueError: it means none.
+    """
+    if name == "latest":
+        return None
+    if name == "best":
+        best = checkpoints.best_step()
+        if best is None:
+            raise ValueError(
+                "--checkpoint: got 'best', but the run names no metric to choose by; expected "
+                "checkpoint.best in its config; use 'latest' or a step"
+            )
+        return best
+    steps = checkpoints.steps()
+    if not name.isdigit() or int(name) not in steps:
+        known = ", ".join(map(str, steps)) or "none is saved"
+        raise ValueError(f"--checkpoint: got {name!r}; expected latest, best or a step: {known}")
+    return int(name)
+
+
+def abstract_state(parts: setup.Parts) -> states.State:
+    """Shapes and shardings of the state that the run's checkpoints hold."""
+    total = {"total_steps": parts.settings.steps}
+    optimizer = conf.call(chain.make, parts.settings.optim, where="optim", extra=total)
+    trainable, _ = states.split(parts.abstract, parts.patterns)
+    create = lambda trainable: states.create(
+        trainable, optimizer.tx, key=jax.random.key(0), ema=parts.settings.ema_decay is not None
+    )
+    abstract = jax.eval_shape(create, trainable)
+    letters = states.axes(parts.model, parts.abstract["adapters"])
+    places = states.shardings(abstract, letters, optimizer.tx, parts.mesh)
+    place = lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s)
+    return jax.tree.map(place, abstract, places)
