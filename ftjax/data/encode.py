@@ -12,13 +12,14 @@ first token has no predecessor to be predicted from; packing gives it weight 0.
 `fit` cuts what is longer than `max_tokens`, and counts: truncated, split, dropped.
 """
 
+import functools
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from ftjax.data import chat
+from ftjax.data import chat, literal
 from ftjax.data.tokenizer import Encoding
 
 LOSSES = ("completion", "all")
@@ -46,8 +47,9 @@ def examples(
     """Encode checked rows, kinds mixed as they come, in order.
 
     template: needed for messages. append_eos: end texts and responses with eos (a chat template
-    prints its own ends). special: read special-token strings inside texts as tokens; messages are
-    always read so, because the template's own markers are such strings.
+    prints its own ends). special: read special-token strings inside prompts, responses and texts as
+    tokens, and in messages those of every role; if not, a template's own markers, and what the
+    assistant says, still are.
     Raises TemplateError for messages that give no target, ValueError without an eos token.
     """
     found: list[Example | None] = [None] * len(rows)
@@ -89,21 +91,34 @@ def _prompt(rows, tokenizer, *, append_eos, special, **_):
         yield Example(ids, _after(prompt.ids, ids))
 
 
-def _dialog(rows, tokenizer, *, template, **_):
+def _dialog(rows, tokenizer, *, template, special, **_):
+    hide, encode_batch = _reading(tokenizer, special=special)
     for row in rows:
-        prompt = template.render(row["prompt"], add_generation_prompt=True)
-        whole = template.render([*row["prompt"], *row["response"]])
-        prompt, whole = tokenizer.encode_batch([prompt, whole], add_special_tokens=False)
+        prompt = template.render(hide(row["prompt"]), add_generation_prompt=True)
+        whole = template.render(hide([*row["prompt"], *row["response"]]))
+        prompt, whole = encode_batch([prompt, whole])
         yield Example(whole.ids, _after(prompt.ids, whole.ids))
 
 
-def _chat(rows, tokenizer, *, template, **_):
-    rendered = [template.spans(row["messages"]) for row in rows]
-    texts = [text for text, _ in rendered]
-    # The template prints bos itself where the model has one.
-    encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
+def _chat(rows, tokenizer, *, template, special, **_):
+    hide, encode_batch = _reading(tokenizer, special=special)
+    rendered = [template.spans(hide(row["messages"])) for row in rows]
+    encodings = encode_batch([text for text, _ in rendered])
     for row, (_, spans), encoding in zip(rows, rendered, encodings, strict=True):
         yield Example(encoding.ids, _assistant_weights(row["messages"], spans, encoding=encoding))
+
+
+def _reading(tokenizer, *, special: bool):
+    """Return (hide, encode_batch) for messages; a template prints bos itself where it wants it."""
+    if special:
+        return list, functools.partial(tokenizer.encode_batch, add_special_tokens=False)
+    guard = _guard(tokenizer)
+    return guard.hide, guard.encode_batch
+
+
+@functools.lru_cache(maxsize=4)
+def _guard(tokenizer) -> literal.Guard:
+    return literal.Guard(tokenizer)
 
 
 ENCODERS = {"text": _text, "prompt": _prompt, "dialog": _dialog, "chat": _chat}

@@ -16,6 +16,7 @@ import bisect
 import hashlib
 import inspect
 import json
+import threading
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -85,6 +86,11 @@ def _check_keys(given: Mapping) -> None:
             raise ValueError(f"data.{key}: unknown key; {hint}expected one of {conf.listed(legal)}")
 
 
+def _check_seed(seed: int) -> None:
+    if not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"data.seed: got {seed!r}; expected a whole number from 0 on; set it")
+
+
 def _check_sizes(**sizes: int) -> None:
     for key, value in sizes.items():
         if not isinstance(value, int) or value < 1:
@@ -118,6 +124,7 @@ class Loader:
         process_count: int = 1,
     ):
         _check_sizes(batch_size=batch_size, max_tokens=max_tokens, process_count=process_count)
+        _check_seed(seed)
         if batch_size % process_count or not 0 <= process_index < process_count:
             raise ValueError(
                 f"data.batch_size: got {batch_size} over process {process_index} of {process_count}"
@@ -132,6 +139,8 @@ class Loader:
         self._reading = None
         self._ends: list[int] = []  # rows of all epochs up to and with the i-th
         self._cached: dict[int, Epoch] = {}
+        # The reading thread and the caller both plan epochs.
+        self._lock = threading.RLock()
         self._identity = self._describe()
 
     def _describe(self) -> dict:
@@ -181,7 +190,8 @@ class Loader:
 
     def batch(self, g: int) -> dict[str, np.ndarray]:
         """Return this process's rows of global batch `g`: arrays [B / processes, T]."""
-        wanted = [self._find(g * self.batch_size + n) for n in self._local]
+        with self._lock:
+            wanted = [self._find(g * self.batch_size + n) for n in self._local]
         return self._fill(wanted)
 
     def _fill(self, wanted: list) -> dict[str, np.ndarray]:
@@ -204,15 +214,18 @@ class Loader:
 
     def epoch(self, e: int) -> Epoch:
         """Return the plan of epoch `e`; the last two are kept."""
-        if e not in self._cached:
-            shares = {"seed": self._seed, "epoch": e}
-            data = self.data
-            drawn = draw.order(data.counts, data.shares, shuffle=self._shuffle, **shares)
-            plan = self._plan(drawn)
-            order = draw.permutation(plan.rows, **shares) if self._shuffle else range(plan.rows)
-            self._cached = dict(list(self._cached.items())[-1:])
-            self._cached[e] = Epoch(plan, np.asarray(order))
-        return self._cached[e]
+        with self._lock:
+            if e not in self._cached:
+                newest = list(self._cached.items())[-1:]
+                self._cached = dict([*newest, (e, self._make_epoch(e))])
+            return self._cached[e]
+
+    def _make_epoch(self, e: int) -> Epoch:
+        when = {"seed": self._seed, "epoch": e}
+        counts, shares = self.data.counts, self.data.shares
+        plan = self._plan(draw.order(counts, shares, shuffle=self._shuffle, **when))
+        order = draw.permutation(plan.rows, **when) if self._shuffle else range(plan.rows)
+        return Epoch(plan, np.asarray(order))
 
     def _plan(self, drawn: np.ndarray) -> packing.Plan:
         lengths = self.data.store.lengths[drawn]
@@ -220,9 +233,10 @@ class Loader:
         return plan._replace(example=drawn[plan.example])
 
     def _extend(self, *, epochs: int) -> None:
-        while len(self._ends) < epochs:
-            before = self._ends[-1] if self._ends else 0
-            self._ends.append(before + self.epoch(len(self._ends)).plan.rows)
+        with self._lock:
+            while len(self._ends) < epochs:
+                before = self._ends[-1] if self._ends else 0
+                self._ends.append(before + self.epoch(len(self._ends)).plan.rows)
 
     def _find(self, row: int) -> tuple[packing.Plan, int] | None:
         """Return (plan, row of it) of a row of the endless sequence; None after the last epoch."""

@@ -8,6 +8,7 @@
 Nothing leaves silently: a row is an example, several pieces, or counted under a reason.
 """
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -86,7 +87,9 @@ def load(
     """
     _legal("loss", loss, legal=encode.LOSSES)
     overlong = _overlong(overlong, packing)
-    tokenizer = tokenizer_lib.load(tokenizer) if isinstance(tokenizer, str) else tokenizer
+    tokenizer = (
+        tokenizer_lib.load(tokenizer) if isinstance(tokenizer, str | os.PathLike) else tokenizer
+    )
     reading = {"kind": kind, "fields": fields, "on_bad_row": on_bad_row}
     opened = conf.build({"name": name, **source}, "data", where="data", **reading)
     parts = opened.parts if isinstance(opened, Mixture) else _single(name, opened, **reading)

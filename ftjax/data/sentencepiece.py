@@ -72,6 +72,13 @@ class Backend:
         pieces = self._processor.encode(text, return_type="proto").pieces if text else ()
         return [(p.id, characters[p.begin], characters[p.end]) for p in pieces]
 
+    def get_added_tokens_decoder(self):
+        """Raise: there is no way to read one control token as such and another as text."""
+        raise ValueError(
+            "data.special: got False for messages with a SentencePiece model; expected True, or "
+            "the tokenizer.json of the same model; convert it or set special=True"
+        )
+
     def encode_batch(self, texts: Sequence[str], *, add_special_tokens: bool = True):
         """Return the encodings of many texts."""
         return [self.encode(text, add_special_tokens=add_special_tokens) for text in texts]

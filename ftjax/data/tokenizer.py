@@ -13,7 +13,7 @@ whose pad token is its eos token still learns to stop.
 import copy
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 ROLES = ("bos", "eos", "pad")
@@ -83,6 +83,29 @@ class Tokenizer:
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
         """Return the text of `ids`."""
         return self._backend.decode([int(i) for i in ids], skip_special_tokens=skip_special_tokens)
+
+    def special_tokens(self) -> dict[str, int]:
+        """Return the text and id of every token that is marked special."""
+        added = self._backend.get_added_tokens_decoder()
+        return {token.content: i for i, token in added.items() if token.special}
+
+    def aliased(self, aliases: Mapping[str, str]):
+        """Return a backend that reads an alias where this one reads a special token, and no others.
+
+        aliases: alias -> text of the special token. Returns (backend, id of alias -> real id).
+        """
+        from tokenizers import AddedToken
+
+        added = {t.content: t for t in self._backend.get_added_tokens_decoder().values()}
+        backend = copy.deepcopy(self._backend)
+        backend.encode_special_tokens = True
+        for alias, content in aliases.items():
+            real = added[content]
+            sides = {"lstrip": real.lstrip, "rstrip": real.rstrip, "single_word": real.single_word}
+            backend.add_tokens([AddedToken(alias, normalized=False, special=False, **sides)])
+        return backend, {
+            backend.token_to_id(alias): self.token_id(content) for alias, content in aliases.items()
+        }
 
     def save(self, folder) -> None:
         """Write the files this tokenizer was read from, byte for byte, into `folder`."""

@@ -207,6 +207,7 @@ def test_mixture_draws_examples_by_share(path, bpe, tmp_path):
         ({"overlong": "cut"}, r"data\.overlong: got 'cut'; expected one of truncate, split"),
         ({"overlong": "keep"}, r"data\.overlong: got 'keep' with packing='bfd'"),
         ({"batch_size": 0}, r"data\.batch_size: got 0; expected a whole number above 0"),
+        ({"seed": -1}, r"data\.seed: got -1; expected a whole number from 0 on"),
         ({"process_count": 3}, r"data\.batch_size: got 4 over process 0 of 3"),
         ({"kind": "promt"}, r"kind: got 'promt'.*did you mean 'prompt'"),
         ({"path": "nowhere.jsonl"}, r"data\.path: got 'nowhere\.jsonl'"),
