@@ -52,7 +52,8 @@ class Attention(nnx.Module):
         if cache is not None:
             cache = base.update_cache(cache, context.slots_BT, k, v)
             k, v = cache["k"].astype(q.dtype), cache["v"].astype(q.dtype)
-        mixed = attention.attend(q, k, v, context.mask_BTS, scale=q.shape[-1] ** -0.5)
+        attend = attention.attend_causal if cache is None else attention.attend
+        mixed = attend(q, k, v, context.mask_BTS, scale=q.shape[-1] ** -0.5)
         return site("o", mesh.constrain(mixed, "BTNH"), self.o), cache
 
 
