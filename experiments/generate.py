@@ -13,7 +13,7 @@ import sys
 
 from absl import app, flags
 
-WORKDIR = flags.DEFINE_string("workdir", "", "directory of the run", required=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "directory of the run", required=True)
 CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "latest, best or a step")
 BASE = flags.DEFINE_bool("base", False, "what the run started from: its base, adapter off")
 PROMPT = flags.DEFINE_multi_string("prompt", [], "a prompt; may be repeated")
