@@ -29,9 +29,9 @@ def make(
       model: the handle.
       tokenizer: `encode`, `decode`, `bos_id`, `eos_id`, `pad_id`.
       max_new_tokens: the most to generate.
-      temperature: 0 is greedy; see `choose` for this and the next two.
-      top_k: draw from the k likeliest tokens.
-      top_p: draw from the likeliest tokens that make up this probability.
+      temperature: 0 is greedy; see `choose`.
+      top_k: see `choose`.
+      top_p: see `choose`.
       batch_size: rows per program run; over a mesh, a multiple of its replicas.
       stop_ids: tokens that end a text and are left out of it; the eos token when not given.
       until: the text is cut before the first of these strings (a newline, for one line).
@@ -50,18 +50,14 @@ def make(
     def respond(params, prompts: Sequence, key=None) -> list[str]:
         ids = [prompt_ids(prompt, tokenizer, encode=encode) for prompt in prompts]
         key = jax.random.key(0) if key is None else key
-        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         texts = [""] * len(ids)
-        for start in range(0, len(order), batch_size):
-            index = order[start : start + batch_size]
-            batch = _batch([ids[i] for i in index], batch_size, _pad(tokenizer))
+        for index in _groups(ids, batch_size):
             row_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, _filled(index, batch_size))
+            batch = _batch([ids[i] for i in index], batch_size, _pad(tokenizer))
             with _under(mesh):
                 output = generate(params, *_place(batch, mesh), row_keys)
-            tokens, lengths = np.asarray(output.tokens), np.asarray(output.lengths)
-            for row, i in enumerate(index):
-                new = without_stop(tokens[row, : lengths[row]].tolist(), stop_ids)
-                texts[i] = cut(tokenizer.decode(new), until)
+            for i, new in zip(index, _new_ids(output), strict=False):  # the rest are dummies
+                texts[i] = cut(tokenizer.decode(without_stop(new, stop_ids)), until)
         return texts
 
     return respond
@@ -130,11 +126,22 @@ def cut(text: str, until: Sequence[str]) -> str:
     return text[: min((at for each in until if (at := text.find(each)) >= 0), default=len(text))]
 
 
+def _groups(ids: list[list[int]], size: int) -> Iterator[list[int]]:
+    """Yield the indices of each batch, shortest prompts first."""
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    return (order[start : start + size] for start in range(0, len(order), size))
+
+
 def _batch(ids: list[list[int]], batch_size: int, pad_id: int):
     filled = ids + [[]] * (batch_size - len(ids))
     # The width is rounded here, on the host, so that few shapes are sent to the devices.
     prompts = padding.rows(filled, max(map(len, ids)), fill=pad_id)
     return prompts, np.int32([len(each) for each in filled])
+
+
+def _new_ids(output: generating.Output) -> list[list[int]]:
+    tokens, lengths = np.asarray(output.tokens), np.asarray(output.lengths)
+    return [row[:length].tolist() for row, length in zip(tokens, lengths, strict=True)]
 
 
 def _filled(index: list[int], batch_size: int) -> np.ndarray:
