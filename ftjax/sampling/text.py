@@ -19,31 +19,26 @@ from ftjax.sampling import generate as generating
 
 
 def make(
-    model, tokenizer, *, max_new_tokens: int, temperature: float = 0.0, top_k: int | None = None,
-    top_p: float | None = None, batch_size: int = 8, stop_ids: Sequence[int] | None = None,
-    until: Sequence[str] = (), encode: Callable | None = None, mesh=None,
+    model, tokenizer, *, batch_size: int = 8, stop_ids: Sequence[int] | None = None,
+    until: Sequence[str] = (), encode: Callable | None = None, mesh=None, **sampling,
 ) -> Callable:  # fmt: skip
     """Make `respond(params, prompts, key=None) -> list of str`, the new text alone.
 
     Args:
       model: the handle.
       tokenizer: `encode`, `decode`, `bos_id`, `eos_id`, `pad_id`.
-      max_new_tokens: the most to generate.
-      temperature: 0 is greedy; see `choose`.
-      top_k: see `choose`.
-      top_p: see `choose`.
       batch_size: rows per program run; over a mesh, a multiple of its replicas.
       stop_ids: tokens that end a text and are left out of it; the eos token when not given.
       until: the text is cut before the first of these strings (a newline, for one line).
       encode: prompt -> ids, for chat templates; `tokenizer.encode` when not given.
       mesh: shard the rows over its replicas.
+      sampling: max_new_tokens, temperature, top_k, top_p of `generate.make`.
     """
     stop_ids = stops(tokenizer) if stop_ids is None else tuple(stop_ids)
     if mesh is not None:
         meshes.check_batch(batch_size, 1, mesh)
     generate = generating.make(
-        model, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
-        stop_ids=stop_ids, pad_id=_pad(tokenizer),
+        model, stop_ids=stop_ids, pad_id=_pad(tokenizer), **sampling,
         out_shardings=None if mesh is None else meshes.replicated(mesh),
     )  # fmt: skip
 
@@ -64,15 +59,12 @@ def make(
 
 
 def make_stream(
-    model, tokenizer, *, max_new_tokens: int, temperature: float = 0.0, top_k: int | None = None,
-    top_p: float | None = None, stop_ids: Sequence[int] | None = None,
-    encode: Callable | None = None,
+    model, tokenizer, *, stop_ids: Sequence[int] | None = None, encode: Callable | None = None,
+    **sampling,
 ) -> Callable:  # fmt: skip
     """Make `stream(params, prompt, key) -> iterator of pieces of text`, for one prompt."""
-    tokens = generating.make_stream(
-        model, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
-        stop_ids=stops(tokenizer) if stop_ids is None else stop_ids, pad_id=_pad(tokenizer),
-    )  # fmt: skip
+    stop_ids = stops(tokenizer) if stop_ids is None else stop_ids
+    tokens = generating.make_stream(model, stop_ids=stop_ids, pad_id=_pad(tokenizer), **sampling)
 
     def stream(params, prompt, key) -> Iterator[str]:
         ids = prompt_ids(prompt, tokenizer, encode=encode)
