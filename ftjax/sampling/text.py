@@ -47,7 +47,7 @@ def make(
         key = jax.random.key(0) if key is None else key
         texts = [""] * len(ids)
         for index in _groups(ids, batch_size):
-            row_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, _filled(index, batch_size))
+            row_keys = _row_keys(key, index + [0] * (batch_size - len(index)), mesh)
             batch = _batch([ids[i] for i in index], batch_size, _pad(tokenizer))
             with _under(mesh):
                 output = generate(params, *_place(batch, mesh), row_keys)
@@ -136,8 +136,13 @@ def _new_ids(output: generating.Output) -> list[list[int]]:
     return [row[:length].tolist() for row, length in zip(tokens, lengths, strict=True)]
 
 
-def _filled(index: list[int], batch_size: int) -> np.ndarray:
-    return np.int32(index + [0] * (batch_size - len(index)))
+def _row_keys(key, index: list[int], mesh):
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, np.int32(index))
+    if mesh is None:
+        return keys
+    # Processes must agree on where an argument lies: keys go to the mesh as the numbers they are.
+    data = meshes.put(np.asarray(jax.random.key_data(keys)), meshes.replicated(mesh))
+    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(keys))
 
 
 def _place(batch, mesh):
