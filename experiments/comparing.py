@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from ftjax.evals import bootstrap, retention
+from ftjax.train import table as tables
 
 KEPT = ("accuracy", "exact_match")  # scores with a known chance level
 
@@ -33,17 +34,6 @@ def compare(evaluators: Mapping, base, params) -> Comparison:
     return result
 
 
-def rows(comparison: Comparison, groups: Mapping[str, str], group: str) -> list[retention.Row]:
-    """List the learned/forgotten rows of the labels of one group."""
-    mine = {
-        name: value
-        for name, value in comparison.before.items()
-        if groups[name.rsplit("/", 1)[0]] == group
-        and name.rsplit("/", 1)[1] in retention.DIRECTIONS
-    }
-    return retention.rows(mine, comparison.after, estimates=comparison.estimates)
-
-
 def kept(comparison: Comparison, groups: Mapping[str, str]) -> float | None:
     """Compute the retention over the old benchmarks that the base is above chance on, or None."""
     before, after, chance = {}, {}, {}
@@ -55,27 +45,30 @@ def kept(comparison: Comparison, groups: Mapping[str, str]) -> float | None:
     return retention.retention(before, after, chance) if before else None
 
 
+def table(comparison: Comparison, groups: Mapping[str, str], *, step: int) -> tables.Table:
+    """Lay the comparison out as training does at its end."""
+    name = f"step {step}"
+    named = lambda metrics: {f"eval/{key}": value for key, value in metrics.items()}
+    runs = {"base": named(comparison.before), name: named(comparison.after)}
+    bounds = {key: (found.low, found.high) for key, found in comparison.estimates.items()}
+    return tables.table(runs, groups=groups, intervals={name: named(bounds)})
+
+
 def text(comparison: Comparison, groups: Mapping[str, str], *, step: int) -> str:
-    """Lay the comparison out as Markdown."""
-    parts = [f"# Base (before) and step {step} (after)"]
-    for group, title in (("new", "What the run teaches"), ("old", "What it must not forget")):
-        if found := rows(comparison, groups, group):
-            parts.append(f"## {title}\n\n{retention.table(found)}")
+    """Write the table, and below it the retention."""
     share = kept(comparison, groups)
-    if share is not None:
-        parts.append(f"Retention, 1 = everything above chance kept: {share:.3f}")
-    return "\n\n".join(parts)
+    shown = "" if share is None else f"\n\nretention {share:.3f} (1 = all above chance is kept)"
+    return tables.table_text(table(comparison, groups, step=step)) + shown
 
 
 def record(comparison: Comparison, groups: Mapping[str, str], *, step: int) -> dict:
     """Put the comparison into what JSON can hold."""
+    rows = table(comparison, groups, step=step).rows
     return {
         "step": step,
         "before": comparison.before,
         "after": comparison.after,
         "change": {name: each._asdict() for name, each in comparison.estimates.items()},
-        "rows": [
-            row._asdict() for group in ("new", "old") for row in rows(comparison, groups, group)
-        ],
+        "verdicts": {f"{row.label}/{row.metric}": row.verdict(1) for row in rows},
         "retention": kept(comparison, groups),
     }

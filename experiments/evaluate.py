@@ -11,7 +11,7 @@ import pathlib
 
 from absl import app, flags
 
-WORKDIR = flags.DEFINE_string("workdir", "", "directory of the run", required=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "directory of the run", required=True)
 CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "latest, best or a step")
 OUTPUT = flags.DEFINE_string("output", "", "JSON file; DIR/evals/compare_<step>.json if not given")
 

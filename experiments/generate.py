@@ -13,7 +13,7 @@ import sys
 
 from absl import app, flags
 
-WORKDIR = flags.DEFINE_string("workdir", "", "directory of the run", required=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "directory of the run", required=True)
 CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "latest, best or a step")
 BASE = flags.DEFINE_bool("base", False, "what the run started from: its base, adapter off")
 PROMPT = flags.DEFINE_multi_string("prompt", [], "a prompt; may be repeated")
@@ -103,14 +103,14 @@ def talk(parts, params, template, options: dict) -> None:
     print(generating.HELP)
 
     def answer(prompt, number: int):
-        with jax.set_mesh(parts.mesh):
-            yield from stream(params, prompt, jax.random.fold_in(key, number))
+        return stream(params, prompt, jax.random.fold_in(key, number))
 
     def show(piece: str) -> None:
         sys.stdout.write(piece)
         sys.stdout.flush()
 
-    generating.converse(dialog, answer, read=lambda: input("> "), write=show)
+    with jax.set_mesh(parts.mesh):
+        generating.converse(dialog, answer, read=lambda: input("> "), write=show)
 
 
 if __name__ == "__main__":

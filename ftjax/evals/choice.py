@@ -36,11 +36,7 @@ def make(
     Raises:
       ValueError: an unknown normalisation, or a row without choices or with an unknown answer.
     """
-    if normalization not in NORMALIZATIONS:
-        raise ValueError(
-            f"evals.choice.normalization: got {normalization!r}; expected one of "
-            f"{', '.join(NORMALIZATIONS)}"
-        )
+    _check(normalization)
     answers = np.array([answer_index(row, where=f"row {i}") for i, row in enumerate(rows)], int)
     examples, lengths = [], []
     for row in rows:
@@ -108,6 +104,14 @@ def answer_index(row: Mapping, *, where: str) -> int:
             f"from 0 to {len(choices) - 1}"
         )
     return int(answer)
+
+
+def _check(normalization: str):
+    if normalization not in NORMALIZATIONS:
+        raise ValueError(
+            f"evals.choice.normalization: got {normalization!r}; expected one of "
+            f"{', '.join(NORMALIZATIONS)}"
+        )
 
 
 def _length(choice: str, example, normalization: str) -> float:

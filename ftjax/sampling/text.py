@@ -19,64 +19,52 @@ from ftjax.sampling import generate as generating
 
 
 def make(
-    model, tokenizer, *, max_new_tokens: int, temperature: float = 0.0, top_k: int | None = None,
-    top_p: float | None = None, batch_size: int = 8, stop_ids: Sequence[int] | None = None,
-    until: Sequence[str] = (), encode: Callable | None = None, mesh=None,
+    model, tokenizer, *, batch_size: int = 8, stop_ids: Sequence[int] | None = None,
+    until: Sequence[str] = (), encode: Callable | None = None, mesh=None, **sampling,
 ) -> Callable:  # fmt: skip
     """Make `respond(params, prompts, key=None) -> list of str`, the new text alone.
 
     Args:
       model: the handle.
       tokenizer: `encode`, `decode`, `bos_id`, `eos_id`, `pad_id`.
-      max_new_tokens: the most to generate.
-      temperature: 0 is greedy; see `choose` for this and the next two.
-      top_k: draw from the k likeliest tokens.
-      top_p: draw from the likeliest tokens that make up this probability.
       batch_size: rows per program run; over a mesh, a multiple of its replicas.
       stop_ids: tokens that end a text and are left out of it; the eos token when not given.
       until: the text is cut before the first of these strings (a newline, for one line).
       encode: prompt -> ids, for chat templates; `tokenizer.encode` when not given.
       mesh: shard the rows over its replicas.
+      sampling: max_new_tokens, temperature, top_k, top_p of `generate.make`.
     """
     stop_ids = stops(tokenizer) if stop_ids is None else tuple(stop_ids)
     if mesh is not None:
         meshes.check_batch(batch_size, 1, mesh)
     generate = generating.make(
-        model, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
-        stop_ids=stop_ids, pad_id=_pad(tokenizer),
+        model, stop_ids=stop_ids, pad_id=_pad(tokenizer), **sampling,
         out_shardings=None if mesh is None else meshes.replicated(mesh),
     )  # fmt: skip
 
     def respond(params, prompts: Sequence, key=None) -> list[str]:
         ids = [prompt_ids(prompt, tokenizer, encode=encode) for prompt in prompts]
         key = jax.random.key(0) if key is None else key
-        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         texts = [""] * len(ids)
-        for start in range(0, len(order), batch_size):
-            index = order[start : start + batch_size]
+        for index in _groups(ids, batch_size):
+            row_keys = _row_keys(key, index + [0] * (batch_size - len(index)), mesh)
             batch = _batch([ids[i] for i in index], batch_size, _pad(tokenizer))
-            row_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, _filled(index, batch_size))
             with _under(mesh):
                 output = generate(params, *_place(batch, mesh), row_keys)
-            tokens, lengths = np.asarray(output.tokens), np.asarray(output.lengths)
-            for row, i in enumerate(index):
-                new = without_stop(tokens[row, : lengths[row]].tolist(), stop_ids)
-                texts[i] = cut(tokenizer.decode(new), until)
+            for i, new in zip(index, _new_ids(output), strict=False):  # the rest are dummies
+                texts[i] = cut(tokenizer.decode(without_stop(new, stop_ids)), until)
         return texts
 
     return respond
 
 
 def make_stream(
-    model, tokenizer, *, max_new_tokens: int, temperature: float = 0.0, top_k: int | None = None,
-    top_p: float | None = None, stop_ids: Sequence[int] | None = None,
-    encode: Callable | None = None,
+    model, tokenizer, *, stop_ids: Sequence[int] | None = None, encode: Callable | None = None,
+    **sampling,
 ) -> Callable:  # fmt: skip
     """Make `stream(params, prompt, key) -> iterator of pieces of text`, for one prompt."""
-    tokens = generating.make_stream(
-        model, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
-        stop_ids=stops(tokenizer) if stop_ids is None else stop_ids, pad_id=_pad(tokenizer),
-    )  # fmt: skip
+    stop_ids = stops(tokenizer) if stop_ids is None else stop_ids
+    tokens = generating.make_stream(model, stop_ids=stop_ids, pad_id=_pad(tokenizer), **sampling)
 
     def stream(params, prompt, key) -> Iterator[str]:
         ids = prompt_ids(prompt, tokenizer, encode=encode)
@@ -130,6 +118,12 @@ def cut(text: str, until: Sequence[str]) -> str:
     return text[: min((at for each in until if (at := text.find(each)) >= 0), default=len(text))]
 
 
+def _groups(ids: list[list[int]], size: int) -> Iterator[list[int]]:
+    """Yield the indices of each batch, shortest prompts first."""
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    return (order[start : start + size] for start in range(0, len(order), size))
+
+
 def _batch(ids: list[list[int]], batch_size: int, pad_id: int):
     filled = ids + [[]] * (batch_size - len(ids))
     # The width is rounded here, on the host, so that few shapes are sent to the devices.
@@ -137,8 +131,18 @@ def _batch(ids: list[list[int]], batch_size: int, pad_id: int):
     return prompts, np.int32([len(each) for each in filled])
 
 
-def _filled(index: list[int], batch_size: int) -> np.ndarray:
-    return np.int32(index + [0] * (batch_size - len(index)))
+def _new_ids(output: generating.Output) -> list[list[int]]:
+    tokens, lengths = np.asarray(output.tokens), np.asarray(output.lengths)
+    return [row[:length].tolist() for row, length in zip(tokens, lengths, strict=True)]
+
+
+def _row_keys(key, index: list[int], mesh):
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, np.int32(index))
+    if mesh is None:
+        return keys
+    # Processes must agree on where an argument lies: keys go to the mesh as the numbers they are.
+    data = meshes.put(np.asarray(jax.random.key_data(keys)), meshes.replicated(mesh))
+    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(keys))
 
 
 def _place(batch, mesh):

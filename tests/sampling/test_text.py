@@ -59,8 +59,9 @@ def test_over_a_mesh(model, params, tokens):
     mesh = meshes.make(data=8)
     with pytest.raises(ValueError, match="batch_size: got 2; expected a multiple"):
         text.make(model, tokens, max_new_tokens=8, batch_size=2, mesh=mesh)
-    spread = text.make(model, tokens, max_new_tokens=8, batch_size=8, mesh=mesh)
-    one = text.make(model, tokens, max_new_tokens=8, batch_size=8)
+    options = dict(max_new_tokens=8, batch_size=8, temperature=1.0)
+    spread = text.make(model, tokens, mesh=mesh, **options)
+    one = text.make(model, tokens, **options)
     replicated = jax.device_put(params, meshes.replicated(mesh))
     assert spread(replicated, PROMPTS) == one(params, PROMPTS)
 

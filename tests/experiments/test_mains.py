@@ -1,0 +1,75 @@
+import json
+import pathlib
+import subprocess
+import sys
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def run(name, *arguments, text=None):
+    command = [sys.executable, "-m", f"experiments.{name}", *map(str, arguments)]
+    return subprocess.run(
+        command, cwd=ROOT, input=text, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+@pytest.mark.parametrize("name", ["generate", "evaluate"])
+def test_help_is_quick_and_names_the_flags(name):
+    start = time.perf_counter()
+    done = run(name, "--help")
+    assert time.perf_counter() - start < 3
+    assert "--workdir" in done.stdout
+    assert "--checkpoint" in done.stdout
+    assert f"python -m experiments.{name} --workdir" in done.stdout
+
+
+def test_prompts_and_chat_exclude_each_other():
+    for arguments in ([], ["--chat", "--prompt", "x"]):
+        done = run("generate", "--workdir", "nowhere", *arguments)
+        assert done.returncode != 0
+        assert "--prompt or --prompts_file, or --chat, and not both" in done.stderr
+
+
+def test_generate_continues_prompts(trained, tmp_path):
+    (tmp_path / "p.txt").write_text("Q: what is 5?\nA:\n")
+    done = run(
+        "generate", "--workdir", trained.workdir, "--prompt", "Q: what is 3?\nA:",
+        "--prompts_file", tmp_path / "p.txt", "--max_new_tokens", 4, "--output",
+        tmp_path / "o.jsonl",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = list(map(json.loads, (tmp_path / "o.jsonl").read_text().splitlines()))
+    assert [row["prompt"] for row in rows] == ["Q: what is 3?\nA:", "Q: what is 5?", "A:"]
+    assert any(row["text"] for row in rows)
+    for row in rows:
+        assert f"> {row['prompt']}\n{row['text']}\n" in done.stdout
+
+
+def test_chat_with_the_base(trained):
+    arguments = ["--workdir", trained.workdir, "--chat", "--base", "--max_new_tokens", 4]
+    done = run("generate", *arguments, text="hello\n/reset\nhello\n/quit\n")
+    assert done.returncode == 0, done.stderr
+    first, _, second = done.stdout.partition("(forgotten)\n")
+    assert "/reset forgets" in first
+    answer = first.rpartition("> ")[0].rpartition("> ")[2]
+    assert answer
+    assert second.startswith(f"> {answer}> ")  # greedy, and nothing is remembered
+
+
+def test_evaluate_compares_the_base_with_the_checkpoint(trained, tmp_path):
+    output = tmp_path / "scores.json"
+    done = run("evaluate", "--workdir", trained.workdir, "--output", output)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(output.read_text())
+    assert found["step"] == 3
+    rows = map(json.loads, (trained.workdir / "metrics.jsonl").read_text().splitlines())
+    logged = {k: v for row in rows if row["step"] == 3 for k, v in row.items()}
+    for name in ("task/nll", "old/accuracy", "answers/f1"):
+        assert found["after"][name] == pytest.approx(logged[f"eval/{name}"], rel=1e-4)
+    assert found["before"]["task/nll"] != found["after"]["task/nll"]
+    low, high = (found["change"]["task/nll"][key] for key in ("low", "high"))
+    assert low <= found["after"]["task/nll"] - found["before"]["task/nll"] <= high
+    assert "step 3" in done.stdout
