@@ -1,0 +1,111 @@
+"""Laws of every adapter method."""
+
+import dataclasses
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ftjax.adapters
+from ftjax.adapters import base
+from ftjax.core import einsum, tree
+from ftjax.models.base import Linear
+from ftjax.ops import linear
+from tests.laws import subjects
+
+EQUATIONS = ["BTD,DNH->BTNH", "BTNH,NHD->BTD", "BTF,FD->BTD", "BTD,VD->BTV", "EBD,EDF->EBF"]
+SIZES = dict(B=2, T=3, D=6, N=2, H=4, F=10, V=7, E=3)
+each = pytest.mark.parametrize("name", subjects.ADAPTERS)
+for_equations = pytest.mark.parametrize("equation", EQUATIONS)
+
+
+def site(equation):
+    e = einsum.parse(equation)
+    draw = lambda letters, seed: jax.random.normal(
+        jax.random.key(seed), [SIZES[c] for c in letters]
+    )
+    return draw(e.x, 0), draw(e.w, 1), Linear(equation, tuple(SIZES[c] for c in e.w), None)
+
+
+def test_every_method_is_found():
+    folder = pathlib.Path(ftjax.adapters.__file__).parent
+    defining = {p.stem for p in folder.glob("*.py") if "\ndef make(" in p.read_text()}
+    assert defining == set(subjects.ADAPTERS)
+    assert defining
+
+
+@each
+@for_equations
+def test_apply_is_the_contraction_with_the_merged_weight(name, equation):
+    x, w, where = site(equation)
+    adapter = subjects.randomised(subjects.method(name)(jax.random.key(3), where, w))
+    merged = adapter.merge(equation, w)
+    assert float(jnp.abs(merged - w).max()) > 1e-3  # the adapter does something
+    expected = jnp.einsum(equation, x, merged)
+    subjects.close(adapter.apply(equation, x, w), expected, atol=1e-4)
+    subjects.close(linear.linear(equation, x, w, adapter), expected, atol=1e-4)
+
+
+@each
+@for_equations
+def test_at_the_start_the_merged_weight_is_the_weight(name, equation):
+    _, w, where = site(equation)
+    adapter = subjects.method(name)(jax.random.key(3), where, w)
+    subjects.close(adapter.merge(equation, w), w, atol=1e-6)
+
+
+@each
+@for_equations
+def test_letters_describe_every_array(name, equation):
+    _, w, where = site(equation)
+    adapter = subjects.method(name)(jax.random.key(3), where, w)
+    letters = adapter.axes(equation)
+    fields = [f.name for f in dataclasses.fields(adapter) if not f.metadata.get("static")]
+    assert set(adapter.FROZEN) <= set(fields)
+    for field in fields:
+        array, axes = vars(adapter)[field], vars(letters)[field]
+        assert len(axes) == array.ndim
+        known = einsum.sizes(axes, array.shape)
+        assert all(known[c] == SIZES[c] for c in axes if c in SIZES), field
+
+
+@each
+def test_adapters_in_a_model_are_float32_and_stacked(name):
+    family = subjects.FAMILIES[0]
+    handle = subjects.model(family)
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), subjects.weights(family))
+    draw = lambda key: base.init(
+        subjects.method(name), key, handle.linears, half, where=["blocks/attn/*"]
+    )
+    found = jax.jit(draw)(jax.random.key(0))
+    letters = tree.paths(base.axes(found, handle.linears))
+    arrays = tree.paths(found)
+    assert letters.keys() == arrays.keys()
+    assert set(base.sites(found)) == {p for p in handle.linears if p.startswith("blocks/attn/")}
+    for path, array in arrays.items():
+        assert letters[path].startswith("L"), path
+        assert (array.shape[0], array.dtype) == (handle.config.layers, jnp.float32), path
+
+
+@each
+def test_another_site_changes_no_other(name):
+    family = subjects.FAMILIES[0]
+    few = subjects.adapters(name, family, where="blocks/attn/q")
+    many = subjects.adapters(name, family, where="blocks/**")
+    subjects.close(few["blocks"]["attn"]["q"], many["blocks"]["attn"]["q"], atol=0)
+
+
+@each
+def test_merging_rounds_once_to_the_type_of_the_weight(name):
+    family = subjects.FAMILIES[0]
+    handle, full = subjects.model(family), subjects.weights(family)
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), full)
+    found = subjects.randomised(subjects.adapters(name, family, where="blocks/mlp/*"))
+    merge = jax.jit(lambda weights: base.merge(weights, found, handle.linears))
+    merged, exact = merge(half), merge(jax.tree.map(lambda x: x.astype(jnp.float32), half))
+    for path, leaf in tree.paths(merged).items():
+        assert leaf.dtype == jnp.bfloat16
+        rounded = tree.paths(exact)[path].astype(jnp.bfloat16)
+        np.testing.assert_array_equal(leaf, rounded, err_msg=path)

@@ -1,0 +1,176 @@
+"""Laws of every model family."""
+
+import dataclasses
+import functools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ftjax.models
+from ftjax.core import einsum, tree
+from ftjax.models import base
+from ftjax.objectives import sft
+from ftjax.train.policy import Policy
+from tests.laws import subjects
+
+each = pytest.mark.parametrize("family", subjects.FAMILIES)
+VARIANTS = dict(loop=dict(scan=False)) | {name: dict(remat=name) for name in base.REMAT}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def loss_and_gradient(handle, params, batch):
+    def loss(params):
+        policy = Policy(handle, {"model": params}, subjects.CHUNK)
+        return sft.make()(policy, policy, batch, None)["loss"].value()
+
+    return jax.value_and_grad(loss)(params)
+
+
+@functools.cache
+def reference(family):
+    return loss_and_gradient(subjects.model(family), subjects.weights(family), subjects.batch())
+
+
+def test_every_family_is_found():
+    folder = pathlib.Path(ftjax.models.__file__).parent
+    defining = {p.stem for p in folder.glob("*.py") if "\ndef from_hf(" in p.read_text()}
+    assert defining == set(subjects.FAMILIES)
+    assert defining
+
+
+@each
+def test_declarations_agree(family):
+    handle = subjects.model(family, tied=False)
+    arrays = tree.paths(handle.init(jax.random.key(0)))
+    letters, equations = tree.paths(handle.axes), handle.equations
+    assert list(arrays) == list(letters) == list(equations) == list(tree.paths(handle.abstract))
+    for path, array in arrays.items():
+        assert einsum.sizes(letters[path], array.shape).items() <= handle.config.sizes.items()
+        assert array.dtype == jnp.float32
+    maps = {path for path, equation in equations.items() if equation} - {"embed"}
+    assert set(handle.linears) == maps
+    for path, site in handle.linears.items():
+        stack = () if site.stack is None else (site.stack,)
+        assert arrays[path].shape == stack + site.shape
+
+
+@each
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if v != "none"])
+def test_loop_and_remat_compute_the_same(family, variant):
+    handle = subjects.model(family, **VARIANTS[variant])
+    assert handle != subjects.model(family)
+    loss, grads = loss_and_gradient(handle, subjects.weights(family), subjects.batch())
+    expected_loss, expected_grads = reference(family)
+    subjects.close(loss, expected_loss)
+    subjects.close(grads, expected_grads)
+
+
+@each
+def test_every_parameter_has_a_gradient(family):
+    for path, gradient in tree.paths(reference(family)[1]).items():
+        assert np.isfinite(gradient).all(), path
+        assert np.abs(gradient).max() > 0, path
+
+
+def rows_apart(batch):
+    """Put every segment of a batch into a row of its own, left-aligned."""
+    rows = []
+    for row in range(len(batch["tokens"])):
+        for segment in np.unique(batch["segments"][row]):
+            if segment == 0:
+                continue
+            inside = batch["segments"][row] == segment
+            pad = lambda leaf, inside=inside, row=row: np.pad(
+                leaf[row][inside], (0, subjects.T - inside.sum())
+            )
+            rows.append(jax.tree.map(pad, batch) | {"at": np.flatnonzero(inside), "row": row})
+    found = {k: np.stack([r[k] for r in rows]) for k in batch}
+    found["segments"] = (found["segments"] > 0).astype(np.int32)
+    return rows, found
+
+
+@each
+def test_a_packed_row_is_its_examples_apart(family):
+    batch = subjects.batch()
+    handle, params = subjects.model(family), subjects.weights(family)
+    rows, apart = rows_apart(batch)
+    assert len(rows) > len(batch["tokens"])
+    packed, single = (np.asarray(subjects.forward(handle, params, b)) for b in (batch, apart))
+    for i, row in enumerate(rows):
+        own = packed[row["row"], row["at"]]
+        np.testing.assert_allclose(own, single[i, : len(own)], rtol=1e-4, atol=1e-5)
+    assert np.isfinite(packed).all()
+    subjects.close(loss_and_gradient(handle, params, apart), reference(family))
+
+
+@each
+def test_no_gradient_crosses_segments(family):
+    handle, params = subjects.model(family, tied=False), subjects.weights(family, tied=False)
+    batch = {name: leaf[:1] for name, leaf in subjects.batch().items()}
+    first = batch["segments"][0] == 1
+    batch["tokens"] = np.where(first, 1 + np.arange(subjects.T), 30 + np.arange(subjects.T))[None]
+    batch["weights"] = batch["weights"] * (batch["segments"] == 2)
+    gradient = np.asarray(loss_and_gradient(handle, params, batch)[1]["embed"])
+    inside, outside = batch["tokens"][0, ~first][:-1], batch["tokens"][0, first]
+    assert (np.abs(gradient[inside]).max(1) > 0).all()
+    assert not gradient[outside].any()
+
+
+@each
+def test_no_later_token_matters(family):
+    handle, params, batch = subjects.model(family), subjects.weights(family), subjects.batch()
+    changed = batch | {"tokens": batch["tokens"].copy()}
+    changed["tokens"][:, -1] = (changed["tokens"][:, -1] + 1) % 64
+    before, after = (np.asarray(subjects.forward(handle, params, b)) for b in (batch, changed))
+    seen = batch["segments"][:, :-1] > 0
+    np.testing.assert_array_equal(before[:, :-1][seen], after[:, :-1][seen])
+    assert np.abs(before[:, -1] - after[:, -1]).max() > 0
+
+
+@each
+def test_cached_decoding_is_the_full_forward_pass(family):
+    handle, params = subjects.model(family), subjects.weights(family)
+    prompt = np.array([3, 6, 1])  # lengths; right-padded
+    rows, steps, width = len(prompt), 5, int(max(prompt))
+    lengths = prompt + steps
+    length = int(max(lengths))
+    tokens = np.random.default_rng(3).integers(1, 64, (rows, length)).astype(np.int32)
+    at = np.broadcast_to(np.arange(length), tokens.shape)
+    inside = (at < lengths[:, None]).astype(np.int32)
+    full = subjects.forward(handle, params, {"tokens": tokens, "positions": at, "segments": inside})
+    cache = handle.init_cache(batch=rows, length=length)
+    real = (at < prompt[:, None]).astype(np.int32)[:, :width]
+    first = {"tokens": tokens[:, :width] * real, "positions": at[:, :width], "segments": real}
+    x, cache = subjects.forward(handle, params, first, cache=cache)
+    for row, n in enumerate(prompt):
+        subjects.close(x[row, :n], full[row, :n])
+    for i in range(steps):
+        now = (prompt + i)[:, None]
+        one = {"tokens": np.take_along_axis(tokens, now, 1), "positions": now}
+        one["segments"] = np.ones_like(now)
+        x, cache = subjects.forward(handle, params, one, cache=cache)
+        subjects.close(x[:, 0], full[np.arange(rows), now[:, 0]])
+
+
+@each
+def test_padding_writes_no_cache(family):
+    handle, params = subjects.model(family), subjects.weights(family)
+    cache = jax.tree.map(lambda x: x + 7.0, handle.init_cache(batch=1, length=4))
+    padding = dict(tokens=np.zeros((1, 2), int), positions=np.array([[0, 3]]))
+    _, after = subjects.forward(
+        handle, params, padding | {"segments": np.array([[0, 0]])}, cache=cache
+    )
+    subjects.close(after, cache, atol=0)
+
+
+@each
+def test_computation_in_bfloat16_is_near(family):
+    half = dataclasses.replace(subjects.model(family), dtype=jnp.dtype(jnp.bfloat16))
+    params, batch = subjects.weights(family), subjects.batch()
+    got, exact = (subjects.forward(h, params, batch) for h in (half, subjects.model(family)))
+    assert (got.dtype, exact.dtype) == (jnp.bfloat16, jnp.float32)
+    difference = jnp.abs(got.astype(jnp.float32) - exact)
+    assert 0 < float(difference.mean()) < 0.02 * float(jnp.abs(exact).mean()) * 2
