@@ -17,6 +17,7 @@ import hashlib
 import inspect
 import json
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -287,10 +288,13 @@ class Loader:
         """Return rows, examples, tokens, targets, what was cut or left out, and the fill."""
         data, count = self.data, self.data.count
         plan = self.epoch(0).plan
+        parts = Counter()
+        for name, examples in zip(data.names, data.counts, strict=True):
+            parts[name] += examples  # several parts may carry one label
         return {
             "rows": data.rows,
             "examples": len(data.store),
-            "parts": dict(zip(data.names, data.counts, strict=True)),
+            "parts": dict(parts),
             "tokens": len(data.store.tokens),
             "targets": data.store.targets(),
             "bad": rows.count_bad(data.bad),

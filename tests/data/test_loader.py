@@ -91,6 +91,8 @@ def test_rows_straddle_epochs_so_that_nothing_is_dropped(make):
     assert rows % 4  # or the test shows nothing
     assert loader.batches() == -(-3 * rows // 4)
     last = list(loader)[-1]
+    assert list(loader) == []
+    assert loader.state()["next_batch"] == loader.batches()
     empty = ~(last["segments"] > 0).any(axis=1)
     assert empty.sum() == -3 * rows % 4
     assert not last["weights"][empty].any()
@@ -188,6 +190,10 @@ def test_mixture_draws_examples_by_share(path, bpe, tmp_path):
     sizes = {"max_tokens": 48, "batch_size": 4}
     loader = loader_lib.make(name="mixture", parts=parts, tokenizer=bpe, epochs=4, **sizes)
     assert loader.data.counts == (60, 9)
+    assert loader.summary()["parts"] == {"jsonl:0": 60, "documents:1": 9}
+    same = [part | {"label": "all"} for part in parts]
+    labelled = loader_lib.make(name="mixture", parts=same, tokenizer=bpe, **sizes)
+    assert labelled.summary()["parts"] == {"all": 69}
     seen = examples(loader)
     zebras = sum(n for (tokens, weights), n in seen.items() if weights[1] == 1.0)
     assert sum(seen.values()) - zebras == 4 * 60
