@@ -4,6 +4,8 @@ A config file starts from `base()`, sets what differs, and is locked by the main
 here cannot be set, and a key that nothing reads is an error.
 """
 
+import os
+
 from ftjax.core import conf
 
 parse_arg = conf.parse_arg
@@ -63,8 +65,18 @@ def tune(c, *, full: bool, rank: int = 16):
     return c
 
 
-def shrink(c, *, tokens: int = 64):
-    """Make a run end within seconds on a CPU: two steps of two rows, few evaluation rows."""
+STAND_IN = dict(name="embedded", domain="skills", rows=32)
+
+
+def shrink(c, *, tokens: int = 64, stand_in: bool = False):
+    """Make a run end within seconds on a CPU: two small steps, few evaluation rows.
+
+    `stand_in` replaces data that the machine may not have by a little of the embedded one.
+    """
+    if stand_in:
+        c.data = dict(STAND_IN, max_tokens=tokens)
+        for label in c.evals:
+            c.evals[label].data = dict(STAND_IN)
     c.steps, c.batch_size, c.accumulate = 2, 8, 1
     c.log_every_steps, c.eval_every_steps, c.checkpoint.every_steps = 1, 0, 0
     c.data.max_tokens = min(c.data.max_tokens, tokens)
@@ -74,4 +86,17 @@ def shrink(c, *, tokens: int = 64):
         c.evals[label].rows = 2
         if c.evals[label].name == "generate":
             c.evals[label].max_new_tokens = 4
+    return c
+
+
+def data_folder() -> str:
+    """Return the default folder of real data: what FTJAX_DATA says, else `data`."""
+    return os.environ.get("FTJAX_DATA", "data")
+
+
+def general(c, folder: str):
+    """Measure general text before and after: encyclopedia articles and simple stories."""
+    for name in ("wiki", "tinystories"):
+        text = dict(name="jsonl", path=f"{folder}/corpus/{name}/test.jsonl.gz", kind="text")
+        c.evals[name] = dict(name="nll", group="old", data=dict(text, loss="all"), rows=100)
     return c

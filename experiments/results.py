@@ -20,6 +20,7 @@ from ftjax.train import metrics, report, summary
 from ftjax.train import table as tables
 
 RESAMPLES = 200
+CURVES = ("loss", "grad_norm", "learning_rate")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,13 +61,31 @@ def finish(plan, run, params, workdir: pathlib.Path, *, seconds: float) -> Outco
     )  # fmt: skip
     report.write(
         workdir / "report.html", title=workdir.name, config=plan.settings.plain,
-        rows=metrics.read(workdir / "metrics.jsonl"), samples=samples(workdir), table=learned,
+        rows=curves(workdir), samples=samples(workdir), table=learned,
         facts=facts(plan, run, seconds),
     )  # fmt: skip
     if learned.rows:
         sys.stdout.write(tables.table_text(learned) + "\n")
     sys.stdout.write(f"report: {workdir / 'report.html'}\n")
     return Outcome(run.stopped, learned)
+
+
+def join(found: Mapping[str, tables.Table], workdir: pathlib.Path) -> None:
+    """Print and report what several runs from one base, in DIR/<label>, learned and forgot."""
+    learned, rows, shown = tables.join(found), [], []
+    for label in found:
+        for row in metrics.read(workdir / label / "metrics.jsonl"):
+            named = {f"run/{label}/{name}": row[name] for name in CURVES if name in row}
+            rows.append({"step": row["step"], **named})
+        shown += [
+            own._replace(prompt=f"[{label}] {own.prompt}") for own in samples(workdir / label)
+        ]
+    config = {label: json.loads((workdir / label / "config.json").read_text()) for label in found}
+    report.write(
+        workdir / "report.html", title=workdir.name, config=config, rows=rows, samples=shown,
+        table=learned, facts={"runs": ", ".join(found)},
+    )  # fmt: skip
+    sys.stdout.write(f"\n{tables.table_text(learned)}\n\nreport: {workdir / 'report.html'}\n")
 
 
 def facts(plan, run, seconds: float) -> dict[str, object]:
@@ -93,6 +112,16 @@ def numbers(workdir: pathlib.Path, step: int) -> dict[str, float]:
     """Read the evaluation metrics of one step."""
     rows = [row for row in metrics.read(workdir / "metrics.jsonl") if row["step"] == step]
     return {k: v for row in rows for k, v in row.items() if k.startswith("eval/")}
+
+
+def curves(workdir: pathlib.Path) -> list[dict]:
+    """Read the metrics worth a curve: training's own, and what the table shows."""
+    is_shown = lambda name: (
+        name in ("step", *CURVES)
+        or (name.startswith("eval/") and name.rsplit("/", 1)[-1] in tables.SHOWN)
+    )
+    rows = metrics.read(workdir / "metrics.jsonl")
+    return [{name: value for name, value in row.items() if is_shown(name)} for row in rows]
 
 
 def table(workdir: pathlib.Path, evaluation, *, name: str) -> tables.Table:

@@ -289,18 +289,26 @@ def placeholder(kind: type, *, required: bool = False):
     return config_dict.required_placeholder(kind) if required else config_dict.placeholder(kind)
 
 
+def load_function(path: str, name: str) -> Callable:
+    """Return the function `name` of a config file; ValueError where there is no such thing."""
+    if not pathlib.Path(path).is_file():
+        raise ValueError(f"config: got {path!r}; expected a Python file with {name}()")
+    spec = importlib.util.spec_from_file_location(f"_config_{pathlib.Path(path).stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if name not in vars(module):
+        raise ValueError(f"config: got {path!r}, which has no {name}(); expected one")
+    return vars(module)[name]
+
+
 def load(path_with_arg: str, **overrides):
     """Return the locked config of `file.py` or `file.py:arg`, as the `--config` flag would.
 
     overrides: dotted keys and their values, `load("configs/x.py", **{"optim.name": "lion"})`.
     """
     path, has_arg, arg = str(path_with_arg).partition(":")
-    if not pathlib.Path(path).is_file():
-        raise ValueError(f"config: got {path!r}; expected a Python file with get_config")
-    spec = importlib.util.spec_from_file_location(f"_config_{pathlib.Path(path).stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config(arg) if has_arg else module.get_config()
+    get_config = load_function(path, "get_config")
+    config = get_config(arg) if has_arg else get_config()
     config.lock()
     config.update_from_flattened_dict(overrides)
     return config

@@ -45,8 +45,12 @@ def _rank(title: str) -> int:
 
 
 def _place(name: str) -> tuple[str, str]:
-    """Put `eval/<label>/<metric>` of all labels into one plot of that metric."""
+    """Put `eval/<label>/<metric>` of all labels, and `run/<label>/<metric>` of all runs, into one
+    plot of that metric.
+    """
     match name.split("/", 2):
+        case ["run", label, metric]:
+            return metric.replace("_", " "), label
         case ["eval", label, metric]:
             return f"evaluation: {metric}", label
     return name.replace("_", " "), name

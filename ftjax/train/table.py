@@ -78,6 +78,26 @@ def table(
     return Table(tuple(runs), tuple(rows))
 
 
+def join(found: Mapping[str, Table]) -> Table:
+    """Put the tables of several runs from one base side by side: before, then each run's after."""
+    first = next(iter(found.values()))
+    rows = []
+    for row in first.rows:
+        same = [_find(each, row) for each in found.values()]
+        values = (row.values[0], *(own and own.values[-1] for own in same))
+        rows.append(
+            row._replace(
+                values=values, intervals=(None, *(own and own.intervals[-1] for own in same))
+            )
+        )
+    return Table((first.columns[0], *found), tuple(rows))
+
+
+def _find(learned: Table, wanted: Row) -> Row | None:
+    same = (row for row in learned.rows if row[:3] == wanted[:3])
+    return next(same, None)
+
+
 def table_text(learned: Table) -> str:
     """Write the table in plain text; `+` marks better, `-` worse."""
     head = ["", "evaluation", "metric", learned.columns[0]]

@@ -1,0 +1,40 @@
+r"""Go on training on a folder of documents: continued pretraining, with LoRA or in full.
+
+    python -m experiments.train --config configs/sft_documents.py:docs=my_docs --workdir runs/docs
+    python -m experiments.compare --config configs/sft_documents.py:docs=my_docs --workdir runs/both
+
+`docs` is a folder of text files, or JSONL with a `text` field; every token is learned, and long
+documents are split. `held` is what the new domain is measured on. The defaults are Shakespeare in
+DATA/corpus/shakespeare, and DATA/corpus/{wiki,tinystories}/test.jsonl.gz are the old domains;
+the environment variable FTJAX_DATA is the default of `data`.
+"""
+
+from configs import common
+
+
+def get_config(arg=None):
+    """Return the config; `base=DIR` starts from another model."""
+    arg = common.parse_arg(
+        arg, data=common.data_folder(), docs="", held="", base="tiny", full=False, rank=16,
+        steps=300, runlocal=False,
+    )  # fmt: skip
+    c = common.base()
+    c.model.base = arg.base
+    common.tune(c, full=arg.full, rank=arg.rank)
+    plays = f"{arg.data}/corpus/shakespeare"
+    c.data = dict(
+        name="documents", kind="text", path=arg.docs or f"{plays}/train.jsonl.gz", max_tokens=256,
+        loss="all",
+    )  # fmt: skip
+    held = dict(c.data.to_dict(), path=arg.held or f"{plays}/test.jsonl.gz")
+    c.evals.documents = dict(name="nll", group="new", data=held, rows=100)
+    common.general(c, arg.data)
+    c.samples.prompts = ("KING HENRY:\n",)
+    c.steps, c.batch_size = arg.steps, 16
+    c.optim.schedule = dict(name="cosine", warmup_steps=arg.steps // 20)
+    return common.shrink(c, stand_in=True) if arg.runlocal else c
+
+
+def sweep():
+    """List the variants that `experiments.compare` runs."""
+    return {"LoRA": "", "full": "full"}

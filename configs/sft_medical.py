@@ -1,0 +1,37 @@
+r"""Fine-tune on medical questions and answers (MedQuAD), with LoRA or in full.
+
+    python -m experiments.train --config configs/sft_medical.py:data=DATA --workdir runs/medical
+    python -m experiments.train --config configs/sft_medical.py:data=DATA,full --workdir runs/full
+    python -m experiments.compare --config configs/sft_medical.py:data=DATA --workdir runs/both
+
+DATA holds medical/medquad/{train,test}.jsonl.gz with `prompt` and `response`, and
+corpus/{wiki,tinystories}/test.jsonl.gz with `text`; the environment variable FTJAX_DATA is its
+default. Research on fine-tuning only: no answer of such a model is medical advice.
+"""
+
+from configs import common
+
+
+def get_config(arg=None):
+    """Return the config; `base=DIR` starts from another model."""
+    arg = common.parse_arg(
+        arg, data=common.data_folder(), base="tiny", full=False, rank=16, steps=300, runlocal=False
+    )
+    c = common.base()
+    c.model.base = arg.base
+    common.tune(c, full=arg.full, rank=arg.rank)
+    pairs = dict(name="jsonl", kind="prompt", fields=dict(prompt="{prompt}\n", response="response"))
+    folder = f"{arg.data}/medical/medquad"
+    c.data = dict(pairs, path=f"{folder}/train.jsonl.gz", max_tokens=256)
+    held = dict(pairs, path=f"{folder}/test.jsonl.gz")
+    c.evals.medical = dict(name="nll", group="new", data=held, rows=100)
+    common.general(c, arg.data)
+    c.samples.prompts = ("What is glaucoma?\n", "What are the symptoms of asthma?\n")
+    c.steps, c.batch_size = arg.steps, 16
+    c.optim.schedule = dict(name="cosine", warmup_steps=arg.steps // 20)
+    return common.shrink(c, stand_in=True) if arg.runlocal else c
+
+
+def sweep():
+    """List the variants that `experiments.compare` runs."""
+    return {"LoRA": "", "full": "full"}

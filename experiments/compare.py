@@ -1,0 +1,54 @@
+r"""Run the variants of one config one after another, and put what they learned and forgot together.
+
+    python -m experiments.compare --config configs/quickstart.py --workdir runs/quickstart
+
+The config file has, besides `get_config(arg)`, a function `sweep()` that returns {label: arg}:
+one run for each label, in DIR/<label>. What stands behind the file name (`x.py:steps=9`)
+goes to every run. DIR/report.html and the printed table compare all of them with the base; a DIR
+that holds some of the runs goes on where it stopped.
+"""
+
+import pathlib
+import sys
+
+from absl import app, flags, logging
+
+from ftjax.core import conf
+
+CONFIG = flags.DEFINE_string("config", None, "file.py or file.py:arg with get_config() and sweep()")
+WORKDIR = flags.DEFINE_string("workdir", None, "directory of the runs; it resumes what it holds")
+
+
+def main(argv: list[str]) -> None:
+    """Run what the flags say."""
+    if len(argv) > 1:
+        raise app.UsageError(f"got the arguments {argv[1:]}; expected flags alone")
+    logging.set_verbosity(logging.WARNING)
+    variants = read(CONFIG.value)
+    from experiments import results, running, settings
+
+    workdir, found = pathlib.Path(WORKDIR.value), {}
+    for label, config in variants.items():
+        sys.stdout.write(f"\n== {label}\n")
+        outcome = running.train(settings.read(config), workdir / label)
+        if outcome.table is None:  # stopped by a signal; the next call goes on
+            return
+        found[label] = outcome.table
+    results.join(found, workdir)
+
+
+def read(config: str) -> dict:
+    """Load the config of every variant of `file.py:arg`, by label.
+
+    Raises:
+      ValueError: the file has no sweep().
+    """
+    path, _, arg = config.partition(":")
+    sweep = conf.load_function(path, "sweep")
+    join = lambda variant: ",".join(filter(None, [arg, variant]))
+    return {label: conf.load(f"{path}:{join(variant)}") for label, variant in sweep().items()}
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config", "workdir"])
+    app.run(main)
