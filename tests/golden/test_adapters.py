@@ -50,7 +50,7 @@ def evaluate(folder):
 
 
 @pytest.fixture(scope="module")
-def results(golden):
+def results(golden, quick_compiles):
     return {folder: evaluate(folder) for folder in FOLDERS}
 
 

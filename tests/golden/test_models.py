@@ -17,7 +17,7 @@ each = pytest.mark.parametrize("folder", FOLDERS, ids=reference.id_of)
 
 
 @pytest.fixture(scope="module")
-def results(golden):
+def results(golden, quick_compiles):
     """Evaluate every family once."""
     found = {}
     for folder in FOLDERS:

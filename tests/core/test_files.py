@@ -1,0 +1,130 @@
+"""Tensor files with broken headers, names that lead elsewhere, and directories all or nothing."""
+
+import json
+import struct
+
+import numpy as np
+import pytest
+
+from ftjax.core import files
+
+TENSORS = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(4, np.float16)}
+
+
+@pytest.fixture
+def good(tmp_path):
+    path = tmp_path / "good.safetensors"
+    files.write_tensors(path, TENSORS)
+    return path.read_bytes()
+
+
+def read_all(path):
+    with files.open_tensors(path) as handle:
+        return {name: handle.get_slice(name)[:] for name in handle.keys()}  # noqa: SIM118
+
+
+def with_header(good, change):
+    size = struct.unpack("<Q", good[:8])[0]
+    header = change(json.loads(good[8 : 8 + size]))
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + good[8 + size :]
+
+
+def edit(name, **fields):
+    return lambda header: header | {name: header[name] | fields}
+
+
+BROKEN = {
+    "empty": lambda good: b"",
+    "short": lambda good: good[:5],
+    "header only": lambda good: good[: 8 + struct.unpack("<Q", good[:8])[0]],
+    "cut": lambda good: good[:-3],
+    "longer": lambda good: good + b"123",
+    "huge header": lambda good: struct.pack("<Q", 2**62) + good[8:],
+    "large header": lambda good: struct.pack("<Q", 200_000_000) + good[8:],
+    "not JSON": lambda good: good[:8] + b"x" * (len(good) - 8),
+    "no object": lambda good: with_header(good, lambda header: [1]),
+    "unknown type": lambda good: with_header(good, edit("b", dtype="Q9")),
+    "past the end": lambda good: with_header(good, edit("b", data_offsets=[24, 9000])),
+    "negative": lambda good: with_header(good, edit("b", data_offsets=[-8, 0])),
+    "backwards": lambda good: with_header(good, edit("b", data_offsets=[32, 24])),
+    "overlap": lambda good: with_header(good, edit("b", data_offsets=[16, 24])),
+    "wrong shape": lambda good: with_header(good, edit("a.weight", shape=[2, 4])),
+    "overflowing shape": lambda good: with_header(good, edit("b", shape=[2**62, 8])),
+    "no offsets": lambda good: with_header(good, lambda h: h | {"b": {"dtype": "F16"}}),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_files_are_named(name, good, tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(BROKEN[name](good))
+    assert path.read_bytes() != good
+    with pytest.raises(ValueError, match=r"model\.safetensors: got a file whose header"):
+        read_all(path)
+
+
+def test_flipped_header_bytes_give_an_error_or_the_same_kind_of_file(good, tmp_path):
+    generator, path = np.random.default_rng(0), tmp_path / "model.safetensors"
+    size, errors = struct.unpack("<Q", good[:8])[0], 0
+    for _ in range(200):
+        changed = bytearray(good)
+        changed[generator.integers(8 + size)] = generator.integers(256)
+        path.write_bytes(bytes(changed))
+        try:
+            found = read_all(path)
+        except ValueError as error:
+            errors += "model.safetensors" in str(error)
+        else:
+            assert all(isinstance(array, np.ndarray) for array in found.values())
+    assert errors > 100
+
+
+def test_missing_files_are_named(tmp_path):
+    with pytest.raises(ValueError, match="no such file"):
+        files.open_tensors(tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="no such file"):
+        files.read_json(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "\udcff"])
+def test_json_that_is_no_object(tmp_path, text):
+    path = tmp_path / "config.json"
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(ValueError, match=r"config\.json"):
+        files.read_json(path)
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/b", "..", ".", "", 3])
+def test_names_stay_inside(tmp_path, name):
+    with pytest.raises(ValueError, match="expected a plain name"):
+        files.inside(tmp_path, name)
+    assert files.inside(tmp_path, "x.safetensors").parent == tmp_path
+
+
+def test_publishing_is_all_or_nothing(tmp_path):
+    def fail(directory):
+        with files.publish(directory) as draft:
+            (draft / "x").write_text("1")
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        fail(tmp_path / "deep" / "out")
+    assert not list((tmp_path / "deep").iterdir())
+    with files.publish(tmp_path / "out") as draft:
+        (draft / "x").write_text("1")
+        assert not (tmp_path / "out").exists()
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["x"]
+    with pytest.raises(ValueError, match="not empty"):
+        with files.publish(tmp_path / "out"):
+            pass
+    assert (tmp_path / "out" / "x").read_text() == "1"
+
+
+def test_complaints_name_everything():
+    wanted, found = {"a.x": (1,), "b": (2, 3), "c": ()}, {"a.y": (1,), "b": (3, 2), "c": ()}
+    assert files.complaints(wanted, found) == [
+        "missing a.x (nearest: a.y)", "b has shape (3, 2), expected (2, 3)", "unexpected a.y",
+    ]  # fmt: skip
+    assert files.complaints(wanted, wanted | {"z": ()}, ignored={"z"}) == []
+    assert files.listing(["x"] * 3, most=2) == "x; x; and 1 more"

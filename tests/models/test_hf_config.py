@@ -1,0 +1,128 @@
+"""Configs of checkpoints: both dialects, defaults of the reference, and what is refused."""
+
+import jax
+import pytest
+
+from ftjax.models import hf, llama, presets, qwen2, qwen3
+
+# Parameters in 10^9, as the models' cards say (with tied embeddings counted once).
+PUBLIC = {
+    "llama3.1-8b": 8.03, "llama3.1-70b": 70.55, "llama3.2-1b": 1.24, "llama3.2-3b": 3.21,
+    "qwen2.5-0.5b": 0.49, "qwen2.5-1.5b": 1.54, "qwen2.5-7b": 7.62, "qwen3-0.6b": 0.6,
+    "qwen3-1.7b": 1.72, "qwen3-8b": 8.19,
+}  # fmt: skip
+NANO = presets.PRESETS["nano"]
+LLAMA3 = dict(
+    factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=64
+)
+
+
+@pytest.mark.parametrize("name", presets.PRESETS)
+def test_presets_parse_and_have_their_public_size(name):
+    family, config = hf.config_of(name)
+    assert family.from_hf(family.to_hf(config)) == config
+    count = sum(leaf.size for leaf in jax.tree.leaves(family.make(config).abstract))
+    if name in PUBLIC:
+        assert count / 1e9 == pytest.approx(PUBLIC[name], abs=0.006)
+    else:
+        assert count < 2e6
+
+
+def test_every_public_preset_is_checked():
+    assert presets.PRESETS.keys() == PUBLIC.keys() | {"tiny", "nano"}
+
+
+def test_an_unknown_name_offers_the_nearest():
+    with pytest.raises(ValueError, match=r"got 'Llama3\.2-1B-it'.*llama3\.2-1b"):
+        hf.config_of("Llama3.2-1B-it")
+
+
+def test_an_unknown_family_lists_ours():
+    with pytest.raises(ValueError, match=r"model_type='bert'; expected one of \['llama'"):
+        hf.family_of("bert")
+
+
+def test_both_dialects_of_a_rescaled_rope():
+    old = NANO | {"rope_scaling": LLAMA3 | {"rope_type": "llama3"}}
+    bare = {k: v for k, v in NANO.items() if k != "rope_theta"}
+    new = bare | {"rope_parameters": LLAMA3 | {"rope_type": "llama3", "rope_theta": 10000.0}}
+    legacy = NANO | {"rope_scaling": LLAMA3 | {"type": "llama3"}}
+    assert llama.from_hf(old) == llama.from_hf(new) == llama.from_hf(legacy)
+    assert dict(llama.from_hf(old).rope.numbers) == LLAMA3
+
+
+def test_defaults_of_absent_keys():
+    optional = {
+        "num_key_value_heads", "head_dim", "rope_theta", "tie_word_embeddings", "initializer_range",
+    }  # fmt: skip
+    config = llama.from_hf({k: v for k, v in NANO.items() if k not in optional})
+    heads = NANO["num_attention_heads"]
+    assert (config.kv_heads, config.head_dim) == (heads, NANO["hidden_size"] // heads)
+    assert (config.rope.theta, config.tied, config.init_scale) == (10000.0, False, 0.02)
+
+
+@pytest.mark.parametrize("key", ["hidden_size", "rms_norm_eps", "vocab_size", "hidden_act"])
+def test_sizes_and_numerics_have_no_default(key):
+    with pytest.raises(ValueError, match=f"'{key}' is missing"):
+        llama.from_hf({k: v for k, v in NANO.items() if k != key})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(final_logit_softcapping=30.0), "final_logit_softcapping=30.0"),
+        (dict(quantization_config={"bits": 4}), "quantization_config"),
+        (dict(hidden_act="gelu"), "hidden_act='gelu'"),
+        (dict(attention_bias=True), "attention_bias=True"),
+        (dict(mlp_bias=True), "mlp_bias=True"),
+        (dict(attention_dropout=0.1), "attention_dropout=0.1"),
+        (dict(rope_scaling={"rope_type": "yarn", "factor": 4.0}), "rope_type='yarn'"),
+        (dict(rope_scaling={"rope_type": "linear", "factor": 4.0, "x": 1}), r"\['factor', 'x'\]"),
+        (dict(rope_scaling={"rope_type": "llama3", "factor": 4.0}), "low_freq_factor"),
+        (dict(rope_parameters={"rope_theta": 5.0}), "expected one"),
+    ],
+)
+def test_what_changes_the_mathematics_is_refused_by_name(change, message):
+    with pytest.raises(ValueError, match=message):
+        llama.from_hf(NANO | change)
+
+
+def test_keys_that_are_null_or_harmless_are_read_over():
+    assert llama.from_hf(NANO | {"rope_scaling": None, "use_cache": True, "new_feature": None}) == (
+        llama.from_hf(NANO)
+    )
+
+
+QWEN = NANO | {"model_type": "qwen2"}
+ALL_LAYERS = dict(use_sliding_window=True, sliding_window=8, max_window_layers=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "window"),
+    [
+        (dict(use_sliding_window=False, sliding_window=8, max_window_layers=0), None),
+        (ALL_LAYERS, 8),
+        (ALL_LAYERS | dict(max_window_layers=2), None),
+        (ALL_LAYERS | dict(layer_types=["sliding_attention"] * 2), 8),
+        (ALL_LAYERS | dict(layer_types=["full_attention"] * 2), None),
+    ],
+)
+def test_windows_of_qwen(change, window):
+    for family in (qwen2, qwen3):
+        config = family.from_hf(QWEN | change)
+        assert config.window == window
+        assert family.from_hf(family.to_hf(config)) == config
+
+
+def test_layers_that_differ_are_refused():
+    with pytest.raises(ValueError, match="one kind in all layers"):
+        qwen2.from_hf(QWEN | ALL_LAYERS | dict(max_window_layers=1))
+
+
+def test_what_makes_the_relatives_different():
+    assert qwen2.from_hf(QWEN).qkv_bias
+    assert not qwen2.from_hf(QWEN).qk_norm
+    assert qwen3.from_hf(QWEN).qk_norm
+    assert not qwen3.from_hf(QWEN).qkv_bias
+    without = {k: v for k, v in QWEN.items() if k != "head_dim"}
+    assert qwen3.from_hf(without).head_dim == 128

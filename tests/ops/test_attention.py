@@ -1,0 +1,54 @@
+"""Attention against a loop over rows, heads and positions."""
+
+import itertools
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ftjax.ops import attention
+
+
+def naive(q, k, v, positions, segments, *, scale, window):
+    B, T, N, H = q.shape
+    out = np.zeros((B, T, N, H))
+    for b, t, n in itertools.product(range(B), range(T), range(N)):
+        head = n // (N // k.shape[2])
+        seen = [
+            s for s in range(T)
+            if segments[b, s] == segments[b, t] and positions[b, s] <= positions[b, t]
+            and (window is None or positions[b, t] - positions[b, s] < window)
+        ]  # fmt: skip
+        scores = np.array([scale * q[b, t, n] @ k[b, s, head] for s in seen])
+        weights = np.exp(scores - scores.max())
+        weights /= weights.sum()
+        out[b, t, n] = sum(w * v[b, s, head] for w, s in zip(weights, seen, strict=True))
+    return out
+
+
+@pytest.mark.parametrize("window", [None, 1, 3])
+@pytest.mark.parametrize("heads", [(4, 2), (2, 2), (3, 1)])
+def test_against_the_loop(heads, window):
+    (N, K), draw = heads, np.random.default_rng(0).normal
+    q, k, v = draw(size=(2, 7, N, 4)), draw(size=(2, 7, K, 4)), draw(size=(2, 7, K, 4))
+    segments = np.array([[1, 1, 1, 2, 2, 2, 2], [1, 1, 1, 1, 1, 0, 0]])
+    positions = np.array([[0, 1, 2, 0, 1, 2, 3], [0, 1, 2, 3, 4, 0, 0]])
+    pair = (jnp.asarray(positions), jnp.asarray(segments))
+    mask = attention.causal_mask(pair, pair, window=window)
+    got = attention.attend(*(jnp.asarray(x, jnp.float32) for x in (q, k, v)), mask, scale=0.7)
+    wanted = naive(q, k, v, positions, segments, scale=0.7, window=window)
+    np.testing.assert_allclose(got, wanted, atol=1e-5)
+
+
+def test_a_row_that_sees_nothing_is_finite():
+    q = jnp.ones((1, 1, 2, 4))
+    out = attention.attend(q, q, q, jnp.zeros((1, 1, 1), bool), scale=1.0)
+    assert np.isfinite(out).all()
+
+
+def test_the_softmax_of_bfloat16_is_in_float32():
+    q = jnp.full((1, 300, 1, 4), 1.0, jnp.bfloat16)
+    v = jnp.ones((1, 300, 1, 4), jnp.bfloat16)
+    out = attention.attend(q, q, v, jnp.ones((1, 300, 300), bool), scale=1.0)
+    assert out.dtype == jnp.bfloat16
+    np.testing.assert_allclose(out.astype(jnp.float32), 1.0, atol=0.02)

@@ -1,0 +1,56 @@
+"""Chunked log-probabilities against log_softmax of the whole logits."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ftjax.ops import loss
+
+B, T, D, V = 2, 7, 5, 11
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    draw = np.random.default_rng(0)
+    x, w = draw.normal(size=(B, T, D)), 2 * draw.normal(size=(V, D))
+    targets = draw.integers(V, size=(B, T))
+    weights = [jnp.asarray(draw.normal(size=(B, T)), jnp.float32) for _ in range(2)]
+    return jnp.asarray(x, jnp.float32), jnp.asarray(w, jnp.float32), jnp.asarray(targets), weights
+
+
+def plain(x, w, targets):
+    logits = x @ w.T
+    logp = jnp.take_along_axis(jax.nn.log_softmax(logits), targets[..., None], -1)[..., 0]
+    return logp, jax.nn.logsumexp(logits, -1)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7, 100])
+def test_values_and_gradients(inputs, chunk):
+    x, w, targets, (of_logp, of_logz) = inputs
+    chunked = lambda x, w: loss.logps(x, w, targets, chunk=chunk)
+    got, pull = jax.vjp(chunked, x, w)
+    wanted, pull_wanted = jax.vjp(lambda x, w: plain(x, w, targets), x, w)
+    for ours, theirs in zip(got, wanted, strict=True):
+        assert (ours.shape, ours.dtype) == ((B, T), jnp.float32)
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    zero = jnp.zeros_like(of_logp)
+    for cotangents in ((of_logp, zero), (zero, of_logz), (of_logp, of_logz)):
+        for ours, theirs in zip(pull(cotangents), pull_wanted(cotangents), strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=2e-5)
+
+
+def test_bfloat16_states_reduce_in_float32(inputs):
+    x, w, targets, _ = inputs
+    got = loss.logps(x.astype(jnp.bfloat16), w, targets, chunk=3)
+    for ours, theirs in zip(got, plain(x, w, targets), strict=True):
+        assert ours.dtype == jnp.float32
+        np.testing.assert_allclose(ours, theirs, atol=0.1)
+
+
+def test_no_array_of_all_logits_is_kept():
+    """Residuals of the backward pass are as large as x and w, however large V is."""
+    x, w = jnp.zeros((1, 64, 4)), jnp.zeros((1000, 4))
+    targets = jnp.zeros((1, 64), jnp.int32)
+    _, pull = jax.vjp(lambda x: loss.logps(x, w, targets, chunk=8)[0].sum(), x)
+    assert max(leaf.size for leaf in jax.tree.leaves(pull)) < 64 * 1000

@@ -1,0 +1,71 @@
+"""Rotary positions against their formulas."""
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ftjax.ops import rope
+
+LLAMA3 = dict(
+    factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=64
+)
+
+
+def make(kind, **numbers):
+    return rope.Rope(10000.0, kind, tuple(numbers.items()))
+
+
+def test_default_and_linear():
+    f = rope.inverse_frequencies(make("default"), 8)
+    np.testing.assert_allclose(f, [10000.0 ** (-2 * i / 8) for i in range(4)], rtol=1e-6)
+    np.testing.assert_allclose(
+        rope.inverse_frequencies(make("linear", factor=4.0), 8), f / 4, rtol=1e-6
+    )
+    assert f.dtype == np.float32
+
+
+def test_llama3_by_wavelength():
+    plain = rope.inverse_frequencies(make("default"), 32)
+    scaled = rope.inverse_frequencies(make("llama3", **LLAMA3), 32)
+    seen = set()
+    for f, got in zip(plain, scaled, strict=True):
+        wavelength = 2 * math.pi / f
+        low, high = 64 / 1.0, 64 / 4.0
+        if wavelength < high:
+            seen.add("short")
+            wanted = f
+        elif wavelength > low:
+            seen.add("long")
+            wanted = f / 8
+        else:
+            seen.add("between")
+            blend = (64 / wavelength - 1.0) / (4.0 - 1.0)
+            wanted = (1 - blend) * f / 8 + blend * f
+        assert got == pytest.approx(wanted, rel=1e-5)
+    assert seen == {"short", "between", "long"}
+
+
+def test_an_unknown_kind_is_an_error():
+    with pytest.raises(ValueError, match="expected default, linear or llama3"):
+        rope.inverse_frequencies(make("yarn", factor=2.0), 8)
+
+
+def test_rotation_is_complex_multiplication():
+    x = np.random.default_rng(0).normal(size=(2, 3, 2, 8)).astype(np.float32)
+    positions = np.array([[0, 1, 2], [5, 6, 9]])
+    f = rope.inverse_frequencies(make("default"), 8)
+    got = rope.rotate(jnp.asarray(x), *rope.tables(f, jnp.asarray(positions)))
+    z = (x[..., :4] + 1j * x[..., 4:]) * np.exp(1j * positions[..., None] * f)[:, :, None]
+    np.testing.assert_allclose(got, np.concatenate([z.real, z.imag], -1), atol=1e-5)
+    np.testing.assert_array_equal(got[0, 0], x[0, 0])
+
+
+def test_scores_depend_on_the_distance_alone():
+    f = rope.inverse_frequencies(make("default"), 8)
+    q, k = np.random.default_rng(0).normal(size=(2, 1, 1, 1, 8)).astype(np.float32)
+    turn = lambda x, p: rope.rotate(jnp.asarray(x), *rope.tables(f, jnp.array([[p]])))
+    score = lambda i, j: float((turn(q, i) * turn(k, j)).sum())
+    assert score(7, 4) == pytest.approx(score(103, 100), abs=1e-4)
+    assert abs(score(7, 4) - score(7, 5)) > 1e-3
