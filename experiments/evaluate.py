@@ -21,7 +21,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"got the arguments {argv[1:]}; expected flags alone")
     from experiments import comparing, evaluating, workdirs  # jax: slow to import
-    from ftjax.train import files
+    from ftjax.core import files
 
     workdir = pathlib.Path(WORKDIR.value)
     run = workdirs.load(workdir, checkpoint=CHECKPOINT.value)

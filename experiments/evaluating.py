@@ -17,10 +17,9 @@ import jax
 import numpy as np
 
 from experiments import setup
-from ftjax.core import conf
+from ftjax.core import conf, files
 from ftjax.data import loader as loaders
 from ftjax.sampling import text
-from ftjax.train import files
 
 GROUPS = ("new", "old")
 BATCH = 16

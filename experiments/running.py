@@ -55,7 +55,7 @@ def plan(settings: Settings, *, progress=None) -> Plan:
     total = {"total_steps": settings.steps}
     optimizer = conf.call(chain.make, settings.optim, where="optim", extra=total)
     trainable, frozen = states.split(parts.abstract, parts.patterns)
-    state = _abstract_state(parts, trainable, optimizer.tx)
+    state = abstract_state(parts, trainable, optimizer.tx)
     _check_length(settings.data, parts.model)
     loader = _loader(parts, progress)
     evaluation = evaluating.build(parts)
@@ -91,7 +91,7 @@ def _create(settings: Settings, tx, trainable) -> states.State:
     return states.create(trainable, tx, key=key, ema=settings.ema_decay is not None)
 
 
-def _abstract_state(parts: setup.Parts, trainable, tx) -> states.State:
+def abstract_state(parts: setup.Parts, trainable, tx) -> states.State:
     """Shapes and shardings of the state, without making it."""
     abstract = jax.eval_shape(functools.partial(_create, parts.settings, tx), trainable)
     letters = states.axes(parts.model, parts.abstract["adapters"])
@@ -166,7 +166,8 @@ def train(settings: Settings, workdir: pathlib.Path, *, allow_config_change: boo
     state, frozen = arrays(p)
     batches, step = Batches(p.loader, p.parts.mesh), compiled_step(p)
     writers = _writers(settings, workdir)
-    with _checkpoints(p, workdir, allow_config_change) as checkpoints:
+    allow = dict(allow_config_change=allow_config_change)
+    with open_checkpoints(p.parts, workdir, **allow) as checkpoints:
         state, progress = loop.resume(checkpoints, state, batches, writers=writers)
         run = loop.run(
             step, state, frozen, batches, until=settings.steps,
@@ -202,10 +203,11 @@ def _writers(settings: Settings, workdir: pathlib.Path) -> tuple:
     return tuple(writers)
 
 
-def _checkpoints(p: Plan, workdir: pathlib.Path, allow_config_change: bool) -> Checkpoints:
-    spec = p.settings.checkpoint
+def open_checkpoints(parts: setup.Parts, workdir: pathlib.Path, **options) -> Checkpoints:
+    """Open the checkpoints of a run; the options are those of `Checkpoints`."""
+    spec = parts.settings.checkpoint
     return Checkpoints(
-        workdir / "checkpoints", config=p.settings.plain, frozen=setup.identity(p.parts),
-        keep=spec.keep, best=spec.best or None, mode=spec.mode, free=FREE,
-        allow_config_change=allow_config_change,
+        pathlib.Path(workdir) / "checkpoints", config=parts.settings.plain,
+        frozen=setup.identity(parts), keep=spec.keep, best=spec.best or None, mode=spec.mode,
+        free=FREE, **options,
     )  # fmt: skip

@@ -188,7 +188,7 @@ def _true_factors(adapters, candidates: list[Module], dtype) -> list[tuple[Modul
 def _describe(factors, candidates: list[Module], *, rslora: bool, dropout: float) -> Settings:
     """Find the shortest settings that mean exactly these modules, ranks and scales."""
     ranks = {m.name: b.shape[0] for m, (_, b, _) in factors}
-    alphas = {m.name: _alpha(s, ranks[m.name], rslora) for m, (_, _, s) in factors}
+    alphas = {m.name: _alpha(s, ranks[m.name], rslora=rslora) for m, (_, _, s) in factors}
     rank, rank_pattern = _pattern(ranks)
     alpha, alpha_pattern = _pattern(alphas)
     settings = Settings(
@@ -204,7 +204,7 @@ def _describe(factors, candidates: list[Module], *, rslora: bool, dropout: float
     return settings
 
 
-def _alpha(scale: float, rank: int, rslora: bool) -> float:
+def _alpha(scale: float, rank: int, *, rslora: bool) -> float:
     """Invert the scale; the roundest number that gives the same float32."""
     divisor = rank**0.5 if rslora else rank
     exact = scale * divisor
