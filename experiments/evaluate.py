@@ -11,6 +11,8 @@ import pathlib
 
 from absl import app, flags
 
+from experiments import commands
+
 WORKDIR = flags.DEFINE_string("workdir", None, "directory of the run", required=True)
 CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "latest, best or a step")
 OUTPUT = flags.DEFINE_string("output", "", "JSON file; DIR/evals/compare_<step>.json if not given")
@@ -38,4 +40,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    commands.run(main)

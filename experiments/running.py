@@ -26,7 +26,7 @@ from ftjax.train.checkpoint import Checkpoints
 from ftjax.train.step import make_step
 
 # What may differ when a run is resumed: it does not change what a step computes.
-FREE = ("log_every_steps", "checkpoint/**", "wandb_project")
+FREE = ("log_every_steps", "checkpoint/**", "wandb_project", "mesh/**")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,15 +50,20 @@ def plan(settings: Settings, *, progress=None) -> Plan:
       ValueError: anything wrong with them, or with the data that they name.
     """
     parts = setup.build(settings)
+    setup.check_weights(parts)
     meshes.check_batch(settings.batch_size, settings.accumulate, parts.mesh)
+    if settings.compile == "pmap":
+        compiling.check_pmap(parts.mesh)
     objective = conf.build(settings.objective, "objectives", where="objective")
     total = {"total_steps": settings.steps}
     optimizer = conf.call(chain.make, settings.optim, where="optim", extra=total)
     trainable, frozen = states.split(parts.abstract, parts.patterns)
     state = abstract_state(parts, trainable, optimizer.tx)
     _check_length(settings.data, parts.model)
-    loader = _loader(parts, progress)
+    evaluating.check(settings.evals)
+    # The evaluations first: the data of training takes the longest to encode.
     evaluation = evaluating.build(parts)
+    loader = _loader(parts, progress)
     return Plan(settings, parts, loader, evaluation, optimizer, objective, state, frozen)
 
 
@@ -113,11 +118,9 @@ def compiled_step(p: Plan):
         learning_rate=p.optimizer.learning_rate, accumulate=s.accumulate, chunk=s.model.chunk,
         ema_decay=s.ema_decay,
     )  # fmt: skip
-    if s.compile == "jit":
-        return compiling.jit(step(), mesh=p.parts.mesh, state=shardings_of(p.state))
     if s.compile == "pmap":
         return compiling.pmap(step, mesh=p.parts.mesh)
-    raise ValueError(f"compile: got {s.compile!r}; expected 'jit' or 'pmap'")
+    return compiling.jit(step(), mesh=p.parts.mesh, state=shardings_of(p.state))
 
 
 def arrays(p: Plan) -> tuple[states.State, Any]:

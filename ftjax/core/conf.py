@@ -205,6 +205,22 @@ def define_required(holder, *, flag_values=None):
     flags.mark_flag_as_required(holder.name, flag_values=values)
 
 
+def given(holder):
+    """Return the config that the flag of `flag()` holds.
+
+    Raises:
+      ValueError: its file cannot be read.
+    """
+    try:
+        _is_section(holder.value) or holder.value.lock()
+    except OSError as error:  # ml_collections raises it when the config is first looked at
+        text = " ".join(str(error.__cause__ or error).split())
+        raise ValueError(
+            f"--{holder.name}: {text}; expected a Python file that defines get_config()"
+        ) from error
+    return holder.value
+
+
 def create(**sections):
     """Return a ConfigDict of these keys, nested dicts included."""
     import ml_collections

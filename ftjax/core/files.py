@@ -1,7 +1,7 @@
 """Files on disk: opened with clear errors, and either whole or absent, whatever happens.
 
-    write_json(workdir / "summary.json", {"loss": 1.5})       # beside, flushed, renamed
-    with publish(workdir / "export") as draft: ...            # a whole directory
+write_json(workdir / "summary.json", {"loss": 1.5})       # beside, flushed, renamed
+with publish(workdir / "export") as draft: ...            # a whole directory
 """
 
 import contextlib

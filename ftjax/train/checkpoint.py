@@ -125,7 +125,9 @@ class Checkpoints:
         if step is not None and step not in steps:
             raise CheckpointError(f"{self.directory}: got step {step}; expected one of {steps}")
         for candidate in [step] if step is not None else reversed(steps):
-            if self._is_good(candidate) and (restored := self._load(candidate, like, partial=partial)):
+            if self._is_good(candidate) and (
+                restored := self._load(candidate, like, partial=partial)
+            ):
                 return restored
         if bad := sorted(path.name for path in self.directory.glob("*.bad-*")):
             raise CheckpointError(
