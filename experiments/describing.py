@@ -8,8 +8,7 @@ import jax
 import numpy as np
 
 from experiments import running
-from ftjax.core import tree
-from ftjax.train import files
+from ftjax.core import files, tree
 
 GIB = 2**30
 GREEN, PLAIN = "\x1b[32m", "\x1b[0m"

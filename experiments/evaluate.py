@@ -11,6 +11,8 @@ import pathlib
 
 from absl import app, flags
 
+from experiments import commands
+
 WORKDIR = flags.DEFINE_string("workdir", None, "directory of the run", required=True)
 CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "latest, best or a step")
 OUTPUT = flags.DEFINE_string("output", "", "JSON file; DIR/evals/compare_<step>.json if not given")
@@ -21,7 +23,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"got the arguments {argv[1:]}; expected flags alone")
     from experiments import comparing, evaluating, workdirs  # jax: slow to import
-    from ftjax.train import files
+    from ftjax.core import files
 
     workdir = pathlib.Path(WORKDIR.value)
     run = workdirs.load(workdir, checkpoint=CHECKPOINT.value)
@@ -38,4 +40,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    commands.run(main)

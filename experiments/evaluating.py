@@ -16,11 +16,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import setup
-from ftjax.core import conf
+from experiments import generating, setup
+from ftjax.core import conf, files
 from ftjax.data import loader as loaders
 from ftjax.sampling import text
-from ftjax.train import files
 
 GROUPS = ("new", "old")
 BATCH = 16
@@ -54,32 +53,48 @@ def _save(workdir: pathlib.Path, step: int, arrays: dict, samples: list) -> None
     files.write_json(workdir / "samples" / f"{step}.json", samples)
 
 
+def check(evals: Mapping) -> None:
+    """Check what can be checked of a config's evaluations without reading data.
+
+    Raises:
+      ValueError: naming evals.<label> and its key.
+    """
+    for label, spec in evals.items():
+        where, group = f"evals.{label}", spec.get("group", "old")
+        for key in ("name", "data"):
+            if key not in spec:
+                raise ValueError(f"{where}: got the keys {conf.listed(spec)}; expected also {key}")
+        if group not in GROUPS:
+            hint = conf.nearest(group, GROUPS)
+            raise ValueError(
+                f"{where}.group: got {group!r}; expected one of {', '.join(GROUPS)}; {hint}"
+            )
+        conf.resolve(spec["name"], "evals", where=f"{where}.name")
+        conf.resolve(spec["data"].get("name"), "data", where=f"{where}.data.name")
+
+
 def build(parts: setup.Parts) -> Evaluation:
     """Build the evaluators of a config.
 
     Raises:
       ValueError: naming evals.<label> and its key.
     """
-    evaluators, groups = {}, {}
-    for label, spec in parts.settings.evals.items():
-        own = dict(spec)
-        groups[label] = own.pop("group", "old")
-        if groups[label] not in GROUPS:
-            raise ValueError(
-                f"evals.{label}.group: got {groups[label]!r}; expected one of {', '.join(GROUPS)}"
-            )
-        evaluators[label] = _evaluator(own, parts, where=f"evals.{label}")
+    evals = parts.settings.evals
+    check(evals)
+    build_one = lambda label, spec: _evaluator(dict(spec), parts, where=f"evals.{label}")
+    evaluators = {label: build_one(label, spec) for label, spec in evals.items()}
+    groups = {label: spec.get("group", "old") for label, spec in evals.items()}
     return Evaluation(evaluators, groups, _sampler(parts))
 
 
 def _evaluator(spec: dict, parts: setup.Parts, *, where: str):
-    if "data" not in spec:
-        raise ValueError(f"{where}: got no data; expected a section like the one of training")
+    spec.pop("group", None)
     data, limit = dict(spec.pop("data")), spec.pop("rows", None)
     respond = {key: spec.pop(key) for key in ("max_new_tokens", "until") if key in spec}
     offered = dict(model=parts.model, tokenizer=parts.tokenizer, mesh=parts.mesh)
     if spec["name"] == "nll":
-        offered["examples"] = _examples(data, parts, limit, where=f"{where}.data")
+        examples = _examples(data, parts, limit)
+        offered |= dict(examples=examples, byte_counts=_byte_counts(examples, parts.tokenizer))
     else:
         offered["rows"] = _rows(data, limit, where=f"{where}.data")
     if spec["name"] == "generate":
@@ -87,6 +102,7 @@ def _evaluator(spec: dict, parts: setup.Parts, *, where: str):
         offered["respond"] = text.make(
             parts.model, parts.tokenizer, batch_size=batch_size, mesh=parts.mesh,
             max_new_tokens=respond.get("max_new_tokens", 16), until=respond.get("until", ("\n",)),
+            encode=_encode(parts, data), stop_ids=generating.stop_ids(parts.tokenizer),
         )  # fmt: skip
     else:
         spec.setdefault("batch_size", _batch(parts))
@@ -99,7 +115,21 @@ def _batch(parts: setup.Parts) -> int:
     return -(-BATCH // replicas) * replicas
 
 
-def _examples(data: dict, parts: setup.Parts, limit: int | None, *, where: str) -> list:
+def _encode(parts: setup.Parts, data: Mapping) -> Callable:
+    """Make the encoder of prompts: messages go through the template, texts stay as they are."""
+    choice = data.get("chat_template", parts.settings.data.get("chat_template"))
+    template = generating.find_template(parts.tokenizer, choice)
+    return generating.make_encode(parts.tokenizer, template=template)
+
+
+def _byte_counts(examples: list, tokenizer) -> list[int] | None:
+    """Count the bytes of what each example asks for."""
+    targets = (tokens[1:][weights[1:] > 0].tolist() for tokens, weights in examples)
+    counts = [len(tokenizer.decode(t, skip_special_tokens=True).encode()) for t in targets]
+    return counts if any(counts) else None
+
+
+def _examples(data: dict, parts: setup.Parts, limit: int | None) -> list:
     """Encode a data section; the longest example is the training's, unless it says otherwise."""
     data.setdefault("max_tokens", parts.settings.data["max_tokens"])
     given = dict(tokenizer=parts.tokenizer, batch_size=1)

@@ -13,6 +13,8 @@ import sys
 
 from absl import app, flags
 
+from experiments import commands
+
 WORKDIR = flags.DEFINE_string("workdir", None, "directory of the run", required=True)
 CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "latest, best or a step")
 BASE = flags.DEFINE_bool("base", False, "what the run started from: its base, adapter off")
@@ -114,4 +116,4 @@ def talk(parts, params, template, options: dict) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    commands.run(main)

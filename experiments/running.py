@@ -26,7 +26,7 @@ from ftjax.train.checkpoint import Checkpoints
 from ftjax.train.step import make_step
 
 # What may differ when a run is resumed: it does not change what a step computes.
-FREE = ("log_every_steps", "checkpoint/**", "wandb_project")
+FREE = ("log_every_steps", "checkpoint/**", "wandb_project", "mesh/**")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,15 +50,20 @@ def plan(settings: Settings, *, progress=None) -> Plan:
       ValueError: anything wrong with them, or with the data that they name.
     """
     parts = setup.build(settings)
+    setup.check_weights(parts)
     meshes.check_batch(settings.batch_size, settings.accumulate, parts.mesh)
+    if settings.compile == "pmap":
+        compiling.check_pmap(parts.mesh)
     objective = conf.build(settings.objective, "objectives", where="objective")
     total = {"total_steps": settings.steps}
     optimizer = conf.call(chain.make, settings.optim, where="optim", extra=total)
     trainable, frozen = states.split(parts.abstract, parts.patterns)
-    state = _abstract_state(parts, trainable, optimizer.tx)
+    state = abstract_state(parts, trainable, optimizer.tx)
     _check_length(settings.data, parts.model)
-    loader = _loader(parts, progress)
+    evaluating.check(settings.evals)
+    # The evaluations first: the data of training takes the longest to encode.
     evaluation = evaluating.build(parts)
+    loader = _loader(parts, progress)
     return Plan(settings, parts, loader, evaluation, optimizer, objective, state, frozen)
 
 
@@ -91,7 +96,7 @@ def _create(settings: Settings, tx, trainable) -> states.State:
     return states.create(trainable, tx, key=key, ema=settings.ema_decay is not None)
 
 
-def _abstract_state(parts: setup.Parts, trainable, tx) -> states.State:
+def abstract_state(parts: setup.Parts, trainable, tx) -> states.State:
     """Shapes and shardings of the state, without making it."""
     abstract = jax.eval_shape(functools.partial(_create, parts.settings, tx), trainable)
     letters = states.axes(parts.model, parts.abstract["adapters"])
@@ -113,11 +118,9 @@ def compiled_step(p: Plan):
         learning_rate=p.optimizer.learning_rate, accumulate=s.accumulate, chunk=s.model.chunk,
         ema_decay=s.ema_decay,
     )  # fmt: skip
-    if s.compile == "jit":
-        return compiling.jit(step(), mesh=p.parts.mesh, state=shardings_of(p.state))
     if s.compile == "pmap":
         return compiling.pmap(step, mesh=p.parts.mesh)
-    raise ValueError(f"compile: got {s.compile!r}; expected 'jit' or 'pmap'")
+    return compiling.jit(step(), mesh=p.parts.mesh, state=shardings_of(p.state))
 
 
 def arrays(p: Plan) -> tuple[states.State, Any]:
@@ -166,7 +169,8 @@ def train(settings: Settings, workdir: pathlib.Path, *, allow_config_change: boo
     state, frozen = arrays(p)
     batches, step = Batches(p.loader, p.parts.mesh), compiled_step(p)
     writers = _writers(settings, workdir)
-    with _checkpoints(p, workdir, allow_config_change) as checkpoints:
+    allow = dict(allow_config_change=allow_config_change)
+    with open_checkpoints(p.parts, workdir, **allow) as checkpoints:
         state, progress = loop.resume(checkpoints, state, batches, writers=writers)
         run = loop.run(
             step, state, frozen, batches, until=settings.steps,
@@ -202,10 +206,11 @@ def _writers(settings: Settings, workdir: pathlib.Path) -> tuple:
     return tuple(writers)
 
 
-def _checkpoints(p: Plan, workdir: pathlib.Path, allow_config_change: bool) -> Checkpoints:
-    spec = p.settings.checkpoint
+def open_checkpoints(parts: setup.Parts, workdir: pathlib.Path, **options) -> Checkpoints:
+    """Open the checkpoints of a run; the options are those of `Checkpoints`."""
+    spec = parts.settings.checkpoint
     return Checkpoints(
-        workdir / "checkpoints", config=p.settings.plain, frozen=setup.identity(p.parts),
-        keep=spec.keep, best=spec.best or None, mode=spec.mode, free=FREE,
-        allow_config_change=allow_config_change,
+        pathlib.Path(workdir) / "checkpoints", config=parts.settings.plain,
+        frozen=setup.identity(parts), keep=spec.keep, best=spec.best or None, mode=spec.mode,
+        free=FREE, **options,
     )  # fmt: skip

@@ -99,13 +99,27 @@ def read(config: Mapping) -> Settings:
         for name, value in plain.items()
     }
     settings = conf.call(Settings, typed, where="config", extra={"plain": plain})
-    _check_positive(settings)
+    _check_values(settings)
     return settings
 
 
-def _check_positive(settings: Settings) -> None:
+def _check_values(settings: Settings) -> None:
     least = {"steps": 1, "batch_size": 1, "accumulate": 1, "log_every_steps": 1,
              "eval_every_steps": 0}  # fmt: skip
     for name, low in least.items():
         if (value := vars(settings)[name]) < low:
             raise ValueError(f"{name}: got {value}; expected at least {low}")
+    spec = settings.checkpoint
+    _check_choice("compile", settings.compile, ("jit", "pmap"))
+    _check_choice("checkpoint.mode", spec.mode, ("min", "max"))
+    if spec.keep < 1 or spec.every_steps < 0:
+        raise ValueError(
+            f"checkpoint: got keep {spec.keep}, every_steps {spec.every_steps}; expected at least "
+            "1 and 0"
+        )
+
+
+def _check_choice(key: str, value: str, legal: tuple[str, ...]) -> None:
+    if value not in legal:
+        hint = conf.nearest(value, legal)
+        raise ValueError(f"{key}: got {value!r}; expected one of {', '.join(legal)}; {hint}")

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from experiments.settings import Settings
 from ftjax.adapters import base as adapters
 from ftjax.adapters import peft
-from ftjax.core import conf
+from ftjax.core import conf, files
 from ftjax.core import mesh as meshes
 from ftjax.data import tokenizer as tokenizers
 from ftjax.models import hf
@@ -100,6 +100,26 @@ def _model(spec) -> tuple[ModuleType, Any, pathlib.Path | None]:
     family, config = hf.config_of(source or spec.preset)
     model = family.make(config, remat=spec.remat, dtype=jnp.dtype(spec.compute_dtype))
     return family, model, source
+
+
+def check_weights(parts: Parts) -> None:
+    """Check that the files which weights will be read from are there.
+
+    Raises:
+      ValueError: they are not.
+    """
+    if parts.source is not None and not any(parts.source.glob("*.safetensors")):
+        raise ValueError(
+            f"model.base: got {parts.settings.model.base!r}, which has no weights; expected a "
+            "directory with *.safetensors; for random weights set model.preset"
+        )
+    if given := parts.settings.adapter_from:
+        if parts.method is None:
+            raise ValueError(
+                f"adapter_from: got {given!r} and no adapter; expected adapter.name = 'lora', with "
+                "adapter.where and adapter.rank as they are there"
+            )
+        files.read_json(pathlib.Path(given) / peft.CONFIG)
 
 
 def locate(base: str) -> pathlib.Path:

@@ -13,7 +13,7 @@ import pathlib
 
 from absl import app, flags, logging
 
-from experiments import settings
+from experiments import commands, settings
 from ftjax.core import conf
 
 CONFIG = conf.flag()
@@ -32,7 +32,7 @@ def main(argv: list[str]) -> None:
     if not WORKDIR.value and not DRY_RUN.value:
         raise app.UsageError("--workdir: got none; expected a directory for the run")
     logging.set_verbosity(logging.WARNING)
-    chosen = settings.read(CONFIG.value)
+    chosen = settings.read(conf.given(CONFIG))
     from experiments import describing, running  # jax and the rest import slowly: behind the flags
     from ftjax.core import mesh
 
@@ -45,4 +45,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     conf.define_required(CONFIG)
-    app.run(main)
+    commands.run(main)

@@ -9,13 +9,10 @@ import dataclasses
 import json
 import pathlib
 
-import jax
+import optax
 
 from experiments import running, settings, setup
-from ftjax.core import conf
-from ftjax.optim import chain
 from ftjax.train import state as states
-from ftjax.train.checkpoint import Checkpoints
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,23 +53,27 @@ def load(workdir: pathlib.Path, *, checkpoint: str = "latest") -> Run:
       ValueError: there is no run, or no such checkpoint.
     """
     parts = parts_of(workdir)
-    first = setup.weights(parts)
-    _, frozen = states.split(first, parts.patterns)
-    state = abstract_state(parts)
-    spec = parts.settings.checkpoint
-    with Checkpoints(
-        pathlib.Path(workdir) / "checkpoints", config=parts.settings.plain,
-        frozen=setup.identity(parts), keep=spec.keep, best=spec.best or None, mode=spec.mode,
-        free=running.FREE,
-    ) as checkpoints:  # fmt: skip
-        found = checkpoints.restore(state, step=choose(checkpoints, checkpoint))
+    folder = pathlib.Path(workdir) / "checkpoints"
+    found = None
+    if folder.is_dir():
+        with running.open_checkpoints(parts, workdir, read_only=True) as checkpoints:
+            step = choose(checkpoints, checkpoint)
+            found = checkpoints.restore(wanted(parts), step=step, partial=True)
     if found is None:
         raise ValueError(
             f"--workdir: got {str(workdir)!r}, which has no checkpoint; expected a run that has "
             "saved one; for what it started from, pass --base"
         )
-    params = running.params_of(found.state, frozen)
+    first = setup.weights(parts)
+    params = running.params_of(found.state, states.split(first, parts.patterns)[1])
     return Run(parts, params, {"model": first["model"], "adapters": None}, found.step)
+
+
+def wanted(parts: setup.Parts) -> states.State:
+    """Describe what a reader needs of a state: the weights and their average."""
+    trainable, _ = states.split(parts.abstract, parts.patterns)
+    state = running.abstract_state(parts, trainable, optax.identity())
+    return state._replace(step=None, opt_state=None, key=None)
 
 
 def choose(checkpoints, name: str) -> int | None:
@@ -96,18 +97,3 @@ def choose(checkpoints, name: str) -> int | None:
         known = ", ".join(map(str, steps)) or "none is saved"
         raise ValueError(f"--checkpoint: got {name!r}; expected latest, best or a step: {known}")
     return int(name)
-
-
-def abstract_state(parts: setup.Parts) -> states.State:
-    """Shapes and shardings of the state that the run's checkpoints hold."""
-    total = {"total_steps": parts.settings.steps}
-    optimizer = conf.call(chain.make, parts.settings.optim, where="optim", extra=total)
-    trainable, _ = states.split(parts.abstract, parts.patterns)
-    create = lambda trainable: states.create(
-        trainable, optimizer.tx, key=jax.random.key(0), ema=parts.settings.ema_decay is not None
-    )
-    abstract = jax.eval_shape(create, trainable)
-    letters = states.axes(parts.model, parts.abstract["adapters"])
-    places = states.shardings(abstract, letters, optimizer.tx, parts.mesh)
-    place = lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s)
-    return jax.tree.map(place, abstract, places)

@@ -15,7 +15,7 @@ import inspect
 import pathlib
 import pkgutil
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 PLAIN = {"bool": bool, "float": float, "int": int, "str": str, "None": type(None)}
 TRUTH = {"true": True, "1": True, "false": False, "0": False}
@@ -62,7 +62,7 @@ def room(package: str) -> list[str]:
 def build(spec: Mapping, package: str, *, attr: str = "make", where: str, **extra):
     """Call `attr` of the module that `spec["name"]` names with the other keys of `spec`.
 
-    spec: a dict, ConfigDict or `Reader` section; None is a value like any other.
+    spec: a dict or a ConfigDict; None is a value like any other.
     extra: what the caller offers besides (a model, a tokenizer); passed where it is named.
     Raises ValueError for an unknown, missing or doubly given keyword and for a value of the wrong
     plain type (int, float, str, bool; an int passes as a float), naming `where`.key.
@@ -126,9 +126,7 @@ def _plain_types(annotation) -> tuple[type, ...]:
 
 
 def to_dict(config: Mapping) -> dict:
-    """Return a config as plain nested dicts with references resolved; a `Reader` marks it read."""
-    if isinstance(config, Reader):
-        return config.to_dict()
+    """Return a config as plain nested dicts with references resolved."""
     if not _is_section(config):
         raise ValueError(f"config: got {config!r}; expected a mapping with keys")
     return {key: _plain(_get(config, key, key), key) for key in config}
@@ -157,74 +155,6 @@ def _get(config: Mapping, key: str, path: str):
     except config_dict.RequiredValueError as error:
         message = f"config.{path}: not set; expected a value; pass --config.{path}=..."
         raise ValueError(message) from error
-
-
-class Reader(Mapping):
-    """A config that remembers which keys were read, so that a key nothing reads is an error.
-
-    `reader.optim.name` and `reader["optim"]["name"]` read one key; a section handed to `build` or
-    `to_dict` counts as read whole. Call `check()` when the main has read all it needs.
-    """
-
-    def __init__(self, config: Mapping, *, prefix: str = "", read: set[str] | None = None):
-        clash = {"check", "unread", "to_dict"} & set(config)
-        if clash:
-            raise ValueError(f"config: the keys {listed(clash)} are methods of Reader; rename them")
-        self._config, self._prefix = config, prefix
-        self._read = set() if read is None else read
-
-    def __getitem__(self, key: str):
-        path = self._prefix + key
-        value = _get(self._config, key, path)
-        if _is_section(value):
-            return Reader(value, prefix=f"{path}.", read=self._read)
-        self._read.add(path)
-        return _plain(value, path)
-
-    def __getattr__(self, key: str):
-        if key.startswith("_"):
-            raise AttributeError(key)
-        try:
-            return self[key]
-        except KeyError as error:
-            hint = nearest(key, self._config)
-            message = f"config.{self._prefix}{key}: no such key; {hint}known: {listed(self)}"
-            raise AttributeError(message) from error
-
-    def __contains__(self, key) -> bool:
-        return key in self._config
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._config)
-
-    def __len__(self) -> int:
-        return len(self._config)
-
-    def to_dict(self) -> dict:
-        """Return plain nested dicts and count every key below as read."""
-        self._read.update(_leaves(self._config, self._prefix))
-        paths = {key: self._prefix + key for key in self._config}
-        return {key: _plain(_get(self._config, key, path), path) for key, path in paths.items()}
-
-    def unread(self) -> list[str]:
-        """Return the dotted names of the keys that nothing has read yet."""
-        return [path for path in _leaves(self._config, self._prefix) if path not in self._read]
-
-    def check(self):
-        """Raise ValueError naming every key that nothing has read, with the nearest read one."""
-        unread = self.unread()
-        if unread:
-            lines = [f"  config.{path} {nearest(path, self._read)}".rstrip() for path in unread]
-            raise ValueError("config: no code reads these keys; drop them:\n" + "\n".join(lines))
-
-
-def _leaves(config: Mapping, prefix: str) -> Iterator[str]:
-    for key in config:
-        value = _get(config, key, prefix + key)
-        if _is_section(value):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key
 
 
 def parse_arg(arg: str | None, **defaults) -> types.SimpleNamespace:
@@ -273,6 +203,22 @@ def define_required(holder, *, flag_values=None):
 
     values = flags.FLAGS if flag_values is None else flag_values
     flags.mark_flag_as_required(holder.name, flag_values=values)
+
+
+def given(holder):
+    """Return the config that the flag of `flag()` holds.
+
+    Raises:
+      ValueError: its file cannot be read.
+    """
+    try:
+        _is_section(holder.value) or holder.value.lock()
+    except OSError as error:  # ml_collections raises it when the config is first looked at
+        text = " ".join(str(error.__cause__ or error).split())
+        raise ValueError(
+            f"--{holder.name}: {text}; expected a Python file that defines get_config()"
+        ) from error
+    return holder.value
 
 
 def create(**sections):

@@ -26,8 +26,8 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
-from ftjax.core import tree
-from ftjax.train import digest, files, layout
+from ftjax.core import files, tree
+from ftjax.train import digest, layout
 from ftjax.train.versions import versions
 
 Tree = Any
@@ -61,6 +61,7 @@ class Checkpoints:
         mode: str = "min",
         allow_config_change: bool = False,
         free: tuple[str, ...] = (),
+        read_only: bool = False,
     ):
         """Open `directory`, creating it where it does not exist.
 
@@ -68,6 +69,7 @@ class Checkpoints:
         frozen: source and hash of the frozen base, checked like the config.
         keep: how many of the latest steps to keep; the best by the metric `best` stays besides.
         free: globs over config paths that may change on resume, such as "eval/**" or "workdir".
+        read_only: touch nothing, for the run may be alive: no cleaning up, no setting aside.
         """
         if mode not in ("min", "max"):
             raise ValueError(f"checkpoint.mode: got {mode!r}; expected 'min' or 'max'")
@@ -75,7 +77,7 @@ class Checkpoints:
             raise ValueError(f"checkpoint.keep: got {keep}; expected 1 or more")
         self.directory = pathlib.Path(directory).absolute()
         self._identity = files.plain({"config": config or {}, "frozen": frozen or {}})
-        self._free, self._allow_change = free, allow_config_change
+        self._free, self._allow_change, self._read_only = free, allow_config_change, read_only
         self._best, self._mode, self._saving = best, mode, None
         self._manager = ocp.CheckpointManager(self.directory, options=self._options(keep))
         self.blocked_s = 0.0
@@ -104,10 +106,13 @@ class Checkpoints:
             raise self._failed(error) from error
         self.blocked_s += time.perf_counter() - start
 
-    def restore(self, like: Tree, *, step: int | None = None) -> Restored | None:
+    def restore(
+        self, like: Tree, *, step: int | None = None, partial: bool = False
+    ) -> Restored | None:
         """Read the newest good step, or `step` alone, into the structure and shardings of `like`.
 
         like: a state, or its ShapeDtypeStructs with shardings; any mesh will do.
+        partial: `like` has holes where the checkpoint has arrays that nobody needs.
 
         Returns None where nothing was ever saved.
 
@@ -120,7 +125,9 @@ class Checkpoints:
         if step is not None and step not in steps:
             raise CheckpointError(f"{self.directory}: got step {step}; expected one of {steps}")
         for candidate in [step] if step is not None else reversed(steps):
-            if self._is_good(candidate) and (restored := self._load(candidate, like)):
+            if self._is_good(candidate) and (
+                restored := self._load(candidate, like, partial=partial)
+            ):
                 return restored
         if bad := sorted(path.name for path in self.directory.glob("*.bad-*")):
             raise CheckpointError(
@@ -167,7 +174,9 @@ class Checkpoints:
             # Orbax stores metrics only when told to rank; `_KeepBest` ranks in its place.
             best_fn=(lambda metrics: 0.0) if self._best else None,
             preservation_policy=policies.AnyPreservationPolicy(keepers),
-            cleanup_tmp_directories=True,
+            cleanup_tmp_directories=not self._read_only,
+            create=not self._read_only,
+            read_only=self._read_only,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._sign),
         )
 
@@ -210,25 +219,26 @@ class Checkpoints:
 
     def _set_aside(self, step: int, reason: str, text: str) -> None:
         folder = self.directory / str(step)
+        fate = "left out" if self._read_only else f"renamed to {step}.bad-{reason}"
         warnings.warn(
-            f"checkpoint {folder} is damaged: {text}; it is renamed to {step}.bad-{reason} and the "
-            "step before is used",
+            f"checkpoint {folder} is damaged: {text}; it is {fate} and the step before is used",
             RuntimeWarning,
             stacklevel=2,
         )
+        if self._read_only:
+            return
         if jax.process_index() == 0:
             digest.quarantine(folder, reason=reason)
         ocp.multihost.sync_global_processes(f"ftjax_set_aside_{step}")
         self._manager.reload()
 
-    def _load(self, step: int, like: Tree) -> Restored | None:
+    def _load(self, step: int, like: Tree, *, partial: bool) -> Restored | None:
         """Read a verified step; None, and set aside, when orbax cannot read it after all."""
         read = ocp.args.JsonRestore
         try:
             side = self._manager.restore(step, args=ocp.args.Composite(data=read(), meta=read()))
-            self._check(step, side["meta"], like)
-            state = ocp.args.StandardRestore(layout.abstract(like))
-            nested = self._manager.restore(step, args=ocp.args.Composite(state=state))["state"]
+            self._check(step, side["meta"], like, partial=partial)
+            nested = self._arrays(step, layout.abstract(like), partial=partial)
         except _Mismatch:
             raise
         except FAILURES as error:
@@ -237,7 +247,19 @@ class Checkpoints:
         state = layout.from_disk(nested, like=like)
         return Restored(step, state, side["data"]["data"], side["meta"])
 
-    def _check(self, step: int, meta: dict, like: Tree) -> None:
+    def _arrays(self, step: int, like: dict, *, partial: bool) -> dict:
+        if not partial:
+            args = ocp.args.Composite(state=ocp.args.StandardRestore(like))
+            return self._manager.restore(step, args=args)["state"]
+        # The format is the same; only this handler can leave arrays out.
+        args = ocp.args.PyTreeRestore(
+            like, restore_args=ocp.checkpoint_utils.construct_restore_args(like),
+            partial_restore=True,
+        )  # fmt: skip
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            return reader.restore(self.directory / str(step) / "state", args=args)
+
+    def _check(self, step: int, meta: dict, like: Tree, *, partial: bool) -> None:
         where = f"checkpoint {self.directory}/{step}"
         changed = _changes(meta, self._identity, self._free)
         if changed and not self._allow_change:
@@ -246,7 +268,7 @@ class Checkpoints:
                 "values; restore them, choose another directory, or pass "
                 "allow_config_change=True:\n" + "\n".join(changed)
             )
-        if lines := layout.compare(meta["tree"], like):
+        if lines := layout.compare(meta["tree"], like, partial=partial):
             raise _Mismatch(
                 f"{where}: got a state of other paths, shapes or dtypes; expected the tree that "
                 "was saved; look for a changed adapter, rank, optimizer or model:\n"

@@ -65,8 +65,8 @@ class Mapped:
         return self.function._cache_size()
 
 
-def pmap(make_step: Callable, *, mesh) -> Callable:
-    """Compile `make_step(reduce=..., shard_key=...)` with jax.pmap over the `data` axis.
+def check_pmap(mesh) -> None:
+    """Check that a mesh only replicates.
 
     Raises:
       ValueError: the mesh shards weights, or there is more than one process.
@@ -76,6 +76,14 @@ def pmap(make_step: Callable, *, mesh) -> Callable:
             f"compile: got 'pmap' with the mesh {dict(mesh.shape)} over {jax.process_count()} "
             "processes; expected fsdp = tensor = 1 and one process; use compile='jit'"
         )
+
+
+def pmap(make_step: Callable, *, mesh) -> Callable:
+    """Compile `make_step(reduce=..., shard_key=...)` with jax.pmap over the `data` axis.
+
+    Raises ValueError as `check_pmap` does.
+    """
+    check_pmap(mesh)
     step = make_step(
         reduce=partial(jax.lax.psum, axis_name=AXIS),
         shard_key=lambda key: jax.random.fold_in(key, jax.lax.axis_index(AXIS)),

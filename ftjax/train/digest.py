@@ -14,7 +14,7 @@ import json
 import os
 import pathlib
 
-from ftjax.train import files
+from ftjax.core import files
 
 NAME = "digest.json"
 # Orbax touches these two of its own around the commit; they hold times, no data.

@@ -40,11 +40,15 @@ def listing(state: Tree) -> dict[str, dict]:
     }
 
 
-def compare(saved: dict[str, dict], like: Tree) -> list[str]:
-    """Say in lines how a saved listing differs from the state that it should fill."""
+def compare(saved: dict[str, dict], like: Tree, *, partial: bool = False) -> list[str]:
+    """Say in lines how a saved listing differs from the state that it should fill.
+
+    partial: what is in the checkpoint alone is no difference.
+    """
     wanted = listing(like)
     lines = [f"  {path}: not in the checkpoint" for path in wanted if path not in saved]
-    lines += [f"  {path}: in the checkpoint alone" for path in saved if path not in wanted]
+    if not partial:
+        lines += [f"  {path}: in the checkpoint alone" for path in saved if path not in wanted]
     for path in wanted.keys() & saved.keys():
         if saved[path] != wanted[path]:
             lines.append(f"  {path}: checkpoint {_text(saved[path])}, here {_text(wanted[path])}")

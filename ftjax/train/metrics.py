@@ -15,7 +15,7 @@ import sys
 import warnings
 from typing import Protocol, TextIO
 
-from ftjax.train import files
+from ftjax.core import files
 
 CLOCK = "time/"
 

@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import jinja2
 
-from ftjax.train import curves, files
+from ftjax.core import files
+from ftjax.train import curves
 from ftjax.train.table import GROUPS, Table, number, signed, table_text
 
 __all__ = ["Sample", "table_text", "write"]

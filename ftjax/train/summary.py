@@ -14,7 +14,8 @@ from typing import Any
 
 import jax
 
-from ftjax.train import device, files
+from ftjax.core import files
+from ftjax.train import device
 from ftjax.train.versions import versions
 
 

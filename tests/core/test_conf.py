@@ -130,51 +130,8 @@ def test_other_annotations_are_left_alone(annotation):
     assert conf._plain_types(annotation) == ()
 
 
-def test_reader_names_the_keys_that_nothing_reads(lab):
-    config = conf.create(
-        steps=3, optim=dict(name="adamw", max_grad_norm=1.0), objective=dict(name=lab, rank=2)
-    )
-    reader = conf.Reader(config)
-    assert reader.steps == 3
-    assert reader["optim"].name == "adamw"
-    assert build(reader.objective)["rank"] == 2
-    assert reader.unread() == ["optim.max_grad_norm"]
-    with pytest.raises(ValueError, match=r"config\.optim\.max_grad_norm"):
-        reader.check()
-    assert reader.optim.max_grad_norm == 1.0
-    reader.check()
-
-
-def test_reader_suggests_the_nearest_key_that_was_read():
-    reader = conf.Reader({"steps": 3, "stesp": 4})
-    assert reader.steps == 3
-    with pytest.raises(ValueError, match=r"config\.stesp did you mean 'steps'"):
-        reader.check()
-
-
-def test_reader_looks_without_reading_and_spreads_as_keywords():
-    reader = conf.Reader({"optim": {"rate": 1, "decay": 2}})
-    assert "optim" in reader
-    assert "rate" in reader.optim
-    assert reader.unread() == ["optim.rate", "optim.decay"]
-    assert dict(**reader.optim) == {"rate": 1, "decay": 2}
-    assert reader.unread() == []
-
-
-def test_reader_names_an_absent_key():
-    with pytest.raises(AttributeError, match=r"config\.optim\.rat: no such key; .*'rate'"):
-        _ = conf.Reader({"optim": {"rate": 1}}).optim.rat
-
-
-def test_reader_rejects_keys_that_hide_its_methods():
-    with pytest.raises(ValueError, match="check"):
-        conf.Reader({"check": 1})
-
-
 def test_required_placeholder_names_its_key():
     config = conf.create(data=dict(path=conf.placeholder(str, required=True)))
-    with pytest.raises(ValueError, match=r"config\.data\.path: not set"):
-        _ = conf.Reader(config).data.path
     with pytest.raises(ValueError, match=r"config\.data\.path: not set"):
         conf.to_dict(config)
 
@@ -213,13 +170,6 @@ def test_a_required_flag_must_be_given():
     conf.define_required(conf.flag("test_conf", flag_values=values), flag_values=values)
     with pytest.raises(flags.IllegalFlagValueError, match="test_conf must have a value"):
         values(["x"])
-
-
-def test_reading_a_section_through_another_mapping_still_counts(lab):
-    reader = conf.Reader({"objective": {"name": lab, "rank": 1, "where": "x", "model": {"dim": 4}}})
-    spec = {key: value for key, value in reader.objective.items() if key != "where"}
-    assert build(spec)["model"] == {"dim": 4}
-    assert reader.unread() == []
 
 
 def test_parse_arg_types_by_the_defaults():

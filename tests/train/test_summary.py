@@ -7,7 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from ftjax.train import files, summary
+from ftjax.core import files
+from ftjax.train import summary
 from ftjax.train.loop import Result
 
 

@@ -1,0 +1,68 @@
+"""The frame of every command: what a user can mend ends in one line, our faults in a traceback.
+
+    if __name__ == "__main__":
+        commands.run(main)
+
+Exit codes: 0 done, or stopped by SIGTERM with a checkpoint; 1 anything unforeseen; 2 what was asked
+for cannot be done, and the last line says why.
+"""
+
+import re
+import sys
+import traceback
+from typing import NoReturn
+
+from absl import app, flags
+
+OURS = ("ftjax", "experiments", "configs", "__main__")
+MESSAGES = (ValueError, RuntimeError, FloatingPointError)
+
+
+def run(main) -> None:
+    """Parse the flags, run `main(argv)` and leave the process."""
+    try:
+        app.run(main, flags_parser=_parse)
+    except MESSAGES as error:
+        if not is_message(error):
+            raise
+        _leave(str(error))
+
+
+def is_message(error: Exception) -> bool:
+    """Say whether our own code raised it: then its text says all there is to say."""
+    if "__notes__" in vars(error):  # jax has cut its own frames out of the traceback
+        return False
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_globals["__name__"].split(".")[0] in OURS
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        # A config file that fails is quoted with its traceback, whose last line is the message.
+        *trace, last = str(error).strip().splitlines()
+        last = last.strip()
+        _leave(last.removeprefix("ValueError: ") if not trace or _has_message(last) else str(error))
+    except (AttributeError, KeyError) as error:  # an override of a key that the config lacks
+        _leave(_unknown_key(error, argv))
+
+
+def _has_message(line: str) -> bool:
+    return line.startswith("ValueError: ")
+
+
+def _unknown_key(error: Exception, argv: list[str]) -> str:
+    """Name the argument; ml_collections names the last part of the key and the nearest one."""
+    while error.args and isinstance(error.args[0], Exception):
+        error = error.args[0]
+    text = " ".join(str(error.args[0] if error.args else error).split())
+    text = text.strip('"').replace("\\'", "'").replace("\\n", " ")
+    key = re.search(r"'(\w+)'", text)
+    given = [each for each in argv if key and re.search(rf"\.{key[1]}\b", each.partition("=")[0])]
+    return f"{' '.join(given) or 'config'}: unknown key: {text}"
+
+
+def _leave(message: str) -> NoReturn:
+    sys.stderr.write(f"error: {message}\n")
+    sys.exit(2)
