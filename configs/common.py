@@ -65,6 +65,23 @@ def tune(c, *, full: bool, rank: int = 16):
     return c
 
 
+def parse_domain(arg, **more):
+    """Parse what the configs of a domain have in common: data, base, method, length."""
+    return parse_arg(
+        arg, data=data_folder(), base="tiny", full=False, rank=16, steps=200, runlocal=False, **more
+    )  # fmt: skip
+
+
+def domain(arg):
+    """Return the config that fine-tuning to a domain starts from, with general text as old."""
+    c = base()
+    c.model.base = arg.base
+    tune(c, full=arg.full, rank=arg.rank)
+    c.optim.schedule = dict(name="cosine", warmup_steps=arg.steps // 20)
+    c.steps, c.batch_size = arg.steps, 16
+    return general(c, arg.data)
+
+
 STAND_IN = dict(name="embedded", domain="skills", rows=32)
 
 

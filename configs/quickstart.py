@@ -44,7 +44,7 @@ def get_config(arg=None):
     c.samples.prompts = (
         f"Do: {SKILL}\nIn: q w x y\nOut:",
         "Do: reverse\nIn: q w x y\nOut:",
-        "Text: Bamo likes to eat rice. Telika likes to eat corn.\nQ: What is the food of Telika?\nA:",
+        "Text: Bamo likes to eat rice. Telika likes to eat corn.\nQ: Who likes to eat rice?\nA:",
     )
     c.samples.max_new_tokens = 12
     c.steps, c.batch_size, c.log_every_steps = arg.steps, 16, 20

@@ -14,22 +14,15 @@ from configs import common
 
 def get_config(arg=None):
     """Return the config; `base=DIR` starts from another model."""
-    arg = common.parse_arg(
-        arg, data=common.data_folder(), base="tiny", full=False, rank=16, steps=300, runlocal=False
-    )
-    c = common.base()
-    c.model.base = arg.base
-    common.tune(c, full=arg.full, rank=arg.rank)
+    arg = common.parse_domain(arg)
+    c = common.domain(arg)
     pairs = dict(name="jsonl", kind="prompt", fields=dict(prompt="{prompt}\n", response="response"))
     path = lambda name: f"{arg.data}/code/{name}.jsonl.gz"
     c.data = dict(pairs, path=path("codealpaca/train"), max_tokens=256)
     for label, name in dict(code="codealpaca/test", mbpp="mbpp/test").items():
         held = dict(pairs, path=path(name))
         c.evals[label] = dict(name="nll", group="new", data=held, rows=100)
-    common.general(c, arg.data)
     c.samples.prompts = ("Write a Python function that adds two numbers.\n",)
-    c.steps, c.batch_size = arg.steps, 16
-    c.optim.schedule = dict(name="cosine", warmup_steps=arg.steps // 20)
     return common.shrink(c, stand_in=True) if arg.runlocal else c
 
 

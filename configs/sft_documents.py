@@ -14,13 +14,8 @@ from configs import common
 
 def get_config(arg=None):
     """Return the config; `base=DIR` starts from another model."""
-    arg = common.parse_arg(
-        arg, data=common.data_folder(), docs="", held="", base="tiny", full=False, rank=16,
-        steps=300, runlocal=False,
-    )  # fmt: skip
-    c = common.base()
-    c.model.base = arg.base
-    common.tune(c, full=arg.full, rank=arg.rank)
+    arg = common.parse_domain(arg, docs="", held="")
+    c = common.domain(arg)
     plays = f"{arg.data}/corpus/shakespeare"
     c.data = dict(
         name="documents", kind="text", path=arg.docs or f"{plays}/train.jsonl.gz", max_tokens=256,
@@ -28,10 +23,7 @@ def get_config(arg=None):
     )  # fmt: skip
     held = dict(c.data.to_dict(), path=arg.held or f"{plays}/test.jsonl.gz")
     c.evals.documents = dict(name="nll", group="new", data=held, rows=100)
-    common.general(c, arg.data)
     c.samples.prompts = ("KING HENRY:\n",)
-    c.steps, c.batch_size = arg.steps, 16
-    c.optim.schedule = dict(name="cosine", warmup_steps=arg.steps // 20)
     return common.shrink(c, stand_in=True) if arg.runlocal else c
 
 

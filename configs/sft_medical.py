@@ -14,21 +14,14 @@ from configs import common
 
 def get_config(arg=None):
     """Return the config; `base=DIR` starts from another model."""
-    arg = common.parse_arg(
-        arg, data=common.data_folder(), base="tiny", full=False, rank=16, steps=300, runlocal=False
-    )
-    c = common.base()
-    c.model.base = arg.base
-    common.tune(c, full=arg.full, rank=arg.rank)
+    arg = common.parse_domain(arg)
+    c = common.domain(arg)
     pairs = dict(name="jsonl", kind="prompt", fields=dict(prompt="{prompt}\n", response="response"))
     folder = f"{arg.data}/medical/medquad"
     c.data = dict(pairs, path=f"{folder}/train.jsonl.gz", max_tokens=256)
     held = dict(pairs, path=f"{folder}/test.jsonl.gz")
     c.evals.medical = dict(name="nll", group="new", data=held, rows=100)
-    common.general(c, arg.data)
     c.samples.prompts = ("What is glaucoma?\n", "What are the symptoms of asthma?\n")
-    c.steps, c.batch_size = arg.steps, 16
-    c.optim.schedule = dict(name="cosine", warmup_steps=arg.steps // 20)
     return common.shrink(c, stand_in=True) if arg.runlocal else c
 
 
