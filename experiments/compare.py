@@ -13,6 +13,7 @@ import sys
 
 from absl import app, flags, logging
 
+from experiments import commands
 from ftjax.core import conf
 
 CONFIG = flags.DEFINE_string("config", None, "file.py or file.py:arg with get_config() and sweep()")
@@ -51,4 +52,4 @@ def read(config: str) -> dict:
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main)
+    commands.run(main)

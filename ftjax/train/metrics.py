@@ -16,6 +16,7 @@ import warnings
 from typing import Protocol, TextIO
 
 from ftjax.core import files
+from ftjax.train.table import SHOWN
 
 CLOCK = "time/"
 
@@ -106,7 +107,7 @@ class Console:
         """Print the row: training numbers on one line, evaluations on the next."""
         if "loss" in row:
             self._train(step, row)
-        scores = [f"{name} {_short(x)}" for name, x in row.items() if name.startswith("eval/")]
+        scores = [f"{name} {_short(x)}" for name, x in row.items() if _is_score(name)]
         if scores:
             self._print(f"step {step}  " + "  ".join(scores))
 
@@ -165,6 +166,10 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes:02d} min"
     return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
+
+
+def _is_score(name: str) -> bool:
+    return name.startswith("eval/") and name.rsplit("/", 1)[-1] in SHOWN
 
 
 def _short(value: float | None) -> str:
