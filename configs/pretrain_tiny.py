@@ -24,6 +24,7 @@ SHARES = (
     (0.10, 70, dict(domain="languages")),
 )
 SEQUENCE, BATCH = 256, 16
+TOKENS = 5000 * BATCH * SEQUENCE  # drawn from; more than a run uses
 
 
 def mixture(tokens: int) -> list[dict]:
@@ -40,25 +41,24 @@ def mixture(tokens: int) -> list[dict]:
 
 def get_config(arg=None):
     """Return the config; `runlocal` for seconds, `steps=` for another length."""
-    arg = common.parse_arg(arg, runlocal=False, steps=5000)
-    steps = 2 if arg.runlocal else arg.steps
+    arg = common.parse_arg(arg, runlocal=False, steps=4500)
     c = common.base()
     c.model = dict(c.model, base="", preset="tiny")
     c.tokenizer = "tiny"
     c.optim.learning_rate = 3e-3
     c.optim.schedule = dict(
-        name="wsd", warmup_steps=steps // 20, decay_steps=steps // 3, final_fraction=0.05
+        name="wsd", warmup_steps=250, decay_steps=arg.steps // 3, final_fraction=0.05
     )
     c.optim.weight_decay = 0.05
     c.optim.b2 = 0.98
     c.optim.no_decay = ("**norm",)
-    tokens = steps * BATCH * SEQUENCE
+    tokens = TOKENS // 1000 if arg.runlocal else TOKENS
     c.data = dict(
         name="mixture", parts=mixture(tokens), max_tokens=SEQUENCE, loss="all", packing="bfd"
     )
-    c.steps, c.batch_size = steps, BATCH
+    c.steps, c.batch_size = arg.steps, BATCH
     c.log_every_steps = 20
-    c.checkpoint.every_steps = max(1, steps // 20)
+    c.checkpoint.every_steps = 250
     held = dict(name="embedded", split="test", rows=128)
     c.evals.reading = dict(name="generate", data=dict(held, domain="reading"), max_new_tokens=8)
     c.evals.facts = dict(name="generate", data=dict(held, domain="facts"), max_new_tokens=8)
@@ -69,5 +69,5 @@ def get_config(arg=None):
         kind = "prompt" if domain == "languages" else "text"
         text = dict(held, domain=domain, kind=kind, loss="all")
         c.evals[domain] = dict(name="nll", data=text)
-    c.eval_every_steps = max(1, steps // 5)
-    return c
+    c.eval_every_steps = 1000
+    return common.shrink(c) if arg.runlocal else c
