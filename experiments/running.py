@@ -19,6 +19,7 @@ from ftjax.core import conf, tree
 from ftjax.core import mesh as meshes
 from ftjax.data import loader as loaders
 from ftjax.optim import chain
+from ftjax.optim import ema as averages
 from ftjax.train import compile as compiling
 from ftjax.train import flops, loop, metrics, summary
 from ftjax.train import state as states
@@ -154,9 +155,7 @@ class Batches:
 
 def params_of(state: states.State, frozen):
     """Put a state's weights (their average, if one is kept) and the frozen ones together."""
-    own = state.params if state.ema is None else jax.tree.map(
-        lambda average, leaf: average.astype(leaf.dtype), state.ema, state.params
-    )  # fmt: skip
+    own = state.params if state.ema is None else averages.cast(state.ema, state.params)
     return tree.combine(own, frozen)
 
 
