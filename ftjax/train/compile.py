@@ -12,6 +12,7 @@ from functools import partial
 
 import jax
 import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ftjax.core import mesh as meshes
 
@@ -70,16 +71,28 @@ class Compiled:
 class Mapped:
     """A pmapped function with the interface of `Compiled`: global batches in, one state out."""
 
-    def __init__(self, function: Callable, count: int):
-        self.function, self.count, self._programs = function, count, 0
+    def __init__(self, function: Callable, devices: list):
+        self.function, self._count, self._programs = function, len(devices), 0
+        # What comes out lies so; a first state that lies otherwise would cost a second program.
+        self._out = NamedSharding(
+            Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,)), PartitionSpec()
+        )
 
     def __call__(self, state, frozen, batch):
         """Cut the batch over the devices and run the function."""
-        cut = lambda x: np.asarray(x).reshape(self.count, -1, *x.shape[1:])
+        cut = lambda x: np.asarray(x).reshape(self._count, -1, *x.shape[1:])
         before = programs()
+        state = jax.device_put(state, self._out)
         result = self.function(state, frozen, jax.tree.map(cut, batch))
         self._programs += programs() - before
         return result
+
+    def lower(self, state, frozen, batch):
+        """Lower the function for abstract arguments, the batch being the global one."""
+        cut = lambda x: jax.ShapeDtypeStruct(
+            (self._count, x.shape[0] // self._count, *x.shape[1:]), x.dtype
+        )
+        return self.function.lower(state, frozen, jax.tree.map(cut, batch))
 
     def compilations(self) -> int:
         """Count the programs compiled so far."""
@@ -112,4 +125,4 @@ def pmap(make_step: Callable, *, mesh) -> Callable:
     devices = list(mesh.devices.flat)
     # The state is broadcast to the devices and one of its equal copies comes back.
     function = jax.pmap(step, AXIS, in_axes=(None, None, 0), out_axes=None, devices=devices)
-    return Mapped(function, len(devices))
+    return Mapped(function, devices)

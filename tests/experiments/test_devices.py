@@ -163,7 +163,7 @@ def advance(settings, workdir, until):
     """Go on with the run in a workdir until a step, and save there."""
     plan = running.plan(settings)
     state, frozen = running.arrays(plan)
-    batches, writers = running.Batches(plan.loader, plan.parts.mesh), running._writers(
+    batches, writers = running.Batches(plan.loader, plan.parts.mesh), running.writers_of(
         settings, workdir)  # fmt: skip
     with running.open_checkpoints(plan.parts, workdir) as checkpoints:
         state, progress = loop.resume(checkpoints, state, batches, writers=writers)
