@@ -5,6 +5,7 @@
 Reads top to bottom: plan (checks everything), arrays, step, loop, results.
 """
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
@@ -19,6 +20,7 @@ from ftjax.core import conf, tree
 from ftjax.core import mesh as meshes
 from ftjax.data import loader as loaders
 from ftjax.optim import chain
+from ftjax.optim import ema as averages
 from ftjax.train import compile as compiling
 from ftjax.train import flops, loop, metrics, summary
 from ftjax.train import state as states
@@ -154,9 +156,7 @@ class Batches:
 
 def params_of(state: states.State, frozen):
     """Put a state's weights (their average, if one is kept) and the frozen ones together."""
-    own = state.params if state.ema is None else jax.tree.map(
-        lambda average, leaf: average.astype(leaf.dtype), state.ema, state.params
-    )  # fmt: skip
+    own = state.params if state.ema is None else averages.cast(state.ema, state.params)
     return tree.combine(own, frozen)
 
 
@@ -168,9 +168,12 @@ def train(settings: Settings, workdir: pathlib.Path, *, allow_config_change: boo
         summary.write_config(workdir, settings.plain)
     state, frozen = arrays(p)
     batches, step = Batches(p.loader, p.parts.mesh), compiled_step(p)
-    writers = _writers(settings, workdir)
-    allow = dict(allow_config_change=allow_config_change)
-    with open_checkpoints(p.parts, workdir, **allow) as checkpoints:
+    writers = writers_of(settings, workdir)
+    with contextlib.ExitStack() as stack:
+        for writer in writers:
+            stack.callback(writer.close)
+        allow = dict(allow_config_change=allow_config_change)
+        checkpoints = stack.enter_context(open_checkpoints(p.parts, workdir, **allow))
         state, progress = loop.resume(checkpoints, state, batches, writers=writers)
         run = loop.run(
             step, state, frozen, batches, until=settings.steps,
@@ -181,8 +184,6 @@ def train(settings: Settings, workdir: pathlib.Path, *, allow_config_change: boo
                 p.parts.model, p.state.params, sequence=settings.data["max_tokens"]
             ),
         )  # fmt: skip
-    for writer in writers:
-        writer.close()
     params = params_of(run.state, frozen)
     return results.finish(p, run, params, workdir, seconds=time.perf_counter() - start)
 
@@ -194,7 +195,8 @@ def _evaluations(p: Plan, workdir: pathlib.Path) -> loop.Every:
     return loop.Every(p.settings.eval_every_steps or p.settings.steps, evaluate, at_start=True)
 
 
-def _writers(settings: Settings, workdir: pathlib.Path) -> tuple:
+def writers_of(settings: Settings, workdir: pathlib.Path) -> tuple:
+    """Make the writers of a run's metrics."""
     writers = [
         metrics.Jsonl(workdir / "metrics.jsonl"),
         metrics.TensorBoard(workdir / "tensorboard"),

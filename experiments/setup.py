@@ -53,7 +53,8 @@ class Parts:
         model = jax.tree.map(as_kept, self.model.abstract)
         inside = None
         if self.method is not None:
-            inside = jax.eval_shape(self.init_adapters, jax.random.key(0), model)
+            key = jax.eval_shape(lambda: jax.random.key(0))
+            inside = jax.eval_shape(self.init_adapters, key, model)
         params = {"model": model, "adapters": inside}
         places = meshes.shardings(states.axes(self.model, inside), params, self.mesh)
         place = lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s)

@@ -15,6 +15,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import jax
 import pytest
 
+from ftjax.core import mesh
+
+mesh.start()  # of one process: steadies fake devices
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CACHE = os.environ.get("FTJAX_TEST_CACHE", os.path.join(tempfile.gettempdir(), "ftjax-xla-cache"))
 

@@ -21,6 +21,7 @@ from ftjax.core import tree
 AXES = ("data", "fsdp", "tensor")
 # What launchers set on the hosts of a run with several processes.
 LAUNCHERS = ("SLURM_JOB_NUM_NODES", "TPU_WORKER_HOSTNAMES", "JAX_COORDINATOR_ADDRESS")
+SCHEDULER = "xla_cpu_enable_concurrency_optimized_scheduler"
 RULES: Mapping[str, tuple[str, ...]] = {
     "B": ("data", "fsdp"),
     "D": ("fsdp",),
@@ -131,10 +132,23 @@ def start(*, coordinator: str = "", processes: int = 1, index: int = 0) -> None:
     With a coordinator (`host:port`) the processes are counted by hand; without one they are found
     where a launcher names them (SLURM, TPU pods, MPI), and one process is enough where none does.
     """
+    _steady_fake_devices()
     if coordinator:
         jax.distributed.initialize(coordinator, num_processes=processes, process_id=index)
     elif any(name in os.environ for name in LAUNCHERS):
         jax.distributed.initialize()
+
+
+def _steady_fake_devices() -> None:
+    """Let several devices on one CPU run collectives in one order.
+
+    The default scheduler may start independent collectives in another order on each device; with
+    fewer cores than devices they then wait for each other for ever.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    many = os.environ.get("JAX_NUM_CPU_DEVICES", "1") != "1" or "host_platform_device" in flags
+    if many and SCHEDULER not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --{SCHEDULER}=false".strip()
 
 
 def describe(axes, abstract, mesh: Mesh) -> list[str]:

@@ -12,10 +12,26 @@ from functools import partial
 
 import jax
 import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ftjax.core import mesh as meshes
 
 AXIS = "data"
+EVENT = "/jax/core/compile/backend_compile_duration"
+_compiled: list[str] = []  # one entry a program
+
+
+def _note(event: str, *_, **__) -> None:
+    if event == EVENT:
+        _compiled.append(event)
+
+
+jax.monitoring.register_event_duration_secs_listener(_note)
+
+
+def programs() -> int:
+    """Count the programs that this process has compiled, or taken from the cache on the disk."""
+    return len(_compiled)
 
 
 def jit(step: Callable, *, mesh, state) -> Callable:
@@ -32,12 +48,15 @@ class Compiled:
     """A jitted function that runs under its mesh."""
 
     def __init__(self, function: Callable, mesh):
-        self.function, self.mesh = function, mesh
+        self.function, self.mesh, self._programs = function, mesh, 0
 
     def __call__(self, *arguments):
         """Run the function; its activations are laid out on the mesh."""
+        before = programs()
         with jax.set_mesh(self.mesh):
-            return self.function(*arguments)
+            result = self.function(*arguments)
+        self._programs += programs() - before
+        return result
 
     def lower(self, *arguments):
         """Lower the function for (abstract) arguments, as `jax.jit` does."""
@@ -45,24 +64,39 @@ class Compiled:
             return self.function.lower(*arguments)
 
     def compilations(self) -> int:
-        """Count the programs compiled so far."""
-        return self.function._cache_size()
+        """Count the programs compiled so far; jit's own count has entries that are no programs."""
+        return self._programs
 
 
 class Mapped:
     """A pmapped function with the interface of `Compiled`: global batches in, one state out."""
 
-    def __init__(self, function: Callable, count: int):
-        self.function, self.count = function, count
+    def __init__(self, function: Callable, devices: list):
+        self.function, self._count, self._programs = function, len(devices), 0
+        # What comes out lies so; a first state that lies otherwise would cost a second program.
+        self._out = NamedSharding(
+            Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,)), PartitionSpec()
+        )
 
     def __call__(self, state, frozen, batch):
         """Cut the batch over the devices and run the function."""
-        cut = lambda x: np.asarray(x).reshape(self.count, -1, *x.shape[1:])
-        return self.function(state, frozen, jax.tree.map(cut, batch))
+        cut = lambda x: np.asarray(x).reshape(self._count, -1, *x.shape[1:])
+        before = programs()
+        state = jax.device_put(state, self._out)
+        result = self.function(state, frozen, jax.tree.map(cut, batch))
+        self._programs += programs() - before
+        return result
+
+    def lower(self, state, frozen, batch):
+        """Lower the function for abstract arguments, the batch being the global one."""
+        cut = lambda x: jax.ShapeDtypeStruct(
+            (self._count, x.shape[0] // self._count, *x.shape[1:]), x.dtype
+        )
+        return self.function.lower(state, frozen, jax.tree.map(cut, batch))
 
     def compilations(self) -> int:
         """Count the programs compiled so far."""
-        return self.function._cache_size()
+        return self._programs
 
 
 def check_pmap(mesh) -> None:
@@ -91,4 +125,4 @@ def pmap(make_step: Callable, *, mesh) -> Callable:
     devices = list(mesh.devices.flat)
     # The state is broadcast to the devices and one of its equal copies comes back.
     function = jax.pmap(step, AXIS, in_axes=(None, None, 0), out_axes=None, devices=devices)
-    return Mapped(function, len(devices))
+    return Mapped(function, devices)

@@ -179,8 +179,9 @@ class _CompileGuard:
     """Warns when the step compiles again: every batch must have the shapes of the first."""
 
     def __init__(self, step: Callable):
-        # Only jitted functions count their programs; a plain one (in a test) has none to count.
-        self._count: Callable[[], int] = getattr(step, "_cache_size", lambda: 0)
+        # Only compiled functions count their programs; a plain one (in a test) has none to count.
+        count = getattr(step, "compilations", None) or getattr(step, "_cache_size", lambda: 0)
+        self._count: Callable[[], int] = count
         self._seen: int | None = None
 
     def check(self, number: int, batch: Any) -> None:

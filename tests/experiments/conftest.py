@@ -1,7 +1,11 @@
 import dataclasses
+import functools
 import json
+import os
 import pathlib
 import shutil
+import subprocess
+import sys
 
 import jax
 import pytest
@@ -9,15 +13,74 @@ import pytest
 import ftjax
 from configs import common
 from experiments import running, settings
+from ftjax.core import mesh as meshes
 from ftjax.models import hf, llama
 from ftjax.ops import rope
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 ASSETS = pathlib.Path(ftjax.__file__).parent / "assets" / "tiny"
 CONFIG = llama.Config(
     vocab_size=2048, dim=32, layers=2, heads=4, kv_heads=2, head_dim=8, ffw=48, norm_eps=1e-5,
     rope=rope.Rope(1e4), tied=True, qkv_bias=False, qk_norm=False, window=None,
     max_positions=256, init_scale=0.3,
 )  # fmt: skip
+LONGEST_S = 100  # of a command
+
+
+@dataclasses.dataclass(frozen=True)
+class Lab:
+    """A folder with a small base of random weights and data, and configs over them."""
+
+    root: pathlib.Path
+
+    def config(self, **changes):
+        """A config without evaluations; changes are dotted keys, a new section is a dict."""
+        c = common.base()
+        c.model.base = str(self.root / "base")
+        c.adapter = dict(name="lora", where="blocks/**", rank=2, alpha=4.0)
+        c.data = self.rows(max_tokens=64, packing="none")
+        c.optim.learning_rate = 0.01
+        c.steps, c.batch_size, c.log_every_steps = 3, 8, 1
+        with c.unlocked():
+            for key, value in changes.items():
+                *parents, name = key.split(".")
+                section = functools.reduce(lambda node, part: node[part], parents, c)
+                with section.ignore_type():
+                    section[name] = value
+        return c
+
+    def settings(self, **changes):
+        """The same, read."""
+        return settings.read(self.config(**changes))
+
+    def rows(self, **more):
+        """A data section."""
+        return dict(name="jsonl", path=str(self.root / "rows.jsonl"), kind="prompt", **more)
+
+    def run(self, name, workdir, **changes):
+        """Train in this process; returns the workdir."""
+        return train(self.settings(**changes), workdir / name)
+
+
+def train(chosen, workdir, **options):
+    running.train(chosen, workdir, **options)
+    return workdir
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory):
+    """See `Lab`; made once."""
+    root = tmp_path_factory.mktemp("lab")
+    params = llama.make(CONFIG).init(jax.random.key(0))
+    hf.save(root / "base", params, family=llama, config=CONFIG)
+    for file in ASSETS.glob("tokenizer*.json"):
+        shutil.copy(file, root / "base")
+    said = lambda i: " it is" * (1 + i % 4)
+    rows = [{"prompt": f"Q: what is {i}?\nA:", "response": f"{said(i)} {i}\n"} for i in range(32)]
+    (root / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    choices = [dict(prompt=f"{i} is", choices=[" it", " what"], answer=i % 2) for i in range(6)]
+    (root / "choices.jsonl").write_text("\n".join(map(json.dumps, choices)))
+    return Lab(root)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,34 +90,66 @@ class Trained:
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory):
-    """The workdir of a run of three steps with LoRA, on a tiny base of random weights."""
-    root = tmp_path_factory.mktemp("run")
-    params = llama.make(CONFIG).init(jax.random.key(0))
-    hf.save(root / "base", params, family=llama, config=CONFIG)
-    for file in ASSETS.glob("tokenizer*.json"):
-        shutil.copy(file, root / "base")
-    rows = [{"prompt": f"Q: what is {i}?\nA:", "response": f" it is {i}\n"} for i in range(32)]
-    (root / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    choices = [dict(prompt=f"{i} is", choices=[" it", " what"], answer=i % 2) for i in range(6)]
-    (root / "choices.jsonl").write_text("\n".join(map(json.dumps, choices)))
-    chosen = settings.read(config(root))
-    running.train(chosen, root / "work")
-    return Trained(root / "work", chosen)
+def trained(lab):
+    """The workdir of a run of three steps with LoRA and evaluations of every kind."""
+    chosen = settings.read(evaluated(lab))
+    running.train(chosen, lab.root / "work")
+    return Trained(lab.root / "work", chosen)
 
 
-def config(root):
-    c = common.base()
-    c.model.base = str(root / "base")
-    c.adapter = dict(name="lora", where="blocks/**", rank=2, alpha=4.0)
-    c.data = dict(name="jsonl", path=str(root / "rows.jsonl"), kind="prompt", max_tokens=64)
-    c.optim.learning_rate = 0.05
-    c.evals.task = dict(name="nll", group="new", data=dict(c.data), rows=8)
-    c.evals.answers = dict(name="generate", group="new", data=dict(
-        name="jsonl", path=str(root / "rows.jsonl")), rows=4, max_new_tokens=4)  # fmt: skip
-    c.evals.old = dict(name="choice", data=dict(name="jsonl", path=str(root / "choices.jsonl")))
-    c.steps, c.batch_size = 3, 8
-    c.checkpoint.every_steps = 2
-    c.checkpoint.keep = 3
-    c.checkpoint.best = "eval/task/nll"
-    return c
+def evaluated(lab, **changes):
+    """A config with an evaluation of every kind, samples and checkpoints."""
+    return lab.config(**{
+        "optim.learning_rate": 0.05,
+        "evals.task": dict(name="nll", group="new", data=lab.rows(max_tokens=64), rows=8),
+        "evals.answers": dict(
+            name="generate", group="new", data=lab.rows(), rows=4, max_new_tokens=4),
+        "evals.old": dict(
+            name="choice", data=dict(name="jsonl", path=str(lab.root / "choices.jsonl"))),
+        "samples.prompts": ("Q: what is 3?\nA:",), "samples.max_new_tokens": 4,
+        "checkpoint.every_steps": 2, "checkpoint.keep": 3, "checkpoint.best": "eval/task/nll",
+    } | changes)  # fmt: skip
+
+
+@pytest.fixture
+def use_devices(monkeypatch):
+    """Let runs see the first n of the fake devices alone."""
+    make = meshes.make
+    return lambda n: monkeypatch.setattr(
+        meshes, "make", functools.partial(make, devices=jax.devices()[:n])
+    )
+
+
+def environment(devices=1):
+    """Variables for a command in a process of its own."""
+    cache = jax.config.jax_compilation_cache_dir
+    return os.environ | dict(
+        JAX_PLATFORMS="cpu", JAX_NUM_CPU_DEVICES=str(devices), JAX_COMPILATION_CACHE_DIR=cache,
+        JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0.2", PYTHONWARNINGS="ignore",
+    )  # fmt: skip
+
+
+def start(*arguments, devices=1):
+    """Start `python -m experiments.train` with these arguments."""
+    command = [sys.executable, "-m", "experiments.train", *map(str, arguments)]
+    pipe = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, cwd=ROOT, env=environment(devices), **pipe)
+
+
+def finish(process):
+    """Wait for a command; returns (exit code, stdout, stderr), and fails if it hangs."""
+    try:
+        out, err = process.communicate(timeout=LONGEST_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    return process.returncode, out, err
+
+
+def metrics(workdir):
+    """Rows of metrics.jsonl, less what depends on the machine."""
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [
+        {name: x for name, x in json.loads(line).items() if not name.startswith("time/")}
+        for line in lines
+    ]

@@ -1,0 +1,139 @@
+"""Wrong configs: each is refused with its key, its value and the way out, before anything runs."""
+
+import re
+import shutil
+
+import pytest
+
+from experiments import running
+from ftjax.adapters import peft
+from ftjax.data import encode
+from ftjax.train import compile as compiling
+
+LONG = dict(name="jsonl", path="rows.jsonl", max_tokens=512)
+FACTS = dict(name="embedded", domain="facts", rows=2)
+BROKEN = {  # name: (changes, patterns that the message must match)
+    "unknown key": (dict(stepz=3), [r"config\.stepz: unknown key; did you mean 'steps'"]),
+    "unknown key of the seeds": ({"seed.dat": 3}, [r"seed\.dat: unknown key", "'data'"]),
+    "unknown key of the model": ({"model.bas": "x"}, [r"model\.bas: unknown key", "'base'"]),
+    "unknown key of the adapter": ({"adapter.rnk": 3}, [r"adapter\.rnk: unknown", "'rank'"]),
+    "unknown key of the objective": (
+        {"objective.z_los": 0.1}, [r"objective\.z_los: unknown", "'z_loss'"]),
+    "unknown key of the optimizer": ({"optim.b22": 0.1}, [r"optim\.b22: unknown", "'b2'"]),
+    "unknown key of the schedule": (
+        {"optim.schedule": dict(name="cosine", warmup_step=1)}, ["warmup_step: unknown",
+        "'warmup_steps'"]),
+    "unknown key of the data": ({"data.packin": "bfd"}, [r"data\.packin: unknown", "'packing'"]),
+    "unknown key of an evaluation": (
+        {"evals.task": dict(name="choice", chunks=3, data=FACTS)},
+        [r"evals\.task\.chunks: unknown", "'chunk'"]),
+    "unknown key of the mesh": ({"mesh.fdsp": 1}, [r"mesh\.fdsp: unknown", "'fsdp'"]),
+    "unknown key of the checkpoints": (
+        {"checkpoint.every": 1}, [r"checkpoint\.every: unknown", "'every_steps'"]),
+    "unknown key of the samples": ({"samples.prompt": 1}, [r"samples\.prompt: ", "'prompts'"]),
+    "wrong type": (dict(batch_size="eight"), ["batch_size: got 'eight'; expected int"]),
+    "wrong type in a section": (
+        {"checkpoint.keep": "two"}, [r"checkpoint\.keep: got 'two'; expected int"]),
+    "steps unset": (dict(steps=None), ["steps: not set; expected a value; pass --config.steps="]),
+    "no steps": (dict(steps=0), ["steps: got 0; expected at least 1"]),
+    "missing data": ({"data.path": "absent.jsonl"}, [r"data\.path: got 'absent.jsonl'; expected"]),
+    "missing base": ({"model.base": "absent"}, [r"model\.base: got 'absent'.*'tiny'"]),
+    "missing adapter": (dict(adapter_from="absent"), [r"absent.*: no such file"]),
+    "adapter that matches nothing": (
+        {"adapter.where": "blocks/atn/*"}, [r"adapter\.where: got .*'blocks/atn/\*'",
+        "blocks/attn/q"]),
+    "trainables that match nothing": (
+        dict(trainable="adapter/**"), ["trainable: got .*'adapter/", "such as adapters/blocks"]),
+    "group that matches nothing": (
+        {"optim.groups": (("**/c", dict(lr_scale=2.0)),)},
+        [r"optim\.groups.* got the pattern '\*\*/c'", "adapters/blocks"]),
+    "mesh of too many devices": (
+        {"mesh.data": 3}, ["mesh: got {'data': 3.*expected a product of 8 devices; give one"]),
+    "batch that does not divide": (
+        dict(batch_size=12), ["batch_size: got 12; expected a multiple of .*= 8; change one"]),
+    "rows longer than the positions": (
+        {"data.max_tokens": 512}, [r"data\.max_tokens: got 512; expected at most 256"]),
+    "unknown optimizer": (
+        {"optim.name": "adamm"}, [r"optim\.name: got 'adamm'; did you mean 'adam"]),
+    "unknown objective": (
+        {"objective.name": "stf"}, [r"objective\.name: got 'stf'.*did you mean 'sft'"]),
+    "unknown adapter": ({"adapter.name": "loro"}, [r"adapter\.name: got 'loro'.*'lora'"]),
+    "unknown evaluation": (
+        {"evals.task": dict(name="nlll", data=LONG)}, [r"evals\.task\.name: got 'nlll'.*'nll'"]),
+    "unknown data": ({"data.name": "jsnl"}, [r"data\.name: got 'jsnl'.*'jsonl'"]),
+    "unknown data of an evaluation": (
+        {"evals.task": dict(name="nll", data=dict(name="jsnl"))},
+        [r"evals\.task\.data\.name: got 'jsnl'.*'jsonl'"]),
+    "wrong group of an evaluation": (
+        {"evals.task": dict(name="nll", group="newer", data=LONG)},
+        [r"evals\.task\.group: got 'newer'; expected one of new, old; did you mean 'new'"]),
+    "evaluation without data": (
+        {"evals.task": dict(name="nll")}, [r"evals\.task: got the keys name; expected also data"]),
+    "unknown compiler": (dict(compile="pmp"), ["compile: got 'pmp'; expected one of jit, pmap"]),
+    "pmap over shards": (
+        {"compile": "pmap", "mesh.fsdp": 2}, ["compile: got 'pmap'.*'fsdp': 2.*use compile='jit'"]),
+    "unknown rematerialisation": ({"model.remat": "ful"}, ["remat: got 'ful'", "full"]),
+    "unknown type": ({"model.compute_dtype": "fp16"}, [r"model\.compute_dtype: got 'fp16'"]),
+    "checkpoints by an unknown mode": (
+        {"checkpoint.mode": "least"}, [r"checkpoint\.mode: got 'least'; expected one of min, max"]),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def scalars_are_known(lab):
+    """Plan a sound config, so that the programs which make single numbers are compiled already."""
+    running.plan(lab.settings())
+
+
+@pytest.fixture
+def nothing_runs(monkeypatch, scalars_are_known):
+    """Fail when data is encoded, or anything is compiled."""
+
+    def refuse(*args, **options):
+        pytest.fail("data was encoded before the config was checked")
+
+    monkeypatch.setattr(encode, "examples", refuse)
+    before = compiling.programs()
+    yield
+    assert compiling.programs() == before
+
+
+def complaint(lab, changes):
+    with pytest.raises(ValueError, match=r".") as caught:
+        running.plan(lab.settings(**changes))
+    return str(caught.value)
+
+
+@pytest.mark.usefixtures("nothing_runs")
+@pytest.mark.parametrize("name", BROKEN)
+def test_it_is_refused_in_time(name, lab):
+    changes, patterns = BROKEN[name]
+    message = complaint(lab, changes)
+    for pattern in patterns:
+        assert re.search(pattern, message), message
+    assert len(message) < 1000
+
+
+@pytest.mark.usefixtures("nothing_runs")
+def test_a_tokenizer_larger_than_the_model_is_refused(lab):
+    changes = {"model.base": "", "model.preset": "nano", "tokenizer": "tiny"}
+    assert "tokenizer: got 2048 tokens for a model of 64; expected at most" in complaint(
+        lab, changes
+    )
+
+
+@pytest.mark.usefixtures("nothing_runs")
+def test_a_base_without_weights_is_refused(lab, tmp_path):
+    for file in (lab.root / "base").glob("*.json"):
+        shutil.copy(file, tmp_path)
+    message = complaint(lab, {"model.base": str(tmp_path)})
+    assert "model.base" in message
+    assert "has no weights; expected a directory with *.safetensors" in message
+
+
+@pytest.mark.usefixtures("nothing_runs")
+def test_adapters_to_go_on_from_need_an_adapter(lab, tmp_path):
+    (tmp_path / peft.CONFIG).write_text("{}")
+    changes = {"adapter_from": str(tmp_path), "adapter.name": "", "adapter.where": ""}
+    changes["adapter"] = dict(name="", where="blocks/**")
+    assert "adapter_from: got" in complaint(lab, changes)
