@@ -70,4 +70,4 @@ def get_config(arg=None):
         text = dict(held, domain=domain, kind=kind, loss="all")
         c.evals[domain] = dict(name="nll", data=text)
     c.eval_every_steps = max(1, steps // 5)
-    return c
+    return common.shrink(c, tokens=SEQUENCE) if arg.runlocal else c
