@@ -70,4 +70,4 @@ def get_config(arg=None):
         text = dict(held, domain=domain, kind=kind, loss="all")
         c.evals[domain] = dict(name="nll", data=text)
     c.eval_every_steps = 1000
-    return common.shrink(c) if arg.runlocal else c
+    return common.shrink(c, tokens=SEQUENCE) if arg.runlocal else c

@@ -55,7 +55,7 @@ def finish(plan, run, params, workdir: pathlib.Path, *, seconds: float) -> Outco
         return Outcome(run.stopped, None)
     learned = table(workdir, plan.evaluation, name="after")
     summary.write(
-        workdir, result=run, wall_s=seconds, bad_rows=plan.loader.data.bad,
+        workdir, result=run, wall_s=seconds, bad_rows=[row.message for row in plan.loader.data.bad],
         trainable_parameters=tree.size_of(plan.state.params),
         total_parameters=tree.size_of(plan.parts.abstract), data=plan.loader.summary(),
     )  # fmt: skip

@@ -164,8 +164,6 @@ def train(settings: Settings, workdir: pathlib.Path, *, allow_config_change: boo
     """Train, or go on training, in `workdir`; returns a `results.Outcome`."""
     start = time.perf_counter()
     p = plan(settings, progress=results.progress("encoding"))
-    if jax.process_index() == 0:
-        summary.write_config(workdir, settings.plain)
     state, frozen = arrays(p)
     batches, step = Batches(p.loader, p.parts.mesh), compiled_step(p)
     writers = writers_of(settings, workdir)
@@ -175,6 +173,8 @@ def train(settings: Settings, workdir: pathlib.Path, *, allow_config_change: boo
         allow = dict(allow_config_change=allow_config_change)
         checkpoints = stack.enter_context(open_checkpoints(p.parts, workdir, **allow))
         state, progress = loop.resume(checkpoints, state, batches, writers=writers)
+        if jax.process_index() == 0:  # a config that is refused must not replace the run's own
+            summary.write_config(workdir, settings.plain)
         run = loop.run(
             step, state, frozen, batches, until=settings.steps,
             log_every_steps=settings.log_every_steps,

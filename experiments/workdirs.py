@@ -56,7 +56,9 @@ def load(workdir: pathlib.Path, *, checkpoint: str = "latest") -> Run:
     folder = pathlib.Path(workdir) / "checkpoints"
     found = None
     if folder.is_dir():
-        with running.open_checkpoints(parts, workdir, read_only=True) as checkpoints:
+        # A run may have gone on with another config: its arrays are what must fit.
+        options = dict(read_only=True, allow_config_change=True)
+        with running.open_checkpoints(parts, workdir, **options) as checkpoints:
             step = choose(checkpoints, checkpoint)
             found = checkpoints.restore(wanted(parts), step=step, partial=True)
     if found is None:

@@ -55,7 +55,11 @@ class Lab:
 
     def rows(self, **more):
         """A data section."""
-        return dict(name="jsonl", path=str(self.root / "rows.jsonl"), kind="prompt", **more)
+        return self.raw() | dict(kind="prompt", **more)
+
+    def raw(self):
+        """A data section of an evaluation that takes rows as they are."""
+        return dict(name="jsonl", path=str(self.root / "rows.jsonl"))
 
     def run(self, name, workdir, **changes):
         """Train in this process; returns the workdir."""
@@ -103,7 +107,7 @@ def evaluated(lab, **changes):
         "optim.learning_rate": 0.05,
         "evals.task": dict(name="nll", group="new", data=lab.rows(max_tokens=64), rows=8),
         "evals.answers": dict(
-            name="generate", group="new", data=lab.rows(), rows=4, max_new_tokens=4),
+            name="generate", group="new", data=lab.raw(), rows=4, max_new_tokens=4),
         "evals.old": dict(
             name="choice", data=dict(name="jsonl", path=str(lab.root / "choices.jsonl"))),
         "samples.prompts": ("Q: what is 3?\nA:",), "samples.max_new_tokens": 4,

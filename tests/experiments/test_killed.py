@@ -102,7 +102,7 @@ def test_two_processes_are_one_with_two_devices(lab, tmp_path):
     plain = evaluated(lab).to_dict()
     plain["evals"] = {
         "task": dict(name="nll", group="new", data=lab.rows(max_tokens=64), rows=8),
-        "answers": dict(name="generate", data=lab.rows(), rows=4, max_new_tokens=4),
+        "answers": dict(name="generate", data=lab.raw(), rows=4, max_new_tokens=4),
     }
     path.write_text(
         "from ftjax.core import conf\n\n\ndef get_config():\n"
@@ -113,9 +113,7 @@ def test_two_processes_are_one_with_two_devices(lab, tmp_path):
     joined = ["--coordinator", f"127.0.0.1:{free_port()}", "--processes", 2]
     code, _, err = finish(one)
     assert code == 0, err
-    two = [
-        start(*common, "--workdir", tmp_path / "two", *joined, "--index", i) for i in (0, 1)
-    ]
+    two = [start(*common, "--workdir", tmp_path / "two", *joined, "--index", i) for i in (0, 1)]
     (code, out, err), (code1, out1, err1) = map(finish, two)
     assert (code, code1) == (0, 0), err + err1
     assert "report: " in out

@@ -1,0 +1,53 @@
+"""A deeper model is no larger program: its blocks are one scan."""
+
+import dataclasses
+
+import jax
+import jax.extend.core
+import pytest
+
+from ftjax.adapters import base as adapter_trees
+from ftjax.models import hf
+from ftjax.objectives import sft
+from ftjax.optim import chain
+from ftjax.train import state as states
+from ftjax.train import step as steps
+from tests.laws import subjects
+
+
+def equations(jaxpr):
+    """Count the equations of a program, those of its inner programs too."""
+    inner = [
+        each
+        for eqn in jaxpr.eqns
+        for value in eqn.params.values()
+        for each in (value if isinstance(value, list | tuple) else [value])
+    ]
+    programs = [x.jaxpr if isinstance(x, jax.extend.core.ClosedJaxpr) else x for x in inner]
+    programs = [x for x in programs if isinstance(x, jax.extend.core.Jaxpr)]
+    return len(jaxpr.eqns) + sum(map(equations, programs))
+
+
+def step_size(family, layers, patterns):
+    """Count the equations of a whole training step."""
+    module = hf.family_of(family)
+    config = dataclasses.replace(module.from_hf(module.EXAMPLE), layers=layers)
+    model = module.make(config)
+    init = lambda key: adapter_trees.init(
+        subjects.method("lora"), key, model.linears, model.abstract, where="blocks/**"
+    )
+    params = {"model": model.abstract, "adapters": jax.eval_shape(init, jax.random.key(0))}
+    optim = chain.make(name="adamw", learning_rate=1e-2, schedule="constant", total_steps=3)
+    trainable, frozen = states.split(params, patterns)
+    create = lambda tree: states.create(tree, optim.tx, key=jax.random.key(0))
+    step = steps.make_step(model, sft.make(), optim.tx, accumulate=2, chunk=subjects.CHUNK)
+    state = jax.eval_shape(create, trainable)
+    return equations(jax.make_jaxpr(step)(state, frozen, subjects.batch()).jaxpr)
+
+
+@pytest.mark.parametrize("patterns", ["adapters/**", "model/**"])
+@pytest.mark.parametrize("family", subjects.FAMILIES)
+def test_a_step_of_32_layers_is_as_large_a_program_as_of_4(family, patterns):
+    few = step_size(family, 4, patterns)
+    assert few > 300
+    assert step_size(family, 32, patterns) == few

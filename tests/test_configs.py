@@ -1,0 +1,66 @@
+"""Every file under configs/: it loads, says how to run it, and runs two steps within a minute."""
+
+import ast
+import json
+import pathlib
+import re
+import time
+
+import pytest
+
+import ftjax
+from experiments import running, settings
+from ftjax.core import conf
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+FILES = sorted(p for p in (ROOT / "configs").glob("*.py") if p.stem not in ("__init__", "common"))
+WEIGHTS = pathlib.Path(ftjax.__file__).parent / "assets" / "tiny" / "model.safetensors"
+LONGEST_S = 60
+each = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+
+
+@pytest.fixture(autouse=True)
+def in_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def load(path, *, arg=""):
+    """Load a config; where the embedded base has no weights yet, with random ones of its sizes."""
+    config = conf.load(f"{path}:{arg}" if arg else str(path))
+    if config.model.base == "tiny" and not WEIGHTS.is_file():
+        config.model.base, config.model.preset, config.tokenizer = "", "tiny", "tiny"
+    return config
+
+
+def test_there_are_configs():
+    assert len(FILES) >= 2
+    assert all(path.is_file() for path in FILES)
+
+
+@each
+@pytest.mark.parametrize("arg", ["", "runlocal"])
+def test_it_loads_and_every_key_is_legal(path, arg):
+    chosen = settings.read(load(path, arg=arg))
+    assert chosen.steps >= 1
+    assert settings.read(json.loads(json.dumps(chosen.plain))).steps == chosen.steps
+
+
+@each
+def test_its_docstring_holds_its_command(path):
+    text = ast.get_docstring(ast.parse(path.read_text())) or ""
+    name = re.escape(path.relative_to(ROOT).as_posix())
+    assert re.search(rf"python -m experiments\.train --config {name}\b", text)
+    assert len(text.splitlines()[0]) > 20
+
+
+@each
+def test_two_steps_run_within_a_minute(path, tmp_path, capsys):
+    start = time.perf_counter()
+    chosen = settings.read(load(path, arg="runlocal"))
+    running.train(chosen, tmp_path / "run")
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["stopped"], summary["step"]) == ("done", chosen.steps)
+    assert chosen.steps == 2
+    assert (tmp_path / "run" / "report.html").is_file()
+    assert any((tmp_path / "run" / "export").iterdir())
+    assert time.perf_counter() - start < LONGEST_S
