@@ -1,7 +1,7 @@
 r"""Llama 3.1 8B with LoRA on a TPU pod slice: bfloat16 base, fsdp, packed rows of 4096 tokens.
 
-    python -m experiments.train --workdir gs_or_shared_folder/llama3 \
-        --config configs/sft_llama3_8b.py:base=Llama-3.1-8B,path=train.jsonl
+    python -m experiments.train --config configs/sft_llama3_8b.py:base=DIR,path=train.jsonl \
+        --workdir shared_folder/llama3
 
 Run the same command on every host; the processes find each other. `base` is a Hugging Face
 directory, read straight into shards. Hardware: v5e-16 or larger, or 8 GPUs of 80 GB. Not yet run on
