@@ -27,7 +27,9 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     variants = read(CONFIG.value)
     from experiments import results, running, settings
+    from ftjax.train import device
 
+    device.reuse_memory()
     workdir, found = pathlib.Path(WORKDIR.value), {}
     for label, config in variants.items():
         sys.stdout.write(f"\n== {label}\n")

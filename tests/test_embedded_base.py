@@ -1,4 +1,4 @@
-"""The base that comes with the repository is the one its card describes, and it can do something."""
+"""The base that comes with the repository is the one of its card, and it can do something."""
 
 import hashlib
 import pathlib
@@ -48,7 +48,9 @@ def test_it_knows_its_facts_and_its_skills(base, words):
 def test_it_is_not_saturated(base, words):
     """Its loss on a language stays above the entropy of the language, and under the uniform one."""
     model, params = base
-    rows = [embedded.make(domain="languages", split="test", languages=0, rows=32)[i] for i in range(32)]
+    rows = [
+        embedded.make(domain="languages", split="test", languages=0, rows=32)[i] for i in range(32)
+    ]
     ids = [words.encode(row["prompt"] + row["response"]) for row in rows]
     # The first symbols have no past to be predicted from.
     examples = [(np.array(i), np.where(np.arange(len(i)) < len(i) - 60, 0.0, 1.0)) for i in ids]
