@@ -9,7 +9,7 @@ import pytest
 
 from experiments import setup
 from ftjax.data import embedded, languages, tokenizer
-from ftjax.evals import choice, generate, nll
+from ftjax.evals import generate, nll
 from ftjax.models import hf
 from ftjax.sampling import text
 
@@ -56,14 +56,3 @@ def test_it_is_not_saturated(base, words):
     examples = [(np.array(i), np.where(np.arange(len(i)) < len(i) - 60, 0.0, 1.0)) for i in ids]
     found = nll.make(model=model, examples=examples, batch_size=16)(params)["nll"]
     assert languages.entropy_floor(0) + 0.02 < found < np.log(len(languages.SYMBOLS))
-
-
-def test_it_reads(base, words):
-    """Open-book questions, by the likelihood of what the passage offers."""
-    model, params = base
-    rows = [
-        dict(row, choices=[f" {each}" for each in row["choices"]], answer=f" {row['answer']}")
-        for row in embedded.make(domain="reading", split="test", rows=64)
-    ]
-    found = choice.make(model=model, tokenizer=words, rows=rows, batch_size=32)(params)
-    assert found["accuracy"] > found["chance"] + 0.1
