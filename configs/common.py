@@ -18,7 +18,7 @@ def base():
         preset="",  # sizes by public name, when the weights are random
         param_dtype="",  # of the weights in memory; "" = as stored
         compute_dtype="float32",
-        remat="none",  # what the backward pass keeps: none | dots | full
+        remat="light",  # what the backward pass keeps: none | light | full
         chunk=128,  # positions per chunk of the log-probabilities
     )
     c.tokenizer = ""  # a tokenizer.json or a directory; "" = the base's

@@ -17,15 +17,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ftjax.core import einsum, rng, tree
-from ftjax.ops import linear
+from ftjax.ops import linear, remat
 
 Params = Mapping[str, Any]
-
-REMAT = {
-    "none": jax.checkpoint_policies.everything_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "full": jax.checkpoint_policies.nothing_saveable,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,19 +96,13 @@ def linears(module: nnx.Module, *, stack: int | None) -> dict[str, Linear]:
     return {name: Linear(e, shapes[name].shape, stack) for name, e in equations.items() if e}
 
 
-def check_remat(remat: str) -> None:
-    """Raise ValueError when there is no policy of that name."""
-    if remat not in REMAT:
-        raise ValueError(f"model.remat: got {remat!r}; expected one of {', '.join(REMAT)}")
-
-
-def scan(body, x, inputs, *, length: int, remat: str, loop: bool):
+def scan(body, x, inputs, *, length: int, policy: str, loop: bool):
     """Run `body(x, inputs of one layer) -> (x, output)` over the leading axis of `inputs`.
 
-    `remat` names a policy of `REMAT`. `loop` unrolls in Python: the definition, for tests.
+    `policy` is a name of `ops.remat`. `loop` unrolls in Python: the definition, for tests.
     """
-    if remat != "none":
-        body = jax.checkpoint(body, policy=REMAT[remat], prevent_cse=loop)
+    if policy != "none":
+        body = jax.checkpoint(body, policy=remat.POLICIES[policy], prevent_cse=loop)
     if not loop:
         return jax.lax.scan(body, x, inputs, length=length)
     outputs = []

@@ -11,7 +11,7 @@ from flax import nnx
 
 from ftjax.core import mesh
 from ftjax.models import base
-from ftjax.ops import attention, norm, rope
+from ftjax.ops import attention, norm, remat, rope
 
 
 class Attention(nnx.Module):
@@ -40,6 +40,7 @@ class Attention(nnx.Module):
             add = lambda y, b: y + b[...].astype(y.dtype)
             q, k, v = add(q, self.q_bias), add(k, self.k_bias), add(v, self.v_bias)
         if self.qk_norm:
+            q, k = remat.keep(q), remat.keep(k)
             q = norm.rms_norm(q, self.q_norm[...], eps=self.eps)
             k = norm.rms_norm(k, self.k_norm[...], eps=self.eps)
         return q, k, v
@@ -70,6 +71,8 @@ class GatedMlp(nnx.Module):
 
     def __call__(self, x_BTD, site: base.Site):
         """Apply the layer to [B,T,D]."""
-        gate = self.activation(site("gate", x_BTD, self.gate))
-        hidden = mesh.constrain(gate * site("up", x_BTD, self.up), "BTF")
+        gate, up = (
+            remat.keep(site(n, x_BTD, p)) for n, p in (("gate", self.gate), ("up", self.up))
+        )
+        hidden = mesh.constrain(self.activation(gate) * up, "BTF")
         return site("down", hidden, self.down)

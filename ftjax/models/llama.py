@@ -15,6 +15,7 @@ from flax import nnx
 from ftjax.core import mesh, tree
 from ftjax.models import base, blocks, hf_config, presets
 from ftjax.ops import attention, norm, rope
+from ftjax.ops import remat as policies
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Block(nnx.Module):
         """Apply the layer; returns [B,T,D] and the written cache."""
         h = norm.rms_norm(x_BTD, self.attn_norm[...], eps=self.eps)
         mixed, cache = self.attn(h, context, site.under("attn"), cache)
-        x_BTD = x_BTD + mixed
+        x_BTD = policies.keep(x_BTD + mixed)
         h = norm.rms_norm(x_BTD, self.mlp_norm[...], eps=self.eps)
         return mesh.constrain(x_BTD + self.mlp(h, site.under("mlp")), "BTD"), cache
 
@@ -181,7 +182,7 @@ class Model:
 
         return base.scan(
             body, x, (params, adapters.get("blocks") or {}, cache, layers),
-            length=self.config.layers, remat=self.remat, loop=not self.scan,
+            length=self.config.layers, policy=self.remat, loop=not self.scan,
         )  # fmt: skip
 
     def head(self, params, adapters=None) -> jax.Array:
@@ -204,17 +205,16 @@ class Model:
         return {"k": zeros(), "v": zeros()}
 
 
-def make(config: Config, *, remat: str = "none", dtype=jnp.float32, scan: bool = True) -> Model:
+def make(config: Config, *, remat: str = "light", dtype=jnp.float32, scan: bool = True) -> Model:
     """Make the handle of a model.
 
     Args:
       config: sizes and numerics.
-      remat: what the backward pass keeps: "none" everything, "dots" matmul results, "full" only
-        the blocks' inputs.
+      remat: what the backward pass keeps, "none" (all), "light" or "full"; see `ops.remat`.
       dtype: the type of the computation; the parameters' own type may differ.
       scan: False unrolls the layers, for tests.
     """
-    base.check_remat(remat)
+    policies.check(remat)
     return Model(config, remat, scan, jnp.dtype(dtype))
 
 
