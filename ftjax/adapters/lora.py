@@ -7,6 +7,7 @@ uniform in +-1/sqrt(fan in) and `b` at zero, so that the first forward pass is t
 """
 
 import dataclasses
+import functools
 from typing import ClassVar
 
 import jax
@@ -37,16 +38,66 @@ class LoRA(base.Adapter):
         return w + (self.scale * delta).astype(w.dtype)
 
     def apply(self, equation: str, x: jax.Array, w: jax.Array, key=None) -> jax.Array:
-        """Compute x w + s * (dropout(x) a) b without forming a b."""
+        """Compute x w + s * (dropout(x) a) b, or x (w + s * a b) where that is less work.
+
+        It is when there are more tokens than a weight has rows or columns; it must be float32,
+        since a lower type would round the sum away.
+        """
         e = einsum.lora(equation)
-        low = linear.contract(e.down, _dropout(x, self.dropout, key), self.a.astype(x.dtype))
-        low = low * self.scale.astype(x.dtype)
-        return linear.contract(equation, x, w) + linear.contract(e.up, low, self.b.astype(x.dtype))
+        dropped = _dropout(x, self.dropout, key)
+        a, b, scale = (leaf.astype(x.dtype) for leaf in (self.a, self.b, self.scale))
+        if dropped is x and x.dtype == jnp.float32 and _many(equation, x, w):
+            return _merged(equation, x, w, a, b, scale)
+        low = linear.contract(e.down, dropped, a) * scale
+        return linear.contract(equation, x, w) + linear.contract(e.up, low, b)
 
     def axes(self, equation: str) -> "LoRA":
         """Letters of a and b; the scale has none."""
         e = einsum.lora(equation)
         return LoRA(e.a, e.b, "", self.dropout)
+
+
+def _many(equation: str, x: jax.Array, w: jax.Array) -> bool:
+    """Whether w + a b costs less than (x a) b: tokens * (in + out) > in * out."""
+    e = einsum.parse(equation)
+    if e.shared or not e.x.endswith(e.contracted):
+        return False
+    by_letter = einsum.sizes(e.x, x.shape) | einsum.sizes(e.w, w.shape)
+    inside, outside = (einsum.size(letters, by_letter) for letters in (e.contracted, e.kept))
+    return x.size // inside * (inside + outside) > inside * outside
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _merged(equation, x, w, a, b, scale):
+    """Compute x (w + s * a b); its gradient never forms the one of the merged weight."""
+    return linear.contract(equation, x, LoRA(a, b, scale).merge(equation, w))
+
+
+def _merged_forward(equation, x, w, a, b, scale):
+    return _merged(equation, x, w, a, b, scale), (x, w, a, b, scale)
+
+
+def _merged_backward(equation, residuals, g):
+    """With u = g b^T: dx = g (w + s a b)^T, da = s x^T u, db = s (x a)^T g, ds = <x a, u>."""
+    x, w, a, b, scale = residuals
+    e, through = einsum.lora(equation), functools.partial(_pull, g)
+    dx = through(equation, x, LoRA(a, b, scale).merge(equation, w))[0]
+    dw = through(equation, x, w)[1]
+    low = linear.contract(e.down, x, a)
+    u, db = _pull(g, e.up, low, b)
+    # The narrow matrix first, and the barrier so that it stays first: eight times as fast on a CPU.
+    rank = a.shape[-1]
+    da = jax.lax.optimization_barrier(u.reshape(-1, rank).T @ x.reshape(-1, a.size // rank))
+    da = da.T.reshape(a.shape)
+    return dx, dw, scale * da, scale * db, (low * u).sum()
+
+
+def _pull(g, equation, x, w):
+    """Pull a cotangent back through `contract`; what is not used of the pair costs nothing."""
+    return jax.vjp(functools.partial(linear.contract, equation), x, w)[1](g)
+
+
+_merged.defvjp(_merged_forward, _merged_backward)
 
 
 def _dropout(x: jax.Array, rate: float, key) -> jax.Array:
