@@ -35,8 +35,10 @@ def main(argv: list[str]) -> None:
     chosen = settings.read(CONFIG.value)
     from experiments import describing, running  # jax and the rest import slowly: behind the flags
     from ftjax.core import mesh
+    from ftjax.train import device
 
     mesh.start(coordinator=COORDINATOR.value, processes=PROCESSES.value, index=INDEX.value)
+    device.reuse_memory()
     if DRY_RUN.value:
         describing.show(running.plan(chosen))
         return

@@ -147,7 +147,9 @@ def import_seconds(*, repeats: int = 7) -> dict[str, float]:
     """Time `import ftjax` in new processes that have imported jax."""
     code = "import time, jax; t = time.perf_counter(); import ftjax; print(time.perf_counter() - t)"
     run = lambda: subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
-    return {"import_seconds_beyond_jax": statistics.median(float(run().stdout) for _ in range(repeats))}
+    return {
+        "import_seconds_beyond_jax": statistics.median(float(run().stdout) for _ in range(repeats))
+    }
 
 
 # -- command ---------------------------------------------------------------------------------------
@@ -162,7 +164,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--shape", default="small", choices=SHAPES, help="tiny = the embedded base")
     p.add_argument("--steps", type=int, default=30, help="steps that count, at least 20")
     p.add_argument("--warmup", type=int, default=3, help="steps before them")
-    p.add_argument("--remat", default="", help="model.remat; the default of the models if not given")
+    p.add_argument("--remat", default="", help="model.remat, light if not given")
     p.add_argument("--depth", action="store_true", help="compile seconds at 32 layers against 4")
     p.add_argument("--import_time", action="store_true", help="seconds of importing ftjax")
     p.add_argument("--child", default="", help=argparse.SUPPRESS)
@@ -179,7 +181,10 @@ def in_new_process(child: str) -> dict:
 
 
 def one(child: str, given: argparse.Namespace) -> dict:
-    """Measure one thing in this process."""
+    """Measure one thing in this process, prepared as `experiments/train.py` prepares its own."""
+    from ftjax.train import device
+
+    device.reuse_memory()
     shape, options = SHAPES[given.shape], {"remat": given.remat} if given.remat else {}
     if child == "depth":
         return compile_seconds(shape, layers=(4, 32), repeats=3, **options)
