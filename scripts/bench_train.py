@@ -1,12 +1,12 @@
 r"""Measure training on a CPU: speed, memory and compile time of the step that a run makes.
 
-    python -m scripts.bench_train                    LoRA and full fine-tuning, each in a new process
+    python -m scripts.bench_train                    LoRA and full tuning, each in a new process
     python -m scripts.bench_train --depth            compile seconds at 32 layers against 4
     python -m scripts.bench_train --import_time      seconds of `import ftjax` beyond `import jax`
 
 The shape is a float32 llama of dim 256, 4 layers, 4 heads, ffw 1024 and 4096 tied tokens, on full
-rows of 8 x 256; LoRA of rank 8 is on all seven linear maps; the optimizer is AdamW. Model, adapters,
-optimizer, step and compilation are the ones of `experiments/running.py`. Prints JSON.
+rows of 8 x 256; LoRA of rank 8 is on all seven linear maps; the optimizer is AdamW. Model,
+adapters, optimizer, step and compilation are the ones of `experiments/running.py`. Prints JSON.
 """
 
 import argparse

@@ -50,6 +50,21 @@ def test_apply_is_the_contraction_with_the_merged_weight(name, equation):
 
 @each
 @for_equations
+def test_gradients_of_apply_are_those_of_its_definition(name, equation):
+    x, w, where = site(equation)
+    adapter = subjects.randomised(subjects.method(name)(jax.random.key(3), where, w))
+    applied = lambda x, w, adapter: adapter.apply(equation, x, w)
+    defined = lambda x, w, adapter: jnp.einsum(equation, x, adapter.merge(equation, w))
+    square = lambda y: jnp.square(y).sum()  # a cotangent that differs from place to place
+    pulled = (
+        jax.jit(jax.grad(lambda *args, run=run: square(run(*args)), (0, 1, 2)))(x, w, adapter)
+        for run in (applied, defined)
+    )
+    subjects.close(*pulled, atol=1e-3)
+
+
+@each
+@for_equations
 def test_at_the_start_the_merged_weight_is_the_weight(name, equation):
     _, w, where = site(equation)
     adapter = subjects.method(name)(jax.random.key(3), where, w)
