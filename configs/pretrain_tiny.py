@@ -13,7 +13,7 @@ from configs import common
 # (share of tokens, mean tokens of a row, options of `ftjax.data.embedded.make`)
 SHARES = (
     (0.13, 85, dict(domain="english")),
-    (0.13, 160, dict(domain="code")),
+    (0.13, 137, dict(domain="code")),
     (0.08, 31, dict(domain="facts", form="statements")),
     (0.04, 15, dict(domain="facts", form="questions")),
     (0.22, 86, dict(domain="reading", form="text", questions=(2, 5))),
