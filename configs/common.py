@@ -21,7 +21,7 @@ def base():
         param_dtype="",  # of the weights in memory; "" = as stored
         compute_dtype="float32",
         remat="light",  # what the backward pass keeps: none | light | full
-        chunk=128,  # positions per chunk of the log-probabilities
+        chunk=64,  # positions per chunk of the log-probabilities
     )
     c.tokenizer = ""  # a tokenizer.json or a directory; "" = the base's
     c.adapter = conf.create(name="", where="blocks/**")  # name="" = no adapter

@@ -38,7 +38,7 @@ class Evaluator:
         return self.summary(self.examples(params))
 
 
-def make_scorer(model, *, batch_size: int, chunk: int = 128, mesh=None) -> Callable:
+def make_scorer(model, *, batch_size: int, chunk: int = 64, mesh=None) -> Callable:
     """Make `score(params, examples) -> (logp [n], weight [n])` in float64.
 
     `examples` are (tokens int [t], weights float [t]) pairs; weights[i] weighs tokens[i] as the

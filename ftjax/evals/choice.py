@@ -18,7 +18,7 @@ NORMALIZATIONS = ("none", "tokens", "bytes")
 
 def make(
     *, model, tokenizer, rows: Sequence[Mapping], normalization: str = "none",
-    template: str = "{prompt}", batch_size: int = 8, chunk: int = 128, mesh=None,
+    template: str = "{prompt}", batch_size: int = 8, chunk: int = 64, mesh=None,
 ) -> base.Evaluator:  # fmt: skip
     """Make the evaluator of {accuracy, margin, nll, chance}.
 

@@ -18,7 +18,7 @@ from ftjax.evals import base
 
 def make(
     *, model, examples: Sequence, byte_counts: Sequence[int] | None = None, batch_size: int = 8,
-    chunk: int = 128, mesh=None,
+    chunk: int = 64, mesh=None,
 ) -> base.Evaluator:  # fmt: skip
     """Make the evaluator of {nll, nll_per_example, perplexity, tokens[, bits_per_byte]}.
 

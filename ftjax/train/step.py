@@ -20,7 +20,7 @@ from ftjax.train.state import State
 
 def make_step(
     model, objective, tx, *, learning_rate: Callable | None = None, accumulate: int = 1,
-    chunk: int = 128, ema_decay: float | None = None, reduce: Callable = lambda x: x,
+    chunk: int = 64, ema_decay: float | None = None, reduce: Callable = lambda x: x,
     shard_key: Callable = lambda key: key,
 ) -> Callable:  # fmt: skip
     """Make `step(state, frozen, batch) -> (state, metrics)`.
@@ -57,7 +57,7 @@ def make_step(
     return step
 
 
-def make_gradients(model, objective, *, accumulate: int = 1, chunk: int = 128) -> Callable:
+def make_gradients(model, objective, *, accumulate: int = 1, chunk: int = 64) -> Callable:
     """Make `(trainable, frozen, batch, key, reduce) -> (gradients, metrics)` of the mean loss."""
 
     def outputs(trainable, frozen, batch, key):
