@@ -6,6 +6,9 @@ The mixture holds nothing that fine-tuning and tests hold out: the populations "
 "new3", the languages 4 to 7, the held-out skills and wordings, and the names and inputs of the
 other splits. Shares are of tokens; a mixture draws rows, so its `weight` is the share divided by
 the mean tokens of a row.
+
+Two CPU cores, about an hour. Expect exact match 0.9 on facts, 0.85 on skills, 0.55 on skills by
+four examples and 0.3 on reading; `ftjax/assets/tiny/README.md` has the numbers of the base itself.
 """
 
 from configs import common

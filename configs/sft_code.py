@@ -7,6 +7,9 @@ r"""Fine-tune on programming tasks and their programs (CodeAlpaca), with LoRA or
 DATA holds code/codealpaca/{train,test}.jsonl.gz and code/mbpp/test.jsonl.gz with `prompt` and
 `response`, and corpus/{wiki,tinystories}/test.jsonl.gz with `text`; the environment variable
 FTJAX_DATA is its default.
+
+Two CPU cores, about two minutes a run from the embedded base. Expect eval/code/nll 4.43 before,
+2.41 after LoRA, 2.64 after full fine-tuning (one run each).
 """
 
 from configs import common

@@ -7,6 +7,9 @@ r"""Go on training on a folder of documents: continued pretraining, with LoRA or
 documents are split. `held` is what the new domain is measured on. The defaults are Shakespeare in
 DATA/corpus/shakespeare, and DATA/corpus/{wiki,tinystories}/test.jsonl.gz are the old domains;
 the environment variable FTJAX_DATA is the default of `data`.
+
+Two CPU cores, about a minute a run from the embedded base. Expect eval/documents/nll 5.48 before,
+3.83 after LoRA, 3.80 after full fine-tuning (one run each).
 """
 
 from configs import common

@@ -7,6 +7,9 @@ r"""Fine-tune on medical questions and answers (MedQuAD), with LoRA or in full.
 DATA holds medical/medquad/{train,test}.jsonl.gz with `prompt` and `response`, and
 corpus/{wiki,tinystories}/test.jsonl.gz with `text`; the environment variable FTJAX_DATA is its
 default. Research on fine-tuning only: no answer of such a model is medical advice.
+
+Two CPU cores, about two minutes a run from the embedded base. Expect eval/medical/nll 5.27 before,
+3.35 after LoRA, 3.57 after full fine-tuning (one run each).
 """
 
 from configs import common

@@ -3,7 +3,7 @@
 #
 #     scripts/setup.sh                     .venv, with the newest usable python on the PATH
 #     PYTHON=python3.12 scripts/setup.sh   with this one
-#     VENV=/tmp/venv scripts/setup.sh      in another folder
+#     VENV=other-venv scripts/setup.sh     in another folder
 #     EXTRAS=dev,cuda scripts/setup.sh     with other extras of pyproject.toml (default: dev)
 #
 # Runs again at no cost: the stamp in the environment says what it was made from.
