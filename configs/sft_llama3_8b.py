@@ -5,8 +5,7 @@ r"""Llama 3.1 8B with LoRA on a TPU pod slice: bfloat16 base, fsdp, packed rows 
 
 Run the same command on every host; the processes find each other. `base` is a Hugging Face
 directory, read straight into shards. Hardware: v5e-16 or larger, or 8 GPUs of 80 GB. Not yet run on
-a TPU: `--dry_run` on any machine prints what one device has to hold, and there are no numbers to
-expect yet.
+a TPU, so there are no numbers to expect yet; `--dry_run` prints what one device has to hold.
 """
 
 from configs import common

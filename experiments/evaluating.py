@@ -90,7 +90,6 @@ def build(parts: setup.Parts) -> Evaluation:
 def _evaluator(spec: dict, parts: setup.Parts, *, where: str):
     spec.pop("group", None)
     data, limit = dict(spec.pop("data")), spec.pop("rows", None)
-    respond = {key: spec.pop(key) for key in ("max_new_tokens", "until") if key in spec}
     offered = dict(model=parts.model, tokenizer=parts.tokenizer, mesh=parts.mesh)
     if spec["name"] == "nll":
         examples = _examples(data, parts, limit)
@@ -98,10 +97,10 @@ def _evaluator(spec: dict, parts: setup.Parts, *, where: str):
     else:
         offered["rows"] = _rows(data, limit, where=f"{where}.data")
     if spec["name"] == "generate":
-        batch_size = spec.pop("batch_size", _batch(parts))
+        batch_size, most = spec.pop("batch_size", _batch(parts)), spec.pop("max_new_tokens", 16)
         offered["respond"] = text.make(
             parts.model, parts.tokenizer, batch_size=batch_size, mesh=parts.mesh,
-            max_new_tokens=respond.get("max_new_tokens", 16), until=respond.get("until", ("\n",)),
+            max_new_tokens=most, until=spec.pop("until", ("\n",)),
             encode=_encode(parts, data), stop_ids=generating.stop_ids(parts.tokenizer),
         )  # fmt: skip
     else:

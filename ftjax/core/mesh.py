@@ -16,8 +16,6 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from ftjax.core import tree
-
 AXES = ("data", "fsdp", "tensor")
 # What launchers set on the hosts of a run with several processes.
 LAUNCHERS = ("SLURM_JOB_NUM_NODES", "TPU_WORKER_HOSTNAMES", "JAX_COORDINATOR_ADDRESS")
@@ -149,9 +147,3 @@ def _steady_fake_devices() -> None:
     many = os.environ.get("JAX_NUM_CPU_DEVICES", "1") != "1" or "host_platform_device" in flags
     if many and SCHEDULER not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --{SCHEDULER}=false".strip()
-
-
-def describe(axes, abstract, mesh: Mesh) -> list[str]:
-    """List `path letters shape spec` per array, for the dry run."""
-    named = zip(tree.paths(axes).items(), tree.paths(abstract).values(), strict=True)
-    return [f"{path} {c} {leaf.shape} {spec(c, leaf.shape, mesh)}" for (path, c), leaf in named]

@@ -137,3 +137,9 @@ def test_adapters_to_go_on_from_need_an_adapter(lab, tmp_path):
     changes = {"adapter_from": str(tmp_path), "adapter.name": "", "adapter.where": ""}
     changes["adapter"] = dict(name="", where="blocks/**")
     assert "adapter_from: got" in complaint(lab, changes)
+
+
+def test_a_key_of_another_evaluator_is_refused(lab):
+    data = dict(name="embedded", domain="skills", split="test", rows=4)
+    changes = {"evals.task": dict(name="nll", data=data, max_new_tokens=4)}
+    assert "evals.task.max_new_tokens: unknown key" in complaint(lab, changes)
