@@ -57,10 +57,14 @@ class Layout:
         return self.from_torch(stored[tuple(cuts)], local)[rest]
 
 
-def linear(equation: str) -> Layout:
-    """Lay out the weight of a linear map; letters shared by x, w and y index separate tensors."""
+def linear(equation: str, *, inputs_first: bool = False) -> Layout:
+    """Lay out the weight of a linear map; letters shared by x, w and y index separate tensors.
+
+    `inputs_first` is for modules that keep `(in, out)`, such as the Conv1D of GPT-2.
+    """
     e = einsum.parse(equation)
-    return Layout((e.kept, e.contracted), "".join(c for c in e.w if c not in e.shared))
+    groups = (e.contracted, e.kept) if inputs_first else (e.kept, e.contracted)
+    return Layout(groups, "".join(c for c in e.w if c not in e.shared))
 
 
 def vector(letters: str) -> Layout:

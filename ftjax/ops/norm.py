@@ -1,4 +1,4 @@
-"""Normalisation layers: RMSNorm (arXiv:1910.07467), computed in float32."""
+"""Normalisation layers, computed in float32: RMSNorm (arXiv:1910.07467), LayerNorm (1607.06450)."""
 
 import jax
 import jax.numpy as jnp
@@ -12,3 +12,11 @@ def rms_norm(x: jax.Array, scale: jax.Array, *, eps: float) -> jax.Array:
     x_32 = x.astype(jnp.float32)
     x_32 = x_32 * jax.lax.rsqrt(jnp.mean(x_32 * x_32, axis=-1, keepdims=True) + eps)
     return x_32.astype(x.dtype) * scale.astype(x.dtype)
+
+
+def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, *, eps: float) -> jax.Array:
+    """Centre and divide by the standard deviation over the last axis, then scale and shift."""
+    x_32 = x.astype(jnp.float32)
+    x_32 = x_32 - jnp.mean(x_32, axis=-1, keepdims=True)
+    x_32 = x_32 * jax.lax.rsqrt(jnp.mean(x_32 * x_32, axis=-1, keepdims=True) + eps)
+    return x_32.astype(x.dtype) * scale.astype(x.dtype) + bias.astype(x.dtype)

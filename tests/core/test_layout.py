@@ -5,10 +5,11 @@ import pytest
 
 from ftjax.core import layout
 
-SIZES = dict(D=6, N=4, H=2, F=10, V=7, E=3)
+SIZES = dict(D=6, N=4, H=2, F=10, V=7, E=3, C=3, J=8)
 CASES = [
     layout.linear("BTD,DNH->BTNH"), layout.linear("BTNH,NHD->BTD"), layout.linear("BTD,VD->BTV"),
     layout.linear("EBD,EDF->EBF"), layout.vector("NH"), layout.Layout(("R", "NH"), "NHR"),
+    layout.linear("BTD,DCNH->BTCNH", inputs_first=True), layout.linear("BTD,DJH->BTJH"),
 ]  # fmt: skip
 
 
@@ -23,6 +24,15 @@ def test_a_torch_linear_computes_the_same():
     torch = CASES[1].to_torch(w)
     assert torch.shape == (6, 8)  # (out, in)
     np.testing.assert_allclose(x.reshape(2, 3, 8) @ torch.T, np.einsum("BTNH,NHD->BTD", x, w))
+
+
+def test_inputs_may_come_first():
+    x, case = np.random.default_rng(0).normal(size=(2, 6)), CASES[6]
+    w, _ = ours(case)
+    torch = case.to_torch(w)
+    assert torch.shape == (6, 24)  # (in, out)
+    wanted = np.einsum("BD,DCNH->BCNH", x, w)
+    np.testing.assert_allclose((x @ torch).reshape(wanted.shape), wanted)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

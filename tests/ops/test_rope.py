@@ -48,8 +48,44 @@ def test_llama3_by_wavelength():
 
 
 def test_an_unknown_kind_is_an_error():
-    with pytest.raises(ValueError, match="expected default, linear or llama3"):
+    with pytest.raises(ValueError, match="expected default, linear, llama3 or longrope"):
         rope.inverse_frequencies(make("yarn", factor=2.0), 8)
+
+
+LONGROPE = dict(
+    factor=8.0, original_max_position_embeddings=16, short_factor=(1.0, 1.5), long_factor=(2.0, 4.0)
+)
+
+
+def test_longrope_by_the_length_of_the_context():
+    f = rope.inverse_frequencies(make("default"), 4)
+    by_length = lambda n: rope.inverse_frequencies(make("longrope", **LONGROPE), 4, length=n)
+    np.testing.assert_allclose(by_length(16), f / np.array([1.0, 1.5]), rtol=1e-6)
+    np.testing.assert_allclose(by_length(17), f / np.array([2.0, 4.0]), rtol=1e-6)
+    with pytest.raises(ValueError, match="no length of the context"):
+        rope.inverse_frequencies(make("longrope", **LONGROPE), 4)
+
+
+def test_longrope_scales_what_it_rotates():
+    by = lambda **numbers: rope.attention_factor(make("longrope", **LONGROPE | numbers))
+    assert by() == pytest.approx(math.sqrt(1 + math.log(8) / math.log(16)))
+    assert by(factor=1.0) == 1.0
+    assert by(attention_factor=1.5) == 1.5
+    assert rope.attention_factor(make("llama3", **LLAMA3)) == 1.0
+    f, x = rope.inverse_frequencies(make("default"), 8), jnp.ones((1, 2, 1, 8))
+    plain, scaled = (rope.tables(f, jnp.arange(2)[None], factor=c) for c in (1.0, 3.0))
+    np.testing.assert_allclose(rope.rotate(x, *scaled), 3 * rope.rotate(x, *plain), rtol=1e-5)
+
+
+def test_a_partial_rotation_is_one_of_fewer_features():
+    part = rope.Rope(10000.0, partial=0.5)
+    f = rope.inverse_frequencies(part, 16)
+    np.testing.assert_array_equal(f, rope.inverse_frequencies(make("default"), 8))
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 3, 2, 16)).astype(np.float32))
+    tables = rope.tables(f, jnp.arange(3)[None])
+    got = rope.rotate(x, *tables)
+    np.testing.assert_array_equal(got[..., :8], rope.rotate(x[..., :8], *tables))
+    np.testing.assert_array_equal(got[..., 8:], x[..., 8:])
 
 
 def test_rotation_is_complex_multiplication():
