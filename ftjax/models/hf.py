@@ -36,6 +36,8 @@ from ftjax.models import presets
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 FLOATS = ("F64", "F32", "F16", "BF16")
+# Rotary frequencies and causal masks, which old exports keep though they follow from the config.
+BUFFERS = ("rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
 TOKENIZER = (
     "added_tokens.json", "chat_template.jinja", "generation_config.json", "merges.txt",
     "special_tokens_map.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json",
@@ -132,12 +134,11 @@ def fields(template: str) -> str:
 
 def stored(model, names: Mapping[str, str]) -> dict[str, Stored]:
     """Describe every parameter of `model` as it lies in a checkpoint, by our path."""
-    letters, shapes, equations = tree.paths(model.axes), tree.paths(model.abstract), model.equations
+    letters, shapes, groups = tree.paths(model.axes), tree.paths(model.abstract), model.stored
     result = {}
     for path, shape in shapes.items():
         own = letters[path].removeprefix(fields(names[path]))
-        equation = equations[path]
-        form = layout.linear(equation) if equation else layout.vector(own)
+        form = layout.Layout(tuple(groups[path].split(",")), own)
         result[path] = Stored(names[path], letters[path], shape.shape, form)
     return result
 
@@ -173,7 +174,7 @@ def load(directory: str | os.PathLike, model, *, names: Mapping[str, str], dtype
     else:
         places = meshes.shardings(model.axes, abstract, mesh)
     with contextlib.ExitStack() as stack:
-        tensors = _open(pathlib.Path(directory), stack)
+        tensors = _named_in_full(_open(pathlib.Path(directory), stack), names)
         _check(directory, plan, tensors, optional=set(names.values()))
 
         def one(path, leaf, place):
@@ -207,11 +208,21 @@ def _open(directory: pathlib.Path, stack: contextlib.ExitStack) -> dict[str, Any
     return tensors
 
 
+def _named_in_full(tensors: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Name the tensors of a decoder that was saved without its head as in a whole model.
+
+    Such files lack the first part of every name, `transformer.` or `model.`.
+    """
+    prefix, _, embed = names["embed"].partition(".")
+    if embed not in tensors:
+        return tensors
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+
+
 def _check(where, plan: Mapping[str, Stored], tensors: Mapping[str, Any], *, optional) -> None:
     """Compare the files with the plan; a tied model may repeat its embedding as `lm_head`."""
     expected = _expected(plan)
-    # Old exports keep the rotary frequencies as buffers; they follow from the config.
-    ignored = {n for n in tensors if n in optional or n.endswith("rotary_emb.inv_freq")}
+    ignored = {name for name in tensors if name in optional or name.endswith(BUFFERS)}
     shapes = {name: tuple(part.get_shape()) for name, part in tensors.items()}
     lines = files.complaints(expected, shapes, ignored=ignored)
     for name in expected.keys() & tensors.keys():

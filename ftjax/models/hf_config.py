@@ -26,7 +26,9 @@ ROPE_NUMBERS = {
     "llama3": (
         "factor", "high_freq_factor", "low_freq_factor", "original_max_position_embeddings",
     ),
+    "longrope": ("factor", "long_factor", "original_max_position_embeddings", "short_factor"),
 }  # fmt: skip
+ROPE_OPTIONAL = {"longrope": {"attention_factor"}}
 REQUIRED = object()
 
 
@@ -67,7 +69,7 @@ class Keys:
             )
         return value
 
-    def rope(self, *, default_theta: float) -> rope.Rope:
+    def rope(self, *, default_theta: float, may_be_partial: bool = False) -> rope.Rope:
         """Read the rotary embedding in either dialect."""
         scaling = self.get("rope_scaling", {})
         parameters = dict(self.get("rope_parameters", scaling))
@@ -83,12 +85,28 @@ class Keys:
             raise ValueError(
                 f"{self.where}: got rope_type={kind!r}; expected one of {list(ROPE_NUMBERS)}"
             )
-        if set(parameters) != set(ROPE_NUMBERS[kind]):
+        partial = 1.0
+        if may_be_partial:  # absent: the whole head
+            partial = parameters.pop("partial_rotary_factor", None)
+            partial = partial or self.get("partial_rotary_factor", 1.0)
+        if kind == "longrope":
+            parameters = self._longrope(parameters)
+        optional = ROPE_OPTIONAL.get(kind, set())
+        if parameters.keys() - optional != set(ROPE_NUMBERS[kind]):
             raise ValueError(
                 f"{self.where}: got the rope keys {sorted(parameters)}; expected for "
                 f"{kind!r}: {sorted(ROPE_NUMBERS[kind])}"
             )
-        return rope.Rope(float(theta), kind, tuple(sorted(parameters.items())))
+        return rope.Rope(float(theta), kind, tuple(sorted(parameters.items())), float(partial))
+
+    def _longrope(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Fill in what the older dialect has elsewhere; lists become tuples."""
+        original = parameters.get("original_max_position_embeddings")
+        original = self.get("original_max_position_embeddings", original or REQUIRED)
+        ratio = self.get("max_position_embeddings") / original
+        implied = dict(factor=ratio, original_max_position_embeddings=original)
+        numbers = implied | {k: v for k, v in parameters.items() if v is not None}
+        return {k: tuple(v) if isinstance(v, list) else v for k, v in numbers.items()}
 
     def finish(self, *, harmless: Iterable[str] = ()) -> None:
         """Check that nothing is left unread; keys that are null are off.

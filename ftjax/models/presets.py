@@ -43,6 +43,45 @@ def _qwen(
     )  # fmt: skip
 
 
+def _phi3(
+    dim: int, ffw: int, layers: int, heads: int, kv_heads: int, *, positions: int, window: int,
+    scaling: dict[str, Any] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Fill in a Phi-3, of 4k positions before any rescaling."""
+    return dict(
+        model_type="phi3", vocab_size=32064, hidden_size=dim, intermediate_size=ffw,
+        num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=kv_heads,
+        rms_norm_eps=1e-5, rope_theta=10000.0, rope_scaling=scaling, tie_word_embeddings=False,
+        max_position_embeddings=positions, original_max_position_embeddings=4096,
+        sliding_window=window, hidden_act="silu", initializer_range=0.02, bos_token_id=1,
+        eos_token_id=32000,
+    )  # fmt: skip
+
+
+# By pair of features; the numbers of the released model, which are float32.
+PHI3_MINI_LONG = [
+    1.07, 1.12, 1.15, 1.42, 1.5699999, 1.8, 2.1299999, 2.1299999, 3.01, 5.9100003, 6.9500003,
+    9.070001, 9.93, 10.71, 11.13, 14.61, 15.409999, 19.81, 37.28, 38.28, 38.6, 40.120003,
+    46.200005, 50.940006, 53.660007, 54.93739, 56.89739, 57.287388, 59.987385, 60.867386,
+    60.887386, 61.717392, 62.917393, 62.957394, 63.417393, 63.817394, 63.837395, 63.897396,
+    63.937397, 64.0674, 64.11435, 64.12435, 64.15435, 64.19435, 64.244354, 64.574356, 64.69,
+    64.76,
+]  # fmt: skip
+PHI3_MINI_SHORT = [
+    *[1.1] * 3, 1.3, 1.35, 1.35, 1.4, 1.55, *[2.0] * 17, *[2.05] * 6, 2.1, 2.1, 2.15, *[2.25] * 5,
+    2.4, 2.45, 2.5, 2.7, 2.7, 2.75, 2.8, 2.9, 3.05,
+]  # fmt: skip
+
+
+def _gpt2(dim: int, layers: int, heads: int) -> dict[str, Any]:
+    """Fill in a GPT-2."""
+    return dict(
+        model_type="gpt2", vocab_size=50257, n_embd=dim, n_layer=layers, n_head=heads,
+        n_positions=1024, layer_norm_epsilon=1e-5, activation_function="gelu_new",
+        initializer_range=0.02, bos_token_id=50256, eos_token_id=50256,
+    )  # fmt: skip
+
+
 def _small(
     dim: int, ffw: int, layers: int, *, heads: int, kv_heads: int, head_dim: int, vocab: int,
     positions: int,
@@ -73,6 +112,18 @@ PRESETS: dict[str, dict[str, Any]] = {
     "qwen3-0.6b": _qwen("qwen3", 1024, 3072, 28, 16, 8, head_dim=128, positions=40960, tied=True),
     "qwen3-1.7b": _qwen("qwen3", 2048, 6144, 28, 16, 8, head_dim=128, positions=40960, tied=True),
     "qwen3-8b": _qwen("qwen3", 4096, 12288, 36, 32, 8, head_dim=128, positions=40960, tied=False),
+    "phi3-mini-4k": _phi3(3072, 8192, 32, 32, 32, positions=4096, window=2047),
+    "phi3-mini-128k": _phi3(
+        3072, 8192, 32, 32, 32, positions=131072, window=262144,
+        scaling=dict(
+            type="longrope", long_factor=PHI3_MINI_LONG, short_factor=PHI3_MINI_SHORT
+        ),
+    ),
+    "phi3-medium-4k": _phi3(5120, 17920, 40, 40, 10, positions=4096, window=2047),
+    "gpt2": _gpt2(768, 12, 12),
+    "gpt2-medium": _gpt2(1024, 24, 16),
+    "gpt2-large": _gpt2(1280, 36, 20),
+    "gpt2-xl": _gpt2(1600, 48, 25),
     "tiny": _small(
         128, 384, 6, heads=4, kv_heads=2, head_dim=32, vocab=2048, positions=512
     ),

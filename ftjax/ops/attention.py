@@ -30,24 +30,36 @@ def causal_mask(query, key, *, window: int | None = None) -> jax.Array:
     return mask
 
 
+def see_prefix(mask_BTS, positions_BT, *, count: int, window: int | None = None) -> jax.Array:
+    """Put `count` keys before the others that queries of every segment see: [B,T,count+S].
+
+    Their positions are the first ones, so `positions_BT` start at `count`; a window applies.
+    """
+    since_BTP = positions_BT[:, :, None] - jnp.arange(count)
+    seen_BTP = since_BTP >= 0 if window is None else since_BTP < window
+    return jnp.concatenate([seen_BTP, mask_BTS], axis=-1)
+
+
 def attend(q_BTNH, k_BSKH, v_BSKH, mask_BTS, *, scale: float) -> jax.Array:
     """Compute softmax(scale * q k^T, masked) v -> [B,T,N,H]; the softmax is in float32."""
     block = (0, q_BTNH.shape[1], k_BSKH.shape[1])
     return _attend(q_BTNH, k_BSKH, v_BSKH, mask_BTS, scale, (block,))
 
 
-def attend_causal(q_BTNH, k_BTKH, v_BTKH, mask_BTT, *, scale: float) -> jax.Array:
+def attend_causal(q_BTNH, k_BSKH, v_BSKH, mask_BTS, *, scale: float) -> jax.Array:
     """Compute `attend` where no query sees a later place of its row: packed or plain training rows.
+
+    Keys that are more than the queries stand before them, and all queries may see them.
 
     The queries go in blocks, each against the keys up to its own end, which saves nearly half of
     the products and of the memory. There are at most `BLOCKS` of them, so long rows compile as fast
     as short ones.
     """
     T = q_BTNH.shape[1]
-    size = max(LEAST_BLOCK, -(-T // BLOCKS))
+    before, size = k_BSKH.shape[1] - T, max(LEAST_BLOCK, -(-T // BLOCKS))
     ends = [(start, min(start + size, T)) for start in range(0, T, size)]
-    blocks = tuple((start, stop, stop) for start, stop in ends)
-    return _attend(q_BTNH, k_BTKH, v_BTKH, mask_BTT, scale, blocks)
+    blocks = tuple((start, stop, before + stop) for start, stop in ends)
+    return _attend(q_BTNH, k_BSKH, v_BSKH, mask_BTS, scale, blocks)
 
 
 def _attend(q_BTNH, k_BSKH, v_BSKH, mask_BTS, scale, blocks):

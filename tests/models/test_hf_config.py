@@ -9,7 +9,9 @@ from ftjax.models import hf, llama, presets, qwen2, qwen3
 PUBLIC = {
     "llama3.1-8b": 8.03, "llama3.1-70b": 70.55, "llama3.2-1b": 1.24, "llama3.2-3b": 3.21,
     "qwen2.5-0.5b": 0.49, "qwen2.5-1.5b": 1.54, "qwen2.5-7b": 7.62, "qwen3-0.6b": 0.6,
-    "qwen3-1.7b": 1.72, "qwen3-8b": 8.19,
+    "qwen3-1.7b": 1.72, "qwen3-8b": 8.19, "phi3-mini-4k": 3.82, "phi3-mini-128k": 3.82,
+    "phi3-medium-4k": 13.96, "gpt2": 0.124, "gpt2-medium": 0.355, "gpt2-large": 0.774,
+    "gpt2-xl": 1.558,
 }  # fmt: skip
 NANO = presets.PRESETS["nano"]
 LLAMA3 = dict(
