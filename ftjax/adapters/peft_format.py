@@ -176,3 +176,10 @@ def pattern(values: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
 def number(value: float) -> int | float:
     """Return a whole number as an int: JSON then shows 8, not 8.0."""
     return int(value) if float(value).is_integer() else float(value)
+
+
+def one_submodule(config: Mapping[str, Any]) -> None:
+    """Check that virtual tokens are those of a decoder, and not of an encoder too."""
+    if config.get("num_transformer_submodules") not in (None, 1):
+        count = config["num_transformer_submodules"]
+        raise ValueError(f"num_transformer_submodules={count!r}")
