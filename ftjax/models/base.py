@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ftjax.core import einsum, rng, tree
+from ftjax.core import einsum, layout, rng, tree
 from ftjax.ops import linear, remat
 
 Params = Mapping[str, Any]
@@ -26,12 +26,14 @@ class Linear:
     """One linear map of a model: its equation and the shape of one layer's weight.
 
     `stack` is the number of stacked layers, or None for a map that exists once (the head, and the
-    embedding, whose equation is `ops.linear.LOOKUP`).
+    embedding, whose equation is `ops.linear.LOOKUP`). `inputs_first`: checkpoints keep its weight
+    as (in, out).
     """
 
     equation: str
     shape: tuple[int, ...]
     stack: int | None
+    inputs_first: bool = False
 
     @property
     def is_lookup(self) -> bool:
@@ -44,17 +46,37 @@ class Linear:
         return einsum.parse(self.equation).w
 
 
-def weight(equation: str, sizes: Mapping[str, int], *, key: jax.Array, scale: float) -> nnx.Param:
-    """Declare the weight of a linear map, normal with standard deviation `scale`."""
+def weight(
+    equation: str, sizes: Mapping[str, int], *, key: jax.Array, scale: float,
+    inputs_first: bool = False,
+) -> nnx.Param:  # fmt: skip
+    """Declare the weight of a linear map, normal with standard deviation `scale`.
+
+    `inputs_first`: checkpoints keep it as (in, out) and not as (out, in).
+    """
     letters = einsum.parse(equation).w
     value = scale * jax.random.normal(key, [sizes[c] for c in letters], jnp.float32)
-    return nnx.Param(value, axes=letters, equation=equation)
+    stored = layout.linear(equation, inputs_first=inputs_first)
+    return _declare(value, letters, equation, stored, inputs_first=inputs_first)
+
+
+def table(letters: str, sizes: Mapping[str, int], *, key: jax.Array, scale: float) -> nnx.Param:
+    """Declare an array that no linear map owns and that checkpoints keep with the same axes."""
+    value = scale * jax.random.normal(key, [sizes[c] for c in letters], jnp.float32)
+    return _declare(value, letters, "", layout.Layout(tuple(letters), letters))
 
 
 def vector(letters: str, sizes: Mapping[str, int], *, fill: float) -> nnx.Param:
-    """Declare a norm's scale or a bias: an array that no linear map owns."""
+    """Declare a norm's scale or a bias: an array that no linear map owns, flat in checkpoints."""
+    value = jnp.full([sizes[c] for c in letters], fill, jnp.float32)
+    return _declare(value, letters, "", layout.vector(letters))
+
+
+def _declare(value, letters, equation, stored: layout.Layout, *, inputs_first=False) -> nnx.Param:
+    """Make a parameter with what `metadata` reads of it; `stored` is the axes in a checkpoint."""
+    groups = ",".join(stored.groups)
     return nnx.Param(
-        jnp.full([sizes[c] for c in letters], fill, jnp.float32), axes=letters, equation=""
+        value, axes=letters, equation=equation, stored=groups, inputs_first=inputs_first
     )
 
 
@@ -100,9 +122,12 @@ def metadata(module: nnx.Module, name: str) -> dict:
 
 def linears(module: nnx.Module, *, stack: int | None) -> dict[str, Linear]:
     """List the linear maps that an abstract module declares, by path."""
-    equations = tree.paths(metadata(module, "equation"))
+    equations, first = (tree.paths(metadata(module, n)) for n in ("equation", "inputs_first"))
     shapes = tree.paths(nnx.to_pure_dict(nnx.state(module, nnx.Param)))
-    return {name: Linear(e, shapes[name].shape, stack) for name, e in equations.items() if e}
+    return {
+        name: Linear(e, shapes[name].shape, stack, first[name])
+        for name, e in equations.items() if e
+    }  # fmt: skip
 
 
 def scan(layers, x, inputs, *, length: int, policy: str, loop: bool):

@@ -175,6 +175,11 @@ class Model:
         return tree.paths(self._metadata("equation"))
 
     @property
+    def stored(self) -> dict[str, str]:
+        """The axes that every parameter has in a checkpoint, runs of letters: "D,CNH"."""
+        return tree.paths(self._metadata("stored"))
+
+    @property
     def linears(self) -> dict[str, base.Linear]:
         """Every linear map by path (`blocks/attn/q`), the embedding among them as a lookup."""
         found = {}
@@ -216,7 +221,7 @@ class Model:
     def _contexts(self, positions_BT, segments_BT, cache) -> dict[Kind, base.Context]:
         c = self.config
         query = key = (positions_BT, segments_BT)
-        slots = None
+        slots, length = None, positions_BT.shape[1]
         if cache is not None:
             length = cache["k"].shape[2]
             key_pos = jnp.broadcast_to(jnp.arange(length), (positions_BT.shape[0], length))
@@ -225,7 +230,8 @@ class Model:
         windows = dict.fromkeys(kind.window for kind in c.kinds)
         masks = {w: attention.causal_mask(query, key, window=w) for w in windows}
         ropes = dict.fromkeys(kind.rope for kind in c.kinds)
-        tables = {r: r and rope.tables_of(r, c.head_dim, positions_BT) for r in ropes}
+        place = functools.partial(rope.tables_of, length=length)
+        tables = {r: r and place(r, c.head_dim, positions_BT) for r in ropes}
         return {
             kind: base.Context(masks[kind.window], tables[kind.rope], segments_BT, slots)
             for kind in c.kinds

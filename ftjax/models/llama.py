@@ -119,7 +119,7 @@ def read_common(keys: hf_config.Keys, **special) -> Config:
         kv_heads=keys.get("num_key_value_heads", heads),  # absent: LlamaConfig says one per head
         head_dim=keys.get("head_dim", dim // heads),  # absent: LlamaConfig divides
         ffw=keys.get("intermediate_size"), norm_eps=keys.get("rms_norm_eps"),
-        rope=keys.rope(default_theta=10000.0),  # absent: LlamaConfig says 10000
+        rope=special.get("rope") or keys.rope(default_theta=10000.0),  # absent: LlamaConfig's
         tied=keys.get("tie_word_embeddings", False),  # absent: LlamaConfig says no
         max_positions=keys.get("max_position_embeddings"),
         init_scale=keys.get("initializer_range", 0.02),  # absent: LlamaConfig says 0.02

@@ -101,14 +101,13 @@ def from_hf(config_json: dict[str, Any]) -> Config:
     for name in ("embd_pdrop", "resid_pdrop"):
         keys.only(name, [0.0], 0.0)  # absent: Phi3Config says 0
     heads, dim = keys.get("num_attention_heads"), keys.get("hidden_size")
-    config = llama.read_common(
+    common = llama.read_common(
         keys, qkv_bias=False, qk_norm=False, window=keys.get("sliding_window", None),
         head_dim=dim // heads,
         rope=keys.rope(default_theta=10000.0, may_be_partial=True),  # absent: Phi3Config says 10000
-        make=Config,
     )  # fmt: skip
     keys.finish(harmless={"original_max_position_embeddings"})  # used by longrope alone
-    return config
+    return Config(**vars(common))
 
 
 def _renamed(config_json: Mapping[str, Any]) -> dict[str, Any]:

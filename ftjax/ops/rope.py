@@ -100,9 +100,12 @@ def tables(
     return factor * jnp.cos(angles), jnp.concatenate([-sin, sin], axis=-2)
 
 
-def tables_of(rope: Rope, head_dim: int, positions_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Compute the tables of a rotary embedding at these positions."""
-    return tables(inverse_frequencies(rope, head_dim), positions_BT)
+def tables_of(
+    rope: Rope, head_dim: int, positions_BT: jax.Array, *, length: int | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """Compute the tables of a rotary embedding at these positions, in a context of `length`."""
+    frequencies = inverse_frequencies(rope, head_dim, length=length)
+    return tables(frequencies, positions_BT, factor=attention_factor(rope))
 
 
 def rotate(x_BTNH: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
