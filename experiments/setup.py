@@ -62,8 +62,9 @@ class Parts:
 
     def init_adapters(self, key: jax.Array, model):
         """Draw the adapters of this run over a base."""
-        where = self.settings.adapter["where"]
-        return adapters.init(self.method, key, self.model.linears, model, where=where)
+        where, own = self.settings.adapter["where"], self.model
+        sizes = own.config.sizes
+        return adapters.init(self.method, key, own.linears, model, where=where, sizes=sizes)
 
 
 def build(settings: Settings) -> Parts:

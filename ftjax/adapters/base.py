@@ -13,8 +13,12 @@ Adapters live in a tree that mirrors the model's parameters and has an adapter w
 adapted: {"blocks": {"attn": {"q": LoRA(a, b, scale)}}}, its arrays stacked on L like the weights.
 A method's `init` wraps an array that exists once for all layers of a stack as `tree.Shared(x)`; it
 must not depend on the layer's key or weight. The adapter's other methods see it unwrapped.
+
+Prompt and prefix tuning change no weight. Their `make` returns an `OfModel`, and the tree has their
+one adapter under its own name: {"prompt": Prompt(embeddings)}.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
@@ -28,6 +32,7 @@ class Adapter:
     """Defaults of the protocol; subclasses are registered dataclasses of arrays."""
 
     FROZEN: ClassVar[tuple[str, ...]] = ()
+    MERGES: ClassVar[bool] = True  # False: it changes no weight, so there is no merged one
 
     def merge(self, equation: str, w: jax.Array) -> jax.Array:
         """Return the weight that this adapter makes of `w`: the definition of the method."""
@@ -46,14 +51,32 @@ class Adapter:
         raise NotImplementedError
 
 
+@dataclasses.dataclass(frozen=True)
+class OfModel:
+    """A method that adapts the model and no weight of it: its place in the tree, its initialiser.
+
+    `init(key, sizes, weights) -> adapter`, with the model's sizes by letter.
+    """
+
+    name: str
+    init: Callable
+
+
+def check_tokens(count: int) -> None:
+    """Raise ValueError when there are no virtual tokens."""
+    if count < 1:
+        raise ValueError(f"adapter.tokens: got {count}; expected at least 1")
+
+
 def is_adapter(node: Any) -> bool:
     """Tell an adapter from a dict or an array: the `is_leaf` of maps over adapter trees."""
     return isinstance(node, Adapter)
 
 
 def init(
-    method: Callable, key: jax.Array, linears: Mapping[str, Any], weights: Mapping[str, Any], *,
-    where: str | Iterable[str],
+    method: Callable | OfModel, key: jax.Array, linears: Mapping[str, Any],
+    weights: Mapping[str, Any], *, where: str | Iterable[str],
+    sizes: Mapping[str, int] | None = None,
 ) -> dict:  # fmt: skip
     """Initialise adapters of one method at every linear map whose path matches `where`.
 
@@ -62,8 +85,18 @@ def init(
       key: each site derives its own from its path, so one more site changes no other.
       linears: the model's linear maps by path.
       weights: the model's parameters.
-      where: patterns over these paths.
+      where: patterns over these paths; empty for a method that is `OfModel`.
+      sizes: the model's sizes by letter, which such a method needs.
+
+    Raises:
+      ValueError: a pattern matches nothing, or there are patterns for such a method.
     """
+    if isinstance(method, OfModel):
+        if where:
+            raise ValueError(
+                f"adapter.where: got {where!r}; expected ''; a {method.name} changes no weight"
+            )
+        return {method.name: method.init(rng.named(key, method.name), sizes, weights)}
     arrays = tree.paths(weights)
     result: dict = {}
     for path in sorted(tree.select(where, linears, where="adapter.where")):
@@ -97,6 +130,9 @@ def axes(adapters: Mapping[str, Any], linears: Mapping[str, Any]) -> dict:
     """Return the letters of every adapter array, in the structure of `adapters`."""
     result: dict = {}
     for path, adapter in sites(adapters).items():
+        if not adapter.MERGES:
+            result[path] = adapter.axes("")
+            continue
         site = linears[path]
         stack = "" if site.stack is None else "L"
         letters = adapter.axes(site.equation)
@@ -118,8 +154,17 @@ def merge(weights: Mapping[str, Any], adapters: Mapping[str, Any], linears: Mapp
     """Merge every adapter into its weight: a model without adapters that computes the same.
 
     The merge runs in float32 and rounds once, to the weight's own dtype.
+
+    Raises:
+      ValueError: one changes no weight.
     """
     found = sites(adapters)
+    for path, adapter in found.items():
+        if not adapter.MERGES:
+            raise ValueError(
+                f"adapters/{path}: got a {type(adapter).__name__} to merge; expected adapters of "
+                "weights; it changes none and has to stay an adapter"
+            )
 
     def one(path, w):
         if path not in found:

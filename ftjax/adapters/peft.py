@@ -193,6 +193,9 @@ def save(
         cast = {name: tensor.astype(dtype) for name, tensor in tensors.items()}
         files.write_tensors(draft / WEIGHTS, cast)
         fields = config | method.write(layers or found, hyper or {})
+        if "fan_in_fan_out" in fields:  # PEFT's name for weights kept as (in, out)
+            adapted = (m.linear for m in candidates if m.name in layers)
+            fields["fan_in_fan_out"] = any(linear.inputs_first for linear in adapted)
         files.write_json(draft / CONFIG, dict(sorted(fields.items())))
 
 

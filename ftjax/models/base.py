@@ -88,6 +88,8 @@ class Context:
     rotation: tuple[jax.Array, jax.Array] | None  # cosines and sines; None = positions are learned
     segments_BT: jax.Array
     slots_BT: jax.Array | None = None  # cache slots of these tokens; out of range = do not write
+    virtual: "Context | None" = None  # of a prompt's tokens, which come before
+    prefix: Mapping[str, jax.Array] | None = None  # keys and values [1,n,K,H] that all queries see
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ import jax
 from flax import nnx
 
 from ftjax.core import mesh
-from ftjax.models import base
+from ftjax.models import base, virtual
 from ftjax.ops import attention, norm, remat, rope
 
 
@@ -53,6 +53,7 @@ class Attention(nnx.Module):
         if cache is not None:
             cache = base.update_cache(cache, context.slots_BT, k, v)
             k, v = cache["k"].astype(q.dtype), cache["v"].astype(q.dtype)
+        k, v = virtual.join(context.prefix, k, v)
         attend = attention.attend_causal if cache is None else attention.attend
         mixed = attend(q, k, v, context.mask_BTS, scale=q.shape[-1] ** -0.5)
         return site("o", mesh.constrain(mixed, "BTNH"), self.o), cache

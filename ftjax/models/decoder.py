@@ -28,7 +28,7 @@ from flax import nnx
 
 from ftjax.core import mesh, tree
 from ftjax.core.mean import Mean
-from ftjax.models import base
+from ftjax.models import base, virtual
 from ftjax.ops import attention, linear, loss, rope
 from ftjax.ops import remat as policies
 
@@ -208,39 +208,60 @@ class Model:
           key: for the adapters' dropout; None means evaluation.
           aux: return also what the blocks give beside their states, {stack: tree on L}, last.
         """
-        params = jax.tree.map(lambda leaf: leaf.astype(self.dtype), params)
-        contexts = self._contexts(positions_BT, segments_BT, cache)
-        own = {name: leaf for name, leaf in params.items() if name not in self.stacks}
-        ends = nnx.merge(nnx.graphdef(self._abstract(self.ends)), own)
-        site = base.Site(tree.unshared(adapters or {}), key)
-        x = mesh.constrain(ends.enter(tokens_BT, positions_BT, site), "BTD")
-        x, written, given = self._layers(params, x, contexts, adapters or {}, cache, key)
+        params, adapters = (
+            jax.tree.map(lambda leaf: leaf.astype(self.dtype), params),
+            adapters or {},
+        )
+        before = virtual.count(adapters)
+        contexts = self._contexts(positions_BT, segments_BT, cache, adapters)
+        ends, site = self.ends_of(params), base.Site(tree.unshared(adapters), key)
+        x = mesh.constrain(ends.enter(tokens_BT, positions_BT + before, site), "BTD")
+        x = x, virtual.enter(ends, adapters)
+        (x, _), written, given = self._layers(params, x, contexts, adapters, cache, key)
         outputs = [ends.leave(x)] + [written] * (cache is not None) + [given] * aux
         return tuple(outputs) if len(outputs) > 1 else outputs[0]
 
-    def _contexts(self, positions_BT, segments_BT, cache) -> dict[Kind, base.Context]:
-        c = self.config
+    def ends_of(self, params) -> nnx.Module:
+        """Return the module of what exists once, with its parameters."""
+        own = {name: leaf for name, leaf in params.items() if name not in self.stacks}
+        return nnx.merge(nnx.graphdef(self._abstract(self.ends)), own)
+
+    def _contexts(self, positions_BT, segments_BT, cache, adapters) -> dict[Kind, base.Context]:
+        """Make the context of every kind of layer, and of the virtual tokens of a prompt."""
+        before, slots = virtual.count(adapters), None if cache is None else cache["k"].shape[2]
+        length = before + (slots or positions_BT.shape[1])
+        make = functools.partial(self._contexts_of, length=length)
+        contexts = make(positions_BT, segments_BT, slots=slots, before=before)
+        if virtual.STREAM not in adapters:
+            return contexts
+        places = jnp.arange(before)[None]
+        own = make(places, jnp.ones_like(places), slots=before, before=0)
+        return {k: dataclasses.replace(c, virtual=own[k]) for k, c in contexts.items()}
+
+    def _contexts_of(self, positions_BT, segments_BT, *, slots: int | None, before: int, length):
+        """Make the contexts of tokens with `before` virtual ones ahead, over a cache of `slots`."""
+        c, write_BT = self.config, None
         query = key = (positions_BT, segments_BT)
-        slots, length = None, positions_BT.shape[1]
-        if cache is not None:
-            length = cache["k"].shape[2]
-            key_pos = jnp.broadcast_to(jnp.arange(length), (positions_BT.shape[0], length))
+        if slots is not None:
+            key_pos = jnp.broadcast_to(jnp.arange(slots), (positions_BT.shape[0], slots))
             key = key_pos, jnp.ones_like(key_pos)  # slot = position: what is not later is written
-            slots = jnp.where(segments_BT > 0, positions_BT, length)
-        windows = dict.fromkeys(kind.window for kind in c.kinds)
-        masks = {w: attention.causal_mask(query, key, window=w) for w in windows}
+            write_BT = jnp.where(segments_BT > 0, positions_BT, slots)
+        masks = {}
+        for w in dict.fromkeys(kind.window for kind in c.kinds):
+            mask = attention.causal_mask(query, key, window=w)
+            masks[w] = attention.see_prefix(mask, positions_BT + before, count=before, window=w)
         ropes = dict.fromkeys(kind.rope for kind in c.kinds)
         place = functools.partial(rope.tables_of, length=length)
-        tables = {r: r and place(r, c.head_dim, positions_BT) for r in ropes}
+        tables = {r: r and place(r, c.head_dim, positions_BT + before) for r in ropes}
         return {
-            kind: base.Context(masks[kind.window], tables[kind.rope], segments_BT, slots)
+            kind: base.Context(masks[kind.window], tables[kind.rope], segments_BT, write_BT)
             for kind in c.kinds
         }
 
     def _layers(self, params, x, contexts, adapters, cache, key):
         """Run all layers: x, the written cache, and what they give beside it, by stack."""
         kinds, caches, given = self.config.kinds, [], {name: [] for name in self.stacks}
-        every = jnp.arange(len(kinds)), cache
+        every = jnp.arange(len(kinds)), cache, virtual.prefix(adapters)
         for run in runs(kinds):
             cut = functools.partial(_groups, kinds, run)
             stacks = {name: (params[name], adapters.get(name)) for name in run.stacks}
@@ -260,15 +281,20 @@ class Model:
         graph = nnx.graphdef(self._abstract(dict(self.blocks)[kind.stack]))
         at = sum(earlier.stack == kind.stack for earlier in run.group[:turn])
 
-        def layer(x, inputs):
-            stacks, every = inputs
+        def layer(streams, inputs):
+            (x, prompt), (stacks, every) = streams, inputs
             pick = lambda tree_, index: tree.map_stacked(lambda leaf: leaf[index], tree_)
             block, adapters = tree.unshared(pick(stacks[kind.stack], at))
-            number, cache = pick(every, turn)
+            number, cache, prefix = pick(every, turn)
             layer_key = None if key is None else jax.random.fold_in(key, number)
             site = base.Site(adapters or {}, layer_key)
-            x, cache, aux = nnx.merge(graph, block)(x, contexts[kind], site, cache)
-            return x, (cache, aux)
+            module, context = nnx.merge(graph, block), contexts[kind]
+            if prompt is not None:
+                blank = pick(self.init_cache(batch=1, length=prompt.shape[1]), 0)
+                prompt, prefix, _ = module(prompt, context.virtual, site, blank)
+            context = dataclasses.replace(context, prefix=prefix)
+            x, cache, aux = module(x, context, site, cache)
+            return (x, prompt), (cache, aux)
 
         return layer
 

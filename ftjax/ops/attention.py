@@ -35,8 +35,10 @@ def see_prefix(mask_BTS, positions_BT, *, count: int, window: int | None = None)
 
     Their positions are the first ones, so `positions_BT` start at `count`; a window applies.
     """
+    if not count:
+        return mask_BTS
     since_BTP = positions_BT[:, :, None] - jnp.arange(count)
-    seen_BTP = since_BTP >= 0 if window is None else since_BTP < window
+    seen_BTP = since_BTP < window if window else since_BTP > 0
     return jnp.concatenate([seen_BTP, mask_BTS], axis=-1)
 
 

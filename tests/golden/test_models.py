@@ -9,7 +9,7 @@ import pytest
 
 from ftjax.core import tree
 from ftjax.models import hf
-from ftjax.ops import norm
+from ftjax.models.base import Site
 from tests.golden import reference
 
 FOLDERS = reference.model_folders()
@@ -50,6 +50,24 @@ def test_logits(folder, results):
     np.testing.assert_allclose(ours["logits"][seen], io["logits"][seen], rtol=1e-4, atol=1e-4)
 
 
+SHORT = [folder for folder in FOLDERS if "logits_short" in reference.io(folder)]
+
+
+@pytest.mark.parametrize("folder", SHORT, ids=reference.id_of)
+def test_logits_of_short_rows(folder, quick_compiles):
+    """Longrope has other factors where the context is short."""
+    _, model, params = reference.base(folder)
+    io = reference.io(folder)
+    wanted = io["logits_short"]
+    tokens = io["input_ids"][:, : wanted.shape[1]]
+    batch = reference.batch_of(tokens, np.ones_like(tokens))
+    x = model.hidden(
+        params, batch["tokens"], positions_BT=batch["positions"], segments_BT=batch["segments"]
+    )
+    np.testing.assert_allclose(model.logits(params, x), wanted, rtol=1e-4, atol=1e-4)
+    assert np.abs(wanted - io["logits"][:, : wanted.shape[1]]).max() > 0.1
+
+
 @each
 def test_log_probabilities_and_loss(folder, results):
     io, ours = results[folder]
@@ -81,15 +99,13 @@ def test_hidden_states_of_every_depth(folder, results):
     _, model, params = reference.base(folder)
     states, seen = io["hidden_states"], io["attention_mask"] == 1
     assert len(states) == model.config.layers + 1
-    embedded = np.asarray(params["embed"])[io["input_ids"]]
-    np.testing.assert_allclose(embedded[seen], states[0][seen], atol=1e-6)
+    ends, batch = model.ends_of(params), reference.batch_of(io["input_ids"], io["attention_mask"])
+    embedded = ends.enter(batch["tokens"], batch["positions"], Site({}, None))
+    np.testing.assert_allclose(embedded[seen], states[0][seen], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(ours["hidden"][seen], states[-1][seen], rtol=1e-4, atol=1e-4)
-    batch = reference.batch_of(io["input_ids"], io["attention_mask"])
     for depth in range(1, model.config.layers):
         # The reference has inner states before the final norm; ours come after it.
-        wanted = norm.rms_norm(
-            jnp.asarray(states[depth]), params["final_norm"], eps=model.config.norm_eps
-        )
+        wanted = ends.leave(jnp.asarray(states[depth]))
         short = dataclasses.replace(
             model, config=dataclasses.replace(model.config, layers=depth), scan=True
         )
