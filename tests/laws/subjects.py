@@ -23,6 +23,7 @@ def modules_with(package, name):
 
 
 FAMILIES = hf.families()
+PLAIN = "llama"  # the family of laws that are not about families
 ADAPTERS = modules_with(ftjax.adapters, "EXAMPLE")
 OBJECTIVES = modules_with(ftjax.objectives, "EXAMPLE")
 CHUNK = 5  # does not divide T
@@ -59,6 +60,11 @@ def method(name):
     return ADAPTERS[name].make(**ADAPTERS[name].EXAMPLE)
 
 
+# Prompts and prefixes change no weight: they do not merge, and do not start as the base.
+OF_WEIGHTS = [name for name in ADAPTERS if not isinstance(method(name), adapter_trees.OfModel)]
+OF_MODELS = [name for name in ADAPTERS if name not in OF_WEIGHTS]
+
+
 def randomised(adapter, *, scale=0.3):
     """Move what trains of one adapter or of a tree of them, and leave its data."""
     if not adapter_trees.is_adapter(adapter):
@@ -72,7 +78,9 @@ def adapters(name, family, *, where="blocks/**", tied=True):
     """Initialise adapters of a method in a model."""
     handle, key = model(family, tied=tied), jax.random.key(2)
     params = weights(family, tied=tied)
-    draw = functools.partial(adapter_trees.init, method(name), where=where)
+    where = where if name in OF_WEIGHTS else ""
+    sizes = handle.config.sizes
+    draw = functools.partial(adapter_trees.init, method(name), where=where, sizes=sizes)
     return jax.jit(lambda key, w: draw(key, handle.linears, w))(key, params)
 
 

@@ -1,4 +1,4 @@
-"""Laws of every adapter method."""
+"""Laws of every adapter method that changes weights; see `test_virtual` for the others."""
 
 import dataclasses
 import pathlib
@@ -17,7 +17,7 @@ from tests.laws import subjects
 
 EQUATIONS = ["BTD,DNH->BTNH", "BTNH,NHD->BTD", "BTF,FD->BTD", "BTD,VD->BTV", "EBD,EDF->EBF"]
 SIZES = dict(B=2, T=3, D=6, N=2, H=4, F=10, V=7, E=3)
-each = pytest.mark.parametrize("name", subjects.ADAPTERS)
+each = pytest.mark.parametrize("name", subjects.OF_WEIGHTS)
 for_equations = pytest.mark.parametrize("equation", EQUATIONS)
 
 
@@ -88,7 +88,7 @@ def test_letters_describe_every_array(name, equation):
 
 @each
 def test_adapters_in_a_model_are_float32_and_stacked(name):
-    family = subjects.FAMILIES[0]
+    family = subjects.PLAIN
     handle = subjects.model(family)
     half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), subjects.weights(family))
     draw = lambda key: base.init(
@@ -106,7 +106,7 @@ def test_adapters_in_a_model_are_float32_and_stacked(name):
 
 @each
 def test_another_site_changes_no_other(name):
-    family = subjects.FAMILIES[0]
+    family = subjects.PLAIN
     few = subjects.adapters(name, family, where="blocks/attn/q")
     many = subjects.adapters(name, family, where="blocks/**")
     subjects.close(few["blocks"]["attn"]["q"], many["blocks"]["attn"]["q"], atol=0)
@@ -114,7 +114,7 @@ def test_another_site_changes_no_other(name):
 
 @each
 def test_merging_rounds_once_to_the_type_of_the_weight(name):
-    family = subjects.FAMILIES[0]
+    family = subjects.PLAIN
     handle, full = subjects.model(family), subjects.weights(family)
     half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), full)
     found = subjects.randomised(subjects.adapters(name, family, where="blocks/mlp/*"))

@@ -17,13 +17,14 @@ from ftjax.train import step as steps
 from ftjax.train.policy import Policy
 from tests.laws import subjects
 
-FAMILY = subjects.FAMILIES[0]
+FAMILY = subjects.PLAIN
 WAYS = {name: "adapters/**" for name in subjects.ADAPTERS} | {
     "full": "model/**",
     "norms": ["model/**norm"],
 }
 each_objective = pytest.mark.parametrize("objective", subjects.OBJECTIVES)
 each_adapter = pytest.mark.parametrize("adapter", subjects.ADAPTERS)
+each_of_weights = pytest.mark.parametrize("adapter", subjects.OF_WEIGHTS)
 each_way = pytest.mark.parametrize("way", WAYS)
 
 
@@ -123,7 +124,7 @@ def test_the_gradient_is_that_of_the_plain_mean(objective):
     subjects.close(gradients_of(objective, "full", 1)[0]["model"], expected)
 
 
-@each_adapter
+@each_of_weights
 def test_fresh_adapters_are_the_base_policy(adapter):
     model, batch = subjects.model(FAMILY), subjects.batch()
     fresh = subjects.adapters(adapter, FAMILY)
@@ -138,7 +139,7 @@ def test_fresh_adapters_are_the_base_policy(adapter):
     subjects.close(adapted, off, atol=1e-6)
 
 
-@each_adapter
+@each_of_weights
 @pytest.mark.parametrize("where", ["blocks/**", "head"])
 def test_a_merged_model_is_the_adapted_one(adapter, where):
     model, params = subjects.model(FAMILY, tied=False), subjects.weights(FAMILY, tied=False)
