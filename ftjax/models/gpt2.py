@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from ftjax.core import mesh
@@ -129,8 +130,9 @@ class Ends(nnx.Module):
             self.head = base.weight("BTD,VD->BTV", sizes, key=keys[2], scale=scale)
 
     def enter(self, tokens_BT, positions_BT, site: base.Site):
-        """Embed tokens and their positions: [B,T,D]."""
-        return site.lookup("embed", tokens_BT, self.embed) + self.positions[...][positions_BT]
+        """Embed tokens and their positions: [B,T,D], NaN beyond the positions that there are."""
+        places = self.positions[...].at[positions_BT].get(mode="fill", fill_value=jnp.nan)
+        return site.lookup("embed", tokens_BT, self.embed) + places
 
     def leave(self, x_BTD):
         """Normalise what the last layer gives."""
