@@ -1,4 +1,4 @@
-"""LoRA in PEFT's files.
+"""LoRA and DoRA in PEFT's files.
 
 Layers of a stack whose ranks differ are padded with zeros to the largest rank, and each layer has
 its own scale. Zero columns of `a` facing zero rows of `b` stay zero in training, so on export the
@@ -10,21 +10,23 @@ import dataclasses
 import numpy as np
 
 from ftjax.adapters import peft_config
+from ftjax.adapters.dora import DoRA
 from ftjax.adapters.lora import LoRA
 from ftjax.adapters.peft_format import Format, number, pattern
 from ftjax.core import layout
 
 # Initialisations that change the base: their factors belong to the residual, not to the base.
 CHANGES_BASE = ("corda", "loftq", "lora_ga", "olora", "pissa")
+MAGNITUDE = "lora_magnitude_vector"
 
 
 class LoraFormat(Format):
-    """Tensors lora_A (r, in) and lora_B (out, r)."""
+    """Tensors lora_A (r, in) and lora_B (out, r); with `use_dora` lora_magnitude_vector (out)."""
 
-    peft_type, kinds = "LORA", (LoRA,)
+    peft_type, kinds = "LORA", (LoRA, DoRA)
     keys = frozenset({
         "alpha_pattern", "init_lora_weights", "lora_alpha", "lora_dropout", "r", "rank_pattern",
-        "use_rslora",
+        "use_dora", "use_rslora",
         # Without effect on what the tensors mean:
         "corda_config", "eva_config", "fan_in_fan_out", "loftq_config", "lora_ga_config",
         "megatron_core", "qalora_group_size",
@@ -38,7 +40,7 @@ class LoraFormat(Format):
             raise ValueError(f"init_lora_weights={init!r}")
         return dict(
             rank=config["r"], alpha=config["lora_alpha"], rslora=bool(config.get("use_rslora")),
-            dropout=float(config.get("lora_dropout") or 0.0),
+            dropout=float(config.get("lora_dropout") or 0.0), dora=bool(config.get("use_dora")),
             rank_pattern=config.get("rank_pattern") or {},
             alpha_pattern=config.get("alpha_pattern") or {},
         )  # fmt: skip
@@ -59,14 +61,16 @@ class LoraFormat(Format):
             "lora_dropout": max(adapter.dropout for adapter in layers.values()),
             "r": rank,
             "rank_pattern": rank_pattern,
-            "use_dora": False,
+            "use_dora": any(isinstance(adapter, DoRA) for adapter in layers.values()),
             "use_rslora": rslora,
         }
 
     def shapes(self, module, hyper):
-        """Give (r, in) and (out, r)."""
+        """Give (r, in), (out, r), and (out,)."""
         rank = rank_of(module.name, hyper)
-        return {"lora_A.weight": (rank, module.inputs), "lora_B.weight": (module.outputs, rank)}
+        length = {MAGNITUDE: (module.outputs,)} if hyper["dora"] else {}
+        low = {"lora_A.weight": (rank, module.inputs), "lora_B.weight": (module.outputs, rank)}
+        return low | length
 
     def from_torch(self, module, hyper, tensors):
         """Unflatten A and B into our letters."""
@@ -74,17 +78,18 @@ class LoraFormat(Format):
         a, b = tensors["lora_A.weight"], tensors["lora_B.weight"]
         a = module.from_torch(a, "R", e.contracted, letters=e.contracted + "R", R=rank)
         b = module.from_torch(b, e.kept, "R", letters="R" + e.kept, R=rank)
-        return LoRA(a, b, np.float32(scale_of(module.name, hyper)), hyper["dropout"])
+        rest = (np.float32(scale_of(module.name, hyper)), hyper["dropout"])
+        if not hyper["dora"]:
+            return LoRA(a, b, *rest)
+        return DoRA(a, b, module.from_torch(tensors[MAGNITUDE], e.kept, letters=e.kept), *rest)
 
     def to_torch(self, module, adapter):
         """Flatten a and b."""
         e = module.e
-        return {
-            "lora_A.weight": layout.Layout(("R", e.contracted), e.contracted + "R").to_torch(
-                adapter.a
-            ),
-            "lora_B.weight": layout.Layout((e.kept, "R"), "R" + e.kept).to_torch(adapter.b),
-        }
+        a = layout.Layout(("R", e.contracted), e.contracted + "R").to_torch(adapter.a)
+        b = layout.Layout((e.kept, "R"), "R" + e.kept).to_torch(adapter.b)
+        length = {MAGNITUDE: adapter.m.reshape(-1)} if isinstance(adapter, DoRA) else {}
+        return {"lora_A.weight": a, "lora_B.weight": b} | length
 
     def trim(self, adapter):
         """Cut a and b to their true rank."""
