@@ -25,7 +25,7 @@ import numpy as np
 import ftjax.adapters
 from ftjax.adapters import base, peft_config
 from ftjax.adapters.peft_format import Format, Module
-from ftjax.core import conf, files
+from ftjax.core import conf, files, tree
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -148,11 +148,17 @@ def _read(path: pathlib.Path, wanted, settings: Settings, dtype) -> dict[str, np
 def _stack(method: Format, layers: Mapping[int | None, Any], stack: int | None):
     """Stack the layers of one path; one that is not adapted changes nothing."""
     if stack is None:
-        return jax.tree.map(jnp.asarray, layers[None])
+        return jax.tree.map(jnp.asarray, tree.unshared(layers[None]))
     present = dict(zip(layers, method.align(list(layers.values())), strict=True))
-    blank = method.absent(next(iter(present.values())))
-    rows = [present.get(layer, blank) for layer in range(stack)]
-    return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *rows)
+    some = next(iter(present.values()))
+    rows = [present.get(layer, method.absent(some)) for layer in range(stack)]
+
+    def join(one, *leaves):
+        if tree.is_shared(one):
+            return jax.tree.map(jnp.asarray, one)
+        return jnp.asarray(np.stack(leaves))
+
+    return jax.tree.map(join, some, *rows, is_leaf=tree.is_shared)
 
 
 # -- writing ---------------------------------------------------------------------------------------
@@ -180,8 +186,7 @@ def save(
     tensors = method.to_torch_once(found)
     layers = {}
     for m in (m for m in candidates if m.path in found):
-        at = () if m.layer is None else m.layer
-        own = method.trim(jax.tree.map(lambda leaf, at=at: np.asarray(leaf[at]), found[m.path]))
+        own = method.trim(of_layer(found[m.path], m.layer))
         if own is not None:
             layers[m.name] = own
             tensors |= {m.key(s): tensor for s, tensor in method.to_torch(m, own).items()}
@@ -194,6 +199,13 @@ def save(
         files.write_tensors(draft / WEIGHTS, cast)
         fields = config | method.write(layers or found, hyper or {})
         files.write_json(draft / CONFIG, dict(sorted(fields.items())))
+
+
+def of_layer(adapter, layer: int | None):
+    """Take one layer of a stacked adapter, as numpy arrays; None stands for one that is alone."""
+    at = () if layer is None else layer
+    one = tree.map_stacked(lambda leaf: leaf[at], adapter)
+    return jax.tree.map(np.asarray, tree.unshared(one))
 
 
 def _method_of(found: Mapping[str, base.Adapter], known: set[str]) -> Format:

@@ -17,6 +17,7 @@ from ftjax.core import layout
 
 # Initialisations that change the base: their factors belong to the residual, not to the base.
 CHANGES_BASE = ("corda", "loftq", "lora_ga", "olora", "pissa")
+LINEAR, LOOKUP = ("lora_A.weight", "lora_B.weight"), ("lora_embedding_A", "lora_embedding_B")
 MAGNITUDE = "lora_magnitude_vector"
 
 
@@ -65,17 +66,20 @@ class LoraFormat(Format):
             "use_rslora": rslora,
         }
 
+    def covers(self, module):
+        """Linear maps and embeddings."""
+        return not module.e.shared
+
     def shapes(self, module, hyper):
         """Give (r, in), (out, r), and (out,)."""
-        rank = rank_of(module.name, hyper)
+        rank, (a, b) = rank_of(module.name, hyper), factors(module)
         length = {MAGNITUDE: (module.outputs,)} if hyper["dora"] else {}
-        low = {"lora_A.weight": (rank, module.inputs), "lora_B.weight": (module.outputs, rank)}
-        return low | length
+        return {a: (rank, module.inputs), b: (module.outputs, rank)} | length
 
     def from_torch(self, module, hyper, tensors):
         """Unflatten A and B into our letters."""
         e, rank = module.e, rank_of(module.name, hyper)
-        a, b = tensors["lora_A.weight"], tensors["lora_B.weight"]
+        a, b = (tensors[name] for name in factors(module))
         a = module.from_torch(a, "R", e.contracted, letters=e.contracted + "R", R=rank)
         b = module.from_torch(b, e.kept, "R", letters="R" + e.kept, R=rank)
         rest = (np.float32(scale_of(module.name, hyper)), hyper["dropout"])
@@ -89,7 +93,7 @@ class LoraFormat(Format):
         a = layout.Layout(("R", e.contracted), e.contracted + "R").to_torch(adapter.a)
         b = layout.Layout((e.kept, "R"), "R" + e.kept).to_torch(adapter.b)
         length = {MAGNITUDE: adapter.m.reshape(-1)} if isinstance(adapter, DoRA) else {}
-        return {"lora_A.weight": a, "lora_B.weight": b} | length
+        return dict(zip(factors(module), (a, b), strict=True)) | length
 
     def trim(self, adapter):
         """Cut a and b to their true rank."""
@@ -108,6 +112,11 @@ class LoraFormat(Format):
             return dataclasses.replace(x, a=a, b=b)
 
         return [pad(layer) for layer in layers]
+
+
+def factors(module) -> tuple[str, str]:
+    """Name the tensors A and B; those of an embedding are called otherwise."""
+    return LOOKUP if module.linear.is_lookup else LINEAR
 
 
 def rank_of(name: str, hyper) -> int:
