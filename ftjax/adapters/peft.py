@@ -96,13 +96,14 @@ def settings_of(directory: str | os.PathLike) -> Settings:
 
 def load(
     directory: str | os.PathLike, *, linears: Mapping[str, Any], names: Mapping[str, str],
-    dtype=jnp.float32,
+    weights: Mapping[str, Any] | None = None, dtype=jnp.float32,
 ) -> dict:  # fmt: skip
     """Read an adapter into a tree of stacked adapters.
 
     Args:
       directory: holds the two files.
       linears: the model's linear maps. names: our path -> tensor name template of the checkpoint.
+      weights: the model's parameters, which PiSSA and its like need.
       dtype: of what trains; data such as scales is float32.
 
     Raises:
@@ -111,6 +112,8 @@ def load(
     settings, path = settings_of(directory), pathlib.Path(directory) / WEIGHTS
     method, hyper = settings.method, settings.hyper
     chosen = settings.targeted(modules(linears, names)) if method.has_targets else []
+    if method.needs_weight(hyper) and weights is None:
+        raise ValueError(f"{directory}: got no weights; expected those that the adapter began from")
     once = method.shapes_once(chosen, hyper)
     suffixes = {m.name: method.shapes(m, hyper) for m in chosen}
     wanted = once | {m.key(s): shape for m in chosen for s, shape in suffixes[m.name].items()}
@@ -118,14 +121,15 @@ def load(
     shared = {name: tensors[name] for name in once}
     if not method.has_targets:
         return method.build_once(hyper, shared)
-    result: dict = {}
+    arrays, result = tree.paths(weights), {}
     for site in dict.fromkeys(m.path for m in chosen):
-        layers = {
-            m.layer: method.from_torch(
-                m, hyper, shared | {s: tensors[m.key(s)] for s in suffixes[m.name]}
-            )
-            for m in chosen if m.path == site
-        }  # fmt: skip
+        layers = {}
+        for m in (m for m in chosen if m.path == site):
+            own = {s: tensors[m.key(s)] for s in suffixes[m.name]}
+            layers[m.layer] = method.from_torch(m, hyper, shared | own)
+            if method.needs_weight(hyper):
+                w = arrays[site] if m.layer is None else arrays[site][m.layer]
+                layers[m.layer] = method.on_weight(m, hyper, layers[m.layer], w)
         base.insert(result, site, _stack(method, layers, linears[site].stack))
     return result
 

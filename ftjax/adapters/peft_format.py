@@ -123,6 +123,14 @@ class Format:
         """Return the tensors by suffix of one layer's adapter, as `trim` left it."""
         raise NotImplementedError
 
+    def needs_weight(self, hyper: Mapping[str, Any]) -> bool:
+        """Say whether an adapter cannot be made without the weight that it changes."""
+        return False
+
+    def on_weight(self, module: Module, hyper: Mapping[str, Any], adapter, w: np.ndarray):
+        """Complete what `from_torch` made, with the weight of the layer; where it is needed."""
+        raise NotImplementedError
+
     def trim(self, adapter):
         """Cut one layer's adapter to what is used of it; None if it adapts nothing."""
         return adapter

@@ -1,5 +1,9 @@
 """LoRA and DoRA in PEFT's files.
 
+PEFT stores an adapter with a displaced start (PiSSA, OLoRA) beside a base that it changes when it
+loads it: w - s * a0 b0. Our base stays as it is, so reading one needs the weights, to find a0 and
+b0 again; it is written in PEFT's converted form, a plain LoRA of twice the rank.
+
 Layers of a stack whose ranks differ are padded with zeros to the largest rank, and each layer has
 its own scale. Zero columns of `a` facing zero rows of `b` stay zero in training, so on export the
 true ranks are found again, and a layer that was not adapted (a and b zero) is left out.
@@ -9,14 +13,14 @@ import dataclasses
 
 import numpy as np
 
-from ftjax.adapters import peft_config
+from ftjax.adapters import lora, peft_config, starts
 from ftjax.adapters.dora import DoRA
-from ftjax.adapters.lora import LoRA
+from ftjax.adapters.lora import LoRA, OffsetLoRA
 from ftjax.adapters.peft_format import Format, number, pattern
 from ftjax.core import layout
 
 # Initialisations that change the base: their factors belong to the residual, not to the base.
-CHANGES_BASE = ("corda", "loftq", "lora_ga", "olora", "pissa")
+CHANGES_BASE = ("corda", "loftq", "lora_ga", "milora", "olora", "pissa")
 LINEAR, LOOKUP = ("lora_A.weight", "lora_B.weight"), ("lora_embedding_A", "lora_embedding_B")
 MAGNITUDE = "lora_magnitude_vector"
 
@@ -24,7 +28,7 @@ MAGNITUDE = "lora_magnitude_vector"
 class LoraFormat(Format):
     """Tensors lora_A (r, in) and lora_B (out, r); with `use_dora` lora_magnitude_vector (out)."""
 
-    peft_type, kinds = "LORA", (LoRA, DoRA)
+    peft_type, kinds = "LORA", (LoRA, DoRA, OffsetLoRA)
     keys = frozenset({
         "alpha_pattern", "init_lora_weights", "lora_alpha", "lora_dropout", "r", "rank_pattern",
         "use_dora", "use_rslora",
@@ -37,13 +41,15 @@ class LoraFormat(Format):
     def read(self, config):
         """Read ranks, alphas and the dropout."""
         init = config.get("init_lora_weights", True)
-        if isinstance(init, str) and init.startswith(CHANGES_BASE):
+        displaced = isinstance(init, str) and init.startswith(CHANGES_BASE)
+        if displaced and init not in starts.DISPLACED:
             raise ValueError(f"init_lora_weights={init!r}")
         return dict(
             rank=config["r"], alpha=config["lora_alpha"], rslora=bool(config.get("use_rslora")),
             dropout=float(config.get("lora_dropout") or 0.0), dora=bool(config.get("use_dora")),
             rank_pattern=config.get("rank_pattern") or {},
             alpha_pattern=config.get("alpha_pattern") or {},
+            init=init if displaced else "kaiming",
         )  # fmt: skip
 
     def write(self, layers, hyper):
@@ -95,8 +101,24 @@ class LoraFormat(Format):
         length = {MAGNITUDE: adapter.m.reshape(-1)} if isinstance(adapter, DoRA) else {}
         return dict(zip(factors(module), (a, b), strict=True)) | length
 
+    def needs_weight(self, hyper):
+        """Starts that are made of the weight."""
+        return hyper["init"] in starts.DISPLACED
+
+    def on_weight(self, module, hyper, adapter, w):
+        """Find the start of a displaced adapter again."""
+        equation, scale = module.linear.equation, float(adapter.scale)
+        options = dict(rank=adapter.b.shape[0], scale=scale)
+        a0, b0 = lora.draw(hyper["init"], None, equation, w, **options)
+        own = (adapter.a, adapter.b, np.asarray(a0), -np.asarray(b0), adapter.scale)
+        return OffsetLoRA(*own, adapter.dropout)
+
     def trim(self, adapter):
         """Cut a and b to their true rank."""
+        if isinstance(adapter, OffsetLoRA):  # the rank is the last axis of a and the first of b
+            a = np.concatenate([adapter.a, adapter.a0], -1)
+            b = np.concatenate([adapter.b, adapter.b0], 0)
+            adapter = LoRA(a, b, adapter.scale, adapter.dropout)
         a, b = adapter.a, adapter.b
         used = np.any(a.reshape(-1, a.shape[-1]), 0) | np.any(b.reshape(b.shape[0], -1), 1)
         return dataclasses.replace(adapter, a=a[..., used], b=b[used]) if used.any() else None
