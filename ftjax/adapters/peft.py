@@ -61,7 +61,7 @@ def modules(linears: Mapping[str, Any], names: Mapping[str, str]) -> list[Module
         a, b = layout.Layout(("R", e.contracted), low.a), layout.Layout((e.kept, "R"), low.b)
         sizes, template = einsum.sizes(e.w, linear.shape), names[path].removesuffix(".weight")
         for layer in [None] if linear.stack is None else range(linear.stack):
-            name = template.format(L=layer)
+            name = template.format(L=None if layer is None else linear.layers[layer])
             found.append(Module(name, path, layer, a, b, sizes))
     return found
 
