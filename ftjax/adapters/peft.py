@@ -45,7 +45,8 @@ def modules(linears: Mapping[str, Any], names: Mapping[str, str]) -> list[Module
     for path, linear in linears.items():
         template = names[path].removesuffix(".weight")
         for layer in [None] if linear.stack is None else range(linear.stack):
-            found.append(Module(template.format(L=layer), path, layer, linear))
+            name = template.format(L=None if layer is None else linear.layers[layer])
+            found.append(Module(name, path, layer, linear))
     return found
 
 

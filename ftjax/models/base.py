@@ -25,15 +25,20 @@ Params = Mapping[str, Any]
 class Linear:
     """One linear map of a model: its equation and the shape of one layer's weight.
 
-    `stack` is the number of stacked layers, or None for a map that exists once (the head, and the
-    embedding, whose equation is `ops.linear.LOOKUP`). `inputs_first`: checkpoints keep its weight
-    as (in, out).
+    `layers` are the numbers of the layers that the axis L of its stack counts, or None for a map
+    that exists once (the head, and the embedding, whose equation is `ops.linear.LOOKUP`).
+    `inputs_first`: checkpoints keep its weight as (in, out).
     """
 
     equation: str
     shape: tuple[int, ...]
-    stack: int | None
+    layers: tuple[int, ...] | None
     inputs_first: bool = False
+
+    @property
+    def stack(self) -> int | None:
+        """How many layers are stacked, or None."""
+        return None if self.layers is None else len(self.layers)
 
     @property
     def is_lookup(self) -> bool:
@@ -122,12 +127,12 @@ def metadata(module: nnx.Module, name: str) -> dict:
     return nnx.to_pure_dict(jax.tree.map(pick, state, is_leaf=lambda x: isinstance(x, nnx.Param)))
 
 
-def linears(module: nnx.Module, *, stack: int | None) -> dict[str, Linear]:
+def linears(module: nnx.Module, *, layers: tuple[int, ...] | None) -> dict[str, Linear]:
     """List the linear maps that an abstract module declares, by path."""
     equations, first = (tree.paths(metadata(module, n)) for n in ("equation", "inputs_first"))
     shapes = tree.paths(nnx.to_pure_dict(nnx.state(module, nnx.Param)))
     return {
-        name: Linear(e, shapes[name].shape, stack, first[name])
+        name: Linear(e, shapes[name].shape, layers, first[name])
         for name, e in equations.items() if e
     }  # fmt: skip
 

@@ -49,7 +49,7 @@ def _map(site: base.Site, name: str, x, weight: nnx.Param, bias: nnx.Param):
     return site(name, x, weight) + bias[...].astype(x.dtype)
 
 
-class Attention(blocks.Attention):
+class Attention(nnx.Module):
     """Multi-head attention with one map for queries, keys and values; biases."""
 
     def __init__(self, config: Config, key: jax.Array):
@@ -63,15 +63,12 @@ class Attention(blocks.Attention):
         )
         self.o_bias = base.vector("D", sizes, fill=0.0)
 
-    def project(self, x_BTD, site: base.Site):
-        """Make queries, keys and values."""
-        qkv_BTCNH = _map(site, "qkv", x_BTD, self.qkv, self.qkv_bias)
-        return (qkv_BTCNH[:, :, part] for part in range(PARTS))
-
     def __call__(self, x_BTD, context: base.Context, site: base.Site, cache=None):
         """Attend; returns the output [B,T,D] and the cache with these tokens written."""
-        mixed, cache = super().__call__(x_BTD, context, site, cache)
-        return mixed + self.o_bias[...].astype(mixed.dtype), cache
+        qkv_BTCNH = _map(site, "qkv", x_BTD, self.qkv, self.qkv_bias)
+        q, k, v = (qkv_BTCNH[:, :, part] for part in range(PARTS))
+        mixed, cache = blocks.attend(q, k, v, context, cache, scale=q.shape[-1] ** -0.5)
+        return _map(site, "o", mixed, self.o, self.o_bias), cache
 
 
 class Mlp(nnx.Module):

@@ -106,6 +106,7 @@ class Stored:
     letters: str
     shape: tuple[int, ...]
     layout: layout.Layout
+    layers: tuple[int, ...] = ()  # the numbers of the layers that an axis L counts
 
     @property
     def indexed(self) -> str:
@@ -124,7 +125,10 @@ class Stored:
 
     def name(self, index: tuple[int, ...]) -> str:
         """Name the tensor of one index."""
-        return self.template.format(**dict(zip(self.indexed, index, strict=True)))
+        numbers = dict(zip(self.indexed, index, strict=True))
+        if "L" in numbers:
+            numbers["L"] = self.layers[numbers["L"]]
+        return self.template.format(**numbers)
 
 
 def fields(template: str) -> str:
@@ -139,7 +143,8 @@ def stored(model, names: Mapping[str, str]) -> dict[str, Stored]:
     for path, shape in shapes.items():
         own = letters[path].removeprefix(fields(names[path]))
         form = layout.Layout(tuple(groups[path].split(",")), own)
-        result[path] = Stored(names[path], letters[path], shape.shape, form)
+        layers = model.stacks.get(path.split("/")[0], ())
+        result[path] = Stored(names[path], letters[path], shape.shape, form, layers)
     return result
 
 

@@ -26,19 +26,20 @@ class Config(llama.Config):
         return super().sizes | dict(J=self.heads + 2 * self.kv_heads, C=2)
 
 
-class Attention(blocks.Attention):
+class Attention(nnx.Module):
     """Attention whose queries, keys and values come out of one map."""
 
     def __init__(self, sizes: Mapping[str, int], *, key, scale):
         keys = jax.random.split(key)
         self.qkv = base.weight("BTD,DJH->BTJH", sizes, key=keys[0], scale=scale)
         self.o = base.weight("BTNH,NHD->BTD", sizes, key=keys[1], scale=scale)
-        self.heads, self.kv_heads = sizes["N"], sizes["K"]
+        self.ends = sizes["N"], sizes["N"] + sizes["K"]
 
-    def project(self, x_BTD, site: base.Site):
-        """Make queries, keys and values, before rotation."""
-        qkv_BTJH = site("qkv", x_BTD, self.qkv)
-        return jnp.split(qkv_BTJH, [self.heads, self.heads + self.kv_heads], axis=2)
+    def __call__(self, x_BTD, context: base.Context, site: base.Site, cache=None):
+        """Attend; returns the output [B,T,D] and the cache with these tokens written."""
+        q, k, v = jnp.split(site("qkv", x_BTD, self.qkv), self.ends, axis=2)
+        mixed, cache = blocks.attend(q, k, v, context, cache, scale=q.shape[-1] ** -0.5)
+        return site("o", mixed, self.o), cache
 
 
 class GatedMlp(nnx.Module):
@@ -62,16 +63,16 @@ class Block(llama.Block):
     def __init__(self, config: Config, key: jax.Array):
         sizes, scale = config.sizes, config.init_scale
         attn_key, mlp_key = jax.random.split(key)
-        self.attn_norm = base.vector("D", sizes, fill=1.0)
+        self.norm = blocks.rms(config.norm_eps)
+        self.attn_norm = self.norm.declare("D", sizes)
         self.attn = Attention(sizes, key=attn_key, scale=scale)
-        self.mlp_norm = base.vector("D", sizes, fill=1.0)
+        self.mlp_norm = self.norm.declare("D", sizes)
         self.mlp = GatedMlp(sizes, key=mlp_key, scale=scale)
-        self.eps = config.norm_eps
 
 
 def make(config: Config, **options) -> decoder.Model:
     """Make the handle of a model; the options are those of `decoder.make`."""
-    return decoder.make(config, ends=llama.Ends, blocks={"blocks": Block}, **options)
+    return decoder.make(config, ends=llama.ends, blocks={"blocks": Block}, **options)
 
 
 # -- checkpoints -----------------------------------------------------------------------------------
