@@ -5,6 +5,7 @@ Two dialects of the same thing are in use. The older one has `rope_theta`, `rope
 only where the transformers library itself defines one for an absent key.
 """
 
+import dataclasses
 import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -14,8 +15,8 @@ from ftjax.ops import rope
 # Keys without influence on the function that the weights compute.
 HARMLESS = frozenset({
     "_attn_implementation", "_attn_implementation_autoset", "_name_or_path", "architectures",
-    "auto_map", "bos_token_id", "dtype", "eos_token_id", "model_type", "name_or_path",
-    "output_attentions", "output_hidden_states", "pad_token_id", "pretraining_tp",
+    "auto_map", "bos_token_id", "cache_implementation", "dtype", "eos_token_id", "model_type",
+    "name_or_path", "output_attentions", "output_hidden_states", "pad_token_id", "pretraining_tp",
     "return_dict", "tokenizer_class", "torch_dtype", "transformers_version", "unk_token_id",
     "unsloth_fixed", "unsloth_version", "use_cache",
 })  # fmt: skip
@@ -55,6 +56,11 @@ class Keys:
             raise ValueError(f"{self.where}: the key {name!r} is missing; near it: {near}")
         return default
 
+    def nullable(self, name: str, default: Any) -> Any:
+        """Read a key of which null is a value, another one than the default of an absent key."""
+        self.seen.add(name)
+        return self.json.get(name, default)
+
     def only(self, name: str, legal: Iterable[Any], default: Any = REQUIRED) -> Any:
         """Read a key of which only some values are supported.
 
@@ -69,35 +75,23 @@ class Keys:
             )
         return value
 
-    def rope(self, *, default_theta: float, may_be_partial: bool = False) -> rope.Rope:
-        """Read the rotary embedding in either dialect."""
-        scaling = self.get("rope_scaling", {})
-        parameters = dict(self.get("rope_parameters", scaling))
-        theta = parameters.pop("rope_theta", None) or self.get("rope_theta", default_theta)
-        if self.get("rope_theta", theta) != theta:
-            raise ValueError(
-                f"{self.where}: got rope_theta={self.json['rope_theta']} beside "
-                f"rope_parameters with {theta}; expected one"
-            )
+    def rope_of(self, parameters: Mapping[str, Any], *, theta: float) -> rope.Rope:
+        """Read the parameters of one rotary embedding, in the words of either dialect."""
+        parameters = dict(parameters)
         legacy = parameters.pop("type", "default")
         kind = parameters.pop("rope_type", legacy)
         if kind not in ROPE_NUMBERS:
             raise ValueError(
                 f"{self.where}: got rope_type={kind!r}; expected one of {list(ROPE_NUMBERS)}"
             )
-        partial = 1.0
-        if may_be_partial:  # absent: the whole head
-            partial = parameters.pop("partial_rotary_factor", None)
-            partial = partial or self.get("partial_rotary_factor", 1.0)
         if kind == "longrope":
             parameters = self._longrope(parameters)
-        optional = ROPE_OPTIONAL.get(kind, set())
-        if parameters.keys() - optional != set(ROPE_NUMBERS[kind]):
+        if parameters.keys() - ROPE_OPTIONAL.get(kind, set()) != set(ROPE_NUMBERS[kind]):
             raise ValueError(
                 f"{self.where}: got the rope keys {sorted(parameters)}; expected for "
                 f"{kind!r}: {sorted(ROPE_NUMBERS[kind])}"
             )
-        return rope.Rope(float(theta), kind, tuple(sorted(parameters.items())), float(partial))
+        return rope.Rope(float(theta), kind, tuple(sorted(parameters.items())))
 
     def _longrope(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Fill in what the older dialect has elsewhere; lists become tuples."""
@@ -107,6 +101,23 @@ class Keys:
         implied = dict(factor=ratio, original_max_position_embeddings=original)
         numbers = implied | {k: v for k, v in parameters.items() if v is not None}
         return {k: tuple(v) if isinstance(v, list) else v for k, v in numbers.items()}
+
+    def rope(self, *, default_theta: float, may_be_partial: bool = False) -> rope.Rope:
+        """Read the rotary embedding in either dialect; some families rotate a part of each head."""
+        scaling = self.get("rope_scaling", {})
+        parameters = dict(self.get("rope_parameters", scaling))
+        theta = parameters.pop("rope_theta", None) or self.get("rope_theta", default_theta)
+        if self.get("rope_theta", theta) != theta:
+            raise ValueError(
+                f"{self.where}: got rope_theta={self.json['rope_theta']} beside "
+                f"rope_parameters with {theta}; expected one"
+            )
+        partial = 1.0
+        if may_be_partial:  # absent: the whole head
+            partial = parameters.pop("partial_rotary_factor", None)
+            partial = partial or self.get("partial_rotary_factor", 1.0)
+        found = self.rope_of(parameters, theta=theta)
+        return dataclasses.replace(found, partial=float(partial))
 
     def finish(self, *, harmless: Iterable[str] = ()) -> None:
         """Check that nothing is left unread; keys that are null are off.

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from ftjax.core import tree
+from ftjax.models import base as models
 from ftjax.models import hf
-from ftjax.models.base import Site
 from tests.golden import reference
 
 FOLDERS = reference.model_folders()
@@ -99,8 +99,8 @@ def test_hidden_states_of_every_depth(folder, results):
     _, model, params = reference.base(folder)
     states, seen = io["hidden_states"], io["attention_mask"] == 1
     assert len(states) == model.config.layers + 1
-    ends, batch = model.ends_of(params), reference.batch_of(io["input_ids"], io["attention_mask"])
-    embedded = ends.enter(batch["tokens"], batch["positions"], Site({}, None))
+    batch, ends = reference.batch_of(io["input_ids"], io["attention_mask"]), model.ends_of(params)
+    embedded = ends.enter(batch["tokens"], batch["positions"], models.Site({}, None))
     np.testing.assert_allclose(embedded[seen], states[0][seen], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(ours["hidden"][seen], states[-1][seen], rtol=1e-4, atol=1e-4)
     for depth in range(1, model.config.layers):
