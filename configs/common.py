@@ -40,7 +40,7 @@ def base():
     c.data = conf.create(name="jsonl", max_tokens=256)
     c.evals = conf.create()
     c.samples = conf.create(prompts=(), max_new_tokens=32, temperature=0.0)
-    c.mesh = dict(data=-1, fsdp=1, tensor=1)
+    c.mesh = dict(data=-1, fsdp=1, expert=1, tensor=1)
     c.steps = conf.placeholder(int, required=True)
     c.batch_size = 8
     c.accumulate = 1

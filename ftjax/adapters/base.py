@@ -5,6 +5,7 @@ dataclass that offers
 
     merge(equation, w) -> w'             the definition
     apply(equation, x, w, key) -> y      contract(equation, x, merge(equation, w)), or faster
+    apply_rows(equation, x, w, contract, key) -> y      the same over rows grouped by expert
     axes(equation) -> adapter            letters of its own arrays, for sharding
     FROZEN                               fields that are data and never train
 
@@ -33,6 +34,14 @@ class Adapter:
     def apply(self, equation: str, x: jax.Array, w: jax.Array, key=None) -> jax.Array:
         """Apply the adapted map to `x`."""
         return linear.contract(equation, x, self.merge(equation, w))
+
+    def apply_rows(self, equation: str, x: jax.Array, w: jax.Array, contract: Callable, key=None):
+        """Apply the adapted map to rows grouped by expert.
+
+        `x` [rows, contracted letters] stands for the letters EBTD of the equation, and
+        `contract(equation, x, w)` computes it over the groups.
+        """
+        return contract(equation, x, self.merge(equation, w))
 
     def axes(self, equation: str) -> "Adapter":
         """Return an adapter of letter strings in place of arrays."""

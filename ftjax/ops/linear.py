@@ -21,6 +21,13 @@ def linear(equation: str, x, w, adapter=None, key=None):
     return adapter.apply(equation, x, w, key)
 
 
+def linear_rows(equation: str, x, w, contract, adapter=None, key=None):
+    """Apply the map to rows grouped by expert, which `contract` knows; see `ops.grouped`."""
+    if adapter is None:
+        return contract(equation, x, w)
+    return adapter.apply_rows(equation, x, w, contract, key)
+
+
 def contract(equation: str, x: jax.Array, w: jax.Array) -> jax.Array:
     """Compute `einsum(equation, x, w)`, as one two-dimensional matmul where the letters allow.
 
