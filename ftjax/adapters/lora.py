@@ -57,6 +57,11 @@ class LoRA(base.Adapter):
     def _factors(self, dtype) -> tuple[jax.Array, jax.Array, jax.Array]:
         return self.a.astype(dtype), self.b.astype(dtype), self.scale.astype(dtype)
 
+    def lookup(self, tokens_BT: jax.Array, w_VD: jax.Array) -> jax.Array:
+        """Compute w[tokens] + s * a[tokens] b; embeddings have no dropout."""
+        a, b, scale = (leaf.astype(w_VD.dtype) for leaf in (self.a, self.b, self.scale))
+        return w_VD[tokens_BT] + linear.contract("BTR,RD->BTD", a[tokens_BT] * scale, b)
+
     def axes(self, equation: str) -> "LoRA":
         """Letters of a and b; the scale has none."""
         e = einsum.lora(equation)
