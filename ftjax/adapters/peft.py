@@ -44,8 +44,10 @@ def modules(linears: Mapping[str, Any], names: Mapping[str, str]) -> list[Module
     found = []
     for path, linear in linears.items():
         template = names[path].removesuffix(".weight")
-        for layer in [None] if linear.stack is None else range(linear.stack):
-            found.append(Module(template.format(L=layer), path, layer, linear))
+        if linear.layers is None:
+            found.append(Module(template, path, None, linear))
+        for layer, number in enumerate(linear.layers or ()):
+            found.append(Module(template.format(L=number), path, layer, linear))
     return found
 
 

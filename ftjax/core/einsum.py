@@ -1,8 +1,9 @@
 """Equations of linear maps, in one legend of letters for the whole project.
 
 B batch, P pair, T query time, S key time, L layers, D model, N query heads, K kv heads,
-G = N/K, H head dim, F ffw, V vocab, R rank, M member, E expert. In a weight, C numbers the parts of
-a fused projection. Tokens that were sent to experts are EBTD, T being an expert's seats in a row.
+G = N/K, H head dim, F ffw, V vocab, R rank, M member, E expert, I ffw of one expert. In a weight, C
+numbers the parts of a fused projection. Tokens that were sent to experts are EBTD, T being an
+expert's seats in a row.
 
 A linear map is `x,w->y`, for instance `BTD,DNH->BTNH`. Its letters say everything that an adapter
 or a sharding has to know:

@@ -29,6 +29,7 @@ RULES: Mapping[str, tuple[str, ...]] = {
     "N": ("tensor",),
     "K": ("tensor",),
     "F": ("tensor",),
+    "I": ("tensor",),
     "V": ("tensor",),
 }
 

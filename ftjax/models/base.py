@@ -25,13 +25,18 @@ Params = Mapping[str, Any]
 class Linear:
     """One linear map of a model: its equation and the shape of one layer's weight.
 
-    `stack` is the number of stacked layers, or None for a map that exists once (the head, and the
-    embedding, whose equation is `ops.linear.LOOKUP`).
+    `layers` are the numbers of the layers that the axis L of its stack counts, or None for a map
+    that exists once (the head, and the embedding, whose equation is `ops.linear.LOOKUP`).
     """
 
     equation: str
     shape: tuple[int, ...]
-    stack: int | None
+    layers: tuple[int, ...] | None
+
+    @property
+    def stack(self) -> int | None:
+        """How many layers are stacked, or None."""
+        return None if self.layers is None else len(self.layers)
 
     @property
     def is_lookup(self) -> bool:
@@ -98,11 +103,11 @@ def metadata(module: nnx.Module, name: str) -> dict:
     return nnx.to_pure_dict(jax.tree.map(pick, state, is_leaf=lambda x: isinstance(x, nnx.Param)))
 
 
-def linears(module: nnx.Module, *, stack: int | None) -> dict[str, Linear]:
+def linears(module: nnx.Module, *, layers: tuple[int, ...] | None) -> dict[str, Linear]:
     """List the linear maps that an abstract module declares, by path."""
     equations = tree.paths(metadata(module, "equation"))
     shapes = tree.paths(nnx.to_pure_dict(nnx.state(module, nnx.Param)))
-    return {name: Linear(e, shapes[name].shape, stack) for name, e in equations.items() if e}
+    return {name: Linear(e, shapes[name].shape, layers) for name, e in equations.items() if e}
 
 
 def scan(layers, x, inputs, *, length: int, policy: str, loop: bool):

@@ -179,9 +179,9 @@ class Model:
         """Every linear map by path (`blocks/attn/q`), the embedding among them as a lookup."""
         found = {}
         for name, block in self._own_blocks.items():
-            inner = base.linears(self._abstract(block), stack=len(self.stacks[name]))
+            inner = base.linears(self._abstract(block), layers=self.stacks[name])
             found |= {f"{name}/{path}": site for path, site in inner.items()}
-        outer = base.linears(self._abstract(self.ends), stack=None)
+        outer = base.linears(self._abstract(self.ends), layers=None)
         outer["embed"] = dataclasses.replace(outer["embed"], equation=linear.LOOKUP)
         return found | outer
 
@@ -266,8 +266,8 @@ class Model:
 
         return layer
 
-    def auxiliary_loss(self, aux, segments_BT) -> Mean | None:
-        """Compute the family's own loss, coefficient included, of what `hidden(aux=True)` gave."""
+    def auxiliary_terms(self, aux, segments_BT) -> dict[str, Mean] | None:
+        """Compute the family's own "loss", and metrics, of what `hidden(aux=True)` gave."""
         return self.auxiliary and self.auxiliary(self.config, aux, segments_BT)
 
     def head(self, params, adapters=None) -> tuple[jax.Array, float | None]:
@@ -327,7 +327,8 @@ def make(
     Args:
       config: sizes and numerics.
       ends, blocks: the family's modules; blocks by the name of their stack.
-      auxiliary: `(config, aux, segments_BT) -> Mean`, a loss of what the blocks give beside.
+      auxiliary: `(config, aux, segments_BT) -> {"loss": Mean, metric: Mean}` of what the blocks
+        give beside their states.
       remat: what the backward pass keeps, "none" (all), "light" or "full"; see `ops.remat`.
       dtype: the type of the computation; the parameters' own type may differ.
       scan: False unrolls the layers, for tests.

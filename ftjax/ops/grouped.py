@@ -112,7 +112,8 @@ def dropless(run: Callable, x_BTD: jax.Array, choice: Choice, weights: Any, lett
     """Send every token to its experts and add the answers under their gates: [B,T,D].
 
     Args:
-      run: (weights, rows [X,D], contract) -> [X,D], where `contract(equation, x, w)` is grouped.
+      run: (weights, rows [X,D], contract, part) -> [X,D], where `contract(equation, x, w)` is
+        grouped and `part` numbers the device, for what is drawn.
       weights: what `run` needs of arrays. letters: the same tree, of their letters.
     """
     experts = next(
@@ -123,11 +124,11 @@ def dropless(run: Callable, x_BTD: jax.Array, choice: Choice, weights: Any, lett
     local = partial(_local, run, experts=experts)
     mesh = meshes.current()
     if mesh is None or mesh.size == 1:
-        return local(x_BTD, *choice, weights, first=0)
+        return local(x_BTD, *choice, weights, first=0, part=0)
     return _over_mesh(local, mesh, experts, letters)(x_BTD, *choice, weights)
 
 
-def _local(run, x_BTD, expert_BTk, gate_BTk, weights, *, experts, first):
+def _local(run, x_BTD, expert_BTk, gate_BTk, weights, *, experts, first, part):
     """Serve the tokens at hand with `experts` experts, of which the first has the number `first`.
 
     Tokens of other experts get nothing here.
@@ -136,7 +137,7 @@ def _local(run, x_BTD, expert_BTk, gate_BTk, weights, *, experts, first):
     groups, places = arrange(expert_BTk.reshape(-1) - first, experts=experts)
     take = lambda x, at: x.at[at].get(mode="fill", fill_value=0)
     x = x_BTD.reshape(rows * width, -1)
-    y = run(weights, take(x, places.row_at_S // top), partial(contract, groups))
+    y = run(weights, take(x, places.row_at_S // top), partial(contract, groups), part)
     y_BTkD = take(y, places.of_row_X).reshape(rows, width, top, -1)
     return jnp.einsum("BTkD,BTk->BTD", y_BTkD, gate_BTk.astype(y.dtype))
 
@@ -153,8 +154,8 @@ def _over_mesh(local, mesh, experts: int, letters):
 
     def served(x, expert, gate, weights):
         index = jax.lax.axis_index("expert") if axis else 0
-        kept = experts // shards
-        y = partial(local, experts=kept)(x, expert, gate, weights, first=index * kept)
+        own = dict(experts=experts // shards, first=index * (experts // shards))
+        y = local(x, expert, gate, weights, part=jax.lax.axis_index(mesh.axis_names), **own)
         return jax.lax.psum(y, "expert") if axis else y
 
     def call(x, expert, gate, weights):

@@ -26,16 +26,26 @@ DISPATCH = ("dropless", "capacity")
 
 @dataclasses.dataclass(frozen=True)
 class Dispatch:
-    """How tokens get to experts: "dropless", or "capacity" with seats = factor * T * k / E."""
+    """How tokens get to experts; see `dispatch`."""
 
     kind: str
-    factor: float
+    factor: float | None = None
 
-    def __post_init__(self):
-        if self.kind not in DISPATCH:
-            raise ValueError(f"model.dispatch: got {self.kind!r}; expected one of {DISPATCH}")
-        if self.factor <= 0:
-            raise ValueError(f"model.capacity_factor: got {self.factor}; expected more than 0")
+
+DROPLESS = Dispatch("dropless")
+
+
+def dispatch(kind: str, *, factor: float) -> Dispatch:
+    """Choose "dropless", or "capacity" with factor * T * k / E seats in a row of T tokens.
+
+    Raises:
+      ValueError: another kind, or a factor that is not positive.
+    """
+    if kind not in DISPATCH:
+        raise ValueError(f"model.dispatch: got {kind!r}; expected one of {', '.join(DISPATCH)}")
+    if factor <= 0:
+        raise ValueError(f"model.capacity_factor: got {factor}; expected more than 0")
+    return DROPLESS if kind == "dropless" else Dispatch(kind, factor)
 
 
 class Choice(NamedTuple):
@@ -62,7 +72,6 @@ class Load(NamedTuple):
 
     seats_E: jax.Array  # how many tokens chose each expert
     probability_E: jax.Array  # the router's probabilities
-    tokens: jax.Array
     dropped: jax.Array  # how many choices found no seat
 
 
@@ -75,18 +84,21 @@ def load(logits_BTE, choice: Choice, segments_BT, *, dropped=0.0) -> Load:
     over_tokens = lambda x_BTE: jnp.einsum("BTE,BT->E", x_BTE, real_BT)
     return Load(
         jax.lax.stop_gradient(over_tokens(seats_BTE)), over_tokens(probability_BTE),
-        real_BT.sum(), jnp.float32(dropped),
+        jnp.asarray(dropped, jnp.float32),
     )  # fmt: skip
 
 
-def balance(total: Load) -> Mean:
-    """Compute the load-balancing loss E * sum_e f_e P_e of a `Load` added over layers.
+def balance(total: Load, tokens: jax.Array) -> Mean:
+    """Compute the load-balancing loss E * sum_e f_e P_e.
 
-    It is one value of all the tokens, so the mean over microbatches is not that of the whole batch.
+    It is a product of two means, so the mean over microbatches is not that of the whole batch.
+
+    Args:
+      total: the load, added over layers. tokens: how many it is of, each once a layer.
     """
-    count = jnp.maximum(total.tokens, 1.0)
+    count = jnp.maximum(tokens, 1).astype(jnp.float32)
     f_E, p_E = total.seats_E / count, total.probability_E / count
-    return Mean(f_E.size * (f_E * p_E).sum() * total.tokens, total.tokens)
+    return Mean(f_E.size * (f_E * p_E).sum() * tokens, tokens.astype(jnp.float32))
 
 
 def drop_rate(total: Load) -> Mean:

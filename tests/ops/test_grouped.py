@@ -58,7 +58,7 @@ def test_contraction_gives_every_row_its_experts_weight(equation, y, way, monkey
     np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
 
 
-def run(weights, x, contract):
+def run(weights, x, contract, part=0):
     up, down = weights
     return contract("EBTF,EFD->EBTD", jax.nn.silu(contract("EBTD,EDF->EBTF", x, up)), down)
 
