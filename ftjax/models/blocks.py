@@ -1,12 +1,14 @@
-"""Parts that decoder blocks are made of: attention with rotary positions, and the gated MLP.
+"""Parts that decoder blocks are made of: norms, attention, the gated MLP, and the ends.
 
-Families differ in what their config switches on (biases, norms of queries and keys, windows), not
-in how attention is computed, so they share these modules.
+Families differ in what their config switches on (biases, norms of queries and keys, caps, windows),
+not in how attention is computed, so they share these modules.
 """
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Callable, Mapping
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from ftjax.core import mesh
@@ -14,24 +16,71 @@ from ftjax.models import base
 from ftjax.ops import attention, norm, remat, rope
 
 
-class Attention(nnx.Module):
-    """Grouped-query attention; optional biases on q, k, v and RMSNorms of q and k."""
+@dataclasses.dataclass(frozen=True)
+class Norm:
+    """A normalisation: its function, what its scale starts from, and its epsilon."""
 
-    def __init__(self, sizes: Mapping[str, int], *, key, scale, bias, qk_norm, eps):
+    function: Callable
+    fill: float
+    eps: float
+
+    def declare(self, letters: str, sizes: Mapping[str, int]) -> nnx.Param:
+        """Declare the scale."""
+        return base.vector(letters, sizes, fill=self.fill)
+
+    def __call__(self, x: jax.Array, scale: nnx.Param) -> jax.Array:
+        """Normalise the last axes of `x`, as many as the scale has."""
+        flat = x.reshape(*x.shape[: x.ndim - scale[...].ndim], -1)
+        return self.function(flat, scale[...].reshape(-1), eps=self.eps).reshape(x.shape)
+
+
+def rms(eps: float) -> Norm:
+    """Multiply by the scale itself."""
+    return Norm(norm.rms_norm, 1.0, eps)
+
+
+def rms_around_one(eps: float) -> Norm:
+    """Multiply by 1 + scale."""
+    return Norm(norm.rms_norm_around_one, 0.0, eps)
+
+
+def attend(q, k, v, context: base.Context, cache=None, *, scale: float, cap: float | None = None):
+    """Rotate queries and keys, write the cache if there is one, attend: ([B,T,N,H], cache)."""
+    if context.rotation is not None:
+        q, k = rope.rotate(q, *context.rotation), rope.rotate(k, *context.rotation)
+    if cache is not None:
+        cache = base.update_cache(cache, context.slots_BT, k, v)
+        k, v = cache["k"].astype(q.dtype), cache["v"].astype(q.dtype)
+    run = attention.attend_causal if cache is None else attention.attend
+    mixed = run(q, k, v, context.mask_BTS, scale=scale, cap=cap)
+    return mesh.constrain(mixed, "BTNH"), cache
+
+
+class Attention(nnx.Module):
+    """Grouped-query attention.
+
+    `bias` adds biases to q, k, v. `norms` are the letters of the scales that normalise q and k:
+    ("H", "H") head by head, ("NH", "KH") over the whole width, None not at all. Scores are
+    multiplied by `scale` and, where there is a `cap`, become cap * tanh(score / cap).
+    """
+
+    def __init__(
+        self, sizes: Mapping[str, int], *, key, init_scale, norm: Norm, scale: float,
+        bias: bool = False, norms: tuple[str, str] | None = None, cap: float | None = None,
+    ):  # fmt: skip
         keys = jax.random.split(key, 4)
-        declare = lambda equation, key: base.weight(equation, sizes, key=key, scale=scale)
+        declare = lambda equation, key: base.weight(equation, sizes, key=key, scale=init_scale)
         self.q = declare("BTD,DNH->BTNH", keys[0])
         self.k = declare("BTD,DKH->BTKH", keys[1])
         self.v = declare("BTD,DKH->BTKH", keys[2])
         self.o = declare("BTNH,NHD->BTD", keys[3])
-        self.bias, self.qk_norm, self.eps = bias, qk_norm, eps
+        self.bias, self.norms, self.norm, self.scale, self.cap = bias, norms, norm, scale, cap
         if bias:
             self.q_bias = base.vector("NH", sizes, fill=0.0)
             self.k_bias = base.vector("KH", sizes, fill=0.0)
             self.v_bias = base.vector("KH", sizes, fill=0.0)
-        if qk_norm:
-            self.q_norm = base.vector("H", sizes, fill=1.0)
-            self.k_norm = base.vector("H", sizes, fill=1.0)
+        if norms:
+            self.q_norm, self.k_norm = (norm.declare(letters, sizes) for letters in norms)
 
     def project(self, x_BTD, site: base.Site):
         """Make queries, keys and values, before rotation."""
@@ -39,23 +88,16 @@ class Attention(nnx.Module):
         if self.bias:
             add = lambda y, b: y + b[...].astype(y.dtype)
             q, k, v = add(q, self.q_bias), add(k, self.k_bias), add(v, self.v_bias)
-        if self.qk_norm:
+        if self.norms:
             q, k = remat.keep(q), remat.keep(k)
-            q = norm.rms_norm(q, self.q_norm[...], eps=self.eps)
-            k = norm.rms_norm(k, self.k_norm[...], eps=self.eps)
+            q, k = self.norm(q, self.q_norm), self.norm(k, self.k_norm)
         return q, k, v
 
     def __call__(self, x_BTD, context: base.Context, site: base.Site, cache=None):
         """Attend; returns the output [B,T,D] and the cache with these tokens written."""
         q, k, v = self.project(x_BTD, site)
-        if context.rotation is not None:
-            q, k = rope.rotate(q, *context.rotation), rope.rotate(k, *context.rotation)
-        if cache is not None:
-            cache = base.update_cache(cache, context.slots_BT, k, v)
-            k, v = cache["k"].astype(q.dtype), cache["v"].astype(q.dtype)
-        attend = attention.attend_causal if cache is None else attention.attend
-        mixed = attend(q, k, v, context.mask_BTS, scale=q.shape[-1] ** -0.5)
-        return site("o", mesh.constrain(mixed, "BTNH"), self.o), cache
+        mixed, cache = attend(q, k, v, context, cache, scale=self.scale, cap=self.cap)
+        return site("o", mixed, self.o), cache
 
 
 class GatedMlp(nnx.Module):
@@ -76,3 +118,31 @@ class GatedMlp(nnx.Module):
         )
         hidden = mesh.constrain(self.activation(gate) * up, "BTF")
         return site("down", hidden, self.down)
+
+
+class Ends(nnx.Module):
+    """What exists once: the embedding, the final norm, and the head unless it is tied.
+
+    `embed_scale` multiplies the embedding in the type of the computation.
+    """
+
+    def __init__(self, config, key: jax.Array, *, norm: Norm, embed_scale: float | None = None):
+        keys = jax.random.split(key)
+        table = lambda key: base.weight(
+            "BTD,VD->BTV", config.sizes, key=key, scale=config.init_scale
+        )
+        self.embed = table(keys[0])
+        self.final_norm = norm.declare("D", config.sizes)
+        if not config.tied:
+            self.head = table(keys[1])
+        self.norm, self.embed_scale = norm, embed_scale
+
+    def enter(self, tokens_BT, positions_BT, site: base.Site):
+        """Embed tokens: [B,T,D]."""
+        del positions_BT
+        x = site.lookup("embed", tokens_BT, self.embed)
+        return x if self.embed_scale is None else x * jnp.asarray(self.embed_scale, x.dtype)
+
+    def leave(self, x_BTD):
+        """Normalise what the last layer gives."""
+        return self.norm(x_BTD, self.final_norm)

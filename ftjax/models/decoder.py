@@ -1,10 +1,11 @@
 """The handle that the rest of the project holds of a model: a decoder over stacks of blocks.
 
-A family gives its `Config`, the NNX modules `Ends` (what exists once) and one `Block` per stack:
+A family gives its `Config` and makers of NNX modules: the ends, which exist once, and one block per
+stack.
 
-    Ends(config, key)   parameters embed, ..., head unless tied
+    ends(config, key)   parameters embed, ..., head unless tied
         .enter(tokens_BT, positions_BT, site) -> x_BTD          .leave(x_BTD) -> x_BTD
-    Block(config, key)  parameters of one layer
+    block(config, key)  parameters of one layer
         (x_BTD, context, site, cache) -> x_BTD, cache, auxiliary (or None)
 
 Layers with the same parameters are stacked on a leading axis L. What else differs between them (the
@@ -29,7 +30,8 @@ from flax import nnx
 from ftjax.core import mesh, tree
 from ftjax.core.mean import Mean
 from ftjax.models import base
-from ftjax.ops import attention, linear, loss, rope
+from ftjax.ops import attention, linear, rope
+from ftjax.ops import cap as capping
 from ftjax.ops import remat as policies
 
 HEAD = "BTD,VD->BTV"
@@ -120,8 +122,8 @@ class Model:
     """The handle of a decoder; see `make`. Holds no arrays."""
 
     config: Any
-    ends: type
-    blocks: tuple[tuple[str, type], ...]
+    ends: Callable
+    blocks: tuple[tuple[str, Callable], ...]
     auxiliary: Callable | None
     remat: str
     scan: bool
@@ -153,10 +155,10 @@ class Model:
         return jax.eval_shape(self.init, jax.random.key(0))
 
     @property
-    def _own_blocks(self) -> dict[str, type]:
+    def _own_blocks(self) -> dict[str, Callable]:
         return {name: block for name, block in self.blocks if name in self.stacks}
 
-    def _abstract(self, module: type) -> nnx.Module:
+    def _abstract(self, module: Callable) -> nnx.Module:
         return nnx.eval_shape(lambda: module(self.config, jax.random.key(0)))
 
     def _metadata(self, name: str) -> dict:
@@ -286,7 +288,7 @@ class Model:
         """Compute logits [..., V] in float32 of hidden states [..., D]."""
         w, cap = self.head(params, adapters)
         z = x.reshape(-1, x.shape[-1]) @ w.astype(self.dtype).T
-        return loss.capped(z.astype(jnp.float32), cap).reshape(*x.shape[:-1], -1)
+        return capping.apply(z.astype(jnp.float32), cap).reshape(*x.shape[:-1], -1)
 
     def init_cache(self, *, batch: int, length: int, dtype=None) -> dict[str, jax.Array]:
         """Make an empty cache for rows of up to `length` positions: k and v [L,B,S,K,H]."""
@@ -319,14 +321,14 @@ def _join(parts: Sequence):
 
 
 def make(
-    config: Config, *, ends: type, blocks: Mapping[str, type], auxiliary: Callable | None = None,
-    remat: str = "light", dtype=jnp.float32, scan: bool = True,
+    config: Config, *, ends: Callable, blocks: Mapping[str, Callable],
+    auxiliary: Callable | None = None, remat: str = "light", dtype=jnp.float32, scan: bool = True,
 ) -> Model:  # fmt: skip
     """Make the handle of a model.
 
     Args:
       config: sizes and numerics.
-      ends, blocks: the family's modules; blocks by the name of their stack.
+      ends, blocks: makers of the family's modules; blocks by the name of their stack.
       auxiliary: `(config, aux, segments_BT) -> {"loss": Mean, metric: Mean}` of what the blocks
         give beside their states.
       remat: what the backward pass keeps, "none" (all), "light" or "full"; see `ops.remat`.

@@ -13,7 +13,7 @@ from flax import nnx
 
 from ftjax.core import mesh
 from ftjax.models import base, blocks, decoder, hf_config, presets
-from ftjax.ops import norm, remat
+from ftjax.ops import remat
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,51 +36,32 @@ class Block(nnx.Module):
     def __init__(self, config: Config, key: jax.Array):
         sizes, scale = config.sizes, config.init_scale
         attn_key, mlp_key = jax.random.split(key)
-        self.attn_norm = base.vector("D", sizes, fill=1.0)
+        self.norm = blocks.rms(config.norm_eps)
+        self.attn_norm = self.norm.declare("D", sizes)
         self.attn = blocks.Attention(
-            sizes, key=attn_key, scale=scale, bias=config.qkv_bias, qk_norm=config.qk_norm,
-            eps=config.norm_eps,
+            sizes, key=attn_key, init_scale=scale, norm=self.norm, scale=config.head_dim**-0.5,
+            bias=config.qkv_bias, norms=("H", "H") if config.qk_norm else None,
         )  # fmt: skip
-        self.mlp_norm = base.vector("D", sizes, fill=1.0)
+        self.mlp_norm = self.norm.declare("D", sizes)
         self.mlp = blocks.GatedMlp(sizes, key=mlp_key, scale=scale, activation=jax.nn.silu)
-        self.eps = config.norm_eps
 
     def __call__(self, x_BTD, context: base.Context, site: base.Site, cache=None):
         """Apply the layer; returns [B,T,D], the written cache, and nothing auxiliary."""
-        h = norm.rms_norm(x_BTD, self.attn_norm[...], eps=self.eps)
+        h = self.norm(x_BTD, self.attn_norm)
         mixed, cache = self.attn(h, context, site.under("attn"), cache)
         x_BTD = remat.keep(x_BTD + mixed)
-        h = norm.rms_norm(x_BTD, self.mlp_norm[...], eps=self.eps)
+        h = self.norm(x_BTD, self.mlp_norm)
         return mesh.constrain(x_BTD + self.mlp(h, site.under("mlp")), "BTD"), cache, None
 
 
-class Ends(nnx.Module):
-    """What exists once: the embedding, the final norm, and the head unless it is tied."""
-
-    def __init__(self, config: Config, key: jax.Array):
-        keys = jax.random.split(key)
-        table = lambda key: base.weight(
-            "BTD,VD->BTV", config.sizes, key=key, scale=config.init_scale
-        )
-        self.embed = table(keys[0])
-        self.final_norm = base.vector("D", config.sizes, fill=1.0)
-        if not config.tied:
-            self.head = table(keys[1])
-        self.eps = config.norm_eps
-
-    def enter(self, tokens_BT, positions_BT, site: base.Site):
-        """Embed tokens: [B,T,D]."""
-        del positions_BT
-        return site.lookup("embed", tokens_BT, self.embed)
-
-    def leave(self, x_BTD):
-        """Normalise what the last layer gives."""
-        return norm.rms_norm(x_BTD, self.final_norm[...], eps=self.eps)
+def ends(config: decoder.Config, key: jax.Array) -> blocks.Ends:
+    """Make what exists once."""
+    return blocks.Ends(config, key, norm=blocks.rms(config.norm_eps))
 
 
 def make(config: Config, **options) -> decoder.Model:
     """Make the handle of a model; the options are those of `decoder.make`."""
-    return decoder.make(config, ends=Ends, blocks={"blocks": Block}, **options)
+    return decoder.make(config, ends=ends, blocks={"blocks": Block}, **options)
 
 
 # -- checkpoints -----------------------------------------------------------------------------------

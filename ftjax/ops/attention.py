@@ -3,7 +3,8 @@
 The product runs as plain batched matmuls over `[B,K,T*G,H] x [B,K,S,H]`: the G = N/K query heads of
 a key-value head are rows of one matrix, so keys and values are never repeated. The backward pass
 makes the weights again from the log-sums of their rows (arXiv:2205.14135), so that no [B,N,T,S]
-array outlives its block.
+array outlives its block. With a cap c, a score z becomes c tanh(z / c) before the mask
+(arXiv:2408.00118).
 """
 
 import functools
@@ -11,6 +12,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from ftjax.ops import cap as capping
 from ftjax.ops import remat
 
 LEAST_BLOCK, BLOCKS = 64, 8
@@ -30,13 +32,17 @@ def causal_mask(query, key, *, window: int | None = None) -> jax.Array:
     return mask
 
 
-def attend(q_BTNH, k_BSKH, v_BSKH, mask_BTS, *, scale: float) -> jax.Array:
-    """Compute softmax(scale * q k^T, masked) v -> [B,T,N,H]; the softmax is in float32."""
+def attend(
+    q_BTNH, k_BSKH, v_BSKH, mask_BTS, *, scale: float, cap: float | None = None
+) -> jax.Array:
+    """Compute softmax(scale * q k^T, capped, masked) v -> [B,T,N,H]; the softmax is in float32."""
     block = (0, q_BTNH.shape[1], k_BSKH.shape[1])
-    return _attend(q_BTNH, k_BSKH, v_BSKH, mask_BTS, scale, (block,))
+    return _attend(q_BTNH, k_BSKH, v_BSKH, mask_BTS, (scale, cap), (block,))
 
 
-def attend_causal(q_BTNH, k_BTKH, v_BTKH, mask_BTT, *, scale: float) -> jax.Array:
+def attend_causal(
+    q_BTNH, k_BTKH, v_BTKH, mask_BTT, *, scale: float, cap: float | None = None
+) -> jax.Array:
     """Compute `attend` where no query sees a later place of its row: packed or plain training rows.
 
     The queries go in blocks, each against the keys up to its own end, which saves nearly half of
@@ -47,22 +53,22 @@ def attend_causal(q_BTNH, k_BTKH, v_BTKH, mask_BTT, *, scale: float) -> jax.Arra
     size = max(LEAST_BLOCK, -(-T // BLOCKS))
     ends = [(start, min(start + size, T)) for start in range(0, T, size)]
     blocks = tuple((start, stop, stop) for start, stop in ends)
-    return _attend(q_BTNH, k_BTKH, v_BTKH, mask_BTT, scale, blocks)
+    return _attend(q_BTNH, k_BTKH, v_BTKH, mask_BTT, (scale, cap), blocks)
 
 
-def _attend(q_BTNH, k_BSKH, v_BSKH, mask_BTS, scale, blocks):
-    """`blocks` are (first query, end of the queries, end of the keys) triples."""
+def _attend(q_BTNH, k_BSKH, v_BSKH, mask_BTS, numbers, blocks):
+    """`numbers` are scale and cap; `blocks` (first query, end of queries, end of keys) triples."""
     B, T, N, H = q_BTNH.shape
     K = k_BSKH.shape[2]
     q = q_BTNH.reshape(B, T, K, N // K, H).swapaxes(1, 2).reshape(B, K, -1, H)
     q, k, v = map(remat.keep, (q, k_BSKH.swapaxes(1, 2), v_BSKH.swapaxes(1, 2)))
-    out = _core(q, k, v, mask_BTS, scale, blocks)
+    out = _core(q, k, v, mask_BTS, numbers, blocks)
     return out.reshape(B, K, T, N // K, H).swapaxes(1, 2).reshape(q_BTNH.shape)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _core(q_BKMH, k_BKSH, v_BKSH, mask_BTS, scale, blocks):
-    return _forward(q_BKMH, k_BKSH, v_BKSH, mask_BTS, scale, blocks)[0]
+def _core(q_BKMH, k_BKSH, v_BKSH, mask_BTS, numbers, blocks):
+    return _forward(q_BKMH, k_BKSH, v_BKSH, mask_BTS, numbers, blocks)[0]
 
 
 _product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
@@ -82,13 +88,13 @@ def _bias(mask_BTS, block, q_BKMH):
     return jnp.repeat(jnp.where(seen, 0.0, MASKED), group, axis=1)[:, None]
 
 
-def _forward(q, k, v, mask, scale, blocks):
+def _forward(q, k, v, mask, numbers, blocks):
     """The weights are normalised after they are applied, and not kept: their log-sum is."""
-    outputs, logsums = [], []
+    (scale, cap), outputs, logsums = numbers, [], []
     for block in blocks:
         rows, end = _rows(block, mask, q), block[2]
         scores = _product("bkmh,bksh->bkms", q[:, :, rows] * scale, k[:, :, :end])
-        scores += _bias(mask, block, q)
+        scores = capping.apply(scores, cap) + _bias(mask, block, q)
         largest = scores.max(-1, keepdims=True)
         weights = jnp.exp(scores - largest)
         total = weights.sum(-1, keepdims=True)
@@ -99,21 +105,21 @@ def _forward(q, k, v, mask, scale, blocks):
     return out, (q, k, v, mask, out, logsum)
 
 
-def _backward(scale, blocks, residuals, g):
+def _backward(numbers, blocks, residuals, g):
     """Make the weights again; d scores = weights * (g v^T - <g, out>) (arXiv:2205.14135).
 
     The sums for dk and dv stand features first, which a CPU multiplies faster.
     """
-    q, k, v, mask, out, logsum = residuals
+    (scale, cap), (q, k, v, mask, out, logsum) = numbers, residuals
     through = (g.astype(jnp.float32) * out).sum(-1, keepdims=True)
     dq, dk, dv = [], 0, 0
     for block in blocks:
         rows, end = _rows(block, mask, q), block[2]
         q_i, g_i, k_i, v_i = q[:, :, rows] * scale, g[:, :, rows], k[:, :, :end], v[:, :, :end]
-        scores = _product("bkmh,bksh->bkms", q_i, k_i) + _bias(mask, block, q)
-        weights = jnp.exp(scores - logsum[:, :, rows, None])
+        scores = capping.apply(_product("bkmh,bksh->bkms", q_i, k_i), cap)
+        weights = jnp.exp(scores + _bias(mask, block, q) - logsum[:, :, rows, None])
         dscores = weights * (_product("bkmh,bksh->bkms", g_i, v_i) - through[:, :, rows])
-        dscores = dscores.astype(q.dtype)
+        dscores = (dscores * capping.slope(scores, cap)).astype(q.dtype)
         dq.append(scale * _product("bkms,bksh->bkmh", dscores, k_i))
         rest = ((0, 0), (0, 0), (0, 0), (0, k.shape[2] - end))
         dv += jnp.pad(_product("bkms,bkmh->bkhs", weights.astype(g.dtype), g_i), rest)

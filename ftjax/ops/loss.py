@@ -19,15 +19,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-
-def capped(z: jax.Array, cap: float | None) -> jax.Array:
-    """Compute cap * tanh(z / cap), or z where there is no cap."""
-    return z if cap is None else cap * jnp.tanh(z / cap)
-
-
-def slope(z: jax.Array, cap: float | None) -> jax.Array | float:
-    """Compute the derivative of `capped` where its value is `z`."""
-    return 1.0 if cap is None else 1 - jnp.square(z / cap)
+from ftjax.ops import cap as capping
 
 
 def logps(
@@ -71,7 +63,7 @@ def _whole(chunked):
 
 def _logits(x_BCD, w_VD, cap):
     B, C, D = x_BCD.shape
-    return capped((x_BCD.reshape(-1, D) @ w_VD.T).reshape(B, C, -1).astype(jnp.float32), cap)
+    return capping.apply((x_BCD.reshape(-1, D) @ w_VD.T).reshape(B, C, -1).astype(jnp.float32), cap)
 
 
 def _is_target(targets, size: int):
@@ -96,7 +88,7 @@ def _forward(chunk, cap, x, w, targets):
         x_BCD, targets_BC = inputs
         logits = _logits(x_BCD, w, cap)
         logp, logz, p = _statistics(logits, targets_BC)
-        p = p * slope(logits, cap)
+        p = p * capping.slope(logits, cap)
         expected = (p.astype(w.dtype).reshape(-1, w.shape[0]) @ w).reshape(x_BCD.shape)
         return logp, logz, expected
 
@@ -107,7 +99,7 @@ def _forward(chunk, cap, x, w, targets):
 def _backward(chunk, cap, residuals, cotangents):
     x, w, targets, expected, logit = residuals
     g_logp, g_logz = (g[..., None] for g in cotangents)
-    own = slope(logit[..., None], cap) * g_logp
+    own = capping.slope(logit[..., None], cap) * g_logp
     dx = (own * w[targets] + (g_logz - g_logp) * expected).astype(x.dtype)
 
     def one(total, inputs):
@@ -115,7 +107,7 @@ def _backward(chunk, cap, residuals, cotangents):
         logits = _logits(x_BCD, w, cap)
         p = _statistics(logits, targets_BC)[2]
         g = jnp.where(_is_target(targets_BC, w.shape[0]), g_logp, 0) + (g_logz - g_logp) * p
-        g = g * slope(logits, cap)
+        g = g * capping.slope(logits, cap)
         g_2d, x_2d = g.reshape(-1, w.shape[0]).astype(x.dtype), x_BCD.reshape(-1, x.shape[-1])
         return total + (g_2d.T @ x_2d).astype(jnp.float32), None
 

@@ -12,3 +12,13 @@ def rms_norm(x: jax.Array, scale: jax.Array, *, eps: float) -> jax.Array:
     x_32 = x.astype(jnp.float32)
     x_32 = x_32 * jax.lax.rsqrt(jnp.mean(x_32 * x_32, axis=-1, keepdims=True) + eps)
     return x_32.astype(x.dtype) * scale.astype(x.dtype)
+
+
+def rms_norm_around_one(x: jax.Array, scale: jax.Array, *, eps: float) -> jax.Array:
+    """Divide by the root mean square over the last axis, then multiply by `1 + scale`.
+
+    The product is in float32 too, before the cast back, as in the reference of Gemma.
+    """
+    x_32 = x.astype(jnp.float32)
+    x_32 = x_32 * jax.lax.rsqrt(jnp.mean(x_32 * x_32, axis=-1, keepdims=True) + eps)
+    return (x_32 * (1 + scale.astype(jnp.float32))).astype(x.dtype)
