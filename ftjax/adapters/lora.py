@@ -1,9 +1,9 @@
 """Low-rank adaptation, LoRA (arXiv:2106.09685): w' = w + s * a b.
 
 `a` maps the contracted letters to the rank R, `b` maps R to the kept ones; for `BTD,DNH->BTNH` they
-are a DR and b RNH. s = alpha / R, or alpha / sqrt(R) with `rslora` (arXiv:2312.03732). `a` starts
-uniform in +-1/sqrt(fan in) and `b` at zero, so that the first forward pass is the base's. LoRA+
-(arXiv:2402.12354) is a parameter group of the optimizer: groups=[("**/b", dict(lr_scale=16.0))].
+are a DR and b RNH. s = alpha / R, or alpha / sqrt(R) with `rslora` (arXiv:2312.03732). The first
+forward pass is the base's, whatever `init` (see `starts`) says. LoRA+ (arXiv:2402.12354) is a
+parameter group of the optimizer: groups=[("**/b", dict(lr_scale=16.0))].
 """
 
 import dataclasses
@@ -13,8 +13,8 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from ftjax.adapters import base
-from ftjax.core import einsum
+from ftjax.adapters import base, starts
+from ftjax.core import conf, einsum
 from ftjax.ops import linear
 
 EXAMPLE = dict(rank=4, alpha=8.0)
@@ -66,6 +66,53 @@ class LoRA(base.Adapter):
         """Letters of a and b; the scale has none."""
         e = einsum.lora(equation)
         return LoRA(e.a, e.b, "", self.dropout)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class OffsetLoRA(base.Adapter):
+    """A LoRA beside a frozen low-rank term: w' = w + s * (a b + a0 b0).
+
+    With a0 b0 = -(a b at the start) the factors may start anywhere, and the base stays as it is:
+    PiSSA's residual weight is w + s * a0 b0, never stored. It equals a LoRA of the ranks' sum.
+    """
+
+    a: jax.Array
+    b: jax.Array
+    a0: jax.Array
+    b0: jax.Array
+    scale: jax.Array
+    dropout: float = dataclasses.field(default=0.0, metadata=dict(static=True))
+
+    FROZEN: ClassVar = ("a0", "b0", "scale")
+
+    def plain(self, equation: str) -> LoRA:
+        """Return the one LoRA that computes the same, without dropout."""
+        e = einsum.lora(equation)
+        a = jnp.concatenate([self.a, self.a0], e.a.index("R"))
+        return LoRA(a, jnp.concatenate([self.b, self.b0], e.b.index("R")), self.scale)
+
+    def merge(self, equation: str, w: jax.Array) -> jax.Array:
+        """Compute w + s * (a b + a0 b0)."""
+        return self.plain(equation).merge(equation, w)
+
+    def apply(self, equation: str, x: jax.Array, w: jax.Array, key=None) -> jax.Array:
+        """Compute as LoRA does; dropout acts on the branch of a and b alone."""
+        if self.dropout == 0.0 or key is None:
+            return self.plain(equation).apply(equation, x, w)
+        e, frozen = einsum.lora(equation), LoRA(self.a0, self.b0, self.scale)
+        a, b, scale = (leaf.astype(x.dtype) for leaf in (self.a, self.b, self.scale))
+        low = linear.contract(e.down, _dropout(x, self.dropout, key), a) * scale
+        return frozen.apply(equation, x, w) + linear.contract(e.up, low, b)
+
+    def lookup(self, tokens_BT: jax.Array, w_VD: jax.Array) -> jax.Array:
+        """Compute as LoRA does."""
+        return self.plain(linear.LOOKUP).lookup(tokens_BT, w_VD)
+
+    def axes(self, equation: str) -> "OffsetLoRA":
+        """Letters of both pairs of factors."""
+        e = einsum.lora(equation)
+        return OffsetLoRA(e.a, e.b, e.a, e.b, "", self.dropout)
 
 
 def _many(equation: str, x: jax.Array, w: jax.Array) -> bool:
@@ -120,25 +167,51 @@ def _dropout(x: jax.Array, rate: float, key) -> jax.Array:
     )
 
 
-def make(*, rank: int, alpha: float, rslora: bool = False, dropout: float = 0.0):
+def make(
+    *, rank: int, alpha: float, rslora: bool = False, dropout: float = 0.0, init: str = "kaiming"
+):
     """Make the initialiser of LoRA adapters, float32 whatever the base's dtype.
 
+    init: a function of `starts`.
+
     Raises:
-      ValueError: the rank is not positive, or the dropout is not in [0, 1).
+      ValueError: the rank is not positive, the dropout is not in [0, 1), or no such `init`.
     """
+    _check(rank, dropout, init)
+    scale = alpha / (rank**0.5 if rslora else rank)
+
+    def start(key: jax.Array, site, w: jax.Array) -> LoRA | OffsetLoRA:
+        a, b = draw(init, key, site.equation, w, rank=rank, scale=scale)
+        if init not in starts.DISPLACED:
+            return LoRA(a, b, jnp.float32(scale), dropout)
+        return OffsetLoRA(a, b, a, -b, jnp.float32(scale), dropout)
+
+    return start
+
+
+def draw(init: str, key: jax.Array, equation: str, w: jax.Array, *, rank: int, scale: float):
+    """Make the factors a and b, in the equation's letters, as the start `init` has them."""
+    e, letters = einsum.parse(equation), einsum.lora(equation)
+    sizes = einsum.sizes(e.w, w.shape) | {"R": rank}
+    inside, outside = (einsum.size(part, sizes) for part in (e.contracted, e.kept))
+    if init in starts.DISPLACED and rank > min(inside, outside):
+        raise ValueError(
+            f"adapter.rank: got {rank} with init={init!r} for a weight {inside} x {outside} "
+            f"({equation}); expected at most {min(inside, outside)}"
+        )
+    shape = [*(sizes[c] for c in e.shared), inside, outside]
+    matrix = jnp.einsum(f"{e.w}->{e.shared + e.contracted + e.kept}", w).reshape(shape)
+    a, b = starts.STARTS[init](key, matrix, rank, scale)
+    return tuple(x.reshape([sizes[c] for c in own]) for x, own in ((a, letters.a), (b, letters.b)))
+
+
+def _check(rank: int, dropout: float, init: str) -> None:
     if rank < 1:
         raise ValueError(f"adapter.rank: got {rank}; expected at least 1")
     if not 0 <= dropout < 1:
         raise ValueError(f"adapter.dropout: got {dropout}; expected 0 <= dropout < 1")
-    scale = alpha / (rank**0.5 if rslora else rank)
-
-    def init(key: jax.Array, site, w: jax.Array) -> LoRA:
-        e, parsed = einsum.lora(site.equation), einsum.parse(site.equation)
-        sizes = einsum.sizes(parsed.w, w.shape) | {"R": rank}
-        bound = einsum.size(parsed.contracted, sizes) ** -0.5
-        shape = [sizes[c] for c in e.a]
-        a = jax.random.uniform(key, shape, jnp.float32, minval=-bound, maxval=bound)
-        b = jnp.zeros([sizes[c] for c in e.b], jnp.float32)
-        return LoRA(a, b, jnp.float32(scale), dropout)
-
-    return init
+    if init not in starts.STARTS:
+        hint, legal = conf.nearest(init, starts.STARTS), conf.listed(starts.STARTS)
+        raise ValueError(f"adapter.init: got {init!r}; {hint}expected one of {legal}")
+    if init == "orthogonal" and rank % 2:
+        raise ValueError(f"adapter.rank: got {rank} with init='orthogonal'; expected an even rank")

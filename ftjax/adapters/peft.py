@@ -25,7 +25,7 @@ import numpy as np
 import ftjax.adapters
 from ftjax.adapters import base, peft_config
 from ftjax.adapters.peft_format import Format, Module
-from ftjax.core import conf, files
+from ftjax.core import conf, files, tree
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -98,13 +98,14 @@ def settings_of(directory: str | os.PathLike) -> Settings:
 
 def load(
     directory: str | os.PathLike, *, linears: Mapping[str, Any], names: Mapping[str, str],
-    dtype=jnp.float32,
+    weights: Mapping[str, Any] | None = None, dtype=jnp.float32,
 ) -> dict:  # fmt: skip
     """Read an adapter into a tree of stacked adapters.
 
     Args:
       directory: holds the two files.
       linears: the model's linear maps. names: our path -> tensor name template of the checkpoint.
+      weights: the model's parameters, which PiSSA and its like need.
       dtype: of what trains; data such as scales is float32.
 
     Raises:
@@ -113,6 +114,8 @@ def load(
     settings, path = settings_of(directory), pathlib.Path(directory) / WEIGHTS
     method, hyper = settings.method, settings.hyper
     chosen = settings.targeted(modules(linears, names)) if method.has_targets else []
+    if method.needs_weight(hyper) and weights is None:
+        raise ValueError(f"{directory}: got no weights; expected those that the adapter began from")
     once = method.shapes_once(chosen, hyper)
     suffixes = {m.name: method.shapes(m, hyper) for m in chosen}
     wanted = once | {m.key(s): shape for m in chosen for s, shape in suffixes[m.name].items()}
@@ -120,14 +123,15 @@ def load(
     shared = {name: tensors[name] for name in once}
     if not method.has_targets:
         return method.build_once(hyper, shared)
-    result: dict = {}
+    arrays, result = tree.paths(weights), {}
     for site in dict.fromkeys(m.path for m in chosen):
-        layers = {
-            m.layer: method.from_torch(
-                m, hyper, shared | {s: tensors[m.key(s)] for s in suffixes[m.name]}
-            )
-            for m in chosen if m.path == site
-        }  # fmt: skip
+        layers = {}
+        for m in (m for m in chosen if m.path == site):
+            own = {s: tensors[m.key(s)] for s in suffixes[m.name]}
+            layers[m.layer] = method.from_torch(m, hyper, shared | own)
+            if method.needs_weight(hyper):
+                w = arrays[site] if m.layer is None else arrays[site][m.layer]
+                layers[m.layer] = method.on_weight(m, hyper, layers[m.layer], w)
         base.insert(result, site, _stack(method, layers, linears[site].stack))
     return result
 
@@ -150,11 +154,17 @@ def _read(path: pathlib.Path, wanted, settings: Settings, dtype) -> dict[str, np
 def _stack(method: Format, layers: Mapping[int | None, Any], stack: int | None):
     """Stack the layers of one path; one that is not adapted changes nothing."""
     if stack is None:
-        return jax.tree.map(jnp.asarray, layers[None])
+        return jax.tree.map(jnp.asarray, tree.unshared(layers[None]))
     present = dict(zip(layers, method.align(list(layers.values())), strict=True))
-    blank = method.absent(next(iter(present.values())))
-    rows = [present.get(layer, blank) for layer in range(stack)]
-    return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *rows)
+    some = next(iter(present.values()))
+    rows = [present.get(layer, method.absent(some)) for layer in range(stack)]
+
+    def join(one, *leaves):
+        if tree.is_shared(one):
+            return jax.tree.map(jnp.asarray, one)
+        return jnp.asarray(np.stack(leaves))
+
+    return jax.tree.map(join, some, *rows, is_leaf=tree.is_shared)
 
 
 # -- writing ---------------------------------------------------------------------------------------
@@ -182,8 +192,7 @@ def save(
     tensors = method.to_torch_once(found)
     layers = {}
     for m in (m for m in candidates if m.path in found):
-        at = () if m.layer is None else m.layer
-        own = method.trim(jax.tree.map(lambda leaf, at=at: np.asarray(leaf[at]), found[m.path]))
+        own = method.trim(of_layer(found[m.path], m.layer))
         if own is not None:
             layers[m.name] = own
             tensors |= {m.key(s): tensor for s, tensor in method.to_torch(m, own).items()}
@@ -196,6 +205,13 @@ def save(
         files.write_tensors(draft / WEIGHTS, cast)
         fields = config | method.write(layers or found, hyper or {})
         files.write_json(draft / CONFIG, dict(sorted(fields.items())))
+
+
+def of_layer(adapter, layer: int | None):
+    """Take one layer of a stacked adapter, as numpy arrays; None stands for one that is alone."""
+    at = () if layer is None else layer
+    one = tree.map_stacked(lambda leaf: leaf[at], adapter)
+    return jax.tree.map(np.asarray, tree.unshared(one))
 
 
 def _method_of(found: Mapping[str, base.Adapter], known: set[str]) -> Format:

@@ -62,11 +62,6 @@ class Module:
         """Width of the output: the first axis of a torch weight."""
         return einsum.size(self.e.kept, self.sizes)
 
-    @property
-    def is_lookup(self) -> bool:
-        """Whether this is an embedding: its input is a token, one-hot."""
-        return self.e.contracted == "V"
-
     def key(self, suffix: str) -> str:
         """Return the name of a tensor in the file."""
         return f"base_model.model.{self.name}.{suffix}"
@@ -109,8 +104,8 @@ class Format:
     # -- one layer of one module -------------------------------------------------------------------
 
     def covers(self, module: Module) -> bool:
-        """Say whether the method can adapt this map; stacks of experts are for those who know."""
-        return not module.e.shared
+        """Say whether PEFT adapts such a map: here, not embeddings and stacks of experts."""
+        return not (module.e.shared or module.linear.is_lookup)
 
     def shapes(self, module: Module, hyper: Mapping[str, Any]) -> Shapes:
         """Give the torch shape of each of a module's tensors by suffix."""
@@ -119,12 +114,21 @@ class Format:
     def from_torch(self, module: Module, hyper: Mapping[str, Any], tensors: Tensors):
         """Make one layer's adapter, its leaves numpy arrays, of tensors by suffix.
 
+        What exists once for all layers is wrapped in `tree.Shared`, as the method's `init` does.
         Tensors of `shapes_once` are among them under their full names.
         """
         raise NotImplementedError
 
     def to_torch(self, module: Module, adapter) -> dict[str, np.ndarray]:
         """Return the tensors by suffix of one layer's adapter, as `trim` left it."""
+        raise NotImplementedError
+
+    def needs_weight(self, hyper: Mapping[str, Any]) -> bool:
+        """Say whether an adapter cannot be made without the weight that it changes."""
+        return False
+
+    def on_weight(self, module: Module, hyper: Mapping[str, Any], adapter, w: np.ndarray):
+        """Complete what `from_torch` made, with the weight of the layer; where it is needed."""
         raise NotImplementedError
 
     def trim(self, adapter):

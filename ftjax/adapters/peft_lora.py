@@ -1,4 +1,8 @@
-"""LoRA in PEFT's files.
+"""LoRA and DoRA in PEFT's files.
+
+PEFT stores an adapter with a displaced start (PiSSA, OLoRA) beside a base that it changes when it
+loads it: w - s * a0 b0. Our base stays as it is, so reading one needs the weights, to find a0 and
+b0 again; it is written in PEFT's converted form, a plain LoRA of twice the rank.
 
 Layers of a stack whose ranks differ are padded with zeros to the largest rank, and each layer has
 its own scale. Zero columns of `a` facing zero rows of `b` stay zero in training, so on export the
@@ -9,22 +13,25 @@ import dataclasses
 
 import numpy as np
 
-from ftjax.adapters import peft_config
-from ftjax.adapters.lora import LoRA
+from ftjax.adapters import lora, peft_config, starts
+from ftjax.adapters.dora import DoRA
+from ftjax.adapters.lora import LoRA, OffsetLoRA
 from ftjax.adapters.peft_format import Format, number, pattern
 from ftjax.core import layout
 
 # Initialisations that change the base: their factors belong to the residual, not to the base.
-CHANGES_BASE = ("corda", "loftq", "lora_ga", "olora", "pissa")
+CHANGES_BASE = ("corda", "loftq", "lora_ga", "milora", "olora", "pissa")
+LINEAR, LOOKUP = ("lora_A.weight", "lora_B.weight"), ("lora_embedding_A", "lora_embedding_B")
+MAGNITUDE = "lora_magnitude_vector"
 
 
 class LoraFormat(Format):
-    """Tensors lora_A (r, in) and lora_B (out, r)."""
+    """Tensors lora_A (r, in) and lora_B (out, r); with `use_dora` lora_magnitude_vector (out)."""
 
-    peft_type, kinds = "LORA", (LoRA,)
+    peft_type, kinds = "LORA", (LoRA, DoRA, OffsetLoRA)
     keys = frozenset({
         "alpha_pattern", "init_lora_weights", "lora_alpha", "lora_dropout", "r", "rank_pattern",
-        "use_rslora",
+        "use_dora", "use_rslora",
         # Without effect on what the tensors mean:
         "corda_config", "eva_config", "fan_in_fan_out", "loftq_config", "lora_ga_config",
         "megatron_core", "qalora_group_size",
@@ -34,13 +41,15 @@ class LoraFormat(Format):
     def read(self, config):
         """Read ranks, alphas and the dropout."""
         init = config.get("init_lora_weights", True)
-        if isinstance(init, str) and init.startswith(CHANGES_BASE):
+        displaced = isinstance(init, str) and init.startswith(CHANGES_BASE)
+        if displaced and init not in starts.DISPLACED:
             raise ValueError(f"init_lora_weights={init!r}")
         return dict(
             rank=config["r"], alpha=config["lora_alpha"], rslora=bool(config.get("use_rslora")),
-            dropout=float(config.get("lora_dropout") or 0.0),
+            dropout=float(config.get("lora_dropout") or 0.0), dora=bool(config.get("use_dora")),
             rank_pattern=config.get("rank_pattern") or {},
             alpha_pattern=config.get("alpha_pattern") or {},
+            init=init if displaced else "kaiming",
         )  # fmt: skip
 
     def write(self, layers, hyper):
@@ -59,35 +68,57 @@ class LoraFormat(Format):
             "lora_dropout": max(adapter.dropout for adapter in layers.values()),
             "r": rank,
             "rank_pattern": rank_pattern,
-            "use_dora": False,
+            "use_dora": any(isinstance(adapter, DoRA) for adapter in layers.values()),
             "use_rslora": rslora,
         }
 
+    def covers(self, module):
+        """Linear maps and embeddings."""
+        return not module.e.shared
+
     def shapes(self, module, hyper):
-        """Give (r, in) and (out, r)."""
-        rank = rank_of(module.name, hyper)
-        return {"lora_A.weight": (rank, module.inputs), "lora_B.weight": (module.outputs, rank)}
+        """Give (r, in), (out, r), and (out,)."""
+        rank, (a, b) = rank_of(module.name, hyper), factors(module)
+        length = {MAGNITUDE: (module.outputs,)} if hyper["dora"] else {}
+        return {a: (rank, module.inputs), b: (module.outputs, rank)} | length
 
     def from_torch(self, module, hyper, tensors):
         """Unflatten A and B into our letters."""
         e, rank = module.e, rank_of(module.name, hyper)
-        a, b = tensors["lora_A.weight"], tensors["lora_B.weight"]
+        a, b = (tensors[name] for name in factors(module))
         a = module.from_torch(a, "R", e.contracted, letters=e.contracted + "R", R=rank)
         b = module.from_torch(b, e.kept, "R", letters="R" + e.kept, R=rank)
-        return LoRA(a, b, np.float32(scale_of(module.name, hyper)), hyper["dropout"])
+        rest = (np.float32(scale_of(module.name, hyper)), hyper["dropout"])
+        if not hyper["dora"]:
+            return LoRA(a, b, *rest)
+        return DoRA(a, b, module.from_torch(tensors[MAGNITUDE], e.kept, letters=e.kept), *rest)
 
     def to_torch(self, module, adapter):
         """Flatten a and b."""
         e = module.e
-        return {
-            "lora_A.weight": layout.Layout(("R", e.contracted), e.contracted + "R").to_torch(
-                adapter.a
-            ),
-            "lora_B.weight": layout.Layout((e.kept, "R"), "R" + e.kept).to_torch(adapter.b),
-        }
+        a = layout.Layout(("R", e.contracted), e.contracted + "R").to_torch(adapter.a)
+        b = layout.Layout((e.kept, "R"), "R" + e.kept).to_torch(adapter.b)
+        length = {MAGNITUDE: adapter.m.reshape(-1)} if isinstance(adapter, DoRA) else {}
+        return dict(zip(factors(module), (a, b), strict=True)) | length
+
+    def needs_weight(self, hyper):
+        """Starts that are made of the weight."""
+        return hyper["init"] in starts.DISPLACED
+
+    def on_weight(self, module, hyper, adapter, w):
+        """Find the start of a displaced adapter again."""
+        equation, scale = module.linear.equation, float(adapter.scale)
+        options = dict(rank=adapter.b.shape[0], scale=scale)
+        a0, b0 = lora.draw(hyper["init"], None, equation, w, **options)
+        own = (adapter.a, adapter.b, np.asarray(a0), -np.asarray(b0), adapter.scale)
+        return OffsetLoRA(*own, adapter.dropout)
 
     def trim(self, adapter):
         """Cut a and b to their true rank."""
+        if isinstance(adapter, OffsetLoRA):  # the rank is the last axis of a and the first of b
+            a = np.concatenate([adapter.a, adapter.a0], -1)
+            b = np.concatenate([adapter.b, adapter.b0], 0)
+            adapter = LoRA(a, b, adapter.scale, adapter.dropout)
         a, b = adapter.a, adapter.b
         used = np.any(a.reshape(-1, a.shape[-1]), 0) | np.any(b.reshape(b.shape[0], -1), 1)
         return dataclasses.replace(adapter, a=a[..., used], b=b[used]) if used.any() else None
@@ -103,6 +134,11 @@ class LoraFormat(Format):
             return dataclasses.replace(x, a=a, b=b)
 
         return [pad(layer) for layer in layers]
+
+
+def factors(module) -> tuple[str, str]:
+    """Name the tensors A and B; those of an embedding are called otherwise."""
+    return LOOKUP if module.linear.is_lookup else LINEAR
 
 
 def rank_of(name: str, hyper) -> int:

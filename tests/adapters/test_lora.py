@@ -1,11 +1,13 @@
 """LoRA: scales, initial values, dropout, what is refused."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ftjax.adapters import lora
+from ftjax.adapters import base, lora, starts
 from ftjax.models.base import Linear
 
 EQUATION = "BTNH,NHD->BTD"
@@ -49,6 +51,59 @@ def test_dropout_acts_on_the_low_rank_branch_with_a_key_only():
     zero_up = jax.tree.map(lambda x: x, adapter)
     zero_up = lora.LoRA(zero_up.a, 0 * zero_up.b, zero_up.scale, 0.5)
     np.testing.assert_allclose(zero_up.apply(EQUATION, x, W, keys[0]), base, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("init", starts.STARTS)
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_every_start_is_the_base(init, dropout):
+    adapter = make(init=init, dropout=dropout)
+    np.testing.assert_allclose(adapter.merge(EQUATION, W), W, rtol=1e-5, atol=1e-5)
+    x = jax.random.normal(jax.random.key(2), (2, 3, 4, 8))
+    moved = dataclasses.replace(adapter, b=adapter.b + 0.1)
+    expected = jnp.einsum(EQUATION, x, moved.merge(EQUATION, W))
+    np.testing.assert_allclose(moved.apply(EQUATION, x, W), expected, rtol=1e-4, atol=1e-4)
+    drawn = moved.apply(EQUATION, x, W, jax.random.key(4))
+    assert (dropout > 0) == bool(jnp.abs(drawn - expected).max() > 1e-3)
+    assert bool(adapter.a.any())
+
+
+@pytest.mark.parametrize(("init", "kept"), [("pissa", slice(None, 4)), ("milora", slice(-4, None))])
+def test_singular_triplets(init, kept):
+    adapter, matrix = make(init=init), W.reshape(32, 16)
+    u, s, v = np.linalg.svd(matrix, full_matrices=False)
+    wanted = u[:, kept] * s[kept] @ v[kept]
+    ours = adapter.scale * adapter.a.reshape(32, 4) @ adapter.b
+    np.testing.assert_allclose(ours, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_experts_start_each_by_itself():
+    w = jax.random.normal(jax.random.key(0), (3, 6, 10))
+    site = Linear("EBD,EDF->EBF", w.shape, None)
+    many = lora.make(rank=2, alpha=4.0, init="pissa")(jax.random.key(1), site, w)
+    one = lora.make(rank=2, alpha=4.0, init="pissa")(
+        jax.random.key(1), Linear("BD,DF->BF", w.shape[1:], None), w[1]
+    )
+    np.testing.assert_allclose(many.a[1] @ many.b[1], one.a @ one.b, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(many.merge(site.equation, w), w, rtol=1e-5, atol=1e-5)
+
+
+def test_an_offset_is_data():
+    assert set(base.frozen_paths({"q": make(init="pissa")}, prefix="adapters")) == {
+        f"adapters/q/{name}" for name in ("a0", "b0", "scale")
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(init="pisa"), r"adapter\.init: got 'pisa'; did you mean 'pissa'"),
+        (dict(init="pissa", rank=17), r"adapter\.rank: got 17 .*expected at most 16"),
+        (dict(init="orthogonal", rank=3), r"adapter\.rank: got 3 .*expected an even rank"),
+    ],
+)
+def test_starts_that_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        make(**options)
 
 
 @pytest.mark.parametrize("options", [dict(rank=0), dict(dropout=1.0), dict(dropout=-0.1)])

@@ -169,7 +169,6 @@ def test_a_fresh_adapter_keeps_its_rank(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (dict(use_dora=True), "use_dora=True"),
         (dict(bias="lora_only"), "bias='lora_only'"),
         (dict(lora_bias=True), "lora_bias=True"),
         (dict(modules_to_save=["lm_head"]), "modules_to_save"),

@@ -4,6 +4,8 @@ Every folder under adapters/ is a case of the method that its `peft_type` names.
 model family has no file yet is refused with a reason, and so are those listed in `NOT_YET`.
 """
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -15,13 +17,9 @@ from ftjax.models import hf
 from tests.golden import reference
 
 NOT_YET = {  # cases of methods that we have, by what they use beside
-    "adapters/dora": "use_dora",
-    "adapters/lora_embed": "unexpected .*lora_embedding_A",
     "adapters/lora_mixtral_experts": "target_parameters",
     "adapters/lora_modules_to_save": "modules_to_save",
     "adapters/lora_trainable_tokens": "trainable_token_indices",
-    "adapters/olora": "init_lora_weights='olora'",
-    "adapters/pissa": "init_lora_weights='pissa'",
 }
 
 
@@ -45,12 +43,14 @@ WITH_GRADIENTS = [
     folder for folder in FOLDERS
     if (folder / "io.npz").is_file() and any(k.startswith("grad/") for k in reference.io(folder))
 ]  # fmt: skip
+DISPLACED = [folder for folder in FOLDERS if (folder / "converted").is_dir()]
+SAME_FILES = [folder for folder in FOLDERS if folder not in DISPLACED]
 each = pytest.mark.parametrize("folder", FOLDERS, ids=reference.id_of)
 
 
 def load(folder):
     family, model, params = reference.base(base_of(folder))
-    adapters = peft.load(folder, linears=model.linears, names=family.NAMES)
+    adapters = peft.load(folder, linears=model.linears, names=family.NAMES, weights=params)
     return model, {"model": params, "adapters": adapters}
 
 
@@ -98,7 +98,7 @@ def test_merged_logits_and_weights(folder, results):
     )
     wanted = logits_of(folder)
     if (folder / "io.npz").is_file():
-        wanted = reference.io(folder)["merged_logits"]
+        wanted = reference.io(folder).get("merged_logits", wanted)
     logits = np.asarray(model.logits(merged, x))
     np.testing.assert_allclose(logits[seen], wanted[seen], rtol=1e-4, atol=2e-4)
     if (folder / "merged_weights.safetensors").is_file():
@@ -124,7 +124,7 @@ def test_loss_and_gradients(folder, results):
     io, ours = reference.io(folder), results[folder][1]
     np.testing.assert_allclose(ours["loss"], io["loss"], rtol=1e-5, atol=1e-5)
     wanted = {key.removeprefix("grad/"): g for key, g in io.items() if key.startswith("grad/")}
-    got = by_tensor(folder, ours["grads"])
+    got = {key: np.array(g) for key, g in by_tensor(folder, ours["grads"]).items()}
     for name, gradient in wanted.items():
         own = got[name if name in got else name.removesuffix(".weight")]
         real = tuple(slice(size) for size in gradient.shape)
@@ -140,13 +140,12 @@ def by_tensor(folder, adapters):
     settings, found = peft.settings_of(folder), base.sites(adapters)
     result = dict(settings.method.to_torch_once(found))
     for m in settings.targeted(peft.modules(model.linears, family.NAMES)):
-        at = () if m.layer is None else m.layer
-        own = jax.tree.map(lambda leaf, at=at: np.asarray(leaf[at]), found[m.path])
+        own = peft.of_layer(found[m.path], m.layer)
         result |= {m.key(s): tensor for s, tensor in settings.method.to_torch(m, own).items()}
     return result
 
 
-@each
+@pytest.mark.parametrize("folder", SAME_FILES, ids=reference.id_of)
 def test_in_out_in(folder, tmp_path):
     family, model, _ = reference.base(base_of(folder))
     _, params = load(folder)
@@ -169,6 +168,49 @@ def test_in_out_in(folder, tmp_path):
     assert meaning(folder, model, family) == meaning(tmp_path / "out", model, family)
     again = peft.load(tmp_path / "out", linears=model.linears, names=family.NAMES)
     jax.tree.map(np.testing.assert_array_equal, again, params["adapters"])
+
+
+@pytest.mark.parametrize("folder", DISPLACED, ids=reference.id_of)
+def test_a_displaced_start_goes_out_as_a_plain_lora(folder, tmp_path):
+    family, model, base_weights = reference.base(base_of(folder))
+    _, params = load(folder)
+    peft.save(
+        tmp_path / "out", params["adapters"], linears=model.linears, names=family.NAMES,
+        base_model=None, hyper=peft.settings_of(folder).hyper,
+    )  # fmt: skip
+    ours, wanted = (delta_weights(f) for f in (tmp_path / "out", folder / "converted"))
+    assert ours.keys() == wanted.keys()
+    for name, weight in wanted.items():  # the factors' signs are free: the product tells
+        np.testing.assert_allclose(ours[name], weight, rtol=1e-4, atol=1e-5, err_msg=name)
+    settings, other = (peft.settings_of(f) for f in (tmp_path / "out", folder / "converted"))
+    assert settings.hyper == other.hyper
+    check_residual(folder, model, base_weights, params["adapters"])
+
+
+def delta_weights(folder):
+    """Multiply B and A of every module."""
+    tensors = load_file(folder / peft.WEIGHTS)
+    b_of = lambda name: tensors[name.replace(".lora_A.", ".lora_B.")]
+    return {name: b_of(name) @ a for name, a in tensors.items() if ".lora_A." in name}
+
+
+def check_residual(folder, model, weights, adapters):
+    """Without a and b there is the base that PEFT trains such an adapter on."""
+    start = lambda x: dataclasses.replace(x, a=0 * x.a)
+    found = {path: start(adapter) for path, adapter in base.sites(adapters).items()}
+    residual = {}
+    for path, adapter in found.items():
+        base.insert(residual, path, adapter)
+    merged = tree.paths(base.merge(weights, residual, model.linears))
+    wanted, names = (
+        load_file(folder / "residual_base.safetensors"),
+        reference.base(base_of(folder))[0].NAMES,
+    )
+    for path in found:
+        plan = hf.stored(model, names)[path]
+        for index, name in plan.names():
+            ours = plan.layout.to_torch(np.asarray(merged[path][index]))
+            np.testing.assert_allclose(ours, wanted[name], rtol=1e-4, atol=1e-5, err_msg=name)
 
 
 def meaning(folder, model, family):
