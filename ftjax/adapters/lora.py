@@ -202,7 +202,9 @@ def draw(init: str, key: jax.Array, equation: str, w: jax.Array, *, rank: int, s
     shape = [*(sizes[c] for c in e.shared), inside, outside]
     matrix = jnp.einsum(f"{e.w}->{e.shared + e.contracted + e.kept}", w).reshape(shape)
     a, b = starts.STARTS[init](key, matrix, rank, scale)
-    return tuple(x.reshape([sizes[c] for c in own]) for x, own in ((a, letters.a), (b, letters.b)))
+    a = a.reshape([sizes[c] for c in letters.a])
+    own = e.shared + "R" + e.kept
+    return a, jnp.einsum(f"{own}->{letters.b}", b.reshape([sizes[c] for c in own]))
 
 
 def _check(rank: int, dropout: float, init: str) -> None:

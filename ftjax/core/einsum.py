@@ -76,10 +76,11 @@ class LowRank:
 def lora(equation: str) -> LowRank:
     """Rewrite `x,w->y` as two maps through a rank axis R (gemma's einsum rewrite).
 
-    `BTD,DNH->BTNH` gives a DR, b RNH; a shared letter (experts) stays on both factors.
+    `BTD,DNH->BTNH` gives a DR, b RNH: R is the last axis of a and the first of b. A shared letter
+    (experts) stays on both factors.
     """
     e = parse(equation)
-    a, b = e.shared + e.contracted + "R", e.shared + "R" + e.kept
+    a, b = e.shared + e.contracted + "R", "R" + e.shared + e.kept
     middle = "".join(c for c in e.x if c not in e.contracted) + "R"
     return LowRank(a, b, f"{e.x},{a}->{middle}", f"{middle},{b}->{e.y}", f"{a},{b}->{e.w}")
 
