@@ -59,6 +59,7 @@ def tune(c, *, full: bool, rank: int = 16):
         c.optim.learning_rate = 3e-4
         c.optim.no_decay = ("**norm",)
         return c
+    # More of it: groups=(("blocks/mlp/*", dict(rank=4)),) changes keywords at some paths.
     c.adapter = dict(name="lora", where="blocks/**", rank=rank, rslora=False, dropout=0.0)
     c.adapter.alpha = 2.0 * c.adapter.get_ref("rank")  # follows --config.adapter.rank
     c.optim.learning_rate = 3e-3
