@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from experiments.settings import Settings
 from ftjax.adapters import base as adapters
-from ftjax.adapters import peft
+from ftjax.adapters import peft, stack
 from ftjax.core import conf, files
 from ftjax.core import mesh as meshes
 from ftjax.data import tokenizer as tokenizers
@@ -28,6 +28,7 @@ from ftjax.train import state as states
 
 TINY = "tiny"
 DTYPES = ("float32", "bfloat16", "float16")
+OURS = ("where", "groups", "past")  # of the adapter's keys; the others are the method's
 WHOLE = dict(adapters="adapters/**", model="model/**")
 
 
@@ -65,7 +66,14 @@ class Parts:
         """Draw the adapters of this run over a base."""
         where = self.settings.adapter["where"]
         linears, groups = self.model.linears, self.groups
-        return adapters.init(self.method, key, linears, model, where=where, groups=groups)
+        fresh = adapters.init(self.method, key, linears, model, where=where, groups=groups)
+        return stack.over(fresh, self.past, linears=linears) if self.past else fresh
+
+    @functools.cached_property
+    def past(self) -> tuple[dict, ...]:
+        """The adapters of past tasks, which stay as they are: `adapter.past`, PEFT directories."""
+        model = dict(linears=self.model.linears, names=self.family.NAMES)
+        return tuple(peft.load(given, **model) for given in self.settings.adapter.get("past", ()))
 
 
 def build(settings: Settings) -> Parts:
@@ -154,7 +162,7 @@ def _methods(spec: Mapping) -> tuple[Callable | None, tuple[tuple[str, Callable]
     """Make the initialiser of adapters, and of `groups`: (path pattern, changed keywords) pairs."""
     if not spec["name"]:
         return None, ()
-    own = {key: value for key, value in spec.items() if key not in ("where", "groups")}
+    own = {key: value for key, value in spec.items() if key not in OURS}
     groups = [
         (pattern, conf.build(own | dict(changes), "adapters", where=f"adapter.groups[{pattern!r}]"))
         for pattern, changes in spec.get("groups", ())
