@@ -62,9 +62,9 @@ def is_adapter(node: Any) -> bool:
 
 def init(
     method: Callable, key: jax.Array, linears: Mapping[str, Any], weights: Mapping[str, Any], *,
-    where: str | Iterable[str],
+    where: str | Iterable[str], groups: Iterable[tuple[str, Callable]] = (),
 ) -> dict:  # fmt: skip
-    """Initialise adapters of one method at every linear map whose path matches `where`.
+    """Initialise adapters at every linear map whose path matches `where`.
 
     Args:
       method: `init(key, linear, w) -> adapter` of one layer, as a method's `make` returns it.
@@ -72,12 +72,16 @@ def init(
       linears: the model's linear maps by path.
       weights: the model's parameters.
       where: patterns over these paths.
+      groups: (pattern, method) pairs: the same method with other settings at some of the paths, a
+        later pair before an earlier one.
     """
-    arrays = tree.paths(weights)
-    result: dict = {}
-    for path in sorted(tree.select(where, linears, where="adapter.where")):
+    chosen = dict.fromkeys(sorted(tree.select(where, linears, where="adapter.where")), method)
+    for pattern, other in groups:
+        chosen |= dict.fromkeys(tree.select(pattern, chosen, where="adapter.groups"), other)
+    arrays, result = tree.paths(weights), {}
+    for path, own in chosen.items():
         site, site_key = linears[path], rng.named(key, path)
-        one = lambda key, w, site=site: method(key, site, w)
+        one = lambda key, w, site=site, own=own: own(key, site, w)
         if site.stack is None:
             adapter = tree.unshared(one(site_key, arrays[path]))
         else:
