@@ -22,6 +22,10 @@ def base():
         compute_dtype="float32",
         remat="light",  # what the backward pass keeps: none | light | full
         chunk=64,  # positions per chunk of the log-probabilities
+        # Of families with experts; "" and None are the family's own:
+        dispatch="",  # how tokens reach experts: dropless | capacity
+        capacity_factor=conf.placeholder(float),  # seats of an expert over the mean load
+        router_aux=conf.placeholder(float),  # coefficient of the load-balancing loss
     )
     c.tokenizer = ""  # a tokenizer.json or a directory; "" = the base's
     c.adapter = conf.create(name="", where="blocks/**")  # name="" = no adapter

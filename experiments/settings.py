@@ -35,6 +35,9 @@ class Model:
     compute_dtype: str
     remat: str
     chunk: int
+    dispatch: str
+    capacity_factor: float | None
+    router_aux: float | None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ in the same way.
 
 import dataclasses
 import functools
+import inspect
 import pathlib
 from collections.abc import Callable, Mapping
 from types import ModuleType
@@ -109,8 +110,25 @@ def _model(spec) -> tuple[ModuleType, Any, pathlib.Path | None]:
             raise ValueError(f"model.{key}: got {name!r}; expected one of {', '.join(DTYPES)}")
     source = locate(spec.base) if spec.base else None
     family, config = hf.config_of(source or spec.preset)
-    model = family.make(config, remat=spec.remat, dtype=jnp.dtype(spec.compute_dtype))
-    return family, model, source
+    options = dict(remat=spec.remat, dtype=jnp.dtype(spec.compute_dtype))
+    return family, family.make(config, **options, **_of_experts(spec, family)), source
+
+
+def _of_experts(spec, family: ModuleType) -> dict[str, Any]:
+    """Collect the options that only families with experts have.
+
+    Raises:
+      ValueError: one is set for another family.
+    """
+    values = {name: vars(spec)[name] for name in ("dispatch", "capacity_factor", "router_aux")}
+    given = {name: value for name, value in values.items() if value not in ("", None)}
+    for name in given.keys() - inspect.signature(family.make).parameters.keys():
+        kind = family.__name__.rpartition(".")[2]
+        raise ValueError(
+            f"model.{name}: got {given[name]!r} for a {kind}, which has no experts; expected it "
+            "as it is in configs/common.py; leave it out"
+        )
+    return given
 
 
 def check_weights(parts: Parts) -> None:

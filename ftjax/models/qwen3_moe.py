@@ -63,6 +63,11 @@ def from_hf(config_json: dict[str, Any]) -> Config:
         sparse_step=keys.get("decoder_sparse_step", 1),  # absent: Qwen3MoeConfig says 1
         dense_layers=tuple(keys.get("mlp_only_layers", ())),  # absent: Qwen3MoeConfig says none
     )  # fmt: skip
+    if not any(map(config.has_experts, range(config.layers))):
+        raise ValueError(
+            f"{keys.where}: got mlp_only_layers={list(config.dense_layers)} and "
+            f"decoder_sparse_step={config.sparse_step}: no layer has experts; expected some"
+        )
     keys.finish(harmless=["max_window_layers"])  # unlike in Qwen2, all layers have the window
     return config
 
