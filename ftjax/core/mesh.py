@@ -7,7 +7,7 @@ a size that it does not divide stays whole:
 
     DNH  ->  P("fsdp", "tensor", None)          weights
     BTD  ->  P(("data", "fsdp", "expert"), None, None)      B has taken fsdp, so D stays whole
-    EBSD ->  P("expert", ("data", "fsdp"), None, None)      tokens that were sent to experts
+    EBTD ->  P("expert", ("data", "fsdp"), None, None)      tokens that were sent to experts
 """
 
 import math

@@ -61,9 +61,9 @@ def test_rows_grouped_by_expert_get_its_merged_weight(name, equation):
         jnp.repeat(jnp.arange(experts), np.prod(rows)), experts=experts
     )
     contract = functools.partial(grouped.contract, groups)
-    sorted_x = flat(x).at[places.row_at_S].get(mode="fill", fill_value=0)
+    sorted_x = flat(x).at[places.row_at].get(mode="fill", fill_value=0)
     for given in (None, adapter):
-        got = linear.linear_rows(equation, sorted_x, w, contract, given)[places.of_row_X]
+        got = linear.linear_rows(equation, sorted_x, w, contract, given)[places.of_row]
         wanted = expected if given is adapter else jnp.einsum(equation, x, w)
         subjects.close(got, flat(wanted), atol=1e-4)
 

@@ -23,20 +23,20 @@ def draw(letters, seed):
 )
 def test_every_row_has_a_place_with_its_expert(experts):
     groups, places = grouped.arrange(jnp.array(experts), experts=E)
-    size, block = len(places.row_at_S), len(places.row_at_S) // len(groups.expert_J)
+    size, block = len(places.row_at), len(places.row_at) // len(groups.expert_J)
     starts = np.cumsum(groups.counts_E) - groups.counts_E
     inside = [i for i, e in enumerate(experts) if 0 <= e < E]
-    assert len({int(places.of_row_X[i]) for i in inside}) == len(inside)
+    assert len({int(places.of_row[i]) for i in inside}) == len(inside)
     for i, expert in enumerate(experts):
-        at = int(places.of_row_X[i])
+        at = int(places.of_row[i])
         if i not in inside:
             assert at == size
             continue
         assert starts[expert] <= at < starts[expert] + groups.counts_E[expert]
         assert int(groups.expert_J[at // block]) == expert
-        assert int(places.row_at_S[at]) == i
-    empty = set(range(size)) - {int(places.of_row_X[i]) for i in inside}
-    assert all(int(places.row_at_S[at]) == len(experts) for at in empty)
+        assert int(places.row_at[at]) == i
+    empty = set(range(size)) - {int(places.of_row[i]) for i in inside}
+    assert all(int(places.row_at[at]) == len(experts) for at in empty)
 
 
 @pytest.mark.parametrize(
@@ -52,8 +52,8 @@ def test_contraction_gives_every_row_its_experts_weight(equation, y, way, monkey
     x_letters, w_letters = equation.split("->")[0].split(",")
     x = jax.random.normal(jax.random.key(0), (len(expert), *(SIZES[c] for c in x_letters[3:])))
     w = draw(w_letters, 1)
-    sorted_x = x.at[places.row_at_S].get(mode="fill", fill_value=0)
-    got = grouped.contract(groups, equation, sorted_x, w)[places.of_row_X]
+    sorted_x = x.at[places.row_at].get(mode="fill", fill_value=0)
+    got = grouped.contract(groups, equation, sorted_x, w)[places.of_row]
     wanted = jnp.stack([jnp.einsum(y, x[i : i + 1], w[e])[0] for i, e in enumerate(expert)])
     np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
 
