@@ -13,7 +13,7 @@ from flax import nnx
 
 from ftjax.core import mesh
 from ftjax.models import base
-from ftjax.ops import attention, norm, remat, rope
+from ftjax.ops import attention, remat, rope
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,16 +32,6 @@ class Norm:
         """Normalise the last axes of `x`, as many as the scale has."""
         flat = x.reshape(*x.shape[: x.ndim - scale[...].ndim], -1)
         return self.function(flat, scale[...].reshape(-1), eps=self.eps).reshape(x.shape)
-
-
-def rms(eps: float) -> Norm:
-    """Multiply by the scale itself."""
-    return Norm(norm.rms_norm, 1.0, eps)
-
-
-def rms_around_one(eps: float) -> Norm:
-    """Multiply by 1 + scale."""
-    return Norm(norm.rms_norm_around_one, 0.0, eps)
 
 
 def attend(q, k, v, context: base.Context, cache=None, *, scale: float, cap: float | None = None):

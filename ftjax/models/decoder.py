@@ -117,6 +117,13 @@ def _repetitions(kinds: Sequence, size: int) -> int:
     return sum(1 for _ in same) // size
 
 
+def period(values: Sequence) -> tuple:
+    """Return the shortest beginning of which all of `values` is a repetition."""
+    sizes = range(1, len(values) + 1)
+    fits = (g for g in sizes if all(v == values[i % g] for i, v in enumerate(values)))
+    return tuple(values[: next(fits)])
+
+
 @dataclasses.dataclass(frozen=True)
 class Model:
     """The handle of a decoder; see `make`. Holds no arrays."""
@@ -207,13 +214,17 @@ class Model:
         """
         params = jax.tree.map(lambda leaf: leaf.astype(self.dtype), params)
         contexts = self._contexts(positions_BT, segments_BT, cache)
-        own = {name: leaf for name, leaf in params.items() if name not in self.stacks}
-        ends = nnx.merge(nnx.graphdef(self._abstract(self.ends)), own)
+        ends = self.ends_of(params)
         site = base.Site(tree.unshared(adapters or {}), key)
         x = mesh.constrain(ends.enter(tokens_BT, positions_BT, site), "BTD")
         x, written, given = self._layers(params, x, contexts, adapters or {}, cache, key)
         outputs = [ends.leave(x)] + [written] * (cache is not None) + [given] * aux
         return tuple(outputs) if len(outputs) > 1 else outputs[0]
+
+    def ends_of(self, params) -> nnx.Module:
+        """Return the module of what exists once, with its parameters: it embeds and normalises."""
+        own = {name: params[name] for name in base.metadata(self._abstract(self.ends), "axes")}
+        return nnx.merge(nnx.graphdef(self._abstract(self.ends)), own)
 
     def _contexts(self, positions_BT, segments_BT, cache) -> dict[Kind, base.Context]:
         c = self.config

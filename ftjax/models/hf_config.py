@@ -14,8 +14,8 @@ from ftjax.ops import rope
 # Keys without influence on the function that the weights compute.
 HARMLESS = frozenset({
     "_attn_implementation", "_attn_implementation_autoset", "_name_or_path", "architectures",
-    "auto_map", "bos_token_id", "dtype", "eos_token_id", "model_type", "name_or_path",
-    "output_attentions", "output_hidden_states", "pad_token_id", "pretraining_tp",
+    "auto_map", "bos_token_id", "cache_implementation", "dtype", "eos_token_id", "model_type",
+    "name_or_path", "output_attentions", "output_hidden_states", "pad_token_id", "pretraining_tp",
     "return_dict", "tokenizer_class", "torch_dtype", "transformers_version", "unk_token_id",
     "unsloth_fixed", "unsloth_version", "use_cache",
 })  # fmt: skip
@@ -53,6 +53,11 @@ class Keys:
             raise ValueError(f"{self.where}: the key {name!r} is missing; near it: {near}")
         return default
 
+    def nullable(self, name: str, default: Any) -> Any:
+        """Read a key of which null is a value, another one than the default of an absent key."""
+        self.seen.add(name)
+        return self.json.get(name, default)
+
     def only(self, name: str, legal: Iterable[Any], default: Any = REQUIRED) -> Any:
         """Read a key of which only some values are supported.
 
@@ -67,16 +72,9 @@ class Keys:
             )
         return value
 
-    def rope(self, *, default_theta: float) -> rope.Rope:
-        """Read the rotary embedding in either dialect."""
-        scaling = self.get("rope_scaling", {})
-        parameters = dict(self.get("rope_parameters", scaling))
-        theta = parameters.pop("rope_theta", None) or self.get("rope_theta", default_theta)
-        if self.get("rope_theta", theta) != theta:
-            raise ValueError(
-                f"{self.where}: got rope_theta={self.json['rope_theta']} beside "
-                f"rope_parameters with {theta}; expected one"
-            )
+    def rope_of(self, parameters: Mapping[str, Any], *, theta: float) -> rope.Rope:
+        """Read the parameters of one rotary embedding, in the words of either dialect."""
+        parameters = dict(parameters)
         legacy = parameters.pop("type", "default")
         kind = parameters.pop("rope_type", legacy)
         if kind not in ROPE_NUMBERS:
@@ -89,6 +87,18 @@ class Keys:
                 f"{kind!r}: {sorted(ROPE_NUMBERS[kind])}"
             )
         return rope.Rope(float(theta), kind, tuple(sorted(parameters.items())))
+
+    def rope(self, *, default_theta: float) -> rope.Rope:
+        """Read the rotary embedding in either dialect."""
+        scaling = self.get("rope_scaling", {})
+        parameters = dict(self.get("rope_parameters", scaling))
+        theta = parameters.pop("rope_theta", None) or self.get("rope_theta", default_theta)
+        if self.get("rope_theta", theta) != theta:
+            raise ValueError(
+                f"{self.where}: got rope_theta={self.json['rope_theta']} beside "
+                f"rope_parameters with {theta}; expected one"
+            )
+        return self.rope_of(parameters, theta=theta)
 
     def finish(self, *, harmless: Iterable[str] = ()) -> None:
         """Check that nothing is left unread; keys that are null are off.

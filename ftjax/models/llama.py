@@ -13,7 +13,7 @@ from flax import nnx
 
 from ftjax.core import mesh
 from ftjax.models import base, blocks, decoder, hf_config, presets
-from ftjax.ops import remat
+from ftjax.ops import norm, remat
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Block(nnx.Module):
     def __init__(self, config: Config, key: jax.Array):
         sizes, scale = config.sizes, config.init_scale
         attn_key, mlp_key = jax.random.split(key)
-        self.norm = blocks.rms(config.norm_eps)
+        self.norm = blocks.Norm(norm.rms_norm, 1.0, config.norm_eps)
         self.attn_norm = self.norm.declare("D", sizes)
         self.attn = blocks.Attention(
             sizes, key=attn_key, init_scale=scale, norm=self.norm, scale=config.head_dim**-0.5,
@@ -56,7 +56,7 @@ class Block(nnx.Module):
 
 def ends(config: decoder.Config, key: jax.Array) -> blocks.Ends:
     """Make what exists once."""
-    return blocks.Ends(config, key, norm=blocks.rms(config.norm_eps))
+    return blocks.Ends(config, key, norm=blocks.Norm(norm.rms_norm, 1.0, config.norm_eps))
 
 
 def make(config: Config, **options) -> decoder.Model:
@@ -89,9 +89,10 @@ NAMES = {
 }
 
 
-def read_common(keys: hf_config.Keys, **special) -> Config:
+def read_common(keys: hf_config.Keys, *, kind: type = Config, **special) -> decoder.Config:
     """Read what llama and its relatives have in common; `special` is the family's own fields."""
-    keys.only("hidden_act", ["silu"])
+    if kind is Config:
+        keys.only("hidden_act", ["silu"])
     keys.only("attention_dropout", [0.0], 0.0)  # absent: LlamaConfig says 0
     dim, heads = keys.get("hidden_size"), keys.get("num_attention_heads")
     own = dict(
@@ -100,12 +101,13 @@ def read_common(keys: hf_config.Keys, **special) -> Config:
         kv_heads=keys.get("num_key_value_heads", heads),  # absent: LlamaConfig says one per head
         head_dim=keys.get("head_dim", dim // heads),  # absent: LlamaConfig divides
         ffw=keys.get("intermediate_size"), norm_eps=keys.get("rms_norm_eps"),
-        rope=keys.rope(default_theta=10000.0),  # absent: LlamaConfig says 10000
+        # Absent: LlamaConfig says 10000.
+        rope=special.get("rope") or keys.rope(default_theta=10000.0),
         tied=keys.get("tie_word_embeddings", False),  # absent: LlamaConfig says no
         max_positions=keys.get("max_position_embeddings"),
         init_scale=keys.get("initializer_range", 0.02),  # absent: LlamaConfig says 0.02
     )  # fmt: skip
-    return Config(**own | special)
+    return kind(**own | special)
 
 
 def write_common(config: Config) -> dict[str, Any]:

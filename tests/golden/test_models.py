@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from ftjax.core import tree
+from ftjax.models import base as models
 from ftjax.models import hf
-from ftjax.ops import norm
 from tests.golden import reference
 
 FOLDERS = reference.model_folders()
@@ -90,15 +90,13 @@ def test_hidden_states_of_every_depth(folder, results):
     _, model, params = reference.base(folder)
     states, seen = io["hidden_states"], io["attention_mask"] == 1
     assert len(states) == model.config.layers + 1
-    embedded = np.asarray(params["embed"])[io["input_ids"]]
+    batch, ends = reference.batch_of(io["input_ids"], io["attention_mask"]), model.ends_of(params)
+    embedded = ends.enter(batch["tokens"], batch["positions"], models.Site({}, None))
     np.testing.assert_allclose(embedded[seen], states[0][seen], atol=1e-6)
     np.testing.assert_allclose(ours["hidden"][seen], states[-1][seen], rtol=1e-4, atol=1e-4)
-    batch = reference.batch_of(io["input_ids"], io["attention_mask"])
     for depth in range(1, model.config.layers):
         # The reference has inner states before the final norm; ours come after it.
-        wanted = norm.rms_norm(
-            jnp.asarray(states[depth]), params["final_norm"], eps=model.config.norm_eps
-        )
+        wanted = ends.leave(jnp.asarray(states[depth]))
         short = dataclasses.replace(
             model, config=dataclasses.replace(model.config, layers=depth), scan=True
         )
