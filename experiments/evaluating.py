@@ -18,6 +18,7 @@ import numpy as np
 
 from experiments import generating, setup
 from ftjax.core import conf, files
+from ftjax.core import mesh as meshes
 from ftjax.data import loader as loaders
 from ftjax.sampling import text
 
@@ -110,7 +111,7 @@ def _evaluator(spec: dict, parts: setup.Parts, *, where: str):
 
 def _batch(parts: setup.Parts) -> int:
     """At least `BATCH` rows, and a multiple of the replicas."""
-    replicas = parts.mesh.shape["data"] * parts.mesh.shape["fsdp"]
+    replicas = meshes.replicas(parts.mesh)
     return -(-BATCH // replicas) * replicas
 
 

@@ -71,12 +71,13 @@ def write(parts, params, encode, options: dict) -> None:
     import jax
 
     from experiments import generating
+    from ftjax.core import mesh as meshes
     from ftjax.sampling import text
 
     prompts = list(PROMPT.value)
     if PROMPTS_FILE.value:
         prompts += generating.read_prompts(PROMPTS_FILE.value)
-    replicas = parts.mesh.shape["data"] * parts.mesh.shape["fsdp"]
+    replicas = meshes.replicas(parts.mesh)
     respond = text.make(
         parts.model, parts.tokenizer, encode=encode, until=tuple(UNTIL.value), mesh=parts.mesh,
         batch_size=-(-min(BATCH_SIZE.value, len(prompts)) // replicas) * replicas, **options,

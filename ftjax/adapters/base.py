@@ -5,6 +5,7 @@ dataclass that offers
 
     merge(equation, w) -> w'             the definition
     apply(equation, x, w, key) -> y      contract(equation, x, merge(equation, w)), or faster
+    apply_rows(equation, x, w, contract, key) -> y      the same over rows grouped by expert
     lookup(tokens, w) -> x               rows of merge(LOOKUP, w): on an embedding, or faster
     axes(equation) -> adapter            letters of its own arrays, for sharding
     FROZEN                               fields that are data and never train
@@ -42,6 +43,14 @@ class Adapter:
         """Apply the adapted map to `x`."""
         return linear.contract(equation, x, self.merge(equation, w))
 
+    def apply_rows(self, equation: str, x: jax.Array, w: jax.Array, contract: Callable, key=None):
+        """Apply the adapted map to rows grouped by expert.
+
+        `x` [rows, contracted letters] stands for the letters EBTD of the equation, and
+        `contract(equation, x, w)` computes it over the groups.
+        """
+        return contract(equation, x, self.merge(equation, w))
+
     def lookup(self, tokens_BT: jax.Array, w_VD: jax.Array) -> jax.Array:
         """Take rows of an adapted embedding."""
         return self.merge(linear.LOOKUP, w_VD)[tokens_BT]
@@ -76,9 +85,9 @@ def is_adapter(node: Any) -> bool:
 def init(
     method: Callable | OfModel, key: jax.Array, linears: Mapping[str, Any],
     weights: Mapping[str, Any], *, where: str | Iterable[str],
-    sizes: Mapping[str, int] | None = None,
+    groups: Iterable[tuple[str, Callable]] = (), sizes: Mapping[str, int] | None = None,
 ) -> dict:  # fmt: skip
-    """Initialise adapters of one method at every linear map whose path matches `where`.
+    """Initialise adapters at every linear map whose path matches `where`.
 
     Args:
       method: `init(key, linear, w) -> adapter` of one layer, as a method's `make` returns it.
@@ -86,7 +95,9 @@ def init(
       linears: the model's linear maps by path.
       weights: the model's parameters.
       where: patterns over these paths; empty for a method that is `OfModel`.
-      sizes: the model's sizes by letter, which such a method needs.
+      groups: (pattern, method) pairs: the same method with other settings at some of the paths, a
+        later pair before an earlier one.
+      sizes: the model's sizes by letter, which a method that is `OfModel` needs.
 
     Raises:
       ValueError: a pattern matches nothing, or there are patterns for such a method.
@@ -97,11 +108,13 @@ def init(
                 f"adapter.where: got {where!r}; expected ''; a {method.name} changes no weight"
             )
         return {method.name: method.init(rng.named(key, method.name), sizes, weights)}
-    arrays = tree.paths(weights)
-    result: dict = {}
-    for path in sorted(tree.select(where, linears, where="adapter.where")):
+    chosen = dict.fromkeys(sorted(tree.select(where, linears, where="adapter.where")), method)
+    for pattern, other in groups:
+        chosen |= dict.fromkeys(tree.select(pattern, chosen, where="adapter.groups"), other)
+    arrays, result = tree.paths(weights), {}
+    for path, own in chosen.items():
         site, site_key = linears[path], rng.named(key, path)
-        one = lambda key, w, site=site: method(key, site, w)
+        one = lambda key, w, site=site, own=own: own(key, site, w)
         if site.stack is None:
             adapter = tree.unshared(one(site_key, arrays[path]))
         else:

@@ -43,13 +43,19 @@ class LoRA(base.Adapter):
         It is when there are more tokens than a weight has rows or columns; it must be float32,
         since a lower type would round the sum away.
         """
-        e = einsum.lora(equation)
-        dropped = _dropout(x, self.dropout, key)
-        a, b, scale = (leaf.astype(x.dtype) for leaf in (self.a, self.b, self.scale))
-        if dropped is x and x.dtype == jnp.float32 and _many(equation, x, w):
-            return _merged(equation, x, w, a, b, scale)
-        low = linear.contract(e.down, dropped, a) * scale
-        return linear.contract(equation, x, w) + linear.contract(e.up, low, b)
+        still = self.dropout == 0.0 or key is None
+        if still and x.dtype == jnp.float32 and _many(equation, x, w):
+            return _merged(equation, x, w, *self._factors(x.dtype))
+        return self.apply_rows(equation, x, w, linear.contract, key)
+
+    def apply_rows(self, equation: str, x, w, contract, key=None) -> jax.Array:
+        """Compute x w + s * (dropout(x) a) b, each expert's rows with its own factors."""
+        e, (a, b, scale) = einsum.lora(equation), self._factors(x.dtype)
+        low = contract(e.down, _dropout(x, self.dropout, key), a) * scale
+        return contract(equation, x, w) + contract(e.up, low, b)
+
+    def _factors(self, dtype) -> tuple[jax.Array, jax.Array, jax.Array]:
+        return self.a.astype(dtype), self.b.astype(dtype), self.scale.astype(dtype)
 
     def lookup(self, tokens_BT: jax.Array, w_VD: jax.Array) -> jax.Array:
         """Compute w[tokens] + s * a[tokens] b; embeddings have no dropout."""
@@ -196,7 +202,9 @@ def draw(init: str, key: jax.Array, equation: str, w: jax.Array, *, rank: int, s
     shape = [*(sizes[c] for c in e.shared), inside, outside]
     matrix = jnp.einsum(f"{e.w}->{e.shared + e.contracted + e.kept}", w).reshape(shape)
     a, b = starts.STARTS[init](key, matrix, rank, scale)
-    return tuple(x.reshape([sizes[c] for c in own]) for x, own in ((a, letters.a), (b, letters.b)))
+    a = a.reshape([sizes[c] for c in letters.a])
+    own = e.shared + "R" + e.kept
+    return a, jnp.einsum(f"{own}->{letters.b}", b.reshape([sizes[c] for c in own]))
 
 
 def _check(rank: int, dropout: float, init: str) -> None:

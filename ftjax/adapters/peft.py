@@ -25,8 +25,9 @@ import numpy as np
 import ftjax.adapters
 from ftjax.adapters import base, peft_config
 from ftjax.adapters.peft_format import Format, Module
-from ftjax.core import conf, files, tree
+from ftjax.core import conf, einsum, files, tree
 
+EXPERTS = ("gate_up", "down")  # as transformers declares them
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
@@ -43,11 +44,31 @@ def modules(linears: Mapping[str, Any], names: Mapping[str, str]) -> list[Module
     """List every layer's linear maps by their names in PEFT."""
     found = []
     for path, linear in linears.items():
-        template = names[path].removesuffix(".weight")
-        for layer in [None] if linear.stack is None else range(linear.stack):
-            name = template.format(L=None if layer is None else linear.layers[layer])
-            found.append(Module(name, path, layer, linear))
+        template = _template(path, linear, names[path])
+        if linear.layers is None:
+            found.append(Module(template, path, None, linear))
+        for layer, number in enumerate(linear.layers or ()):
+            found.append(Module(template.format(L=number), path, layer, linear))
     return found
+
+
+def _template(path: str, linear, stored: str) -> str:
+    """Name a map's modules after its tensors; experts are fused parameters, whatever is stored."""
+    if not einsum.parse(linear.equation).shared:
+        return stored.removesuffix(".weight")
+    return stored.partition("{L}")[0] + "{L}.mlp.experts." + path.rsplit("/", 1)[-1] + "_proj"
+
+
+def nested(chosen: list[Module]) -> list[Module]:
+    """Count the wrappers around each parameter: PEFT wraps in the order of their declaration."""
+    experts = {(m.layer, m.path) for m in chosen if m.e.shared}
+
+    def place(m: Module) -> Module:
+        stack, _, own = m.path.rpartition("/")
+        later = (f"{stack}/{name}" for name in EXPERTS[EXPERTS.index(own) + 1 :])
+        return dataclasses.replace(m, outer=sum((m.layer, path) in experts for path in later))
+
+    return [place(m) if m.e.shared else m for m in chosen]
 
 
 # -- reading ---------------------------------------------------------------------------------------
@@ -68,8 +89,13 @@ class Settings:
 
 def targeted(method: Format, targets, candidates: list[Module]) -> list[Module]:
     """Choose the modules that a method adapts."""
-    adapts = lambda m: method.covers(m) and targets.adapts(m.name, head=m.layer is None)
-    return [m for m in candidates if adapts(m)]
+
+    def adapts(m: Module) -> bool:
+        if m.e.shared:
+            return targets.adapts_parameter(m.name)
+        return targets.adapts(m.name, head=m.layer is None)
+
+    return nested([m for m in candidates if method.covers(m) and adapts(m)])
 
 
 def settings_of(directory: str | os.PathLike) -> Settings:
@@ -190,7 +216,7 @@ def save(
     method = _method_of(found, {m.path for m in candidates})
     tensors = method.to_torch_once(found)
     layers = {}
-    for m in (m for m in candidates if m.path in found):
+    for m in nested([m for m in candidates if m.path in found]):
         own = method.trim(of_layer(found[m.path], m.layer))
         if own is not None:
             layers[m.name] = own
@@ -236,10 +262,16 @@ def _method_of(found: Mapping[str, base.Adapter], known: set[str]) -> Format:
 
 def _shortest(method: Format, wanted: set[str], candidates: list[Module]) -> peft_config.Targets:
     """Find the shortest targets that mean exactly these modules."""
-    endings = tuple(dict.fromkeys(name.rsplit(".", 1)[-1] for name in wanted))
-    layers = {m.layer for m in candidates if m.name in wanted and m.layer is not None}
-    for kept in (None, tuple(sorted(layers)) or None):
-        shorter = peft_config.Targets(endings, layers=kept)
-        if {m.name for m in targeted(method, shorter, candidates)} == wanted:
-            return shorter
-    return peft_config.Targets(tuple(m.name for m in candidates if m.name in wanted))
+    chosen = nested([m for m in candidates if m.name in wanted])
+    maps = [m.name for m in chosen if not m.e.shared]
+    endings = tuple(dict.fromkeys(name.rsplit(".", 1)[-1] for name in maps))
+    layers = {m.number for m in chosen if m.number is not None}
+    experts = sorted((m for m in chosen if m.e.shared), key=lambda m: (m.layer, -m.outer))
+    parameters = tuple(m.name for m in experts)
+    short = tuple(dict.fromkeys(name.split(".", 3)[-1] for name in parameters))
+    for own in (short, parameters):
+        for kept in (None, tuple(sorted(layers)) or None):
+            shorter = peft_config.Targets(endings, layers=kept, parameters=own)
+            if {m.name for m in targeted(method, shorter, candidates)} == wanted:
+                return shorter
+    return peft_config.Targets(tuple(maps), parameters=parameters)

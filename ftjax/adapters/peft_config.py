@@ -3,7 +3,8 @@
 The rules are PEFT's. A list of `target_modules` matches by the end of the module's name, a string
 is a regular expression over all of it, "all-linear" is everything but the head; `exclude_modules`
 takes away in the same way; `layers_to_transform` keeps some layers. Keys of patterns such as
-`rank_pattern` are regular expressions that match the end of a name after a dot.
+`rank_pattern` are regular expressions that match the end of a name after a dot. `target_parameters`
+matches parameters that are no linear module's by the end of their names: the fused experts.
 """
 
 import dataclasses
@@ -32,6 +33,7 @@ class Targets:
     exclude: str | tuple[str, ...] = ()
     layers: tuple[int, ...] | None = None
     layers_pattern: tuple[str, ...] = ()
+    parameters: tuple[str, ...] = ()
 
     def adapts(self, module: str, *, head: bool) -> bool:
         """Say whether the linear map called `module` is adapted.
@@ -46,6 +48,10 @@ class Targets:
         if module in self.targets:  # a full name counts in every layer
             return True
         return _match(self.targets, module) and self._has_layer(module)
+
+    def adapts_parameter(self, name: str) -> bool:
+        """Say whether a parameter that is no linear module's, such as fused experts, is adapted."""
+        return _match(self.parameters, name)
 
     def _has_layer(self, module: str) -> bool:
         if self.layers is None:
@@ -82,7 +88,8 @@ def check(config: Mapping[str, Any], method, *, where: str) -> None:
     }
     if config.get("task_type") not in (None, "CAUSAL_LM"):
         unsupported["task_type"] = config["task_type"]
-    if method.has_targets and config.get("target_modules") in OFF:
+    aims = config.get("target_modules") not in OFF or config.get("target_parameters") not in OFF
+    if method.has_targets and not aims:
         unsupported["target_modules"] = config.get("target_modules")
     if unsupported:
         shown = ", ".join(f"{key}={value!r}" for key, value in sorted(unsupported.items()))
@@ -100,6 +107,7 @@ def read(config: Mapping[str, Any]) -> Targets:
         targets=_names(config.get("target_modules")), exclude=_names(config.get("exclude_modules")),
         layers=tuple(layers) if layers else None,
         layers_pattern=_as_tuple(config.get("layers_pattern")),
+        parameters=_as_tuple(config.get("target_parameters")),
     )  # fmt: skip
 
 
@@ -126,9 +134,14 @@ def write(targets: Targets | None, *, peft_type: str, base_model: str | None) ->
     if targets is None:
         return config
     names = targets.targets
-    return config | {
-        "exclude_modules": None,
-        "layers_pattern": None,
-        "layers_to_transform": None if targets.layers is None else list(targets.layers),
-        "target_modules": names if isinstance(names, str) else sorted(names),
-    }
+    parameters = {"target_parameters": list(targets.parameters)} if targets.parameters else {}
+    return (
+        config
+        | parameters
+        | {
+            "exclude_modules": None,
+            "layers_pattern": None,
+            "layers_to_transform": None if targets.layers is None else list(targets.layers),
+            "target_modules": names if isinstance(names, str) else sorted(names),
+        }
+    )

@@ -35,12 +35,22 @@ Shapes = dict[str, tuple[int, ...]]
 
 @dataclasses.dataclass(frozen=True)
 class Module:
-    """One layer's linear map under its name in PEFT; `layer` is None for a map that exists once."""
+    """One layer's linear map under its name in PEFT; `layer` is None for a map that exists once.
+
+    Experts are parameters of one module, each adapted by a wrapper around the ones before it;
+    `outer` counts the wrappers around this one.
+    """
 
     name: str
     path: str
     layer: int | None
-    linear: Any  # equation, shape of one layer's weight, stack
+    linear: Any  # equation, shape of one layer's weight, numbers of the stack's layers
+    outer: int = 0
+
+    @property
+    def number(self) -> int | None:
+        """The layer's number in the model."""
+        return None if self.layer is None else self.linear.layers[self.layer]
 
     @property
     def e(self) -> einsum.Einsum:
@@ -64,7 +74,8 @@ class Module:
 
     def key(self, suffix: str) -> str:
         """Return the name of a tensor in the file."""
-        return f"base_model.model.{self.name}.{suffix}"
+        owner = self.name.rpartition(".")[0] if self.e.shared else self.name
+        return f"base_model.model.{owner}{'.base_layer' * self.outer}.{suffix}"
 
     def from_torch(self, array: np.ndarray, *groups: str, letters: str, **sizes: int):
         """View a torch tensor, whose axes are runs of letters, in our letters; see `core.layout`.

@@ -17,7 +17,7 @@ from ftjax.adapters import lora, peft_config, starts
 from ftjax.adapters.dora import DoRA
 from ftjax.adapters.lora import LoRA, OffsetLoRA
 from ftjax.adapters.peft_format import Format, number, pattern
-from ftjax.core import layout
+from ftjax.core import einsum, layout
 
 # Initialisations that change the base: their factors belong to the residual, not to the base.
 CHANGES_BASE = ("corda", "loftq", "lora_ga", "milora", "olora", "pissa")
@@ -26,12 +26,16 @@ MAGNITUDE = "lora_magnitude_vector"
 
 
 class LoraFormat(Format):
-    """Tensors lora_A (r, in) and lora_B (out, r); with `use_dora` lora_magnitude_vector (out)."""
+    """Tensors lora_A (r, in) and lora_B (out, r); with `use_dora` lora_magnitude_vector (out).
+
+    Those of E experts are one pair: lora_A (E r, in), the experts one after the other, and lora_B
+    (out, r E), where the expert varies fastest.
+    """
 
     peft_type, kinds = "LORA", (LoRA, DoRA, OffsetLoRA)
     keys = frozenset({
         "alpha_pattern", "init_lora_weights", "lora_alpha", "lora_dropout", "r", "rank_pattern",
-        "use_dora", "use_rslora",
+        "target_parameters", "use_dora", "use_rslora",
         # Without effect on what the tensors mean:
         "corda_config", "eva_config", "fan_in_fan_out", "loftq_config", "lora_ga_config",
         "megatron_core", "qalora_group_size",
@@ -73,12 +77,13 @@ class LoraFormat(Format):
         }
 
     def covers(self, module):
-        """Linear maps and embeddings."""
-        return not module.e.shared
+        """Linear maps, embeddings and experts."""
+        return True
 
     def shapes(self, module, hyper):
         """Give (r, in), (out, r), and (out,)."""
-        rank, (a, b) = rank_of(module.name, hyper), factors(module)
+        rank = rank_of(module.name, hyper) * einsum.size(module.e.shared, module.sizes)
+        a, b = factors(module)
         length = {MAGNITUDE: (module.outputs,)} if hyper["dora"] else {}
         return {a: (rank, module.inputs), b: (module.outputs, rank)} | length
 
@@ -86,8 +91,9 @@ class LoraFormat(Format):
         """Unflatten A and B into our letters."""
         e, rank = module.e, rank_of(module.name, hyper)
         a, b = (tensors[name] for name in factors(module))
-        a = module.from_torch(a, "R", e.contracted, letters=e.contracted + "R", R=rank)
-        b = module.from_torch(b, e.kept, "R", letters="R" + e.kept, R=rank)
+        low = einsum.lora(module.linear.equation)
+        a = module.from_torch(a, e.shared + "R", e.contracted, letters=low.a, R=rank)
+        b = module.from_torch(b, e.kept, "R" + e.shared, letters=low.b, R=rank)
         rest = (np.float32(scale_of(module.name, hyper)), hyper["dropout"])
         if not hyper["dora"]:
             return LoRA(a, b, *rest)
@@ -95,9 +101,11 @@ class LoraFormat(Format):
 
     def to_torch(self, module, adapter):
         """Flatten a and b."""
-        e = module.e
-        a = layout.Layout(("R", e.contracted), e.contracted + "R").to_torch(adapter.a)
-        b = layout.Layout((e.kept, "R"), "R" + e.kept).to_torch(adapter.b)
+        e, low = module.e, einsum.lora(module.linear.equation)
+        if e.shared and isinstance(adapter, DoRA):
+            raise ValueError(f"adapters/{module.path}: got a DoRA; PEFT has none for experts")
+        a = layout.Layout((e.shared + "R", e.contracted), low.a).to_torch(adapter.a)
+        b = layout.Layout((e.kept, "R" + e.shared), low.b).to_torch(adapter.b)
         length = {MAGNITUDE: adapter.m.reshape(-1)} if isinstance(adapter, DoRA) else {}
         return dict(zip(factors(module), (a, b), strict=True)) | length
 

@@ -1,8 +1,9 @@
 """Equations of linear maps, in one legend of letters for the whole project.
 
 B batch, P pair, T query time, S key time, L layers, D model, N query heads, K kv heads,
-G = N/K, H head dim, F ffw, V vocab, R rank, M member, E expert; of fused projections, J = N + 2K
-heads of queries, keys and values, C parts of equal shape.
+G = N/K, H head dim, F ffw, V vocab, R rank, M member, E expert, I ffw of one expert. In a weight, C
+numbers the parts of a fused projection, and J = N + 2K are its heads of queries, keys and values.
+Tokens that were sent to experts are EBTD, T being an expert's seats in a row.
 
 A linear map is `x,w->y`, for instance `BTD,DNH->BTNH`. Its letters say everything that an adapter
 or a sharding has to know:
@@ -75,10 +76,11 @@ class LowRank:
 def lora(equation: str) -> LowRank:
     """Rewrite `x,w->y` as two maps through a rank axis R (gemma's einsum rewrite).
 
-    `BTD,DNH->BTNH` gives a DR, b RNH; a shared letter (experts) stays on both factors.
+    `BTD,DNH->BTNH` gives a DR, b RNH: R is the last axis of a and the first of b. A shared letter
+    (experts) stays on both factors.
     """
     e = parse(equation)
-    a, b = e.shared + e.contracted + "R", e.shared + "R" + e.kept
+    a, b = e.shared + e.contracted + "R", "R" + e.shared + e.kept
     middle = "".join(c for c in e.x if c not in e.contracted) + "R"
     return LowRank(a, b, f"{e.x},{a}->{middle}", f"{middle},{b}->{e.y}", f"{a},{b}->{e.w}")
 

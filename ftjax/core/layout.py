@@ -22,6 +22,11 @@ class Layout:
     groups: tuple[str, ...]
     letters: str
 
+    def without(self, letters: str) -> "Layout":
+        """Lay out one of the tensors that `letters` number apart."""
+        rest = lambda run: "".join(c for c in run if c not in letters)
+        return Layout(tuple(map(rest, self.groups)), rest(self.letters))
+
     def torch_shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """Compute the torch tensor's shape."""
         return tuple(einsum.size(group, sizes) for group in self.groups)

@@ -1,11 +1,13 @@
 """Meshes, and where every array lies on them: einsum letters -> mesh axes, in one place.
 
-A device mesh has the axes `data` (replicas), `fsdp` (replicas that shard the weights) and `tensor`
-(shards of heads, ffw and vocabulary). `RULES` sends a letter to mesh axes; going through an array's
-letters from the left, a mesh axis is used once, and a size that it does not divide stays whole:
+A device mesh has the axes `data` (replicas), `fsdp` (replicas that shard the weights), `expert`
+(replicas that shard the experts) and `tensor` (shards of heads, ffw and vocabulary). `RULES` sends
+a letter to mesh axes; going through an array's letters from the left, a mesh axis is used once, and
+a size that it does not divide stays whole:
 
     DNH  ->  P("fsdp", "tensor", None)          weights
-    BTD  ->  P(("data", "fsdp"), None, None)    activations: B has taken fsdp, so D stays whole
+    BTD  ->  P(("data", "fsdp", "expert"), None, None)      B has taken fsdp, so D stays whole
+    EBTD ->  P("expert", ("data", "fsdp"), None, None)      tokens that were sent to experts
 """
 
 import math
@@ -16,31 +18,34 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-AXES = ("data", "fsdp", "tensor")
+AXES = ("data", "fsdp", "expert", "tensor")
 # What launchers set on the hosts of a run with several processes.
 LAUNCHERS = ("SLURM_JOB_NUM_NODES", "TPU_WORKER_HOSTNAMES", "JAX_COORDINATOR_ADDRESS")
 SCHEDULER = "xla_cpu_enable_concurrency_optimized_scheduler"
 RULES: Mapping[str, tuple[str, ...]] = {
-    "B": ("data", "fsdp"),
+    "B": ("data", "fsdp", "expert"),
     "D": ("fsdp",),
-    "E": ("fsdp",),
+    "E": ("expert",),
     "N": ("tensor",),
     "K": ("tensor",),
     "F": ("tensor",),
+    "I": ("tensor",),
     "V": ("tensor",),
 }
 
 
 def make(
-    *, data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence | None = None
-) -> Mesh:
+    *, data: int = -1, fsdp: int = 1, expert: int = 1, tensor: int = 1,
+    devices: Sequence | None = None,
+) -> Mesh:  # fmt: skip
     """Build a mesh over `devices` (all of them when not given); one axis may be -1: the rest.
 
     Raises:
       ValueError: the sizes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else list(devices)
-    sizes = resolve({"data": data, "fsdp": fsdp, "tensor": tensor}, len(devices))
+    sizes = {"data": data, "fsdp": fsdp, "expert": expert, "tensor": tensor}
+    sizes = resolve(sizes, len(devices))
     shape = tuple(sizes.values())
     return Mesh(np.asarray(devices).reshape(shape), AXES, axis_types=(AxisType.Auto,) * len(shape))
 
@@ -81,9 +86,14 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch_shardings(batch, mesh: Mesh):
-    """Shard the first axis of every array of a batch over `data` and `fsdp`."""
+    """Shard the first axis of every array of a batch over the replicas."""
     first = NamedSharding(mesh, PartitionSpec(RULES["B"]))
     return jax.tree.map(lambda leaf: first, batch)
+
+
+def replicas(mesh: Mesh) -> int:
+    """Count the parts that a batch is cut into."""
+    return math.prod(mesh.shape[axis] for axis in RULES["B"])
 
 
 def check_batch(batch_size: int, accumulate: int, mesh: Mesh) -> None:
@@ -92,13 +102,19 @@ def check_batch(batch_size: int, accumulate: int, mesh: Mesh) -> None:
     Raises:
       ValueError: it does not.
     """
-    replicas = mesh.shape["data"] * mesh.shape["fsdp"]
-    if batch_size % (accumulate * replicas):
+    parts = accumulate * replicas(mesh)
+    if batch_size % parts:
+        axes = " x ".join(f"{axis} {mesh.shape[axis]}" for axis in RULES["B"])
         raise ValueError(
-            f"batch_size: got {batch_size}; expected a multiple of accumulate {accumulate} x data "
-            f"{mesh.shape['data']} x fsdp {mesh.shape['fsdp']} = {accumulate * replicas}; change "
-            "one of them"
+            f"batch_size: got {batch_size}; expected a multiple of accumulate {accumulate} x "
+            f"{axes} = {parts}; change one of them"
         )
+
+
+def current():
+    """Return the mesh in force, without its devices; None without one of ours."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return None if mesh.empty or not set(AXES) <= set(mesh.axis_names) else mesh
 
 
 def constrain(x: jax.Array, letters: str) -> jax.Array:
@@ -106,8 +122,8 @@ def constrain(x: jax.Array, letters: str) -> jax.Array:
 
     Without it the compiler may propagate the weights' `fsdp` axis into activations.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or not set(AXES) <= set(mesh.axis_names):
+    mesh = current()
+    if mesh is None:
         return x
     return jax.lax.with_sharding_constraint(x, spec(letters, x.shape, mesh))
 

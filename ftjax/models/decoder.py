@@ -305,8 +305,8 @@ class Model:
 
         return layer
 
-    def auxiliary_loss(self, aux, segments_BT) -> Mean | None:
-        """Compute the family's own loss, coefficient included, of what `hidden(aux=True)` gave."""
+    def auxiliary_terms(self, aux, segments_BT) -> dict[str, Mean] | None:
+        """Compute the family's own "loss", and metrics, of what `hidden(aux=True)` gave."""
         return self.auxiliary and self.auxiliary(self.config, aux, segments_BT)
 
     def head(self, params, adapters=None) -> tuple[jax.Array, float | None]:
@@ -366,7 +366,8 @@ def make(
     Args:
       config: sizes and numerics.
       ends, blocks: makers of the family's modules; blocks by the name of their stack.
-      auxiliary: `(config, aux, segments_BT) -> Mean`, a loss of what the blocks give beside.
+      auxiliary: `(config, aux, segments_BT) -> {"loss": Mean, metric: Mean}` of what the blocks
+        give beside their states.
       remat: what the backward pass keeps, "none" (all), "light" or "full"; see `ops.remat`.
       dtype: the type of the computation; the parameters' own type may differ.
       scan: False unrolls the layers, for tests.

@@ -6,8 +6,9 @@
     save(out, params, family=family, config=config)
 
 A family is a module named after its model type, with `from_hf`, `to_hf`, `make` and `NAMES`: our
-path -> name template. A field of a template, such as {L}, is a letter whose index numbers separate
-tensors; the shape of each follows from the map's equation (see `ftjax.core.layout`).
+path -> name template. A field of a template is a letter whose index numbers separate tensors, {L}
+being the layer; {C:w1,w3} names them. The shape of each follows from the map's equation (see
+`ftjax.core.layout`).
 """
 
 import contextlib
@@ -16,12 +17,13 @@ import difflib
 import hashlib
 import importlib
 import itertools
+import math
 import os
 import pathlib
 import pkgutil
 import shutil
 import string
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -105,30 +107,41 @@ class Stored:
     template: str
     letters: str
     shape: tuple[int, ...]
-    layout: layout.Layout
-    layers: tuple[int, ...] = ()  # the numbers of the layers that an axis L counts
-
-    @property
-    def indexed(self) -> str:
-        """Letters that number separate tensors; they lead our axes."""
-        return fields(self.template)
+    layout: layout.Layout  # of one tensor
+    layers: tuple[int, ...]  # the numbers of a stack's layers
 
     @property
     def sizes(self) -> dict[str, int]:
         """Sizes by letter."""
         return einsum.sizes(self.letters, self.shape)
 
-    def names(self) -> Iterator[tuple[tuple[int, ...], str]]:
-        """List (index, tensor name)."""
-        for index in np.ndindex(*self.shape[: len(self.indexed)]):
-            yield index, self.name(index)
+    @property
+    def elements(self) -> int:
+        """Count the elements of one tensor."""
+        return math.prod(self.sizes[c] for c in self.layout.letters)
 
-    def name(self, index: tuple[int, ...]) -> str:
-        """Name the tensor of one index."""
-        numbers = dict(zip(self.indexed, index, strict=True))
-        if "L" in numbers:
-            numbers["L"] = self.layers[numbers["L"]]
-        return self.template.format(**numbers)
+    def names(self) -> Iterator[tuple[tuple, str]]:
+        """List (index of our array, tensor name)."""
+        return self.within(tuple(slice(0, size) for size in self.shape))
+
+    def within(self, part: Sequence[slice]) -> Iterator[tuple[tuple, str]]:
+        """List the tensors that a part of our array is made of, by their index in that part."""
+        inner = [c in self.layout.letters for c in self.letters]
+        spans = [(0, 1) if own else (s.start, s.stop) for own, s in zip(inner, part, strict=True)]
+        for at in itertools.product(*(range(*span) for span in spans)):
+            local = (i - start for i, (start, _) in zip(at, spans, strict=True))
+            index = (slice(None) if own else i for own, i in zip(inner, local, strict=True))
+            yield tuple(index), self.name(dict(zip(self.letters, at, strict=True)))
+
+    def name(self, at: Mapping[str, int]) -> str:
+        """Name the tensor of one index, by letter."""
+        parts = []
+        for text, letter, choices, _ in string.Formatter().parse(self.template):
+            number = None if letter is None else at[letter]
+            number = self.layers[number] if letter == "L" else number
+            word = "" if letter is None else choices.split(",")[number] if choices else number
+            parts.append(f"{text}{word}")
+        return "".join(parts)
 
 
 def fields(template: str) -> str:
@@ -141,8 +154,8 @@ def stored(model, names: Mapping[str, str]) -> dict[str, Stored]:
     letters, shapes, groups = tree.paths(model.axes), tree.paths(model.abstract), model.stored
     result = {}
     for path, shape in shapes.items():
-        own = letters[path].removeprefix(fields(names[path]))
-        form = layout.Layout(tuple(groups[path].split(",")), own)
+        indexed = fields(names[path])
+        form = layout.Layout(tuple(groups[path].split(",")), letters[path]).without(indexed)
         layers = model.stacks.get(path.split("/")[0], ())
         result[path] = Stored(names[path], letters[path], shape.shape, form, layers)
     return result
@@ -183,7 +196,7 @@ def load(directory: str | os.PathLike, model, *, names: Mapping[str, str], dtype
         _check(directory, plan, tensors, optional=set(names.values()))
 
         def one(path, leaf, place):
-            own = tensors[plan[path].name((0,) * len(plan[path].indexed))].get_dtype()
+            own = tensors[next(plan[path].names())[1]].get_dtype()
             kind = np.dtype(_NUMPY[own] if dtype is None else dtype)
             read = _reader(plan[path], tensors, kind)
             return jax.make_array_from_callback(leaf.shape, place, read)
@@ -240,16 +253,15 @@ def _check(where, plan: Mapping[str, Stored], tensors: Mapping[str, Any], *, opt
 def _reader(plan: Stored, tensors: Mapping[str, Any], dtype: np.dtype):
     """Make `index -> numpy array` of one parameter; replicas share what was read."""
     done: dict[tuple, np.ndarray] = {}
-    count = len(plan.indexed)
 
     def read(index: tuple[slice, ...]) -> np.ndarray:
         spans = tuple(s.indices(n)[:2] for s, n in zip(index, plan.shape, strict=True))
         if spans not in done:
+            cuts = dict(zip(plan.letters, (slice(*span) for span in spans), strict=True))
+            inner = [cuts[c] for c in plan.layout.letters]
             part = np.empty([stop - start for start, stop in spans], dtype)
-            for offset in np.ndindex(*part.shape[:count]):
-                at = tuple(o + start for o, (start, _) in zip(offset, spans[:count], strict=True))
-                tensor = tensors[plan.name(at)]
-                part[offset] = plan.layout.read(tensor, plan.sizes, index[count:])
+            for at, name in plan.within(tuple(cuts.values())):
+                part[at] = plan.layout.read(tensors[name], plan.sizes, inner)
             done[spans] = part
         return done[spans]
 
@@ -328,7 +340,7 @@ def _divide(plan: Mapping[str, Stored], dtype: np.dtype, most: int) -> list[list
     for path, (index, tensor) in itertools.chain.from_iterable(
         ((path, entry) for entry in s.names()) for path, s in plan.items()
     ):
-        size = dtype.itemsize * int(np.prod(plan[path].shape[len(index) :]))
+        size = dtype.itemsize * plan[path].elements
         if shards[-1] and used + size > most:
             shards.append([])
             used = 0

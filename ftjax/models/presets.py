@@ -82,6 +82,20 @@ def _gpt2(dim: int, layers: int, heads: int) -> dict[str, Any]:
     )  # fmt: skip
 
 
+def _experts(
+    kind: str, dim: int, ffw: int, layers: int, kv_heads: int, *, vocab: int, positions: int,
+    eps: float, coefficient: float, **own,
+) -> dict[str, Any]:  # fmt: skip
+    """Fill in a mixture of experts; `own` are the keys of its family."""
+    return dict(
+        model_type=kind, vocab_size=vocab, hidden_size=dim, intermediate_size=ffw,
+        num_hidden_layers=layers, num_attention_heads=32, num_key_value_heads=kv_heads,
+        head_dim=128, rms_norm_eps=eps, rope_theta=1000000.0, tie_word_embeddings=False,
+        max_position_embeddings=positions, hidden_act="silu", initializer_range=0.02,
+        router_aux_loss_coef=coefficient,
+    ) | own  # fmt: skip
+
+
 def _small(
     dim: int, ffw: int, layers: int, *, heads: int, kv_heads: int, head_dim: int, vocab: int,
     positions: int,
@@ -124,6 +138,17 @@ PRESETS: dict[str, dict[str, Any]] = {
     "gpt2-medium": _gpt2(1024, 24, 16),
     "gpt2-large": _gpt2(1280, 36, 20),
     "gpt2-xl": _gpt2(1600, 48, 25),
+    "mixtral-8x7b": _experts(
+        "mixtral", 4096, 14336, 32, 8, vocab=32000, positions=32768, eps=1e-5, coefficient=0.02,
+        num_local_experts=8, num_experts_per_tok=2, sliding_window=None, bos_token_id=1,
+        eos_token_id=2,
+    ),
+    "qwen3-30b-a3b": _experts(
+        "qwen3_moe", 2048, 6144, 48, 4, vocab=151936, positions=40960, eps=1e-6, coefficient=0.001,
+        num_experts=128, num_experts_per_tok=8, moe_intermediate_size=768, norm_topk_prob=True,
+        decoder_sparse_step=1, mlp_only_layers=[], use_sliding_window=False, bos_token_id=151643,
+        eos_token_id=151645,
+    ),
     "tiny": _small(
         128, 384, 6, heads=4, kv_heads=2, head_dim=32, vocab=2048, positions=512
     ),

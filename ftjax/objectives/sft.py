@@ -37,6 +37,6 @@ def make(*, label_smoothing: float = 0.0, z_loss: float = 0.0):
         metrics = {"loss": Mean.of(loss, weights), "nll": Mean.of(nll, weights)}
         if scores.aux is None:
             return metrics
-        return metrics | {"loss": (metrics["loss"], scores.aux), "aux": scores.aux}
+        return metrics | scores.aux | {"loss": (metrics["loss"], scores.aux["loss"])}
 
     return objective

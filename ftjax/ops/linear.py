@@ -25,6 +25,13 @@ def linear(equation: str, x, w, adapter=None, key=None):
     return adapter.apply(equation, x, w, key)
 
 
+def linear_rows(equation: str, x, w, contract, adapter=None, key=None):
+    """Apply the map to rows grouped by expert, which `contract` knows; see `ops.grouped`."""
+    if adapter is None:
+        return contract(equation, x, w)
+    return adapter.apply_rows(equation, x, w, contract, key)
+
+
 def lookup(tokens_BT: jax.Array, w_VD: jax.Array, adapter=None) -> jax.Array:
     """Take the rows of `w_VD`, changed by `adapter` if there is one: [B,T,D]."""
     return w_VD[tokens_BT] if adapter is None else adapter.lookup(tokens_BT, w_VD)

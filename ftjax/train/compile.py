@@ -1,10 +1,9 @@
 """Compile one and the same step for many devices: with jit, or with pmap.
 
-`jit` is right nearly always: arrays are global, sharded by the mesh over `data`, `fsdp` and
-`tensor`, and the compiler puts in the communication. `pmap` is right for plain replicated data
-parallelism where one wants to see the single reduction by name, or to compare with code that is
-written so. In current JAX it is a wrapper over jit and shard_map, so it is no faster, and every
-device holds all weights.
+`jit` is right nearly always: arrays are global, sharded over the axes of the mesh, and the compiler
+puts in the communication. `pmap` is right for plain replicated data parallelism where one wants to
+see the single reduction by name, or to compare with code that is written so. In current JAX it is a
+wrapper over jit and shard_map, so it is no faster, and every device holds all weights.
 """
 
 from collections.abc import Callable
@@ -105,10 +104,10 @@ def check_pmap(mesh) -> None:
     Raises:
       ValueError: the mesh shards weights, or there is more than one process.
     """
-    if mesh.shape["fsdp"] * mesh.shape["tensor"] != 1 or jax.process_count() > 1:
+    if mesh.size != mesh.shape["data"] or jax.process_count() > 1:
         raise ValueError(
             f"compile: got 'pmap' with the mesh {dict(mesh.shape)} over {jax.process_count()} "
-            "processes; expected fsdp = tensor = 1 and one process; use compile='jit'"
+            "processes; expected other axes than data to be 1 and one process; use compile='jit'"
         )
 
 

@@ -2,16 +2,15 @@
 
 A matmul with a weight of n elements costs 2 n FLOPs per token forward, 2 n backward through the
 activations, and 2 n more for the gradient of the weight only where it trains. So full fine-tuning
-costs 6 N per token and LoRA 4 N plus 6 times its own elements. Attention adds 12 L T N H, counted
-without the causal half, as in the appendix of PaLM (arXiv:2204.02311).
+costs 6 N per token and LoRA 4 N plus 6 times its own elements; of E experts the k that a token
+meets count. Attention adds 12 L T N H, counted without the causal half, as in the appendix of PaLM
+(arXiv:2204.02311).
 """
 
 import math
 from collections.abc import Mapping
 
-import jax
-
-from ftjax.core import tree
+from ftjax.core import einsum, tree
 
 
 def per_token(model, trainable, *, sequence: int) -> float:
@@ -20,14 +19,30 @@ def per_token(model, trainable, *, sequence: int) -> float:
     `trainable` is the trainable tree {"model", "adapters"} with holes, real or abstract.
     """
     maps = {path: site for path, site in model.linears.items() if not site.is_lookup}
-    sizes = {path: math.prod(s.shape) * (s.stack or 1) for path, s in maps.items()}
+    shares = {path: share(model, site) for path, site in maps.items()}
+    sizes = {p: math.prod(s.shape) * (s.stack or 1) * shares[p] for p, s in maps.items()}
     sizes.setdefault("head", model.config.vocab_size * model.config.dim)
     trained = tree.paths(trainable.get("model") or {})
     own = sum(size for path, size in sizes.items() if path in trained or _tied(path, trained))
-    extra = sum(leaf.size for leaf in jax.tree.leaves(trainable.get("adapters") or {}))
+    added = tree.paths(trainable.get("adapters") or {}).items()
+    extra = sum(leaf.size * shares.get(path.rpartition("/")[0], 1) for path, leaf in added)
     c = model.config
     attention = 12 * c.layers * sequence * c.heads * c.head_dim
     return 4.0 * sum(sizes.values()) + 2.0 * own + 6.0 * extra + attention
+
+
+def share(model, site) -> float:
+    """Return which part of a map a token meets: all of it, or its top k of E experts."""
+    if "E" not in einsum.parse(site.equation).shared:
+        return 1
+    return model.config.top / model.config.experts
+
+
+def active(model) -> float:
+    """Count the parameters that one token meets; all of them unless there are experts."""
+    sizes = {path: math.prod(leaf.shape) for path, leaf in tree.paths(model.abstract).items()}
+    idle = (sizes[path] * (1 - share(model, site)) for path, site in model.linears.items())
+    return sum(sizes.values()) - sum(idle)
 
 
 def _tied(path: str, trained: Mapping) -> bool:

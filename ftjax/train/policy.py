@@ -19,7 +19,7 @@ class Statistics(NamedTuple):
     logp: jax.Array  # log p(target)
     logz: jax.Array  # log of the softmax's normaliser
     mean_logit: jax.Array  # mean over the vocabulary, for label smoothing
-    aux: Mean | None = None  # the family's own loss, such as load balancing; None where it has none
+    aux: dict[str, Mean] | None = None  # the family's own "loss", such as load balancing, + metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,13 +30,13 @@ class Policy:
     params: Any
     chunk: int
 
-    def states(self, batch, key=None) -> tuple[jax.Array, Mean | None]:
-        """Compute final hidden states [B,T,D] of a batch, and the family's own loss or None."""
+    def states(self, batch, key=None) -> tuple[jax.Array, dict[str, Mean] | None]:
+        """Compute final hidden states [B,T,D] of a batch, and the family's own terms or None."""
         x, aux = self.model.hidden(
             self.params["model"], batch["tokens"], positions_BT=batch["positions"],
             segments_BT=batch["segments"], adapters=self.params.get("adapters"), key=key, aux=True,
         )  # fmt: skip
-        return x, self.model.auxiliary_loss(aux, batch["segments"])
+        return x, self.model.auxiliary_terms(aux, batch["segments"])
 
     def hidden(self, batch, key=None) -> jax.Array:
         """Compute final hidden states [B,T,D] of a batch."""

@@ -12,7 +12,7 @@ from ftjax.core import einsum
         ("BTD,DNH->BTNH", "", "D", "NH", "DR", "RNH"),
         ("BTNH,NHD->BTD", "", "NH", "D", "NHR", "RD"),
         ("BTD,VD->BTV", "", "D", "V", "DR", "RV"),
-        ("EBD,EDF->EBF", "E", "D", "F", "EDR", "ERF"),
+        ("EBD,EDF->EBF", "E", "D", "F", "EDR", "REF"),
     ],
 )
 def test_parts_and_low_rank_factors(equation, shared, contracted, kept, a, b):

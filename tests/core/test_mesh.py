@@ -14,9 +14,9 @@ def mesh():
 
 
 def test_one_axis_takes_the_rest(mesh):
-    assert dict(mesh.shape) == dict(data=2, fsdp=2, tensor=2)
+    assert dict(mesh.shape) == dict(data=2, fsdp=2, expert=1, tensor=2)
     count = len(jax.devices())
-    assert dict(meshes.make(fsdp=4).shape) == dict(data=count // 4, fsdp=4, tensor=1)
+    assert dict(meshes.make(fsdp=4).shape) == dict(data=count // 4, fsdp=4, expert=1, tensor=1)
     assert dict(meshes.make(data=1, devices=jax.devices()[:1]).shape)["data"] == 1
 
 
@@ -36,13 +36,28 @@ def test_sizes_that_do_not_fit(sizes):
         ("LNHD", (3, 4, 6, 8), P(None, "tensor", None, "fsdp")),
         ("VD", (6, 8), P("tensor", "fsdp")),
         ("VD", (7, 8), P(None, "fsdp")),  # 7 does not divide: stays whole
-        ("BTD", (8, 5, 8), P(("data", "fsdp"), None, None)),  # B has taken fsdp
+        ("BTD", (8, 5, 8), P(("data", "fsdp", "expert"), None, None)),  # B has taken fsdp
         ("DR", (8, 2), P("fsdp", None)),
         ("", (), P()),
     ],
 )
 def test_letters_to_mesh_axes(mesh, letters, shape, expected):
     assert meshes.spec(letters, shape, mesh) == expected
+
+
+@pytest.mark.parametrize(
+    ("letters", "shape", "expected"),
+    [
+        ("LEDCF", (3, 4, 6, 2, 8), P(None, "expert", "fsdp", None, "tensor")),
+        ("LEDCF", (3, 5, 6, 2, 8), P(None, None, "fsdp", None, "tensor")),  # 5 does not divide
+        ("BTD", (8, 5, 8), P(("data", "fsdp", "expert"), None, None)),
+        ("EBTD", (4, 8, 5, 8), P("expert", ("data", "fsdp"), None, None)),
+    ],
+)
+def test_experts_and_the_batch_share_an_axis(letters, shape, expected):
+    mesh = meshes.make(data=1, fsdp=2, expert=2, tensor=2)
+    assert meshes.spec(letters, shape, mesh) == expected
+    assert meshes.replicas(mesh) == 4
 
 
 def test_shardings_place_a_tree(mesh):

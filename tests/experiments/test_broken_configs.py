@@ -73,6 +73,8 @@ BROKEN = {  # name: (changes, patterns that the message must match)
     "pmap over shards": (
         {"compile": "pmap", "mesh.fsdp": 2}, ["compile: got 'pmap'.*'fsdp': 2.*use compile='jit'"]),
     "unknown rematerialisation": ({"model.remat": "ful"}, ["remat: got 'ful'", "full"]),
+    "experts where there are none": (
+        {"model.dispatch": "capacity"}, [r"model\.dispatch: got 'capacity' for a llama"]),
     "unknown type": ({"model.compute_dtype": "fp16"}, [r"model\.compute_dtype: got 'fp16'"]),
     "checkpoints by an unknown mode": (
         {"checkpoint.mode": "least"}, [r"checkpoint\.mode: got 'least'; expected one of min, max"]),

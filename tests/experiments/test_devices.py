@@ -63,8 +63,8 @@ def found(lab):
         if (way, count) not in made:
             with pytest.MonkeyPatch.context() as patch:
                 make, some = meshes.make, jax.devices()[:count]
-                patch.setattr(meshes, "make", lambda data=-1, fsdp=1, tensor=1: make(
-                    data=data, fsdp=fsdp, tensor=tensor, devices=some))  # fmt: skip
+                patch.setattr(meshes, "make", lambda data=-1, fsdp=1, expert=1, tensor=1: make(
+                    data=data, fsdp=fsdp, expert=expert, tensor=tensor, devices=some))  # fmt: skip
                 changes = EIGHT if count == 8 else {}
                 made[way, count] = steps(lab.settings(**WAYS[way] | changes))
         return made[way, count]

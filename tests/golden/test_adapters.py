@@ -17,7 +17,6 @@ from ftjax.models import hf
 from tests.golden import reference
 
 NOT_YET = {  # cases of methods that we have, by what they use beside
-    "adapters/lora_mixtral_experts": "target_parameters",
     "adapters/lora_modules_to_save": "modules_to_save",
     "adapters/lora_trainable_tokens": "trainable_token_indices",
 }

@@ -1,6 +1,8 @@
 """Logits, losses and gradients of every family against the reference implementation."""
 
+import collections
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -78,16 +80,23 @@ def test_log_probabilities_and_loss(folder, results):
     np.testing.assert_allclose(ours["loss"], io["loss"], rtol=1e-5, atol=1e-5)
 
 
+def in_memory(name):
+    """Name the reference's parameter that a tensor is part of; it fuses a layer's experts."""
+    name = name.replace("block_sparse_moe", "mlp")
+    name = re.sub(r"experts\.\d+\.(w1|w3|gate_proj|up_proj)\.weight", "experts.gate_up_proj", name)
+    return re.sub(r"experts\.\d+\.(w2|down_proj)\.weight", "experts.down_proj", name)
+
+
 @each
 def test_gradient_norm_of_every_parameter(folder, results):
     family, model, _ = reference.base(folder)
     grads, expected = results[folder][1]["grads"], reference.read(folder / "meta.json")
     arrays = {path: np.asarray(g) for path, g in tree.paths(grads).items()}
-    norms = {
-        name: float(np.linalg.norm(arrays[path][index]))
-        for path, stored in hf.stored(model, family.NAMES).items()
-        for index, name in stored.names()
-    }
+    squares = collections.Counter()
+    for path, stored in hf.stored(model, family.NAMES).items():
+        for index, name in stored.names():
+            squares[in_memory(name)] += float(np.square(arrays[path][index]).sum())
+    norms = {name: square**0.5 for name, square in squares.items()}
     assert norms == pytest.approx(expected["grad_norms"], rel=1e-3, abs=1e-5)
 
 
@@ -109,11 +118,38 @@ def test_hidden_states_of_every_depth(folder, results):
         short = dataclasses.replace(
             model, config=dataclasses.replace(model.config, layers=depth), scan=True
         )
-        cut = params | {"blocks": jax.tree.map(lambda x, n=depth: x[:n], params["blocks"])}
+        cut = {name: leaf for name, leaf in params.items() if name not in model.stacks} | {
+            name: jax.tree.map(lambda x, numbers=numbers: x[: len(numbers)], params[name])
+            for name, numbers in short.stacks.items()
+        }
         got = short.hidden(
             cut, batch["tokens"], positions_BT=batch["positions"], segments_BT=batch["segments"]
         )
         np.testing.assert_allclose(got[seen], wanted[seen], rtol=1e-4, atol=1e-4)
+
+
+WITH_EXPERTS = [folder for folder in FOLDERS if "router_logits" in reference.io(folder)]
+
+
+@pytest.mark.parametrize("folder", WITH_EXPERTS, ids=reference.id_of)
+def test_router_logits_and_load_balancing(folder):
+    _, model, params = reference.base(folder)
+    io = reference.io(folder)
+    batch = reference.batch_of(io["input_ids"], io["attention_mask"])
+    aux = model.hidden(
+        params, batch["tokens"], positions_BT=batch["positions"], segments_BT=batch["segments"],
+        aux=True,
+    )[1]  # fmt: skip
+    logits = np.asarray(aux["blocks"]["logits"])
+    wanted = io["router_logits"].reshape(logits.shape)
+    seen = io["attention_mask"] == 1
+    np.testing.assert_allclose(logits[:, seen], wanted[:, seen], rtol=1e-4, atol=1e-4)
+    terms = model.auxiliary_terms(aux, batch["segments"])
+    balance = float(terms["router/balance"].value())
+    assert balance == pytest.approx(float(io["aux_loss"]), rel=1e-5)
+    coefficient = reference.read(folder / hf.CONFIG)["router_aux_loss_coef"]
+    assert float(terms["loss"].value()) == pytest.approx(coefficient * balance, rel=1e-6)
+    assert float(terms["router/dropped"].value()) == 0
 
 
 @each

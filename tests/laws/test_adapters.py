@@ -1,6 +1,7 @@
 """Laws of every adapter method that changes weights; see `test_virtual` for the others."""
 
 import dataclasses
+import functools
 import pathlib
 
 import jax
@@ -12,11 +13,11 @@ import ftjax.adapters
 from ftjax.adapters import base
 from ftjax.core import einsum, tree
 from ftjax.models.base import Linear
-from ftjax.ops import linear
+from ftjax.ops import grouped, linear
 from tests.laws import subjects
 
 EQUATIONS = ["BTD,DNH->BTNH", "BTNH,NHD->BTD", "BTF,FD->BTD", "BTD,VD->BTV", "EBD,EDF->EBF"]
-SIZES = dict(B=2, T=3, D=6, N=2, H=4, F=10, V=7, E=3)
+SIZES = dict(B=2, T=3, D=6, N=2, H=4, F=10, V=7, E=3, C=2)
 each = pytest.mark.parametrize("name", subjects.OF_WEIGHTS)
 for_equations = pytest.mark.parametrize("equation", EQUATIONS)
 
@@ -46,6 +47,25 @@ def test_apply_is_the_contraction_with_the_merged_weight(name, equation):
     expected = jnp.einsum(equation, x, merged)
     subjects.close(adapter.apply(equation, x, w), expected, atol=1e-4)
     subjects.close(linear.linear(equation, x, w, adapter), expected, atol=1e-4)
+
+
+@each
+@pytest.mark.parametrize("equation", ["EBTD,EDF->EBTF", "EBTD,EDCF->EBTCF", "EBTF,EFD->EBTD"])
+def test_rows_grouped_by_expert_get_its_merged_weight(name, equation):
+    x, w, where = site(equation)
+    adapter = subjects.randomised(subjects.method(name)(jax.random.key(3), where, w))
+    expected = jnp.einsum(equation, x, adapter.merge(equation, w))
+    experts, *rows = x.shape[:3]
+    flat = lambda array: array.reshape(-1, *array.shape[3:])
+    groups, places = grouped.arrange(
+        jnp.repeat(jnp.arange(experts), np.prod(rows)), experts=experts
+    )
+    contract = functools.partial(grouped.contract, groups)
+    sorted_x = flat(x).at[places.row_at].get(mode="fill", fill_value=0)
+    for given in (None, adapter):
+        got = linear.linear_rows(equation, sorted_x, w, contract, given)[places.of_row]
+        wanted = expected if given is adapter else jnp.einsum(equation, x, w)
+        subjects.close(got, flat(wanted), atol=1e-4)
 
 
 @each

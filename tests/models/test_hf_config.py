@@ -3,7 +3,8 @@
 import jax
 import pytest
 
-from ftjax.models import hf, llama, presets, qwen2, qwen3
+from ftjax.models import hf, llama, mixtral, presets, qwen2, qwen3, qwen3_moe
+from ftjax.train import flops
 
 # Parameters in 10^9, as the models' cards say (with tied embeddings counted once).
 PUBLIC = {
@@ -11,7 +12,7 @@ PUBLIC = {
     "qwen2.5-0.5b": 0.49, "qwen2.5-1.5b": 1.54, "qwen2.5-7b": 7.62, "qwen3-0.6b": 0.6,
     "qwen3-1.7b": 1.72, "qwen3-8b": 8.19, "phi3-mini-4k": 3.82, "phi3-mini-128k": 3.82,
     "phi3-medium-4k": 13.96, "gpt2": 0.124, "gpt2-medium": 0.355, "gpt2-large": 0.774,
-    "gpt2-xl": 1.558,
+    "gpt2-xl": 1.558, "mixtral-8x7b": 46.70, "qwen3-30b-a3b": 30.53,
 }  # fmt: skip
 NANO = presets.PRESETS["nano"]
 LLAMA3 = dict(
@@ -19,11 +20,16 @@ LLAMA3 = dict(
 )
 
 
+ACTIVE = {"mixtral-8x7b": 12.88, "qwen3-30b-a3b": 3.35}  # what a token meets
+
+
 @pytest.mark.parametrize("name", presets.PRESETS)
 def test_presets_parse_and_have_their_public_size(name):
     family, config = hf.config_of(name)
     assert family.from_hf(family.to_hf(config)) == config
-    count = sum(leaf.size for leaf in jax.tree.leaves(family.make(config).abstract))
+    model = family.make(config)
+    count = sum(leaf.size for leaf in jax.tree.leaves(model.abstract))
+    assert flops.active(model) / 1e9 == pytest.approx(ACTIVE.get(name, count / 1e9), abs=0.006)
     if name in PUBLIC:
         assert count / 1e9 == pytest.approx(PUBLIC[name], abs=0.006)
     else:
@@ -128,3 +134,42 @@ def test_what_makes_the_relatives_different():
     assert not qwen3.from_hf(QWEN).qkv_bias
     without = {k: v for k, v in QWEN.items() if k != "head_dim"}
     assert qwen3.from_hf(without).head_dim == 128
+
+
+# -- experts ---------------------------------------------------------------------------------------
+
+
+def test_which_layers_have_experts():
+    step = qwen3_moe.EXAMPLE | dict(num_hidden_layers=6, decoder_sparse_step=2, mlp_only_layers=[3])
+    stacks = [kind.stack for kind in qwen3_moe.from_hf(step).kinds]
+    assert stacks == ["dense", "blocks", "dense", "dense", "dense", "blocks"]
+    model = qwen3_moe.make(qwen3_moe.from_hf(step))
+    assert model.stacks == {"blocks": (1, 5), "dense": (0, 2, 3, 4)}
+    plans = hf.stored(model, qwen3_moe.NAMES)
+    of = lambda path: [name for _, name in plans[path].names()]
+    assert "model.layers.5.mlp.experts.3.up_proj.weight" in of("blocks/moe/gate_up")
+    assert of("dense/mlp/up") == [f"model.layers.{i}.mlp.up_proj.weight" for i in (0, 2, 3, 4)]
+
+
+def test_a_model_without_experts_says_so():
+    with pytest.raises(ValueError, match="no layer has experts"):
+        qwen3_moe.from_hf(qwen3_moe.EXAMPLE | dict(mlp_only_layers=[0, 1]))
+
+
+def test_numbers_of_experts_in_either_dialect():
+    new = {k: v for k, v in qwen3_moe.EXAMPLE.items() if k != "num_experts"}
+    new["num_local_experts"] = qwen3_moe.EXAMPLE["num_experts"]
+    assert qwen3_moe.from_hf(new) == qwen3_moe.from_hf(qwen3_moe.EXAMPLE)
+    windowed = mixtral.from_hf(mixtral.EXAMPLE | dict(sliding_window=7))
+    assert windowed.window == 7
+    with pytest.raises(ValueError, match=r"router_jitter_noise=0\.1"):
+        mixtral.from_hf(mixtral.EXAMPLE | dict(router_jitter_noise=0.1))
+
+
+def test_options_of_experts():
+    config = mixtral.from_hf(mixtral.EXAMPLE)
+    assert mixtral.make(config).config == config
+    other = mixtral.make(config, dispatch="capacity", capacity_factor=2.0, router_aux=0.5).config
+    assert (other.dispatch.kind, other.dispatch.factor, other.router_aux) == ("capacity", 2.0, 0.5)
+    with pytest.raises(ValueError, match=r"model\.dispatch: got 'sorted'"):
+        mixtral.make(config, dispatch="sorted")

@@ -1,0 +1,149 @@
+"""Mixture of experts: which experts see a token, how they are kept busy, and two ways to get there.
+
+    p = softmax(x W)                     over all experts E, in float32
+    y = sum over the top k of g_e expert_e(x)      g = p of the k, divided by their sum or not
+
+(Mixtral, arXiv:2401.04088). The router learns to spread tokens by the loss of the Switch
+Transformer (arXiv:2101.03961), E * sum_e f_e P_e, where f_e is how many experts' seats per token e
+takes and P_e is its mean probability; it is k when all are equal.
+
+*Dropless* dispatch is exact: `ops.grouped` sorts the tokens by expert. *Capacity* dispatch gives
+every expert the same number of seats in every row of the batch, so that all shapes are static and
+the compiler shards them like any einsum; a token whose expert is full skips it, and is counted.
+"""
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ftjax.core.mean import Mean
+
+DISPATCH = ("dropless", "capacity")
+
+
+@dataclasses.dataclass(frozen=True)
+class Dispatch:
+    """How tokens get to experts; see `dispatch`."""
+
+    kind: str
+    factor: float | None = None
+
+
+DROPLESS = Dispatch("dropless")
+
+
+def dispatch(kind: str, *, factor: float) -> Dispatch:
+    """Choose "dropless", or "capacity" with factor * T * k / E seats in a row of T tokens.
+
+    Raises:
+      ValueError: another kind, or a factor that is not positive.
+    """
+    if kind not in DISPATCH:
+        raise ValueError(f"model.dispatch: got {kind!r}; expected one of {', '.join(DISPATCH)}")
+    if factor <= 0:
+        raise ValueError(f"model.capacity_factor: got {factor}; expected more than 0")
+    return DROPLESS if kind == "dropless" else Dispatch(kind, factor)
+
+
+class Choice(NamedTuple):
+    """The experts of every token and their weights: [B,T,k], the likeliest first."""
+
+    expert: jax.Array
+    gate: jax.Array
+
+
+def route(logits_BTE: jax.Array, *, top: int, normalise: bool) -> Choice:
+    """Choose the `top` likeliest experts of every token; float32.
+
+    normalise: divide their probabilities by their sum.
+    """
+    probability = jax.nn.softmax(logits_BTE.astype(jnp.float32))
+    gate, expert = jax.lax.top_k(probability, top)
+    if normalise:
+        gate = gate / gate.sum(-1, keepdims=True)
+    return Choice(expert, gate)
+
+
+class Load(NamedTuple):
+    """Sums over tokens that are not padding, float32; layers, rows and devices add."""
+
+    seats_E: jax.Array  # how many tokens chose each expert
+    probability_E: jax.Array  # the router's probabilities
+    dropped: jax.Array  # how many choices found no seat
+
+
+def load(logits_BTE, choice: Choice, segments_BT, *, dropped=0.0) -> Load:
+    """Count the load of one layer's experts."""
+    real_BT = (segments_BT > 0).astype(jnp.float32)
+    experts = logits_BTE.shape[-1]
+    seats_BTE = jax.nn.one_hot(choice.expert, experts).sum(-2)
+    probability_BTE = jax.nn.softmax(logits_BTE.astype(jnp.float32))
+    over_tokens = lambda x_BTE: jnp.einsum("BTE,BT->E", x_BTE, real_BT)
+    return Load(
+        jax.lax.stop_gradient(over_tokens(seats_BTE)), over_tokens(probability_BTE),
+        jnp.asarray(dropped, jnp.float32),
+    )  # fmt: skip
+
+
+def balance(total: Load, tokens: jax.Array) -> Mean:
+    """Compute the load-balancing loss E * sum_e f_e P_e.
+
+    It is a product of two means, so the mean over microbatches is not that of the whole batch.
+
+    Args:
+      total: the load, added over layers. tokens: how many it is of, each once a layer.
+    """
+    count = jnp.maximum(tokens, 1).astype(jnp.float32)
+    f_E, p_E = total.seats_E / count, total.probability_E / count
+    return Mean(f_E.size * (f_E * p_E).sum() * tokens, tokens.astype(jnp.float32))
+
+
+def drop_rate(total: Load) -> Mean:
+    """Compute which part of the choices found no seat."""
+    return Mean(total.dropped, total.seats_E.sum())
+
+
+# -- capacity --------------------------------------------------------------------------------------
+
+
+def capacity(tokens: int, *, experts: int, top: int, factor: float) -> int:
+    """Count the seats of one expert in a row of `tokens`: at least 1, at most one a token."""
+    return min(tokens, max(1, math.ceil(factor * tokens * top / experts)))
+
+
+class Seats(NamedTuple):
+    """Where tokens sit, [B,T,E,S] for S seats: 1 or 0, and the same times the gate."""
+
+    dispatch: jax.Array
+    combine: jax.Array
+    dropped: jax.Array
+
+
+def seat(choice: Choice, segments_BT, *, experts: int, seats: int) -> Seats:
+    """Seat tokens in the order of their row, so that no later token takes an earlier one's seat.
+
+    Padding takes no seat.
+    """
+    real_BTk = jnp.broadcast_to((segments_BT > 0)[..., None], choice.expert.shape)
+    wanted = jax.nn.one_hot(choice.expert, experts, dtype=jnp.int32) * real_BTk[..., None]
+    taken = jnp.cumsum(wanted.sum(2), 1) - wanted.sum(2)  # before this token; its k experts differ
+    place_BTk = jnp.take_along_axis(taken, choice.expert, -1)
+    seated = real_BTk & (place_BTk < seats)
+    # one_hot of what is out of range is zero: no seat.
+    at_BTkS = jax.nn.one_hot(jnp.where(seated, place_BTk, seats), seats)
+    at = wanted.astype(jnp.float32)[..., None] * at_BTkS[..., None, :]
+    combine = (at * choice.gate[..., None, None]).sum(2)
+    return Seats(at.sum(2), combine, (real_BTk & ~seated).sum().astype(jnp.float32))
+
+
+def to_seats(x_BTD: jax.Array, seats: Seats) -> jax.Array:
+    """Bring tokens to their seats: [E,B,S,D], zero where nobody sits."""
+    return jnp.einsum("BTES,BTD->EBSD", seats.dispatch.astype(x_BTD.dtype), x_BTD)
+
+
+def from_seats(y_EBSD: jax.Array, seats: Seats) -> jax.Array:
+    """Bring the experts' answers back, weighted and summed: [B,T,D]."""
+    return jnp.einsum("BTES,EBSD->BTD", seats.combine.astype(y_EBSD.dtype), y_EBSD)

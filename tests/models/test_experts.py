@@ -1,0 +1,128 @@
+"""Models with experts as a whole: dispatch, devices, adapters of experts, the router's loss."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ftjax.adapters import base, lora
+from ftjax.core import mesh as meshes
+from ftjax.core import tree
+from ftjax.models import mixtral
+from ftjax.objectives import sft
+from ftjax.train import state as states
+from ftjax.train import step as steps
+from tests.laws import subjects
+
+CONFIG = mixtral.from_hf(mixtral.EXAMPLE)
+ENOUGH = dict(dispatch="capacity", capacity_factor=CONFIG.experts / CONFIG.top)
+FEW = dict(dispatch="capacity", capacity_factor=0.5)
+TRAINS = ["adapters/**", "model/blocks/moe/*"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_compiles():
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def make(**options):
+    return mixtral.make(CONFIG, **options)
+
+
+@functools.cache
+def params():
+    """Draw weights and LoRA adapters of all linear maps, experts and router among them."""
+    model, method = make(), lora.make(rank=2, alpha=4.0)
+
+    def draw():
+        weights = subjects.jitter(model.init(jax.random.key(0)), scale=0.1)
+        init = functools.partial(base.init, method, jax.random.key(1), model.linears)
+        return weights, init(weights, where="blocks/**")
+
+    weights, adapters = jax.jit(draw)()
+    return {"model": weights, "adapters": subjects.randomised(adapters)}
+
+
+def gradients(model, params, batch):
+    """Compute the gradient of the loss, and the metrics."""
+    trainable, frozen = states.split(params, TRAINS)
+    run = steps.make_gradients(model, sft.make(), chunk=subjects.CHUNK)
+    found, metrics = run(trainable, frozen, batch, jax.random.key(0), lambda x: x)
+    values = {n: m if isinstance(m, jax.Array) else m.value() for n, m in metrics.items()}
+    return tree.paths(found), values
+
+
+@functools.cache
+def alone(**options):
+    """Take the gradient on one device."""
+    return jax.jit(functools.partial(gradients, make(**options)))(params(), subjects.batch())
+
+
+def test_the_loss_is_that_of_the_tokens_and_of_the_router():
+    grads, metrics = alone()
+    assert set(metrics) == {"loss", "nll", "router/balance", "router/dropped"}
+    total = metrics["nll"] + CONFIG.router_aux * metrics["router/balance"]
+    assert float(metrics["loss"]) == pytest.approx(float(total), rel=1e-6)
+    assert metrics["router/dropped"] == 0
+    assert all(np.abs(gradient).max() > 0 for gradient in grads.values())
+    assert {"adapters/blocks/moe/gate_up/b", "model/blocks/moe/router"} <= grads.keys()
+
+
+def test_enough_capacity_is_dropless():
+    subjects.close(alone(**ENOUGH), alone())
+
+
+def test_too_little_capacity_drops_and_counts():
+    _, metrics = alone(**FEW)
+    assert 0 < float(metrics["router/dropped"]) < 1
+    assert float(metrics["nll"]) != pytest.approx(float(alone()[1]["nll"]), rel=1e-4)
+
+
+@pytest.mark.parametrize("options", [dict(), FEW], ids=["dropless", "capacity"])
+def test_experts_over_devices_are_those_of_one(options):
+    mesh = meshes.make(data=1, fsdp=2, expert=2, tensor=2)
+    model, given, batch = make(**options), params(), subjects.batch()
+    places = meshes.shardings(states.axes(model, given["adapters"]), given, mesh)
+    placed = jax.tree.map(jax.device_put, given, places)
+    shape = placed["model"]["blocks"]["moe"]["gate_up"].sharding.shard_shape
+    layers, parts = CONFIG.layers, 2
+    whole = (layers, CONFIG.experts, CONFIG.dim, parts, CONFIG.expert_ffw)
+    assert shape(whole) == (layers, CONFIG.experts // 2, CONFIG.dim // 2, parts, whole[-1] // 2)
+    own = placed["adapters"]["blocks"]["moe"]["down"].b
+    assert own.sharding.shard_shape(own.shape)[2] == CONFIG.experts // 2
+    rows = jax.device_put(batch, meshes.batch_shardings(batch, mesh))
+    with jax.set_mesh(mesh):
+        found = jax.jit(functools.partial(gradients, model))(placed, rows)
+    subjects.close(found, alone(**options))
+
+
+def test_a_merged_model_is_the_adapted_one():
+    given, batch = params(), subjects.batch()
+    run = jax.jit(lambda model, weights, adapters: subjects.forward(
+        model, weights, batch, adapters=adapters), static_argnums=0)  # fmt: skip
+    merged = base.merge(given["model"], given["adapters"], make().linears)
+    adapted, plain = (run(make(), w, a) for w, a in ((given["model"], given["adapters"]),
+                                                     (merged, None)))  # fmt: skip
+    seen = batch["segments"] > 0
+    subjects.close(adapted[seen], plain[seen], atol=1e-4)
+    off = run(make(), given["model"], None)
+    assert float(jnp.abs(off - adapted)[seen].max()) > 1e-3
+
+
+def test_dropout_of_experts_needs_a_key():
+    given = params()
+    init = lora.make(rank=2, alpha=4.0, dropout=0.5)
+    draw = lambda: base.init(
+        init, jax.random.key(1), make().linears, given["model"], where="blocks/moe/down"
+    )
+    adapters = subjects.randomised(jax.jit(draw)())
+    run = lambda key: subjects.forward(
+        make(), given["model"], subjects.batch(), adapters=adapters, key=key
+    )
+    first, again, other = (run(key) for key in (None, None, jax.random.key(0)))
+    np.testing.assert_array_equal(first, again)
+    assert float(jnp.abs(first - other).max()) > 1e-4
