@@ -76,14 +76,14 @@ def test_at_the_start_the_merged_weight_is_the_weight(name, equation):
 def test_letters_describe_every_array(name, equation):
     _, w, where = site(equation)
     adapter = subjects.method(name)(jax.random.key(3), where, w)
-    letters = adapter.axes(equation)
     fields = [f.name for f in dataclasses.fields(adapter) if not f.metadata.get("static")]
     assert set(adapter.FROZEN) <= set(fields)
-    for field in fields:
-        array, axes = vars(adapter)[field], vars(letters)[field]
-        assert len(axes) == array.ndim
-        known = einsum.sizes(axes, array.shape)
-        assert all(known[c] == SIZES[c] for c in axes if c in SIZES), field
+    arrays, letters = tree.paths(adapter), tree.paths(adapter.axes(equation))
+    assert arrays.keys() == letters.keys()
+    for path, array in arrays.items():
+        assert len(letters[path]) == array.ndim
+        known = einsum.sizes(letters[path], array.shape)
+        assert all(known[c] == SIZES[c] for c in letters[path] if c in SIZES), path
 
 
 @each
