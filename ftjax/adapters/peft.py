@@ -193,7 +193,8 @@ def save(
         cast = {name: tensor.astype(dtype) for name, tensor in tensors.items()}
         files.write_tensors(draft / WEIGHTS, cast)
         fields = config | method.write(layers or found, hyper or {})
-        files.write_json(draft / CONFIG, dict(sorted(fields.items())))
+        own = {key: value for key, value in sorted(fields.items()) if key not in method.lacks}
+        files.write_json(draft / CONFIG, own)
 
 
 def _method_of(found: Mapping[str, base.Adapter], known: set[str]) -> Format:
@@ -218,7 +219,8 @@ def _shortest(method: Format, wanted: set[str], candidates: list[Module]) -> pef
     """Find the shortest targets that mean exactly these modules."""
     endings = tuple(dict.fromkeys(name.rsplit(".", 1)[-1] for name in wanted))
     layers = {m.layer for m in candidates if m.name in wanted and m.layer is not None}
-    for kept in (None, tuple(sorted(layers)) or None):
+    some = () if "layers_to_transform" in method.lacks else tuple(sorted(layers))
+    for kept in (None, some or None):
         shorter = peft_config.Targets(endings, layers=kept)
         if {m.name for m in targeted(method, shorter, candidates)} == wanted:
             return shorter

@@ -86,6 +86,7 @@ class Format:
     kinds: ClassVar[tuple[type[base.Adapter], ...]]  # the adapters that are written like this
     keys: ClassVar[Collection[str]]  # of adapter_config.json, read besides the common ones
     required: ClassVar[Collection[str]] = frozenset()
+    lacks: ClassVar[Collection[str]] = frozenset()  # common keys that PEFT's method has not
     has_targets: ClassVar[bool] = (
         True  # False: no target_modules, the file is about the whole model
     )
@@ -138,7 +139,17 @@ class Format:
         return jax.tree.map(np.zeros_like, like)
 
     def align(self, layers: list) -> list:
-        """Bring the layers of a stack to one shape; they have it unless ranks differ."""
+        """Bring the layers of a stack to one shape; they have it unless ranks differ.
+
+        Raises:
+          ValueError: they differ, and the method has no way to fill up the smaller ones.
+        """
+        described = {str(jax.tree.map(np.shape, layer)) for layer in layers}
+        if len(described) > 1:
+            raise ValueError(
+                f"{self.peft_type}: got layers of one map that differ: {'; '.join(described)}; "
+                "expected the same sizes in all layers; merge it into the base with its own tool"
+            )
         return layers
 
     # -- tensors that exist once in a file ---------------------------------------------------------
