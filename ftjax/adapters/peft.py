@@ -25,7 +25,7 @@ import numpy as np
 import ftjax.adapters
 from ftjax.adapters import base, peft_config
 from ftjax.adapters.peft_format import Format, Module
-from ftjax.core import conf, files
+from ftjax.core import conf, files, tree
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -115,7 +115,7 @@ def load(
     suffixes = {m.name: method.shapes(m, hyper) for m in chosen}
     wanted = once | {m.key(s): shape for m in chosen for s, shape in suffixes[m.name].items()}
     tensors = _read(path, wanted, settings, dtype)
-    shared = {name: tensors[name] for name in once}
+    shared = method.complete(chosen, hyper, {name: tensors[name] for name in once})
     if not method.has_targets:
         return method.build_once(hyper, shared)
     result: dict = {}
@@ -148,11 +148,12 @@ def _read(path: pathlib.Path, wanted, settings: Settings, dtype) -> dict[str, np
 def _stack(method: Format, layers: Mapping[int | None, Any], stack: int | None):
     """Stack the layers of one path; one that is not adapted changes nothing."""
     if stack is None:
-        return jax.tree.map(jnp.asarray, layers[None])
+        return jax.tree.map(jnp.asarray, tree.unshared(layers[None]))
     present = dict(zip(layers, method.align(list(layers.values())), strict=True))
     blank = method.absent(next(iter(present.values())))
     rows = [present.get(layer, blank) for layer in range(stack)]
-    return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *rows)
+    stacked = tree.map_stacked(lambda *leaves: np.stack(leaves), *rows)
+    return jax.tree.map(jnp.asarray, stacked)
 
 
 # -- writing ---------------------------------------------------------------------------------------
@@ -181,7 +182,8 @@ def save(
     layers = {}
     for m in (m for m in candidates if m.path in found):
         at = () if m.layer is None else m.layer
-        own = method.trim(jax.tree.map(lambda leaf, at=at: np.asarray(leaf[at]), found[m.path]))
+        one = tree.map_stacked(lambda leaf, at=at: np.asarray(leaf[at]), found[m.path])
+        own = method.trim(tree.unshared(one))
         if own is not None:
             layers[m.name] = own
             tensors |= {m.key(s): tensor for s, tensor in method.to_torch(m, own).items()}

@@ -27,7 +27,7 @@ import jax
 import numpy as np
 
 from ftjax.adapters import base
-from ftjax.core import einsum, layout
+from ftjax.core import einsum, layout, tree
 
 Tensors = Mapping[str, np.ndarray]
 Shapes = dict[str, tuple[int, ...]]
@@ -110,8 +110,8 @@ class Format:
     # -- one layer of one module -------------------------------------------------------------------
 
     def covers(self, module: Module) -> bool:
-        """Say whether the method can adapt this map; stacks of experts are for those who know."""
-        return not module.e.shared
+        """Say whether the method can adapt this map; experts, embeddings are for those who know."""
+        return not module.e.shared and not module.is_lookup
 
     def shapes(self, module: Module, hyper: Mapping[str, Any]) -> Shapes:
         """Give the torch shape of each of a module's tensors by suffix."""
@@ -136,7 +136,7 @@ class Format:
 
     def absent(self, like):
         """Make the adapter of a layer that is not adapted beside one that is: it does nothing."""
-        return jax.tree.map(np.zeros_like, like)
+        return tree.map_stacked(np.zeros_like, like)
 
     def align(self, layers: list) -> list:
         """Bring the layers of a stack to one shape; they have it unless ranks differ.
@@ -157,6 +157,10 @@ class Format:
     def shapes_once(self, modules: list[Module], hyper: Mapping[str, Any]) -> Shapes:
         """Give the torch shapes of tensors that belong to no module, by full name."""
         return {}
+
+    def complete(self, modules: list[Module], hyper: Mapping[str, Any], tensors: Tensors):
+        """Return these tensors, with those that the file leaves to be drawn."""
+        return tensors
 
     def to_torch_once(self, adapters: Mapping[str, base.Adapter]) -> dict[str, np.ndarray]:
         """Return these tensors of (stacked) adapters by path."""
