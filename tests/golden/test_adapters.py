@@ -126,7 +126,7 @@ def test_loss_and_gradients(folder, results):
     wanted = {key.removeprefix("grad/"): g for key, g in io.items() if key.startswith("grad/")}
     got = by_tensor(folder, ours["grads"])
     for name, gradient in wanted.items():
-        own = got[name if name in got else name.removesuffix(".weight")]
+        own = np.array(got[name if name in got else name.removesuffix(".weight")])
         real = tuple(slice(size) for size in gradient.shape)
         near_zero = 2e-4 * np.abs(gradient).max()
         np.testing.assert_allclose(own[real], gradient, rtol=1e-3, atol=near_zero, err_msg=name)
@@ -141,7 +141,8 @@ def by_tensor(folder, adapters):
     result = dict(settings.method.to_torch_once(found))
     for m in settings.targeted(peft.modules(model.linears, family.NAMES)):
         at = () if m.layer is None else m.layer
-        own = jax.tree.map(lambda leaf, at=at: np.asarray(leaf[at]), found[m.path])
+        one = tree.map_stacked(lambda leaf, at=at: np.asarray(leaf[at]), found[m.path])
+        own = tree.unshared(one)
         result |= {m.key(s): tensor for s, tensor in settings.method.to_torch(m, own).items()}
     return result
 
