@@ -44,11 +44,18 @@ def model_of(shape: dict, **options):
 
 
 def setup(mode: str, shape: dict, **options):
-    """Make the compiled step, its first state and the frozen arrays."""
+    """Make the compiled step of LoRA or of full fine-tuning; see `training`."""
+    from ftjax.adapters import lora
+
+    method = lora.make(rank=RANK, alpha=2.0 * RANK) if mode == "lora" else None
+    return training(method, shape, **options)
+
+
+def training(method, shape: dict, **options):
+    """Make the compiled step, its first state and the frozen arrays; no method = full tuning."""
     import jax
 
     from ftjax.adapters import base as adapters
-    from ftjax.adapters import lora
     from ftjax.core import mesh as meshes
     from ftjax.objectives import sft
     from ftjax.optim import chain
@@ -61,11 +68,10 @@ def setup(mode: str, shape: dict, **options):
         name="adamw", learning_rate=1e-3, schedule="constant", total_steps=10_000,
         weight_decay=0.01, clip_norm=1.0,
     )  # fmt: skip
-    method = lora.make(rank=RANK, alpha=2.0 * RANK)
 
     def create(key):
         weights, inside = model.init(key), None
-        if mode == "lora":
+        if method is not None:
             inside = adapters.init(method, key, model.linears, weights, where="blocks/**")
         pattern = "model/**" if inside is None else "adapters/**"
         trainable, frozen = states.split({"model": weights, "adapters": inside}, pattern)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import ftjax.adapters
-from ftjax.adapters import base
+from ftjax.adapters import base, peft
 from ftjax.core import einsum, tree
+from ftjax.models import hf
 from ftjax.models.base import Linear
 from ftjax.ops import linear
 from tests.laws import subjects
@@ -32,6 +33,12 @@ def site(equation):
 def fresh(name, where, w):
     """Initialise one adapter, as one layer sees it."""
     return tree.unshared(subjects.method(name)(jax.random.key(3), where, w))
+
+
+def has_files(name):
+    """Say whether PEFT has the method."""
+    kinds = {kind.__module__ for method in peft.formats().values() for kind in method.kinds}
+    return subjects.ADAPTERS[name].__name__ in kinds
 
 
 def test_every_method_is_found():
@@ -132,3 +139,18 @@ def test_merging_rounds_once_to_the_type_of_the_weight(name):
         assert leaf.dtype == jnp.bfloat16
         rounded = tree.paths(exact)[path].astype(jnp.bfloat16)
         np.testing.assert_array_equal(leaf, rounded, err_msg=path)
+
+
+@pytest.mark.parametrize("name", [n for n in subjects.ADAPTERS if has_files(n)])
+def test_files_mean_the_same_function(name, tmp_path):
+    family = subjects.FAMILIES[0]
+    handle, params = subjects.model(family), subjects.weights(family)
+    names = hf.family_of(family).NAMES
+    found = subjects.randomised(subjects.adapters(name, family, where="blocks/attn/*"))
+    given = dict(linears=handle.linears, names=names)
+    example = dict(subjects.ADAPTERS[name].EXAMPLE)
+    peft.save(tmp_path / "out", found, base_model=None, hyper=example, **given)
+    again = peft.load(tmp_path / "out", **given)
+    one, two = (base.merge(params, tree_, handle.linears) for tree_ in (found, again))
+    subjects.close(one, two, atol=1e-6)
+    assert jax.tree.structure(found) == jax.tree.structure(again)
