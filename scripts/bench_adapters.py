@@ -5,52 +5,29 @@ r"""Measure a training step of every adapter against LoRA of the same rank and f
 
 All methods that `ftjax/adapters` holds adapt all linear maps of one float32 llama. The settings of
 a method are its EXAMPLE's, whose ranks, alphas, blocks and numbers of frequencies grow with
-`--rank` as LoRA's rank does. The steps run in turn in one process, so that whatever else the
-machine does slows all alike; the median counts. FLOPs are XLA's count for the compiled step of one
-layer (loops are counted once by it), memory is what XLA plans for the step and its arguments.
-Prints a table; `--json` keeps the numbers.
+`--rank` as LoRA's rank does; see `ftjax/adapters/methods.py`. The steps run in turn in one process,
+so that whatever else the machine does slows all alike; the median counts. FLOPs are XLA's count for
+the compiled step of one layer (it counts loops once), memory is what XLA plans for the step and its
+arguments. Prints a table; `--json` keeps the numbers.
 """
 
 import argparse
 import json
-import pkgutil
 import statistics
 import time
 
 from scripts import bench_train
 
-SCALED = ("rank", "alpha", "block", "frequencies")  # of an EXAMPLE, with the rank
 FULL, LORA = "full", "lora"
 COLUMNS = ("trainable", "flops", "seconds", "bytes")
-
-
-def examples() -> dict[str, object]:
-    """Import every adapter method, LoRA first."""
-    import importlib
-
-    import ftjax.adapters
-
-    names = (module.name for module in pkgutil.iter_modules(ftjax.adapters.__path__))
-    found = {name: importlib.import_module(f"ftjax.adapters.{name}") for name in names}
-    methods = {name: module for name, module in found.items() if "EXAMPLE" in vars(module)}
-    return {LORA: methods.pop(LORA)} | methods
-
-
-def settings(methods: dict, *, rank: int) -> dict[str, dict]:
-    """Scale every method's EXAMPLE to a rank."""
-    factor = rank / methods[LORA].EXAMPLE["rank"]
-    scaled = lambda key, value: type(value)(value * factor) if key in SCALED else value
-    return {
-        name: {key: scaled(key, value) for key, value in module.EXAMPLE.items()}
-        for name, module in methods.items()
-    }
 
 
 class Subject:
     """A compiled step with its state, which every call moves on."""
 
     def __init__(self, method, shape: dict):
-        step, self.state, self.frozen = bench_train.training(method, shape)
+        step, create = bench_train.training(method, shape)
+        self.state, self.frozen = create()
         self.batch = bench_train.batch_of(shape)
         self.program = step.lower(self.state, self.frozen, self.batch).compile()
 
@@ -81,10 +58,12 @@ class Subject:
 
 
 def flops(method, shape: dict) -> float:
-    """Count the operations of a step of one layer, unrolled."""
+    """Count the operations of a step of one layer, unrolled; nothing runs."""
+    import jax
+
     one = shape | dict(layers=1)
-    step, state, frozen = bench_train.training(method, one, scan=False)
-    program = step.lower(state, frozen, bench_train.batch_of(one)).compile()
+    step, create = bench_train.training(method, one, scan=False)
+    program = step.lower(*jax.eval_shape(create), bench_train.batch_of(one)).compile()
     return program.cost_analysis()["flops"]
 
 
@@ -170,14 +149,15 @@ def choose(text: str, names: list[str]) -> list[str]:
 
 def main() -> None:
     """Print the table."""
+    from ftjax.adapters import methods
     from ftjax.train import device
 
     given = parser().parse_args()
     device.reuse_memory()
-    methods, shape = examples(), shape_of(given)
-    hyper = settings(methods, rank=given.rank)
-    names = choose(given.methods, [*methods, FULL])
-    chosen = {n: None if n == FULL else methods[n].make(**hyper[n]) for n in names}
+    shape, names = shape_of(given), choose(given.methods, [*methods.names(), FULL])
+    hyper = {n: methods.example(n, rank=given.rank) for n in names if n != FULL}
+    made = {n: methods.modules()[n].make(**own) for n, own in hyper.items()}
+    chosen = {n: made.get(n) for n in names}
     found = measure(chosen, shape, steps=given.steps, warmup=given.warmup)
     print(table(found))
     if given.json:

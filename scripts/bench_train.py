@@ -10,6 +10,7 @@ adapters, optimizer, step and compilation are the ones of `experiments/running.p
 """
 
 import argparse
+import functools
 import json
 import os
 import platform
@@ -44,15 +45,19 @@ def model_of(shape: dict, **options):
 
 
 def setup(mode: str, shape: dict, **options):
-    """Make the compiled step of LoRA or of full fine-tuning; see `training`."""
+    """Make the compiled step of LoRA or of full fine-tuning, its first state, the frozen arrays."""
     from ftjax.adapters import lora
 
     method = lora.make(rank=RANK, alpha=2.0 * RANK) if mode == "lora" else None
-    return training(method, shape, **options)
+    step, create = training(method, shape, **options)
+    return step, *create()
 
 
 def training(method, shape: dict, **options):
-    """Make the compiled step, its first state and the frozen arrays; no method = full tuning."""
+    """Make the compiled step, and the function that makes its first state and the frozen arrays.
+
+    `method` initialises adapters; without one it is full fine-tuning.
+    """
     import jax
 
     from ftjax.adapters import base as adapters
@@ -81,9 +86,11 @@ def training(method, shape: dict, **options):
     abstract, _ = jax.eval_shape(create, key)
     letters = states.axes(model, abstract.params["adapters"])
     places = states.shardings(abstract, letters, optimizer.tx, mesh)
-    state, frozen = jax.jit(create, out_shardings=(places, meshes.replicated(mesh)))(key)
+    create = functools.partial(
+        jax.jit(create, out_shardings=(places, meshes.replicated(mesh))), key
+    )
     step = make_step(model, sft.make(), optimizer.tx, learning_rate=optimizer.learning_rate)
-    return compiling.jit(step, mesh=mesh, state=places), state, frozen
+    return compiling.jit(step, mesh=mesh, state=places), create
 
 
 def batch_of(shape: dict):
