@@ -145,7 +145,7 @@ def load(
     suffixes = {m.name: method.shapes(m, hyper) for m in chosen}
     wanted = once | {m.key(s): shape for m in chosen for s, shape in suffixes[m.name].items()}
     tensors = _read(path, wanted, settings, dtype)
-    shared = {name: tensors[name] for name in once}
+    shared = method.complete(chosen, hyper, {name: tensors[name] for name in once})
     if not method.has_targets:
         return method.build_once(hyper, shared)
     arrays, result = tree.paths(weights), {}
@@ -232,7 +232,8 @@ def save(
         if "fan_in_fan_out" in fields:  # PEFT's name for weights kept as (in, out)
             adapted = (m.linear for m in candidates if m.name in layers)
             fields["fan_in_fan_out"] = any(linear.inputs_first for linear in adapted)
-        files.write_json(draft / CONFIG, dict(sorted(fields.items())))
+        own = {key: value for key, value in sorted(fields.items()) if key not in method.lacks}
+        files.write_json(draft / CONFIG, own)
 
 
 def of_layer(adapter, layer: int | None):
@@ -266,11 +267,12 @@ def _shortest(method: Format, wanted: set[str], candidates: list[Module]) -> pef
     maps = [m.name for m in chosen if not m.e.shared]
     endings = tuple(dict.fromkeys(name.rsplit(".", 1)[-1] for name in maps))
     layers = {m.number for m in chosen if m.number is not None}
+    some = () if "layers_to_transform" in method.lacks else tuple(sorted(layers))
     experts = sorted((m for m in chosen if m.e.shared), key=lambda m: (m.layer, -m.outer))
     parameters = tuple(m.name for m in experts)
     short = tuple(dict.fromkeys(name.split(".", 3)[-1] for name in parameters))
     for own in (short, parameters):
-        for kept in (None, tuple(sorted(layers)) or None):
+        for kept in (None, some or None):
             shorter = peft_config.Targets(endings, layers=kept, parameters=own)
             if {m.name for m in targeted(method, shorter, candidates)} == wanted:
                 return shorter

@@ -60,7 +60,7 @@ class LoraFormat(Format):
         """Find ranks and alphas; the shortest patterns that give each module its own."""
         rslora = bool(hyper.get("rslora"))
         ranks = {name: adapter.b.shape[0] for name, adapter in layers.items()}
-        alphas = {n: _alpha(float(x.scale), ranks[n], rslora=rslora) for n, x in layers.items()}
+        alphas = {n: alpha_of(float(x.scale), ranks[n], rslora=rslora) for n, x in layers.items()}
         (rank, rank_pattern), (alpha, alpha_pattern) = pattern(ranks), pattern(alphas)
         return {
             "alpha_pattern": {key: number(value) for key, value in alpha_pattern.items()},
@@ -161,7 +161,7 @@ def scale_of(name: str, hyper) -> float:
     return alpha / (rank**0.5 if hyper["rslora"] else rank)
 
 
-def _alpha(scale: float, rank: int, *, rslora: bool) -> float:
+def alpha_of(scale: float, rank: int, *, rslora: bool) -> float:
     """Invert the scale; the roundest number that gives the same float32."""
     divisor = rank**0.5 if rslora else rank
     exact = scale * divisor

@@ -143,7 +143,7 @@ def test_loss_and_gradients(folder, results):
     wanted = {key.removeprefix("grad/"): g for key, g in io.items() if key.startswith("grad/")}
     got = {key: np.array(g) for key, g in by_tensor(folder, ours["grads"]).items()}
     for name, gradient in wanted.items():
-        own = got[name if name in got else name.removesuffix(".weight")]
+        own = np.array(got[name if name in got else name.removesuffix(".weight")])
         real = tuple(slice(size) for size in gradient.shape)
         near_zero = 2e-4 * np.abs(gradient).max()
         np.testing.assert_allclose(own[real], gradient, rtol=1e-3, atol=near_zero, err_msg=name)
