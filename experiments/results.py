@@ -57,7 +57,8 @@ def finish(plan, run, params, workdir: pathlib.Path, *, seconds: float) -> Outco
     summary.write(
         workdir, result=run, wall_s=seconds, bad_rows=[row.message for row in plan.loader.data.bad],
         trainable_parameters=tree.size_of(plan.state.params),
-        total_parameters=tree.size_of(plan.parts.abstract), data=plan.loader.summary(),
+        total_parameters=plan.parts.parameters, data=plan.loader.summary(),
+        base_bytes=tree.bytes_of(params["model"]),
     )  # fmt: skip
     report.write(
         workdir / "report.html", title=workdir.name, config=plan.settings.plain,
@@ -90,7 +91,7 @@ def join(found: Mapping[str, tables.Table], workdir: pathlib.Path) -> None:
 
 def facts(plan, run, seconds: float) -> dict[str, object]:
     """Collect the headline numbers of a report."""
-    own, whole = tree.size_of(plan.state.params), tree.size_of(plan.parts.abstract)
+    own, whole = tree.size_of(plan.state.params), plan.parts.parameters
     return {
         "steps": f"{run.step:,}",
         "tokens": f"{run.tokens:,}",

@@ -35,6 +35,7 @@ class Model:
     compute_dtype: str
     remat: str
     chunk: int
+    quantize: dict
 
 
 @dataclasses.dataclass(frozen=True)

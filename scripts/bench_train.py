@@ -73,7 +73,7 @@ def setup(mode: str, shape: dict, **options):
 
     key = jax.random.key(0)
     abstract, _ = jax.eval_shape(create, key)
-    letters = states.axes(model, abstract.params["adapters"])
+    letters = states.axes(model, abstract.params)
     places = states.shardings(abstract, letters, optimizer.tx, mesh)
     state, frozen = jax.jit(create, out_shardings=(places, meshes.replicated(mesh)))(key)
     step = make_step(model, sft.make(), optimizer.tx, learning_rate=optimizer.learning_rate)

@@ -13,6 +13,7 @@ tensors; the shape of each follows from the map's equation (see `ftjax.core.layo
 import contextlib
 import dataclasses
 import difflib
+import functools
 import hashlib
 import importlib
 import itertools
@@ -32,7 +33,7 @@ import numpy as np
 import ftjax.models
 from ftjax.core import einsum, files, layout, tree
 from ftjax.core import mesh as meshes
-from ftjax.models import presets
+from ftjax.models import presets, quantized
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 FLOATS = ("F64", "F32", "F16", "BF16")
@@ -151,7 +152,10 @@ def _expected(plan: Mapping[str, Stored]) -> dict[str, tuple[int, ...]]:
 # -- reading ---------------------------------------------------------------------------------------
 
 
-def load(directory: str | os.PathLike, model, *, names: Mapping[str, str], dtype=None, mesh=None):
+def load(
+    directory: str | os.PathLike, model, *, names: Mapping[str, str], dtype=None, mesh=None,
+    quantizers: quantized.Quantizers | None = None,
+):  # fmt: skip
     """Read a model's parameters straight into (sharded) arrays, one parameter at a time.
 
     Each device's part is read from the files by itself, layer by layer; the host never holds more
@@ -162,27 +166,59 @@ def load(directory: str | os.PathLike, model, *, names: Mapping[str, str], dtype
       model: the handle. names: its family's table.
       dtype: the type to convert to; the files' own when None.
       mesh: where the arrays lie, by their letters; one device when None.
+      quantizers: what to quantise while reading, layer by layer (see `models.quantized.choose`).
 
     Raises:
       ValueError: tensors are missing, unexpected, misshapen or not of a float type; all are listed.
     """
-    plan, abstract = stored(model, names), model.abstract
-    if mesh is None:
-        single = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        places = jax.tree.map(lambda leaf: single, abstract)
-    else:
-        places = meshes.shardings(model.axes, abstract, mesh)
+    plan = stored(model, names)
     with contextlib.ExitStack() as stack:
         tensors = _open(pathlib.Path(directory), stack)
         _check(directory, plan, tensors, optional=set(names.values()))
+        source = Source(plan, tensors, mesh)
 
-        def one(path, leaf, place):
-            own = tensors[plan[path].name((0,) * len(plan[path].indexed))].get_dtype()
-            kind = np.dtype(_NUMPY[own] if dtype is None else dtype)
-            read = _reader(plan[path], tensors, kind)
-            return jax.make_array_from_callback(leaf.shape, place, read)
+        def leaf(path, _):
+            if path not in (quantizers or {}):
+                return source.array(path, dtype)
+            if (count := model.linears[path].stack) is None:
+                return jax.jit(quantizers[path])(source.array(path, None))
+            read, letters = functools.partial(source.layer, path), plan[path].letters
+            return quantized.gather(quantizers[path], read, count, letters=letters, mesh=mesh)
 
-        return tree.map_with_paths(one, abstract, places)
+        return tree.map_with_paths(leaf, model.abstract)
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """The open files of a checkpoint, and where the arrays read from them will lie."""
+
+    plan: Mapping[str, Stored]
+    tensors: Mapping[str, Any]
+    mesh: jax.sharding.Mesh | None
+
+    def array(self, path: str, dtype) -> jax.Array:
+        """Read a whole parameter; in the files' own type if `dtype` is None."""
+        own = self.plan[path]
+        read = _reader(own, self.tensors, np.dtype(dtype or self._kind(own)))
+        place = self._place(own.letters, own.shape)
+        return jax.make_array_from_callback(own.shape, place, read)
+
+    def layer(self, path: str, at: int) -> jax.Array:
+        """Read one layer of a stacked parameter, in the files' own type."""
+        own = self.plan[path]
+        read = _reader(own, self.tensors, self._kind(own))
+        letters, shape = own.letters[1:], own.shape[1:]
+        one = lambda index: read((slice(at, at + 1), *index))[0]
+        return jax.make_array_from_callback(shape, self._place(letters, shape), one)
+
+    def _kind(self, own: Stored) -> np.dtype:
+        first = own.name((0,) * len(own.indexed))
+        return np.dtype(_NUMPY[self.tensors[first].get_dtype()])
+
+    def _place(self, letters: str, shape: tuple[int, ...]) -> jax.sharding.Sharding:
+        if self.mesh is None:
+            return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        return jax.sharding.NamedSharding(self.mesh, meshes.spec(letters, shape, self.mesh))
 
 
 _NUMPY = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}

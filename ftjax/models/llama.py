@@ -14,7 +14,7 @@ from flax import nnx
 
 from ftjax.core import mesh, tree
 from ftjax.models import base, blocks, hf_config, presets
-from ftjax.ops import attention, norm, rope
+from ftjax.ops import attention, norm, quantize, rope
 from ftjax.ops import remat as policies
 
 
@@ -150,7 +150,7 @@ class Model:
           cache: from `init_cache`; slot = position. When given, (hidden, cache) is returned.
           key: for the adapters' dropout; None means evaluation.
         """
-        params = jax.tree.map(lambda leaf: leaf.astype(self.dtype), params)
+        params = quantize.cast(params, self.dtype)
         context = self._context(positions_BT, segments_BT, cache)
         x = mesh.constrain(params["embed"][tokens_BT], "BTD")
         x, cache_out = self._blocks(params["blocks"], x, context, adapters or {}, cache, key)
@@ -189,7 +189,7 @@ class Model:
         """Return the output embedding w_VD, with its adapter merged in."""
         name = "embed" if self.config.tied else "head"
         adapter = (adapters or {}).get("head")
-        w = params[name]
+        w = quantize.dense(params[name], self.dtype)
         return w if adapter is None else adapter.merge("BTD,VD->BTV", w)
 
     def logits(self, params, x, *, adapters=None) -> jax.Array:

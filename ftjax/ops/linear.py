@@ -5,20 +5,32 @@ of a matmul over three-dimensional activations contracts two axes at once and is
 than the same product over `[B*T, D]`; on accelerators the two compile to the same program.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
 from ftjax.core import einsum
+from ftjax.ops import quantize
 
 
 def linear(equation: str, x, w, adapter=None, key=None):
     """Apply the linear map of `equation` with weight `w`, changed by `adapter` if there is one.
 
-    `key` feeds the adapter's dropout; None means evaluation.
+    `w` may be quantised; adapters get it as an array. `key` feeds the adapter's dropout; None means
+    evaluation.
     """
+    if quantize.is_quantized(w):
+        return _quantized(equation, x, w, adapter, key)
     if adapter is None:
         return contract(equation, x, w)
     return adapter.apply(equation, x, w, key)
+
+
+@functools.partial(jax.checkpoint, static_argnums=0, prevent_cse=False)
+def _quantized(equation, x, w, adapter, key):
+    """Apply a quantised weight; the backward pass keeps its codes and makes the array again."""
+    return linear(equation, x, w.dequantize(x.dtype), adapter, key)
 
 
 def contract(equation: str, x: jax.Array, w: jax.Array) -> jax.Array:
