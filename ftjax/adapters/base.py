@@ -5,11 +5,14 @@ dataclass that offers
 
     merge(equation, w) -> w'             the definition
     apply(equation, x, w, key) -> y      contract(equation, x, merge(equation, w)), or faster
+    lookup(tokens, w) -> x               rows of merge(LOOKUP, w): on an embedding, or faster
     axes(equation) -> adapter            letters of its own arrays, for sharding
     FROZEN                               fields that are data and never train
 
 Adapters live in a tree that mirrors the model's parameters and has an adapter where a linear map is
 adapted: {"blocks": {"attn": {"q": LoRA(a, b, scale)}}}, its arrays stacked on L like the weights.
+A method's `init` wraps an array that exists once for all layers of a stack as `tree.Shared(x)`; it
+must not depend on the layer's key or weight. The adapter's other methods see it unwrapped.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -34,8 +37,12 @@ class Adapter:
         """Apply the adapted map to `x`."""
         return linear.contract(equation, x, self.merge(equation, w))
 
+    def lookup(self, tokens_BT: jax.Array, w_VD: jax.Array) -> jax.Array:
+        """Take rows of an adapted embedding."""
+        return self.merge(linear.LOOKUP, w_VD)[tokens_BT]
+
     def axes(self, equation: str) -> "Adapter":
-        """Return an adapter of letter strings in place of arrays."""
+        """Return an adapter of letter strings in place of arrays, `Shared` where they are."""
         raise NotImplementedError
 
 
@@ -63,9 +70,11 @@ def init(
         site, site_key = linears[path], rng.named(key, path)
         one = lambda key, w, site=site: method(key, site, w)
         if site.stack is None:
-            adapter = one(site_key, arrays[path])
+            adapter = tree.unshared(one(site_key, arrays[path]))
         else:
-            adapter = jax.vmap(one)(jax.random.split(site_key, site.stack), arrays[path])
+            abstract = jax.eval_shape(one, site_key, jax.eval_shape(lambda w: w[0], arrays[path]))
+            stacked = jax.vmap(one, out_axes=tree.layer_axes(abstract))
+            adapter = stacked(jax.random.split(site_key, site.stack), arrays[path])
         insert(result, path, adapter)
     return result
 
@@ -91,7 +100,8 @@ def axes(adapters: Mapping[str, Any], linears: Mapping[str, Any]) -> dict:
         site = linears[path]
         stack = "" if site.stack is None else "L"
         letters = adapter.axes(site.equation)
-        insert(result, path, jax.tree.map(lambda own, stack=stack: stack + own, letters))
+        letters = tree.unshared(letters) if site.stack is None else letters
+        insert(result, path, tree.map_stacked(lambda own, stack=stack: stack + own, letters))
     return result
 
 
@@ -114,9 +124,10 @@ def merge(weights: Mapping[str, Any], adapters: Mapping[str, Any], linears: Mapp
     def one(path, w):
         if path not in found:
             return w
-        site = linears[path]
-        merged = lambda adapter, w: adapter.merge(site.equation, w)
-        merged = merged if site.stack is None else jax.vmap(merged)
-        return merged(found[path], w.astype("float32")).astype(w.dtype)
+        site, adapter = linears[path], found[path]
+        merged = lambda adapter, w: tree.unshared(adapter).merge(site.equation, w)
+        if site.stack is not None:
+            merged = jax.vmap(merged, in_axes=(tree.layer_axes(adapter), 0))
+        return merged(adapter, w.astype("float32")).astype(w.dtype)
 
     return tree.map_with_paths(one, weights)

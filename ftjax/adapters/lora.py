@@ -51,6 +51,11 @@ class LoRA(base.Adapter):
         low = linear.contract(e.down, dropped, a) * scale
         return linear.contract(equation, x, w) + linear.contract(e.up, low, b)
 
+    def lookup(self, tokens_BT: jax.Array, w_VD: jax.Array) -> jax.Array:
+        """Compute w[tokens] + s * a[tokens] b; embeddings have no dropout."""
+        a, b, scale = (leaf.astype(w_VD.dtype) for leaf in (self.a, self.b, self.scale))
+        return w_VD[tokens_BT] + linear.contract("BTR,RD->BTD", a[tokens_BT] * scale, b)
+
     def axes(self, equation: str) -> "LoRA":
         """Letters of a and b; the scale has none."""
         e = einsum.lora(equation)

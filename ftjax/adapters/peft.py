@@ -56,8 +56,8 @@ def modules(linears: Mapping[str, Any], names: Mapping[str, str]) -> list[Module
     found = []
     for path, linear in linears.items():
         e, low = einsum.parse(linear.equation), einsum.lora(linear.equation)
-        if e.shared:
-            continue  # experts: PEFT has another format for them
+        if e.shared or linear.is_lookup:
+            continue  # experts, embeddings: PEFT has another format for them
         a, b = layout.Layout(("R", e.contracted), low.a), layout.Layout((e.kept, "R"), low.b)
         sizes, template = einsum.sizes(e.w, linear.shape), names[path].removesuffix(".weight")
         for layer in [None] if linear.stack is None else range(linear.stack):

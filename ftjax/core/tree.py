@@ -6,8 +6,12 @@ attention weights. A pattern that matches nothing is an error: it is always a ty
 
     trainable, frozen = partition(params, "adapters/**", where="trainable")
     assert combine(trainable, frozen) == params
+
+Arrays of a stack of layers have a leading axis L. `Shared(x)` marks one that exists once for all of
+them: it has no such axis, and the scan over the layers hands it to each as it is.
 """
 
+import dataclasses
 import difflib
 import functools
 import re
@@ -17,11 +21,58 @@ from typing import Any
 import jax
 
 Tree = Any
+TRANSPARENT = jax.tree_util.GetAttrKey("")  # the key of what adds no segment to a path
+
+
+@jax.tree_util.register_pytree_with_keys_class
+@dataclasses.dataclass(frozen=True)
+class Shared:
+    """An array that all layers of a stack have in common; its path is the one of the wrapper."""
+
+    value: Any
+
+    def tree_flatten_with_keys(self):
+        """Give the array under a key that paths do not show."""
+        return ((TRANSPARENT, self.value),), None
+
+    @classmethod
+    def tree_unflatten(cls, _, children):
+        """Wrap again."""
+        return cls(*children)
+
+
+def is_shared(node: Any) -> bool:
+    """Tell a `Shared` from other nodes: the `is_leaf` of maps that treat it as one."""
+    return isinstance(node, Shared)
+
+
+def unshared(tree: Tree) -> Tree:
+    """Unwrap every `Shared`: the tree as one layer sees it."""
+    open_ = lambda node: node.value if is_shared(node) else node
+    return jax.tree.map(open_, tree, is_leaf=is_shared)
+
+
+def split_shared(tree: Tree) -> tuple[Tree, Tree]:
+    """Split a tree into what is `Shared` and the rest; `combine` is the inverse."""
+    first = lambda node: node if is_shared(node) else None
+    second = lambda node: None if is_shared(node) else node
+    return tuple(jax.tree.map(f, tree, is_leaf=is_shared) for f in (first, second))
+
+
+def layer_axes(tree: Tree) -> Tree:
+    """Return 0 for every leaf of a stack and None for what is `Shared`: axes for `jax.vmap`."""
+    return jax.tree.map(lambda node: None if is_shared(node) else 0, tree, is_leaf=is_shared)
+
+
+def map_stacked(function, tree: Tree) -> Tree:
+    """Map `function` over the leaves that have an axis L; `Shared` ones stay as they are."""
+    one = lambda node: node if is_shared(node) else function(node)
+    return jax.tree.map(one, tree, is_leaf=is_shared)
 
 
 def path_name(keys: tuple) -> str:
     """Join a jax key path into `a/b/c`."""
-    return "/".join(_segment(key) for key in keys)
+    return "/".join(_segment(key) for key in keys if key != TRANSPARENT)
 
 
 def _segment(key: Any) -> str:

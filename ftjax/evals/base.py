@@ -85,8 +85,8 @@ def target_logps(model, params, batch, *, chunk: int):
         adapters=adapters,
     )  # fmt: skip
     targets_BT = jnp.roll(batch["tokens"], -1, axis=1)
-    w_VD = model.head(weights, adapters)
-    return loss.logps(x_BTD, w_VD, targets_BT, chunk=chunk)[0][:, :-1]
+    w_VD, cap = model.head(weights, adapters)
+    return loss.logps(x_BTD, w_VD, targets_BT, chunk=chunk, cap=cap)[0][:, :-1]
 
 
 def batches(examples: Sequence, *, batch_size: int, most: int):

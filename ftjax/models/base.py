@@ -1,9 +1,8 @@
-"""The handle that the rest of the project holds of a model, and the scan over its blocks.
+"""What every model is made of: declared weights, sites of adapters, the scan over layers.
 
 Modules are NNX definitions: they say which parameters exist, in which shape, and how a block
-computes. They are split at once into a graph definition (static) and a plain nested dict of arrays;
-blocks are stacked on a leading axis L and run by one `lax.scan`, so compile time does not grow with
-depth. A weight is declared once, by its equation:
+computes. They are split at once into a graph definition (static) and a plain nested dict of arrays
+(see `decoder`). A weight is declared once, by its equation:
 
     self.q = weight("BTD,DNH->BTNH", sizes)      shape, sharding letters and adapters follow from it
 """
@@ -26,12 +25,18 @@ Params = Mapping[str, Any]
 class Linear:
     """One linear map of a model: its equation and the shape of one layer's weight.
 
-    `stack` is the number of stacked layers, or None for a map that exists once (the head).
+    `stack` is the number of stacked layers, or None for a map that exists once (the head, and the
+    embedding, whose equation is `ops.linear.LOOKUP`).
     """
 
     equation: str
     shape: tuple[int, ...]
     stack: int | None
+
+    @property
+    def is_lookup(self) -> bool:
+        """Whether the map is an embedding: it takes rows and costs no product."""
+        return self.equation == linear.LOOKUP
 
     @property
     def axes(self) -> str:
@@ -55,11 +60,11 @@ def vector(letters: str, sizes: Mapping[str, int], *, fill: float) -> nnx.Param:
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What every block of one forward pass shares: rotary tables, the mask, where to write."""
+    """What layers of one kind share in a forward pass: the mask, rotary tables, where to write."""
 
-    cos: jax.Array
-    sin: jax.Array
     mask_BTS: jax.Array
+    rotation: tuple[jax.Array, jax.Array] | None  # cosines and sines; None = positions are learned
+    segments_BT: jax.Array
     slots_BT: jax.Array | None = None  # cache slots of these tokens; out of range = do not write
 
 
@@ -75,6 +80,10 @@ class Site:
         key = None if self.key is None else rng.named(self.key, name)
         equation = param.get_metadata("equation")
         return linear.linear(equation, x, param[...], self.adapters.get(name), key)
+
+    def lookup(self, name: str, tokens_BT: jax.Array, param: nnx.Param) -> jax.Array:
+        """Take rows of the embedding called `name`."""
+        return linear.lookup(tokens_BT, param[...], self.adapters.get(name))
 
     def under(self, name: str) -> "Site":
         """Descend into a child of the block."""
@@ -96,18 +105,34 @@ def linears(module: nnx.Module, *, stack: int | None) -> dict[str, Linear]:
     return {name: Linear(e, shapes[name].shape, stack) for name, e in equations.items() if e}
 
 
-def scan(body, x, inputs, *, length: int, policy: str, loop: bool):
-    """Run `body(x, inputs of one layer) -> (x, output)` over the leading axis of `inputs`.
+def scan(layers, x, inputs, *, length: int, policy: str, loop: bool):
+    """Run a group of layers over every slice of `inputs` along its leading axis.
 
-    `policy` is a name of `ops.remat`. `loop` unrolls in Python: the definition, for tests.
+    A layer is `(x, one slice) -> (x, output)`; returns x and one output per layer of the group,
+    each stacked on the leading axis. What is `tree.Shared` in `inputs` goes to every slice whole.
+    `policy` is a name of `ops.remat` and acts layer by layer. `loop` unrolls in Python: the
+    definition, for tests.
     """
+    shared, inputs = tree.split_shared(inputs)
+    layers = [lambda x, one, run=layer: run(x, tree.combine(one, shared)) for layer in layers]
     if policy != "none":
-        body = jax.checkpoint(body, policy=remat.POLICIES[policy], prevent_cse=loop)
+        # A loop of one turn is no loop to the compiler: nothing keeps it from merging what is made
+        # again with what was made before.
+        options = dict(policy=remat.POLICIES[policy], prevent_cse=loop or length == 1)
+        layers = [jax.checkpoint(layer, **options) for layer in layers]
+
+    def body(x, one):
+        outputs = []
+        for layer in layers:
+            x, output = layer(x, one)
+            outputs.append(output)
+        return x, outputs
+
     if not loop:
         return jax.lax.scan(body, x, inputs, length=length)
     outputs = []
-    for layer in range(length):
-        x, output = body(x, jax.tree.map(lambda leaf, i=layer: leaf[i], inputs))
+    for turn in range(length):
+        x, output = body(x, jax.tree.map(lambda leaf, i=turn: leaf[i], inputs))
         outputs.append(output)
     return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs)
 

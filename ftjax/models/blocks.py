@@ -48,8 +48,8 @@ class Attention(nnx.Module):
     def __call__(self, x_BTD, context: base.Context, site: base.Site, cache=None):
         """Attend; returns the output [B,T,D] and the cache with these tokens written."""
         q, k, v = self.project(x_BTD, site)
-        q = rope.rotate(q, context.cos, context.sin)
-        k = rope.rotate(k, context.cos, context.sin)
+        if context.rotation is not None:
+            q, k = rope.rotate(q, *context.rotation), rope.rotate(k, *context.rotation)
         if cache is not None:
             cache = base.update_cache(cache, context.slots_BT, k, v)
             k, v = cache["k"].astype(q.dtype), cache["v"].astype(q.dtype)

@@ -9,42 +9,25 @@ import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
-from ftjax.core import mesh, tree
-from ftjax.models import base, blocks, hf_config, presets
-from ftjax.ops import attention, norm, quantize, rope
-from ftjax.ops import remat as policies
+from ftjax.core import mesh
+from ftjax.models import base, blocks, decoder, hf_config, presets
+from ftjax.ops import norm, remat
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """Sizes and numerics; none has a default, all come from a checkpoint's config or a preset."""
+class Config(decoder.Config):
+    """What the relatives switch on or off."""
 
-    vocab_size: int
-    dim: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    ffw: int
-    norm_eps: float
-    rope: rope.Rope
-    tied: bool
     qkv_bias: bool
     qk_norm: bool
     window: int | None
-    max_positions: int
-    init_scale: float
 
     @property
-    def sizes(self) -> dict[str, int]:
-        """Sizes by letter of the legend."""
-        return dict(
-            V=self.vocab_size, D=self.dim, L=self.layers, N=self.heads, K=self.kv_heads,
-            H=self.head_dim, F=self.ffw,
-        )  # fmt: skip
+    def kinds(self) -> tuple[decoder.Kind, ...]:
+        """Every layer is alike."""
+        return (decoder.Kind("blocks", self.window, self.rope),) * self.layers
 
 
 class Block(nnx.Module):
@@ -63,12 +46,12 @@ class Block(nnx.Module):
         self.eps = config.norm_eps
 
     def __call__(self, x_BTD, context: base.Context, site: base.Site, cache=None):
-        """Apply the layer; returns [B,T,D] and the written cache."""
+        """Apply the layer; returns [B,T,D], the written cache, and nothing auxiliary."""
         h = norm.rms_norm(x_BTD, self.attn_norm[...], eps=self.eps)
         mixed, cache = self.attn(h, context, site.under("attn"), cache)
-        x_BTD = policies.keep(x_BTD + mixed)
+        x_BTD = remat.keep(x_BTD + mixed)
         h = norm.rms_norm(x_BTD, self.mlp_norm[...], eps=self.eps)
-        return mesh.constrain(x_BTD + self.mlp(h, site.under("mlp")), "BTD"), cache
+        return mesh.constrain(x_BTD + self.mlp(h, site.under("mlp")), "BTD"), cache, None
 
 
 class Ends(nnx.Module):
@@ -83,139 +66,21 @@ class Ends(nnx.Module):
         self.final_norm = base.vector("D", config.sizes, fill=1.0)
         if not config.tied:
             self.head = table(keys[1])
+        self.eps = config.norm_eps
+
+    def enter(self, tokens_BT, positions_BT, site: base.Site):
+        """Embed tokens: [B,T,D]."""
+        del positions_BT
+        return site.lookup("embed", tokens_BT, self.embed)
+
+    def leave(self, x_BTD):
+        """Normalise what the last layer gives."""
+        return norm.rms_norm(x_BTD, self.final_norm[...], eps=self.eps)
 
 
-@dataclasses.dataclass(frozen=True)
-class Model:
-    """The handle of a decoder; see `make`. Holds no arrays."""
-
-    config: Config
-    remat: str
-    scan: bool
-    dtype: Any
-
-    # -- declarations ------------------------------------------------------------------------------
-
-    def init(self, key: jax.Array) -> base.Params:
-        """Draw random parameters, float32: embed, blocks (stacked on L), final_norm[, head]."""
-        ends_key, blocks_key = jax.random.split(key)
-        one = lambda key: nnx.to_pure_dict(nnx.state(Block(self.config, key)))
-        stacked = jax.vmap(one)(jax.random.split(blocks_key, self.config.layers))
-        ends = nnx.to_pure_dict(nnx.state(Ends(self.config, ends_key)))
-        return ends | {"blocks": stacked}
-
-    @property
-    def abstract(self) -> base.Params:
-        """Shapes and types of every parameter, in the structure of the parameters."""
-        return jax.eval_shape(self.init, jax.random.key(0))
-
-    def _abstract(self, module):
-        return nnx.eval_shape(lambda: module(self.config, jax.random.key(0)))
-
-    @property
-    def axes(self) -> base.Params:
-        """Letters of every parameter, in the structure of the parameters."""
-        stack = lambda letters: "L" + letters
-        inner = jax.tree.map(stack, base.metadata(self._abstract(Block), "axes"))
-        return base.metadata(self._abstract(Ends), "axes") | {"blocks": inner}
-
-    @property
-    def equations(self) -> dict[str, str]:
-        """The equation of every parameter by path; empty for norms and biases."""
-        inner = base.metadata(self._abstract(Block), "equation")
-        return tree.paths(base.metadata(self._abstract(Ends), "equation") | {"blocks": inner})
-
-    @property
-    def linears(self) -> dict[str, base.Linear]:
-        """Every linear map by path (`blocks/attn/q`); the embedding is a lookup and not one."""
-        block, ends = self._abstract(Block), self._abstract(Ends)
-        inner = base.linears(block, stack=self.config.layers)
-        outer = base.linears(ends, stack=None)
-        outer.pop("embed")
-        return {f"blocks/{name}": site for name, site in inner.items()} | outer
-
-    # -- computation -------------------------------------------------------------------------------
-
-    def hidden(
-        self, params, tokens_BT, *, positions_BT, segments_BT, adapters=None, cache=None, key=None
-    ):
-        """Compute the final hidden states [B,T,D], after the last norm.
-
-        Args:
-          params: the model's parameters, in any float type; they are cast to the compute type.
-          tokens_BT: token ids.
-          positions_BT: positions, restarting in each packed example.
-          segments_BT: 0 for padding, 1.. for the examples of a packed row.
-          adapters: a tree that mirrors `params` and holds adapters at some paths; None = off.
-          cache: from `init_cache`; slot = position. When given, (hidden, cache) is returned.
-          key: for the adapters' dropout; None means evaluation.
-        """
-        params = quantize.cast(params, self.dtype)
-        context = self._context(positions_BT, segments_BT, cache)
-        x = mesh.constrain(params["embed"][tokens_BT], "BTD")
-        x, cache_out = self._blocks(params["blocks"], x, context, adapters or {}, cache, key)
-        x = norm.rms_norm(x, params["final_norm"], eps=self.config.norm_eps)
-        return x if cache is None else (x, cache_out)
-
-    def _context(self, positions_BT, segments_BT, cache) -> base.Context:
-        c = self.config
-        cos, sin = rope.tables(rope.inverse_frequencies(c.rope, c.head_dim), positions_BT)
-        query = (positions_BT, segments_BT)
-        if cache is None:
-            mask = attention.causal_mask(query, query, window=c.window)
-            return base.Context(cos, sin, mask)
-        length = cache["k"].shape[2]
-        key_pos = jnp.broadcast_to(jnp.arange(length), (positions_BT.shape[0], length))
-        key_seg = jnp.ones_like(key_pos)  # slot = position: what is not later has been written
-        mask = attention.causal_mask(query, (key_pos, key_seg), window=c.window)
-        return base.Context(cos, sin, mask, jnp.where(segments_BT > 0, positions_BT, length))
-
-    def _blocks(self, params, x, context, adapters, cache, key):
-        graph = nnx.graphdef(self._abstract(Block))
-        layers = jnp.arange(self.config.layers)
-
-        def body(x, inputs):
-            block, adapters, cache, layer = inputs
-            layer_key = None if key is None else jax.random.fold_in(key, layer)
-            site = base.Site(adapters, layer_key)
-            return nnx.merge(graph, block)(x, context, site, cache)
-
-        return base.scan(
-            body, x, (params, adapters.get("blocks") or {}, cache, layers),
-            length=self.config.layers, policy=self.remat, loop=not self.scan,
-        )  # fmt: skip
-
-    def head(self, params, adapters=None) -> jax.Array:
-        """Return the output embedding w_VD, with its adapter merged in."""
-        name = "embed" if self.config.tied else "head"
-        adapter = (adapters or {}).get("head")
-        w = quantize.dense(params[name], self.dtype)
-        return w if adapter is None else adapter.merge("BTD,VD->BTV", w)
-
-    def logits(self, params, x, *, adapters=None) -> jax.Array:
-        """Compute logits [..., V] in float32 of hidden states [..., D]."""
-        w = self.head(params, adapters).astype(self.dtype)
-        return (x.reshape(-1, x.shape[-1]) @ w.T).reshape(*x.shape[:-1], -1).astype(jnp.float32)
-
-    def init_cache(self, *, batch: int, length: int, dtype=None) -> dict[str, jax.Array]:
-        """Make an empty cache for rows of up to `length` positions: k and v [L,B,S,K,H]."""
-        c = self.config
-        shape = (c.layers, batch, length, c.kv_heads, c.head_dim)
-        zeros = lambda: jnp.zeros(shape, dtype or self.dtype)
-        return {"k": zeros(), "v": zeros()}
-
-
-def make(config: Config, *, remat: str = "light", dtype=jnp.float32, scan: bool = True) -> Model:
-    """Make the handle of a model.
-
-    Args:
-      config: sizes and numerics.
-      remat: what the backward pass keeps, "none" (all), "light" or "full"; see `ops.remat`.
-      dtype: the type of the computation; the parameters' own type may differ.
-      scan: False unrolls the layers, for tests.
-    """
-    policies.check(remat)
-    return Model(config, remat, scan, jnp.dtype(dtype))
+def make(config: Config, **options) -> decoder.Model:
+    """Make the handle of a model; the options are those of `decoder.make`."""
+    return decoder.make(config, ends=Ends, blocks={"blocks": Block}, **options)
 
 
 # -- checkpoints -----------------------------------------------------------------------------------

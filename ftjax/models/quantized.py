@@ -28,7 +28,7 @@ def choose(model, *, name: str, where: str | Iterable[str]) -> Quantizers:
       ValueError: there is no such format, or a pattern matches nothing.
     """
     linears, quantizer = model.linears, quantize.make(name=name)
-    legal = [path for path in linears if path != "embed"]
+    legal = [path for path, site in linears.items() if not site.is_lookup]
     chosen = tree.select(where, legal, where="model.quantize.where")
     return {path: functools.partial(quantizer, linears[path].equation) for path in sorted(chosen)}
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from ftjax.models import hf_config, llama, qwen2
 
-Config, Model, make, NAMES = llama.Config, llama.Model, llama.make, llama.NAMES
+Config, make, NAMES = llama.Config, llama.make, llama.NAMES
 EXAMPLE = llama.EXAMPLE | dict(model_type="qwen3")
 
 

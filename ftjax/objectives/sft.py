@@ -3,7 +3,8 @@
     loss = sum_t w_t * [-(1 - s) log p_t(y_t) - s * mean_v log p_t(v) + z * (log Z_t)^2] / sum_t w_t
 
 with label smoothing s (arXiv:1512.00567) and z-loss z (arXiv:2204.02311). The weights come from the
-batch: 0 on prompts and padding, the product of the row's and the token's weight elsewhere.
+batch: 0 on prompts and padding, the product of the row's and the token's weight elsewhere. A family
+with a loss of its own, such as the load balancing of experts, adds it.
 """
 
 import jax.numpy as jnp
@@ -33,6 +34,9 @@ def make(*, label_smoothing: float = 0.0, z_loss: float = 0.0):
             loss = loss + label_smoothing * (scores.logp + scores.logz - scores.mean_logit)
         if z_loss:
             loss = loss + z_loss * jnp.square(scores.logz)
-        return {"loss": Mean.of(loss, weights), "nll": Mean.of(nll, weights)}
+        metrics = {"loss": Mean.of(loss, weights), "nll": Mean.of(nll, weights)}
+        if scores.aux is None:
+            return metrics
+        return metrics | {"loss": (metrics["loss"], scores.aux), "aux": scores.aux}
 
     return objective

@@ -3,6 +3,8 @@
 `contract` is `einsum` with the operands flattened to two dimensions first. On CPU the backward pass
 of a matmul over three-dimensional activations contracts two axes at once and is 1.5 times slower
 than the same product over `[B*T, D]`; on accelerators the two compile to the same program.
+
+An embedding is the linear map `LOOKUP` of one-hot tokens, done by taking rows: `lookup`.
 """
 
 import functools
@@ -12,6 +14,8 @@ import jax.numpy as jnp
 
 from ftjax.core import einsum
 from ftjax.ops import quantize
+
+LOOKUP = "BTV,VD->BTD"
 
 
 def linear(equation: str, x, w, adapter=None, key=None):
@@ -31,6 +35,11 @@ def linear(equation: str, x, w, adapter=None, key=None):
 def _quantized(equation, x, w, adapter, key):
     """Apply a quantised weight; the backward pass keeps its codes and makes the array again."""
     return linear(equation, x, w.dequantize(x.dtype), adapter, key)
+
+
+def lookup(tokens_BT: jax.Array, w_VD: jax.Array, adapter=None) -> jax.Array:
+    """Take the rows of `w_VD`, changed by `adapter` if there is one: [B,T,D]."""
+    return w_VD[tokens_BT] if adapter is None else adapter.lookup(tokens_BT, w_VD)
 
 
 def contract(equation: str, x: jax.Array, w: jax.Array) -> jax.Array:

@@ -9,6 +9,9 @@ more matmul while the chunk is there, instead of making all logits again:
 
 The gradient with respect to the head's weight does make the logits again, chunk by chunk; where the
 head is frozen nobody asks for it, and the compiler drops that pass.
+
+A model may cap its logits, z = c tanh(x w^T / c) (arXiv:2408.00118). Then every row w_v above
+counts with the slope of its cap, 1 - (z_v / c)^2.
 """
 
 import functools
@@ -17,19 +20,41 @@ import jax
 import jax.numpy as jnp
 
 
-def logps(x_BTD, w_VD, targets_BT, *, chunk: int) -> tuple[jax.Array, jax.Array]:
+def capped(z: jax.Array, cap: float | None) -> jax.Array:
+    """Compute cap * tanh(z / cap), or z where there is no cap."""
+    return z if cap is None else cap * jnp.tanh(z / cap)
+
+
+def slope(z: jax.Array, cap: float | None) -> jax.Array | float:
+    """Compute the derivative of `capped` where its value is `z`."""
+    return 1.0 if cap is None else 1 - jnp.square(z / cap)
+
+
+def logps(
+    x_BTD, w_VD, targets_BT, *, chunk: int, cap: float | None = None
+) -> tuple[jax.Array, jax.Array]:
     """Compute log p(target) and log Z of every token, both [B,T] float32.
 
-    The logits are `x w^T` in the dtype of `x`, reduced in float32. `chunk` is the number of
-    positions done at a time; T is padded to a multiple of it.
+    The logits are `x w^T` in the dtype of `x`, capped and reduced in float32. `chunk` is the number
+    of positions done at a time; T is padded to a multiple of it.
     """
     T = targets_BT.shape[1]
     chunk = min(chunk, T)
     pad = -T % chunk
     x = jnp.pad(x_BTD, ((0, 0), (0, pad), (0, 0)))
     targets = jnp.pad(targets_BT, ((0, 0), (0, pad)))
-    logp, logz = _logps(chunk, x, w_VD.astype(x.dtype), targets)
+    logp, logz = _logps(chunk, cap, x, w_VD.astype(x.dtype), targets)
     return logp[:, :T], logz[:, :T]
+
+
+def mean_logits(x_BTD, w_VD, *, chunk: int, cap: float | None = None) -> jax.Array:
+    """Compute the mean of the logits over the vocabulary, [B,T] float32."""
+    if cap is None:
+        return x_BTD.astype(jnp.float32) @ w_VD.astype(jnp.float32).mean(0)
+    T = x_BTD.shape[1]
+    x = jnp.pad(x_BTD, ((0, 0), (0, -T % min(chunk, T)), (0, 0)))
+    one = jax.checkpoint(lambda x_BCD: _logits(x_BCD, w_VD.astype(x.dtype), cap).mean(-1))
+    return _whole(jax.lax.map(one, *_chunks(min(chunk, T), x)))[:, :T]
 
 
 def _chunks(chunk: int, *arrays):
@@ -44,9 +69,9 @@ def _whole(chunked):
     return swapped.reshape(swapped.shape[0], -1, *swapped.shape[3:])
 
 
-def _logits(x_BCD, w_VD):
+def _logits(x_BCD, w_VD, cap):
     B, C, D = x_BCD.shape
-    return (x_BCD.reshape(-1, D) @ w_VD.T).reshape(B, C, -1).astype(jnp.float32)
+    return capped((x_BCD.reshape(-1, D) @ w_VD.T).reshape(B, C, -1).astype(jnp.float32), cap)
 
 
 def _is_target(targets, size: int):
@@ -61,31 +86,36 @@ def _statistics(logits, targets):
     return target - logz, logz, jnp.exp(logits - logz[..., None])
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _logps(chunk, x, w, targets):
-    return _forward(chunk, x, w, targets)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _logps(chunk, cap, x, w, targets):
+    return _forward(chunk, cap, x, w, targets)[0]
 
 
-def _forward(chunk, x, w, targets):
+def _forward(chunk, cap, x, w, targets):
     def one(inputs):
         x_BCD, targets_BC = inputs
-        logp, logz, p = _statistics(_logits(x_BCD, w), targets_BC)
+        logits = _logits(x_BCD, w, cap)
+        logp, logz, p = _statistics(logits, targets_BC)
+        p = p * slope(logits, cap)
         expected = (p.astype(w.dtype).reshape(-1, w.shape[0]) @ w).reshape(x_BCD.shape)
         return logp, logz, expected
 
     logp, logz, expected = map(_whole, jax.lax.map(one, _chunks(chunk, x, targets)))
-    return (logp, logz), (x, w, targets, expected)
+    return (logp, logz), (x, w, targets, expected, logp + logz)
 
 
-def _backward(chunk, residuals, cotangents):
-    x, w, targets, expected = residuals
+def _backward(chunk, cap, residuals, cotangents):
+    x, w, targets, expected, logit = residuals
     g_logp, g_logz = (g[..., None] for g in cotangents)
-    dx = (g_logp * w[targets] + (g_logz - g_logp) * expected).astype(x.dtype)
+    own = slope(logit[..., None], cap) * g_logp
+    dx = (own * w[targets] + (g_logz - g_logp) * expected).astype(x.dtype)
 
     def one(total, inputs):
         x_BCD, targets_BC, g_logp, g_logz = inputs
-        p = _statistics(_logits(x_BCD, w), targets_BC)[2]
+        logits = _logits(x_BCD, w, cap)
+        p = _statistics(logits, targets_BC)[2]
         g = jnp.where(_is_target(targets_BC, w.shape[0]), g_logp, 0) + (g_logz - g_logp) * p
+        g = g * slope(logits, cap)
         g_2d, x_2d = g.reshape(-1, w.shape[0]).astype(x.dtype), x_BCD.reshape(-1, x.shape[-1])
         return total + (g_2d.T @ x_2d).astype(jnp.float32), None
 

@@ -61,6 +61,11 @@ def tables(frequencies: np.ndarray, positions_BT: jax.Array) -> tuple[jax.Array,
     return jnp.cos(angles), jnp.concatenate([-sin, sin], axis=-2)
 
 
+def tables_of(rope: Rope, head_dim: int, positions_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Compute the tables of a rotary embedding at these positions."""
+    return tables(inverse_frequencies(rope, head_dim), positions_BT)
+
+
 def rotate(x_BTNH: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     """Rotate the halves of each head by the tables' angles; dtype of `x`.
 

@@ -19,7 +19,8 @@ def per_token(model, trainable, *, sequence: int) -> float:
 
     `trainable` is the trainable tree {"model", "adapters"} with holes, real or abstract.
     """
-    sizes = {path: math.prod(s.shape) * (s.stack or 1) for path, s in model.linears.items()}
+    maps = {path: site for path, site in model.linears.items() if not site.is_lookup}
+    sizes = {path: math.prod(s.shape) * (s.stack or 1) for path, s in maps.items()}
     sizes.setdefault("head", model.config.vocab_size * model.config.dim)
     trained = tree.paths(trainable.get("model") or {})
     own = sum(size for path, size in sizes.items() if path in trained or _tied(path, trained))

@@ -89,10 +89,10 @@ def batch_of(tokens, mask, weights=None, positions=None):
 class Held(Policy):
     """A policy whose hidden states are there already: one forward pass serves every output."""
 
-    states: jax.Array
+    found: jax.Array
 
-    def hidden(self, batch, key=None):
-        return self.states
+    def states(self, batch, key=None):
+        return self.found, None
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

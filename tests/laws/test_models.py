@@ -51,8 +51,9 @@ def test_declarations_agree(family):
     for path, array in arrays.items():
         assert einsum.sizes(letters[path], array.shape).items() <= handle.config.sizes.items()
         assert array.dtype == jnp.float32
-    maps = {path for path, equation in equations.items() if equation} - {"embed"}
+    maps = {path for path, equation in equations.items() if equation}
     assert set(handle.linears) == maps
+    assert [path for path, site in handle.linears.items() if site.is_lookup] == ["embed"]
     for path, site in handle.linears.items():
         stack = () if site.stack is None else (site.stack,)
         assert arrays[path].shape == stack + site.shape

@@ -1,0 +1,337 @@
+"""The handle that the rest of the project holds of a model: a decoder over stacks of blocks.
+
+A family gives its `Config`, the NNX modules `Ends` (what exists once) and one `Block` per stack:
+
+    Ends(config, key)   parameters embed, ..., head unless tied
+        .enter(tokens_BT, positions_BT, site) -> x_BTD          .leave(x_BTD) -> x_BTD
+    Block(config, key)  parameters of one layer
+        (x_BTD, context, site, cache) -> x_BTD, cache, auxiliary (or None)
+
+Layers with the same parameters are stacked on a leading axis L. What else differs between them (the
+window, the rotary embedding) is a `Kind`, and they run in groups: `runs` cuts the list of kinds
+into the largest repeating ones, each one `lax.scan` whose body holds one group, so compile time
+does not grow with depth.
+
+    kinds  local local global local local global local  ->  2 x (local local global), 1 x (local)
+"""
+
+import collections
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ftjax.core import mesh, tree
+from ftjax.core.mean import Mean
+from ftjax.models import base
+from ftjax.ops import attention, linear, loss, quantize, rope
+from ftjax.ops import remat as policies
+
+HEAD = "BTD,VD->BTV"
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """What the layers of a model may differ in, beside the numbers in their weights."""
+
+    stack: str  # whose parameters it has
+    window: int | None  # None: it sees all that came before
+    rope: rope.Rope | None  # None: positions are learned
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Sizes and numerics; none has a default, all come from a checkpoint's config or a preset."""
+
+    vocab_size: int
+    dim: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffw: int
+    norm_eps: float
+    rope: rope.Rope | None
+    tied: bool
+    max_positions: int
+    init_scale: float
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Sizes by letter of the legend."""
+        return dict(
+            V=self.vocab_size, D=self.dim, L=self.layers, N=self.heads, K=self.kv_heads,
+            H=self.head_dim, F=self.ffw,
+        )  # fmt: skip
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """The kind of every layer."""
+        return (Kind("blocks", None, self.rope),) * self.layers
+
+    @property
+    def logit_cap(self) -> float | None:
+        """The c of logits c tanh(z / c); None where they are z."""
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """`count` repetitions of a group of layers, from layer `first` on."""
+
+    first: int
+    group: tuple[Kind, ...]
+    count: int
+
+    @property
+    def stacks(self) -> tuple[str, ...]:
+        """The stacks that its layers belong to."""
+        return tuple(dict.fromkeys(kind.stack for kind in self.group))
+
+
+@functools.cache
+def runs(kinds: tuple[Kind, ...]) -> tuple[Run, ...]:
+    """Cut the layers into runs: at each place the group whose repetitions reach farthest."""
+    found, at = [], 0
+    while at < len(kinds):
+        rest = kinds[at:]
+        options = [(g, _repetitions(rest, g)) for g in range(1, len(rest) // 2 + 1)]
+        reach = lambda option: (option[0] * option[1] if option[1] > 1 else 1, -option[0])
+        size, count = max(options, key=reach, default=(1, 1))
+        size = size if count > 1 else 1
+        found.append(Run(at, rest[:size], count))
+        at += size * count
+    return tuple(found)
+
+
+def _repetitions(kinds: Sequence, size: int) -> int:
+    """Count how often the first `size` elements stand one after the other at the start."""
+    same = itertools.takewhile(lambda i: kinds[i] == kinds[i % size], range(len(kinds)))
+    return sum(1 for _ in same) // size
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """The handle of a decoder; see `make`. Holds no arrays."""
+
+    config: Any
+    ends: type
+    blocks: tuple[tuple[str, type], ...]
+    auxiliary: Callable | None
+    remat: str
+    scan: bool
+    dtype: Any
+
+    # -- declarations ------------------------------------------------------------------------------
+
+    @property
+    def stacks(self) -> dict[str, tuple[int, ...]]:
+        """The numbers of the layers in every stack, in the order of its axis L."""
+        numbers = collections.defaultdict(tuple)
+        for number, kind in enumerate(self.config.kinds):
+            numbers[kind.stack] += (number,)
+        return {name: numbers[name] for name, _ in self.blocks if name in numbers}
+
+    def init(self, key: jax.Array) -> base.Params:
+        """Draw random parameters, float32: embed, final_norm[, head], stacks of blocks on L."""
+        ends_key, blocks_key = jax.random.split(key)
+        keys = jax.random.split(blocks_key, self.config.layers)
+        params = nnx.to_pure_dict(nnx.state(self.ends(self.config, ends_key)))
+        for name, block in self._own_blocks.items():
+            one = lambda key, block=block: nnx.to_pure_dict(nnx.state(block(self.config, key)))
+            params[name] = jax.vmap(one)(keys[jnp.array(self.stacks[name])])
+        return params
+
+    @property
+    def abstract(self) -> base.Params:
+        """Shapes and types of every parameter, in the structure of the parameters."""
+        return jax.eval_shape(self.init, jax.random.key(0))
+
+    @property
+    def _own_blocks(self) -> dict[str, type]:
+        return {name: block for name, block in self.blocks if name in self.stacks}
+
+    def _abstract(self, module: type) -> nnx.Module:
+        return nnx.eval_shape(lambda: module(self.config, jax.random.key(0)))
+
+    def _metadata(self, name: str) -> dict:
+        inner = {s: base.metadata(self._abstract(b), name) for s, b in self._own_blocks.items()}
+        return base.metadata(self._abstract(self.ends), name) | inner
+
+    @property
+    def axes(self) -> base.Params:
+        """Letters of every parameter, in the structure of the parameters."""
+        stack = lambda path, letters: "L" * (path.split("/")[0] in self.stacks) + letters
+        return tree.map_with_paths(stack, self._metadata("axes"))
+
+    @property
+    def equations(self) -> dict[str, str]:
+        """The equation of every parameter by path; empty for norms and biases."""
+        return tree.paths(self._metadata("equation"))
+
+    @property
+    def linears(self) -> dict[str, base.Linear]:
+        """Every linear map by path (`blocks/attn/q`), the embedding among them as a lookup."""
+        found = {}
+        for name, block in self._own_blocks.items():
+            inner = base.linears(self._abstract(block), stack=len(self.stacks[name]))
+            found |= {f"{name}/{path}": site for path, site in inner.items()}
+        outer = base.linears(self._abstract(self.ends), stack=None)
+        outer["embed"] = dataclasses.replace(outer["embed"], equation=linear.LOOKUP)
+        return found | outer
+
+    # -- computation -------------------------------------------------------------------------------
+
+    def hidden(
+        self, params, tokens_BT, *, positions_BT, segments_BT, adapters=None, cache=None, key=None,
+        aux: bool = False,
+    ):  # fmt: skip
+        """Compute the final hidden states [B,T,D], after the last norm.
+
+        Args:
+          params: the model's parameters, in any float type; they are cast to the compute type.
+          tokens_BT: token ids.
+          positions_BT: positions, restarting in each packed example.
+          segments_BT: 0 for padding, 1.. for the examples of a packed row.
+          adapters: a tree that mirrors `params` and holds adapters at some paths; None = off.
+          cache: from `init_cache`; slot = position. When given, (hidden, cache) is returned.
+          key: for the adapters' dropout; None means evaluation.
+          aux: return also what the blocks give beside their states, {stack: tree on L}, last.
+        """
+        params = quantize.cast(params, self.dtype)
+        contexts = self._contexts(positions_BT, segments_BT, cache)
+        own = {name: leaf for name, leaf in params.items() if name not in self.stacks}
+        ends = nnx.merge(nnx.graphdef(self._abstract(self.ends)), own)
+        site = base.Site(tree.unshared(adapters or {}), key)
+        x = mesh.constrain(ends.enter(tokens_BT, positions_BT, site), "BTD")
+        x, written, given = self._layers(params, x, contexts, adapters or {}, cache, key)
+        outputs = [ends.leave(x)] + [written] * (cache is not None) + [given] * aux
+        return tuple(outputs) if len(outputs) > 1 else outputs[0]
+
+    def _contexts(self, positions_BT, segments_BT, cache) -> dict[Kind, base.Context]:
+        c = self.config
+        query = key = (positions_BT, segments_BT)
+        slots = None
+        if cache is not None:
+            length = cache["k"].shape[2]
+            key_pos = jnp.broadcast_to(jnp.arange(length), (positions_BT.shape[0], length))
+            key = key_pos, jnp.ones_like(key_pos)  # slot = position: what is not later is written
+            slots = jnp.where(segments_BT > 0, positions_BT, length)
+        windows = dict.fromkeys(kind.window for kind in c.kinds)
+        masks = {w: attention.causal_mask(query, key, window=w) for w in windows}
+        ropes = dict.fromkeys(kind.rope for kind in c.kinds)
+        tables = {r: r and rope.tables_of(r, c.head_dim, positions_BT) for r in ropes}
+        return {
+            kind: base.Context(masks[kind.window], tables[kind.rope], segments_BT, slots)
+            for kind in c.kinds
+        }
+
+    def _layers(self, params, x, contexts, adapters, cache, key):
+        """Run all layers: x, the written cache, and what they give beside it, by stack."""
+        kinds, caches, given = self.config.kinds, [], {name: [] for name in self.stacks}
+        every = jnp.arange(len(kinds)), cache
+        for run in runs(kinds):
+            cut = functools.partial(_groups, kinds, run)
+            stacks = {name: (params[name], adapters.get(name)) for name in run.stacks}
+            inputs = {name: cut(stack, of=name) for name, stack in stacks.items()}, cut(every)
+            layers = [self._layer(run, turn, contexts, key) for turn in range(len(run.group))]
+            loop = dict(length=run.count, policy=self.remat, loop=not self.scan)
+            x, outputs = base.scan(layers, x, inputs, **loop)
+            caches.append(_interleave([written for written, _ in outputs]))
+            for name in run.stacks:
+                own = (o for o, kind in zip(outputs, run.group, strict=True) if kind.stack == name)
+                given[name].append(_interleave([aux for _, aux in own]))
+        return x, _join(caches), {name: _join(parts) for name, parts in given.items()}
+
+    def _layer(self, run: Run, turn: int, contexts, key) -> Callable:
+        """Make the layer at one place of a group, a function of its x and the group's inputs."""
+        kind = run.group[turn]
+        graph = nnx.graphdef(self._abstract(dict(self.blocks)[kind.stack]))
+        at = sum(earlier.stack == kind.stack for earlier in run.group[:turn])
+
+        def layer(x, inputs):
+            stacks, every = inputs
+            pick = lambda tree_, index: tree.map_stacked(lambda leaf: leaf[index], tree_)
+            block, adapters = tree.unshared(pick(stacks[kind.stack], at))
+            number, cache = pick(every, turn)
+            layer_key = None if key is None else jax.random.fold_in(key, number)
+            site = base.Site(adapters or {}, layer_key)
+            x, cache, aux = nnx.merge(graph, block)(x, contexts[kind], site, cache)
+            return x, (cache, aux)
+
+        return layer
+
+    def auxiliary_loss(self, aux, segments_BT) -> Mean | None:
+        """Compute the family's own loss, coefficient included, of what `hidden(aux=True)` gave."""
+        return self.auxiliary and self.auxiliary(self.config, aux, segments_BT)
+
+    def head(self, params, adapters=None) -> tuple[jax.Array, float | None]:
+        """Return the output embedding w_VD with its adapters merged in, and the cap of the logits.
+
+        A tied head is the embedding, the adapter of the embedding included.
+        """
+        own, w = tree.unshared(adapters or {}), params["embed" if self.config.tied else "head"]
+        w = quantize.dense(w, self.dtype)
+        if self.config.tied and "embed" in own:
+            w = own["embed"].merge(linear.LOOKUP, w)
+        if "head" in own:
+            w = own["head"].merge(HEAD, w)
+        return w, self.config.logit_cap
+
+    def logits(self, params, x, *, adapters=None) -> jax.Array:
+        """Compute logits [..., V] in float32 of hidden states [..., D]."""
+        w, cap = self.head(params, adapters)
+        z = x.reshape(-1, x.shape[-1]) @ w.astype(self.dtype).T
+        return loss.capped(z.astype(jnp.float32), cap).reshape(*x.shape[:-1], -1)
+
+    def init_cache(self, *, batch: int, length: int, dtype=None) -> dict[str, jax.Array]:
+        """Make an empty cache for rows of up to `length` positions: k and v [L,B,S,K,H]."""
+        c = self.config
+        shape = (c.layers, batch, length, c.kv_heads, c.head_dim)
+        zeros = lambda: jnp.zeros(shape, dtype or self.dtype)
+        return {"k": zeros(), "v": zeros()}
+
+
+def _groups(kinds: Sequence[Kind], run: Run, inputs, of: str | None = None):
+    """Cut a run's groups out of stacked inputs: [L,...] -> [count, layers of a group, ...].
+
+    `of` names the stack whose layers the axis L counts; None counts all.
+    """
+    inside = lambda those: sum(of in (None, kind.stack) for kind in those)
+    first, size = inside(kinds[: run.first]), inside(run.group)
+    span = slice(first, first + size * run.count)
+    cut = lambda leaf: leaf[span].reshape(run.count, size, *leaf.shape[1:])
+    return tree.map_stacked(cut, inputs)
+
+
+def _interleave(outputs: Sequence):
+    """Join what the places of a group gave, [count,...] each, in the order of the layers."""
+    join = lambda *leaves: jnp.stack(leaves, 1).reshape(-1, *leaves[0].shape[1:])
+    return jax.tree.map(join, *outputs)
+
+
+def _join(parts: Sequence):
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+
+
+def make(
+    config: Config, *, ends: type, blocks: Mapping[str, type], auxiliary: Callable | None = None,
+    remat: str = "light", dtype=jnp.float32, scan: bool = True,
+) -> Model:  # fmt: skip
+    """Make the handle of a model.
+
+    Args:
+      config: sizes and numerics.
+      ends, blocks: the family's modules; blocks by the name of their stack.
+      auxiliary: `(config, aux, segments_BT) -> Mean`, a loss of what the blocks give beside.
+      remat: what the backward pass keeps, "none" (all), "light" or "full"; see `ops.remat`.
+      dtype: the type of the computation; the parameters' own type may differ.
+      scan: False unrolls the layers, for tests.
+    """
+    policies.check(remat)
+    return Model(config, ends, tuple(blocks.items()), auxiliary, remat, scan, jnp.dtype(dtype))
