@@ -176,8 +176,8 @@ def export(parts: setup.Parts, params: Mapping[str, Any], folder: pathlib.Path) 
     if parts.method:
         base = parts.settings.model.base
         linears, names = parts.model.linears, parts.family.NAMES
-        rslora = parts.settings.adapter.get("rslora", False)
-        peft.save(folder, own, linears=linears, names=names, base_model=base, rslora=rslora)
+        hyper = parts.settings.adapter
+        peft.save(folder, own, linears=linears, names=names, base_model=base, hyper=hyper)
         return
     hf.save(
         folder, own, family=parts.family, config=parts.model.config,

@@ -1,135 +1,160 @@
-"""LoRA adapters in PEFT's files, in and out: adapter_config.json and adapter_model.safetensors.
+"""Adapters in PEFT's files, in and out: adapter_config.json and adapter_model.safetensors.
 
     adapters = load(directory, linears=model.linears, names=family.NAMES)
-    save(out, adapters, linears=model.linears, names=family.NAMES, base_model="org/name")
+    save(out, adapters, linears=model.linears, names=family.NAMES, base_model="org/name",
+         hyper=dict(rslora=True))
 
-PEFT adapts each layer's module by itself; ours are stacked. Layers of a stack whose ranks differ
-are padded with zeros to the largest rank, and each layer has its own scale. Zero columns of `a`
-facing zero rows of `b` stay zero in training, so on export the true ranks are found again, and a
-layer that was not adapted (a and b zero) is left out.
+PEFT adapts each layer's module by itself; ours are stacked. This file finds the modules by their
+names in PEFT, decides which are targeted, checks the tensors and stacks the layers; what the
+tensors of a method are called and mean is in its `PEFT` object, see `peft_format.Format`.
 """
 
-import collections
 import dataclasses
-import itertools
+import functools
+import importlib
 import os
 import pathlib
+import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+import ftjax.adapters
 from ftjax.adapters import base, peft_config
-from ftjax.adapters.lora import LoRA
-from ftjax.core import einsum, files, layout
+from ftjax.adapters.peft_format import Format, Module
+from ftjax.core import conf, files
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-Settings = peft_config.Settings
 
 
-@dataclasses.dataclass(frozen=True)
-class Module:
-    """One layer's linear map under its name in PEFT; `layer` is None for a map that exists once."""
-
-    name: str
-    path: str
-    layer: int | None
-    a: layout.Layout
-    b: layout.Layout
-    sizes: Mapping[str, int]
-
-    @property
-    def keys(self) -> tuple[str, str]:
-        """Names of the tensors A and B."""
-        prefix = f"base_model.model.{self.name}"
-        return f"{prefix}.lora_A.weight", f"{prefix}.lora_B.weight"
-
-    def shapes(self, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Compute the shapes of A and B as PEFT has them."""
-        sizes = self.sizes | {"R": rank}
-        return self.a.torch_shape(sizes), self.b.torch_shape(sizes)
+@functools.cache
+def formats() -> dict[str, Format]:
+    """List the methods that have files in PEFT's format, by `peft_type`: every `PEFT` here."""
+    names = [module.name for module in pkgutil.iter_modules(ftjax.adapters.__path__)]
+    modules = (importlib.import_module(f"{ftjax.adapters.__name__}.{name}") for name in names)
+    found = [vars(module)["PEFT"] for module in modules if "PEFT" in vars(module)]
+    return {method.peft_type: method for method in found}
 
 
 def modules(linears: Mapping[str, Any], names: Mapping[str, str]) -> list[Module]:
     """List every layer's linear maps by their names in PEFT."""
     found = []
     for path, linear in linears.items():
-        e, low = einsum.parse(linear.equation), einsum.lora(linear.equation)
-        if e.shared or linear.is_lookup:
-            continue  # experts, embeddings: PEFT has another format for them
-        a, b = layout.Layout(("R", e.contracted), low.a), layout.Layout((e.kept, "R"), low.b)
-        sizes, template = einsum.sizes(e.w, linear.shape), names[path].removesuffix(".weight")
+        if linear.is_lookup:
+            continue  # PEFT has another format for embeddings
+        template = names[path].removesuffix(".weight")
         for layer in [None] if linear.stack is None else range(linear.stack):
-            name = template.format(L=layer)
-            found.append(Module(name, path, layer, a, b, sizes))
+            found.append(Module(template.format(L=layer), path, layer, linear))
     return found
 
 
 # -- reading ---------------------------------------------------------------------------------------
 
 
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What an adapter_config.json says: the method, its modules, its keywords in our terms."""
+
+    method: Format
+    targets: peft_config.Targets
+    hyper: Mapping[str, Any]
+
+    def targeted(self, candidates: list[Module]) -> list[Module]:
+        """Choose the modules that are adapted."""
+        return targeted(self.method, self.targets, candidates)
+
+
+def targeted(method: Format, targets, candidates: list[Module]) -> list[Module]:
+    """Choose the modules that a method adapts."""
+    adapts = lambda m: method.covers(m) and targets.adapts(m.name, head=m.layer is None)
+    return [m for m in candidates if adapts(m)]
+
+
 def settings_of(directory: str | os.PathLike) -> Settings:
-    """Read what an adapter's config says; raises ValueError where that is not supported."""
+    """Read what an adapter's config says.
+
+    Raises:
+      ValueError: a method or a setting is not supported, or a key is missing.
+    """
     path = pathlib.Path(directory) / CONFIG
-    return peft_config.read(files.read_json(path), where=str(path))
+    config = files.read_json(path)
+    name = config.get("peft_type")
+    if name not in formats():
+        hint = conf.nearest(str(name), formats())
+        raise ValueError(
+            f"{path}: got peft_type={name!r}; {hint}expected one of {conf.listed(formats())}"
+        )
+    method = formats()[name]
+    peft_config.check(config, method, where=str(path))
+    try:
+        hyper = method.read(config)
+    except ValueError as error:
+        raise ValueError(f"{path}: got settings that are not supported: {error}") from None
+    return Settings(method, peft_config.read(config), hyper)
 
 
 def load(
     directory: str | os.PathLike, *, linears: Mapping[str, Any], names: Mapping[str, str],
     dtype=jnp.float32,
 ) -> dict:  # fmt: skip
-    """Read a LoRA into a tree of stacked adapters.
+    """Read an adapter into a tree of stacked adapters.
 
     Args:
       directory: holds the two files.
       linears: the model's linear maps. names: our path -> tensor name template of the checkpoint.
-      dtype: of the factors; their scales are float32.
+      dtype: of what trains; data such as scales is float32.
 
     Raises:
       ValueError: a setting is not supported, or tensors are missing, unexpected or misshapen.
     """
     settings, path = settings_of(directory), pathlib.Path(directory) / WEIGHTS
-    chosen = targeted(settings, modules(linears, names))
-    wanted: dict[str, tuple[int, ...]] = {}
-    for m in chosen:
-        wanted |= zip(m.keys, m.shapes(settings.rank_of(m.name)), strict=True)
+    method, hyper = settings.method, settings.hyper
+    chosen = settings.targeted(modules(linears, names)) if method.has_targets else []
+    once = method.shapes_once(chosen, hyper)
+    suffixes = {m.name: method.shapes(m, hyper) for m in chosen}
+    wanted = once | {m.key(s): shape for m in chosen for s, shape in suffixes[m.name].items()}
+    tensors = _read(path, wanted, settings, dtype)
+    shared = {name: tensors[name] for name in once}
+    if not method.has_targets:
+        return method.build_once(hyper, shared)
+    result: dict = {}
+    for site in dict.fromkeys(m.path for m in chosen):
+        layers = {
+            m.layer: method.from_torch(
+                m, hyper, shared | {s: tensors[m.key(s)] for s in suffixes[m.name]}
+            )
+            for m in chosen if m.path == site
+        }  # fmt: skip
+        base.insert(result, site, _stack(method, layers, linears[site].stack))
+    return result
+
+
+def _read(path: pathlib.Path, wanted, settings: Settings, dtype) -> dict[str, np.ndarray]:
+    """Read the wanted tensors; whatever else is in the file is an error."""
     with files.open_tensors(path) as handle:
         stored = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118
         shapes = {name: tuple(part.get_shape()) for name, part in stored.items()}
         lines = files.complaints(wanted, shapes)
-        if lines or not chosen:
-            lines = lines or [f"target_modules {settings.targets!r} match no linear map"]
+        if lines or not wanted:
+            lines = lines or [
+                f"target_modules {settings.targets.targets!r} match no module that "
+                f"{settings.method.peft_type} adapts"
+            ]
             raise ValueError(f"{path}: differs from its config: {files.listing(lines)}")
-        tensors = {name: stored[name][:].astype(dtype) for name in wanted}
-    result: dict = {}
-    for site in dict.fromkeys(m.path for m in chosen):
-        own = {m.layer: m for m in chosen if m.path == site}
-        base.insert(result, site, _assemble(own, linears[site].stack, tensors, settings))
-    return result
+        return {name: stored[name][:].astype(dtype) for name in wanted}
 
 
-def targeted(settings: Settings, candidates: list[Module]) -> list[Module]:
-    """Choose the modules that the settings adapt."""
-    return [m for m in candidates if settings.adapts(m.name, head=m.layer is None)]
-
-
-def _assemble(own: Mapping[int | None, Module], stack: int | None, tensors, settings) -> LoRA:
-    """Stack the layers of one site, zero where a layer is not adapted or its rank is smaller."""
-    rank = max(settings.rank_of(m.name) for m in own.values())
-    some = next(iter(own.values()))
-    sizes, dtype = dict(some.sizes) | {"R": rank}, tensors[some.keys[0]].dtype
-    lead = () if stack is None else (stack,)
-    a = np.zeros((*lead, *(sizes[c] for c in some.a.letters)), dtype)
-    b = np.zeros((*lead, *(sizes[c] for c in some.b.letters)), dtype)
-    scale = np.zeros(lead, np.float32)
-    for layer, module in own.items():
-        at, r = (() if layer is None else layer), settings.rank_of(module.name)
-        local = dict(module.sizes) | {"R": r}
-        a[at][..., :r] = module.a.from_torch(tensors[module.keys[0]], local)
-        b[at][:r] = module.b.from_torch(tensors[module.keys[1]], local)
-        scale[at] = settings.scale_of(module.name)
-    return LoRA(jnp.asarray(a), jnp.asarray(b), jnp.asarray(scale), settings.dropout)
+def _stack(method: Format, layers: Mapping[int | None, Any], stack: int | None):
+    """Stack the layers of one path; one that is not adapted changes nothing."""
+    if stack is None:
+        return jax.tree.map(jnp.asarray, layers[None])
+    present = dict(zip(layers, method.align(list(layers.values())), strict=True))
+    blank = method.absent(next(iter(present.values())))
+    rows = [present.get(layer, blank) for layer in range(stack)]
+    return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *rows)
 
 
 # -- writing ---------------------------------------------------------------------------------------
@@ -137,94 +162,66 @@ def _assemble(own: Mapping[int | None, Module], stack: int | None, tensors, sett
 
 def save(
     directory: str | os.PathLike, adapters: Mapping[str, Any], *, linears: Mapping[str, Any],
-    names: Mapping[str, str], base_model: str | None, rslora: bool = False, dtype=np.float32,
+    names: Mapping[str, str], base_model: str | None, hyper: Mapping[str, Any] | None = None,
+    dtype=np.float32,
 ) -> None:  # fmt: skip
-    """Write a tree of LoRA adapters; the directory appears when it is complete.
+    """Write a tree of adapters of one method; the directory appears when it is complete.
 
     Args:
       directory: new or empty.
       adapters, linears, names: as `load` has them.
       base_model: the name or path of the base, for PEFT.
-      rslora: write alphas for the scale alpha / sqrt(r); the function is the same.
+      hyper: the keywords that the method was made with, for what its arrays do not say.
+      dtype: of the tensors.
 
     Raises:
-      ValueError: an adapter is not a LoRA, or nothing is adapted.
+      ValueError: PEFT has no such method, the adapters are of several, or nothing is adapted.
     """
-    factors = _true_factors(adapters, modules(linears, names), dtype)
-    sites = base.sites(adapters).values()
-    dropout = max((adapter.dropout for adapter in sites), default=0.0)
-    settings = _describe(factors, modules(linears, names), rslora=rslora, dropout=dropout)
-    tensors = {}
-    for module, (a, b, _) in factors:
-        tensors |= zip(module.keys, (module.a.to_torch(a), module.b.to_torch(b)), strict=True)
-    with files.publish(directory) as draft:
-        files.write_tensors(draft / WEIGHTS, tensors)
-        files.write_json(draft / CONFIG, peft_config.write(settings, base_model=base_model))
-
-
-def _true_factors(adapters, candidates: list[Module], dtype) -> list[tuple[Module, tuple]]:
-    """Cut every adapted layer's a and b to their true rank: (module, (a, b, scale))."""
-    found, result = base.sites(adapters), []
-    known = {m.path for m in candidates}
-    for path, adapter in found.items():
-        if not isinstance(adapter, LoRA) or path not in known:
-            raise ValueError(
-                f"adapters/{path}: got a {type(adapter).__name__}; expected a LoRA at a linear "
-                "map; PEFT files of other methods are not supported"
-            )
-    for module in (m for m in candidates if m.path in found):
-        adapter, at = found[module.path], () if module.layer is None else module.layer
-        a = np.asarray(adapter.a[at]).astype(dtype)
-        b = np.asarray(adapter.b[at]).astype(dtype)
-        used = np.any(a.reshape(-1, a.shape[-1]), 0) | np.any(b.reshape(b.shape[0], -1), 1)
-        if used.any():
-            scale = float(adapter.scale[at])
-            result.append((module, (a[..., used], b[used], scale)))
-    if not result:
+    found, candidates = base.sites(adapters), modules(linears, names)
+    method = _method_of(found, {m.path for m in candidates})
+    tensors = method.to_torch_once(found)
+    layers = {}
+    for m in (m for m in candidates if m.path in found):
+        at = () if m.layer is None else m.layer
+        own = method.trim(jax.tree.map(lambda leaf, at=at: np.asarray(leaf[at]), found[m.path]))
+        if own is not None:
+            layers[m.name] = own
+            tensors |= {m.key(s): tensor for s, tensor in method.to_torch(m, own).items()}
+    if not tensors:
         raise ValueError("adapters: got none that is not zero; there is nothing to write")
-    return result
+    targets = _shortest(method, set(layers), candidates) if method.has_targets else None
+    config = peft_config.write(targets, peft_type=method.peft_type, base_model=base_model)
+    with files.publish(directory) as draft:
+        cast = {name: tensor.astype(dtype) for name, tensor in tensors.items()}
+        files.write_tensors(draft / WEIGHTS, cast)
+        fields = config | method.write(layers or found, hyper or {})
+        files.write_json(draft / CONFIG, dict(sorted(fields.items())))
 
 
-def _describe(factors, candidates: list[Module], *, rslora: bool, dropout: float) -> Settings:
-    """Find the shortest settings that mean exactly these modules, ranks and scales."""
-    ranks = {m.name: b.shape[0] for m, (_, b, _) in factors}
-    alphas = {m.name: _alpha(s, ranks[m.name], rslora=rslora) for m, (_, _, s) in factors}
-    rank, rank_pattern = _pattern(ranks)
-    alpha, alpha_pattern = _pattern(alphas)
-    settings = Settings(
-        rank, alpha, rslora, dropout, targets=tuple(ranks),
-        rank_pattern=rank_pattern, alpha_pattern=alpha_pattern,
-    )  # fmt: skip
-    endings = tuple(dict.fromkeys(name.rsplit(".", 1)[-1] for name in ranks))
-    layers = tuple(sorted({m.layer for m, _ in factors if m.layer is not None}))
-    for kept in (None, layers):
-        shorter = dataclasses.replace(settings, targets=endings, layers=kept or None)
-        if {m.name for m in targeted(shorter, candidates)} == set(ranks):
+def _method_of(found: Mapping[str, base.Adapter], known: set[str]) -> Format:
+    """Find the one method that writes all these adapters."""
+    if not found:
+        raise ValueError("adapters: got none; there is nothing to write")
+    for method in formats().values():
+        fits = lambda path, x, m=method: (
+            isinstance(x, m.kinds) and (path in known or not m.has_targets)
+        )
+        if all(fits(path, adapter) for path, adapter in found.items()):
+            return method
+    kinds = conf.listed({type(adapter).__name__ for adapter in found.values()})
+    legal = conf.listed(kind.__name__ for m in formats().values() for kind in m.kinds)
+    raise ValueError(
+        f"adapters: got {kinds} at {conf.listed(found)}; expected adapters of one method that PEFT "
+        f"has ({legal}), at linear maps; merge them into the model instead"
+    )
+
+
+def _shortest(method: Format, wanted: set[str], candidates: list[Module]) -> peft_config.Targets:
+    """Find the shortest targets that mean exactly these modules."""
+    endings = tuple(dict.fromkeys(name.rsplit(".", 1)[-1] for name in wanted))
+    layers = {m.layer for m in candidates if m.name in wanted and m.layer is not None}
+    for kept in (None, tuple(sorted(layers)) or None):
+        shorter = peft_config.Targets(endings, layers=kept)
+        if {m.name for m in targeted(method, shorter, candidates)} == wanted:
             return shorter
-    return settings
-
-
-def _alpha(scale: float, rank: int, *, rslora: bool) -> float:
-    """Invert the scale; the roundest number that gives the same float32."""
-    divisor = rank**0.5 if rslora else rank
-    exact = scale * divisor
-    rounder = (round(exact, digits) for digits in range(8))
-    same = (x for x in rounder if np.float32(x / divisor) == np.float32(scale))
-    return next(same, exact)
-
-
-def _pattern(values: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Split values by module into the commonest and the exceptions.
-
-    An exception is keyed by the last part of the name where all modules of that ending share it.
-    """
-    common = collections.Counter(values.values()).most_common(1)[0][0]
-    ending = lambda name: name.rsplit(".", 1)[-1]
-    exceptions: dict[str, Any] = {}
-    for key, group in itertools.groupby(sorted(values, key=ending), key=ending):
-        group = list(group)
-        if len({values[name] for name in group}) == 1:
-            exceptions |= {key: values[group[0]]}
-        else:
-            exceptions |= {name: values[name] for name in group}
-    return common, {key: value for key, value in exceptions.items() if value != common}
+    return peft_config.Targets(tuple(m.name for m in candidates if m.name in wanted))

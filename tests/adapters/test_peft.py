@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from ftjax.adapters import base, lora, peft
-from ftjax.adapters.peft_config import Settings
+from ftjax.adapters import base, lora, peft, peft_lora
+from ftjax.adapters.peft_config import Targets
 from ftjax.models.base import Linear
 
 LINEARS = {
@@ -27,6 +27,7 @@ NAMES = {
     "head": "lm_head.weight",
 }
 MODULES = peft.modules(LINEARS, NAMES)
+LORA = peft.formats()["LORA"]
 PLAIN = dict(
     peft_type="LORA", task_type="CAUSAL_LM", r=2, lora_alpha=4, target_modules=["q_proj", "o_proj"]
 )
@@ -53,8 +54,8 @@ def tree_of(sites):
     return result
 
 
-def save(where, adapters, **options):
-    peft.save(where, adapters, linears=LINEARS, names=NAMES, base_model="org/base", **options)
+def save(where, adapters, **hyper):
+    peft.save(where, adapters, linears=LINEARS, names=NAMES, base_model="org/base", hyper=hyper)
     return json.loads((where / peft.CONFIG).read_text())
 
 
@@ -65,18 +66,18 @@ def load(where):
 def write(where, config, *, drop=(), **more):
     """Write an adapter whose tensors are those that the (plain) config asks for."""
     where.mkdir()
-    tensors = {}
-    for m in peft.targeted(Settings(2, 4, False, 0.0, ("q_proj", "o_proj")), MODULES):
-        for key, shape in zip(m.keys, m.shapes(2), strict=True):
-            tensors[key] = np.ones(shape, np.float32)
+    tensors, hyper = {}, LORA.read(PLAIN)
+    for m in peft.targeted(LORA, Targets(("q_proj", "o_proj")), MODULES):
+        for suffix, shape in LORA.shapes(m, hyper).items():
+            tensors[m.key(suffix)] = np.ones(shape, np.float32)
     kept = {k: v for k, v in tensors.items() if k not in drop} | more
     save_file(kept, where / peft.WEIGHTS)
     (where / peft.CONFIG).write_text(json.dumps(config))
     return where
 
 
-def names(settings):
-    return {m.name for m in peft.targeted(settings, MODULES)}
+def names(targets):
+    return {m.name for m in peft.targeted(LORA, targets, MODULES)}
 
 
 def layers_of(module, layers=range(3)):
@@ -104,21 +105,20 @@ def layers_of(module, layers=range(3)):
     ],
 )  # fmt: skip
 def test_which_modules_are_targeted(targets, options, expected):
-    assert names(Settings(2, 4, False, 0.0, targets, **options)) == expected
+    assert names(Targets(targets, **options)) == expected
 
 
 def test_patterns_of_ranks_and_alphas():
-    settings = Settings(
-        2, 4, False, 0.0, "all-linear",
-        rank_pattern={r"^model\.layers\.1\..*": 8, "q_proj": 4}, alpha_pattern={"up_proj": 6},
-    )  # fmt: skip
-    rank = lambda name: (settings.rank_of(name), settings.scale_of(name))
+    hyper = LORA.read(PLAIN) | dict(
+        rank_pattern={r"^model\.layers\.1\..*": 8, "q_proj": 4}, alpha_pattern={"up_proj": 6}
+    )
+    rank = lambda name: (peft_lora.rank_of(name, hyper), peft_lora.scale_of(name, hyper))
     assert rank("model.layers.1.self_attn.q_proj") == (8, 0.5)
     assert rank("model.layers.0.self_attn.q_proj") == (4, 1.0)
     assert rank("model.layers.0.self_attn.o_proj") == (2, 2.0)
     assert rank("model.layers.0.mlp.up_proj") == (2, 3.0)
-    rs = dataclasses.replace(settings, rslora=True)
-    assert rs.scale_of("model.layers.0.self_attn.q_proj") == 4 / 4**0.5
+    rs = hyper | dict(rslora=True)
+    assert peft_lora.scale_of("model.layers.0.self_attn.q_proj", rs) == 4 / 4**0.5
 
 
 def test_uniform_adapters_need_no_patterns(tmp_path):
@@ -145,8 +145,7 @@ def test_ranks_that_differ_between_layers(tmp_path, layers, rslora):
     adapters = tree_of({"blocks/attn/q": q, "head": site("head", rank=3, scale=2.0)})
     save(tmp_path / "out", adapters, rslora=rslora)
     found = base.sites(load(tmp_path / "out"))
-    settings = peft.settings_of(tmp_path / "out")
-    chosen = {m.name for m in peft.targeted(settings, MODULES)}
+    chosen = {m.name for m in peft.settings_of(tmp_path / "out").targeted(MODULES)}
     used = [i for i, rank in enumerate(layers) if rank]
     assert chosen == layers_of("self_attn.q_proj", used) | {"lm_head"}
     assert found["blocks/attn/q"].a.shape[-1] == max(layers)
@@ -170,7 +169,6 @@ def test_a_fresh_adapter_keeps_its_rank(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (dict(use_dora=True), "use_dora=True"),
         (dict(bias="lora_only"), "bias='lora_only'"),
         (dict(lora_bias=True), "lora_bias=True"),
         (dict(modules_to_save=["lm_head"]), "modules_to_save"),
@@ -182,7 +180,7 @@ def test_a_fresh_adapter_keeps_its_rank(tmp_path):
         (dict(task_type="SEQ_CLS"), "task_type='SEQ_CLS'"),
         (dict(use_something_new=True), "use_something_new=True"),
         (dict(target_modules=None), "target_modules=None"),
-        (dict(peft_type="IA3"), "peft_type='IA3'"),
+        (dict(peft_type="LORRA"), "peft_type='LORRA'; did you mean 'LORA'"),
     ],
 )
 def test_settings_that_are_not_supported_are_named(tmp_path, change, message):
@@ -206,16 +204,16 @@ def test_tensors_must_be_those_of_the_config(tmp_path):
         load(write(tmp_path / "bad", PLAIN, drop=[gone], **more))
     with pytest.raises(ValueError, match=r"has shape \(2, 8\), expected \(3, 8\)"):
         load(write(tmp_path / "rank", PLAIN | {"r": 3}))
-    with pytest.raises(ValueError, match=r"match no linear map|unexpected"):
+    with pytest.raises(ValueError, match=r"match no module|unexpected"):
         load(write(tmp_path / "none", PLAIN | {"target_modules": ["c_attn"]}))
 
 
-def test_only_lora_is_written_and_never_nothing(tmp_path):
+def test_methods_that_peft_lacks_are_not_written_and_never_nothing(tmp_path):
     q = site("blocks/attn/q", rank=2, scale=1.0)
     with pytest.raises(ValueError, match="nothing to write"):
         save(tmp_path / "out", tree_of({"blocks/attn/q": jax.tree.map(jnp.zeros_like, q)}))
     with pytest.raises(ValueError, match="nothing to write"):
         save(tmp_path / "out", {})
-    with pytest.raises(ValueError, match="expected a LoRA at a linear map"):
+    with pytest.raises(ValueError, match=r"got Adapter at .*expected adapters of one"):
         save(tmp_path / "out", {"blocks": {"attn": {"q": base.Adapter()}}})
     assert not list(tmp_path.iterdir())

@@ -8,11 +8,12 @@ import pathlib
 
 import jax
 import numpy as np
-from safetensors import safe_open
 
-from ftjax.adapters import peft, peft_config
+from ftjax.adapters import peft
+from ftjax.core import tree
 from ftjax.models import hf
 from ftjax.objectives import sft
+from ftjax.train import state as states
 from ftjax.train.policy import Policy
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -33,19 +34,6 @@ def model_folders():
     """Every model folder of a type that we have."""
     found = sorted(folder().glob("models/*/config.json"))
     return [path.parent for path in found if read(path)["model_type"] in SUPPORTED]
-
-
-def is_plain_lora(path) -> bool:
-    """Say whether an adapter folder holds a LoRA at linear maps, of a supported family, alone."""
-    config = read(path / peft.CONFIG)
-    base = read(folder() / config["base_model_name_or_path"] / hf.CONFIG)
-    init = config.get("init_lora_weights")
-    if config["peft_type"] != "LORA" or base["model_type"] not in SUPPORTED:
-        return False
-    if isinstance(init, str) or config["use_dora"] or config["modules_to_save"]:
-        return False
-    with safe_open(path / peft.WEIGHTS, "np") as file:
-        return all(k.endswith((".lora_A.weight", ".lora_B.weight")) for k in file.keys())  # noqa: SIM118
 
 
 def adapter_folders():
@@ -99,24 +87,19 @@ class Held(Policy):
 def evaluate(model, path, params, batch):
     """Compute logits, log-probabilities, final hidden states, and the loss with its gradient.
 
-    `path` names the subtree that is differentiated, "model" or "adapters".
+    `path` names the subtree that is differentiated, "model" or "adapters"; adapters' data has no
+    gradient and stays as it is.
     """
     objective = sft.make()
+    trainable, frozen = states.split(params, f"{path}/**")
 
     def outputs(part):
-        own = params | {path: part}
+        own = tree.combine(part, frozen)
         x = Policy(model, own, CHUNK).hidden(batch)
         policy = Held(model, own, CHUNK, x)
         logits = model.logits(own["model"], x, adapters=own["adapters"])
         loss = objective(policy, policy, batch, None)["loss"].value()
         return loss, dict(loss=loss, logp=policy.logps(batch), logits=logits, hidden=x)
 
-    grads, results = jax.grad(outputs, has_aux=True)(params[path])
-    return results | {"grads": grads}
-
-
-def lora_settings(tensors, *, alpha) -> peft_config.Settings:
-    """Describe a LoRA by its tensors: one rank everywhere."""
-    rank = {v.shape[0] for k, v in tensors.items() if ".lora_A." in k}
-    modules = {k.removesuffix(".lora_A.weight").rsplit(".", 1)[-1] for k in tensors if "_A." in k}
-    return peft_config.Settings(*rank, alpha, rslora=False, dropout=0.0, targets=tuple(modules))
+    grads, results = jax.grad(outputs, has_aux=True)(trainable)
+    return results | {"grads": tree.combine(grads, frozen)[path]}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from ftjax.adapters import peft, peft_config
+from ftjax.adapters import peft
 from ftjax.core import files, tree
 from ftjax.core import mesh as meshes
 from ftjax.models import hf
@@ -32,7 +32,7 @@ def start_of(case):
 
 def is_ours(case) -> bool:
     start = start_of(case)
-    return start is None or all(".lora_A." in key or ".lora_B." in key for key in start)
+    return start is None or all(".lora_" in key for key in start)
 
 
 CASES = [
@@ -90,9 +90,17 @@ def optimizer(args, note, *, kind):
 
 
 def read_adapters(tensors, model, family, where):
+    """Read a LoRA or DoRA of one rank everywhere, which comes without its config."""
     where.mkdir()
-    settings = reference.lora_settings(tensors, alpha=LORA_ALPHA)
-    files.write_json(where / peft.CONFIG, peft_config.write(settings, base_model=None))
+    dora = any(".lora_magnitude_vector" in key for key in tensors)
+    tensors = {key.replace("vector.weight", "vector"): tensor for key, tensor in tensors.items()}
+    (rank,) = {v.shape[0] for k, v in tensors.items() if ".lora_A." in k}
+    modules = {k.removesuffix(".lora_A.weight").rsplit(".", 1)[-1] for k in tensors if "_A." in k}
+    config = dict(
+        peft_type="LORA", r=rank, lora_alpha=LORA_ALPHA, target_modules=sorted(modules),
+        use_dora=dora,
+    )  # fmt: skip
+    files.write_json(where / peft.CONFIG, config)
     files.write_tensors(where / peft.WEIGHTS, tensors)
     return peft.load(where, linears=model.linears, names=family.NAMES)
 

@@ -1,0 +1,103 @@
+"""Weight-decomposed low-rank adaptation, DoRA (arXiv:2402.09353): LoRA sets directions, m lengths.
+
+    v = w + s * a b,    w' = m * v / |v|
+
+|v| is the norm over the contracted letters, one per output; m starts as |w|, so that the first
+forward pass is the base's. As in the paper's section 4.3, no gradient goes through |v|.
+
+The norm costs no weight-sized array:  |v|^2 = |w|^2 + 2 s <w, a b> + s^2 |a b|^2, where the second
+term is b . (a^T w) and the third b^T (a^T a) b.
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from ftjax.adapters import base, lora
+from ftjax.core import einsum
+from ftjax.ops import remat
+
+EXAMPLE = dict(rank=4, alpha=8.0)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class DoRA(base.Adapter):
+    """Factors a and b as in LoRA, lengths m (kept letters), scale s; s = 0 adapts nothing."""
+
+    a: jax.Array
+    b: jax.Array
+    m: jax.Array
+    scale: jax.Array
+    dropout: float = dataclasses.field(default=0.0, metadata=dict(static=True))
+
+    FROZEN: ClassVar = ("scale",)
+
+    @property
+    def low(self) -> lora.LoRA:
+        """The LoRA that turns w into v."""
+        return lora.LoRA(self.a, self.b, self.scale, self.dropout)
+
+    def merge(self, equation: str, w: jax.Array) -> jax.Array:
+        """Compute m * v / |v|."""
+        v = self.low.merge(equation, w)
+        factor = self._factor(norm(equation, v))
+        return _over_outputs(equation, v, factor, of=einsum.parse(equation).w)
+
+    def apply(self, equation: str, x: jax.Array, w: jax.Array, key=None) -> jax.Array:
+        """Compute (x v) * m / |v|; dropout acts on the low-rank branch of x v alone."""
+        factor = remat.keep(self._factor(low_rank_norm(equation, w, self.low)))
+        y = remat.keep(self.low.apply(equation, x, w, key))
+        return _over_outputs(equation, y, factor, of=einsum.parse(equation).y)
+
+    def _factor(self, length: jax.Array) -> jax.Array:
+        return jnp.where(self.scale == 0, 1.0, self.m / jax.lax.stop_gradient(length))
+
+    def axes(self, equation: str) -> "DoRA":
+        """Letters of a and b, and the outputs for m."""
+        e = einsum.lora(equation)
+        return DoRA(e.a, e.b, outputs(equation), "", self.dropout)
+
+
+def outputs(equation: str) -> str:
+    """Name the letters of a weight that number its outputs."""
+    e = einsum.parse(equation)
+    return e.shared + e.kept
+
+
+def norm(equation: str, w: jax.Array) -> jax.Array:
+    """Compute the length of every output's weights, float32."""
+    e, w = einsum.parse(equation), w.astype(jnp.float32)
+    return jnp.sqrt(jnp.einsum(f"{e.w},{e.w}->{outputs(equation)}", w, w))
+
+
+def low_rank_norm(equation: str, w: jax.Array, low: lora.LoRA) -> jax.Array:
+    """Compute `norm(equation, low.merge(equation, w))` without that weight; no gradient."""
+    w, a, b = (jax.lax.stop_gradient(x).astype(jnp.float32) for x in (w, low.a, low.b))
+    scale, e, factors = low.scale, einsum.parse(equation), einsum.lora(equation)
+    out, again = outputs(equation), lambda letters: letters.replace("R", "Q")
+    own = jnp.einsum(f"{e.w},{e.w}->{out}", w, w)
+    through = jnp.einsum(f"{factors.a},{e.w}->{factors.b}", a, w)
+    cross = jnp.einsum(f"{factors.b},{factors.b}->{out}", through, b)
+    gram = jnp.einsum(f"{factors.a},{again(factors.a)}->{e.shared}RQ", a, a)
+    turned = jnp.einsum(f"{e.shared}RQ,{again(factors.b)}->{factors.b}", gram, b)
+    added = jnp.einsum(f"{factors.b},{factors.b}->{out}", turned, b)
+    return jnp.sqrt(jnp.maximum(own + 2 * scale * cross + scale**2 * added, 0.0))
+
+
+def _over_outputs(equation: str, x: jax.Array, factor: jax.Array, *, of: str) -> jax.Array:
+    """Multiply x, of the letters `of`, by one factor per output."""
+    return jnp.einsum(f"{of},{outputs(equation)}->{of}", x, factor.astype(x.dtype))
+
+
+def make(*, rank: int, alpha: float, rslora: bool = False, dropout: float = 0.0):
+    """Make the initialiser of DoRA adapters; the keywords are LoRA's."""
+    low = lora.make(rank=rank, alpha=alpha, rslora=rslora, dropout=dropout)
+
+    def init(key: jax.Array, site, w: jax.Array) -> DoRA:
+        own = low(key, site, w)
+        return DoRA(own.a, own.b, norm(site.equation, w), own.scale, dropout)
+
+    return init
