@@ -38,9 +38,9 @@ from ftjax.models import presets, quantized
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 FLOATS = ("F64", "F32", "F16", "BF16")
 TOKENIZER = (
-    "added_tokens.json", "chat_template.jinja", "generation_config.json", "merges.txt",
-    "special_tokens_map.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json",
-    "vocab.json",
+    "added_tokens.json", "chat_template.jinja", "chat_template.json", "generation_config.json",
+    "merges.txt", "special_tokens_map.json", "tokenizer.json", "tokenizer.model",
+    "tokenizer_config.json", "vocab.json",
 )  # fmt: skip
 
 
@@ -291,7 +291,7 @@ def fingerprint(directory: str | os.PathLike) -> str:
 
 def save(
     directory: str | os.PathLike, params, *, family: ModuleType, config, dtype=None,
-    max_shard_gb: float = 5.0, tokenizer_dir: str | os.PathLike | None = None,
+    max_shard_gb: float = 5.0, tokenizer: str | os.PathLike | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> None:  # fmt: skip
     """Write a model that transformers loads; the directory appears when it is complete.
@@ -302,7 +302,7 @@ def save(
       family, config: as from `config_of`.
       dtype: the type to convert to; the arrays' own when None.
       max_shard_gb: larger models are split into files of at most this many 10^9 bytes.
-      tokenizer_dir: a directory whose tokenizer files go along.
+      tokenizer: a directory whose tokenizer files go along, or one such file.
       extra: more keys of config.json, such as eos_token_id.
     """
     arrays = tree.paths(params)
@@ -317,9 +317,18 @@ def save(
         # The older dialect and its name of the type: every release reads them.
         known = {"torch_dtype": kind.name, "use_cache": True}
         files.write_json(draft / CONFIG, family.to_hf(config) | known | dict(extra or {}))
-        for name in TOKENIZER if tokenizer_dir else ():
-            if (pathlib.Path(tokenizer_dir) / name).is_file():
-                shutil.copy(pathlib.Path(tokenizer_dir) / name, draft / name)
+        for path in _tokenizer_files(tokenizer):
+            shutil.copy(path, draft / path.name)
+
+
+def _tokenizer_files(source: str | os.PathLike | None) -> list[pathlib.Path]:
+    """List what goes along with a model of a tokenizer's directory or single file."""
+    if source is None:
+        return []
+    folder = pathlib.Path(source)
+    if folder.is_file():  # what stands beside it belongs to it, as for those who read it
+        folder = folder.parent
+    return [path for name in TOKENIZER if (path := folder / name).is_file()]
 
 
 def _write_shards(draft: pathlib.Path, plan, arrays, dtype: np.dtype, most: int) -> None:
