@@ -26,6 +26,7 @@ def base():
         dispatch="",  # how tokens reach experts: dropless | capacity
         capacity_factor=conf.placeholder(float),  # seats of an expert over the mean load
         router_aux=conf.placeholder(float),  # coefficient of the load-balancing loss
+        quantize=conf.create(name="", where="blocks/**"),  # a frozen base in few bits: nf4 | int8
     )
     c.tokenizer = ""  # a tokenizer.json or a directory; "" = the base's
     c.adapter = conf.create(name="", where="blocks/**")  # name="" = no adapter
@@ -39,8 +40,7 @@ def base():
     c.samples = conf.create(prompts=(), max_new_tokens=32, temperature=0.0)
     c.mesh = dict(data=-1, fsdp=1, expert=1, tensor=1)
     c.steps = conf.placeholder(int, required=True)
-    c.batch_size = 8
-    c.accumulate = 1
+    c.batch_size, c.accumulate = 8, 1
     c.compile = "jit"
     c.ema_decay = conf.placeholder(float)
     c.log_every_steps = 10

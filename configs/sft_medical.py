@@ -18,6 +18,12 @@ from configs import common
 def get_config(arg=None):
     """Return the config; `base=DIR` starts from another model."""
     arg = common.parse_domain(arg)
+    c = over(arg)
+    return common.shrink(c, stand_in=True) if arg.runlocal else c
+
+
+def over(arg):
+    """Return the config for parsed arguments, for configs that vary it."""
     c = common.domain(arg)
     pairs = dict(name="jsonl", kind="prompt", fields=dict(prompt="{prompt}\n", response="response"))
     folder = f"{arg.data}/medical/medquad"
@@ -25,7 +31,7 @@ def get_config(arg=None):
     held = dict(pairs, path=f"{folder}/test.jsonl.gz")
     c.evals.medical = dict(name="nll", group="new", data=held, rows=100)
     c.samples.prompts = ("What is glaucoma?\n", "What are the symptoms of asthma?\n")
-    return common.shrink(c, stand_in=True) if arg.runlocal else c
+    return c
 
 
 def sweep():

@@ -35,16 +35,24 @@ def show(plan: running.Plan, *, stream=None) -> None:
 
 def sizes(plan: running.Plan) -> dict[str, str]:
     """Count parameters, devices and tokens of a step."""
-    abstract, s = plan.parts.abstract, plan.settings
-    whole, own = tree.size_of(abstract), tree.size_of(plan.state.params)
+    parts, s = plan.parts, plan.settings
+    whole, own = parts.parameters, tree.size_of(plan.state.params)
     return {
         "parameters": f"{whole:,}",
         "trainable": f"{own:,} ({own / whole:.2%})",
+        "base": f"{tree.bytes_of(parts.abstract['model']):,} bytes{_saved(parts)}",
         "mesh": ", ".join(f"{axis} {size}" for axis, size in plan.parts.mesh.shape.items()),
         "tokens a step": f"{s.batch_size * s.data['max_tokens']:,}",
         "steps": f"{s.steps:,}",
         "evaluations": ", ".join(plan.evaluation.evaluators) or "none",
     }
+
+
+def _saved(parts) -> str:
+    if not parts.quantizers:
+        return ""
+    name, before = parts.settings.model.quantize["name"], tree.size_of(parts.model.abstract)
+    return f", quantised to {name}; {2 * before:,} in bfloat16"
 
 
 def memory(plan: running.Plan) -> dict[str, int]:

@@ -5,17 +5,13 @@ import json
 import pathlib
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
-from experiments import setup
-from ftjax.adapters import peft
+from experiments import exporting
 from ftjax.core import tree
 from ftjax.evals import bootstrap
-from ftjax.models import hf
 from ftjax.train import metrics, report, summary
 from ftjax.train import table as tables
 
@@ -50,14 +46,16 @@ def finish(plan, run, params, workdir: pathlib.Path, *, seconds: float) -> Outco
     """Export the weights and write the reports of a run that has ended."""
     if run.stopped not in ("done", "data ended"):
         return Outcome(run.stopped, None)
-    export(plan.parts, params, workdir / "export")
+    if not any((workdir / "export").glob("*")):  # a run that had ended may be looked at again
+        exporting.write(plan.parts, params, workdir / "export")
     if jax.process_index() != 0:
         return Outcome(run.stopped, None)
     learned = table(workdir, plan.evaluation, name="after")
     summary.write(
         workdir, result=run, wall_s=seconds, bad_rows=[row.message for row in plan.loader.data.bad],
         trainable_parameters=tree.size_of(plan.state.params),
-        total_parameters=tree.size_of(plan.parts.abstract), data=plan.loader.summary(),
+        total_parameters=plan.parts.parameters, data=plan.loader.summary(),
+        base_bytes=tree.bytes_of(params["model"]),
     )  # fmt: skip
     report.write(
         workdir / "report.html", title=workdir.name, config=plan.settings.plain,
@@ -90,7 +88,7 @@ def join(found: Mapping[str, tables.Table], workdir: pathlib.Path) -> None:
 
 def facts(plan, run, seconds: float) -> dict[str, object]:
     """Collect the headline numbers of a report."""
-    own, whole = tree.size_of(plan.state.params), tree.size_of(plan.parts.abstract)
+    own, whole = tree.size_of(plan.state.params), plan.parts.parameters
     return {
         "steps": f"{run.step:,}",
         "tokens": f"{run.tokens:,}",
@@ -159,33 +157,3 @@ def samples(workdir: pathlib.Path) -> list[report.Sample]:
     first, last = (json.loads(files[i].read_text(encoding="utf-8")) for i in (0, -1))
     pairs = zip(first, last, strict=True)
     return [report.Sample(old["prompt"], old["text"], new["text"]) for old, new in pairs]
-
-
-# -- weights ---------------------------------------------------------------------------------------
-
-
-def export(parts: setup.Parts, params: Mapping[str, Any], folder: pathlib.Path) -> None:
-    """Write what was trained: a PEFT adapter where there is one, else a Hugging Face model."""
-    if folder.exists() and any(folder.iterdir()):
-        return  # a run that had ended is looked at again
-    own = params["adapters"] if parts.method else params["model"]
-    own = _whole(own)
-    if jax.process_index() != 0:
-        return
-    if parts.method:
-        base = parts.settings.model.base
-        linears, names = parts.model.linears, parts.family.NAMES
-        hyper = parts.settings.adapter
-        peft.save(folder, own, linears=linears, names=names, base_model=base, hyper=hyper)
-        return
-    hf.save(
-        folder, own, family=parts.family, config=parts.model.config,
-        tokenizer_dir=parts.tokenizer_source,
-    )  # fmt: skip
-
-
-def _whole(arrays):
-    """Bring arrays that other processes hold parts of to this host."""
-    if jax.process_count() == 1:
-        return jax.device_get(arrays)
-    return multihost_utils.process_allgather(arrays, tiled=True)

@@ -115,7 +115,7 @@ def _create(settings: Settings, tx, trainable) -> states.State:
 def abstract_state(parts: setup.Parts, trainable, tx) -> states.State:
     """Shapes and shardings of the state, without making it."""
     abstract = jax.eval_shape(functools.partial(_create, parts.settings, tx), trainable)
-    letters = states.axes(parts.model, parts.abstract["adapters"])
+    letters = states.axes(parts.model, parts.abstract)
     places = states.shardings(abstract, letters, tx, parts.mesh)
     place = lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s)
     return jax.tree.map(place, abstract, places)

@@ -38,6 +38,7 @@ class Model:
     dispatch: str
     capacity_factor: float | None
     router_aux: float | None
+    quantize: dict
 
 
 @dataclasses.dataclass(frozen=True)

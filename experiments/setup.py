@@ -21,10 +21,11 @@ import jax.numpy as jnp
 from experiments.settings import Settings
 from ftjax.adapters import base as adapters
 from ftjax.adapters import peft, stack
-from ftjax.core import conf, files
+from ftjax.core import conf, files, tree
 from ftjax.core import mesh as meshes
 from ftjax.data import tokenizer as tokenizers
-from ftjax.models import hf
+from ftjax.models import hf, quantized
+from ftjax.ops import quantize
 from ftjax.train import state as states
 
 TINY = "tiny"
@@ -47,6 +48,7 @@ class Parts:
     method: Callable | None  # initialiser of adapters
     groups: tuple[tuple[str, Callable], ...]  # and those of some paths, with other settings
     patterns: tuple[str, ...]  # what trains
+    quantizers: quantized.Quantizers  # what of the base is quantised, and how
 
     @functools.cached_property
     def abstract(self) -> dict:
@@ -54,21 +56,31 @@ class Parts:
         dtype = self.settings.model.param_dtype
         as_kept = lambda leaf: leaf.update(dtype=jnp.dtype(dtype)) if dtype else leaf
         model = jax.tree.map(as_kept, self.model.abstract)
+        model = jax.eval_shape(self.quantise, model)
         inside = None
         if self.method is not None:
             key = jax.eval_shape(lambda: jax.random.key(0))
             inside = jax.eval_shape(self.init_adapters, key, model)
         params = {"model": model, "adapters": inside}
-        places = meshes.shardings(states.axes(self.model, inside), params, self.mesh)
+        places = meshes.shardings(states.axes(self.model, params), params, self.mesh)
         place = lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s)
         return jax.tree.map(place, params, places)
+
+    @property
+    def parameters(self) -> int:
+        """The number of parameters; a quantised weight counts as what it stands for."""
+        return tree.size_of(self.model.abstract) + tree.size_of(self.abstract["adapters"])
+
+    def quantise(self, model):
+        """Quantise what the settings say of a base."""
+        return quantized.quantise(model, self.model, self.quantizers)
 
     def init_adapters(self, key: jax.Array, model):
         """Draw the adapters of this run over a base."""
         where, own = self.settings.adapter["where"], self.model
         fresh = adapters.init(
-            self.method, key, own.linears, model, where=where, groups=self.groups,
-            sizes=own.config.sizes,
+            self.method, key, own.linears, quantize.dense(model, jnp.float32), where=where,
+            groups=self.groups, sizes=own.config.sizes,
         )  # fmt: skip
         return stack.over(fresh, self.past, linears=own.linears) if self.past else fresh
 
@@ -97,7 +109,17 @@ def build(settings: Settings) -> Parts:
     method, groups = _methods(settings.adapter)
     given = settings.trainable or (WHOLE["adapters"] if method else WHOLE["model"])
     patterns = (given,) if isinstance(given, str) else tuple(given)
-    return Parts(settings, mesh, family, model, source, tokenizer, found, method, groups, patterns)
+    quantizers = _quantizers(settings.model.quantize, model)
+    return Parts(
+        settings, mesh, family, model, source, tokenizer, found, method, groups, patterns,
+        quantizers,
+    )  # fmt: skip
+
+
+def _quantizers(spec: Mapping, model) -> quantized.Quantizers:
+    if not spec["name"]:
+        return {}
+    return conf.call(quantized.choose, spec, where="model.quantize", extra={"model": model})
 
 
 def _model(spec) -> tuple[ModuleType, Any, pathlib.Path | None]:
@@ -198,11 +220,15 @@ def weights(parts: Parts) -> dict:
     shardings = jax.tree.map(lambda leaf: leaf.sharding, parts.abstract)
     spec, seed = parts.settings.model, parts.settings.seed
     if parts.source is None:
-        init = jax.jit(parts.model.init, out_shardings=shardings["model"])
+        draw = lambda key: parts.quantise(parts.model.init(key))
+        init = jax.jit(draw, out_shardings=shardings["model"])
         model = init(jax.random.key(seed.init))
     else:
         names, dtype = parts.family.NAMES, spec.param_dtype or None
-        model = hf.load(parts.source, parts.model, names=names, dtype=dtype, mesh=parts.mesh)
+        model = hf.load(
+            parts.source, parts.model, names=names, dtype=dtype, mesh=parts.mesh,
+            quantizers=parts.quantizers,
+        )  # fmt: skip
     if parts.method is None:
         return {"model": model, "adapters": None}
     if parts.settings.adapter_from:

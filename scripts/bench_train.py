@@ -84,7 +84,7 @@ def training(method, shape: dict, **options):
 
     key = jax.random.key(0)
     abstract, _ = jax.eval_shape(create, key)
-    letters = states.axes(model, abstract.params["adapters"])
+    letters = states.axes(model, abstract.params)
     places = states.shardings(abstract, letters, optimizer.tx, mesh)
     create = functools.partial(
         jax.jit(create, out_shardings=(places, meshes.replicated(mesh))), key

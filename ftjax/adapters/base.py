@@ -24,9 +24,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 
 from ftjax.core import rng, tree
-from ftjax.ops import linear
+from ftjax.ops import linear, quantize
 
 
 class Adapter:
@@ -163,10 +164,14 @@ def frozen_paths(adapters: Mapping[str, Any], *, prefix: str) -> set[str]:
     }
 
 
-def merge(weights: Mapping[str, Any], adapters: Mapping[str, Any], linears: Mapping[str, Any]):
+def merge(
+    weights: Mapping[str, Any], adapters: Mapping[str, Any], linears: Mapping[str, Any], *,
+    dtype=None,
+):  # fmt: skip
     """Merge every adapter into its weight: a model without adapters that computes the same.
 
-    The merge runs in float32 and rounds once, to the weight's own dtype.
+    The merge runs in float32 and rounds once, to `dtype` or the weight's own; what is quantised
+    becomes an array, float32 without a `dtype`.
 
     Raises:
       ValueError: one changes no weight.
@@ -180,12 +185,14 @@ def merge(weights: Mapping[str, Any], adapters: Mapping[str, Any], linears: Mapp
             )
 
     def one(path, w):
+        w = quantize.dense(w, jnp.float32)
+        kind = dtype or w.dtype
         if path not in found:
-            return w
+            return w.astype(kind)
         site, adapter = linears[path], found[path]
         merged = lambda adapter, w: tree.unshared(adapter).merge(site.equation, w)
         if site.stack is not None:
             merged = jax.vmap(merged, in_axes=(tree.layer_axes(adapter), 0))
-        return merged(adapter, w.astype("float32")).astype(w.dtype)
+        return merged(adapter, w.astype("float32")).astype(kind)
 
-    return tree.map_with_paths(one, weights)
+    return tree.map_with_paths(one, weights, is_leaf=quantize.is_quantized)

@@ -94,10 +94,10 @@ def paths(tree: Tree) -> dict[str, Any]:
     return {path_name(keys): leaf for keys, leaf in leaves}
 
 
-def map_with_paths(function, tree: Tree, *rest: Tree) -> Tree:
+def map_with_paths(function, tree: Tree, *rest: Tree, is_leaf=None) -> Tree:
     """Map `function(path, leaf, *others)` over the leaves of `tree`."""
     call = lambda keys, *leaves: function(path_name(keys), *leaves)
-    return jax.tree_util.tree_map_with_path(call, tree, *rest)
+    return jax.tree_util.tree_map_with_path(call, tree, *rest, is_leaf=is_leaf)
 
 
 @functools.cache

@@ -30,7 +30,7 @@ from flax import nnx
 from ftjax.core import mesh, tree
 from ftjax.core.mean import Mean
 from ftjax.models import base, virtual
-from ftjax.ops import attention, linear, rope
+from ftjax.ops import attention, linear, quantize, rope
 from ftjax.ops import cap as capping
 from ftjax.ops import remat as policies
 
@@ -217,7 +217,7 @@ class Model:
           key: for the adapters' dropout; None means evaluation.
           aux: return also what the blocks give beside their states, {stack: tree on L}, last.
         """
-        params = jax.tree.map(lambda leaf: leaf.astype(self.dtype), params)
+        params = quantize.cast(params, self.dtype)
         adapters = adapters or {}
         before = virtual.count(adapters)
         contexts = self._contexts(positions_BT, segments_BT, cache, adapters)
@@ -315,6 +315,7 @@ class Model:
         A tied head is the embedding, the adapter of the embedding included.
         """
         own, w = tree.unshared(adapters or {}), params["embed" if self.config.tied else "head"]
+        w = quantize.dense(w, self.dtype)
         if self.config.tied and "embed" in own:
             w = own["embed"].merge(linear.LOOKUP, w)
         if "head" in own:

@@ -14,6 +14,7 @@ being the layer; {C:w1,w3} names them. The shape of each follows from the map's 
 import contextlib
 import dataclasses
 import difflib
+import functools
 import hashlib
 import importlib
 import itertools
@@ -34,16 +35,16 @@ import numpy as np
 import ftjax.models
 from ftjax.core import einsum, files, layout, tree
 from ftjax.core import mesh as meshes
-from ftjax.models import presets
+from ftjax.models import presets, quantized
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 FLOATS = ("F64", "F32", "F16", "BF16")
 # Rotary frequencies and causal masks, which old exports keep though they follow from the config.
 BUFFERS = ("rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
 TOKENIZER = (
-    "added_tokens.json", "chat_template.jinja", "generation_config.json", "merges.txt",
-    "special_tokens_map.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json",
-    "vocab.json",
+    "added_tokens.json", "chat_template.jinja", "chat_template.json", "generation_config.json",
+    "merges.txt", "special_tokens_map.json", "tokenizer.json", "tokenizer.model",
+    "tokenizer_config.json", "vocab.json",
 )  # fmt: skip
 
 
@@ -170,7 +171,10 @@ def _expected(plan: Mapping[str, Stored]) -> dict[str, tuple[int, ...]]:
 # -- reading ---------------------------------------------------------------------------------------
 
 
-def load(directory: str | os.PathLike, model, *, names: Mapping[str, str], dtype=None, mesh=None):
+def load(
+    directory: str | os.PathLike, model, *, names: Mapping[str, str], dtype=None, mesh=None,
+    quantizers: quantized.Quantizers | None = None,
+):  # fmt: skip
     """Read a model's parameters straight into (sharded) arrays, one parameter at a time.
 
     Each device's part is read from the files by itself, layer by layer; the host never holds more
@@ -181,27 +185,60 @@ def load(directory: str | os.PathLike, model, *, names: Mapping[str, str], dtype
       model: the handle. names: its family's table.
       dtype: the type to convert to; the files' own when None.
       mesh: where the arrays lie, by their letters; one device when None.
+      quantizers: what to quantise while reading, layer by layer (see `models.quantized.choose`).
 
     Raises:
       ValueError: tensors are missing, unexpected, misshapen or not of a float type; all are listed.
     """
-    plan, abstract = stored(model, names), model.abstract
-    if mesh is None:
-        single = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        places = jax.tree.map(lambda leaf: single, abstract)
-    else:
-        places = meshes.shardings(model.axes, abstract, mesh)
+    plan = stored(model, names)
     with contextlib.ExitStack() as stack:
         tensors = _named_in_full(_open(pathlib.Path(directory), stack), names)
         _check(directory, plan, tensors, optional=set(names.values()))
+        source = Source(plan, tensors, mesh)
 
-        def one(path, leaf, place):
-            own = tensors[next(plan[path].names())[1]].get_dtype()
-            kind = np.dtype(_NUMPY[own] if dtype is None else dtype)
-            read = _reader(plan[path], tensors, kind)
-            return jax.make_array_from_callback(leaf.shape, place, read)
+        def leaf(path, _):
+            if path not in (quantizers or {}):
+                return source.array(path, dtype)
+            if (count := model.linears[path].stack) is None:
+                return jax.jit(quantizers[path])(source.array(path, None))
+            read, letters = functools.partial(source.layer, path), plan[path].letters
+            return quantized.gather(quantizers[path], read, count, letters=letters, mesh=mesh)
 
-        return tree.map_with_paths(one, abstract, places)
+        return tree.map_with_paths(leaf, model.abstract)
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """The open files of a checkpoint, and where the arrays read from them will lie."""
+
+    plan: Mapping[str, Stored]
+    tensors: Mapping[str, Any]
+    mesh: jax.sharding.Mesh | None
+
+    def array(self, path: str, dtype) -> jax.Array:
+        """Read a whole parameter; in the files' own type if `dtype` is None."""
+        own = self.plan[path]
+        read = _reader(own, self.tensors, np.dtype(dtype or self._kind(own)))
+        place = self._place(own.letters, own.shape)
+        return jax.make_array_from_callback(own.shape, place, read)
+
+    def layer(self, path: str, at: int) -> jax.Array:
+        """Read one layer of a stacked parameter, in the files' own type."""
+        own = self.plan[path]
+        read = _reader(own, self.tensors, self._kind(own))
+        letters, shape = own.letters[1:], own.shape[1:]
+        one = lambda index: read((slice(at, at + 1), *index))[0]
+        return jax.make_array_from_callback(shape, self._place(letters, shape), one)
+
+    def _kind(self, own: Stored) -> np.dtype:
+        first = next(own.names())[1]
+        first = next(own.names())[1]
+        return np.dtype(_NUMPY[self.tensors[first].get_dtype()])
+
+    def _place(self, letters: str, shape: tuple[int, ...]) -> jax.sharding.Sharding:
+        if self.mesh is None:
+            return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        return jax.sharding.NamedSharding(self.mesh, meshes.spec(letters, shape, self.mesh))
 
 
 _NUMPY = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}
@@ -283,7 +320,7 @@ def fingerprint(directory: str | os.PathLike) -> str:
 
 def save(
     directory: str | os.PathLike, params, *, family: ModuleType, config, dtype=None,
-    max_shard_gb: float = 5.0, tokenizer_dir: str | os.PathLike | None = None,
+    max_shard_gb: float = 5.0, tokenizer: str | os.PathLike | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> None:  # fmt: skip
     """Write a model that transformers loads; the directory appears when it is complete.
@@ -294,7 +331,7 @@ def save(
       family, config: as from `config_of`.
       dtype: the type to convert to; the arrays' own when None.
       max_shard_gb: larger models are split into files of at most this many 10^9 bytes.
-      tokenizer_dir: a directory whose tokenizer files go along.
+      tokenizer: a directory whose tokenizer files go along, or one such file.
       extra: more keys of config.json, such as eos_token_id.
     """
     arrays = tree.paths(params)
@@ -309,9 +346,18 @@ def save(
         # The older dialect and its name of the type: every release reads them.
         known = {"torch_dtype": kind.name, "use_cache": True}
         files.write_json(draft / CONFIG, family.to_hf(config) | known | dict(extra or {}))
-        for name in TOKENIZER if tokenizer_dir else ():
-            if (pathlib.Path(tokenizer_dir) / name).is_file():
-                shutil.copy(pathlib.Path(tokenizer_dir) / name, draft / name)
+        for path in _tokenizer_files(tokenizer):
+            shutil.copy(path, draft / path.name)
+
+
+def _tokenizer_files(source: str | os.PathLike | None) -> list[pathlib.Path]:
+    """List what goes along with a model of a tokenizer's directory or single file."""
+    if source is None:
+        return []
+    folder = pathlib.Path(source)
+    if folder.is_file():  # what stands beside it belongs to it, as for those who read it
+        folder = folder.parent
+    return [path for name in TOKENIZER if (path := folder / name).is_file()]
 
 
 def _write_shards(draft: pathlib.Path, plan, arrays, dtype: np.dtype, most: int) -> None:

@@ -7,10 +7,13 @@ than the same product over `[B*T, D]`; on accelerators the two compile to the sa
 An embedding is the linear map `LOOKUP` of one-hot tokens, done by taking rows: `lookup`.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
 from ftjax.core import einsum
+from ftjax.ops import quantize
 
 LOOKUP = "BTV,VD->BTD"
 
@@ -18,15 +21,27 @@ LOOKUP = "BTV,VD->BTD"
 def linear(equation: str, x, w, adapter=None, key=None):
     """Apply the linear map of `equation` with weight `w`, changed by `adapter` if there is one.
 
-    `key` feeds the adapter's dropout; None means evaluation.
+    `w` may be quantised; adapters get it as an array. `key` feeds the adapter's dropout; None means
+    evaluation.
     """
+    if quantize.is_quantized(w):
+        return _quantized(equation, x, w, adapter, key)
     if adapter is None:
         return contract(equation, x, w)
     return adapter.apply(equation, x, w, key)
 
 
+@functools.partial(jax.checkpoint, static_argnums=0, prevent_cse=False)
+def _quantized(equation, x, w, adapter, key):
+    """Apply a quantised weight; the backward pass keeps its codes and makes the array again."""
+    return linear(equation, x, w.dequantize(x.dtype), adapter, key)
+
+
 def linear_rows(equation: str, x, w, contract, adapter=None, key=None):
     """Apply the map to rows grouped by expert, which `contract` knows; see `ops.grouped`."""
+    if quantize.is_quantized(w):
+        dense = lambda x, w, *rest: linear_rows(equation, x, w.dequantize(x.dtype), contract, *rest)
+        return jax.checkpoint(dense, prevent_cse=False)(x, w, adapter, key)
     if adapter is None:
         return contract(equation, x, w)
     return adapter.apply_rows(equation, x, w, contract, key)

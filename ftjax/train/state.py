@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from ftjax.adapters import base as adapter_trees
 from ftjax.core import mesh as meshes
 from ftjax.core import tree
+from ftjax.ops import quantize
 from ftjax.optim import chain
 from ftjax.optim import ema as averages
 
@@ -30,13 +31,27 @@ def split(params, patterns) -> tuple[Any, Any]:
     """Partition {"model", "adapters"} into (trainable, frozen); adapters' data never trains.
 
     Raises:
-      ValueError: a pattern matches nothing, or nothing would train.
+      ValueError: a pattern matches nothing or what is quantised, or nothing would train.
     """
+    _check_dense(params, patterns)
     data = adapter_trees.frozen_paths(params.get("adapters") or {}, prefix="adapters")
     trainable, frozen = tree.partition(params, patterns, where="trainable", exclude=data)
     if not jax.tree.leaves(trainable):
         raise ValueError(f"trainable: got {patterns!r}, which selects no trainable array")
     return trainable, frozen
+
+
+def _check_dense(params, patterns) -> None:
+    patterns = [patterns] if isinstance(patterns, str) else patterns
+    for site in quantize.sites(params):
+        if hits := [
+            p for p in patterns if tree.matches(p, site) or tree.matches(p, f"{site}/codes")
+        ]:
+            raise ValueError(
+                f"trainable: got {hits[0]!r}, which selects {site}; expected no quantised weight, "
+                "since codes have no gradient; set model.quantize.name='' or "
+                "trainable='adapters/**'"
+            )
 
 
 def create(trainable, tx, *, key: jax.Array, ema: bool = False) -> State:
@@ -45,10 +60,11 @@ def create(trainable, tx, *, key: jax.Array, ema: bool = False) -> State:
     return State(jnp.int32(0), trainable, tx.init(trainable), average, key)
 
 
-def axes(model, adapters) -> dict:
-    """Return the letters of {"model", "adapters"} (of abstract or real adapters, or None)."""
+def axes(model, params) -> dict:
+    """Return the letters of (abstract) params {"model", "adapters"}; adapters may be None."""
+    adapters = params["adapters"]
     inside = None if adapters is None else adapter_trees.axes(adapters, model.linears)
-    return {"model": model.axes, "adapters": inside}
+    return {"model": quantize.axes(model.axes, params["model"]), "adapters": inside}
 
 
 def shardings(state: State, letters, tx, mesh) -> State:

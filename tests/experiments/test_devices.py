@@ -102,7 +102,7 @@ def test_arrays_lie_as_their_letters_say(way, found):
     run = found(way, 8)
     mesh = run.plan.parts.mesh
     whole = tree.combine(run.state.params, run.frozen)
-    letters = tree.paths(states.axes(run.plan.parts.model, run.plan.parts.abstract["adapters"]))
+    letters = tree.paths(states.axes(run.plan.parts.model, run.plan.parts.abstract))
     for path, leaf in tree.paths(whole).items():
         spec = meshes.spec(letters[path], leaf.shape, mesh)
         assert leaf.sharding.is_equivalent_to(jax.NamedSharding(mesh, spec), leaf.ndim), path

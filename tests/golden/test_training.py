@@ -132,7 +132,8 @@ def test_curve(case, tmp_path):
     )  # fmt: skip
     mesh = meshes.make(data=1, devices=jax.devices()[:1])
     state = states.create(trainable, optim.tx, key=jax.random.key(0))
-    places = states.shardings(state, states.axes(model, adapters), optim.tx, mesh)
+    letters = states.axes(model, {"model": base, "adapters": adapters})
+    places = states.shardings(state, letters, optim.tx, mesh)
     # The step donates its state, and others use these arrays too.
     state = jax.device_put(jax.tree.map(jnp.copy, state), places)
     step = compile.jit(make, mesh=mesh, state=places)

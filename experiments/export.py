@@ -1,0 +1,55 @@
+r"""Export a run: a PEFT adapter, or a Hugging Face model, for the rest of the world to load.
+
+    python -m experiments.export --workdir runs/mine --out mine              # what was trained
+    python -m experiments.export --workdir runs/mine --out mine --merge --dtype bf16
+    python -m experiments.export --workdir runs/full --out full --max_shard_gb 2
+
+A run with an adapter gives a PEFT directory; with --merge the adapter is merged into the base, in
+float32 and rounded once. A run that trains the model gives a model: sharded safetensors,
+config.json and the tokenizer's files. Where both train, the model is merged, because the adapter
+alone would lose the rest; --adapter_only writes it all the same.
+"""
+
+import pathlib
+
+from absl import app, flags
+
+from experiments import commands
+
+WORKDIR = flags.DEFINE_string("workdir", None, "directory of the run", required=True)
+OUT = flags.DEFINE_string("out", None, "directory to write, new or empty", required=True)
+CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "latest, best or a step")
+MERGE = flags.DEFINE_bool("merge", False, "merge the adapter into the base")
+ADAPTER_ONLY = flags.DEFINE_bool("adapter_only", False, "write the adapter and nothing else")
+DTYPE = flags.DEFINE_enum("dtype", None, ["bf16", "f32"], "of the files; the weights' own if none")
+MAX_SHARD_GB = flags.DEFINE_float(
+    "max_shard_gb", 5.0, "most 10^9 bytes of a file of a model", lower_bound=1e-6
+)
+DTYPES = {None: None, "bf16": "bfloat16", "f32": "float32"}
+
+
+def main(argv: list[str]) -> None:
+    """Run what the flags say."""
+    if len(argv) > 1:
+        raise app.UsageError(f"got the arguments {argv[1:]}; expected flags alone")
+    if MERGE.value and ADAPTER_ONLY.value:
+        raise app.UsageError("expected --merge or --adapter_only, and not both")
+    from experiments import exporting, workdirs  # jax: slow to import
+
+    parts = workdirs.parts_of(pathlib.Path(WORKDIR.value))
+    if parts.method is None and (MERGE.value or ADAPTER_ONLY.value):
+        raise app.UsageError(
+            f"--workdir: got {WORKDIR.value!r}, a run without an adapter; expected one that has "
+            "one; leave out --merge and --adapter_only"
+        )
+    form = "model" if MERGE.value else "adapter" if ADAPTER_ONLY.value else exporting.natural(parts)
+    run = workdirs.load(pathlib.Path(WORKDIR.value), checkpoint=CHECKPOINT.value)
+    out, dtype = pathlib.Path(OUT.value), DTYPES[DTYPE.value]
+    exporting.write(
+        run.parts, run.params, out, form=form, dtype=dtype, max_shard_gb=MAX_SHARD_GB.value
+    )
+    print(f"step {run.step}, {form}: {out}")
+
+
+if __name__ == "__main__":
+    commands.run(main)

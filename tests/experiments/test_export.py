@@ -1,0 +1,220 @@
+"""What leaves the house: a fresh process reads it and computes the same logits."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from tokenizers import Tokenizer, models
+
+from experiments import exporting, settings, setup
+from ftjax.adapters import base as adapter_trees
+from ftjax.adapters import peft
+from ftjax.models import hf
+from tests.experiments.conftest import ROOT, environment
+
+TOKENS = np.arange(1, 25, dtype=np.int32).reshape(2, 12)
+READ = """
+import pathlib, sys
+import jax, jax.numpy as jnp, numpy as np
+from ftjax.adapters import peft
+from ftjax.models import hf
+from tests.experiments.test_export import logits
+
+jax.config.update("jax_default_matmul_precision", "highest")
+root, base, *names = sys.argv[1:]
+found = {}
+for folder in map(pathlib.Path(root).joinpath, names):
+    adapted = (folder / peft.CONFIG).is_file()
+    source = base if adapted else folder
+    family, config = hf.config_of(source)
+    model = family.make(config)
+    params = {"model": hf.load(source, model, names=family.NAMES), "adapters": None}
+    if adapted:
+        how = dict(linears=model.linears, names=family.NAMES)
+        params["adapters"] = peft.load(folder, **how)
+    found[folder.name] = logits(model, params)
+np.savez(f"{root}/logits.npz", **found)
+"""
+
+
+def logits(model, params):
+    at = jnp.broadcast_to(jnp.arange(TOKENS.shape[1]), TOKENS.shape)
+
+    def run(params):
+        where = dict(positions_BT=at, segments_BT=jnp.ones_like(at), adapters=params["adapters"])
+        x = model.hidden(params["model"], TOKENS, **where)
+        return model.logits(params["model"], x, adapters=params["adapters"])
+
+    return np.asarray(jax.jit(run)(params))
+
+
+def drawn(lab, **changes):
+    """The parts of a run, and weights as after training: nothing is zero any more."""
+    parts = setup.build(lab.settings(**changes))
+    params, draw = setup.weights(parts), np.random.default_rng(5).normal
+    move = lambda leaf: jnp.asarray(np.asarray(leaf) + draw(0, 0.1, leaf.shape), leaf.dtype)
+    part = "adapters" if parts.method else "model"
+    return parts, params | {part: jax.tree.map(move, params[part])}
+
+
+@pytest.fixture(scope="module")
+def written(lab, tmp_path_factory):
+    """Every kind of export, what it should compute, and what a fresh process computes from it."""
+    root, wanted = tmp_path_factory.mktemp("exports"), {}
+    dora = dict(name="dora", where="blocks/attn/*", rank=2, alpha=4.0)
+    for name, options, changes in (
+        ("lora", {}, {}),
+        ("merged", dict(form="model", max_shard_gb=1e-4), {}),
+        ("dora", {}, {"adapter": dora}),
+        ("full", {}, {"adapter.name": ""}),
+        ("qlora_merged", dict(form="model"), {"model.quantize.name": "nf4"}),
+    ):
+        parts, params = drawn(lab, **changes)
+        exporting.write(parts, params, root / name, **options)
+        wanted[name] = logits(parts.model, params)
+    base = lab.root / "base"
+    command = [sys.executable, "-c", READ, root, base, *wanted]
+    done = subprocess.run(
+        list(map(str, command)), cwd=ROOT, env=environment(), capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    with np.load(root / "logits.npz") as file:
+        return root, wanted, dict(file)
+
+
+@pytest.mark.parametrize("name", ["lora", "dora", "full"])
+def test_a_fresh_process_computes_the_same(written, name):
+    _, wanted, found = written
+    np.testing.assert_array_equal(found[name], wanted[name])
+
+
+@pytest.mark.parametrize("name", ["merged", "qlora_merged"])
+def test_a_merged_model_computes_what_the_adapter_did(written, name):
+    _, wanted, found = written
+    np.testing.assert_allclose(found[name], wanted[name], rtol=1e-4, atol=1e-4)
+    assert np.abs(wanted[name] - wanted["full"]).max() > 0.1
+
+
+def test_a_model_comes_with_all_that_transformers_reads(written, lab):
+    root = written[0] / "merged"
+    index = json.loads((root / hf.INDEX).read_text())
+    shards = set(index["weight_map"].values())
+    assert len(shards) > 1
+    assert {path.name for path in root.glob("*.safetensors")} == shards
+    assert index["metadata"]["total_size"] == sum(
+        tensor.nbytes for name in shards for tensor in load_file(root / name).values()
+    )
+    for path in (lab.root / "base").glob("tokenizer*.json"):
+        assert (root / path.name).read_bytes() == path.read_bytes()
+    config = json.loads((root / hf.CONFIG).read_text())
+    assert config["architectures"] == ["LlamaForCausalLM"]
+
+
+def test_merging_rounds_once(lab, tmp_path):
+    parts, params = drawn(lab)
+    half = params | {"model": jax.tree.map(lambda x: x.astype(jnp.bfloat16), params["model"])}
+    exporting.write(parts, half, tmp_path / "bf16", form="model")
+    exporting.write(parts, half, tmp_path / "f32", form="model", dtype="float32")
+    rounded, exact = (load_file(tmp_path / name / hf.WEIGHTS) for name in ("bf16", "f32"))
+    for name, tensor in exact.items():
+        assert (tensor.dtype, rounded[name].dtype) == (np.float32, jnp.bfloat16)
+        np.testing.assert_array_equal(rounded[name], tensor.astype(jnp.bfloat16), err_msg=name)
+    site = "model.layers.0.mlp.up_proj.weight"
+    assert (exact[site] != exact[site].astype(jnp.bfloat16)).any()
+
+
+def test_an_adapter_alone_is_not_all_of_a_run_that_trains_norms_too(lab):
+    both = lab.settings(trainable=("adapters/**", "model/**norm"))
+    assert exporting.natural(setup.build(both)) == "model"
+    assert exporting.natural(setup.build(lab.settings())) == "adapter"
+
+
+def test_token_ids_of_the_base_come_along(lab, tmp_path):
+    shutil.copytree(lab.root / "base", tmp_path / "base")
+    config = json.loads((tmp_path / "base" / hf.CONFIG).read_text())
+    more = {"eos_token_id": [1, 2], "pad_token_id": None}
+    (tmp_path / "base" / hf.CONFIG).write_text(json.dumps(config | more))
+    (tmp_path / "base" / "generation_config.json").write_text("{}")
+    parts, params = drawn(lab, **{"model.base": str(tmp_path / "base"), "adapter.name": ""})
+    exporting.write(parts, params, tmp_path / "out")
+    found = json.loads((tmp_path / "out" / hf.CONFIG).read_text())
+    assert {key: found.get(key, "none") for key in more} == more
+    assert (tmp_path / "out" / "generation_config.json").is_file()
+
+
+@pytest.mark.parametrize("case", ["lora_all_linear", "dora"])
+def test_names_and_fields_are_those_of_peft(golden, lab, tmp_path, case):
+    folder, base = golden / "adapters" / case, golden / "models" / "llama"
+    config = json.loads((folder / peft.CONFIG).read_text())
+    words = {f"w{i}": i for i in range(8)}
+    Tokenizer(models.WordLevel(words, unk_token="w0")).save(str(tmp_path / "tokenizer.json"))
+    method = dict(
+        name="dora" if config["use_dora"] else "lora", where="blocks/**", rank=config["r"],
+        alpha=float(config["lora_alpha"]),
+    )  # fmt: skip
+    changes = {"tokenizer": str(tmp_path / "tokenizer.json"), "adapter": method}
+    parts = setup.build(lab.settings(**{"model.base": str(base)} | changes))
+    how = dict(linears=parts.model.linears, names=parts.family.NAMES)
+    params = {"model": None, "adapters": peft.load(folder, **how)}
+    assert adapter_trees.sites(params["adapters"])
+    exporting.write(parts, params, tmp_path / "out")
+    found, wanted = (load_file(where / peft.WEIGHTS) for where in (tmp_path / "out", folder))
+    assert found.keys() == wanted.keys()
+    for name, tensor in wanted.items():
+        np.testing.assert_array_equal(found[name], tensor, err_msg=name)
+    written = json.loads((tmp_path / "out" / peft.CONFIG).read_text())
+    assert written.keys() <= config.keys()
+    assert written["base_model_name_or_path"] == str(base)
+    for key in ("peft_type", "r", "lora_alpha", "use_dora", "use_rslora", "fan_in_fan_out"):
+        assert written[key] == config[key], key
+    candidates = peft.modules(**how)
+    means = lambda where: {m.name for m in peft.settings_of(where).targeted(candidates)}
+    assert means(tmp_path / "out") == means(folder)
+
+
+def export(*arguments):
+    command = [sys.executable, "-m", "experiments.export", *map(str, arguments)]
+    return subprocess.run(
+        command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
+    )
+
+
+def test_the_command_merges_a_checkpoint(trained, tmp_path):
+    out = tmp_path / "out"
+    done = export(
+        "--workdir", trained.workdir, "--out", out, "--checkpoint", 2, "--merge", "--dtype", "bf16",
+        "--max_shard_gb", 1e-4,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"step 2, model: {out}\n"
+    assert (out / hf.INDEX).is_file()
+    assert json.loads((out / hf.CONFIG).read_text())["torch_dtype"] == "bfloat16"
+    family, config = hf.config_of(out)
+    found = hf.load(out, family.make(config), names=family.NAMES)
+    start = hf.load(
+        setup.locate(trained.settings.model.base), family.make(config), names=family.NAMES
+    )
+    assert np.abs(found["blocks"]["mlp"]["up"] - start["blocks"]["mlp"]["up"]).max() > 1e-3
+    np.testing.assert_array_equal(found["embed"], start["embed"].astype(jnp.bfloat16))
+
+
+def test_flags_that_exclude_each_other(trained, lab, tmp_path):
+    both = export(
+        "--workdir", trained.workdir, "--out", tmp_path / "x", "--merge", "--adapter_only"
+    )
+    assert both.returncode != 0
+    assert "--merge or --adapter_only, and not both" in both.stderr
+    plain = settings.read(lab.config(**{"adapter.name": ""})).plain
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(json.dumps(plain))
+    none = export("--workdir", tmp_path / "run", "--out", tmp_path / "x", "--merge")
+    assert none.returncode != 0
+    assert "a run without an adapter" in none.stderr
+    assert not (tmp_path / "x").exists()
