@@ -12,11 +12,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 from experiments import setup
 from ftjax.adapters import base as adapters
 from ftjax.adapters import peft
+from ftjax.core import files
 from ftjax.models import hf
 from ftjax.train import state as states
 
@@ -52,6 +54,10 @@ def write(
         _write_adapter(parts, params, folder, dtype)
     else:
         _write_model(parts, params, folder, dtype, max_shard_gb)
+    heads = _whole(params.get("head") or {})
+    for name, head in heads.items() if jax.process_index() == 0 else ():
+        scores = {"score.weight": np.asarray(head)[None]}  # as classifiers of one label have it
+        files.write_tensors(folder / f"{name}_head.safetensors", scores)
 
 
 def _write_adapter(parts, params, folder, dtype) -> None:

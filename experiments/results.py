@@ -151,9 +151,9 @@ def _of(arrays: Mapping, label: str) -> dict[str, np.ndarray]:
 
 def samples(workdir: pathlib.Path) -> list[report.Sample]:
     """Pair the samples of the first and the last evaluation."""
-    files = sorted((workdir / "samples").glob("*.json"), key=lambda path: int(path.stem))
-    if not files:
+    found = sorted((workdir / "samples").glob("*.json"), key=lambda path: int(path.stem))
+    if not found:
         return []
-    first, last = (json.loads(files[i].read_text(encoding="utf-8")) for i in (0, -1))
+    first, last = (json.loads(found[i].read_text(encoding="utf-8")) for i in (0, -1))
     pairs = zip(first, last, strict=True)
     return [report.Sample(old["prompt"], old["text"], new["text"]) for old, new in pairs]

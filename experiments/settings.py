@@ -42,6 +42,15 @@ class Model:
 
 
 @dataclasses.dataclass(frozen=True)
+class Reference:
+    """What preference losses and distillation compare with; see `experiments/references.py`."""
+
+    name: str
+    base: str
+    folder: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Samples:
     """Prompts to continue before and after training."""
 
@@ -72,6 +81,7 @@ class Settings:
     trainable: Any
     objective: dict
     penalties: dict
+    reference: Reference
     optim: dict
     data: dict
     evals: dict
@@ -89,7 +99,13 @@ class Settings:
     plain: dict  # the config as it was given, for config.json and the checkpoints' manifest
 
 
-SECTIONS = {"seed": Seeds, "model": Model, "samples": Samples, "checkpoint": Checkpoint}
+SECTIONS = {
+    "seed": Seeds,
+    "model": Model,
+    "reference": Reference,
+    "samples": Samples,
+    "checkpoint": Checkpoint,
+}
 
 
 def read(config: Mapping) -> Settings:

@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from experiments import references
 from experiments.settings import Settings
 from ftjax.adapters import base as adapters
 from ftjax.adapters import peft, stack
@@ -31,7 +32,7 @@ from ftjax.train import state as states
 TINY = "tiny"
 DTYPES = ("float32", "bfloat16", "float16")
 OURS = ("where", "groups", "past")  # of the adapter's keys; the others are the method's
-WHOLE = dict(adapters="adapters/**", model="model/**")
+WHOLE = dict(adapters="adapters/**", model="model/**", head="head/**")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,10 +50,13 @@ class Parts:
     groups: tuple[tuple[str, Callable], ...]  # and those of some paths, with other settings
     patterns: tuple[str, ...]  # what trains
     quantizers: quantized.Quantizers  # what of the base is quantised, and how
+    objective: ModuleType
+    heads: tuple[str, ...]  # scalar heads that the objective trains
+    reference: references.Reference
 
     @functools.cached_property
     def abstract(self) -> dict:
-        """Shapes, types and shardings of {"model", "adapters"}."""
+        """Shapes, types and shardings of {"model", "adapters"[, "head"][, "reference"]}."""
         dtype = self.settings.model.param_dtype
         as_kept = lambda leaf: leaf.update(dtype=jnp.dtype(dtype)) if dtype else leaf
         model = jax.tree.map(as_kept, self.model.abstract)
@@ -62,14 +66,30 @@ class Parts:
             key = jax.eval_shape(lambda: jax.random.key(0))
             inside = jax.eval_shape(self.init_adapters, key, model)
         params = {"model": model, "adapters": inside}
+        if self.heads:
+            head = jax.ShapeDtypeStruct((self.model.config.dim,), jnp.float32)
+            params["head"] = dict.fromkeys(self.heads, head)
         places = meshes.shardings(states.axes(self.model, params), params, self.mesh)
         place = lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s)
-        return jax.tree.map(place, params, places)
+        own = jax.tree.map(place, params, places)
+        return own | self.reference.abstract(own, self.mesh)
+
+    @property
+    def letters(self) -> dict:
+        """Letters of everything that `abstract` has."""
+        own = states.axes(self.model, self.own)
+        return own | self.reference.letters(own)
+
+    @property
+    def own(self) -> dict:
+        """What `abstract` has, less the reference."""
+        return {name: part for name, part in self.abstract.items() if name != "reference"}
 
     @property
     def parameters(self) -> int:
         """The number of parameters; a quantised weight counts as what it stands for."""
-        return tree.size_of(self.model.abstract) + tree.size_of(self.abstract["adapters"])
+        beside = {name: part for name, part in self.own.items() if name != "model"}
+        return tree.size_of(self.model.abstract) + tree.size_of(beside)
 
     def quantise(self, model):
         """Quantise what the settings say of a base."""
@@ -92,7 +112,7 @@ class Parts:
 
 
 def build(settings: Settings) -> Parts:
-    """Resolve mesh, model, tokenizer, adapter and what trains.
+    """Resolve mesh, model, tokenizer, adapter, what trains, and what it is compared with.
 
     Raises:
       ValueError: names the key, what it holds and what was expected.
@@ -109,10 +129,18 @@ def build(settings: Settings) -> Parts:
     method, groups = _methods(settings.adapter)
     given = settings.trainable or (WHOLE["adapters"] if method else WHOLE["model"])
     patterns = (given,) if isinstance(given, str) else tuple(given)
+    objective = conf.resolve(settings.objective.get("name"), "objectives", where="objective.name")
+    heads = tuple(vars(objective).get("HEADS", ()))
+    if heads and not settings.trainable:
+        patterns = (*patterns, WHOLE["head"])
+    reference = references.build(
+        settings.reference, objective=objective, locate=locate, model=model,
+        make=lambda directory: _family(settings.model, directory),
+    )  # fmt: skip
     quantizers = _quantizers(settings.model.quantize, model)
     return Parts(
         settings, mesh, family, model, source, tokenizer, found, method, groups, patterns,
-        quantizers,
+        quantizers, objective, heads, reference,
     )  # fmt: skip
 
 
@@ -133,9 +161,14 @@ def _model(spec) -> tuple[ModuleType, Any, pathlib.Path | None]:
         if (name := vars(spec)[key]) not in legal:
             raise ValueError(f"model.{key}: got {name!r}; expected one of {', '.join(DTYPES)}")
     source = locate(spec.base) if spec.base else None
-    family, config = hf.config_of(source or spec.preset)
+    return (*_family(spec, source or spec.preset), source)
+
+
+def _family(spec, source) -> tuple[ModuleType, Any]:
+    """Read the family of a checkpoint or a preset, and make the model's handle."""
+    family, config = hf.config_of(source)
     options = dict(remat=spec.remat, dtype=jnp.dtype(spec.compute_dtype))
-    return family, family.make(config, **options, **_of_experts(spec, family)), source
+    return family, family.make(config, **options, **_of_experts(spec, family))
 
 
 def _of_experts(spec, family: ModuleType) -> dict[str, Any]:
@@ -216,7 +249,17 @@ def _methods(spec: Mapping) -> tuple[Callable | None, tuple[tuple[str, Callable]
 
 
 def weights(parts: Parts) -> dict:
-    """Read (or draw) the base and the adapters, straight onto the mesh."""
+    """Read (or draw) the base and the adapters, straight onto the mesh; heads start at zero."""
+    params = _weights(parts)
+    for name in parts.heads:
+        leaf = parts.abstract["head"][name]
+        zeros = jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding)
+        params.setdefault("head", {})[name] = zeros
+    trains = tree.select(parts.patterns, tree.paths(params), where="trainable")
+    return params | parts.reference.arrays(params, parts.mesh, trains=trains)
+
+
+def _weights(parts: Parts) -> dict:
     shardings = jax.tree.map(lambda leaf: leaf.sharding, parts.abstract)
     spec, seed = parts.settings.model, parts.settings.seed
     if parts.source is None:

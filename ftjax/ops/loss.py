@@ -15,6 +15,7 @@ counts with the slope of its cap, 1 - (z_v / c)^2.
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -43,10 +44,35 @@ def mean_logits(x_BTD, w_VD, *, chunk: int, cap: float | None = None) -> jax.Arr
     """Compute the mean of the logits over the vocabulary, [B,T] float32."""
     if cap is None:
         return x_BTD.astype(jnp.float32) @ w_VD.astype(jnp.float32).mean(0)
-    T = x_BTD.shape[1]
-    x = jnp.pad(x_BTD, ((0, 0), (0, -T % min(chunk, T)), (0, 0)))
-    one = jax.checkpoint(lambda x_BCD: _logits(x_BCD, w_VD.astype(x.dtype), cap).mean(-1))
-    return _whole(jax.lax.map(one, *_chunks(min(chunk, T), x)))[:, :T]
+    return along(lambda logits: logits.mean(-1), (x_BTD, w_VD, cap), chunk=chunk)
+
+
+def log_squares(x_BTD, w_VD, *, chunk: int, cap: float | None = None) -> jax.Array:
+    """Compute log sum_v p_v^2 of every token, [B,T] float32, without gradient.
+
+    Its exponential is the chance that two draws agree, and how likely a usual token is.
+    """
+    x_BTD, w_VD = jax.lax.stop_gradient((x_BTD, w_VD))
+    both = lambda z: jax.nn.logsumexp(2 * z, -1) - 2 * jax.nn.logsumexp(z, -1)
+    return along(both, (x_BTD, w_VD, cap), chunk=chunk)
+
+
+def along(function: Callable, *models: tuple, chunk: int) -> jax.Array:
+    """Apply `function(logits, ...) -> [B,C]` to the logits of models, chunk by chunk of T.
+
+    Each model is (hidden states [B,T,D], output embedding [V,D], cap of the logits or None).
+    Returns [B,T] float32; the backward pass makes the logits again.
+    """
+    T = models[0][0].shape[1]
+    chunk = min(chunk, T)
+    states = tuple(jnp.pad(x, ((0, 0), (0, -T % chunk), (0, 0))) for x, _, _ in models)
+
+    @jax.checkpoint
+    def one(chunks):
+        found = zip(chunks, models, strict=True)
+        return function(*(_logits(x, w.astype(x.dtype), cap) for x, (_, w, cap) in found))
+
+    return _whole(jax.lax.map(one, _chunks(chunk, *states)))[:, :T]
 
 
 def _chunks(chunk: int, *arrays):

@@ -1,9 +1,11 @@
 """What an objective sees of a model: a policy that gives statistics of the tokens of a batch.
 
-The reference policy of preference losses is the same policy with its adapters off.
+A batch is [B,T], or [B,P,T] where answers belong together; every result has its leading axes. The
+reference of preference losses is another policy: see `ftjax.train.reference`.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -14,49 +16,82 @@ from ftjax.ops import loss
 
 
 class Statistics(NamedTuple):
-    """Of every target `tokens[:, 1:]`, float32 [B, T-1]."""
+    """Of every target `tokens[..., 1:]`, float32 [..., T-1]."""
 
     logp: jax.Array  # log p(target)
     logz: jax.Array  # log of the softmax's normaliser
     mean_logit: jax.Array  # mean over the vocabulary, for label smoothing
+    log_squares: jax.Array | None  # log sum_v p_v^2 where asked for; without gradient
     aux: dict[str, Mean] | None = None  # the family's own "loss", such as load balancing, + metrics
 
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """A model with parameters {"model": ..., "adapters": ...}."""
+    """A model with parameters {"model": ..., "adapters": ..., maybe "head": ...}."""
 
     model: Any
     params: Any
     chunk: int
 
     def states(self, batch, key=None) -> tuple[jax.Array, dict[str, Mean] | None]:
-        """Compute final hidden states [B,T,D] of a batch, and the family's own terms or None."""
+        """Compute hidden states, leading axes made one, and the family's own terms or None."""
+        tokens, positions, segments = (
+            batch[name].reshape(-1, batch[name].shape[-1])
+            for name in ("tokens", "positions", "segments")
+        )
         x, aux = self.model.hidden(
-            self.params["model"], batch["tokens"], positions_BT=batch["positions"],
-            segments_BT=batch["segments"], adapters=self.params.get("adapters"), key=key, aux=True,
+            self.params["model"], tokens, positions_BT=positions, segments_BT=segments,
+            adapters=self.params.get("adapters"), key=key, aux=True,
         )  # fmt: skip
-        return x, self.model.auxiliary_terms(aux, batch["segments"])
+        return x, self.model.auxiliary_terms(aux, segments)
 
     def hidden(self, batch, key=None) -> jax.Array:
-        """Compute final hidden states [B,T,D] of a batch."""
+        """Compute final hidden states [..., T, D] of a batch, its leading axes made one."""
         return self.states(batch, key)[0]
 
-    def statistics(self, batch, key=None) -> Statistics:
+    def head(self, x) -> tuple[jax.Array, float | None]:
+        """Return the output embedding [V,D] in the type of hidden states, and the logits' cap."""
+        w, cap = self.model.head(self.params["model"], self.params.get("adapters"))
+        return w.astype(x.dtype), cap
+
+    def statistics(self, batch, key=None, *, squares: bool = False) -> Statistics:
         """Score every token of the batch as the target of the position before it."""
         x, aux = self.states(batch, key)
-        w, cap = self.model.head(self.params["model"], self.params.get("adapters"))
-        w = w.astype(x.dtype)
+        w, cap = self.head(x)
         # All T positions go through, the last with a dummy target: T keeps its round size.
-        targets = jnp.roll(batch["tokens"], -1, axis=1)
+        targets = jnp.roll(batch["tokens"], -1, axis=-1).reshape(x.shape[:2])
         logp, logz = loss.logps(x, w, targets, chunk=self.chunk, cap=cap)
         mean_logit = loss.mean_logits(x, w, chunk=self.chunk, cap=cap)
-        return Statistics(logp[:, :-1], logz[:, :-1], mean_logit[:, :-1], aux)
+        back = lambda found: found.reshape(batch["tokens"].shape)[..., :-1]
+        squared = back(loss.log_squares(x, w, chunk=self.chunk, cap=cap)) if squares else None
+        return Statistics(back(logp), back(logz), back(mean_logit), squared, aux)
 
     def logps(self, batch, key=None) -> jax.Array:
-        """Compute log p of every target [B, T-1]."""
+        """Compute log p of every target [..., T-1]."""
         return self.statistics(batch, key).logp
+
+    def compare(self, other: "Policy", function: Callable, batch, key=None) -> jax.Array:
+        """Apply `function(logits, other's logits)` to the distribution of every target."""
+        x, y = self.hidden(batch, key), other.hidden(batch)
+        models = (x, *self.head(x)), (y, *other.head(y))
+        found = loss.along(function, *models, chunk=self.chunk)
+        return found.reshape(batch["tokens"].shape)[..., :-1]
+
+    def scores(self, batch, key=None) -> jax.Array:
+        """Apply the scalar head `head/reward` to every token [..., T], float32."""
+        x = self.hidden(batch, key).astype(jnp.float32)
+        found = x @ self.params["head"]["reward"].astype(jnp.float32)
+        return found.reshape(batch["tokens"].shape)
 
     def without_adapters(self) -> "Policy":
         """Return the base policy: the same weights, adapters off."""
         return dataclasses.replace(self, params=self.params | {"adapters": None})
+
+
+class Cached:
+    """A policy whose log-probabilities came with the batch, as `reference` [..., T] by token."""
+
+    def logps(self, batch, key=None) -> jax.Array:
+        """Return log p of every target [..., T-1]."""
+        del key
+        return batch["reference"][..., 1:]

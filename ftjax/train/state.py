@@ -28,13 +28,16 @@ class State(NamedTuple):
 
 
 def split(params, patterns) -> tuple[Any, Any]:
-    """Partition {"model", "adapters"} into (trainable, frozen); adapters' data never trains.
+    """Partition {"model", "adapters", ...} into (trainable, frozen).
+
+    What adapters hold as data, and the reference of a preference loss, never train.
 
     Raises:
       ValueError: a pattern matches nothing or what is quantised, or nothing would train.
     """
     _check_dense(params, patterns)
     data = adapter_trees.frozen_paths(params.get("adapters") or {}, prefix="adapters")
+    data |= {path for path in tree.paths(params) if path.startswith("reference/")}
     trainable, frozen = tree.partition(params, patterns, where="trainable", exclude=data)
     if not jax.tree.leaves(trainable):
         raise ValueError(f"trainable: got {patterns!r}, which selects no trainable array")
@@ -61,10 +64,14 @@ def create(trainable, tx, *, key: jax.Array, ema: bool = False) -> State:
 
 
 def axes(model, params) -> dict:
-    """Return the letters of (abstract) params {"model", "adapters"}; adapters may be None."""
+    """Return the letters of (abstract) params {"model", "adapters"[, "head"]}.
+
+    Adapters may be None; the heads are scalar ones, on the final hidden state.
+    """
     adapters = params["adapters"]
     inside = None if adapters is None else adapter_trees.axes(adapters, model.linears)
-    return {"model": quantize.axes(model.axes, params["model"]), "adapters": inside}
+    own = {"model": quantize.axes(model.axes, params["model"]), "adapters": inside}
+    return own | {"head": dict.fromkeys(params["head"], "D")} if "head" in params else own
 
 
 def shardings(state: State, letters, tx, mesh) -> State:

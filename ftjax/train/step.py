@@ -14,6 +14,7 @@ import optax
 
 from ftjax.core import rng, tree
 from ftjax.optim import ema as averages
+from ftjax.train import reference as references
 from ftjax.train.policy import Policy
 from ftjax.train.state import State
 
@@ -22,7 +23,7 @@ def make_step(
     model, objective, tx, *, penalties: Mapping[str, Callable] | None = None,
     learning_rate: Callable | None = None, accumulate: int = 1, chunk: int = 64,
     ema_decay: float | None = None, reduce: Callable = lambda x: x,
-    shard_key: Callable = lambda key: key,
+    shard_key: Callable = lambda key: key, reference: Callable = references.adapters_off,
 ) -> Callable:  # fmt: skip
     """Make `step(state, frozen, batch) -> (state, metrics)`.
 
@@ -38,10 +39,11 @@ def make_step(
       ema_decay: keep an exponential moving average of the trainables with this decay.
       reduce: sums a tree over the devices of a mapped axis; under jit arrays are global.
       shard_key: makes a key differ between such devices.
+      reference: `(policy, batch) -> policy`, what preference losses compare with.
 
     Metrics are `Mean`s and scalars; reading them is the loop's business.
     """
-    options = dict(penalties=penalties, accumulate=accumulate, chunk=chunk)
+    options = dict(penalties=penalties, accumulate=accumulate, chunk=chunk, reference=reference)
     gradients = make_gradients(model, objective, **options)
 
     def step(state: State, frozen, batch):
@@ -62,15 +64,15 @@ def make_step(
 
 def make_gradients(
     model, objective, *, penalties: Mapping[str, Callable] | None = None, accumulate: int = 1,
-    chunk: int = 64,
+    chunk: int = 64, reference: Callable = references.adapters_off,
 ) -> Callable:  # fmt: skip
     """Make `(trainable, frozen, batch, key, reduce) -> (gradients, metrics)` of the mean loss."""
 
     def outputs(trainable, frozen, batch, key):
         params = tree.combine(trainable, frozen)
         policy = Policy(model, params, chunk)
-        base = Policy(model, jax.lax.stop_gradient(params), chunk).without_adapters()
-        return objective(policy, base, batch, key)
+        fixed = Policy(model, jax.lax.stop_gradient(params), chunk)
+        return objective(policy, reference(fixed, batch), batch, key)
 
     def gradients(trainable, frozen, batch, key, reduce):
         micro = (_cut(batch, accumulate), jax.random.split(key, accumulate))

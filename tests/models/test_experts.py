@@ -86,7 +86,7 @@ def test_too_little_capacity_drops_and_counts():
 def test_experts_over_devices_are_those_of_one(options):
     mesh = meshes.make(data=1, fsdp=2, expert=2, tensor=2)
     model, given, batch = make(**options), params(), subjects.batch()
-    places = meshes.shardings(states.axes(model, given["adapters"]), given, mesh)
+    places = meshes.shardings(states.axes(model, given), given, mesh)
     placed = jax.tree.map(jax.device_put, given, places)
     shape = placed["model"]["blocks"]["moe"]["gate_up"].sharding.shard_shape
     layers, parts = CONFIG.layers, 2

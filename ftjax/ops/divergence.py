@@ -1,0 +1,36 @@
+"""Distances between distributions over the vocabulary, from their logits.
+
+    jsd = b KL(t | m) + (1 - b) KL(s | m),  m = b t + (1 - b) s       arXiv:2306.13649
+    b = 0: KL(t | s), the forward KL; b = 1: KL(s | t), the reverse KL
+
+s is the student, t the teacher. `ops.loss.along` applies a function of both logits chunk by chunk
+of T, so that no [B,T,V] array is kept for the backward pass.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+
+def jsd(student, teacher, *, beta: float, temperature: float = 1.0) -> jax.Array:
+    """Compute the generalised Jensen-Shannon divergence [...] of logits [..., V]."""
+    s = jax.nn.log_softmax(student / temperature)
+    t = jax.nn.log_softmax(teacher / temperature)
+    if beta == 0:
+        return kl(t, s)
+    if beta == 1:
+        return kl(s, t)
+    mixture = jnp.logaddexp(t + math.log(beta), s + math.log1p(-beta))
+    return beta * kl(t, mixture) + (1 - beta) * kl(s, mixture)
+
+
+def kl(p, q) -> jax.Array:
+    """Compute KL(p | q) [...] of log-probabilities [..., V]."""
+    return (jnp.exp(p) * (p - q)).sum(-1)
+
+
+def entropy(logits) -> jax.Array:
+    """Compute the entropy [...] in nats of logits [..., V]."""
+    logp = jax.nn.log_softmax(logits)
+    return -(jnp.exp(logp) * logp).sum(-1)
