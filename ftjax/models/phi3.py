@@ -14,7 +14,7 @@ from flax import nnx
 
 from ftjax.core import mesh
 from ftjax.models import base, blocks, decoder, hf_config, llama
-from ftjax.ops import remat
+from ftjax.ops import norm, remat
 
 
 class Config(llama.Config):
@@ -63,7 +63,7 @@ class Block(llama.Block):
     def __init__(self, config: Config, key: jax.Array):
         sizes, scale = config.sizes, config.init_scale
         attn_key, mlp_key = jax.random.split(key)
-        self.norm = blocks.rms(config.norm_eps)
+        self.norm = blocks.Norm(norm.rms_norm, 1.0, config.norm_eps)
         self.attn_norm = self.norm.declare("D", sizes)
         self.attn = Attention(sizes, key=attn_key, scale=scale)
         self.mlp_norm = self.norm.declare("D", sizes)
