@@ -32,6 +32,23 @@ def logps(x_BTD, w_VD, targets_BT, *, chunk: int) -> tuple[jax.Array, jax.Array]
     return logp[:, :T], logz[:, :T]
 
 
+def entropies(x_BTD, w_VD, *, chunk: int) -> jax.Array:
+    """Compute the entropy of the distribution after every position, [B,T] float32.
+
+    The backward pass makes the logits again.
+    """
+    T = x_BTD.shape[1]
+    chunk = min(chunk, T)
+    (parts,) = _chunks(chunk, jnp.pad(x_BTD, ((0, 0), (0, -T % chunk), (0, 0))))
+
+    @jax.checkpoint
+    def one(x_BCD):
+        logps = jax.nn.log_softmax(_logits(x_BCD, w_VD.astype(x_BCD.dtype)))
+        return -(jnp.exp(logps) * logps).sum(-1)
+
+    return _whole(jax.lax.map(one, parts))[:, :T]
+
+
 def _chunks(chunk: int, *arrays):
     """[B,T,...] -> [T/chunk, B, chunk, ...]: the batch axis, which is sharded, stays whole."""
     cut = lambda a: a.reshape(a.shape[0], -1, chunk, *a.shape[2:]).swapaxes(0, 1)

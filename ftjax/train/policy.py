@@ -18,6 +18,7 @@ class Statistics(NamedTuple):
     logp: jax.Array  # log p(target)
     logz: jax.Array  # log of the softmax's normaliser
     mean_logit: jax.Array  # mean over the vocabulary, for label smoothing
+    entropy: jax.Array  # of the distribution over the vocabulary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,15 +36,19 @@ class Policy:
             segments_BT=batch["segments"], adapters=self.params.get("adapters"), key=key,
         )  # fmt: skip
 
-    def statistics(self, batch, key=None) -> Statistics:
-        """Score every token of the batch as the target of the position before it."""
-        x = self.hidden(batch, key)
+    def statistics(self, batch, key=None, *, temperature: float = 1.0) -> Statistics:
+        """Score every token of the batch as the target of the position before it.
+
+        What an objective does not look at is not computed under jit.
+        """
+        x = self.hidden(batch, key) / temperature
         w = self.model.head(self.params["model"], self.params.get("adapters")).astype(x.dtype)
         # All T positions go through, the last with a dummy target: T keeps its round size.
         targets = jnp.roll(batch["tokens"], -1, axis=1)
         logp, logz = loss.logps(x, w, targets, chunk=self.chunk)
         mean_logit = x.astype(jnp.float32) @ w.astype(jnp.float32).mean(0)
-        return Statistics(logp[:, :-1], logz[:, :-1], mean_logit[:, :-1])
+        entropy = loss.entropies(x, w, chunk=self.chunk)
+        return Statistics(*(each[:, :-1] for each in (logp, logz, mean_logit, entropy)))
 
     def logps(self, batch, key=None) -> jax.Array:
         """Compute log p of every target [B, T-1]."""
