@@ -90,8 +90,8 @@ def make(
       loss: one of the variants above; its numbers (low, high, most, ...) come as keywords.
       importance: "token", "sequence", "sequence_token", "whole"; the variant's own if not given.
       limit: tokens that an answer may have, for dr_grpo.
-      kl_weight: of the divergence from the base; kl: its estimator, k1, k2 or k3.
-      kl_corrected: weigh the estimate by the ratio, which makes its gradient right.
+      kl_weight: of the divergence from the base; kl: its estimator, k1, k2 or k3; kl_corrected:
+        weigh it by the ratio, which makes its gradient right.
       entropy_weight: of a bonus for entropy.
       entropy_share: train on this share of a microbatch's tokens, those of highest entropy.
       off_policy_most: leave out bad rows whose mean log-ratio of sampler to policy is above it.
@@ -100,21 +100,18 @@ def make(
     variant = _find("loss", loss, VARIANTS)
     level = _find("importance", importance or variant.importance, surrogates.IMPORTANCE)
     _find("kl", kl, divergence.ESTIMATORS)
-    if variant.average is of_limit and limit is None:
-        raise ValueError(f"objective.limit: got none; expected the most tokens for {loss!r}")
+    _check_limit(limit, loss)
     surrogate = conf.call(variant.surrogate, of_loss, where="objective")
 
     def objective(policy, reference, batch, key):
         scores = policy.statistics(batch, key, temperature=temperature)
         terms = terms_of(scores.logp, batch, level)
-        values_BT = surrogate(terms) * jnp.ones_like(terms.mask_BT)
-        values_BT *= _kept(scores, terms, entropy_share, off_policy_most)
+        values_BT = surrogate(terms) * _kept(scores, terms, entropy_share, off_policy_most)
         metrics = _metrics(terms)
         if kl_weight:
             kl_BT = divergence.ESTIMATORS[kl](scores.logp, _base(reference, batch, temperature))
             kl_BT *= surrogates.ratio_of(terms) if kl_corrected else 1
-            values_BT += kl_weight * kl_BT
-            metrics["kl"] = Mean.of(kl_BT, terms.mask_BT)
+            values_BT, metrics["kl"] = values_BT + kl_weight * kl_BT, Mean.of(kl_BT, terms.mask_BT)
         losses = (variant.average(values_BT, terms.mask_BT, limit),)
         if entropy_weight:
             losses += (Mean.of(scores.entropy, terms.mask_BT).scale(-entropy_weight),)
@@ -146,6 +143,11 @@ def make_advantages(
     return credit
 
 
+def _check_limit(limit: int | None, loss: str) -> None:
+    if VARIANTS[loss].average is of_limit and limit is None:
+        raise ValueError(f"objective.limit: got none; expected the most tokens for {loss!r}")
+
+
 def terms_of(logp_BT, batch, level: Callable) -> Terms:
     """Collect what a surrogate sees of a batch."""
     mask_BT = (batch["weights"][:, 1:] > 0).astype(jnp.float32)
@@ -169,8 +171,9 @@ def on_policy(terms: Terms, *, most: float):
 
 
 def _kept(scores, terms: Terms, share: float, most: float | None):
-    """Say which tokens count, [B, T] of 0 and 1, or 1."""
-    kept = 1 if share >= 1 else highest(scores.entropy, terms.mask_BT, share=share)
+    """Say which tokens count, [B, T] of 0 and 1."""
+    kept = jnp.ones_like(terms.mask_BT)
+    kept *= 1 if share >= 1 else highest(scores.entropy, terms.mask_BT, share=share)
     return kept if most is None else kept * on_policy(terms, most=most)
 
 
