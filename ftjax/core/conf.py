@@ -59,6 +59,32 @@ def room(package: str) -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(folder) if not m.name.startswith("_"))
 
 
+def function(name: str, module: types.ModuleType, *, where: str) -> Callable:
+    """Return the public function `name` that `module` defines, or the one at a dotted path.
+
+    Raises ValueError with the functions of the module and the nearest name when there is none.
+    """
+    if isinstance(name, str) and "." in name:
+        path, _, own = name.rpartition(".")
+        found = vars(importlib.import_module(path)).get(own)
+        if not callable(found):
+            raise ValueError(f"{where}: module {path!r} has no function {own!r}")
+        return found
+    legal = {
+        key: value
+        for key, value in vars(module).items()
+        if inspect.isfunction(value)
+        and value.__module__ == module.__name__
+        and not key.startswith("_")
+    }
+    if name not in legal:
+        raise ValueError(
+            f"{where}: got {name!r}; expected one of {listed(legal)}, or a dotted path to a "
+            f"function; {nearest(name, legal)}see {module.__name__}"
+        )
+    return legal[name]
+
+
 def build(spec: Mapping, package: str, *, attr: str = "make", where: str, **extra):
     """Call `attr` of the module that `spec["name"]` names with the other keys of `spec`.
 

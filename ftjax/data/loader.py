@@ -10,6 +10,7 @@ which each process takes its slice. Any batch can be computed at once, so the wh
 integer, `next_batch`, beside a fingerprint of what it counts in.
 
 weights[b, t] is the weight of tokens[b, t] as a target, predicted from t - 1. Segment 0 is padding.
+The kinds of preference data give batches [B, P, T]; see `groups`.
 """
 
 import bisect
@@ -26,7 +27,6 @@ import numpy as np
 from ftjax.core import conf
 from ftjax.data import draw, encode, packing, prepare, rows
 from ftjax.data.prepare import Data
-from ftjax.data.store import Store
 
 # More batches than anybody trains for; grain wants a length.
 ENDLESS = 2**40
@@ -196,8 +196,8 @@ class Loader:
         return self._fill(wanted)
 
     def _fill(self, wanted: list) -> dict[str, np.ndarray]:
-        store, pad_id = self.data.store, self.data.pad_id
-        return fill(store, wanted, max_tokens=self.max_tokens, pad_id=pad_id)
+        sizes = dict(max_tokens=self.max_tokens, pad_id=self.data.pad_id)
+        return self.data.store.batch(wanted, **sizes)
 
     def batches_once(self) -> Iterator[dict]:
         """Yield one pass over every example, in order, for evaluation.
@@ -302,38 +302,9 @@ class Loader:
             "split": count["split"],
             "dropped": {key: count[key] for key in (encode.TOO_LONG, encode.NO_TARGET)},
             "epoch_rows": plan.rows,
-            "fill": float(plan.length.sum() / (plan.rows * self.max_tokens)),
+            "fill": data.store.inside(plan) / (plan.rows * self.max_tokens * data.store.width),
         }
 
 
 def _digest(identity: Mapping) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def fill(store: Store, wanted: list, *, max_tokens: int, pad_id: int) -> dict[str, np.ndarray]:
-    """Return a batch of the wanted rows, each a (plan, row) or None for an empty one.
-
-    tokens, segments, positions: int32 [B, T]; weights: float32 [B, T].
-    """
-    shape = len(wanted), max_tokens
-    tokens, weights = np.full(shape, pad_id, np.int32), np.zeros(shape, np.float32)
-    segments, positions = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
-    for b, place in enumerate(wanted):
-        at = 0
-        for segment, example, start, length in _pieces(place):
-            source = slice(store.offsets[example] + start, store.offsets[example] + start + length)
-            here = slice(at, at + length)
-            tokens[b, here], weights[b, here] = store.tokens[source], store.weights[source]
-            segments[b, here], positions[b, here] = segment, np.arange(length)
-            weights[b, at] = 0.0  # nothing of its own segment comes before a first token
-            at += length
-    return {"tokens": tokens, "weights": weights, "segments": segments, "positions": positions}
-
-
-def _pieces(place) -> Iterator[tuple[int, int, int, int]]:
-    """Yield (segment from 1, example, start, length) of a row."""
-    if place is not None:
-        plan, row = place
-        k = slice(plan.bounds[row], plan.bounds[row + 1])
-        columns = plan.example[k], plan.start[k], plan.length[k]
-        yield from ((n, *map(int, each)) for n, each in enumerate(zip(*columns, strict=True), 1))

@@ -14,9 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ftjax.core import conf
-from ftjax.data import chat, encode, packing, rows
+from ftjax.data import chat, encode, groups, packing, preference_rows, rows
 from ftjax.data import tokenizer as tokenizer_lib
-from ftjax.data.encode import Example
 from ftjax.data.mixture import Mixture, Part
 from ftjax.data.rows import SKIP_HINT, BadRow, Rows
 from ftjax.data.store import Store
@@ -31,7 +30,7 @@ class Data(NamedTuple):
     rows: checked rows read. count: what happened to them. bad: rows that could not be used.
     """
 
-    store: Store
+    store: Store | groups.Groups
     names: tuple[str, ...]
     counts: tuple[int, ...]
     shares: tuple[float, ...]
@@ -41,6 +40,18 @@ class Data(NamedTuple):
     pad_id: int
 
 
+class Form(NamedTuple):
+    """What rows become: how they are encoded, cut to length, and kept together."""
+
+    examples: Callable
+    fit: Callable
+    store: Callable
+
+
+TOKENS = Form(encode.examples, encode.fit, lambda examples, max_tokens: Store(examples))
+ANSWERS = Form(groups.examples, groups.fit, groups.store)
+
+
 class Encoder(NamedTuple):
     """How rows become examples; options: those of `encode.examples`; overlong: as for `load`."""
 
@@ -48,15 +59,16 @@ class Encoder(NamedTuple):
     max_tokens: int
     overlong: str | None
     options: Mapping
+    form: Form = TOKENS
 
-    def examples(self, chosen: Sequence[dict]) -> list[Example]:
+    def examples(self, chosen: Sequence[dict]) -> list:
         """Encode rows, whatever their length."""
-        return encode.examples(chosen, self.tokenizer, **self.options)
+        return self.form.examples(chosen, self.tokenizer, **self.options)
 
-    def fit(self, example: Example, row: dict) -> tuple[list[Example], Counter]:
+    def fit(self, example, row: dict) -> tuple[list, Counter]:
         """Return the pieces that fit and what happened."""
         overlong = self.overlong or ("split" if encode.kind_of(row) == "text" else "truncate")
-        return encode.fit(example, self.max_tokens, overlong=overlong)
+        return self.form.fit(example, self.max_tokens, overlong=overlong)
 
 
 def load(
@@ -95,7 +107,8 @@ def load(
     parts = opened.parts if isinstance(opened, Mixture) else _single(name, opened, **reading)
     options = {"loss": loss, "append_eos": append_eos, "special": special}
     options["template"] = _template(chat_template, tokenizer, parts=parts)
-    encoder = Encoder(tokenizer, max_tokens, overlong, options)
+    form = _form(parts, packing=packing, loss=loss)
+    encoder = Encoder(tokenizer, max_tokens, overlong, options, form)
     return prepare(parts, encoder, on_bad_row=on_bad_row, progress=progress)
 
 
@@ -117,6 +130,25 @@ def _overlong(overlong: str | None, strategy: str) -> str | None:
             f"itself ({', '.join(packing.CUTTING)}); set overlong='truncate', 'split' or 'drop'"
         )
     return overlong
+
+
+def _form(parts: Sequence[Part], *, packing: str, loss: str) -> Form:
+    """Tell rows of answers from plain ones; a data set has one kind of the two."""
+    found = {"answers" in part.rows[0] for part in parts}
+    if len(found) > 1:
+        raise ValueError(
+            "data.parts: got preferences beside plain examples; expected one or the other; set "
+            "the same `kind` for all parts"
+        )
+    if not found.pop():
+        return TOKENS
+    if packing not in ("bfd", "none"):
+        raise ValueError(
+            f"data.packing: got {packing!r} for kinds {conf.listed(preference_rows.KINDS)}; "
+            "expected 'bfd' or 'none', which leave answers whole"
+        )
+    _legal("loss", loss, legal=("completion",))
+    return ANSWERS
 
 
 def _single(name: str, opened: Rows, *, kind: str, fields, on_bad_row: str) -> tuple[Part, ...]:
@@ -158,17 +190,16 @@ def prepare(
             raise ValueError(_nothing_left(part, count, bad=bad))
     names, shares = tuple(p.name for p in parts), tuple(p.share for p in parts)
     pad_id = encoder.tokenizer.pad_id
-    return Data(Store(examples), names, tuple(counts), shares, total, count, bad, pad_id)
+    store = encoder.form.store(examples, encoder.max_tokens)
+    return Data(store, names, tuple(counts), shares, total, count, bad, pad_id)
 
 
 def _chunks(size: int) -> Iterator[range]:
     return (range(start, min(start + CHUNK, size)) for start in range(0, size, CHUNK))
 
 
-def _encoded(
-    source: Rows, chunk: range, *, encoder: Encoder, bad: list[BadRow]
-) -> Iterator[tuple[int, Example]]:
-    """Yield (row number, Example), noting the rows that a template refuses in `bad`."""
+def _encoded(source: Rows, chunk: range, *, encoder: Encoder, bad: list[BadRow]) -> Iterator[tuple]:
+    """Yield (row number, example), noting the rows that a template refuses in `bad`."""
     try:
         found = encoder.examples([source[i] for i in chunk])
     except chat.TemplateError:
@@ -184,7 +215,7 @@ def _encoded(
             bad.append(BadRow(where, "chat template", f"{where}: field 'messages': {error}"))
 
 
-def _fitted(source: Rows, i: int, *, example: Example, encoder: Encoder, count: Counter):
+def _fitted(source: Rows, i: int, *, example, encoder: Encoder, count: Counter):
     try:
         pieces, happened = encoder.fit(example, source[i])
     except ValueError as error:

@@ -1,12 +1,14 @@
 r"""Rows: what a source yields, and the checks that turn it into something that can be encoded.
 
 A source module has `make(**keywords) -> Rows`, a sequence of dicts that knows where each came from.
-`check` maps a source's own field names to one of three kinds and refuses rows that would train
+`check` maps a source's own field names to one of some kinds and refuses rows that would train
 nothing or the wrong thing, naming file, line, field, what was found and what to do:
 
     text     {"text": str}
     prompt   {"prompt": str or messages, "response": str or messages}
     chat     {"messages": [{"role": str, "content": str}, ...]}
+
+and those of `preference_rows`: preference, unpaired, ranking.
 
 Any row may carry `weight`, a number that scales its loss; so may an assistant message.
 
@@ -21,8 +23,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from ftjax.core.conf import nearest
+from ftjax.data import preference_rows
 
-KINDS = {"text": ("text",), "prompt": ("prompt", "response"), "chat": ("messages",)}
+KINDS = {
+    "text": ("text",),
+    "prompt": ("prompt", "response"),
+    "chat": ("messages",),
+    **preference_rows.KINDS,
+}
 ROLES = ("system", "developer", "user", "assistant", "tool")
 # Names that other tools give to the same roles, for the advice in an error.
 ALIASES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
@@ -222,6 +230,17 @@ class Row:
             )
         return float(value)
 
+    def checked_number(self, value, field: str) -> float:
+        """Return `value` if it is a finite number."""
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not math.isfinite(value):
+            fix = f"write a plain number or drop {field!r}"
+            expected = "a finite number"
+            raise self.error(
+                field, describe(value), expected=expected, fix=fix, reason=f"bad {field}"
+            )
+        return float(value)
+
     def messages(self, value, field: str) -> list[dict]:
         """Return `value` if it is a list of messages with known roles and text."""
         if not isinstance(value, list) or not value:
@@ -231,6 +250,22 @@ class Row:
                 field, describe(value), expected=expected, fix=fix, reason="wrong type"
             )
         return [self._message(each, f"{field}[{n}]") for n, each in enumerate(value)]
+
+    def answered(self, messages: list[dict], field: str) -> list[dict]:
+        """Return messages if the assistant says something in them."""
+        turns = [each for each in messages if each["role"] == "assistant"]
+        if not turns:
+            found = f"roles {', '.join(each['role'] for each in messages)}"
+            fix = "nothing of it would be trained: add the answer or delete the row"
+            raise self.error(
+                field, found, expected="an assistant turn", fix=fix, reason="no assistant turn"
+            )
+        if not any((each.get("content") or "").strip() or each.get("tool_calls") for each in turns):
+            fix = "nothing of it would be trained: fill it in or delete the row"
+            raise self.error(
+                field, "empty assistant turns", expected="text", fix=fix, reason="empty response"
+            )
+        return messages
 
     def _message(self, message, field: str) -> dict:
         if not isinstance(message, Mapping) or "role" not in message:
@@ -278,29 +313,13 @@ def _prompt(row: Row) -> dict:
     if not isinstance(response, list):
         response = row.checked_text(response, "response")
         response = [{"role": "assistant", "content": response}]
-    response = _with_answer(row, row.messages(response, "response"), "response")
+    response = row.answered(row.messages(response, "response"), "response")
     return {"prompt": prompt, "response": response, "weight": row.weight()}
 
 
 def _chat(row: Row) -> dict:
     messages = row.messages(row.value("messages"), "messages")
-    return {"messages": _with_answer(row, messages, "messages"), "weight": row.weight()}
+    return {"messages": row.answered(messages, "messages"), "weight": row.weight()}
 
 
-def _with_answer(row: Row, messages: list[dict], field: str) -> list[dict]:
-    turns = [each for each in messages if each["role"] == "assistant"]
-    if not turns:
-        found = f"roles {', '.join(each['role'] for each in messages)}"
-        fix = "nothing of it would be trained: add the answer or delete the row"
-        raise row.error(
-            field, found, expected="an assistant turn", fix=fix, reason="no assistant turn"
-        )
-    if not any((each.get("content") or "").strip() or each.get("tool_calls") for each in turns):
-        fix = "nothing of it would be trained: fill it in or delete the row"
-        raise row.error(
-            field, "empty assistant turns", expected="text", fix=fix, reason="empty response"
-        )
-    return messages
-
-
-PARSERS = {"text": _text, "prompt": _prompt, "chat": _chat}
+PARSERS = {"text": _text, "prompt": _prompt, "chat": _chat, **preference_rows.PARSERS}

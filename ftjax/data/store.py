@@ -1,7 +1,7 @@
 """Encoded examples laid end to end, so that a million of them are two arrays and not objects."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -11,11 +11,15 @@ from ftjax.data.encode import Example
 class Store:
     """A sequence of examples in two long arrays, with the places where each begins.
 
-    tokens: int32 [total], weights: float32 [total], offsets: int64 [examples + 1].
+    tokens: int32 [total], weights: float32 [total], offsets: int64 [examples + 1]; `more` has other
+    float32 arrays [total] by name, which go along into batches.
     """
+
+    width = 1  # sequences of an example
 
     def __init__(self, examples: Iterable[Example]):
         examples = list(examples)
+        self.more: dict[str, np.ndarray] = {}
         self.lengths = np.array([len(each.tokens) for each in examples], np.int64)
         self.offsets = np.concatenate([[0], np.cumsum(self.lengths)])
         self.tokens = np.concatenate([np.zeros(0, np.int32), *(e.tokens for e in examples)])
@@ -39,3 +43,44 @@ class Store:
         for array in (self.tokens, self.weights, self.offsets):
             found.update(np.ascontiguousarray(array).tobytes())
         return found.hexdigest()[:16]
+
+    def inside(self, plan) -> int:
+        """Count the tokens in the rows of a plan."""
+        return int(plan.length.sum())
+
+    def batch(self, wanted: list, *, max_tokens: int, pad_id: int) -> dict[str, np.ndarray]:
+        """Return a batch of the wanted rows; see `fill`."""
+        return fill(self, wanted, max_tokens=max_tokens, pad_id=pad_id)
+
+
+def fill(store: Store, wanted: list, *, max_tokens: int, pad_id: int) -> dict[str, np.ndarray]:
+    """Return a batch of the wanted rows, each a (plan, row) or None for an empty one.
+
+    tokens, segments, positions: int32 [B, T]; weights, and what else there is by token: float32.
+    """
+    shape = len(wanted), max_tokens
+    tokens, weights = np.full(shape, pad_id, np.int32), np.zeros(shape, np.float32)
+    segments, positions = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+    more = {name: np.zeros(shape, np.float32) for name in store.more}
+    for b, place in enumerate(wanted):
+        at = 0
+        for segment, example, start, length in _pieces(place):
+            source = slice(store.offsets[example] + start, store.offsets[example] + start + length)
+            here = slice(at, at + length)
+            tokens[b, here], weights[b, here] = store.tokens[source], store.weights[source]
+            segments[b, here], positions[b, here] = segment, np.arange(length)
+            for name, array in more.items():
+                array[b, here] = store.more[name][source]
+            weights[b, at : at + 1] = 0.0  # nothing of its own segment comes before a first token
+            at += length
+    own = {"tokens": tokens, "weights": weights, "segments": segments, "positions": positions}
+    return own | more
+
+
+def _pieces(place) -> Iterator[tuple[int, int, int, int]]:
+    """Yield (segment from 1, example, start, length) of a row."""
+    if place is not None:
+        plan, row = place
+        k = slice(plan.bounds[row], plan.bounds[row + 1])
+        columns = plan.example[k], plan.start[k], plan.length[k]
+        yield from ((n, *map(int, each)) for n, each in enumerate(zip(*columns, strict=True), 1))

@@ -10,11 +10,25 @@ has the advantage 0.
 """
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 EPSILON = 1e-4
+
+
+class Experience(NamedTuple):
+    """Sampled answers, for those who turn rewards into advantages; places are targets [B, T-1]."""
+
+    rewards_BF: jax.Array  # of F functions
+    weights_F: tuple[float, ...]
+    samples: int  # rows of a group
+    mask_BT: jax.Array  # 1 on sampled tokens
+    logps_BT: jax.Array  # of the sampler
+    ref_logps_BT: jax.Array  # of the base
+    values_BT: jax.Array | None  # of the value head, where there is one
+    kl_scale: float  # what the controller multiplies the weight of the divergence by
 
 
 def total(rewards_BF, weights_F) -> jax.Array:

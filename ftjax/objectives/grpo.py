@@ -23,7 +23,8 @@ import jax.numpy as jnp
 
 from ftjax.core import conf
 from ftjax.core.mean import Mean
-from ftjax.objectives import advantages, divergence, surrogates
+from ftjax.objectives import advantages, surrogates
+from ftjax.objectives import kl as estimators
 from ftjax.objectives.surrogates import Terms, still
 
 EXAMPLE = dict(loss="grpo", low=0.2, high=0.28, kl_weight=0.1, entropy_weight=0.01)
@@ -99,17 +100,18 @@ def make(
     """
     variant = _find("loss", loss, VARIANTS)
     level = _find("importance", importance or variant.importance, surrogates.IMPORTANCE)
-    _find("kl", kl, divergence.ESTIMATORS)
+    _find("kl", kl, estimators.ESTIMATORS)
     _check_limit(limit, loss)
     surrogate = conf.call(variant.surrogate, of_loss, where="objective")
+    asked = dict(temperature=temperature, entropy=bool(entropy_weight) or entropy_share < 1)
 
     def objective(policy, reference, batch, key):
-        scores = policy.statistics(batch, key, temperature=temperature)
+        scores = policy.statistics(batch, key, **asked)
         terms = terms_of(scores.logp, batch, level)
         values_BT = surrogate(terms) * _kept(scores, terms, entropy_share, off_policy_most)
         metrics = _metrics(terms)
         if kl_weight:
-            kl_BT = divergence.ESTIMATORS[kl](scores.logp, _base(reference, batch, temperature))
+            kl_BT = estimators.ESTIMATORS[kl](scores.logp, _base(reference, batch, temperature))
             kl_BT *= surrogates.ratio_of(terms) if kl_corrected else 1
             values_BT, metrics["kl"] = values_BT + kl_weight * kl_BT, Mean.of(kl_BT, terms.mask_BT)
         losses = (variant.average(values_BT, terms.mask_BT, limit),)
@@ -120,25 +122,22 @@ def make(
     return objective
 
 
-def make_advantages(
-    *, scale: str = "group", weights=(), decoupled: bool = False
-) -> Callable:  # fmt: skip
+def make_advantages(*, scale: str = "group", decoupled: bool = False) -> Callable:
     """Make `(experience) -> {"advantages": [B]}` from the rewards of groups.
 
     Args:
       scale: "group", "batch" or "none"; see `advantages.of_groups`.
-      weights: of the reward functions; all 1 when not given.
       decoupled: normalise each reward by itself first; see `advantages.decoupled`.
     """
     _find("scale", scale, advantages.SCALES)
 
-    def credit(experience) -> dict:
-        rewards_BF, size = experience.rewards_BF, experience.samples
-        own = jnp.asarray(weights or [1.0] * rewards_BF.shape[-1])
+    def credit(experience: advantages.Experience) -> dict:
+        rewards = experience.rewards_BF, experience.weights_F
+        size = experience.samples
         if decoupled:
-            return {"advantages": advantages.decoupled(rewards_BF, own, size=size)}
-        rewards_B = advantages.total(rewards_BF, own)
-        return {"advantages": advantages.of_groups(rewards_B, size=size, scale=scale)}
+            return {"advantages": advantages.decoupled(*rewards, size=size)}
+        total_B = advantages.total(*rewards)
+        return {"advantages": advantages.of_groups(total_B, size=size, scale=scale)}
 
     return credit
 

@@ -11,7 +11,7 @@ Rewards of tokens are -kl_weight * KL to the base, with the score of the answer 
 import jax
 import jax.numpy as jnp
 
-from ftjax.objectives import divergence
+from ftjax.objectives import kl as estimators
 
 
 def clipped_losses(log_ratio_BT, advantages_BT, *, clip: float) -> jax.Array:
@@ -30,4 +30,4 @@ def value_losses(values_BT, old_BT, returns_BT, *, clip: float) -> jax.Array:
 
 def token_rewards(scores_BT, logps_BT, ref_logps_BT, *, kl_weight: float, kl: str) -> jax.Array:
     """Subtract the weighted divergence from scores that stand where they are given."""
-    return scores_BT - kl_weight * divergence.ESTIMATORS[kl](logps_BT, ref_logps_BT)
+    return scores_BT - kl_weight * estimators.ESTIMATORS[kl](logps_BT, ref_logps_BT)

@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from ftjax.objectives import advantages, divergence, grpo
+from ftjax.objectives import advantages, grpo
+from ftjax.objectives import kl as estimators
 
 EXAMPLE = dict(low=0.2, high=0.2)
 
@@ -22,23 +23,22 @@ def make(*, low: float = 0.2, high: float = 0.2, temperature: float = 1.0) -> Ca
 
 
 def make_advantages(
-    *, kl_weight: float = 0.05, weights=(), clip: tuple | None = None, normalise: bool = False
+    *, kl_weight: float = 0.05, clip: tuple | None = None, normalise: bool = False
 ) -> Callable:
     """Make `(experience) -> {"advantages": [B]}`.
 
     Args:
       kl_weight: of the divergence from the base, which lowers the reward.
-      weights: of the reward functions; all 1 when not given.
       clip: (low, high) bounds of a reward.
       normalise: give the advantages of the batch deviation 1.
     """
 
     def credit(experience) -> dict:
-        rewards_B = advantages.total(experience.rewards_BF, weights or 1.0)
+        rewards_B = advantages.total(experience.rewards_BF, experience.weights_F)
         rewards_B = rewards_B if clip is None else jnp.clip(rewards_B, *clip)
         if kl_weight:
-            kl_BT = divergence.k1(experience.logps_BT, experience.ref_logps_BT)
-            rewards_B -= kl_weight * (kl_BT * experience.mask_BT).sum(-1)
+            kl_BT = estimators.k1(experience.logps_BT, experience.ref_logps_BT)
+            rewards_B -= kl_weight * experience.kl_scale * (kl_BT * experience.mask_BT).sum(-1)
         found = advantages.leave_one_out(rewards_B, size=experience.samples)
         return {"advantages": advantages.normalised(found) if normalise else found}
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from ftjax.core.mean import Mean
 
 EXAMPLE = dict(label_smoothing=0.1, z_loss=1e-4)
+KIND = "tokens"
 
 
 def make(*, label_smoothing: float = 0.0, z_loss: float = 0.0):
@@ -26,7 +27,7 @@ def make(*, label_smoothing: float = 0.0, z_loss: float = 0.0):
 
     def objective(policy, reference, batch, key):
         del reference
-        scores, weights = policy.statistics(batch, key), batch["weights"][:, 1:]
+        scores, weights = policy.statistics(batch, key), batch["weights"][..., 1:]
         nll = -scores.logp
         loss = nll
         if label_smoothing:

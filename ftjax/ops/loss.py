@@ -49,6 +49,23 @@ def entropies(x_BTD, w_VD, *, chunk: int) -> jax.Array:
     return _whole(jax.lax.map(one, parts))[:, :T]
 
 
+def log_squares(x_BTD, w_VD, *, chunk: int) -> jax.Array:
+    """Compute log sum_v p_v^2 of every token, [B,T] float32, without gradient.
+
+    Its exponential is the chance that two draws agree, and how likely a usual token is.
+    """
+    x_BTD, w_VD = jax.lax.stop_gradient((x_BTD, w_VD.astype(x_BTD.dtype)))
+    T = x_BTD.shape[1]
+    chunk = min(chunk, T)
+    padded = jnp.pad(x_BTD, ((0, 0), (0, -T % chunk), (0, 0)))
+
+    def one(inputs):
+        logits = _logits(inputs[0], w_VD)
+        return jax.nn.logsumexp(2 * logits, -1) - 2 * jax.nn.logsumexp(logits, -1)
+
+    return _whole(jax.lax.map(one, _chunks(chunk, padded)))[:, :T]
+
+
 def _chunks(chunk: int, *arrays):
     """[B,T,...] -> [T/chunk, B, chunk, ...]: the batch axis, which is sharded, stays whole."""
     cut = lambda a: a.reshape(a.shape[0], -1, chunk, *a.shape[2:]).swapaxes(0, 1)

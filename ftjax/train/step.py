@@ -14,6 +14,7 @@ import optax
 
 from ftjax.core import rng, tree
 from ftjax.optim import ema as averages
+from ftjax.train import reference as references
 from ftjax.train.policy import Policy
 from ftjax.train.state import State
 
@@ -21,7 +22,7 @@ from ftjax.train.state import State
 def make_step(
     model, objective, tx, *, learning_rate: Callable | None = None, accumulate: int = 1,
     chunk: int = 64, ema_decay: float | None = None, reduce: Callable = lambda x: x,
-    shard_key: Callable = lambda key: key,
+    shard_key: Callable = lambda key: key, reference: Callable = references.adapters_off,
 ) -> Callable:  # fmt: skip
     """Make `step(state, frozen, batch) -> (state, metrics)`.
 
@@ -36,10 +37,12 @@ def make_step(
       reduce: sums a tree over the devices of a mapped axis; the identity under jit, where arrays
         are global.
       shard_key: makes a key differ between such devices.
+      reference: `(policy, batch) -> policy`, what preference losses compare with.
 
     Metrics are `Mean`s and scalars; reading them is the loop's business.
     """
-    gradients = make_gradients(model, objective, accumulate=accumulate, chunk=chunk)
+    options = dict(accumulate=accumulate, chunk=chunk, reference=reference)
+    gradients = make_gradients(model, objective, **options)
 
     def step(state: State, frozen, batch):
         key = shard_key(rng.stream(state.key, state.step, "objective"))
@@ -57,14 +60,17 @@ def make_step(
     return step
 
 
-def make_gradients(model, objective, *, accumulate: int = 1, chunk: int = 64) -> Callable:
+def make_gradients(
+    model, objective, *, accumulate: int = 1, chunk: int = 64,
+    reference: Callable = references.adapters_off,
+) -> Callable:  # fmt: skip
     """Make `(trainable, frozen, batch, key, reduce) -> (gradients, metrics)` of the mean loss."""
 
     def outputs(trainable, frozen, batch, key):
         params = tree.combine(trainable, frozen)
         policy = Policy(model, params, chunk)
-        base = Policy(model, jax.lax.stop_gradient(params), chunk).without_adapters()
-        return objective(policy, base, batch, key)
+        fixed = Policy(model, jax.lax.stop_gradient(params), chunk)
+        return objective(policy, reference(fixed, batch), batch, key)
 
     def gradients(trainable, frozen, batch, key, reduce):
         micro = (_cut(batch, accumulate), jax.random.split(key, accumulate))

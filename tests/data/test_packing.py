@@ -5,8 +5,7 @@ import pytest
 
 from ftjax.data import packing
 from ftjax.data.encode import Example
-from ftjax.data.loader import fill
-from ftjax.data.store import Store
+from ftjax.data.store import Store, fill
 
 CASES = [(seed, size, n) for seed, (size, n) in enumerate([(7, 60), (32, 300), (100, 40), (5, 0)])]
 

@@ -7,8 +7,7 @@ import pytest
 
 from ftjax.data import packing
 from ftjax.data.encode import Example
-from ftjax.data.loader import fill
-from ftjax.data.store import Store
+from ftjax.data.store import Store, fill
 
 
 @pytest.fixture(scope="module")

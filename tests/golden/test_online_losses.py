@@ -142,15 +142,22 @@ def rewards_of(entry, inputs):
     return inputs[f"rewards_per_func{suffix}"]
 
 
+def experience_of(entry, settings, inputs):
+    return advantages.Experience(
+        jnp.asarray(rewards_of(entry, inputs)), tuple(settings["reward_weights"]),
+        settings["num_generations"], inputs["completion_mask"], inputs["old_logps"],
+        inputs["ref_logps"], values_BT=None, kl_scale=1.0,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("entry", entries("grpo", is_advantage))
 def test_group_advantages(entry, golden):
     settings, inputs, wanted = of("grpo", entry)
     credit = grpo.make_advantages(
-        scale=settings["scale_rewards"], weights=tuple(settings["reward_weights"]),
+        scale=settings["scale_rewards"],
         decoupled=settings["multi_objective_aggregation"] == "normalize_then_sum",
     )  # fmt: skip
-    rewards_BF = jnp.asarray(rewards_of(entry, inputs))
-    experience = types.SimpleNamespace(rewards_BF=rewards_BF, samples=settings["num_generations"])
+    experience = experience_of(entry, settings, inputs)
     close(credit(experience)["advantages"], wanted["advantages"])
 
 
@@ -158,14 +165,10 @@ def test_group_advantages(entry, golden):
 def test_leave_one_out_advantages(entry, golden):
     settings, inputs, wanted = of("rloo", entry)
     credit = rloo.make_advantages(
-        kl_weight=settings["beta"], weights=tuple(settings["reward_weights"]),
-        clip=settings["reward_clip_range"], normalise=settings["normalize_advantages"],
+        kl_weight=settings["beta"], clip=settings["reward_clip_range"],
+        normalise=settings["normalize_advantages"],
     )  # fmt: skip
-    experience = types.SimpleNamespace(
-        rewards_BF=jnp.asarray(rewards_of(entry, inputs)), samples=settings["num_generations"],
-        logps_BT=inputs["old_logps"], ref_logps_BT=inputs["ref_logps"],
-        mask_BT=inputs["completion_mask"],
-    )  # fmt: skip
+    experience = experience_of(entry, settings, inputs)
     close(credit(experience)["advantages"], wanted["advantages"])
 
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from ftjax.data import chat, encode, packing, rows, tokenizer
-from ftjax.data.loader import fill
-from ftjax.data.store import Store
+from ftjax.data.store import Store, fill
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,48 @@
+"""Binary classifier optimisation (arXiv:2404.04656): good and bad answers around a moving level.
+
+    loss = -log sigmoid(b r - delta)   or   -log sigmoid(delta - b r)       b r: reward of an answer
+
+delta is the mean reward, without gradient. The paper takes it over all steps so far; an objective
+keeps no state, so here it is the batch's. `losses` takes any.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from ftjax.core.mean import Mean
+from ftjax.objectives import sequence
+
+EXAMPLE = dict(beta=0.3)
+KIND = "unpaired"
+REFERENCE = True
+COUPLED = "delta averages the rows of a microbatch"
+
+
+def make(*, beta: float = 0.1):
+    """Make the objective.
+
+    Raises:
+      ValueError: beta is not above 0.
+    """
+    if not beta > 0:
+        raise ValueError(f"objective.beta: got {beta}; expected a number above 0, such as 0.1")
+
+    def objective(policy, reference, batch, key):
+        weight_BS, good_BS, batch = batch["examples"], batch["label"], sequence.take(batch, 0)
+        own = sequence.answers(policy.logps(batch, key), batch)
+        base = sequence.answers(reference.logps(batch), batch)
+        reward_BS = beta * (own.logp - jax.lax.stop_gradient(base.logp))
+        delta = jax.lax.stop_gradient(Mean.of(reward_BS, weight_BS).value())
+        reward = lambda where: Mean.of(reward_BS, weight_BS * where)
+        return {
+            "loss": Mean.of(losses(reward_BS, good_BS, delta), weight_BS),
+            "reward/good": reward(good_BS),
+            "reward/bad": reward(1 - good_BS),
+        }
+
+    return objective
+
+
+def losses(reward, good, delta) -> jax.Array:
+    """Classify rewards as above (good = 1) or below delta."""
+    return -jax.nn.log_sigmoid(jnp.where(good > 0, reward - delta, delta - reward))

@@ -1,0 +1,48 @@
+"""Distillation: the student's distribution at every target moves to the teacher's.
+
+    loss = sum_t w_t D(student_t, teacher_t) / sum_t w_t
+
+D is the generalised Jensen-Shannon divergence of GKD (arXiv:2306.13649): beta = 0 is the forward KL
+(cover everything that the teacher might say), 1 the reverse KL (say only what it would), between
+them a bounded mixture. The teacher is the reference policy: another model, a frozen copy, or the
+base itself, which holds a student to what the base knows while it learns something else.
+`nll` adds the usual loss on the data.
+"""
+
+import functools
+
+from ftjax.core.mean import Mean
+from ftjax.ops import divergence
+
+EXAMPLE = dict(beta=0.5, temperature=2.0, nll=0.5)
+KIND = "tokens"
+REFERENCE = True
+
+
+def make(*, beta: float = 0.0, temperature: float = 1.0, nll: float = 0.0):
+    """Make the objective.
+
+    Args:
+      beta: 0 forward KL, 1 reverse KL, between them generalised JSD.
+      temperature: divides both models' logits.
+      nll: weight of the data's negative log-likelihood.
+
+    Raises:
+      ValueError: beta outside [0, 1], or a temperature not above 0.
+    """
+    if not 0 <= beta <= 1 or not temperature > 0:
+        raise ValueError(
+            f"objective: got beta {beta}, temperature {temperature}; expected 0 <= beta <= 1 and a "
+            "temperature above 0"
+        )
+    distance = functools.partial(divergence.jsd, beta=beta, temperature=temperature)
+
+    def objective(policy, reference, batch, key):
+        weights = batch["weights"][..., 1:]
+        found = Mean.of(policy.compare(reference, distance, batch, key), weights)
+        if not nll:
+            return {"loss": found}
+        data = Mean.of(-policy.logps(batch, key), weights)
+        return {"loss": (found, data.scale(nll)), "divergence": found, "nll": data}
+
+    return objective

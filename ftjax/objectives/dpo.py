@@ -1,0 +1,125 @@
+"""Direct preference optimisation (arXiv:2305.18290) and its family.
+
+    r = log pi(y|x) - log pi_ref(y|x)            loss = -log sigmoid(beta * (r_chosen - r_rejected))
+
+`loss` names one or several of `pairs`, added with `loss_weights`; `sft` adds the negative
+log-likelihood of the chosen answers (so MPO, arXiv:2411.10442, is sigmoid .8, bco_pair .2, sft 1).
+`divergence` names one of `divergences`. `tail` weighs what the longer answer says beyond the
+shorter one (LD-DPO); `wpo` weighs a pair by how likely the policy itself is to write it
+(arXiv:2406.11827). Before the first update the policy is the reference, and the loss log 2.
+"""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+
+from ftjax.core import conf
+from ftjax.core.mean import Mean
+from ftjax.objectives import divergences, pairs, sequence
+
+EXAMPLE = dict(loss=("sigmoid", "ipo"), loss_weights=(0.8, 0.2), sft=0.5, tail=0.5)
+KIND = "preference"
+REFERENCE = True
+
+
+def make(
+    *, beta: float = 0.1, loss="sigmoid", loss_weights=None, sft: float = 0.0,
+    divergence: str = "reverse_kl", alpha: float | None = None,
+    label_smoothing: float | None = None, tau: float | None = None, tail: float | None = None,
+    wpo: bool = False,
+):  # fmt: skip
+    """Make the objective.
+
+    Args:
+      beta: how closely to stay by the reference; larger is closer.
+      loss, loss_weights: names in `pairs` and their weights, 1 each when not given.
+      sft: weight of the chosen answers' negative log-likelihood.
+      divergence, alpha: a name in `divergences`, and the order of an alpha-divergence.
+      label_smoothing, tau: for the losses that have them.
+      tail: LD-DPO's weight of the longer answer's rest. wpo: weigh pairs by their likelihood.
+
+    Raises:
+      ValueError: an unknown name, an option that no chosen loss has, or weights that do not fit.
+    """
+    _check(beta, label_smoothing)
+    names = (loss,) if isinstance(loss, str) else tuple(loss)
+    scales = (1.0,) * len(names) if loss_weights is None else tuple(loss_weights)
+    if len(scales) != len(names) or not (names or sft):
+        raise ValueError(
+            f"objective.loss_weights: got {scales} for the losses {names}; expected one for each"
+        )
+    options = dict(label_smoothing=label_smoothing, tau=tau)
+    losses = _bind(names, pairs, dict(beta=beta), options, where="objective.loss")
+    value, *_ = _bind(
+        (divergence,), divergences, {}, dict(alpha=alpha), where="objective.divergence"
+    )
+
+    def objective(policy, reference, batch, key):
+        scores = policy.statistics(batch, key, squares=wpo)
+        own = sequence.answers(scores.logp, batch, tail=tail)
+        base = jax.lax.stop_gradient(sequence.answers(reference.logps(batch), batch, tail=tail))
+        ratio_BPS, weight_BS = own.logp - base.logp, batch["examples"]
+        found = _pairs(value(ratio_BPS), own, base, weight_BS)
+        likely_BS = _likelihood(scores, batch) if wpo else 1.0
+        terms = [
+            Mean.of(one(found) * likely_BS, weight_BS).scale(scale)
+            for one, scale in zip(losses, scales, strict=True)
+        ]
+        if sft:
+            chosen = sequence.nll(scores.logp[:, 0], sequence.targets(batch)[:, 0])
+            terms.append(chosen.scale(sft))
+        logp = {
+            f"logp/{name}": Mean.of(own.logp[:, p], weight_BS)
+            for p, name in enumerate(("chosen", "rejected"))
+        }
+        metrics = sequence.pair_metrics(beta * ratio_BPS, weight_BS)
+        return {"loss": tuple(terms)} | metrics | logp
+
+    return objective
+
+
+def _check(beta: float, label_smoothing: float | None) -> None:
+    if not beta > 0:
+        raise ValueError(f"objective.beta: got {beta}; expected a number above 0, such as 0.1")
+    if label_smoothing is not None and not 0 <= label_smoothing < 0.5:
+        raise ValueError(
+            f"objective.label_smoothing: got {label_smoothing}; expected 0 <= e < 0.5, the share "
+            "of labels that may be wrong"
+        )
+
+
+def _bind(names, module, given: dict, options: dict, *, where: str) -> list:
+    """Find functions by name and give each the options that it names, less those that are None.
+
+    Raises ValueError for an option that none of them has.
+    """
+    functions = [conf.function(name, module, where=where) for name in names]
+    has = [inspect.signature(function).parameters for function in functions]
+    options = {key: value for key, value in options.items() if value is not None}
+    for key in options:
+        if not any(key in own for own in has):
+            raise ValueError(
+                f"objective.{key}: got {options[key]}, which {conf.listed(names)} does not use; "
+                f"leave it out or choose another {where.rpartition('.')[2]}"
+            )
+    bound = []
+    for function, own in zip(functions, has, strict=True):
+        keywords = {key: x for key, x in (given | options).items() if key in own}
+        bound.append(lambda x, call=function, keywords=keywords: call(x, **keywords))
+    return bound
+
+
+def _pairs(value_BPS, own, base, weight_BS) -> pairs.Pairs:
+    tokens = jnp.maximum(own.tokens, 1)
+    margin = lambda found: found.logp[:, 0] - found.logp[:, 1]
+    return pairs.Pairs(
+        value_BPS[:, 0], value_BPS[:, 1], tokens[:, 0], tokens[:, 1], margin(own), margin(base),
+        weight_BS,
+    )  # fmt: skip
+
+
+def _likelihood(scores, batch) -> jax.Array:
+    """Weigh pairs as WPO does: the geometric mean of p(token) / sum_v p_v^2, of both answers."""
+    found = sequence.answers(scores.logp - scores.log_squares, batch)
+    return jax.lax.stop_gradient(jnp.exp(found.mean_logp.sum(1)))

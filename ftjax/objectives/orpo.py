@@ -1,0 +1,47 @@
+"""Odds-ratio preference optimisation (arXiv:2403.07691): fine-tuning and preference in one loss.
+
+    loss = nll(prompt and chosen answer) - beta log sigmoid(log odds_chosen - log odds_rejected)
+    odds = p / (1 - p), p = exp(mean_t log p_t)
+
+There is no reference: the likelihood of the chosen text keeps the model a language model.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from ftjax.core.mean import Mean
+from ftjax.objectives import sequence
+
+EXAMPLE = dict(beta=0.5)
+KIND = "preference"
+
+
+def make(*, beta: float = 0.1):
+    """Make the objective.
+
+    Raises:
+      ValueError: beta is negative.
+    """
+    if beta < 0:
+        raise ValueError(f"objective.beta: got {beta}; expected at least 0")
+
+    def objective(policy, reference, batch, key):
+        del reference
+        logps, weight_BS = policy.logps(batch, key), batch["examples"]
+        mean_BPS = sequence.answers(logps, batch).mean_logp
+        # What is not there has log p = 0, whose odds are infinite.
+        safe = jnp.where(weight_BS[:, None] > 0, mean_BPS, -1.0)
+        odds = log_odds_ratio(safe[:, 0], safe[:, 1])
+        nll = sequence.nll(logps[:, 0], sequence.inside(batch)[:, 0])
+        preference = Mean.of(-beta * jax.nn.log_sigmoid(odds), weight_BS)
+        metrics = sequence.pair_metrics(beta * mean_BPS, weight_BS)
+        found = {"nll": nll, "log_odds": Mean.of(odds, weight_BS)}
+        return {"loss": (nll, preference)} | found | metrics
+
+    return objective
+
+
+def log_odds_ratio(chosen, rejected) -> jax.Array:
+    """Compute log odds(chosen) - log odds(rejected) from mean log-probabilities below 0."""
+    log_odds = lambda logp: logp - jnp.log(-jnp.expm1(logp))
+    return log_odds(chosen) - log_odds(rejected)

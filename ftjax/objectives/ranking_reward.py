@@ -1,0 +1,41 @@
+"""A reward model from rankings of k answers: a scalar head that puts them in the same order.
+
+    s = <head/reward, x at the last token>          loss: one of `orders`, by default Plackett-Luce
+
+P runs over the answers, the best first; examples of fewer answers leave the last ones empty.
+"""
+
+from ftjax.core import conf
+from ftjax.core.mean import Mean
+from ftjax.objectives import orders, sequence
+
+EXAMPLE = dict(loss="all_pairs")
+KIND = "ranking"
+HEADS = ("reward",)
+
+
+def make(*, loss: str = "plackett_luce"):
+    """Make the objective; `loss` is plackett_luce, all_pairs or the dotted path of one's own."""
+    found = conf.function(loss, orders, where="objective.loss")
+
+    def objective(policy, reference, batch, key):
+        del reference
+        scores_BPS = sequence.at_ends(policy.scores(batch, key), batch)
+        return ranked(found, scores_BPS, batch)
+
+    return objective
+
+
+def ranked(loss, scores_BPS, batch) -> dict:
+    """Apply a loss of `orders`; the accuracy is how often the best answer is put first."""
+    there = (sequence.sums(sequence.inside(batch), batch) > 0).astype(scores_BPS.dtype)
+    weight_BS = batch["examples"]
+    best = is_best_first(scores_BPS, there)
+    found = {"reward/accuracy": Mean.of(best, weight_BS)}
+    return {"loss": Mean.of(loss(scores_BPS, there), weight_BS)} | found
+
+
+def is_best_first(scores_BPS, there):
+    """Say whether the first answer has the highest score."""
+    rest = (scores_BPS * there + orders.LOW * (1 - there))[:, 1:].max(1)
+    return scores_BPS[:, 0] > rest

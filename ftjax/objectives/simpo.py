@@ -1,0 +1,53 @@
+"""SimPO (arXiv:2405.14734) and AlphaPO (arXiv:2501.03884): per-token rewards, no reference.
+
+    loss = -log sigmoid(beta (x_chosen - x_rejected) - gamma)
+    x = mean_t log p_t                          SimPO (alpha = 0)
+    x = (1 - p^-alpha) / alpha                  AlphaPO, with p = exp(mean_t log p_t)
+
+The margin gamma is what the chosen answer must be better by; AlphaPO bends the reward so that
+likely answers are pushed less.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from ftjax.objectives import contrast, cpo, sequence
+
+EXAMPLE = dict(beta=2.0, gamma=0.5, alpha=0.25, nll=0.5)
+KIND = "preference"
+
+
+def make(
+    *, beta: float = 2.0, gamma: float = 1.0, alpha: float = 0.0, nll: float = 0.0,
+    label_smoothing: float = 0.0,
+):  # fmt: skip
+    """Make the objective.
+
+    Args:
+      beta: scale of the reward.
+      gamma: the margin asked for, in units of the scaled reward.
+      alpha: of AlphaPO; 0 = SimPO.
+      nll: weight of the chosen answers' negative log-likelihood (CPO-SimPO).
+      label_smoothing: the share of labels that may be wrong.
+
+    Raises:
+      ValueError: beta is not above 0.
+    """
+    if not beta > 0:
+        raise ValueError(f"objective.beta: got {beta}; expected a number above 0, such as 2.0")
+
+    def objective(policy, reference, batch, key):
+        del reference
+        logps = policy.logps(batch, key)
+        x_BPS = value(sequence.answers(logps, batch).mean_logp, alpha=alpha)
+        margin = x_BPS[:, 0] - x_BPS[:, 1] - gamma / beta
+        losses = contrast.sigmoid(margin, beta=beta, label_smoothing=label_smoothing)
+        metrics = sequence.pair_metrics(beta * x_BPS, batch["examples"])
+        return cpo.with_nll(losses, logps, batch, nll=nll) | metrics
+
+    return objective
+
+
+def value(mean_logp, *, alpha: float) -> jax.Array:
+    """Bend a mean log-probability; alpha = 0 leaves it."""
+    return -jnp.expm1(-alpha * mean_logp) / alpha if alpha else mean_logp
