@@ -10,7 +10,8 @@ import dataclasses
 import functools
 import pathlib
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 
@@ -45,8 +46,10 @@ class Plan:
     frozen: Any  # abstract, with shardings
 
 
-def plan(settings: Settings, *, progress=None) -> Plan:
+def plan(settings: Settings, *, progress=None, load: Callable | None = None) -> Plan:
     """Resolve and check settings; `progress(rows done, rows)` is called while data is encoded.
+
+    load: `(parts, progress) -> loader`, where batches are not encoded rows.
 
     Raises:
       ValueError: anything wrong with them, or with the data that they name.
@@ -65,7 +68,7 @@ def plan(settings: Settings, *, progress=None) -> Plan:
     evaluating.check(settings.evals)
     # The evaluations first: the data of training takes the longest to encode.
     evaluation = evaluating.build(parts)
-    loader = _loader(parts, progress)
+    loader = (load or _loader)(parts, progress)
     return Plan(settings, parts, loader, evaluation, optimizer, objective, state, frozen)
 
 
@@ -160,12 +163,29 @@ def params_of(state: states.State, frozen):
     return tree.combine(own, frozen)
 
 
-def train(settings: Settings, workdir: pathlib.Path, *, allow_config_change: bool = False):
+def _coupled(p: Plan, state, frozen) -> tuple:
+    """Make the batches and the step of a run that learns from data as it is."""
+    del state, frozen
+    return Batches(p.loader, p.parts.mesh), compiled_step(p)
+
+
+class Way(NamedTuple):
+    """Where batches come from: what differs between learning from data and from experience."""
+
+    load: Callable | None = None  # as in `plan`
+    couple: Callable = _coupled  # (plan, first state, frozen) -> (batches, step)
+    begin: Callable = lambda batches, state: None  # called once the state is the one to go on from
+
+
+def train(
+    settings: Settings, workdir: pathlib.Path, *, allow_config_change: bool = False,
+    way: Way = Way(),  # noqa: B008
+):  # fmt: skip
     """Train, or go on training, in `workdir`; returns a `results.Outcome`."""
     start = time.perf_counter()
-    p = plan(settings, progress=results.progress("encoding"))
+    p = plan(settings, progress=results.progress("encoding"), load=way.load)
     state, frozen = arrays(p)
-    batches, step = Batches(p.loader, p.parts.mesh), compiled_step(p)
+    batches, step = way.couple(p, state, frozen)
     writers = writers_of(settings, workdir)
     with contextlib.ExitStack() as stack:
         for writer in writers:
@@ -173,6 +193,7 @@ def train(settings: Settings, workdir: pathlib.Path, *, allow_config_change: boo
         allow = dict(allow_config_change=allow_config_change)
         checkpoints = stack.enter_context(open_checkpoints(p.parts, workdir, **allow))
         state, progress = loop.resume(checkpoints, state, batches, writers=writers)
+        way.begin(batches, state)
         if jax.process_index() == 0:  # a config that is refused must not replace the run's own
             summary.write_config(workdir, settings.plain)
         run = loop.run(
