@@ -66,6 +66,25 @@ def optim():
     )
 
 
+def online(c, *, prompts: int, samples: int, max_new_tokens: int):
+    """Let a run learn from its own samples: the keys of `experiments.online`, with defaults."""
+    c.rollout = conf.create(
+        prompts=prompts,  # a round samples answers to so many prompts ...
+        samples=samples,  # ... so many to each: a group
+        epochs=1,  # passes over the answers of a round, in batches of batch_size
+        max_new_tokens=max_new_tokens,
+        temperature=1.0,
+        slots=0,  # rows that are sampled at a time; 0 = all of a round
+        until=(),  # strings before which a text is cut for the rewards
+        faults="raise",  # of reward functions: raise | skip
+        kl_target=conf.placeholder(float),  # of the controller of kl_weight; None = it stays
+        kl_horizon=10_000,  # answers in which the controller reacts
+    )
+    c.rewards = conf.create()  # label -> dict(name=..., weight=1.0, ...)
+    c.advantages = conf.create()  # keywords of the objective's `make_advantages`
+    return c
+
+
 def tune(c, *, full: bool, rank: int = 16):
     """Choose between full fine-tuning and LoRA on all linear maps, with usual learning rates."""
     if full:
@@ -121,6 +140,8 @@ def shrink(c, *, tokens: int = 64, stand_in: bool = False, kind: str = "prompt")
     c.data.max_tokens = min(c.data.max_tokens, tokens)
     c.optim.schedule = dict(name="constant")
     c.samples.max_new_tokens = 4
+    if "rollout" in c:
+        c.rollout.prompts, c.rollout.samples, c.rollout.max_new_tokens = 4, 4, 4
     for label in c.evals:
         c.evals[label].rows = 2
         if c.evals[label].name == "generate":

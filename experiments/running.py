@@ -11,7 +11,7 @@ import functools
 import pathlib
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -47,8 +47,10 @@ class Plan:
     frozen: Any  # abstract, with shardings
 
 
-def plan(settings: Settings, *, progress=None) -> Plan:
+def plan(settings: Settings, *, progress=None, load: Callable | None = None) -> Plan:
     """Resolve and check settings; `progress(rows done, rows)` is called while data is encoded.
+
+    load: `(parts, progress) -> loader`, where batches are not encoded rows.
 
     Raises:
       ValueError: anything wrong with them, or with the data that they name.
@@ -69,9 +71,10 @@ def plan(settings: Settings, *, progress=None) -> Plan:
     evaluating.check(settings.evals)
     # The evaluations first: the data of training takes the longest to encode.
     evaluation = evaluating.build(parts)
-    loader = _loader(parts, progress)
-    _check_kind(loader.data.store.kind, parts.objective)
-    references.reserve(parts.reference, loader.data.store)
+    loader = (load or _loader)(parts, progress)
+    if load is None:
+        _check_kind(loader.data.store.kind, parts.objective)
+        references.reserve(parts.reference, loader.data.store)
     return Plan(settings, parts, loader, evaluation, optimizer, objective, penalties, state, frozen)
 
 
@@ -185,16 +188,34 @@ def params_of(state: states.State, frozen):
     return tree.combine(own, frozen)
 
 
-def train(settings: Settings, workdir: pathlib.Path, *, allow_config_change: bool = False):
+def _coupled(p: Plan, state, frozen) -> tuple:
+    """Make the batches and the step of a run that learns from data as it is."""
+    del state, frozen
+    return Batches(p.loader, p.parts.mesh), compiled_step(p)
+
+
+class Way(NamedTuple):
+    """Where batches come from: what differs between learning from data and from experience."""
+
+    load: Callable | None = None  # as in `plan`
+    couple: Callable = _coupled  # (plan, first state, frozen) -> (batches, step)
+    begin: Callable = lambda batches, state: None  # called once the state is the one to go on from
+
+
+def train(
+    settings: Settings, workdir: pathlib.Path, *, allow_config_change: bool = False,
+    way: Way = Way(),  # noqa: B008
+):  # fmt: skip
     """Train, or go on training, in `workdir`; returns a `results.Outcome`."""
     start = time.perf_counter()
-    p = plan(settings, progress=results.progress("encoding"))
+    p = plan(settings, progress=results.progress("encoding"), load=way.load)
     state, frozen = arrays(p)
-    references.compute(
-        p.parts, params_of(state, frozen), p.loader.data.store, workdir=workdir,
-        identity=setup.identity(p.parts), progress=results.progress("reference"),
-    )  # fmt: skip
-    batches, step = Batches(p.loader, p.parts.mesh), compiled_step(p)
+    if way.load is None:
+        references.compute(
+            p.parts, params_of(state, frozen), p.loader.data.store, workdir=workdir,
+            identity=setup.identity(p.parts), progress=results.progress("reference"),
+        )  # fmt: skip
+    batches, step = way.couple(p, state, frozen)
     writers = writers_of(settings, workdir)
     with contextlib.ExitStack() as stack:
         for writer in writers:
@@ -202,6 +223,7 @@ def train(settings: Settings, workdir: pathlib.Path, *, allow_config_change: boo
         allow = dict(allow_config_change=allow_config_change)
         checkpoints = stack.enter_context(open_checkpoints(p.parts, workdir, **allow))
         state, progress = loop.resume(checkpoints, state, batches, writers=writers)
+        way.begin(batches, state)
         if jax.process_index() == 0:  # a config that is refused must not replace the run's own
             summary.write_config(workdir, settings.plain)
         run = loop.run(

@@ -70,6 +70,22 @@ class Checkpoint:
 
 
 @dataclasses.dataclass(frozen=True)
+class Rollout:
+    """How answers are sampled to learn from; see `configs/common.py`."""
+
+    prompts: int
+    samples: int
+    epochs: int
+    max_new_tokens: int
+    temperature: float
+    slots: int
+    until: Any
+    faults: str
+    kl_target: float | None
+    kl_horizon: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Settings:
     """A whole config."""
 
@@ -97,6 +113,9 @@ class Settings:
     checkpoint: Checkpoint
     wandb_project: str
     plain: dict  # the config as it was given, for config.json and the checkpoints' manifest
+    rollout: Rollout | None = None  # of online runs, as are the next two
+    rewards: dict = dataclasses.field(default_factory=dict)
+    advantages: dict = dataclasses.field(default_factory=dict)
 
 
 SECTIONS = {
@@ -105,6 +124,7 @@ SECTIONS = {
     "reference": Reference,
     "samples": Samples,
     "checkpoint": Checkpoint,
+    "rollout": Rollout,
 }
 
 

@@ -1,4 +1,7 @@
-"""Every file under configs/: it loads, says how to run it, and runs two steps within a minute."""
+"""Every file under configs/: it loads, says how to run it, and runs two steps within a minute.
+
+Its docstring holds its command, and so says which main runs it.
+"""
 
 import ast
 import json
@@ -9,13 +12,14 @@ import time
 import pytest
 
 import ftjax
-from experiments import running, settings
+from experiments import rollouts, running, settings
 from ftjax.core import conf
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FILES = sorted(p for p in (ROOT / "configs").glob("*.py") if p.stem not in ("__init__", "common"))
 WEIGHTS = pathlib.Path(ftjax.__file__).parent / "assets" / "tiny" / "model.safetensors"
 LONGEST_S = 60
+MAINS = {"train": running.train, "online": rollouts.train}
 each = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 
 
@@ -45,11 +49,18 @@ def test_it_loads_and_every_key_is_legal(path, arg):
     assert settings.read(json.loads(json.dumps(chosen.plain))).steps == chosen.steps
 
 
-@each
-def test_its_docstring_holds_its_command(path):
+def main_of(path):
+    """Return the name of the main that the command in a config's docstring calls."""
     text = ast.get_docstring(ast.parse(path.read_text())) or ""
     name = re.escape(path.relative_to(ROOT).as_posix())
-    assert re.search(rf"python -m experiments\.train --config {name}\b", text)
+    found = re.findall(rf"python -m experiments\.(\w+) --config {name}\b", text)
+    return next((main for main in found if main in MAINS), None)
+
+
+@each
+def test_its_docstring_holds_its_command(path):
+    text = ast.get_docstring(ast.parse(path.read_text()))
+    assert main_of(path) in MAINS
     assert len(text.splitlines()[0]) > 20
 
 
@@ -57,7 +68,7 @@ def test_its_docstring_holds_its_command(path):
 def test_two_steps_run_within_a_minute(path, tmp_path, capsys):
     start = time.perf_counter()
     chosen = settings.read(load(path, arg="runlocal"))
-    running.train(chosen, tmp_path / "run")
+    MAINS[main_of(path)](chosen, tmp_path / "run")
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert (summary["stopped"], summary["step"]) == ("done", chosen.steps)
     assert chosen.steps == 2

@@ -1,11 +1,13 @@
-"""Choosing the next token: temperature, top-k, top-p (nucleus sampling, arXiv:1904.09751).
+"""Choosing the next token: temperature, top-k, top-p (arXiv:1904.09751), min-p (arXiv:2407.01082).
 
-    p(v) ~ exp(logit_v / temperature), zeroed outside the k likeliest tokens and outside the
-    smallest set of likeliest tokens whose probability reaches p
+    p(v) ~ exp(logit_v / temperature), zeroed outside the k likeliest tokens, outside the smallest
+    set of likeliest tokens whose probability reaches p, and where it is below min_p times the
+    largest probability
 
 Temperature 0 is greedy. Tokens that tie with the last one kept are kept too.
 """
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -13,37 +15,45 @@ import jax.numpy as jnp
 
 
 def make(
-    *, temperature: float = 0.0, top_k: int | None = None, top_p: float | None = None
-) -> Callable:
+    *, temperature: float = 0.0, top_k: int | None = None, top_p: float | None = None,
+    min_p: float | None = None, tempered: bool = False,
+) -> Callable:  # fmt: skip
     """Make `choose(logits_BV, keys_B) -> (tokens_B, logps_B)`; each row draws with its own key.
 
-    `logps` are under the model itself: temperature 1, nothing cut off.
+    `logps` are under the model itself: temperature 1 (that of the drawing when `tempered`), nothing
+    cut off.
 
     Raises:
-      ValueError: temperature < 0, top_k < 1, or top_p outside (0, 1].
+      ValueError: temperature < 0, top_k < 1, top_p or min_p outside (0, 1], tempered and greedy.
     """
-    _check(temperature, top_k, top_p)
+    _check(temperature, top_k, top_p, min_p)
+    if tempered and temperature == 0:
+        raise ValueError("temperature: got 0; expected more, for probabilities under it")
+    scale = 1 / temperature if tempered else 1.0
 
     def choose(logits_BV, keys_B):
         logits_BV = logits_BV.astype(jnp.float32)
         if temperature == 0:
             tokens_B = logits_BV.argmax(-1).astype(jnp.int32)
         else:
-            kept_BV = top(logits_BV / temperature, k=top_k, p=top_p)
+            kept_BV = top(logits_BV / temperature, k=top_k, p=top_p, least=min_p)
             tokens_B = jax.vmap(jax.random.categorical)(keys_B, kept_BV).astype(jnp.int32)
-        logps_BV = jax.nn.log_softmax(logits_BV)
+        logps_BV = jax.nn.log_softmax(logits_BV * scale)
         return tokens_B, jnp.take_along_axis(logps_BV, tokens_B[:, None], axis=-1)[:, 0]
 
     return choose
 
 
-def top(logits_BV, *, k: int | None, p: float | None):
-    """Set to -inf what top-k and then top-p leave out; p counts what top-k has kept."""
+def top(logits_BV, *, k: int | None, p: float | None, least: float | None = None):
+    """Set to -inf what top-k, top-p and min-p leave out; p counts what top-k has kept."""
     if k is not None and k < logits_BV.shape[-1]:
-        least = jax.lax.top_k(logits_BV, k)[0][..., -1:]
-        logits_BV = jnp.where(logits_BV < least, -jnp.inf, logits_BV)
+        last = jax.lax.top_k(logits_BV, k)[0][..., -1:]
+        logits_BV = jnp.where(logits_BV < last, -jnp.inf, logits_BV)
     if p is not None and p < 1:
         logits_BV = jnp.where(logits_BV < _nucleus_edge(logits_BV, p), -jnp.inf, logits_BV)
+    if least is not None:
+        edge = logits_BV.max(-1, keepdims=True) + math.log(least)
+        logits_BV = jnp.where(logits_BV < edge, -jnp.inf, logits_BV)
     return logits_BV
 
 
@@ -55,10 +65,12 @@ def _nucleus_edge(logits_BV, p: float):
     return jnp.where(before < p, falling, jnp.inf).min(-1, keepdims=True)
 
 
-def _check(temperature: float, top_k: int | None, top_p: float | None):
+def _check(temperature: float, top_k: int | None, top_p: float | None, min_p: float | None):
     if temperature < 0:
         raise ValueError(f"temperature: got {temperature}; expected at least 0; 0 is greedy")
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k: got {top_k}; expected at least 1; None keeps every token")
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"top_p: got {top_p}; expected 0 < p <= 1; None keeps every token")
+    if min_p is not None and not 0 < min_p <= 1:
+        raise ValueError(f"min_p: got {min_p}; expected 0 < p <= 1; None keeps every token")

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from ftjax.core.mean import Mean
-from ftjax.ops import loss
+from ftjax.ops import divergence, loss
 
 
 class Statistics(NamedTuple):
@@ -22,6 +22,7 @@ class Statistics(NamedTuple):
     logz: jax.Array  # log of the softmax's normaliser
     mean_logit: jax.Array  # mean over the vocabulary, for label smoothing
     log_squares: jax.Array | None  # log sum_v p_v^2 where asked for; without gradient
+    entropy: jax.Array | None  # of the distribution over the vocabulary, where asked for
     aux: dict[str, Mean] | None = None  # the family's own "loss", such as load balancing, + metrics
 
 
@@ -54,17 +55,24 @@ class Policy:
         w, cap = self.model.head(self.params["model"], self.params.get("adapters"))
         return w.astype(x.dtype), cap
 
-    def statistics(self, batch, key=None, *, squares: bool = False) -> Statistics:
+    def statistics(
+        self, batch, key=None, *, squares: bool = False, entropy: bool = False,
+        temperature: float = 1.0,
+    ) -> Statistics:  # fmt: skip
         """Score every token of the batch as the target of the position before it."""
         x, aux = self.states(batch, key)
         w, cap = self.head(x)
+        x, cap = x / temperature, None if cap is None else cap / temperature
         # All T positions go through, the last with a dummy target: T keeps its round size.
         targets = jnp.roll(batch["tokens"], -1, axis=-1).reshape(x.shape[:2])
         logp, logz = loss.logps(x, w, targets, chunk=self.chunk, cap=cap)
         mean_logit = loss.mean_logits(x, w, chunk=self.chunk, cap=cap)
         back = lambda found: found.reshape(batch["tokens"].shape)[..., :-1]
         squared = back(loss.log_squares(x, w, chunk=self.chunk, cap=cap)) if squares else None
-        return Statistics(back(logp), back(logz), back(mean_logit), squared, aux)
+        entropies = (
+            back(loss.along(divergence.entropy, (x, w, cap), chunk=self.chunk)) if entropy else None
+        )
+        return Statistics(back(logp), back(logz), back(mean_logit), squared, entropies, aux)
 
     def logps(self, batch, key=None) -> jax.Array:
         """Compute log p of every target [..., T-1]."""

@@ -139,7 +139,7 @@ def reference_for(objective):
 
 
 def batch(rows=4):
-    """Draw a batch: packed rows, padded rows, full rows; weights of every size."""
+    """Draw a batch: packed rows, padded rows, full rows; weights of every size; and experience."""
     generator = np.random.default_rng(0)
     segments = np.ones((rows, T), np.int32)
     segments[0, 5:] = 2  # packed
@@ -149,11 +149,23 @@ def batch(rows=4):
     positions = (np.arange(T) - since) * (segments > 0)
     scale = np.arange(1, rows + 1)[:, None]
     weights = scale * generator.uniform(size=(rows, T)) * (segments > 0) * ~starts
-    return {
+    plain = {
         "tokens": generator.integers(1, 64, (rows, T)).astype(np.int32) * (segments > 0),
         "weights": weights.astype(np.float32),
         "segments": segments,
         "positions": positions.astype(np.int32),
+    }
+    return plain | experience(generator, rows)
+
+
+def experience(generator, rows):
+    """Draw what a batch of sampled answers holds besides its tokens."""
+    draw = lambda *shape: generator.normal(size=shape).astype(np.float32)
+    tokens = rows, T - 1
+    return {
+        "advantages": draw(rows),
+        "old_logps": draw(*tokens) - 4,
+        "ref_logps": draw(*tokens) - 4,
     }
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ftjax.ops import loss
+from ftjax.ops import divergence, loss
 
 B, T, D, V = 2, 7, 5, 11
 
@@ -54,3 +54,18 @@ def test_no_array_of_all_logits_is_kept():
     targets = jnp.zeros((1, 64), jnp.int32)
     _, pull = jax.vjp(lambda x: loss.logps(x, w, targets, chunk=8)[0].sum(), x)
     assert max(leaf.size for leaf in jax.tree.leaves(pull)) < 64 * 1000
+
+
+def test_entropies_and_their_gradient_are_those_of_the_softmax():
+    draw = lambda seed, *shape: jax.random.normal(jax.random.key(seed), shape)
+    x, w = draw(0, 2, 7, 5), draw(1, 9, 5)
+
+    def plain(x, w):
+        logps = jax.nn.log_softmax(x @ w.T)
+        return -(jnp.exp(logps) * logps).sum(-1)
+
+    chunked = lambda x, w: loss.along(divergence.entropy, (x, w, None), chunk=3)
+    np.testing.assert_allclose(chunked(x, w), plain(x, w), rtol=1e-5)
+    square = lambda f: jax.grad(lambda *args: (f(*args) ** 2).sum(), argnums=(0, 1))
+    for found, wanted in zip(square(chunked)(x, w), square(plain)(x, w), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)

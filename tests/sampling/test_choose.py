@@ -102,3 +102,18 @@ def test_a_row_draws_with_its_own_key():
 def test_impossible_options_are_errors(options, message):
     with pytest.raises(ValueError, match=message):
         choose.make(**options)
+
+
+def test_min_p_keeps_what_is_likely_enough():
+    logits = jnp.log(jnp.array([[0.5, 0.3, 0.15, 0.05]]))
+    kept = choose.top(logits, k=None, p=None, least=0.25)
+    np.testing.assert_array_equal(jnp.isfinite(kept), [[True, True, True, False]])
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.7])
+def test_tempered_logps_are_of_what_was_drawn_from(temperature):
+    logits = jax.random.normal(jax.random.key(0), (3, 7))
+    keys = jax.random.split(jax.random.key(1), 3)
+    tokens, logps = choose.make(temperature=temperature, tempered=True)(logits, keys)
+    wanted = jax.nn.log_softmax(logits / temperature)[jnp.arange(3), tokens]
+    np.testing.assert_allclose(logps, wanted, rtol=1e-6)

@@ -1,0 +1,42 @@
+r"""Learn from rewards: sample answers, score them, improve, as one config file says.
+
+    python -m experiments.online --config configs/grpo_skills.py --workdir runs/grpo
+    python -m experiments.online --config ... --config.rollout.samples=16
+
+What a run reads and leaves is as with `experiments.train`; its config has besides `rollout` (how
+answers are sampled), `rewards` (functions of an answer) and `advantages` (of the objective). The
+rows of `data` are the prompts. A run that is killed goes on exactly where it was, inside a round
+too: the sampled answers are part of the checkpoint.
+"""
+
+import pathlib
+
+from absl import app, flags, logging
+
+from experiments import commands, settings
+from ftjax.core import conf
+
+CONFIG = conf.flag()
+WORKDIR = flags.DEFINE_string("workdir", None, "directory of the run; one that holds a run resumes")
+ALLOW = flags.DEFINE_bool("allow_config_change", False, "resume although the config has changed")
+
+
+def main(argv: list[str]) -> None:
+    """Run what the flags say."""
+    if len(argv) > 1:
+        raise app.UsageError(f"got the arguments {argv[1:]}; expected flags alone")
+    logging.set_verbosity(logging.WARNING)
+    chosen = settings.read(conf.given(CONFIG))
+    from experiments import rollouts  # jax and the rest import slowly: behind the flags
+    from ftjax.core import mesh
+    from ftjax.train import device
+
+    mesh.start()
+    device.reuse_memory()
+    rollouts.train(chosen, pathlib.Path(WORKDIR.value), allow_config_change=ALLOW.value)
+
+
+if __name__ == "__main__":
+    conf.define_required(CONFIG)
+    flags.mark_flag_as_required("workdir")
+    commands.run(main)

@@ -1,0 +1,371 @@
+"""One online run: rounds of sampling, scoring and training; `experiments/online.py` is its command.
+
+    outcome = train(settings, workdir)
+
+A round: prompts from the stream -> answers of the present policy -> rewards -> advantages -> so
+many steps of the very step that `experiments.train` makes. It is `running.train` with batches that
+are sampled when the first of a round is asked for; the sampler is given the trainer's own arrays.
+Reads top to bottom: the stream of prompts, sampling, credit, batches.
+"""
+
+import base64
+import functools
+import pathlib
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import generating, running, setup
+from experiments.settings import Rollout, Settings
+from ftjax.core import conf, padding, rng, tree
+from ftjax.core import mesh as meshes
+from ftjax.data import draw
+from ftjax.objectives.advantages import Experience
+from ftjax.sampling import generate as sampling
+from ftjax.sampling import rewards as rewarding
+from ftjax.sampling import text
+from ftjax.train.policy import Policy
+
+# Keys of a data section that say how rows become tokens; the others are the source's.
+ENCODING = ("max_tokens", "chat_template")
+
+
+def train(settings: Settings, workdir: pathlib.Path, *, allow_config_change: bool = False):
+    """Train, or go on training, in `workdir`; returns a `results.Outcome`."""
+    check(settings)
+    way = running.Way(
+        load=lambda parts, progress: Prompts(parts), couple=couple,
+        begin=lambda batches, state: batches.watch(state),
+    )  # fmt: skip
+    return running.train(settings, workdir, allow_config_change=allow_config_change, way=way)
+
+
+def check(settings: Settings) -> None:
+    """Check what a config says of sampling.
+
+    Raises:
+      ValueError: naming the key.
+    """
+    r = settings.rollout
+    if r is None:
+        raise ValueError("rollout: got none; expected a section; see `online` in configs/common.py")
+    for key in ("prompts", "samples", "epochs", "max_new_tokens"):
+        if vars(r)[key] < 1:
+            raise ValueError(f"rollout.{key}: got {vars(r)[key]}; expected at least 1")
+    if r.temperature <= 0:
+        raise ValueError(f"rollout.temperature: got {r.temperature}; expected more than 0")
+    if (r.prompts * r.samples) % settings.batch_size:
+        raise ValueError(
+            f"batch_size: got {settings.batch_size}; expected a divisor of rollout.prompts x "
+            f"rollout.samples = {r.prompts * r.samples}; change one of them"
+        )
+    if settings.data["max_tokens"] <= r.max_new_tokens:
+        raise ValueError(
+            f"rollout.max_new_tokens: got {r.max_new_tokens}; expected less than data.max_tokens = "
+            f"{settings.data['max_tokens']}, which is of prompt and answer together"
+        )
+    rewarding.make(settings.rewards, faults=r.faults)
+    credit_of(settings)
+
+
+def credit_of(settings: Settings):
+    """Make the function from rewards to advantages that belongs to the objective."""
+    spec = {"name": settings.objective["name"], **settings.advantages}
+    return conf.build(spec, "objectives", attr="make_advantages", where="advantages")
+
+
+# -- prompts ---------------------------------------------------------------------------------------
+
+
+class Bad(NamedTuple):
+    """A row that cannot be a prompt."""
+
+    message: str
+
+
+class Prompts:
+    """An endless shuffled stream of prompts, by place; rows that cannot be one are counted."""
+
+    def __init__(self, parts: setup.Parts):
+        s = parts.settings
+        data = {k: v for k, v in s.data.items() if k not in ENCODING}
+        self.rows = conf.build(data, "data", where="data")
+        if not len(self.rows):
+            raise ValueError("data: got no rows; expected prompts")
+        self.bad: list[Bad] = []
+        self.data, self._seed, self._tokenizer = self, s.seed.data, parts.tokenizer
+        self.most = s.data["max_tokens"] - s.rollout.max_new_tokens
+        template = generating.find_template(parts.tokenizer, s.data.get("chat_template"))
+        self._encode = generating.make_encode(parts.tokenizer, template=template)
+        self._order = functools.lru_cache(2)(self._epoch)
+
+    def summary(self) -> dict:
+        """Describe the data for the run's summary."""
+        return {"rows": len(self.rows), "bad_rows": len(self.bad)}
+
+    def take(self, cursor: int, count: int) -> tuple[list[dict], list[list[int]], int]:
+        """Return `count` rows from place `cursor` on, their ids, and the place behind them.
+
+        Raises:
+          ValueError: no row of a whole pass can be a prompt.
+        """
+        rows, ids, last = [], [], cursor
+        while len(rows) < count:
+            epoch, at = divmod(cursor, len(self.rows))
+            row = self.rows[int(self._order(epoch)[at])]
+            found = self._ids(row, int(self._order(epoch)[at]))
+            cursor += 1
+            if found:
+                rows.append(row)
+                ids.append(found)
+                last = cursor
+            elif cursor - last > len(self.rows):
+                raise ValueError(f"data: no row can be a prompt; the last: {self.bad[-1].message}")
+        return rows, ids, cursor
+
+    def _epoch(self, epoch: int) -> np.ndarray:
+        return draw.order([len(self.rows)], [1.0], seed=self._seed, epoch=epoch, shuffle=True)
+
+    def _ids(self, row: dict, index: int) -> list[int]:
+        prompt = row.get("prompt", row.get("messages"))
+        found = text.prompt_ids(prompt, self._tokenizer, encode=self._encode) if prompt else []
+        if 0 < len(found) <= self.most:
+            return found
+        told = f"{len(found)} tokens; expected 1 to {self.most}" if prompt else "no prompt"
+        self.bad.append(Bad(f"{self.rows.where(index)}: got {told}; left out"))
+        return []
+
+
+# -- a round ---------------------------------------------------------------------------------------
+
+
+class Round(NamedTuple):
+    """Answers of one round: arrays [B, ...] of the batch, and the metrics."""
+
+    batch: dict[str, np.ndarray]
+    metrics: dict[str, float]
+
+
+class Sampler:
+    """Makes rounds; its programs are compiled once, since every round has one shape."""
+
+    def __init__(self, p: running.Plan, first, frozen):
+        self.settings, self.parts, self.prompts = p.settings, p.parts, p.loader
+        r: Rollout = self.settings.rollout
+        self.stop_ids = generating.stop_ids(self.parts.tokenizer)
+        self.pad_id = self.parts.tokenizer.pad_id or 0
+        self.rewards = rewarding.make(self.settings.rewards, faults=r.faults)
+        self.credit = credit_of(self.settings)
+        self.generate = sampling.make(
+            self.parts.model, max_new_tokens=r.max_new_tokens, temperature=r.temperature,
+            stop_ids=self.stop_ids, pad_id=self.pad_id, samples=r.samples, slots=r.slots or None,
+            tempered=True, out_shardings=meshes.replicated(self.parts.mesh),
+        )  # fmt: skip
+        self.score = jax.jit(self._logps, out_shardings=meshes.replicated(self.parts.mesh))
+        self.base = base_of(first, frozen)
+        self.key = jax.random.key(self.settings.seed.sampling)
+
+    def _logps(self, params, batch):
+        policy = Policy(self.parts.model, params, self.settings.model.chunk)
+        return policy.statistics(batch, temperature=self.settings.rollout.temperature).logp
+
+    def run(self, params, number: int, cursor: int, kl_scale: float) -> tuple[Round, int]:
+        """Sample and score a round; returns it and the place behind its prompts."""
+        start, r = time.perf_counter(), self.settings.rollout
+        rows, ids, cursor = self.prompts.take(cursor, r.prompts)
+        prompts = padding.rows(ids, self.prompts.most, fill=self.pad_id)
+        lengths = np.int32([len(each) for each in ids])
+        with jax.set_mesh(self.parts.mesh):
+            inputs = place((prompts, lengths), self.parts.mesh)
+            found = self.generate(params, *inputs, rng.stream(self.key, number, "rollout"))
+        output = jax.tree.map(np.asarray, found)
+        sampled = time.perf_counter() - start
+        repeat = lambda each: np.repeat(each, r.samples, axis=0)
+        batch = batch_of(repeat(prompts), repeat(lengths), output)
+        base_logps = self._base_logps(batch)
+        scores = self.rewards(self._texts(output), [row for row in rows for _ in range(r.samples)])
+        mask = (batch["weights"][:, 1:] > 0).astype(np.float32)
+        experience = Experience(
+            jnp.asarray(scores.values_BF), self.rewards.weights, r.samples, mask,
+            batch["old_logps"], base_logps, values_BT=None, kl_scale=kl_scale,
+        )  # fmt: skip
+        credit = {name: np.asarray(each) for name, each in self.credit(experience).items()}
+        batch |= {"ref_logps": base_logps, **spread(credit, batch)}
+        metrics = self._metrics(experience, scores, output)
+        metrics["time/rollout_s"] = time.perf_counter() - start
+        metrics["time/rollout_tokens_per_s"] = output.lengths.sum() / sampled
+        return Round(batch, metrics), cursor
+
+    def _texts(self, output) -> list[str]:
+        decode, until = self.parts.tokenizer.decode, tuple(self.settings.rollout.until)
+        rows = zip(output.tokens, output.lengths, strict=True)
+        ids = (text.without_stop(row[:n].tolist(), self.stop_ids) for row, n in rows)
+        return [text.cut(decode(each), until) for each in ids]
+
+    def _base_logps(self, batch) -> np.ndarray:
+        size, names = self.settings.batch_size, ("tokens", "positions", "segments")
+        parts = []
+        for start in range(0, len(batch["tokens"]), size):
+            rows = {name: batch[name][start : start + size] for name in names}
+            with jax.set_mesh(self.parts.mesh):
+                parts.append(np.asarray(self.score(self.base, place(rows, self.parts.mesh))))
+        return np.concatenate(parts)
+
+    def _metrics(self, experience: Experience, scores, output) -> dict[str, float]:
+        values, kl = scores.values_BF, experience.logps_BT - experience.ref_logps_BT
+        total = np.nansum(values * np.float32(self.rewards.weights), -1)
+        groups = total.reshape(-1, experience.samples)
+        labels = {f"reward/{k}": values[:, i] for i, k in enumerate(self.rewards.functions)}
+        found = {
+            "reward": total, "reward/deviation": groups.std(-1), **labels,
+            "reward/best": groups.max(-1), "reward/flat_groups": groups.std(-1) == 0,
+            "answer/tokens": output.lengths, "kl/base": (kl * experience.mask_BT).sum(-1),
+            "answer/ended": np.isin(output.tokens, self.stop_ids).any(-1),
+        }  # fmt: skip
+        means = {name: float(np.nanmean(each)) for name, each in found.items()}
+        return means | {"reward/skipped": scores.skipped, "kl/scale": experience.kl_scale}
+
+
+def base_of(first, frozen) -> dict[str, Any]:
+    """Return what the run departs from: the base with adapters off, or a copy if it trains."""
+    if not jax.tree.leaves(first.params["model"]):
+        return {"model": frozen["model"], "adapters": None}
+    return jax.jit(functools.partial(jax.tree.map, jnp.copy))(tree.combine(first.params, frozen))
+
+
+def place(batch, mesh):
+    """Put host arrays on the mesh, rows over its replicas."""
+    return meshes.put(batch, meshes.batch_shardings(batch, mesh))
+
+
+def batch_of(prompts_BT, lengths_B, output) -> dict[str, np.ndarray]:
+    """Make the batch of prompts and answers; the sampled tokens are its targets."""
+    B, N = output.tokens.shape
+    tokens = np.pad(prompts_BT, ((0, 0), (0, N)))
+    slots, at = lengths_B[:, None] + np.arange(N), np.arange(B)[:, None]
+    is_new = (np.arange(N) < output.lengths[:, None]).astype(np.float32)
+    tokens[at, slots] = output.tokens
+    weights, logps = np.zeros(tokens.shape, np.float32), np.zeros(tokens.shape, np.float32)
+    weights[at, slots], logps[at, slots] = is_new, output.logps
+    places = np.arange(tokens.shape[1])[None]
+    segments = (places < (lengths_B + output.lengths)[:, None]).astype(np.int32)
+    return {
+        "tokens": tokens * segments, "weights": weights, "segments": segments,
+        "positions": (places * segments).astype(np.int32), "old_logps": logps[:, 1:],
+    }  # fmt: skip
+
+
+def spread(credit: dict, batch: dict) -> dict:
+    """Add credit to a batch: `keep` [B] drops rows, anything else is an array of it."""
+    keep = credit.pop("keep", None)
+    weights = {} if keep is None else {"weights": batch["weights"] * keep[:, None]}
+    return credit | weights
+
+
+# -- batches ---------------------------------------------------------------------------------------
+
+
+class Rollouts:
+    """Batches of sampled answers that know where they are, and can go back there."""
+
+    def __init__(self, sampler: Sampler, frozen, settings: Settings):
+        self.sampler, self._frozen, self._settings = sampler, frozen, settings
+        rows = settings.rollout.prompts * settings.rollout.samples
+        self._a_pass = rows // settings.batch_size
+        self._a_round = self._a_pass * settings.rollout.epochs
+        self._number = self._at = self._cursor = 0
+        self._kl_scale, self._round, self._saved, self._state = 1.0, None, None, None
+
+    def watch(self, state) -> None:
+        """Sample from this state's weights from now on."""
+        self._state = state
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Metrics of the present round."""
+        return self._round.metrics
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if self._at == self._a_round:
+            self._number, self._at, self._round = self._number + 1, 0, None
+        if self._round is None:
+            params = tree.combine(self._state.params, self._frozen)
+            found = self.sampler.run(params, self._number, self._cursor, self._kl_scale)
+            (self._round, self._cursor), self._saved = found, None
+            self._control()
+        rows = self._rows(self._at)
+        self._at += 1
+        batch = {name: each[rows] for name, each in self._round.batch.items()}
+        return place(batch, self.sampler.parts.mesh)
+
+    def _rows(self, at: int) -> np.ndarray:
+        size, (epoch, part) = self._settings.batch_size, divmod(at, self._a_pass)
+        seed = [self._settings.seed.data, self._number, epoch]
+        order = np.random.default_rng(seed).permutation(self._a_pass * size)
+        return np.sort(order[part * size : (part + 1) * size])
+
+    def _control(self) -> None:
+        """Steer the divergence to its target (arXiv:1909.08593, section 2.2)."""
+        r = self._settings.rollout
+        if r.kl_target is not None:
+            error = np.clip(self.metrics["kl/base"] / r.kl_target - 1, -0.2, 0.2)
+            self._kl_scale *= float(1 + error * r.prompts * r.samples / r.kl_horizon)
+
+    def state(self) -> dict:
+        """Return the position, with the answers of the present round."""
+        if self._saved is None and self._round is not None:
+            arrays = {name: pack(each) for name, each in self._round.batch.items()}
+            self._saved = {"arrays": arrays, "metrics": self._round.metrics}
+        return {
+            "round": self._number, "at": self._at, "cursor": self._cursor,
+            "kl_scale": self._kl_scale, "answers": self._saved,
+        }  # fmt: skip
+
+    def restore(self, position: dict) -> None:
+        """Go to a position."""
+        self._number, self._at = position["round"], position["at"]
+        self._cursor, self._kl_scale = position["cursor"], position["kl_scale"]
+        self._saved, self._round = position["answers"], None
+        if self._saved is not None:
+            arrays = {name: unpack(each) for name, each in self._saved["arrays"].items()}
+            self._round = Round(arrays, self._saved["metrics"])
+
+
+def pack(array: np.ndarray) -> dict:
+    """Write an array as JSON can hold it, every bit of it."""
+    data = base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
+    return {"dtype": str(array.dtype), "shape": list(array.shape), "data": data}
+
+
+def unpack(packed: dict) -> np.ndarray:
+    """Undo `pack`."""
+    flat = np.frombuffer(base64.b64decode(packed["data"]), packed["dtype"])
+    return flat.reshape(packed["shape"])
+
+
+class Step:
+    """A compiled step that shows every new state to the sampler, and reports its rounds."""
+
+    def __init__(self, step, batches: Rollouts):
+        self._step, self._batches = step, batches
+        self.compilations = step.compilations
+
+    def __call__(self, state, frozen, batch):
+        """Train on a batch."""
+        state, metrics = self._step(state, frozen, batch)
+        self._batches.watch(state)
+        own = {name: np.float32(value) for name, value in self._batches.metrics.items()}
+        return state, own | metrics
+
+
+def couple(p: running.Plan, state, frozen) -> tuple[Rollouts, Step]:
+    """Make the batches and the step of an online run."""
+    meshes.check_batch(p.settings.rollout.prompts, 1, p.parts.mesh)
+    batches = Rollouts(Sampler(p, state, frozen), frozen, p.settings)
+    return batches, Step(running.compiled_step(p), batches)

@@ -1,0 +1,205 @@
+r"""Rewards: what a sampled answer is worth, by functions of the text and of the row it answers.
+
+    rewards = make({"exact": dict(name="exact"), "short": dict(name="length", most=20, weight=0.1)})
+    rewards(["4"], [{"prompt": "2 + 2 =", "answer": "4"}])   ->  Scores(values [1, 2], skipped 0)
+
+`name` is a function of this module or a dotted path to a function of one's own. Called with the
+other keywords it returns `score(text, row) -> float`; None says nothing, and counts as nothing.
+Nothing here runs what a model wrote: code is parsed, no more.
+"""
+
+import ast
+import importlib
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ftjax.core import conf
+
+# What a function that meets a text it did not expect raises; faults of the machine pass through.
+RAISED = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+
+
+class Whole(NamedTuple):
+    """A reward that scores many answers at once: `score(texts, rows) -> [B]`, as a model does."""
+
+    score: Callable
+
+
+class Scores(NamedTuple):
+    """Rewards of B answers by F functions, NaN where one says nothing; how many were skipped."""
+
+    values_BF: np.ndarray
+    skipped: int
+
+
+class Rewards(NamedTuple):
+    """Reward functions by label, and their weights in the sum."""
+
+    functions: Mapping[str, Callable | Whole]
+    weights: tuple[float, ...]
+    skip: bool
+
+    def __call__(self, texts: Sequence[str], rows: Sequence[Mapping]) -> Scores:
+        """Score every answer by every function.
+
+        Raises:
+          ValueError: a function raised or returned NaN, and faults are not to be skipped; it names
+            the function, the prompt and the answer.
+        """
+        columns, skipped = [], 0
+        for label, function in self.functions.items():
+            if isinstance(function, Whole):
+                columns.append(np.asarray(function.score(texts, rows), np.float32))
+                continue
+            found = [_score(label, function, *pair) for pair in zip(texts, rows, strict=True)]
+            faults = [fault for _, fault in found if fault]
+            if faults and not self.skip:
+                raise ValueError(faults[0])
+            skipped += len(faults)
+            columns.append(np.array([value for value, _ in found], np.float32))
+        return Scores(np.stack(columns, axis=-1), skipped)
+
+
+def make(specs: Mapping[str, Mapping], *, faults: str = "raise", **offered) -> Rewards:
+    """Make rewards from sections {label: dict(name=..., weight=1.0, ...)}.
+
+    faults: of a function that raises or returns NaN: "raise", or "skip" and count. `offered` are
+    keywords that a function may ask for.
+
+    Raises:
+      ValueError: no section, or anything wrong with one, by its label.
+    """
+    if not specs:
+        raise ValueError("rewards: got none; expected one at least, as rewards.exact.name='exact'")
+    if faults not in ("raise", "skip"):
+        raise ValueError(f"rollout.faults: got {faults!r}; expected raise or skip")
+    functions, weights = {}, []
+    for label, spec in specs.items():
+        keywords = {k: v for k, v in spec.items() if k not in ("name", "weight")}
+        where = f"rewards.{label}"
+        factory = find(spec.get("name"), where=where)
+        functions[label] = conf.call(factory, keywords, where=where, extra=offered)
+        weights.append(float(spec.get("weight", 1.0)))
+    return Rewards(functions, tuple(weights), faults == "skip")
+
+
+def find(name: str, *, where: str = "reward") -> Callable:
+    """Return the function of this name, or at this dotted path.
+
+    Raises:
+      ValueError: there is none.
+    """
+    if name in FUNCTIONS:
+        return FUNCTIONS[name]
+    path, _, attribute = str(name).rpartition(".")
+    try:
+        return vars(importlib.import_module(path))[attribute]
+    except (ImportError, KeyError, ValueError) as error:
+        raise ValueError(
+            f"{where}.name: got {name!r}; expected one of {conf.listed(FUNCTIONS)}, or the dotted "
+            f"path of a function; {conf.nearest(str(name), FUNCTIONS)}"
+        ) from error
+
+
+def _score(label: str, function: Callable, text: str, row: Mapping) -> tuple[float, str]:
+    """Return the reward, or NaN and what went wrong."""
+    told = f"rewards.{label}: {{}} for the answer {text[:80]!r} to {str(row.get('prompt'))[:80]!r}"
+    try:
+        value = function(text, row)
+    except RAISED as error:
+        return math.nan, told.format(f"raised {error!r}") + "; mend it, or set rollout.faults=skip"
+    if value is None:
+        return math.nan, ""
+    if not math.isfinite(value):
+        return math.nan, told.format(f"returned {value}") + "; expected a finite number, or None"
+    return float(value), ""
+
+
+# -- functions -------------------------------------------------------------------------------------
+
+
+def exact(*, field: str = "answer", until: str = "\n") -> Callable:
+    """Give 1 to the row's own answer, spaces at the ends aside; the text ends before `until`."""
+    return lambda text, row: float(text.split(until)[0].strip() == str(row[field]).strip())
+
+
+def overlap(*, field: str = "answer", until: str = "\n") -> Callable:
+    """Give the share of words that stand where the row's answer has them."""
+
+    def score(text, row):
+        found, wanted = text.split(until)[0].split(), str(row[field]).split()
+        hits = sum(a == b for a, b in zip(found, wanted, strict=False))
+        return hits / max(len(found), len(wanted), 1)
+
+    return score
+
+
+def number(*, field: str = "answer", tolerance: float = 1e-6) -> Callable:
+    """Give 1 when the last number of the text is that of the row's answer."""
+
+    def score(text, row):
+        found, wanted = last_number(text), last_number(str(row[field]))
+        if wanted is None:
+            raise ValueError(f"{field}: got {row[field]!r}; expected a number in it")
+        return float(found is not None and abs(found - wanted) <= tolerance)
+
+    return score
+
+
+def last_number(text: str) -> float | None:
+    """Read the last number of a text, thousands commas allowed."""
+    found = NUMBER.findall(text)
+    return float(found[-1].replace(",", "")) if found else None
+
+
+def pattern(*, regex: str) -> Callable:
+    """Give 1 to a text of this form as a whole; a dot matches newlines too."""
+    compiled = re.compile(regex, re.DOTALL)
+    return lambda text, row: float(compiled.fullmatch(text) is not None)
+
+
+def length(*, most: int, least: int = 0, unit: str = "words") -> Callable:
+    """Give 1 between `least` and `most` words (or characters), falling to 0 at twice as many."""
+    count = {"words": lambda text: len(text.split()), "characters": len}
+    if unit not in count or most < 1:
+        raise ValueError(f"length: got {most} {unit}; expected 1 or more words or characters")
+
+    def score(text, row):
+        n = count[unit](text)
+        return n / least if n < least else min(1.0, max(0.0, 2 - n / most))
+
+    return score
+
+
+def python(*, defines: str = "", field: str = "") -> Callable:
+    """Give 1 to code that parses and defines the function `defines`, or row[field]; nothing runs.
+
+    Code that parses and does not define it gets 1/2. A fenced block counts as its inside.
+    """
+
+    def score(text, row):
+        tree = _parse(text)
+        if tree is None:
+            return 0.0
+        wanted = str(row[field]) if field else defines
+        kinds = (ast.FunctionDef, ast.ClassDef)
+        names = {node.name for node in ast.walk(tree) if isinstance(node, kinds)}
+        return 1.0 if not wanted or wanted in names else 0.5
+
+    return score
+
+
+def _parse(text: str) -> ast.Module | None:
+    fenced = re.search(r"```(?:python)?\n(.*?)```", text, re.DOTALL)
+    try:
+        return ast.parse(fenced[1] if fenced else text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+
+
+FUNCTIONS = {f.__name__: f for f in (exact, overlap, number, pattern, length, python)}

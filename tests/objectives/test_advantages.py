@@ -1,0 +1,131 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ftjax.objectives import advantages, best_of, grpo, kl, reinforce, rloo
+from ftjax.train.policy import Policy
+from tests.laws import subjects
+
+GENERATOR = np.random.default_rng(0)
+REWARDS, VALUES = GENERATOR.normal(size=(2, 3, 7)).astype(np.float32)
+EQUAL = np.float32([[1, 0.5]] * 4)
+
+
+def experience(rewards_BF, *, samples=4, **changes):
+    """Make experience of rows of five places."""
+    rows = len(rewards_BF)
+    zeros = np.zeros((rows, 5), np.float32)
+    fields = dict(
+        rewards_BF=jnp.asarray(rewards_BF), weights_F=(1.0,) * rewards_BF.shape[1],
+        samples=samples, mask_BT=zeros + 1, logps_BT=zeros, ref_logps_BT=zeros, values_BT=None,
+        kl_scale=1.0,
+    )  # fmt: skip
+    return advantages.Experience(**fields | changes)
+
+
+@pytest.mark.parametrize("discount", [1.0, 0.9])
+def test_gae_without_decay_is_the_return_less_the_value(discount):
+    found, returns = advantages.gae(REWARDS, VALUES, discount=discount, decay=1.0)
+    powers = discount ** np.arange(7)
+    wanted = np.stack([REWARDS[:, t:] @ powers[: 7 - t] for t in range(7)], axis=1)
+    np.testing.assert_allclose(returns, wanted, rtol=1e-5)
+    np.testing.assert_allclose(found, wanted - VALUES, rtol=1e-4, atol=1e-5)
+
+
+def test_gae_of_full_decay_is_the_error_of_one_step():
+    found, _ = advantages.gae(REWARDS, VALUES, discount=0.9, decay=0.0)
+    later = np.concatenate([VALUES[:, 1:], np.zeros((3, 1))], axis=1)
+    np.testing.assert_allclose(found, REWARDS + 0.9 * later - VALUES, rtol=1e-5, atol=1e-6)
+
+
+def test_gae_is_the_sum_of_decayed_errors():
+    discount, decay = 0.97, 0.9
+    found, _ = advantages.gae(REWARDS, VALUES, discount=discount, decay=decay)
+    errors, _ = advantages.gae(REWARDS, VALUES, discount=discount, decay=0.0)
+    powers = (discount * decay) ** np.arange(7)
+    wanted = np.stack([np.asarray(errors)[:, t:] @ powers[: 7 - t] for t in range(7)], axis=1)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", advantages.SCALES)
+@pytest.mark.parametrize("decoupled", [False, True])
+def test_a_group_of_equal_rewards_has_no_advantage(scale, decoupled):
+    credit = grpo.make_advantages(scale=scale, decoupled=decoupled)
+    np.testing.assert_array_equal(credit(experience(EQUAL))["advantages"], np.zeros(4))
+    found = rloo.make_advantages()(experience(EQUAL))["advantages"]
+    np.testing.assert_allclose(found, np.zeros(4), atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", grpo.VARIANTS)
+def test_no_advantage_is_no_gradient(loss):
+    """So a group of equal rewards teaches nothing, whichever the loss."""
+    model, params = subjects.model(subjects.FAMILIES[0]), subjects.weights(subjects.FAMILIES[0])
+    batch = subjects.batch() | {"advantages": np.zeros(4, np.float32)}
+    objective = grpo.make(loss=loss, limit=8)
+
+    def value(logps):
+        policy = _Table(model, {"model": params}, 5, logps)
+        return sum(t.value() for t in objective(policy, policy, batch, None)["loss"])
+
+    logps = batch["old_logps"] + 0.1
+    np.testing.assert_array_equal(jax.grad(value)(logps), np.zeros_like(logps))
+    batch["advantages"] = np.float32([1, -1, 2, -2])
+    assert np.abs(jax.grad(value)(logps)).max() > 0
+
+
+class _Table(Policy):
+    """A policy whose log-probabilities are given."""
+
+    def __init__(self, model, params, chunk, logps):
+        super().__init__(model, params, chunk)
+        object.__setattr__(self, "table", logps)
+
+    def statistics(self, batch, key=None, **options):
+        from ftjax.train.policy import Statistics
+
+        return Statistics(self.table, *[None] * (len(Statistics._fields) - 1))
+
+
+def test_the_best_of_each_group_is_kept():
+    rewards = np.float32([[0], [2], [1], [2], [0], [0], [np.nan], [-1]])
+    kept = best_of.make_advantages(least=1)(experience(rewards))["keep"]
+    np.testing.assert_array_equal(kept, [0, 1, 0, 0, 0, 0, 0, 0])
+
+
+def test_rewards_of_tokens_stand_on_the_last():
+    mask = np.float32([[0, 1, 1, 0], [0, 0, 0, 0], [1, 1, 1, 1]])
+    found = advantages.at_last(jnp.float32([3, 4, 5]), mask)
+    np.testing.assert_array_equal(found, [[0, 0, 3, 0], [0, 0, 0, 0], [0, 0, 0, 5]])
+
+
+def test_token_advantages_are_white():
+    rewards = GENERATOR.normal(size=(8, 1)).astype(np.float32)
+    found = reinforce.make_advantages(kl_weight=0.1)(experience(rewards))["advantages"]
+    assert abs(float(found.mean())) < 1e-6
+    np.testing.assert_allclose(found.var(ddof=1), 1, rtol=1e-4)
+
+
+def test_groups_that_are_cut_are_refused():
+    with pytest.raises(ValueError, match=r"groups of 4 for 6 rows.*rollout\.samples"):
+        advantages.of_groups(jnp.zeros(6), size=4)
+
+
+@pytest.mark.parametrize("name", ["k1", "k3"])
+def test_estimators_are_unbiased(name):
+    logits = GENERATOR.normal(size=(2, 9))
+    p, q = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    found = (p * kl.ESTIMATORS[name](np.log(p), np.log(q))).sum()
+    np.testing.assert_allclose(found, (p * np.log(p / q)).sum(), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [(dict(loss="grop"), "objective.loss: got 'grop'.*did you mean 'grpo'"),
+     (dict(kl="k4"), "objective.kl: got 'k4'"), (dict(hihg=1.0), "objective.hihg: unknown key"),
+     (dict(loss="dr_grpo"), "objective.limit: got none"),
+     (dict(importance="row"), "objective.importance: got 'row'")],
+)  # fmt: skip
+def test_wrong_numbers_are_refused(changes, told):
+    with pytest.raises(ValueError, match=told):
+        grpo.make(**changes)
