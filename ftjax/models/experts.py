@@ -107,7 +107,7 @@ class Block(nnx.Module):
 
     def __init__(self, config: Config, key: jax.Array):
         attn_key, moe_key = jax.random.split(key)
-        self.norm = blocks.rms(config.norm_eps)
+        self.norm = blocks.Norm(rms_norm.rms_norm, 1.0, config.norm_eps)
         self.attn_norm = self.norm.declare("D", config.sizes)
         self.attn = blocks.Attention(
             config.sizes, key=attn_key, init_scale=config.init_scale, norm=self.norm,

@@ -26,18 +26,20 @@ def make(*, label_smoothing: float = 0.0, z_loss: float = 0.0):
     if z_loss < 0:
         raise ValueError(f"objective.z_loss: got {z_loss}; expected at least 0")
 
+    def token_loss(logp, logz, mean_logit):
+        loss = -logp
+        if label_smoothing:
+            loss = loss + label_smoothing * (logp + logz - mean_logit)
+        return loss + z_loss * jnp.square(logz) if z_loss else loss
+
     def objective(policy, reference, batch, key):
         del reference
-        scores, weights = policy.statistics(batch, key), batch["weights"][..., 1:]
-        nll = -scores.logp
-        loss = nll
-        if label_smoothing:
-            loss = loss + label_smoothing * (scores.logp + scores.logz - scores.mean_logit)
-        if z_loss:
-            loss = loss + z_loss * jnp.square(scores.logz)
-        metrics = {"loss": Mean.of(loss, weights), "nll": Mean.of(nll, weights)}
-        if scores.aux is None:
+        weights = batch["weights"][..., 1:]
+        found = policy.total(token_loss, batch, weights, key)
+        nll = Mean.of(-found.logp, weights)
+        metrics = {"loss": Mean(found.value, nll.weight), "nll": nll}
+        if found.aux is None:
             return metrics
-        return metrics | scores.aux | {"loss": (metrics["loss"], scores.aux["loss"])}
+        return metrics | found.aux | {"loss": (metrics["loss"], found.aux["loss"])}
 
     return objective

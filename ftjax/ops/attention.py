@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from ftjax.ops import cap as capping
 from ftjax.ops import remat
 
-LEAST_BLOCK, BLOCKS = 64, 8
+LEAST_BLOCK, BLOCKS = 128, 8
 MASKED = -1e30  # finite, so that a fully masked row gives an average and not NaN
 
 
@@ -126,8 +126,8 @@ def _backward(numbers, blocks, residuals, g):
     """
     (scale, cap), (q, k, v, mask, out, logsum) = numbers, residuals
     through = (g.astype(jnp.float32) * out).sum(-1, keepdims=True)
-    dq, dk, dv = [], 0, 0
-    for block in blocks:
+    dq, dk, dv = [], None, None
+    for block in reversed(blocks):  # the last one sees all keys
         rows, end = _rows(block, mask, q), block[2]
         q_i, g_i, k_i, v_i = q[:, :, rows] * scale, g[:, :, rows], k[:, :, :end], v[:, :, :end]
         scores = capping.apply(_product("bkmh,bksh->bkms", q_i, k_i), cap)
@@ -135,11 +135,15 @@ def _backward(numbers, blocks, residuals, g):
         dscores = weights * (_product("bkmh,bksh->bkms", g_i, v_i) - through[:, :, rows])
         dscores = (dscores * capping.slope(scores, cap)).astype(q.dtype)
         dq.append(scale * _product("bkms,bksh->bkmh", dscores, k_i))
-        rest = ((0, 0), (0, 0), (0, 0), (0, k.shape[2] - end))
-        dv += jnp.pad(_product("bkms,bkmh->bkhs", weights.astype(g.dtype), g_i), rest)
-        dk += jnp.pad(_product("bkms,bkmh->bkhs", dscores, q_i), rest)
-    dq, dk, dv = jnp.concatenate(dq, axis=2), dk.swapaxes(2, 3), dv.swapaxes(2, 3)
+        dv = _add(dv, _product("bkms,bkmh->bkhs", weights.astype(g.dtype), g_i))
+        dk = _add(dk, _product("bkms,bkmh->bkhs", dscores, q_i))
+    dq, dk, dv = jnp.concatenate(dq[::-1], axis=2), dk.swapaxes(2, 3), dv.swapaxes(2, 3)
     return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None
+
+
+def _add(total, part):
+    """Add what a block gives for the keys that it sees, the first ones."""
+    return part if total is None else total.at[..., : part.shape[-1]].add(part)
 
 
 _core.defvjp(_forward, _backward)

@@ -66,7 +66,23 @@ def contract(equation: str, x: jax.Array, w: jax.Array) -> jax.Array:
     summed, made = einsum.size(e.contracted, sizes), einsum.size(e.kept, sizes)
     x_2d = x.reshape(-1, summed)
     if e.w == e.contracted + e.kept:
-        y_2d = x_2d @ w.reshape(summed, made)
+        w_2d = w.reshape(summed, made)
+        y_2d = _narrowing(x_2d, w_2d) if summed > made else x_2d @ w_2d
     else:
         y_2d = x_2d @ w.reshape(made, summed).T
     return y_2d.reshape([sizes[c] for c in e.y])
+
+
+@jax.custom_vjp
+def _narrowing(x, w):
+    """Compute x w, [rows,K] [K,N] with K > N."""
+    return x @ w
+
+
+def _narrowing_backward(residuals, g):
+    """Make dw with its N as rows, behind a barrier so that it stays so: faster on a CPU."""
+    x, w = residuals
+    return g @ w.T, jax.lax.optimization_barrier(g.T @ x).T
+
+
+_narrowing.defvjp(lambda x, w: (x @ w, (x, w)), _narrowing_backward)

@@ -87,9 +87,13 @@ def _whole(chunked):
     return swapped.reshape(swapped.shape[0], -1, *swapped.shape[3:])
 
 
-def _logits(x_BCD, w_VD, cap):
+def _products(x_BCD, w_VD):
     B, C, D = x_BCD.shape
-    return capping.apply((x_BCD.reshape(-1, D) @ w_VD.T).reshape(B, C, -1).astype(jnp.float32), cap)
+    return (x_BCD.reshape(-1, D) @ w_VD.T).reshape(B, C, -1).astype(jnp.float32)
+
+
+def _logits(x_BCD, w_VD, cap):
+    return capping.apply(_products(x_BCD, w_VD), cap)
 
 
 def _is_target(targets, size: int):
@@ -143,3 +147,66 @@ def _backward(chunk, cap, residuals, cotangents):
 
 
 _logps.defvjp(_forward, _backward)
+
+
+# -- one number of all tokens ----------------------------------------------------------------------
+
+
+def total(
+    loss: Callable, x_BTD, w_VD, targets_BT, weights_BT, *, chunk: int, cap: float | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """Sum `weights * loss(log p, log Z, mean logit)` over all tokens, in float32.
+
+    `loss` works element by element. As the sum is one number, its gradient is known up to a factor
+    while a chunk's logits are there, so they are made once (arXiv:2410.10989) and not twice, as
+    for `logps`. Nothing is differentiated through the weights.
+
+    Returns:
+      The sum, and log p(target) [B,T] without gradient.
+    """
+    T = targets_BT.shape[1]
+    chunk = min(chunk, T)
+    pad = lambda a: jnp.pad(a, ((0, 0), (0, -T % chunk), *((0, 0),) * (a.ndim - 2)))
+    x, targets, weights = map(pad, (x_BTD, targets_BT, weights_BT))
+    value, logp = _total((loss, chunk, cap), x, w_VD.astype(x.dtype), targets, weights)
+    return value, logp[:, :T]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _total(static, x, w, targets, weights):
+    loss, chunk, cap = static
+    one = lambda inputs: _chunk_total(loss, cap, _products(inputs[0], w), *inputs[1:])
+    values, logp = jax.lax.map(one, _chunks(chunk, x, targets, weights))
+    return values.sum(), _whole(logp)
+
+
+def _chunk_total(loss, cap, products, targets, weights):
+    logits = capping.apply(products, cap)
+    logp, logz, _ = _statistics(logits, targets)
+    return (weights * loss(logp, logz, logits.mean(-1))).sum(), logp
+
+
+def _total_forward(static, x, w, targets, weights):
+    loss, chunk, cap = static
+    gradient = jax.value_and_grad(functools.partial(_chunk_total, loss, cap), has_aux=True)
+
+    def one(dw, inputs):
+        x_BCD, *rest = inputs
+        (value, logp), g = gradient(_products(x_BCD, w), *rest)
+        x_2d, g_2d = x_BCD.reshape(-1, x.shape[-1]), g.reshape(-1, w.shape[0]).astype(x.dtype)
+        # Tokens are many and features few: this way round a CPU multiplies faster.
+        dw = dw + (x_2d.T @ g_2d).astype(jnp.float32)
+        return dw, (value, logp, (g_2d @ w).reshape(x_BCD.shape))
+
+    chunked = _chunks(chunk, x, targets, weights)
+    dw, (values, logp, dx) = jax.lax.scan(one, jnp.zeros(w.shape[::-1], jnp.float32), chunked)
+    return (values.sum(), _whole(logp)), (dw, _whole(dx), jnp.zeros((), w.dtype))
+
+
+def _total_backward(static, residuals, cotangents):
+    del static
+    (dw, dx, like), (g, _) = residuals, cotangents
+    return (g * dx).astype(dx.dtype), (g * dw.T).astype(like.dtype), None, None
+
+
+_total.defvjp(_total_forward, _total_backward)

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from ftjax.core.mean import Mean
-from ftjax.ops import divergence, loss
+from ftjax.ops import divergence
+from ftjax.ops import loss as losses
 
 
 class Statistics(NamedTuple):
@@ -22,8 +23,16 @@ class Statistics(NamedTuple):
     logz: jax.Array  # log of the softmax's normaliser
     mean_logit: jax.Array  # mean over the vocabulary, for label smoothing
     log_squares: jax.Array | None  # log sum_v p_v^2 where asked for; without gradient
-    entropy: jax.Array | None  # of the distribution over the vocabulary, where asked for
+    entropy: jax.Array | None = None  # of the distribution over the vocabulary, where asked for
     aux: dict[str, Mean] | None = None  # the family's own "loss", such as load balancing, + metrics
+
+
+class Total(NamedTuple):
+    """A weighted sum over all targets."""
+
+    value: jax.Array  # float32 scalar
+    logp: jax.Array  # log p(target) [..., T-1], without gradient
+    aux: dict[str, Mean] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,14 +74,26 @@ class Policy:
         x, cap = x / temperature, None if cap is None else cap / temperature
         # All T positions go through, the last with a dummy target: T keeps its round size.
         targets = jnp.roll(batch["tokens"], -1, axis=-1).reshape(x.shape[:2])
-        logp, logz = loss.logps(x, w, targets, chunk=self.chunk, cap=cap)
-        mean_logit = loss.mean_logits(x, w, chunk=self.chunk, cap=cap)
+        logp, logz = losses.logps(x, w, targets, chunk=self.chunk, cap=cap)
+        mean_logit = losses.mean_logits(x, w, chunk=self.chunk, cap=cap)
         back = lambda found: found.reshape(batch["tokens"].shape)[..., :-1]
-        squared = back(loss.log_squares(x, w, chunk=self.chunk, cap=cap)) if squares else None
-        entropies = (
-            back(loss.along(divergence.entropy, (x, w, cap), chunk=self.chunk)) if entropy else None
-        )
+        of_logits = lambda f: back(losses.along(f, (x, w, cap), chunk=self.chunk))
+        squared = back(losses.log_squares(x, w, chunk=self.chunk, cap=cap)) if squares else None
+        entropies = of_logits(divergence.entropy) if entropy else None
         return Statistics(back(logp), back(logz), back(mean_logit), squared, entropies, aux)
+
+    def total(self, loss: Callable, batch, weights, key=None) -> Total:
+        """Sum `weights * loss(log p, log Z, mean logit)` over the targets.
+
+        The same number as from `statistics`, for less: see `ops.loss.total`.
+        """
+        x, aux = self.states(batch, key)
+        w, cap = self.head(x)
+        targets = jnp.roll(batch["tokens"], -1, axis=-1).reshape(x.shape[:2])
+        last = [(0, 0)] * (weights.ndim - 1) + [(0, 1)]
+        own = jnp.pad(weights, last).reshape(x.shape[:2]).astype(jnp.float32)
+        value, logp = losses.total(loss, x, w, targets, own, chunk=self.chunk, cap=cap)
+        return Total(value, logp.reshape(batch["tokens"].shape)[..., :-1], aux)
 
     def logps(self, batch, key=None) -> jax.Array:
         """Compute log p of every target [..., T-1]."""
@@ -82,7 +103,7 @@ class Policy:
         """Apply `function(logits, other's logits)` to the distribution of every target."""
         x, y = self.hidden(batch, key), other.hidden(batch)
         models = (x, *self.head(x)), (y, *other.head(y))
-        found = loss.along(function, *models, chunk=self.chunk)
+        found = losses.along(function, *models, chunk=self.chunk)
         return found.reshape(batch["tokens"].shape)[..., :-1]
 
     def scores(self, batch, key=None) -> jax.Array:

@@ -69,3 +69,28 @@ def test_entropies_and_their_gradient_are_those_of_the_softmax():
     square = lambda f: jax.grad(lambda *args: (f(*args) ** 2).sum(), argnums=(0, 1))
     for found, wanted in zip(square(chunked)(x, w), square(plain)(x, w), strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("cap", [None, 3.0])
+@pytest.mark.parametrize("chunk", [3, 7])
+def test_a_total_is_that_of_log_probabilities(inputs, chunk, cap):
+    x, w, targets, (weights, _) = inputs
+    token_loss = lambda logp, logz, mean: -logp + 0.1 * (logp + logz - mean) + 0.01 * logz**2
+
+    def apart(x, w):
+        logp, logz = loss.logps(x, w, targets, chunk=chunk, cap=cap)
+        mean = loss.mean_logits(x, w, chunk=chunk, cap=cap)
+        return 3 * (weights * token_loss(logp, logz, mean)).sum()
+
+    def at_once(x, w):
+        value, logp = loss.total(token_loss, x, w, targets, weights, chunk=chunk, cap=cap)
+        return 3 * value, logp
+
+    wanted = jax.value_and_grad(apart, argnums=(0, 1))(x, w)
+    (value, logp), gradients = jax.value_and_grad(at_once, argnums=(0, 1), has_aux=True)(x, w)
+    for ours, theirs in zip(
+        jax.tree.leaves((value, gradients)), jax.tree.leaves(wanted), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(logp, loss.logps(x, w, targets, chunk=chunk, cap=cap)[0], rtol=1e-5)
+    np.testing.assert_allclose(at_once(x, w)[0], value, rtol=1e-6)  # without a gradient
