@@ -163,7 +163,7 @@ def test_merging_rounds_once_to_the_type_of_the_weight(name):
 
 @pytest.mark.parametrize("name", [n for n in subjects.ADAPTERS if has_files(n)])
 def test_files_mean_the_same_function(name, tmp_path):
-    family = subjects.FAMILIES[0]
+    family = subjects.PLAIN
     handle, params = subjects.model(family), subjects.weights(family)
     names = hf.family_of(family).NAMES
     found = subjects.randomised(subjects.adapters(name, family, where="blocks/attn/*"))

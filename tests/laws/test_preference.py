@@ -12,7 +12,7 @@ from ftjax.train import reference as references
 from ftjax.train.policy import Policy
 from tests.laws import subjects
 
-FAMILY = subjects.FAMILIES[0]
+FAMILY = subjects.PLAIN
 COMPARING = [n for n, m in subjects.OBJECTIVES.items() if m.KIND != "tokens"]
 REFERRING = [n for n in COMPARING if vars(subjects.OBJECTIVES[n]).get("REFERENCE")]
 each = pytest.mark.parametrize("objective", COMPARING)

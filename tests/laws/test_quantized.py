@@ -16,7 +16,7 @@ from ftjax.train.policy import Policy
 from tests.laws import subjects
 
 each = pytest.mark.parametrize("family", subjects.FAMILIES)
-FIRST = subjects.FAMILIES[0]
+FIRST = subjects.PLAIN
 
 
 def base(family, *, name="nf4", where="blocks/**", **options):
