@@ -28,15 +28,8 @@ def base():
     c.adapter_from = ""  # a PEFT directory to start from
     c.trainable = ()  # path patterns; () = the adapters where there are any, else the model
     c.objective = conf.create(name="sft")
-    c.optim = conf.create(
-        name="adamw",
-        learning_rate=conf.placeholder(float, required=True),
-        schedule=dict(name="cosine", warmup_steps=0),
-        weight_decay=0.0,
-        no_decay=(),  # path patterns, such as "**norm"
-        groups=(),  # (path pattern, dict(lr_scale=..., weight_decay=...)) pairs
-        clip_norm=1.0,
-    )
+    c.penalties = conf.create()  # label = dict(name="orthogonal", weight=0.5): added to the loss
+    c.optim = optim()
     c.data = conf.create(name="jsonl", max_tokens=256)
     c.evals = conf.create()
     c.samples = conf.create(prompts=(), max_new_tokens=32, temperature=0.0)
@@ -53,12 +46,27 @@ def base():
     return c
 
 
+def optim():
+    """Return the optimizer section: AdamW, and what can be said around any optimizer."""
+    return conf.create(
+        name="adamw",
+        learning_rate=conf.placeholder(float, required=True),
+        schedule=dict(name="cosine", warmup_steps=0),
+        weight_decay=0.0,
+        no_decay=(),  # path patterns, such as "**norm"
+        groups=(),  # (path pattern, dict(lr_scale=..., weight_decay=...)) pairs
+        clip_norm=1.0,
+        ranks=conf.create(),  # AdaLoRA's budget: target_rank, init_steps, final_steps, every_steps
+    )
+
+
 def tune(c, *, full: bool, rank: int = 16):
     """Choose between full fine-tuning and LoRA on all linear maps, with usual learning rates."""
     if full:
         c.optim.learning_rate = 3e-4
         c.optim.no_decay = ("**norm",)
         return c
+    # More of it: groups=(("blocks/mlp/*", dict(rank=4)),) changes keywords at some paths.
     c.adapter = dict(name="lora", where="blocks/**", rank=rank, rslora=False, dropout=0.0)
     c.adapter.alpha = 2.0 * c.adapter.get_ref("rank")  # follows --config.adapter.rank
     c.optim.learning_rate = 3e-3

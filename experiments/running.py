@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import pathlib
 import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -41,6 +42,7 @@ class Plan:
     evaluation: evaluating.Evaluation
     optimizer: chain.Optimizer
     objective: Any
+    penalties: Mapping[str, Callable]
     state: states.State  # abstract, with shardings
     frozen: Any  # abstract, with shardings
 
@@ -57,6 +59,7 @@ def plan(settings: Settings, *, progress=None) -> Plan:
     if settings.compile == "pmap":
         compiling.check_pmap(parts.mesh)
     objective = conf.build(settings.objective, "objectives", where="objective")
+    penalties = _penalties(parts)
     total = {"total_steps": settings.steps}
     optimizer = conf.call(chain.make, settings.optim, where="optim", extra=total)
     trainable, frozen = states.split(parts.abstract, parts.patterns)
@@ -66,7 +69,18 @@ def plan(settings: Settings, *, progress=None) -> Plan:
     # The evaluations first: the data of training takes the longest to encode.
     evaluation = evaluating.build(parts)
     loader = _loader(parts, progress)
-    return Plan(settings, parts, loader, evaluation, optimizer, objective, state, frozen)
+    return Plan(settings, parts, loader, evaluation, optimizer, objective, penalties, state, frozen)
+
+
+def _penalties(parts: setup.Parts) -> dict[str, Callable]:
+    """Build the penalties; each is traced once, to see that it finds what it is about."""
+    found = {
+        label: conf.build(spec, "penalties", where=f"penalties.{label}")
+        for label, spec in parts.settings.penalties.items()
+    }
+    for penalty in found.values():
+        jax.eval_shape(penalty, parts.abstract)
+    return found
 
 
 def _check_length(data: dict, model) -> None:
@@ -116,7 +130,7 @@ def compiled_step(p: Plan):
     """Make the training step of a plan, jitted (or pmapped) for its mesh."""
     s = p.settings
     step = functools.partial(
-        make_step, p.parts.model, p.objective, p.optimizer.tx,
+        make_step, p.parts.model, p.objective, p.optimizer.tx, penalties=p.penalties,
         learning_rate=p.optimizer.learning_rate, accumulate=s.accumulate, chunk=s.model.chunk,
         ema_decay=s.ema_decay,
     )  # fmt: skip

@@ -4,8 +4,8 @@
     settings.optim["name"], settings.mesh["fsdp"], settings.model.remat
 
 A key that is not a field here is an error with the nearest name, so no key is ever ignored.
-Sections with a `name` (adapter, objective, optim, data, each of evals) stay dicts: whatever the
-name stands for checks its own keywords.
+Sections with a `name` (adapter, objective, optim, data, each of penalties and of evals) stay dicts:
+whatever the name stands for checks its own keywords.
 """
 
 import dataclasses
@@ -67,6 +67,7 @@ class Settings:
     adapter_from: str
     trainable: Any
     objective: dict
+    penalties: dict
     optim: dict
     data: dict
     evals: dict

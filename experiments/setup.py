@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from experiments.settings import Settings
 from ftjax.adapters import base as adapters
-from ftjax.adapters import peft
+from ftjax.adapters import peft, stack
 from ftjax.core import conf, files
 from ftjax.core import mesh as meshes
 from ftjax.data import tokenizer as tokenizers
@@ -28,6 +28,7 @@ from ftjax.train import state as states
 
 TINY = "tiny"
 DTYPES = ("float32", "bfloat16", "float16")
+OURS = ("where", "groups", "past")  # of the adapter's keys; the others are the method's
 WHOLE = dict(adapters="adapters/**", model="model/**")
 
 
@@ -43,6 +44,7 @@ class Parts:
     tokenizer: Any
     tokenizer_source: pathlib.Path
     method: Callable | None  # initialiser of adapters
+    groups: tuple[tuple[str, Callable], ...]  # and those of some paths, with other settings
     patterns: tuple[str, ...]  # what trains
 
     @functools.cached_property
@@ -62,9 +64,16 @@ class Parts:
 
     def init_adapters(self, key: jax.Array, model):
         """Draw the adapters of this run over a base."""
-        where, own = self.settings.adapter["where"], self.model
-        sizes = own.config.sizes
-        return adapters.init(self.method, key, own.linears, model, where=where, sizes=sizes)
+        where, linears = self.settings.adapter["where"], self.model.linears
+        options = dict(where=where, groups=self.groups, sizes=self.model.config.sizes)
+        fresh = adapters.init(self.method, key, linears, model, **options)
+        return stack.over(fresh, self.past, linears=linears) if self.past else fresh
+
+    @functools.cached_property
+    def past(self) -> tuple[dict, ...]:
+        """The adapters of past tasks, which stay as they are: `adapter.past`, PEFT directories."""
+        model = dict(linears=self.model.linears, names=self.family.NAMES)
+        return tuple(peft.load(given, **model) for given in self.settings.adapter.get("past", ()))
 
 
 def build(settings: Settings) -> Parts:
@@ -82,10 +91,10 @@ def build(settings: Settings) -> Parts:
             f"tokenizer: got {tokenizer.vocab_size} tokens for a model of "
             f"{model.config.vocab_size}; expected at most as many; choose the base's own tokenizer"
         )
-    method = _method(settings.adapter)
+    method, groups = _methods(settings.adapter)
     given = settings.trainable or (WHOLE["adapters"] if method else WHOLE["model"])
     patterns = (given,) if isinstance(given, str) else tuple(given)
-    return Parts(settings, mesh, family, model, source, tokenizer, found, method, patterns)
+    return Parts(settings, mesh, family, model, source, tokenizer, found, method, groups, patterns)
 
 
 def _model(spec) -> tuple[ModuleType, Any, pathlib.Path | None]:
@@ -149,11 +158,16 @@ def _tokenizer_source(name: str, source: pathlib.Path | None) -> pathlib.Path:
     return source
 
 
-def _method(spec: Mapping) -> Callable | None:
+def _methods(spec: Mapping) -> tuple[Callable | None, tuple[tuple[str, Callable], ...]]:
+    """Make the initialiser of adapters, and of `groups`: (path pattern, changed keywords) pairs."""
     if not spec["name"]:
-        return None
-    own = {key: value for key, value in spec.items() if key != "where"}
-    return conf.build(own, "adapters", where="adapter")
+        return None, ()
+    own = {key: value for key, value in spec.items() if key not in OURS}
+    groups = [
+        (pattern, conf.build(own | dict(changes), "adapters", where=f"adapter.groups[{pattern!r}]"))
+        for pattern, changes in spec.get("groups", ())
+    ]
+    return conf.build(own, "adapters", where="adapter"), tuple(groups)
 
 
 # -- arrays ----------------------------------------------------------------------------------------
@@ -172,15 +186,16 @@ def weights(parts: Parts) -> dict:
     if parts.method is None:
         return {"model": model, "adapters": None}
     if parts.settings.adapter_from:
-        return {"model": model, "adapters": _given_adapters(parts, shardings["adapters"])}
+        return {"model": model, "adapters": _given_adapters(parts, model, shardings["adapters"])}
     init = jax.jit(parts.init_adapters, out_shardings=shardings["adapters"])
     return {"model": model, "adapters": init(jax.random.key(seed.adapter), model)}
 
 
-def _given_adapters(parts: Parts, shardings):
+def _given_adapters(parts: Parts, model, shardings):
     found = peft.load(
-        parts.settings.adapter_from, linears=parts.model.linears, names=parts.family.NAMES
-    )
+        parts.settings.adapter_from, linears=parts.model.linears, names=parts.family.NAMES,
+        weights=model,
+    )  # fmt: skip
     wanted = jax.tree.map(lambda leaf: leaf.shape, parts.abstract["adapters"])
     if wanted != jax.tree.map(lambda leaf: leaf.shape, found):
         raise ValueError(

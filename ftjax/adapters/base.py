@@ -76,9 +76,9 @@ def is_adapter(node: Any) -> bool:
 def init(
     method: Callable | OfModel, key: jax.Array, linears: Mapping[str, Any],
     weights: Mapping[str, Any], *, where: str | Iterable[str],
-    sizes: Mapping[str, int] | None = None,
+    groups: Iterable[tuple[str, Callable]] = (), sizes: Mapping[str, int] | None = None,
 ) -> dict:  # fmt: skip
-    """Initialise adapters of one method at every linear map whose path matches `where`.
+    """Initialise adapters at every linear map whose path matches `where`.
 
     Args:
       method: `init(key, linear, w) -> adapter` of one layer, as a method's `make` returns it.
@@ -86,22 +86,22 @@ def init(
       linears: the model's linear maps by path.
       weights: the model's parameters.
       where: patterns over these paths; empty for a method that is `OfModel`.
-      sizes: the model's sizes by letter, which such a method needs.
+      groups: (pattern, method) pairs: the same method with other settings at some of the paths, a
+        later pair before an earlier one.
+      sizes: the model's sizes by letter, which a method that is `OfModel` needs.
 
     Raises:
       ValueError: a pattern matches nothing, or there are patterns for such a method.
     """
     if isinstance(method, OfModel):
-        if where:
-            raise ValueError(
-                f"adapter.where: got {where!r}; expected ''; a {method.name} changes no weight"
-            )
-        return {method.name: method.init(rng.named(key, method.name), sizes, weights)}
-    arrays = tree.paths(weights)
-    result: dict = {}
-    for path in sorted(tree.select(where, linears, where="adapter.where")):
+        return _of_model(method, key, weights, where=where or tuple(groups), sizes=sizes)
+    chosen = dict.fromkeys(sorted(tree.select(where, linears, where="adapter.where")), method)
+    for pattern, other in groups:
+        chosen |= dict.fromkeys(tree.select(pattern, chosen, where="adapter.groups"), other)
+    arrays, result = tree.paths(weights), {}
+    for path, own in chosen.items():
         site, site_key = linears[path], rng.named(key, path)
-        one = lambda key, w, site=site: method(key, site, w)
+        one = lambda key, w, site=site, own=own: own(key, site, w)
         if site.stack is None:
             adapter = tree.unshared(one(site_key, arrays[path]))
         else:
@@ -110,6 +110,14 @@ def init(
             adapter = stacked(jax.random.split(site_key, site.stack), arrays[path])
         insert(result, path, adapter)
     return result
+
+
+def _of_model(method: OfModel, key: jax.Array, weights, *, where, sizes) -> dict:
+    if where:
+        raise ValueError(
+            f"adapter.where: got {where!r}; expected ''; a {method.name} changes no weight"
+        )
+    return {method.name: method.init(rng.named(key, method.name), sizes, weights)}
 
 
 def insert(nested: dict, path: str, value: Any) -> None:

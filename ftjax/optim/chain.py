@@ -21,6 +21,7 @@ import optax
 
 from ftjax.core import conf, tree
 from ftjax.optim import groups as leaf_groups
+from ftjax.optim import ranks as rank_budget
 from ftjax.optim import schedule as schedules
 
 # The learning rate of these does not factor out of the update, or they need more than gradients.
@@ -53,12 +54,14 @@ def make(
     no_decay: Iterable[str] = (),
     clip_norm: float | None = None,
     groups: Iterable[tuple[str, Mapping]] = (),
+    ranks: Mapping | None = None,
     where: str = "optim",
     **keywords,
 ) -> Optimizer:
     """Make the optimizer called `name`; `keywords` go to optax (`b1`, `momentum`, `mu_dtype`, ...).
 
-    schedule: see `ftjax.optim.schedule`; groups, no_decay: see `ftjax.optim.groups`. `tx.init`
+    schedule: see `ftjax.optim.schedule`; groups, no_decay: see `ftjax.optim.groups`; ranks: the
+    keywords of `ftjax.optim.ranks`, for AdaLoRA. `tx.init`
     raises ValueError when a pattern matches no leaf. `name` may be a dotted path to a module whose
     `make(**keywords)` returns a transformation that gives minus the direction.
     """
@@ -68,7 +71,11 @@ def make(
     inner = _direction(name, keywords, weight_decay, where)
     options = dict(weight_decay=weight_decay, no_decay=no_decay, groups=groups, where=where)
     settings = lambda params: leaf_groups.settings(tree.paths(params), **options)
-    return Optimizer(_around(inner, rate, settings, clip_norm), rate)
+    tx = _around(inner, rate, settings, clip_norm)
+    if ranks:
+        given = dict(inner=tx, total_steps=total_steps)
+        tx = conf.call(rank_budget.make, ranks, where=f"{where}.ranks", extra=given)
+    return Optimizer(tx, rate)
 
 
 def _around(inner, rate, settings, clip_norm) -> optax.GradientTransformation:

@@ -6,7 +6,7 @@ devices) are added first, which needs no forward pass, then each microbatch cont
 total / that sum, and gradients only add.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +19,9 @@ from ftjax.train.state import State
 
 
 def make_step(
-    model, objective, tx, *, learning_rate: Callable | None = None, accumulate: int = 1,
-    chunk: int = 64, ema_decay: float | None = None, reduce: Callable = lambda x: x,
+    model, objective, tx, *, penalties: Mapping[str, Callable] | None = None,
+    learning_rate: Callable | None = None, accumulate: int = 1, chunk: int = 64,
+    ema_decay: float | None = None, reduce: Callable = lambda x: x,
     shard_key: Callable = lambda key: key,
 ) -> Callable:  # fmt: skip
     """Make `step(state, frozen, batch) -> (state, metrics)`.
@@ -29,17 +30,19 @@ def make_step(
       model: the handle.
       objective: `(policy, reference, batch, key) -> {"loss": Mean or tuple of Mean, name: Mean}`.
       tx: the optax transformation over the trainable tree.
+      penalties: functions of the parameters, added to what is differentiated; each is a metric
+        `penalty/<label>`, and the metric `loss` is the objective's alone.
       learning_rate: `step -> rate`, reported as a metric.
       accumulate: into how many microbatches the batch is cut.
       chunk: positions per chunk of the log-probabilities.
       ema_decay: keep an exponential moving average of the trainables with this decay.
-      reduce: sums a tree over the devices of a mapped axis; the identity under jit, where arrays
-        are global.
+      reduce: sums a tree over the devices of a mapped axis; under jit arrays are global.
       shard_key: makes a key differ between such devices.
 
     Metrics are `Mean`s and scalars; reading them is the loop's business.
     """
-    gradients = make_gradients(model, objective, accumulate=accumulate, chunk=chunk)
+    options = dict(penalties=penalties, accumulate=accumulate, chunk=chunk)
+    gradients = make_gradients(model, objective, **options)
 
     def step(state: State, frozen, batch):
         key = shard_key(rng.stream(state.key, state.step, "objective"))
@@ -57,7 +60,10 @@ def make_step(
     return step
 
 
-def make_gradients(model, objective, *, accumulate: int = 1, chunk: int = 64) -> Callable:
+def make_gradients(
+    model, objective, *, penalties: Mapping[str, Callable] | None = None, accumulate: int = 1,
+    chunk: int = 64,
+) -> Callable:  # fmt: skip
     """Make `(trainable, frozen, batch, key, reduce) -> (gradients, metrics)` of the mean loss."""
 
     def outputs(trainable, frozen, batch, key):
@@ -85,9 +91,23 @@ def make_gradients(model, objective, *, accumulate: int = 1, chunk: int = 64) ->
             result = one_gradient(trainable, jax.tree.map(lambda leaf: leaf[0], micro))
         else:
             result = _sum_over(lambda one: one_gradient(trainable, one), micro)
-        return reduce(result)
+        return _penalise(reduce(result), penalties or {}, trainable, frozen)
 
     return gradients
+
+
+def _penalise(result, penalties: Mapping[str, Callable], trainable, frozen):
+    """Add the gradients of penalties to those of the loss: once, they do not depend on a batch."""
+    if not penalties:
+        return result
+
+    def total(trainable):
+        params = tree.combine(trainable, frozen)
+        values = {f"penalty/{label}": penalty(params) for label, penalty in penalties.items()}
+        return sum(values.values()), values
+
+    own, values = jax.grad(total, has_aux=True)(trainable)
+    return jax.tree.map(jnp.add, result[0], own), result[1] | values
 
 
 def _terms(metrics) -> tuple:
