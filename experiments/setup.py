@@ -97,12 +97,12 @@ class Parts:
 
     def init_adapters(self, key: jax.Array, model):
         """Draw the adapters of this run over a base."""
-        where, own = self.settings.adapter["where"], self.model
+        where, linears = self.settings.adapter["where"], self.model.linears
+        options = dict(where=where, groups=self.groups, sizes=self.model.config.sizes)
         fresh = adapters.init(
-            self.method, key, own.linears, quantize.dense(model, jnp.float32), where=where,
-            groups=self.groups, sizes=own.config.sizes,
-        )  # fmt: skip
-        return stack.over(fresh, self.past, linears=own.linears) if self.past else fresh
+            self.method, key, linears, quantize.dense(model, jnp.float32), **options
+        )
+        return stack.over(fresh, self.past, linears=linears) if self.past else fresh
 
     @functools.cached_property
     def past(self) -> tuple[dict, ...]:

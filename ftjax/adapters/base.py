@@ -104,26 +104,32 @@ def init(
       ValueError: a pattern matches nothing, or there are patterns for such a method.
     """
     if isinstance(method, OfModel):
-        if where:
-            raise ValueError(
-                f"adapter.where: got {where!r}; expected ''; a {method.name} changes no weight"
-            )
-        return {method.name: method.init(rng.named(key, method.name), sizes, weights)}
+        return _of_model(method, key, weights, where=where or tuple(groups), sizes=sizes)
     chosen = dict.fromkeys(sorted(tree.select(where, linears, where="adapter.where")), method)
     for pattern, other in groups:
         chosen |= dict.fromkeys(tree.select(pattern, chosen, where="adapter.groups"), other)
     arrays, result = tree.paths(weights), {}
     for path, own in chosen.items():
-        site, site_key = linears[path], rng.named(key, path)
-        one = lambda key, w, site=site, own=own: own(key, site, w)
-        if site.stack is None:
-            adapter = tree.unshared(one(site_key, arrays[path]))
-        else:
-            abstract = jax.eval_shape(one, site_key, jax.eval_shape(lambda w: w[0], arrays[path]))
-            stacked = jax.vmap(one, out_axes=tree.layer_axes(abstract))
-            adapter = stacked(jax.random.split(site_key, site.stack), arrays[path])
-        insert(result, path, adapter)
+        insert(result, path, _at(linears[path], own, rng.named(key, path), arrays[path]))
     return result
+
+
+def _at(site, method: Callable, key: jax.Array, w) -> Adapter:
+    """Initialise the adapter of one linear map, of all its layers where it is stacked."""
+    one = lambda key, w: method(key, site, w)
+    if site.stack is None:
+        return tree.unshared(one(key, w))
+    abstract = jax.eval_shape(one, key, jax.eval_shape(lambda w: w[0], w))
+    stacked = jax.vmap(one, out_axes=tree.layer_axes(abstract))
+    return stacked(jax.random.split(key, site.stack), w)
+
+
+def _of_model(method: OfModel, key: jax.Array, weights, *, where, sizes) -> dict:
+    if where:
+        raise ValueError(
+            f"adapter.where: got {where!r}; expected ''; a {method.name} changes no weight"
+        )
+    return {method.name: method.init(rng.named(key, method.name), sizes, weights)}
 
 
 def insert(nested: dict, path: str, value: Any) -> None:

@@ -62,6 +62,31 @@ def test_gradients_go_through_the_cap():
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
+@pytest.mark.parametrize("window", [None, 4])
+def test_keys_before_the_others_are_seen_by_all_segments(window):
+    """As if every segment had them in front; the blocks of a long row are cut in their places."""
+    T, before = 2 * attention.LEAST_BLOCK, 3
+    draw = np.random.default_rng(0).normal
+    q, k, v = (
+        jnp.asarray(draw(size=(1, n, 2, 4)), jnp.float32) for n in (T, T + before, T + before)
+    )
+    positions, segments = np.arange(T)[None] % (T // 2), 1 + np.arange(T)[None] // (T // 2)
+    pair = jnp.asarray(positions), jnp.asarray(segments)
+    mask = attention.causal_mask(pair, pair, window=window)
+    mask = attention.see_prefix(mask, pair[0] + before, count=before, window=window)
+    got = attention.attend_causal(q, k, v, mask, scale=0.7)
+    for segment in (1, 2):
+        own = np.flatnonzero(segments[0] == segment)
+        seen = np.concatenate([np.arange(before), own + before])
+        place = jnp.arange(len(seen))[None], jnp.ones((1, len(seen)), int)
+        query = tuple(x[:, before:] for x in place)
+        alone = attention.attend(
+            q[:, own], k[:, seen], v[:, seen],
+            attention.causal_mask(query, place, window=window), scale=0.7,
+        )  # fmt: skip
+        np.testing.assert_allclose(got[:, own], alone, atol=1e-5)
+
+
 def test_a_row_that_sees_nothing_is_finite():
     q = jnp.ones((1, 1, 2, 4))
     out = attention.attend(q, q, q, jnp.zeros((1, 1, 1), bool), scale=1.0)
