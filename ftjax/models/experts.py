@@ -18,7 +18,7 @@ from flax import nnx
 from ftjax.core import mesh, rng, tree
 from ftjax.core.mean import Mean
 from ftjax.models import base, blocks, decoder, llama
-from ftjax.ops import grouped, linear, moe, remat
+from ftjax.ops import grouped, linear, moe, norm, remat
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Block(nnx.Module):
 
     def __init__(self, config: Config, key: jax.Array):
         attn_key, moe_key = jax.random.split(key)
-        self.norm = blocks.rms(config.norm_eps)
+        self.norm = blocks.Norm(norm.rms_norm, 1.0, config.norm_eps)
         self.attn_norm = self.norm.declare("D", config.sizes)
         self.attn = blocks.Attention(
             config.sizes, key=attn_key, init_scale=config.init_scale, norm=self.norm,
