@@ -36,8 +36,12 @@ class Config(decoder.Config):
         """Local and global layers in turn."""
         near = decoder.Kind("blocks", self.window, self.local_rope)
         far = decoder.Kind("blocks", None, self.rope)
-        which = (self.local[i % len(self.local)] for i in range(self.layers))
-        return tuple(near if local else far for local in which)
+        return tuple(near if local else far for local in self.locals)
+
+    @property
+    def locals(self) -> tuple[bool, ...]:
+        """Which layers are local."""
+        return tuple(self.local[i % len(self.local)] for i in range(self.layers))
 
     @property
     def logit_cap(self) -> float | None:
@@ -140,7 +144,7 @@ def write_local(config: Config) -> dict[str, Any]:
     return {
         "attn_logit_softcapping": config.attn_cap,
         "final_logit_softcapping": config.final_cap,
-        "layer_types": [LOCAL[kind.window is not None] for kind in config.kinds],
+        "layer_types": [LOCAL[local] for local in config.locals],
         "query_pre_attn_scalar": config.query_scalar,
         "sliding_window": config.window,
     }

@@ -31,13 +31,13 @@ def _llama3(
 
 def _qwen(
     kind: str, dim: int, ffw: int, layers: int, heads: int, kv_heads: int, *, head_dim: int,
-    positions: int, tied: bool, vocab: int = 151936,
+    positions: int, tied: bool, vocab: int = 151936, eps: float = 1e-6,
 ) -> dict[str, Any]:  # fmt: skip
     """Fill in a Qwen2.5 or a dense Qwen3."""
     return dict(
         model_type=kind, vocab_size=vocab, hidden_size=dim, intermediate_size=ffw,
         num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=kv_heads,
-        head_dim=head_dim, rms_norm_eps=1e-6, rope_theta=1000000.0, tie_word_embeddings=tied,
+        head_dim=head_dim, rms_norm_eps=eps, rope_theta=1000000.0, tie_word_embeddings=tied,
         max_position_embeddings=positions, hidden_act="silu", initializer_range=0.02,
         use_sliding_window=False, bos_token_id=151643, eos_token_id=151643,
     )  # fmt: skip
@@ -55,6 +55,50 @@ def _experts(
         max_position_embeddings=positions, hidden_act="silu", initializer_range=0.02,
         router_aux_loss_coef=coefficient,
     ) | own  # fmt: skip
+
+
+def _mistral(*, vocab: int, theta: float, window: int | None) -> dict[str, Any]:
+    """Fill in a release of Mistral 7B."""
+    return dict(
+        model_type="mistral", vocab_size=vocab, hidden_size=4096, intermediate_size=14336,
+        num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8, head_dim=128,
+        rms_norm_eps=1e-5, rope_theta=theta, sliding_window=window, tie_word_embeddings=False,
+        max_position_embeddings=32768, hidden_act="silu", initializer_range=0.02, bos_token_id=1,
+        eos_token_id=2,
+    )  # fmt: skip
+
+
+def _gemma(
+    kind: str, dim: int, ffw: int, layers: int, heads: int, kv_heads: int, *, head_dim: int = 256,
+    vocab: int = 256000, positions: int = 8192, theta: float = 10000.0, **own,
+) -> dict[str, Any]:  # fmt: skip
+    """Fill in a Gemma of any generation; `own` are the keys of one."""
+    return dict(
+        model_type=kind, vocab_size=vocab, hidden_size=dim, intermediate_size=ffw,
+        num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=kv_heads,
+        head_dim=head_dim, rms_norm_eps=1e-6, rope_theta=theta, tie_word_embeddings=True,
+        max_position_embeddings=positions, hidden_activation="gelu_pytorch_tanh",
+        initializer_range=0.02, bos_token_id=2, eos_token_id=1, pad_token_id=0,
+    ) | own  # fmt: skip
+
+
+def _gemma2(*sizes: int, scalar: int = 256, head_dim: int = 256) -> dict[str, Any]:
+    """Fill in a Gemma 2."""
+    return _gemma(
+        "gemma2", *sizes, head_dim=head_dim, query_pre_attn_scalar=scalar, sliding_window=4096,
+        attn_logit_softcapping=50.0, final_logit_softcapping=30.0,
+    )  # fmt: skip
+
+
+def _olmo2(dim: int, ffw: int, layers: int, heads: int) -> dict[str, Any]:
+    """Fill in an OLMo 2 without grouped queries."""
+    return dict(
+        model_type="olmo2", vocab_size=100352, hidden_size=dim, intermediate_size=ffw,
+        num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=heads,
+        rms_norm_eps=1e-6, rope_theta=500000.0, tie_word_embeddings=False,
+        max_position_embeddings=4096, hidden_act="silu", initializer_range=0.02,
+        eos_token_id=100257, pad_token_id=100277,
+    )  # fmt: skip
 
 
 def _small(
@@ -81,11 +125,27 @@ PRESETS: dict[str, dict[str, Any]] = {
     "qwen2.5-1.5b": _qwen(
         "qwen2", 1536, 8960, 28, 12, 2, head_dim=128, positions=131072, tied=True
     ),
+    "qwen2.5-3b": _qwen(
+        "qwen2", 2048, 11008, 36, 16, 2, head_dim=128, positions=32768, tied=True
+    ),
     "qwen2.5-7b": _qwen(
         "qwen2", 3584, 18944, 28, 28, 4, head_dim=128, positions=131072, tied=False, vocab=152064
     ),
+    "qwen2.5-14b": _qwen(
+        "qwen2", 5120, 13824, 48, 40, 8, head_dim=128, positions=131072, tied=False, vocab=152064,
+        eps=1e-5,
+    ),
+    "qwen2.5-32b": _qwen(
+        "qwen2", 5120, 27648, 64, 40, 8, head_dim=128, positions=131072, tied=False, vocab=152064,
+        eps=1e-5,
+    ),
+    "qwen2.5-72b": _qwen(
+        "qwen2", 8192, 29568, 80, 64, 8, head_dim=128, positions=131072, tied=False, vocab=152064,
+        eps=1e-5,
+    ),
     "qwen3-0.6b": _qwen("qwen3", 1024, 3072, 28, 16, 8, head_dim=128, positions=40960, tied=True),
     "qwen3-1.7b": _qwen("qwen3", 2048, 6144, 28, 16, 8, head_dim=128, positions=40960, tied=True),
+    "qwen3-4b": _qwen("qwen3", 2560, 9728, 36, 32, 8, head_dim=128, positions=40960, tied=True),
     "qwen3-8b": _qwen("qwen3", 4096, 12288, 36, 32, 8, head_dim=128, positions=40960, tied=False),
     "mixtral-8x7b": _experts(
         "mixtral", 4096, 14336, 32, 8, vocab=32000, positions=32768, eps=1e-5, coefficient=0.02,
@@ -98,6 +158,27 @@ PRESETS: dict[str, dict[str, Any]] = {
         decoder_sparse_step=1, mlp_only_layers=[], use_sliding_window=False, bos_token_id=151643,
         eos_token_id=151645,
     ),
+    "qwen3-14b": _qwen(
+        "qwen3", 5120, 17408, 40, 40, 8, head_dim=128, positions=40960, tied=False
+    ),
+    "qwen3-32b": _qwen(
+        "qwen3", 5120, 25600, 64, 64, 8, head_dim=128, positions=40960, tied=False
+    ),
+    "mistral-7b-v0.1": _mistral(vocab=32000, theta=10000.0, window=4096),
+    "mistral-7b-v0.3": _mistral(vocab=32768, theta=1000000.0, window=None),
+    "gemma-2b": _gemma("gemma", 2048, 16384, 18, 8, 1),
+    "gemma-7b": _gemma("gemma", 3072, 24576, 28, 16, 16),
+    "gemma2-2b": _gemma2(2304, 9216, 26, 8, 4),
+    "gemma2-9b": _gemma2(3584, 14336, 42, 16, 8),
+    "gemma2-27b": _gemma2(4608, 36864, 46, 32, 16, scalar=144, head_dim=128),
+    "gemma3-1b": _gemma(
+        "gemma3_text", 1152, 6912, 26, 4, 1, vocab=262144, positions=32768, theta=1000000.0,
+        query_pre_attn_scalar=256, sliding_window=512, sliding_window_pattern=6,
+        rope_local_base_freq=10000.0,
+    ),
+    "olmo2-1b": _olmo2(2048, 8192, 16, 16),
+    "olmo2-7b": _olmo2(4096, 11008, 32, 32),
+    "olmo2-13b": _olmo2(5120, 13824, 40, 40),
     "tiny": _small(
         128, 384, 6, heads=4, kv_heads=2, head_dim=32, vocab=2048, positions=512
     ),

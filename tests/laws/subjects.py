@@ -22,7 +22,8 @@ def modules_with(package, name):
     return {n: module for n, module in modules.items() if name in vars(module)}
 
 
-FAMILIES = hf.families()
+# The plainest family first: laws of other things than models take one.
+FAMILIES = sorted(hf.families(), key=lambda name: name != "llama")
 ADAPTERS = modules_with(ftjax.adapters, "EXAMPLE")
 OBJECTIVES = modules_with(ftjax.objectives, "EXAMPLE")
 CHUNK = 5  # does not divide T

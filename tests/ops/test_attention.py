@@ -2,6 +2,7 @@
 
 import itertools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from ftjax.ops import attention
 
 
-def naive(q, k, v, positions, segments, *, scale, window):
+def naive(q, k, v, positions, segments, *, scale, window, cap=None):
     B, T, N, H = q.shape
     out = np.zeros((B, T, N, H))
     for b, t, n in itertools.product(range(B), range(T), range(N)):
@@ -20,24 +21,45 @@ def naive(q, k, v, positions, segments, *, scale, window):
             and (window is None or positions[b, t] - positions[b, s] < window)
         ]  # fmt: skip
         scores = np.array([scale * q[b, t, n] @ k[b, s, head] for s in seen])
+        scores = scores if cap is None else cap * np.tanh(scores / cap)
         weights = np.exp(scores - scores.max())
         weights /= weights.sum()
         out[b, t, n] = sum(w * v[b, s, head] for w, s in zip(weights, seen, strict=True))
     return out
 
 
-@pytest.mark.parametrize("window", [None, 1, 3])
+@pytest.mark.parametrize(("window", "cap"), [(None, None), (1, None), (3, 1.5)])
 @pytest.mark.parametrize("heads", [(4, 2), (2, 2), (3, 1)])
-def test_against_the_loop(heads, window):
+def test_against_the_loop(heads, window, cap):
     (N, K), draw = heads, np.random.default_rng(0).normal
     q, k, v = draw(size=(2, 7, N, 4)), draw(size=(2, 7, K, 4)), draw(size=(2, 7, K, 4))
     segments = np.array([[1, 1, 1, 2, 2, 2, 2], [1, 1, 1, 1, 1, 0, 0]])
     positions = np.array([[0, 1, 2, 0, 1, 2, 3], [0, 1, 2, 3, 4, 0, 0]])
     pair = (jnp.asarray(positions), jnp.asarray(segments))
     mask = attention.causal_mask(pair, pair, window=window)
-    got = attention.attend(*(jnp.asarray(x, jnp.float32) for x in (q, k, v)), mask, scale=0.7)
-    wanted = naive(q, k, v, positions, segments, scale=0.7, window=window)
+    arrays = (jnp.asarray(x, jnp.float32) for x in (q, k, v))
+    got = attention.attend(*arrays, mask, scale=0.7, cap=cap)
+    wanted = naive(q, k, v, positions, segments, scale=0.7, window=window, cap=cap)
     np.testing.assert_allclose(got, wanted, atol=1e-5)
+
+
+def test_gradients_go_through_the_cap():
+    q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 5, 2, 4))
+    pair = (jnp.broadcast_to(jnp.arange(5), (2, 5)), jnp.ones((2, 5), jnp.int32))
+    mask = attention.causal_mask(pair, pair, window=3)
+
+    def plain(q, k, v):
+        scores = 2.0 * jnp.tanh(0.7 * jnp.einsum("btnh,bsnh->bnts", q, k) / 2.0)
+        weights = jax.nn.softmax(jnp.where(mask[:, None], scores, -jnp.inf))
+        return jnp.einsum("bnts,bsnh->btnh", weights, v)
+
+    ours = lambda q, k, v: attention.attend_causal(q, k, v, mask, scale=0.7, cap=2.0)
+    got, wanted = (
+        jax.grad(lambda *args, f=f: jnp.square(f(*args)).sum(), (0, 1, 2))(q, k, v)
+        for f in (ours, plain)
+    )
+    for ours, theirs in zip(got, wanted, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
 def test_a_row_that_sees_nothing_is_finite():

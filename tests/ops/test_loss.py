@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ftjax.ops import cap as capping
 from ftjax.ops import loss
 
 B, T, D, V = 2, 7, 5, 11
@@ -19,18 +20,19 @@ def inputs():
     return jnp.asarray(x, jnp.float32), jnp.asarray(w, jnp.float32), jnp.asarray(targets), weights
 
 
-def plain(x, w, targets):
+def plain(x, w, targets, cap=None):
     logits = x @ w.T
+    logits = logits if cap is None else cap * jnp.tanh(logits / cap)
     logp = jnp.take_along_axis(jax.nn.log_softmax(logits), targets[..., None], -1)[..., 0]
     return logp, jax.nn.logsumexp(logits, -1)
 
 
-@pytest.mark.parametrize("chunk", [1, 2, 3, 7, 100])
-def test_values_and_gradients(inputs, chunk):
+@pytest.mark.parametrize(("chunk", "cap"), [(1, None), (2, 3.0), (3, None), (7, 2.0), (100, None)])
+def test_values_and_gradients(inputs, chunk, cap):
     x, w, targets, (of_logp, of_logz) = inputs
-    chunked = lambda x, w: loss.logps(x, w, targets, chunk=chunk)
+    chunked = lambda x, w: loss.logps(x, w, targets, chunk=chunk, cap=cap)
     got, pull = jax.vjp(chunked, x, w)
-    wanted, pull_wanted = jax.vjp(lambda x, w: plain(x, w, targets), x, w)
+    wanted, pull_wanted = jax.vjp(lambda x, w: plain(x, w, targets, cap), x, w)
     for ours, theirs in zip(got, wanted, strict=True):
         assert (ours.shape, ours.dtype) == ((B, T), jnp.float32)
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
@@ -38,6 +40,16 @@ def test_values_and_gradients(inputs, chunk):
     for cotangents in ((of_logp, zero), (zero, of_logz), (of_logp, of_logz)):
         for ours, theirs in zip(pull(cotangents), pull_wanted(cotangents), strict=True):
             np.testing.assert_allclose(ours, theirs, atol=2e-5)
+
+
+@pytest.mark.parametrize("cap", [None, 2.0])
+def test_means_of_logits(inputs, cap):
+    x, w, _, _ = inputs
+    mean = lambda x: loss.mean_logits(x, w, chunk=3, cap=cap)
+    expected = lambda x: capping.apply(x @ w.T, cap).mean(-1)
+    np.testing.assert_allclose(mean(x), expected(x), atol=1e-5)
+    got, wanted = (jax.grad(lambda x, f=f: (f(x) ** 2).sum())(x) for f in (mean, expected))
+    np.testing.assert_allclose(got, wanted, atol=1e-5)
 
 
 def test_bfloat16_states_reduce_in_float32(inputs):
