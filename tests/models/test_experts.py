@@ -35,13 +35,13 @@ def make(**options):
 
 @functools.cache
 def params():
-    """Draw weights and LoRA adapters of all linear maps, experts and router among them."""
+    """Draw weights, and LoRA adapters of the experts and their router."""
     model, method = make(), lora.make(rank=2, alpha=4.0)
 
     def draw():
         weights = subjects.jitter(model.init(jax.random.key(0)), scale=0.1)
         init = functools.partial(base.init, method, jax.random.key(1), model.linears)
-        return weights, init(weights, where="blocks/**")
+        return weights, init(weights, where="blocks/moe/*")
 
     weights, adapters = jax.jit(draw)()
     return {"model": weights, "adapters": subjects.randomised(adapters)}
