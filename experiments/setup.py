@@ -45,6 +45,7 @@ class Parts:
     tokenizer_source: pathlib.Path
     method: Callable | None  # initialiser of adapters
     groups: tuple[tuple[str, Callable], ...]  # and those of some paths, with other settings
+    past: tuple[dict, ...]  # adapters of past tasks, which stay as they are
     patterns: tuple[str, ...]  # what trains
 
     @functools.cached_property
@@ -69,12 +70,6 @@ class Parts:
         fresh = adapters.init(self.method, key, linears, model, where=where, groups=groups)
         return stack.over(fresh, self.past, linears=linears) if self.past else fresh
 
-    @functools.cached_property
-    def past(self) -> tuple[dict, ...]:
-        """The adapters of past tasks, which stay as they are: `adapter.past`, PEFT directories."""
-        model = dict(linears=self.model.linears, names=self.family.NAMES)
-        return tuple(peft.load(given, **model) for given in self.settings.adapter.get("past", ()))
-
 
 def build(settings: Settings) -> Parts:
     """Resolve mesh, model, tokenizer, adapter and what trains.
@@ -94,7 +89,13 @@ def build(settings: Settings) -> Parts:
     method, groups = _methods(settings.adapter)
     given = settings.trainable or (WHOLE["adapters"] if method else WHOLE["model"])
     patterns = (given,) if isinstance(given, str) else tuple(given)
-    return Parts(settings, mesh, family, model, source, tokenizer, found, method, groups, patterns)
+    past = tuple(
+        peft.load(directory, linears=model.linears, names=family.NAMES)
+        for directory in settings.adapter.get("past", ())
+    )
+    return Parts(
+        settings, mesh, family, model, source, tokenizer, found, method, groups, past, patterns
+    )
 
 
 def _model(spec) -> tuple[ModuleType, Any, pathlib.Path | None]:
