@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from experiments.settings import Settings
 from ftjax.adapters import base as adapters
-from ftjax.adapters import peft, stack
+from ftjax.adapters import peft, stack, tokens
 from ftjax.core import conf, files
 from ftjax.core import mesh as meshes
 from ftjax.data import tokenizer as tokenizers
@@ -28,7 +28,7 @@ from ftjax.train import state as states
 
 TINY = "tiny"
 DTYPES = ("float32", "bfloat16", "float16")
-OURS = ("where", "groups", "past")  # of the adapter's keys; the others are the method's
+OURS = ("where", "groups", "past", "tokens")  # of the adapter's keys; the others are the method's
 WHOLE = dict(adapters="adapters/**", model="model/**")
 
 
@@ -68,7 +68,9 @@ class Parts:
         where = self.settings.adapter["where"]
         linears, groups = self.model.linears, self.groups
         fresh = adapters.init(self.method, key, linears, model, where=where, groups=groups)
-        return stack.over(fresh, self.past, linears=linears) if self.past else fresh
+        found = stack.over(fresh, self.past, linears=linears) if self.past else fresh
+        ids = self.settings.adapter.get("tokens", ())
+        return tokens.beside(found, model[tokens.PATH], ids=ids) if ids else found
 
 
 def build(settings: Settings) -> Parts:
