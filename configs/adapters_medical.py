@@ -27,7 +27,7 @@ def get_config(arg=None):
         runlocal=False,
     )  # fmt: skip
     c = sft_medical.get_config(f"data={arg.data},base={arg.base},steps={arg.steps},full")
-    c.trainable = BASE.get(arg.method, ())
+    c.trainable, c.optim.no_decay = BASE.get(arg.method, ()), ()
     if arg.method not in BASE:
         own = methods.example(arg.method, rank=arg.rank)
         c.adapter = dict(name=arg.method, where="blocks/**", **own)

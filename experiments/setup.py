@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from experiments import references
 from experiments.settings import Settings
 from ftjax.adapters import base as adapters
-from ftjax.adapters import peft, stack
+from ftjax.adapters import peft, stack, tokens
 from ftjax.core import conf, files, tree
 from ftjax.core import mesh as meshes
 from ftjax.data import tokenizer as tokenizers
@@ -31,7 +31,7 @@ from ftjax.train import state as states
 
 TINY = "tiny"
 DTYPES = ("float32", "bfloat16", "float16")
-OURS = ("where", "groups", "past")  # of the adapter's keys; the others are the method's
+OURS = ("where", "groups", "past", "tokens")  # of the adapter's keys; the others are the method's
 WHOLE = dict(adapters="adapters/**", model="model/**", head="head/**")
 
 
@@ -48,6 +48,7 @@ class Parts:
     tokenizer_source: pathlib.Path
     method: Callable | None  # initialiser of adapters
     groups: tuple[tuple[str, Callable], ...]  # and those of some paths, with other settings
+    past: tuple[dict, ...]  # adapters of past tasks, which stay as they are
     patterns: tuple[str, ...]  # what trains
     quantizers: quantized.Quantizers  # what of the base is quantised, and how
     objective: ModuleType
@@ -99,16 +100,11 @@ class Parts:
         """Draw the adapters of this run over a base."""
         where, linears = self.settings.adapter["where"], self.model.linears
         options = dict(where=where, groups=self.groups, sizes=self.model.config.sizes)
-        fresh = adapters.init(
-            self.method, key, linears, quantize.dense(model, jnp.float32), **options
-        )
-        return stack.over(fresh, self.past, linears=linears) if self.past else fresh
-
-    @functools.cached_property
-    def past(self) -> tuple[dict, ...]:
-        """The adapters of past tasks, which stay as they are: `adapter.past`, PEFT directories."""
-        model = dict(linears=self.model.linears, names=self.family.NAMES)
-        return tuple(peft.load(given, **model) for given in self.settings.adapter.get("past", ()))
+        dense = quantize.dense(model, jnp.float32)
+        fresh = adapters.init(self.method, key, linears, dense, **options)
+        found = stack.over(fresh, self.past, linears=linears) if self.past else fresh
+        ids = self.settings.adapter.get("tokens", ())
+        return tokens.beside(found, dense[tokens.PATH], ids=ids) if ids else found
 
 
 def build(settings: Settings) -> Parts:
@@ -129,6 +125,10 @@ def build(settings: Settings) -> Parts:
     method, groups = _methods(settings.adapter)
     given = settings.trainable or (WHOLE["adapters"] if method else WHOLE["model"])
     patterns = (given,) if isinstance(given, str) else tuple(given)
+    past = tuple(
+        peft.load(directory, linears=model.linears, names=family.NAMES)
+        for directory in settings.adapter.get("past", ())
+    )
     objective = conf.resolve(settings.objective.get("name"), "objectives", where="objective.name")
     heads = tuple(vars(objective).get("HEADS", ()))
     if heads and not settings.trainable:
@@ -139,7 +139,7 @@ def build(settings: Settings) -> Parts:
     )  # fmt: skip
     quantizers = _quantizers(settings.model.quantize, model)
     return Parts(
-        settings, mesh, family, model, source, tokenizer, found, method, groups, patterns,
+        settings, mesh, family, model, source, tokenizer, found, method, groups, past, patterns,
         quantizers, objective, heads, reference,
     )  # fmt: skip
 

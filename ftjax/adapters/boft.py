@@ -15,7 +15,7 @@ import numpy as np
 from ftjax.adapters import base, matrix, rotation
 from ftjax.adapters.peft_format import Format
 from ftjax.core import einsum
-from ftjax.ops import linear
+from ftjax.ops import linear, remat
 
 EXAMPLE = dict(block=4, factors=1)
 
@@ -46,7 +46,7 @@ class BOFT(base.Adapter):
         rows, e = matrix.rows(equation, x), einsum.parse(equation)
         for i, q in reversed(list(enumerate(self._rotations()))):
             rows = _turn(rows, _blocks(q), i)
-        y = linear.contract(equation, rows.reshape(x.shape), w)
+        y = remat.keep(linear.contract(equation, rows.reshape(x.shape), w))  # as in IA3
         return matrix.scaled(e.y, y, e.kept, self.gain)
 
     def axes(self, equation: str) -> "BOFT":

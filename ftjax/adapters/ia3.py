@@ -15,7 +15,7 @@ import numpy as np
 from ftjax.adapters import base, matrix, peft_config
 from ftjax.adapters.peft_format import Format
 from ftjax.core import einsum
-from ftjax.ops import linear
+from ftjax.ops import linear, remat
 
 EXAMPLE = dict(inputs="F")
 
@@ -41,7 +41,9 @@ class IA3(base.Adapter):
         e, letters = einsum.parse(equation), self._letters(equation)
         if self.inward:
             return linear.contract(equation, matrix.scaled(e.x, x, letters, self.gain), w)
-        return matrix.scaled(e.y, linear.contract(equation, x, w), letters, self.gain)
+        # The gain's gradient needs the unscaled output, which costs a whole map to make again.
+        y = remat.keep(linear.contract(equation, x, w))
+        return matrix.scaled(e.y, y, letters, self.gain)
 
     def axes(self, equation: str) -> "IA3":
         """Letters of the gain."""

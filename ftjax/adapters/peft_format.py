@@ -119,6 +119,14 @@ class Format:
         """Say whether the method can adapt this map; experts, embeddings are for those who know."""
         return not (module.e.shared or module.linear.is_lookup)
 
+    def besides(self, module: Module, hyper: Mapping[str, Any]) -> bool:
+        """Say whether the file adapts this module though no target names it."""
+        return False
+
+    def is_target(self, adapter) -> bool:
+        """Say whether `target_modules` names the module of this adapter."""
+        return True
+
     def shapes(self, module: Module, hyper: Mapping[str, Any]) -> Shapes:
         """Give the torch shape of each of a module's tensors by suffix."""
         raise NotImplementedError

@@ -18,7 +18,6 @@ from tests.golden import reference
 
 NOT_YET = {  # cases of methods that we have, by what they use beside
     "adapters/lora_modules_to_save": "modules_to_save",
-    "adapters/lora_trainable_tokens": "trainable_token_indices",
 }
 
 
@@ -71,8 +70,8 @@ def evaluate(folder):
     return batch["segments"] > 0, reference.evaluate(model, "adapters", params, batch)
 
 
-class Evaluated(dict):
-    """Evaluates a folder when it is first asked for, so that one case can be run alone."""
+class Results(dict):
+    """What `evaluate` gives of each folder, computed when it is first asked for."""
 
     def __missing__(self, folder):
         self[folder] = evaluate(folder)
@@ -81,7 +80,7 @@ class Evaluated(dict):
 
 @pytest.fixture(scope="module")
 def results(golden, quick_compiles):
-    return Evaluated()
+    return Results()
 
 
 def test_there_are_adapters(golden):
@@ -141,7 +140,7 @@ def test_loss_and_gradients(folder, results):
     io, ours = reference.io(folder), results[folder][1]
     np.testing.assert_allclose(ours["loss"], io["loss"], rtol=1e-5, atol=1e-5)
     wanted = {key.removeprefix("grad/"): g for key, g in io.items() if key.startswith("grad/")}
-    got = {key: np.array(g) for key, g in by_tensor(folder, ours["grads"]).items()}
+    got = by_tensor(folder, ours["grads"])
     for name, gradient in wanted.items():
         own = np.array(got[name if name in got else name.removesuffix(".weight")])
         real = tuple(slice(size) for size in gradient.shape)
