@@ -232,7 +232,7 @@ def _open(directory: pathlib.Path, stack: contextlib.ExitStack) -> dict[str, Any
             raise ValueError(f"{directory / INDEX}: got no weight_map; expected name -> file")
         paths = [files.inside(directory, name) for name in dict.fromkeys(index.values())]
     else:
-        paths = [directory / WEIGHTS]
+        paths = [files.inside(directory, WEIGHTS)]
     tensors: dict[str, Any] = {}
     for path in paths:
         handle = stack.enter_context(files.open_tensors(path))
