@@ -269,7 +269,9 @@ def _reader(plan: Stored, tensors: Mapping[str, Any], dtype: np.dtype):
             for offset in np.ndindex(*part.shape[:count]):
                 at = tuple(o + start for o, (start, _) in zip(offset, spans[:count], strict=True))
                 tensor = tensors[plan.name(at)]
-                part[offset] = plan.layout.read(tensor, plan.sizes, index[count:])
+                layout.copy(
+                    part[(*offset, ...)], plan.layout.read(tensor, plan.sizes, index[count:])
+                )
             done[spans] = part
         return done[spans]
 
