@@ -19,14 +19,20 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+MOST_HEADER = 2**25  # bytes; ten times that of any model of today
+
 
 def open_tensors(path: pathlib.Path) -> safetensors.safe_open:
     """Open a safetensors file for lazy reading; its header is checked here.
+
+    The header's size is checked before any of it is read, and the place of every tensor against
+    the size of the file before any of them is.
 
     Raises:
       ValueError: there is no such file, or its header is not sound.
     """
     try:
+        _check_header_size(path)
         return safetensors.safe_open(path, framework="np")
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file; expected a safetensors file") from None
@@ -35,6 +41,18 @@ def open_tensors(path: pathlib.Path) -> safetensors.safe_open:
             f"{path}: got a file whose header cannot be read ({error}); expected safetensors; "
             "fetch or export it again"
         ) from None
+
+
+def _check_header_size(path: pathlib.Path) -> None:
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        room = os.fstat(file.fileno()).st_size - 8
+    if not 2 <= size <= min(room, MOST_HEADER):
+        raise ValueError(
+            f"{path}: got a file whose header cannot be read (it claims {size} bytes; there are "
+            f"{max(room, 0)}, and {MOST_HEADER} at most are read); expected safetensors; fetch or "
+            "export it again"
+        )
 
 
 def write_tensors(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
@@ -101,12 +119,24 @@ def plain(value: Any) -> Any:
 def inside(directory: pathlib.Path, name: str) -> pathlib.Path:
     """Resolve a file name that came from a file, confined to its directory.
 
+    A link may lead to another file of the directory, or from a snapshot of a Hugging Face cache to
+    the `blobs` of the same repository.
+
     Raises:
-      ValueError: the name leads out of it.
+      ValueError: the name, or a link of that name, leads out of it.
     """
     if not isinstance(name, str) or name != os.path.basename(name) or name in ("", ".", ".."):
         raise ValueError(f"{directory}: got the file name {name!r}; expected a plain name in it")
-    return directory / name
+    folder, path = directory.resolve(), directory / name
+    legal = [folder]
+    if folder.parent.name == "snapshots":
+        legal.append(folder.parent.parent / "blobs")
+    if path.resolve().parent not in legal:
+        raise ValueError(
+            f"{path}: got a link to {path.resolve()}; expected a file of the directory; copy it "
+            "there if you trust it"
+        )
+    return path
 
 
 @contextlib.contextmanager

@@ -252,7 +252,7 @@ def _open(directory: pathlib.Path, stack: contextlib.ExitStack) -> dict[str, Any
             raise ValueError(f"{directory / INDEX}: got no weight_map; expected name -> file")
         paths = [files.inside(directory, name) for name in dict.fromkeys(index.values())]
     else:
-        paths = [directory / WEIGHTS]
+        paths = [files.inside(directory, WEIGHTS)]
     tensors: dict[str, Any] = {}
     for path in paths:
         handle = stack.enter_context(files.open_tensors(path))
@@ -298,7 +298,8 @@ def _reader(plan: Stored, tensors: Mapping[str, Any], dtype: np.dtype):
             inner = [cuts[c] for c in plan.layout.letters]
             part = np.empty([stop - start for start, stop in spans], dtype)
             for at, name in plan.within(tuple(cuts.values())):
-                part[at] = plan.layout.read(tensors[name], plan.sizes, inner)
+                stored = plan.layout.read(tensors[name], plan.sizes, inner)
+                layout.copy(part[(*at, ...)], stored)
             done[spans] = part
         return done[spans]
 

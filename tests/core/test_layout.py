@@ -70,3 +70,13 @@ def test_reading_a_part_reads_little_more(case):
             for c, p in zip(case.letters, part, strict=True)
         ]  # fmt: skip
         assert stored.read == array[tuple(leading)].size
+
+
+@pytest.mark.parametrize("order", [(1, 0, 2), (2, 0, 1), (1, 2, 0), (0, 1, 2), (2, 1, 0)])
+def test_copying_in_strips_is_copying(order):
+    source = np.arange(600 * 3 * 5, dtype=np.int32).reshape(600, 3, 5)
+    view = source.transpose(order)
+    for cut in (view, view[:, 1:], view[::2], view[:0], view[0], view[0, 0, 0]):
+        out = np.full(np.shape(cut), -1, np.float32)
+        layout.copy(out, np.asarray(cut))
+        np.testing.assert_array_equal(out, cut)
