@@ -28,6 +28,8 @@ def base():
     c.adapter_from = ""  # a PEFT directory to start from
     c.trainable = ()  # path patterns; () = the adapters where there are any, else the model
     c.objective = conf.create(name="sft")
+    # What preference losses compare with: adapters_off | frozen | cached (in `folder`) | model
+    c.reference = dict(name="adapters_off", base="", folder="")
     c.optim = conf.create(
         name="adamw",
         learning_rate=conf.placeholder(float, required=True),
@@ -104,15 +106,23 @@ def domain(arg):
 STAND_IN = dict(name="embedded", domain="skills", rows=32)
 
 
-def shrink(c, *, tokens: int = 64, stand_in: bool = False):
+def judged(kind: str, **more):
+    """Return a data section of embedded answers of which it is known which ones are right."""
+    return dict(name="judged", domain="skills", kind=kind, **more)
+
+
+def shrink(c, *, tokens: int = 64, stand_in: bool = False, kind: str = "prompt"):
     """Make a run end within seconds on a CPU: two small steps, few evaluation rows.
 
-    `stand_in` replaces data that the machine may not have by a little of the embedded one.
+    `stand_in` replaces data that the machine may not have by a little of the embedded one, of a
+    kind that the objective learns from.
     """
     if stand_in:
-        c.data = dict(STAND_IN, max_tokens=tokens)
+        own = STAND_IN if kind == "prompt" else judged(kind, rows=32)
+        c.data = dict(own, max_tokens=tokens)
         for label in c.evals:
-            c.evals[label].data = dict(STAND_IN)
+            pairs = c.evals[label].name == "preference"
+            c.evals[label].data = judged("preference", rows=32) if pairs else dict(STAND_IN)
     c.steps, c.batch_size, c.accumulate = 2, 8, 1
     c.log_every_steps, c.eval_every_steps, c.checkpoint.every_steps = 1, 0, 0
     c.data.max_tokens = min(c.data.max_tokens, tokens)
@@ -138,3 +148,29 @@ def general(c, folder: str):
         text = dict(name="jsonl", path=f"{folder}/corpus/{name}/test.jsonl.gz", kind="text")
         c.evals[name] = dict(name="nll", group="old", data=dict(text, loss="all"), rows=100)
     return c
+
+
+def preference(arg, *, kind: str = "preference", score: str = "ratio", **source):
+    """Return the config that the configs of human preferences start from: HH-RLHF's pairs.
+
+    score: what a reward is to the evaluation of held-out pairs. source: more of the data section.
+    """
+    c = base()
+    c.model.base = arg.base
+    tune(c, full=arg.full, rank=arg.rank)
+    c.optim.learning_rate = 3e-5 if arg.full else 1e-3
+    c.optim.schedule = dict(name="linear", warmup_steps=arg.steps // 20)
+    c.seed = dict(data=arg.seed, init=arg.seed, adapter=arg.seed, sampling=arg.seed)
+    folders = [f"{arg.data}/preference/{name}" for name in arg.parts.split("+")]
+    own = dict(name="jsonl", path=[f"{folder}/train.jsonl.gz" for folder in folders])
+    c.data = dict(own | source, kind=kind, max_tokens=arg.tokens)
+    held = dict(name="jsonl", path=[f"{folder}/test.jsonl.gz" for folder in folders])
+    held["kind"] = "preference"
+    c.evals.pairs = dict(name="preference", group="new", score=score, data=held, rows=300)
+    c.steps, c.batch_size = arg.steps, 8
+    return general(c, arg.data)
+
+
+def parse_preference(arg, **more):
+    """Parse what the configs of human preferences have in common; parts=a+b joins data sets."""
+    return parse_domain(arg, parts="hh_helpful+hh_harmless", tokens=512, seed=0, **more)

@@ -35,13 +35,13 @@ def show(plan: running.Plan, *, stream=None) -> None:
 
 def sizes(plan: running.Plan) -> dict[str, str]:
     """Count parameters, devices and tokens of a step."""
-    abstract, s = plan.parts.abstract, plan.settings
-    whole, own = tree.size_of(abstract), tree.size_of(plan.state.params)
+    s, width = plan.settings, plan.loader.data.store.width
+    whole, own = tree.size_of(plan.parts.own), tree.size_of(plan.state.params)
     return {
         "parameters": f"{whole:,}",
         "trainable": f"{own:,} ({own / whole:.2%})",
         "mesh": ", ".join(f"{axis} {size}" for axis, size in plan.parts.mesh.shape.items()),
-        "tokens a step": f"{s.batch_size * s.data['max_tokens']:,}",
+        "tokens a step": f"{s.batch_size * width * s.data['max_tokens']:,}",
         "steps": f"{s.steps:,}",
         "evaluations": ", ".join(plan.evaluation.evaluators) or "none",
     }
@@ -71,20 +71,31 @@ def _width(leaf) -> int:
 
 
 def _batch(plan: running.Plan) -> dict:
-    """Shapes of a batch, without reading one."""
-    shape = (plan.settings.batch_size, plan.settings.data["max_tokens"])
-    kinds = dict(tokens=np.int32, weights=np.float32, segments=np.int32, positions=np.int32)
-    return {name: jax.ShapeDtypeStruct(shape, kind) for name, kind in kinds.items()}
+    """Shapes of a batch over all processes."""
+    rows = plan.settings.batch_size
+    shape = lambda leaf: jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype)
+    return jax.tree.map(shape, plan.loader.batch(0))
 
 
 def first_example(plan: running.Plan, *, colour: bool) -> str:
-    """Write the first example of the first batch, its targets green or in ⟦brackets⟧."""
-    batch = plan.loader.batch(0)
-    inside = batch["segments"][0] == 1
-    tokens, targets = batch["tokens"][0][inside], batch["weights"][0][inside] > 0
+    """Write the first example of the first batch, its targets green or in ⟦brackets⟧.
+
+    The answers of a preference stand below each other.
+    """
+    batch = {name: leaf[0] for name, leaf in plan.loader.batch(0).items()}
+    if batch["tokens"].ndim == 1:
+        return _marked(plan, batch, colour=colour)
+    by_token = ("tokens", "weights", "segments")
+    answers = [{k: batch[k][p] for k in by_token} for p in range(len(batch["tokens"]))]
+    return "\n--\n".join(_marked(plan, answer, colour=colour) for answer in answers)
+
+
+def _marked(plan: running.Plan, row: dict, *, colour: bool) -> str:
+    inside = row["segments"] == 1
+    tokens, targets = row["tokens"][inside], row["weights"][inside] > 0
     left, right = (GREEN, PLAIN) if colour else ("⟦", "⟧")
     text, edges = [], np.flatnonzero(np.diff(targets)) + 1
-    for piece in np.split(np.arange(len(tokens)), edges):
+    for piece in np.split(np.arange(len(tokens)), edges) if len(tokens) else ():
         decoded = plan.parts.tokenizer.decode(tokens[piece].tolist())
         text.append(f"{left}{decoded}{right}" if targets[piece[0]] else decoded)
     return "".join(text)

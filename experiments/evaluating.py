@@ -94,6 +94,10 @@ def _evaluator(spec: dict, parts: setup.Parts, *, where: str):
     if spec["name"] == "nll":
         examples = _examples(data, parts, limit)
         offered |= dict(examples=examples, byte_counts=_byte_counts(examples, parts.tokenizer))
+    elif spec["name"] == "preference":
+        data.setdefault("kind", "preference")
+        pairs = [group.answers for group in _examples(data, parts, limit)]
+        offered |= dict(pairs=pairs, reference=parts.reference.params)
     else:
         offered["rows"] = _rows(data, limit, where=f"{where}.data")
     if spec["name"] == "generate":

@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 
 from experiments import setup
 from ftjax.adapters import peft
-from ftjax.core import tree
+from ftjax.core import files, tree
 from ftjax.evals import bootstrap
 from ftjax.models import hf
 from ftjax.train import metrics, report, summary
@@ -57,7 +57,7 @@ def finish(plan, run, params, workdir: pathlib.Path, *, seconds: float) -> Outco
     summary.write(
         workdir, result=run, wall_s=seconds, bad_rows=[row.message for row in plan.loader.data.bad],
         trainable_parameters=tree.size_of(plan.state.params),
-        total_parameters=tree.size_of(plan.parts.abstract), data=plan.loader.summary(),
+        total_parameters=tree.size_of(plan.parts.own), data=plan.loader.summary(),
     )  # fmt: skip
     report.write(
         workdir / "report.html", title=workdir.name, config=plan.settings.plain,
@@ -90,7 +90,7 @@ def join(found: Mapping[str, tables.Table], workdir: pathlib.Path) -> None:
 
 def facts(plan, run, seconds: float) -> dict[str, object]:
     """Collect the headline numbers of a report."""
-    own, whole = tree.size_of(plan.state.params), tree.size_of(plan.parts.abstract)
+    own, whole = tree.size_of(plan.state.params), tree.size_of(plan.parts.own)
     return {
         "steps": f"{run.step:,}",
         "tokens": f"{run.tokens:,}",
@@ -153,10 +153,10 @@ def _of(arrays: Mapping, label: str) -> dict[str, np.ndarray]:
 
 def samples(workdir: pathlib.Path) -> list[report.Sample]:
     """Pair the samples of the first and the last evaluation."""
-    files = sorted((workdir / "samples").glob("*.json"), key=lambda path: int(path.stem))
-    if not files:
+    found = sorted((workdir / "samples").glob("*.json"), key=lambda path: int(path.stem))
+    if not found:
         return []
-    first, last = (json.loads(files[i].read_text(encoding="utf-8")) for i in (0, -1))
+    first, last = (json.loads(found[i].read_text(encoding="utf-8")) for i in (0, -1))
     pairs = zip(first, last, strict=True)
     return [report.Sample(old["prompt"], old["text"], new["text"]) for old, new in pairs]
 
@@ -169,7 +169,7 @@ def export(parts: setup.Parts, params: Mapping[str, Any], folder: pathlib.Path) 
     if folder.exists() and any(folder.iterdir()):
         return  # a run that had ended is looked at again
     own = params["adapters"] if parts.method else params["model"]
-    own = _whole(own)
+    own, heads = _whole(own), _whole(params.get("head") or {})
     if jax.process_index() != 0:
         return
     if parts.method:
@@ -177,11 +177,14 @@ def export(parts: setup.Parts, params: Mapping[str, Any], folder: pathlib.Path) 
         linears, names = parts.model.linears, parts.family.NAMES
         rslora = parts.settings.adapter.get("rslora", False)
         peft.save(folder, own, linears=linears, names=names, base_model=base, rslora=rslora)
-        return
-    hf.save(
-        folder, own, family=parts.family, config=parts.model.config,
-        tokenizer_dir=parts.tokenizer_source,
-    )  # fmt: skip
+    else:
+        hf.save(
+            folder, own, family=parts.family, config=parts.model.config,
+            tokenizer_dir=parts.tokenizer_source,
+        )  # fmt: skip
+    for name, head in heads.items():  # in the layout of sequence classifiers: one label
+        scores = {"score.weight": np.asarray(head)[None]}
+        files.write_tensors(folder / f"{name}_head.safetensors", scores)
 
 
 def _whole(arrays):

@@ -164,13 +164,18 @@ class Sampler:
             stop_ids=self.stop_ids, pad_id=self.pad_id, samples=r.samples, slots=r.slots or None,
             tempered=True, out_shardings=meshes.replicated(self.parts.mesh),
         )  # fmt: skip
-        self.score = jax.jit(self._logps, out_shardings=meshes.replicated(self.parts.mesh))
+        compile = functools.partial(jax.jit, out_shardings=meshes.replicated(self.parts.mesh))
+        self.score, self.value = compile(self._logps), compile(self._values)
         self.base = base_of(first, frozen)
         self.key = jax.random.key(self.settings.seed.sampling)
 
     def _logps(self, params, batch):
         policy = Policy(self.parts.model, params, self.settings.model.chunk)
         return policy.statistics(batch, temperature=self.settings.rollout.temperature).logp
+
+    def _values(self, params, batch):
+        policy = Policy(self.parts.model, params, self.settings.model.chunk)
+        return policy.scores(batch, head="value")[:, :-1]
 
     def run(self, params, number: int, cursor: int, kl_scale: float) -> tuple[Round, int]:
         """Sample and score a round; returns it and the place behind its prompts."""
@@ -185,12 +190,13 @@ class Sampler:
         sampled = time.perf_counter() - start
         repeat = lambda each: np.repeat(each, r.samples, axis=0)
         batch = batch_of(repeat(prompts), repeat(lengths), output)
-        base_logps = self._base_logps(batch)
+        base_logps = self._over(self.score, self.base, batch)
+        values = self._over(self.value, params, batch) if "value" in self.parts.heads else None
         scores = self.rewards(self._texts(output), [row for row in rows for _ in range(r.samples)])
         mask = (batch["weights"][:, 1:] > 0).astype(np.float32)
         experience = Experience(
             jnp.asarray(scores.values_BF), self.rewards.weights, r.samples, mask,
-            batch["old_logps"], base_logps, values_BT=None, kl_scale=kl_scale,
+            batch["old_logps"], base_logps, values_BT=values, kl_scale=kl_scale,
         )  # fmt: skip
         credit = {name: np.asarray(each) for name, each in self.credit(experience).items()}
         batch |= {"ref_logps": base_logps, **spread(credit, batch)}
@@ -205,13 +211,14 @@ class Sampler:
         ids = (text.without_stop(row[:n].tolist(), self.stop_ids) for row, n in rows)
         return [text.cut(decode(each), until) for each in ids]
 
-    def _base_logps(self, batch) -> np.ndarray:
+    def _over(self, function, params, batch) -> np.ndarray:
+        """Apply a compiled function to the rows of a round, a training batch at a time."""
         size, names = self.settings.batch_size, ("tokens", "positions", "segments")
         parts = []
         for start in range(0, len(batch["tokens"]), size):
             rows = {name: batch[name][start : start + size] for name in names}
             with jax.set_mesh(self.parts.mesh):
-                parts.append(np.asarray(self.score(self.base, place(rows, self.parts.mesh))))
+                parts.append(np.asarray(function(params, place(rows, self.parts.mesh))))
         return np.concatenate(parts)
 
     def _metrics(self, experience: Experience, scores, output) -> dict[str, float]:
@@ -364,8 +371,9 @@ class Step:
         return state, own | metrics
 
 
-def couple(p: running.Plan, state, frozen) -> tuple[Rollouts, Step]:
+def couple(p: running.Plan, state, frozen, workdir) -> tuple[Rollouts, Step]:
     """Make the batches and the step of an online run."""
+    del workdir
     meshes.check_batch(p.settings.rollout.prompts, 1, p.parts.mesh)
     batches = Rollouts(Sampler(p, state, frozen), frozen, p.settings)
     return batches, Step(running.compiled_step(p), batches)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from experiments import evaluating, results, setup
+from experiments import evaluating, references, results, setup
 from experiments.settings import Settings
 from ftjax.core import conf, tree
 from ftjax.core import mesh as meshes
@@ -63,12 +63,13 @@ def plan(settings: Settings, *, progress=None, load: Callable | None = None) -> 
     total = {"total_steps": settings.steps}
     optimizer = conf.call(chain.make, settings.optim, where="optim", extra=total)
     trainable, frozen = states.split(parts.abstract, parts.patterns)
+    references.check(parts.reference.name, parts.objective, trainable)
     state = abstract_state(parts, trainable, optimizer.tx)
     _check_length(settings.data, parts.model)
     evaluating.check(settings.evals)
     # The evaluations first: the data of training takes the longest to encode.
     evaluation = evaluating.build(parts)
-    loader = (load or _loader)(parts, progress)
+    loader = (load or _load)(parts, progress)
     return Plan(settings, parts, loader, evaluation, optimizer, objective, state, frozen)
 
 
@@ -78,6 +79,22 @@ def _check_length(data: dict, model) -> None:
             f"data.max_tokens: got {data['max_tokens']}; expected at most "
             f"{model.config.max_positions}, the positions that the model knows"
         )
+
+
+def _check_kind(kind: str, objective) -> None:
+    wanted = vars(objective).get("KIND", "tokens")
+    if kind != wanted:
+        raise ValueError(
+            f"data.kind: got data of kind {kind!r} for {objective.__name__}; expected "
+            f"{'text, prompt or chat' if wanted == 'tokens' else repr(wanted)}; change one of them"
+        )
+
+
+def _load(parts: setup.Parts, progress) -> loaders.Loader:
+    loader = _loader(parts, progress)
+    _check_kind(loader.data.store.kind, parts.objective)
+    references.reserve(parts.reference, loader.data.store)
+    return loader
 
 
 def _loader(parts: setup.Parts, progress) -> loaders.Loader:
@@ -104,8 +121,7 @@ def _create(settings: Settings, tx, trainable) -> states.State:
 def abstract_state(parts: setup.Parts, trainable, tx) -> states.State:
     """Shapes and shardings of the state, without making it."""
     abstract = jax.eval_shape(functools.partial(_create, parts.settings, tx), trainable)
-    letters = states.axes(parts.model, parts.abstract["adapters"])
-    places = states.shardings(abstract, letters, tx, parts.mesh)
+    places = states.shardings(abstract, parts.letters, tx, parts.mesh)
     place = lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s)
     return jax.tree.map(place, abstract, places)
 
@@ -121,7 +137,7 @@ def compiled_step(p: Plan):
     step = functools.partial(
         make_step, p.parts.model, p.objective, p.optimizer.tx,
         learning_rate=p.optimizer.learning_rate, accumulate=s.accumulate, chunk=s.model.chunk,
-        ema_decay=s.ema_decay,
+        ema_decay=s.ema_decay, reference=p.parts.reference.function,
     )  # fmt: skip
     if s.compile == "pmap":
         return compiling.pmap(step, mesh=p.parts.mesh)
@@ -163,9 +179,12 @@ def params_of(state: states.State, frozen):
     return tree.combine(own, frozen)
 
 
-def _coupled(p: Plan, state, frozen) -> tuple:
+def _coupled(p: Plan, state, frozen, workdir: pathlib.Path) -> tuple:
     """Make the batches and the step of a run that learns from data as it is."""
-    del state, frozen
+    references.compute(
+        p.parts, params_of(state, frozen), p.loader.data.store, workdir=workdir,
+        identity=setup.identity(p.parts), progress=results.progress("reference"),
+    )  # fmt: skip
     return Batches(p.loader, p.parts.mesh), compiled_step(p)
 
 
@@ -173,7 +192,7 @@ class Way(NamedTuple):
     """Where batches come from: what differs between learning from data and from experience."""
 
     load: Callable | None = None  # as in `plan`
-    couple: Callable = _coupled  # (plan, first state, frozen) -> (batches, step)
+    couple: Callable = _coupled  # (plan, first state, frozen, workdir) -> (batches, step)
     begin: Callable = lambda batches, state: None  # called once the state is the one to go on from
 
 
@@ -185,7 +204,7 @@ def train(
     start = time.perf_counter()
     p = plan(settings, progress=results.progress("encoding"), load=way.load)
     state, frozen = arrays(p)
-    batches, step = way.couple(p, state, frozen)
+    batches, step = way.couple(p, state, frozen, workdir)
     writers = writers_of(settings, workdir)
     with contextlib.ExitStack() as stack:
         for writer in writers:

@@ -38,6 +38,15 @@ class Model:
 
 
 @dataclasses.dataclass(frozen=True)
+class Reference:
+    """What preference losses and distillation compare with; see `experiments/references.py`."""
+
+    name: str
+    base: str
+    folder: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Samples:
     """Prompts to continue before and after training."""
 
@@ -83,6 +92,7 @@ class Settings:
     adapter_from: str
     trainable: Any
     objective: dict
+    reference: Reference
     optim: dict
     data: dict
     evals: dict
@@ -104,9 +114,13 @@ class Settings:
 
 
 SECTIONS = {
-    "seed": Seeds, "model": Model, "samples": Samples, "checkpoint": Checkpoint,
+    "seed": Seeds,
+    "model": Model,
+    "reference": Reference,
+    "samples": Samples,
+    "checkpoint": Checkpoint,
     "rollout": Rollout,
-}  # fmt: skip
+}
 
 
 def read(config: Mapping) -> Settings:

@@ -17,10 +17,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from experiments import references
 from experiments.settings import Settings
 from ftjax.adapters import base as adapters
 from ftjax.adapters import peft
-from ftjax.core import conf, files
+from ftjax.core import conf, files, tree
 from ftjax.core import mesh as meshes
 from ftjax.data import tokenizer as tokenizers
 from ftjax.models import hf
@@ -28,7 +29,7 @@ from ftjax.train import state as states
 
 TINY = "tiny"
 DTYPES = ("float32", "bfloat16", "float16")
-WHOLE = dict(adapters="adapters/**", model="model/**")
+WHOLE = dict(adapters="adapters/**", model="model/**", head="head/**")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,10 +45,13 @@ class Parts:
     tokenizer_source: pathlib.Path
     method: Callable | None  # initialiser of adapters
     patterns: tuple[str, ...]  # what trains
+    objective: ModuleType
+    heads: tuple[str, ...]  # scalar heads that the objective trains
+    reference: references.Reference
 
     @functools.cached_property
     def abstract(self) -> dict:
-        """Shapes, types and shardings of {"model", "adapters"}."""
+        """Shapes, types and shardings of {"model", "adapters"[, "head"][, "reference"]}."""
         dtype = self.settings.model.param_dtype
         as_kept = lambda leaf: leaf.update(dtype=jnp.dtype(dtype)) if dtype else leaf
         model = jax.tree.map(as_kept, self.model.abstract)
@@ -56,9 +60,25 @@ class Parts:
             key = jax.eval_shape(lambda: jax.random.key(0))
             inside = jax.eval_shape(self.init_adapters, key, model)
         params = {"model": model, "adapters": inside}
-        places = meshes.shardings(states.axes(self.model, inside), params, self.mesh)
+        if self.heads:
+            head = jax.ShapeDtypeStruct((self.model.config.dim,), jnp.float32)
+            params["head"] = dict.fromkeys(self.heads, head)
+        letters = states.axes(self.model, inside, heads=self.heads)
+        places = meshes.shardings(letters, params, self.mesh)
         place = lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s)
-        return jax.tree.map(place, params, places)
+        own = jax.tree.map(place, params, places)
+        return own | self.reference.abstract(own, self.mesh)
+
+    @property
+    def letters(self) -> dict:
+        """Letters of everything that `abstract` has."""
+        own = states.axes(self.model, self.abstract["adapters"], heads=self.heads)
+        return own | self.reference.letters(own)
+
+    @property
+    def own(self) -> dict:
+        """What `abstract` has, less the reference."""
+        return {name: part for name, part in self.abstract.items() if name != "reference"}
 
     def init_adapters(self, key: jax.Array, model):
         """Draw the adapters of this run over a base."""
@@ -67,7 +87,7 @@ class Parts:
 
 
 def build(settings: Settings) -> Parts:
-    """Resolve mesh, model, tokenizer, adapter and what trains.
+    """Resolve mesh, model, tokenizer, adapter, what trains, and what it is compared with.
 
     Raises:
       ValueError: names the key, what it holds and what was expected.
@@ -84,7 +104,18 @@ def build(settings: Settings) -> Parts:
     method = _method(settings.adapter)
     given = settings.trainable or (WHOLE["adapters"] if method else WHOLE["model"])
     patterns = (given,) if isinstance(given, str) else tuple(given)
-    return Parts(settings, mesh, family, model, source, tokenizer, found, method, patterns)
+    objective = conf.resolve(settings.objective.get("name"), "objectives", where="objective.name")
+    heads = tuple(vars(objective).get("HEADS", ()))
+    if heads and not settings.trainable:
+        patterns = (*patterns, WHOLE["head"])
+    reference = references.build(
+        settings.reference, objective=objective, locate=locate, model=model,
+        make=lambda directory: _family(settings.model, directory),
+    )  # fmt: skip
+    return Parts(
+        settings, mesh, family, model, source, tokenizer, found, method, patterns, objective, heads,
+        reference,
+    )  # fmt: skip
 
 
 def _model(spec) -> tuple[ModuleType, Any, pathlib.Path | None]:
@@ -98,9 +129,12 @@ def _model(spec) -> tuple[ModuleType, Any, pathlib.Path | None]:
         if (name := vars(spec)[key]) not in legal:
             raise ValueError(f"model.{key}: got {name!r}; expected one of {', '.join(DTYPES)}")
     source = locate(spec.base) if spec.base else None
-    family, config = hf.config_of(source or spec.preset)
-    model = family.make(config, remat=spec.remat, dtype=jnp.dtype(spec.compute_dtype))
-    return family, model, source
+    return (*_family(spec, source or spec.preset), source)
+
+
+def _family(spec, source) -> tuple[ModuleType, Any]:
+    family, config = hf.config_of(source)
+    return family, family.make(config, remat=spec.remat, dtype=jnp.dtype(spec.compute_dtype))
 
 
 def check_weights(parts: Parts) -> None:
@@ -159,7 +193,17 @@ def _method(spec: Mapping) -> Callable | None:
 
 
 def weights(parts: Parts) -> dict:
-    """Read (or draw) the base and the adapters, straight onto the mesh."""
+    """Read (or draw) the base and the adapters, straight onto the mesh; heads start at zero."""
+    params = _weights(parts)
+    for name in parts.heads:
+        leaf = parts.abstract["head"][name]
+        zeros = jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding)
+        params.setdefault("head", {})[name] = zeros
+    trains = tree.select(parts.patterns, tree.paths(params), where="trainable")
+    return params | parts.reference.arrays(params, parts.mesh, trains=trains)
+
+
+def _weights(parts: Parts) -> dict:
     shardings = jax.tree.map(lambda leaf: leaf.sharding, parts.abstract)
     spec, seed = parts.settings.model, parts.settings.seed
     if parts.source is None:

@@ -43,7 +43,7 @@ def parts_of(workdir: pathlib.Path) -> setup.Parts:
 
 def base_of(parts: setup.Parts) -> dict:
     """Load what a run starts from, adapters off."""
-    return {"model": setup.weights(parts)["model"], "adapters": None}
+    return setup.weights(parts) | {"adapters": None}
 
 
 def load(workdir: pathlib.Path, *, checkpoint: str = "latest") -> Run:
@@ -68,7 +68,7 @@ def load(workdir: pathlib.Path, *, checkpoint: str = "latest") -> Run:
         )
     first = setup.weights(parts)
     params = running.params_of(found.state, states.split(first, parts.patterns)[1])
-    return Run(parts, params, {"model": first["model"], "adapters": None}, found.step)
+    return Run(parts, params, first | {"adapters": None}, found.step)
 
 
 def wanted(parts: setup.Parts) -> states.State:

@@ -150,6 +150,12 @@ class Groups:
         return Group(tuple(each for each in found if len(each.tokens)), values)
 
     @property
+    def kind(self) -> str:
+        """Name the kind of rows that these are."""
+        marks = {"margin": "preference", "label": "unpaired"}
+        return next((kind for mark, kind in marks.items() if mark in self.values), "ranking")
+
+    @property
     def tokens(self) -> np.ndarray:
         """Tokens of all sequences."""
         return self.sequences.tokens

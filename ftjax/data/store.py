@@ -15,7 +15,7 @@ class Store:
     float32 arrays [total] by name, which go along into batches.
     """
 
-    width = 1  # sequences of an example
+    width, kind = 1, "tokens"  # sequences of an example; what objectives learn from
 
     def __init__(self, examples: Iterable[Example]):
         examples = list(examples)

@@ -52,8 +52,6 @@ def make_scorer(model, *, batch_size: int, chunk: int = 64, mesh=None) -> Callab
     Raises (on a call):
       ValueError: an example is longer than the model's positions.
     """
-    if mesh is not None:
-        meshes.check_batch(batch_size, 1, mesh)
 
     def score_batch(params, batch):
         logps_BT = target_logps(model, params, batch, chunk=chunk)
@@ -62,19 +60,31 @@ def make_scorer(model, *, batch_size: int, chunk: int = 64, mesh=None) -> Callab
         counted = jnp.where(weights_BT == 0, 0, logps_BT * weights_BT)
         return counted.sum(-1), weights_BT.sum(-1)
 
-    run = jax.jit(score_batch, out_shardings=None if mesh is None else meshes.replicated(mesh))
+    score = make_runner(model, score_batch, batch_size=batch_size, mesh=mesh)
+    return lambda params, examples: tuple(score(params, examples, count=2))
 
-    def score(params, examples: Sequence) -> tuple[np.ndarray, np.ndarray]:
-        logp, weight = np.zeros(len(examples)), np.zeros(len(examples))
+
+def make_runner(model, function: Callable, *, batch_size: int, mesh=None) -> Callable:
+    """Make `run(params, examples, count) -> [count arrays [n] float64]` of a function of batches.
+
+    `function(params, batch)` returns `count` arrays [B]; examples are as for `make_scorer`.
+    """
+    if mesh is not None:
+        meshes.check_batch(batch_size, 1, mesh)
+    call = jax.jit(function, out_shardings=None if mesh is None else meshes.replicated(mesh))
+
+    def run(params, examples: Sequence, *, count: int) -> list[np.ndarray]:
+        results = [np.zeros(len(examples)) for _ in range(count)]
         for index, batch in batches(
             examples, batch_size=batch_size, most=model.config.max_positions
         ):
             with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
-                found = run(params, _place(batch, mesh))
-            logp[index], weight[index] = (np.asarray(part)[: len(index)] for part in found)
-        return logp, weight
+                found = call(params, place(batch, mesh))
+            for result, part in zip(results, found, strict=True):
+                result[index] = np.asarray(part)[: len(index)]
+        return results
 
-    return score
+    return run
 
 
 def target_logps(model, params, batch, *, chunk: int):
@@ -114,5 +124,6 @@ def rectangle(examples: Sequence, *, batch_size: int, width: int) -> dict[str, n
     }
 
 
-def _place(batch, mesh):
+def place(batch, mesh):
+    """Put a batch that every process has whole on the mesh, if there is one."""
     return batch if mesh is None else meshes.put(batch, meshes.batch_shardings(batch, mesh))

@@ -28,6 +28,7 @@ from ftjax.objectives import kl as estimators
 from ftjax.objectives.surrogates import Terms, still
 
 EXAMPLE = dict(loss="grpo", low=0.2, high=0.28, kl_weight=0.1, entropy_weight=0.01)
+KIND = "experience"
 
 
 class Variant(NamedTuple):

@@ -73,11 +73,15 @@ class Policy:
         found = divergence.along(function, (x, self.head(x)), (y, other.head(y)), chunk=self.chunk)
         return found.reshape(batch["tokens"].shape)[..., :-1]
 
-    def scores(self, batch, key=None) -> jax.Array:
-        """Apply the scalar head `head/reward` to every token [..., T], float32."""
+    def scores(self, batch, key=None, *, head: str = "reward") -> jax.Array:
+        """Apply a scalar head to every token [..., T], float32."""
         x = self.hidden(batch, key).astype(jnp.float32)
-        found = x @ self.params["head"]["reward"].astype(jnp.float32)
+        found = x @ self.params["head"][head].astype(jnp.float32)
         return found.reshape(batch["tokens"].shape)
+
+    def held(self, batch, key=None) -> "Held":
+        """Compute the hidden states of a batch once, for all that is asked of it."""
+        return Held(self.model, self.params, self.chunk, self.hidden(batch, key))
 
     def without_adapters(self) -> "Policy":
         """Return the base policy: the same weights, adapters off."""
@@ -85,12 +89,20 @@ class Policy:
 
 
 @dataclasses.dataclass(frozen=True)
-class Given:
-    """A policy whose log-probabilities [..., T-1] are known beforehand."""
+class Held(Policy):
+    """A policy whose hidden states of the batch are there already."""
 
-    logp: jax.Array
+    states: jax.Array
+
+    def hidden(self, batch, key=None) -> jax.Array:
+        """Return the states."""
+        return self.states
+
+
+class Cached:
+    """A policy whose log-probabilities came with the batch, as `reference` [..., T] by token."""
 
     def logps(self, batch, key=None) -> jax.Array:
-        """Return them."""
-        del batch, key
-        return self.logp
+        """Return log p of every target [..., T-1]."""
+        del key
+        return batch["reference"][..., 1:]

@@ -4,6 +4,7 @@
 is not in the state. It is an argument of the step that is never donated and never returned.
 """
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -27,12 +28,15 @@ class State(NamedTuple):
 
 
 def split(params, patterns) -> tuple[Any, Any]:
-    """Partition {"model", "adapters"} into (trainable, frozen); adapters' data never trains.
+    """Partition {"model", "adapters", ...} into (trainable, frozen).
+
+    What adapters hold as data, and the reference of a preference loss, never train.
 
     Raises:
       ValueError: a pattern matches nothing, or nothing would train.
     """
     data = adapter_trees.frozen_paths(params.get("adapters") or {}, prefix="adapters")
+    data |= {path for path in tree.paths(params) if path.startswith("reference/")}
     trainable, frozen = tree.partition(params, patterns, where="trainable", exclude=data)
     if not jax.tree.leaves(trainable):
         raise ValueError(f"trainable: got {patterns!r}, which selects no trainable array")
@@ -45,10 +49,14 @@ def create(trainable, tx, *, key: jax.Array, ema: bool = False) -> State:
     return State(jnp.int32(0), trainable, tx.init(trainable), average, key)
 
 
-def axes(model, adapters) -> dict:
-    """Return the letters of {"model", "adapters"} (of abstract or real adapters, or None)."""
+def axes(model, adapters, *, heads: Iterable[str] = ()) -> dict:
+    """Return the letters of {"model", "adapters"} (of abstract or real adapters, or None).
+
+    heads: names of scalar heads on the final hidden state, under "head".
+    """
     inside = None if adapters is None else adapter_trees.axes(adapters, model.linears)
-    return {"model": model.axes, "adapters": inside}
+    own = {"model": model.axes, "adapters": inside}
+    return own | {"head": dict.fromkeys(heads, "D")} if heads else own
 
 
 def shardings(state: State, letters, tx, mesh) -> State:

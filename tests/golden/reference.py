@@ -1,6 +1,5 @@
 """What the golden tests share: where the reference files are, which apply, and how to run them."""
 
-import dataclasses
 import functools
 import json
 import os
@@ -13,7 +12,7 @@ from safetensors import safe_open
 from ftjax.adapters import peft, peft_config
 from ftjax.models import hf
 from ftjax.objectives import sft
-from ftjax.train.policy import Policy
+from ftjax.train.policy import Held, Policy
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SUPPORTED = frozenset(hf.families())
@@ -83,16 +82,6 @@ def batch_of(tokens, mask, weights=None, positions=None):
         "segments": segments.astype(np.int32),
         "positions": (positions * mask).astype(np.int32),
     }
-
-
-@dataclasses.dataclass(frozen=True)
-class Held(Policy):
-    """A policy whose hidden states are there already: one forward pass serves every output."""
-
-    states: jax.Array
-
-    def hidden(self, batch, key=None):
-        return self.states
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

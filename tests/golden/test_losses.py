@@ -29,7 +29,7 @@ from ftjax.objectives import (
     simpo,
 )  # fmt: skip
 from ftjax.ops import divergence, loss
-from ftjax.train.policy import Given, Statistics
+from ftjax.train.policy import Statistics
 from tests.golden import reference
 
 ONLINE = re.compile("xpo|nash_md|gspo")  # methods of `legacy` that learn from samples
@@ -82,6 +82,16 @@ def batch_of(mask, answers=2, **more):
 def of_targets(grads, mask):
     """Drop the gradients of what is no target: the files' losses add up zeros there, unmasked."""
     return grads * mask[:, 1:]
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """A policy whose log-probabilities [..., T-1] are known."""
+
+    logp: Any
+
+    def logps(self, batch, key=None):
+        return self.logp
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,7 @@ import ftjax.objectives
 from ftjax.adapters import base as adapter_trees
 from ftjax.core import rng
 from ftjax.models import hf
+from ftjax.train import reference as references
 
 
 def modules_with(package, name):
@@ -76,6 +77,59 @@ def adapters(name, family, *, where="blocks/**", tied=True):
     return jax.jit(lambda key, w: draw(key, handle.linears, w))(key, params)
 
 
+ANSWERS = {"preference": 2, "unpaired": 2, "ranking": 3}
+
+
+def batch_for(objective, rows=4):
+    """Draw a batch of the kind that an objective learns from."""
+    kind = OBJECTIVES[objective].KIND
+    return batch(rows) if kind in ("tokens", "experience") else answers(rows, count=ANSWERS[kind])
+
+
+def answers(rows=4, *, count):
+    """Draw examples of `count` answers: two in the first row, one in the others, of any length."""
+    generator = np.random.default_rng(1)
+    tokens, weights, segments, positions = (np.zeros((rows, count, T)) for _ in range(4))
+    examples = np.zeros((rows, 2))
+    for b in range(rows):
+        for p in range(count):
+            at = 0
+            for s in range(2 if b == 0 else 1):
+                n = int(generator.integers(4, T // 2 + 1)) if b < 2 else T
+                # The last answer of the last example of three is not there.
+                n = 0 if count > 2 and b == rows - 1 and p == count - 1 else n
+                here = slice(at, at + n)
+                tokens[b, p, here] = generator.integers(1, 64, n)
+                segments[b, p, here], positions[b, p, here] = s + 1, np.arange(n)
+                weights[b, p, here] = np.arange(n) > n // 3
+                examples[b, s] = 1 + b
+                at += n
+    arrays = {"tokens": tokens, "segments": segments, "positions": positions}
+    numbers = {"label": generator.integers(0, 2, (rows, 2)), "margin": generator.random((rows, 2))}
+    numbers |= {"weights": weights, "examples": examples}
+    as_type = lambda found, kind: {name: x.astype(kind) for name, x in found.items()}
+    return as_type(arrays, np.int32) | as_type(numbers, np.float32)
+
+
+def params_for(objective, params):
+    """Add what an objective needs: a scalar head, and a reference other than the policy."""
+    module, more = vars(OBJECTIVES[objective]), {}
+    if module.get("HEADS"):
+        more["head"] = {
+            name: jitter(np.zeros(32, np.float32), scale=1.0) for name in module["HEADS"]
+        }
+    if module.get("REFERENCE"):
+        model = jitter(params["model"], scale=0.02, seed=3)
+        more["reference"] = {"model": model, "adapters": None}
+    return params | more
+
+
+def reference_for(objective):
+    """Return the reference that goes with `params_for`."""
+    has = vars(OBJECTIVES[objective]).get("REFERENCE")
+    return references.frozen if has else references.adapters_off
+
+
 def batch(rows=4):
     """Draw a batch: packed rows, padded rows, full rows; weights of every size; and experience."""
     generator = np.random.default_rng(0)
@@ -101,9 +155,11 @@ def experience(generator, rows):
     draw = lambda *shape: generator.normal(size=shape).astype(np.float32)
     tokens = rows, T - 1
     return {
-        "advantages": draw(rows),
+        "advantages": draw(*tokens),
         "old_logps": draw(*tokens) - 4,
         "ref_logps": draw(*tokens) - 4,
+        "old_values": draw(*tokens),
+        "returns": draw(*tokens),
     }
 
 

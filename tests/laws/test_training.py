@@ -41,13 +41,14 @@ def objective_of(name):
 @functools.cache
 def gradients_of(objective, way, accumulate):
     """Compute gradients and metrics of one batch."""
-    trainable, frozen = states.split(params_of(way), WAYS[way])
+    params = subjects.params_for(objective, params_of(way))
+    trainable, frozen = states.split(params, WAYS[way])
     run = steps.make_gradients(
         subjects.model(FAMILY), objective_of(objective), accumulate=accumulate,
-        chunk=subjects.CHUNK,
+        chunk=subjects.CHUNK, reference=subjects.reference_for(objective),
     )  # fmt: skip
     call = jax.jit(lambda trainable, batch: run(trainable, frozen, batch, jax.random.key(0), same))
-    return call(trainable, subjects.batch())
+    return call(trainable, subjects.batch_for(objective))
 
 
 def same(x):
@@ -76,9 +77,8 @@ def test_combining_the_parts_gives_the_whole(way):
 
 @each_way
 def test_gradients_exist_for_what_trains_and_nothing_else(way):
-    objective = next(iter(subjects.OBJECTIVES))
     trainable, _ = states.split(params_of(way), WAYS[way])
-    grads, _ = gradients_of(objective, way, 1)
+    grads, _ = gradients_of("sft", way, 1)
     assert holes(grads) == holes(trainable)
     assert tree.paths(grads).keys() == tree.paths(trainable).keys()
     for path, gradient in tree.paths(grads).items():
@@ -98,10 +98,33 @@ def test_data_of_adapters_never_trains(adapter):
     assert data | tree.paths(trainable).keys() == tree.paths(params).keys()
 
 
+def plain_mean(objective, batches):
+    """Compute the loss over batches by its definition, and its gradient by one `jax.grad`."""
+    model, params = subjects.model(FAMILY), subjects.params_for(objective, params_of("full"))
+    call, refer = objective_of(objective), subjects.reference_for(objective)
+
+    def loss(weights):
+        policy = Policy(model, params | {"model": weights}, subjects.CHUNK)
+        fixed = Policy(model, jax.lax.stop_gradient(policy.params), subjects.CHUNK)
+        found = [call(policy, refer(fixed, b), b, jax.random.key(0))["loss"] for b in batches]
+        terms = zip(*(f if isinstance(f, tuple) else (f,) for f in found), strict=True)
+        return sum(functools.reduce(Mean.__add__, term).value() for term in terms)
+
+    return jax.jit(jax.value_and_grad(loss))(params["model"])
+
+
 @each_objective
 def test_four_microbatches_are_one_batch(objective):
-    whole, one = gradients_of(objective, "full", 1)
+    """One whose rows depend on each other says so in COUPLED: then they are four batches."""
     parts, four = gradients_of(objective, "full", 4)
+    batch = subjects.batch_for(objective)
+    if vars(subjects.OBJECTIVES[objective]).get("COUPLED"):
+        cut = [jax.tree.map(lambda x, i=i: x[i::4], batch) for i in range(4)]
+        loss, expected = plain_mean(objective, cut)
+        subjects.close(parts["model"], expected)
+        subjects.close(four["loss"], loss)
+        return
+    whole, one = gradients_of(objective, "full", 1)
     subjects.close(parts, whole)
     assert one.keys() == four.keys()
     for name, metric in one.items():
@@ -112,14 +135,7 @@ def test_four_microbatches_are_one_batch(objective):
 @each_objective
 def test_the_gradient_is_that_of_the_plain_mean(objective):
     """One `jax.grad` of the objective's mean, without the step's bookkeeping."""
-    model, params = subjects.model(FAMILY), params_of("full")
-
-    def loss(weights):
-        policy = Policy(model, params | {"model": weights}, subjects.CHUNK)
-        terms = objective_of(objective)(policy, policy, subjects.batch(), jax.random.key(0))["loss"]
-        return sum(t.value() for t in (terms if isinstance(terms, tuple) else (terms,)))
-
-    expected = jax.jit(jax.grad(loss))(params["model"])
+    _, expected = plain_mean(objective, [subjects.batch_for(objective)])
     subjects.close(gradients_of(objective, "full", 1)[0]["model"], expected)
 
 

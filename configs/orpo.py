@@ -1,0 +1,19 @@
+r"""ORPO on human preferences: fine-tuning and preference in one stage, without a reference.
+
+    python -m experiments.train --config configs/orpo.py:data=DATA --workdir runs/orpo
+
+It starts from a plain base: the likelihood of the chosen answers is part of the loss. See
+configs/dpo_hh.py for DATA.
+
+Two CPU cores; eval/pairs is the share of held-out pairs whose chosen answer is likelier per token.
+"""
+
+from configs import common
+
+
+def get_config(arg=None):
+    """Return the config."""
+    arg = common.parse_preference(arg, beta=0.1)
+    c = common.preference(arg, score="likelihood")
+    c.objective = dict(name="orpo", beta=arg.beta)
+    return common.shrink(c, stand_in=True, kind="preference") if arg.runlocal else c

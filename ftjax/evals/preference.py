@@ -1,0 +1,111 @@
+"""Does the model prefer what people preferred? Accuracy and reward margin on held-out pairs.
+
+    accuracy = share of pairs with reward(chosen) > reward(rejected)          ties count a half
+    reward_margin = mean of reward(chosen) - reward(rejected)
+
+`score` says what a reward is:
+
+    ratio       beta (log pi(y|x) - log pi_ref(y|x)): what DPO and KTO learn; 1/2 before training
+    likelihood  log pi(y|x) per token: what ORPO and SimPO learn
+    reward      the scalar head at the last token: a reward model
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from ftjax.core.conf import listed, nearest
+from ftjax.evals import base
+
+
+def make(
+    *, model, pairs: Sequence, score: str = "ratio", beta: float = 0.1,
+    reference: Callable | None = None, batch_size: int = 8, chunk: int = 64, mesh=None,
+) -> base.Evaluator:  # fmt: skip
+    """Make the evaluator of {accuracy, reward_margin, reward_chosen, reward_rejected}.
+
+    Args:
+      model: the handle.
+      pairs: (chosen, rejected), each (tokens, weights); see `base.make_scorer`.
+      score: ratio, likelihood or reward.
+      beta: scale of ratio.
+      reference: params -> the reference's params, for ratio; None = adapters off.
+      batch_size: answers at a time.
+      chunk: positions of logits at a time.
+      mesh: shard the answers over its replicas.
+
+    Raises:
+      ValueError: an unknown score, or no pair.
+    """
+    if score not in SCORES:
+        raise ValueError(
+            f"evals.preference.score: got {score!r}; expected one of {listed(SCORES)}; "
+            f"{nearest(score, SCORES)}it is what the objective learns"
+        )
+    if not pairs:
+        raise ValueError("evals.preference: got no pair; expected at least one; check its data")
+    flat = [answer for pair in pairs for answer in pair]
+    options = dict(batch_size=batch_size, chunk=chunk, mesh=mesh)
+    rewards = SCORES[score](model, beta=beta, reference=reference or adapters_off, **options)
+
+    def per_example(params) -> dict[str, np.ndarray]:
+        found = rewards(params, flat).reshape(-1, 2)
+        return {"chosen": found[:, 0], "rejected": found[:, 1]}
+
+    return base.Evaluator(per_example, summary)
+
+
+def summary(arrays: base.Arrays) -> dict[str, float]:
+    """Summarise rewards of `chosen` and `rejected` answers."""
+    margin = arrays["chosen"] - arrays["rejected"]
+    return {
+        "accuracy": float(np.mean((margin > 0) + 0.5 * (margin == 0))),
+        "reward_margin": float(np.mean(margin)),
+        "reward_chosen": float(np.mean(arrays["chosen"])),
+        "reward_rejected": float(np.mean(arrays["rejected"])),
+    }
+
+
+def adapters_off(params: Mapping) -> dict:
+    """Return what the adapters were trained over."""
+    return {**params, "adapters": None}
+
+
+def _ratio(model, *, beta, reference, **options):
+    score = base.make_scorer(model, **options)
+
+    def rewards(params, examples):
+        return beta * (score(params, examples)[0] - score(reference(params), examples)[0])
+
+    return rewards
+
+
+def _likelihood(model, *, beta, reference, **options):
+    del beta, reference
+    score = base.make_scorer(model, **options)
+
+    def rewards(params, examples):
+        logp, tokens = score(params, examples)
+        return logp / np.maximum(tokens, 1)
+
+    return rewards
+
+
+def _reward(model, *, beta, reference, chunk, **options):
+    del beta, reference, chunk
+
+    def last(params, batch):
+        x_BTD = model.hidden(
+            params["model"], batch["tokens"], positions_BT=batch["positions"],
+            segments_BT=batch["segments"], adapters=params.get("adapters"),
+        )  # fmt: skip
+        at = jnp.maximum(batch["segments"].sum(-1) - 1, 0)
+        x_BD = jnp.take_along_axis(x_BTD, at[:, None, None], 1)[:, 0].astype(jnp.float32)
+        return (x_BD @ params["head"]["reward"],)
+
+    run = base.make_runner(model, last, **options)
+    return lambda params, examples: run(params, examples, count=1)[0]
+
+
+SCORES = {"ratio": _ratio, "likelihood": _likelihood, "reward": _reward}
