@@ -23,9 +23,12 @@ def get_config(arg=None):
     common.tune(c, full=False, rank=arg.rank)
     common.online(c, prompts=16, samples=8, max_new_tokens=arg.new)
     folder = f"{arg.data}/math/gsm8k"
-    c.data = dict(name="jsonl", path=f"{folder}/train.jsonl.gz", max_tokens=arg.new + 200)
+    c.data = dict(
+        name="jsonl", path=f"{folder}/train.jsonl.gz", fields=dict(prompt="question"),
+        max_tokens=arg.new + 200,
+    )  # fmt: skip
     c.objective = dict(name="grpo", loss=arg.loss, low=0.2, high=0.28, kl_weight=0.001)
-    c.rewards.right = dict(name="number", field="response")
+    c.rewards.right = dict(name="number", field="answer")
     c.rewards.form = dict(name="pattern", regex=r".*#### -?[\d,.]+\s*", weight=0.1)
     c.optim.learning_rate = 1e-5 if arg.base != "tiny" else 1e-3
     c.optim.schedule = dict(name="constant")

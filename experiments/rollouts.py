@@ -30,7 +30,7 @@ from ftjax.sampling import text
 from ftjax.train.policy import Policy
 
 # Keys of a data section that say how rows become tokens; the others are the source's.
-ENCODING = ("max_tokens", "chat_template")
+ENCODING = ("max_tokens", "chat_template", "fields")
 
 
 def train(settings: Settings, workdir: pathlib.Path, *, allow_config_change: bool = False):
@@ -99,6 +99,7 @@ class Prompts:
         self.data, self._seed, self._tokenizer = self, s.seed.data, parts.tokenizer
         self.most = s.data["max_tokens"] - s.rollout.max_new_tokens
         template = generating.find_template(parts.tokenizer, s.data.get("chat_template"))
+        self._field = s.data.get("fields", {}).get("prompt", "prompt")
         self._encode = generating.make_encode(parts.tokenizer, template=template)
         self._order = functools.lru_cache(2)(self._epoch)
 
@@ -130,7 +131,7 @@ class Prompts:
         return draw.order([len(self.rows)], [1.0], seed=self._seed, epoch=epoch, shuffle=True)
 
     def _ids(self, row: dict, index: int) -> list[int]:
-        prompt = row.get("prompt", row.get("messages"))
+        prompt = row.get(self._field, row.get("messages"))
         found = text.prompt_ids(prompt, self._tokenizer, encode=self._encode) if prompt else []
         if 0 < len(found) <= self.most:
             return found

@@ -52,7 +52,7 @@ class Attention(nnx.Module):
         k = rope.rotate(k, context.cos, context.sin)
         if cache is not None:
             cache = base.update_cache(cache, context.slots_BT, k, v)
-            k, v = cache["k"].astype(q.dtype), cache["v"].astype(q.dtype)
+            k, v = base.read_cache(cache, q.dtype)
         attend = attention.attend_causal if cache is None else attention.attend
         mixed = attend(q, k, v, context.mask_BTS, scale=q.shape[-1] ** -0.5)
         return site("o", mesh.constrain(mixed, "BTNH"), self.o), cache

@@ -24,6 +24,8 @@ def make(
 ) -> Callable:  # fmt: skip
     """Make `respond(params, prompts, key=None) -> list of str`, the new text alone.
 
+    With `progress` it calls `progress(prompts, tokens)` for each batch that is done.
+
     Args:
       model: the handle.
       tokenizer: `encode`, `decode`, `bos_id`, `eos_id`, `pad_id`.
@@ -42,7 +44,7 @@ def make(
         out_shardings=None if mesh is None else meshes.replicated(mesh),
     )  # fmt: skip
 
-    def respond(params, prompts: Sequence, key=None) -> list[str]:
+    def respond(params, prompts: Sequence, key=None, *, progress=None) -> list[str]:
         ids = [prompt_ids(prompt, tokenizer, encode=encode) for prompt in prompts]
         key = jax.random.key(0) if key is None else key
         texts = [""] * len(ids)
@@ -51,8 +53,11 @@ def make(
             batch = _batch([ids[i] for i in index], batch_size, _pad(tokenizer))
             with _under(mesh):
                 output = generate(params, *_place(batch, mesh), row_keys)
-            for i, new in zip(index, _new_ids(output), strict=False):  # the rest are dummies
+            found = _new_ids(output)[: len(index)]  # the rest are dummies
+            for i, new in zip(index, found, strict=True):
                 texts[i] = cut(tokenizer.decode(without_stop(new, stop_ids)), until)
+            if progress is not None:
+                progress(len(index), sum(map(len, found)))
         return texts
 
     return respond
