@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from configs import common
-from experiments import rollouts, settings
+from experiments import answers, rollouts, settings
 from tests.experiments.conftest import LONGEST_S, ROOT, environment, finish, metrics
 
 CONFIG = """
@@ -102,6 +102,6 @@ def test_wrong_configs_are_refused(changes, told, lab):
 
 def test_arrays_survive_json():
     for array in (np.float32([[np.nan, 1e-38], [3, -0.0]]), np.arange(6, dtype=np.int32)):
-        found = rollouts.unpack(json.loads(json.dumps(rollouts.pack(array))))
+        found = answers.unpack(json.loads(json.dumps(answers.pack(array))))
         assert found.dtype == array.dtype
         np.testing.assert_array_equal(found, array)
