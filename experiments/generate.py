@@ -28,6 +28,7 @@ TEMPLATE = flags.DEFINE_string(
 TEMPERATURE = flags.DEFINE_float("temperature", 0.0, "0 is greedy", lower_bound=0.0)
 TOP_K = flags.DEFINE_integer("top_k", None, "draw from the k likeliest tokens", lower_bound=1)
 TOP_P = flags.DEFINE_float("top_p", None, "draw from the likeliest tokens of this probability")
+MIN_P = flags.DEFINE_float("min_p", None, "draw from tokens this likely beside the likeliest")
 NEW = flags.DEFINE_integer("max_new_tokens", 128, "tokens of an answer at most", lower_bound=1)
 UNTIL = flags.DEFINE_multi_string("until", [], "cut each text before this string; not in chats")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "prompts at a time", lower_bound=1)
@@ -55,7 +56,7 @@ def main(argv: list[str]) -> None:
     template = generating.find_template(parts.tokenizer, choice)
     options = dict(
         max_new_tokens=NEW.value, temperature=TEMPERATURE.value, top_k=TOP_K.value,
-        top_p=TOP_P.value, stop_ids=generating.stop_ids(parts.tokenizer),
+        top_p=TOP_P.value, min_p=MIN_P.value, stop_ids=generating.stop_ids(parts.tokenizer),
     )  # fmt: skip
     if CHAT.value:
         talk(parts, params, template, options)
@@ -64,6 +65,20 @@ def main(argv: list[str]) -> None:
         wrap = bool(TEMPLATE.value) or data.get("kind") == "chat"
         write(parts, params, generating.make_encode(parts.tokenizer, template=template, wrap=wrap),
               options)  # fmt: skip
+
+
+def progress(total: int):
+    """Make a callback that tells on stderr how many prompts are done, and how fast."""
+    import time
+
+    start, seen = time.perf_counter(), [0, 0]
+
+    def show(prompts: int, tokens: int) -> None:
+        seen[:] = seen[0] + prompts, seen[1] + tokens
+        speed = seen[1] / (time.perf_counter() - start)
+        sys.stderr.write(f"{seen[0]}/{total} prompts  {speed:,.0f} tokens/s\n")
+
+    return show
 
 
 def write(parts, params, encode, options: dict) -> None:
@@ -82,7 +97,7 @@ def write(parts, params, encode, options: dict) -> None:
         parts.model, parts.tokenizer, encode=encode, until=tuple(UNTIL.value), mesh=parts.mesh,
         batch_size=-(-min(BATCH_SIZE.value, len(prompts)) // replicas) * replicas, **options,
     )  # fmt: skip
-    texts = respond(params, prompts, jax.random.key(SEED.value))
+    texts = respond(params, prompts, jax.random.key(SEED.value), progress=progress(len(prompts)))
     for prompt, new in zip(prompts, texts, strict=True):
         print(f"> {prompt}\n{new}\n")
     if OUTPUT.value:

@@ -8,7 +8,6 @@ are sampled when the first of a round is asked for; the sampler is given the tra
 Reads top to bottom: the stream of prompts, sampling, credit, batches.
 """
 
-import base64
 import functools
 import pathlib
 import time
@@ -18,19 +17,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import generating, running, setup
+from experiments import answers, generating, running
+from experiments.prompts import Prompts
 from experiments.settings import Rollout, Settings
 from ftjax.core import conf, padding, rng, tree
 from ftjax.core import mesh as meshes
-from ftjax.data import draw
 from ftjax.objectives.advantages import Experience
 from ftjax.sampling import generate as sampling
 from ftjax.sampling import rewards as rewarding
 from ftjax.sampling import text
 from ftjax.train.policy import Policy
-
-# Keys of a data section that say how rows become tokens; the others are the source's.
-ENCODING = ("max_tokens", "chat_template")
 
 
 def train(settings: Settings, workdir: pathlib.Path, *, allow_config_change: bool = False):
@@ -77,68 +73,6 @@ def credit_of(settings: Settings):
     return conf.build(spec, "objectives", attr="make_advantages", where="advantages")
 
 
-# -- prompts ---------------------------------------------------------------------------------------
-
-
-class Bad(NamedTuple):
-    """A row that cannot be a prompt."""
-
-    message: str
-
-
-class Prompts:
-    """An endless shuffled stream of prompts, by place; rows that cannot be one are counted."""
-
-    def __init__(self, parts: setup.Parts):
-        s = parts.settings
-        data = {k: v for k, v in s.data.items() if k not in ENCODING}
-        self.rows = conf.build(data, "data", where="data")
-        if not len(self.rows):
-            raise ValueError("data: got no rows; expected prompts")
-        self.bad: list[Bad] = []
-        self.data, self._seed, self._tokenizer = self, s.seed.data, parts.tokenizer
-        self.most = s.data["max_tokens"] - s.rollout.max_new_tokens
-        template = generating.find_template(parts.tokenizer, s.data.get("chat_template"))
-        self._encode = generating.make_encode(parts.tokenizer, template=template)
-        self._order = functools.lru_cache(2)(self._epoch)
-
-    def summary(self) -> dict:
-        """Describe the data for the run's summary."""
-        return {"rows": len(self.rows), "bad_rows": len(self.bad)}
-
-    def take(self, cursor: int, count: int) -> tuple[list[dict], list[list[int]], int]:
-        """Return `count` rows from place `cursor` on, their ids, and the place behind them.
-
-        Raises:
-          ValueError: no row of a whole pass can be a prompt.
-        """
-        rows, ids, last = [], [], cursor
-        while len(rows) < count:
-            epoch, at = divmod(cursor, len(self.rows))
-            row = self.rows[int(self._order(epoch)[at])]
-            found = self._ids(row, int(self._order(epoch)[at]))
-            cursor += 1
-            if found:
-                rows.append(row)
-                ids.append(found)
-                last = cursor
-            elif cursor - last > len(self.rows):
-                raise ValueError(f"data: no row can be a prompt; the last: {self.bad[-1].message}")
-        return rows, ids, cursor
-
-    def _epoch(self, epoch: int) -> np.ndarray:
-        return draw.order([len(self.rows)], [1.0], seed=self._seed, epoch=epoch, shuffle=True)
-
-    def _ids(self, row: dict, index: int) -> list[int]:
-        prompt = row.get("prompt", row.get("messages"))
-        found = text.prompt_ids(prompt, self._tokenizer, encode=self._encode) if prompt else []
-        if 0 < len(found) <= self.most:
-            return found
-        told = f"{len(found)} tokens; expected 1 to {self.most}" if prompt else "no prompt"
-        self.bad.append(Bad(f"{self.rows.where(index)}: got {told}; left out"))
-        return []
-
-
 # -- a round ---------------------------------------------------------------------------------------
 
 
@@ -164,13 +98,18 @@ class Sampler:
             stop_ids=self.stop_ids, pad_id=self.pad_id, samples=r.samples, slots=r.slots or None,
             tempered=True, out_shardings=meshes.replicated(self.parts.mesh),
         )  # fmt: skip
-        self.score = jax.jit(self._logps, out_shardings=meshes.replicated(self.parts.mesh))
+        compile = functools.partial(jax.jit, out_shardings=meshes.replicated(self.parts.mesh))
+        self.score, self.value = compile(self._logps), compile(self._values)
         self.base = base_of(first, frozen)
         self.key = jax.random.key(self.settings.seed.sampling)
 
     def _logps(self, params, batch):
         policy = Policy(self.parts.model, params, self.settings.model.chunk)
         return policy.statistics(batch, temperature=self.settings.rollout.temperature).logp
+
+    def _values(self, params, batch):
+        policy = Policy(self.parts.model, params, self.settings.model.chunk)
+        return policy.scores(batch, head="value")[:, :-1]
 
     def run(self, params, number: int, cursor: int, kl_scale: float) -> tuple[Round, int]:
         """Sample and score a round; returns it and the place behind its prompts."""
@@ -184,16 +123,17 @@ class Sampler:
         output = jax.tree.map(np.asarray, found)
         sampled = time.perf_counter() - start
         repeat = lambda each: np.repeat(each, r.samples, axis=0)
-        batch = batch_of(repeat(prompts), repeat(lengths), output)
-        base_logps = self._base_logps(batch)
+        batch = answers.batch_of(repeat(prompts), repeat(lengths), output)
+        base_logps = self._over(self.score, self.base, batch)
+        values = self._over(self.value, params, batch) if "value" in self.parts.heads else None
         scores = self.rewards(self._texts(output), [row for row in rows for _ in range(r.samples)])
         mask = (batch["weights"][:, 1:] > 0).astype(np.float32)
         experience = Experience(
             jnp.asarray(scores.values_BF), self.rewards.weights, r.samples, mask,
-            batch["old_logps"], base_logps, values_BT=None, kl_scale=kl_scale,
+            batch["old_logps"], base_logps, values_BT=values, kl_scale=kl_scale,
         )  # fmt: skip
         credit = {name: np.asarray(each) for name, each in self.credit(experience).items()}
-        batch |= {"ref_logps": base_logps, **spread(credit, batch)}
+        batch |= {"ref_logps": base_logps, **answers.spread(credit, batch)}
         metrics = self._metrics(experience, scores, output)
         metrics["time/rollout_s"] = time.perf_counter() - start
         metrics["time/rollout_tokens_per_s"] = output.lengths.sum() / sampled
@@ -205,13 +145,14 @@ class Sampler:
         ids = (text.without_stop(row[:n].tolist(), self.stop_ids) for row, n in rows)
         return [text.cut(decode(each), until) for each in ids]
 
-    def _base_logps(self, batch) -> np.ndarray:
+    def _over(self, function, params, batch) -> np.ndarray:
+        """Apply a compiled function to the rows of a round, a training batch at a time."""
         size, names = self.settings.batch_size, ("tokens", "positions", "segments")
         parts = []
         for start in range(0, len(batch["tokens"]), size):
             rows = {name: batch[name][start : start + size] for name in names}
             with jax.set_mesh(self.parts.mesh):
-                parts.append(np.asarray(self.score(self.base, place(rows, self.parts.mesh))))
+                parts.append(np.asarray(function(params, place(rows, self.parts.mesh))))
         return np.concatenate(parts)
 
     def _metrics(self, experience: Experience, scores, output) -> dict[str, float]:
@@ -239,30 +180,6 @@ def base_of(first, frozen) -> dict[str, Any]:
 def place(batch, mesh):
     """Put host arrays on the mesh, rows over its replicas."""
     return meshes.put(batch, meshes.batch_shardings(batch, mesh))
-
-
-def batch_of(prompts_BT, lengths_B, output) -> dict[str, np.ndarray]:
-    """Make the batch of prompts and answers; the sampled tokens are its targets."""
-    B, N = output.tokens.shape
-    tokens = np.pad(prompts_BT, ((0, 0), (0, N)))
-    slots, at = lengths_B[:, None] + np.arange(N), np.arange(B)[:, None]
-    is_new = (np.arange(N) < output.lengths[:, None]).astype(np.float32)
-    tokens[at, slots] = output.tokens
-    weights, logps = np.zeros(tokens.shape, np.float32), np.zeros(tokens.shape, np.float32)
-    weights[at, slots], logps[at, slots] = is_new, output.logps
-    places = np.arange(tokens.shape[1])[None]
-    segments = (places < (lengths_B + output.lengths)[:, None]).astype(np.int32)
-    return {
-        "tokens": tokens * segments, "weights": weights, "segments": segments,
-        "positions": (places * segments).astype(np.int32), "old_logps": logps[:, 1:],
-    }  # fmt: skip
-
-
-def spread(credit: dict, batch: dict) -> dict:
-    """Add credit to a batch: `keep` [B] drops rows, anything else is an array of it."""
-    keep = credit.pop("keep", None)
-    weights = {} if keep is None else {"weights": batch["weights"] * keep[:, None]}
-    return credit | weights
 
 
 # -- batches ---------------------------------------------------------------------------------------
@@ -320,7 +237,7 @@ class Rollouts:
     def state(self) -> dict:
         """Return the position, with the answers of the present round."""
         if self._saved is None and self._round is not None:
-            arrays = {name: pack(each) for name, each in self._round.batch.items()}
+            arrays = {name: answers.pack(each) for name, each in self._round.batch.items()}
             self._saved = {"arrays": arrays, "metrics": self._round.metrics}
         return {
             "round": self._number, "at": self._at, "cursor": self._cursor,
@@ -333,20 +250,8 @@ class Rollouts:
         self._cursor, self._kl_scale = position["cursor"], position["kl_scale"]
         self._saved, self._round = position["answers"], None
         if self._saved is not None:
-            arrays = {name: unpack(each) for name, each in self._saved["arrays"].items()}
+            arrays = {name: answers.unpack(each) for name, each in self._saved["arrays"].items()}
             self._round = Round(arrays, self._saved["metrics"])
-
-
-def pack(array: np.ndarray) -> dict:
-    """Write an array as JSON can hold it, every bit of it."""
-    data = base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
-    return {"dtype": str(array.dtype), "shape": list(array.shape), "data": data}
-
-
-def unpack(packed: dict) -> np.ndarray:
-    """Undo `pack`."""
-    flat = np.frombuffer(base64.b64decode(packed["data"]), packed["dtype"])
-    return flat.reshape(packed["shape"])
 
 
 class Step:
@@ -364,8 +269,9 @@ class Step:
         return state, own | metrics
 
 
-def couple(p: running.Plan, state, frozen) -> tuple[Rollouts, Step]:
+def couple(p: running.Plan, state, frozen, workdir) -> tuple[Rollouts, Step]:
     """Make the batches and the step of an online run."""
+    del workdir
     meshes.check_batch(p.settings.rollout.prompts, 1, p.parts.mesh)
     batches = Rollouts(Sampler(p, state, frozen), frozen, p.settings)
     return batches, Step(running.compiled_step(p), batches)

@@ -71,10 +71,7 @@ def plan(settings: Settings, *, progress=None, load: Callable | None = None) -> 
     evaluating.check(settings.evals)
     # The evaluations first: the data of training takes the longest to encode.
     evaluation = evaluating.build(parts)
-    loader = (load or _loader)(parts, progress)
-    if load is None:
-        _check_kind(loader.data.store.kind, parts.objective)
-        references.reserve(parts.reference, loader.data.store)
+    loader = (load or _load)(parts, progress)
     return Plan(settings, parts, loader, evaluation, optimizer, objective, penalties, state, frozen)
 
 
@@ -104,6 +101,13 @@ def _check_kind(kind: str, objective) -> None:
             f"data.kind: got data of kind {kind!r} for {objective.__name__}; expected "
             f"{'text, prompt or chat' if wanted == 'tokens' else repr(wanted)}; change one of them"
         )
+
+
+def _load(parts: setup.Parts, progress) -> loaders.Loader:
+    loader = _loader(parts, progress)
+    _check_kind(loader.data.store.kind, parts.objective)
+    references.reserve(parts.reference, loader.data.store)
+    return loader
 
 
 def _loader(parts: setup.Parts, progress) -> loaders.Loader:
@@ -188,9 +192,12 @@ def params_of(state: states.State, frozen):
     return tree.combine(own, frozen)
 
 
-def _coupled(p: Plan, state, frozen) -> tuple:
+def _coupled(p: Plan, state, frozen, workdir: pathlib.Path) -> tuple:
     """Make the batches and the step of a run that learns from data as it is."""
-    del state, frozen
+    references.compute(
+        p.parts, params_of(state, frozen), p.loader.data.store, workdir=workdir,
+        identity=setup.identity(p.parts), progress=results.progress("reference"),
+    )  # fmt: skip
     return Batches(p.loader, p.parts.mesh), compiled_step(p)
 
 
@@ -198,7 +205,7 @@ class Way(NamedTuple):
     """Where batches come from: what differs between learning from data and from experience."""
 
     load: Callable | None = None  # as in `plan`
-    couple: Callable = _coupled  # (plan, first state, frozen) -> (batches, step)
+    couple: Callable = _coupled  # (plan, first state, frozen, workdir) -> (batches, step)
     begin: Callable = lambda batches, state: None  # called once the state is the one to go on from
 
 
@@ -210,12 +217,7 @@ def train(
     start = time.perf_counter()
     p = plan(settings, progress=results.progress("encoding"), load=way.load)
     state, frozen = arrays(p)
-    if way.load is None:
-        references.compute(
-            p.parts, params_of(state, frozen), p.loader.data.store, workdir=workdir,
-            identity=setup.identity(p.parts), progress=results.progress("reference"),
-        )  # fmt: skip
-    batches, step = way.couple(p, state, frozen)
+    batches, step = way.couple(p, state, frozen, workdir)
     writers = writers_of(settings, workdir)
     with contextlib.ExitStack() as stack:
         for writer in writers:

@@ -169,8 +169,30 @@ def scan(layers, x, inputs, *, length: int, policy: str, loop: bool):
     return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs)
 
 
+def empty_cache(shape: tuple[int, ...], dtype) -> dict[str, jax.Array]:
+    """Make a cache of zeros: k and v [L,B,S,K,H]; in int8 with a scale for each head of a token."""
+    zeros = {name: jnp.zeros(shape, dtype) for name in ("k", "v")}
+    if jnp.dtype(dtype) != jnp.int8:
+        return zeros
+    return zeros | {f"{name}_scale": jnp.zeros(shape[:-1], jnp.float32) for name in zeros}
+
+
 def update_cache(cache, slots_BT, k_BTKH, v_BTKH):
     """Write keys and values of new tokens at their slots; out-of-range slots are dropped."""
     rows = jnp.arange(slots_BT.shape[0])[:, None]
+    new = {"k": k_BTKH, "v": v_BTKH}
+    if "k_scale" in cache:
+        scales = {n: jnp.abs(x).max(-1).astype(jnp.float32) / 127 for n, x in new.items()}
+        steps = {n: x / jnp.maximum(scales[n], 1e-30)[..., None] for n, x in new.items()}
+        new = {n: jnp.round(x) for n, x in steps.items()}
+        new |= {f"{n}_scale": x for n, x in scales.items()}
     write = lambda old, new: old.at[rows, slots_BT].set(new.astype(old.dtype), mode="drop")
-    return {"k": write(cache["k"], k_BTKH), "v": write(cache["v"], v_BTKH)}
+    return {name: write(cache[name], new[name]) for name in cache}
+
+
+def read_cache(cache, dtype) -> tuple[jax.Array, jax.Array]:
+    """Return keys and values of all slots, [B,S,K,H], in the type of the computation."""
+    if "k_scale" not in cache:
+        return cache["k"].astype(dtype), cache["v"].astype(dtype)
+    whole = lambda name: (cache[name] * cache[f"{name}_scale"][..., None]).astype(dtype)
+    return whole("k"), whole("v")

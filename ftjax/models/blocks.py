@@ -40,7 +40,7 @@ def attend(q, k, v, context: base.Context, cache=None, *, scale: float, cap: flo
         q, k = rope.rotate(q, *context.rotation), rope.rotate(k, *context.rotation)
     if cache is not None:
         cache = base.update_cache(cache, context.slots_BT, k, v)
-        k, v = cache["k"].astype(q.dtype), cache["v"].astype(q.dtype)
+        k, v = base.read_cache(cache, q.dtype)
     k, v = virtual.join(context.prefix, k, v)
     run = attention.attend_causal if cache is None else attention.attend
     mixed = run(q, k, v, context.mask_BTS, scale=scale, cap=cap)

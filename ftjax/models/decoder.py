@@ -332,8 +332,7 @@ class Model:
         """Make an empty cache for rows of up to `length` positions: k and v [L,B,S,K,H]."""
         c = self.config
         shape = (c.layers, batch, length, c.kv_heads, c.head_dim)
-        zeros = lambda: jnp.zeros(shape, dtype or self.dtype)
-        return {"k": zeros(), "v": zeros()}
+        return base.empty_cache(shape, dtype or self.dtype)
 
 
 def _groups(kinds: Sequence[Kind], run: Run, inputs, of: str | None = None):

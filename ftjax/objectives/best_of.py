@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from ftjax.objectives import advantages, sft
 
 EXAMPLE = dict()
+KIND = "experience"
 
 
 def make() -> Callable:

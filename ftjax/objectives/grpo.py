@@ -28,6 +28,7 @@ from ftjax.objectives import kl as estimators
 from ftjax.objectives.surrogates import Terms, still
 
 EXAMPLE = dict(loss="grpo", low=0.2, high=0.28, kl_weight=0.1, entropy_weight=0.01)
+KIND = "experience"
 
 
 class Variant(NamedTuple):
@@ -93,8 +94,7 @@ def make(
       limit: tokens that an answer may have, for dr_grpo.
       kl_weight: of the divergence from the base; kl: its estimator, k1, k2 or k3; kl_corrected:
         weigh it by the ratio, which makes its gradient right.
-      entropy_weight: of a bonus for entropy.
-      entropy_share: train on this share of a microbatch's tokens, those of highest entropy.
+      entropy_weight: of a bonus for entropy; entropy_share: of a microbatch's tokens to train on.
       off_policy_most: leave out bad rows whose mean log-ratio of sampler to policy is above it.
       temperature: of the sampling; log-probabilities are under it.
     """

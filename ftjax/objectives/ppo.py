@@ -8,10 +8,70 @@ Rewards of tokens are -kl_weight * KL to the base, with the score of the answer 
 `old_values` and `returns`, all [B, T-1]; `policy.values` are the values before each token.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
+from ftjax.core.mean import Mean
+from ftjax.objectives import advantages
 from ftjax.objectives import kl as estimators
+
+EXAMPLE = dict(clip=0.2, value_weight=0.5)
+KIND = "experience"
+HEADS = ("value",)
+
+
+def make(
+    *, clip: float = 0.2, value_clip: float = 0.2, value_weight: float = 0.1,
+    temperature: float = 1.0,
+) -> Callable:  # fmt: skip
+    """Make the objective; `temperature` is that of the sampling."""
+
+    def objective(policy, reference, batch, key):
+        del reference
+        held = policy.held(batch, key)
+        logps_BT = held.statistics(batch, temperature=temperature).logp
+        values_BT = held.scores(batch, head="value")[:, :-1]
+        mask_BT = (batch["weights"][:, 1:] > 0).astype(jnp.float32)
+        log_ratio_BT = (logps_BT - batch["old_logps"]) * mask_BT
+        gain = Mean.of(clipped_losses(log_ratio_BT, batch["advantages"], clip=clip), mask_BT)
+        errors_BT = value_losses(
+            values_BT, batch["old_values"], batch["returns"], clip=value_clip
+        )  # fmt: skip
+        value = Mean.of(errors_BT, mask_BT)
+        return {
+            "loss": (gain, value.scale(value_weight)), "loss/policy": gain, "loss/value": value,
+            "ratio": Mean.of(jnp.exp(log_ratio_BT), mask_BT),
+            "surprise": Mean.of(-logps_BT, mask_BT),
+        }  # fmt: skip
+
+    return objective
+
+
+def make_advantages(
+    *, kl_weight: float = 0.05, kl: str = "k1", discount: float = 1.0, decay: float = 0.95
+) -> Callable:
+    """Make `(experience) -> {"advantages", "returns", "old_values"}`, all [B, T].
+
+    Args:
+      kl_weight: of the divergence from the base; kl: its estimator.
+      discount: of later rewards, gamma. decay: of later errors, lambda.
+    """
+
+    def credit(experience: advantages.Experience) -> dict:
+        e, mask_BT = experience, experience.mask_BT
+        total_B = jnp.nan_to_num(advantages.total(e.rewards_BF, e.weights_F))
+        rewards_BT = mask_BT * token_rewards(
+            advantages.at_last(total_B, mask_BT), e.logps_BT, e.ref_logps_BT,
+            kl_weight=kl_weight * e.kl_scale, kl=kl,
+        )  # fmt: skip
+        values_BT = e.values_BT * mask_BT
+        found, returns = advantages.gae(rewards_BT, values_BT, discount=discount, decay=decay)
+        white = advantages.whitened(found, mask_BT) * mask_BT
+        return {"advantages": white, "returns": returns * mask_BT, "old_values": values_BT}
+
+    return credit
 
 
 def clipped_losses(log_ratio_BT, advantages_BT, *, clip: float) -> jax.Array:

@@ -14,6 +14,7 @@ from ftjax.objectives import advantages, grpo
 from ftjax.objectives import kl as estimators
 
 EXAMPLE = dict(low=0.2, high=0.2)
+KIND = "experience"
 
 
 def make(*, low: float = 0.2, high: float = 0.2, temperature: float = 1.0) -> Callable:

@@ -71,16 +71,13 @@ def make(
       pad_id: fills the prompts and ended rows.
       samples: rows of every prompt, one after another in the output.
       slots: rows at work at a time; all when not given.
-      cache_dtype: of keys and values; the model's own when not given, "int8" is the smallest.
+      cache_dtype: of keys and values, such as "int8"; the model's own when not given.
       out_shardings: where the output lies on a mesh.
 
     `params` is {"model", "adapters"} (adapters None or missing = off). A prompt of length 0 is a
     dummy that generates nothing. `key` is one key, from which prompt i takes fold_in(key, i), or
     [Q] keys; sample s of several takes fold_in(the prompt's, s). One program is compiled per number
-    of prompts and bucket of their lengths (a power of two).
-
-    Raises (on a call):
-      ValueError: prompt and new tokens do not fit into the model's positions.
+    of prompts and bucket of their lengths. Raises ValueError where the positions do not suffice.
     """
     _check_count(max_new_tokens)
     drawing = dict(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)

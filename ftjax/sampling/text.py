@@ -22,7 +22,7 @@ def make(
     model, tokenizer, *, batch_size: int = 8, stop_ids: Sequence[int] | None = None,
     until: Sequence[str] = (), encode: Callable | None = None, mesh=None, **sampling,
 ) -> Callable:  # fmt: skip
-    """Make `respond(params, prompts, key=None) -> list of str`, the new text alone.
+    """Make `respond(params, prompts, key=None, progress=...) -> list of str`, the new text alone.
 
     Args:
       model: the handle.
@@ -32,7 +32,7 @@ def make(
       until: the text is cut before the first of these strings (a newline, for one line).
       encode: prompt -> ids, for chat templates; `tokenizer.encode` when not given.
       mesh: shard the rows over its replicas.
-      sampling: max_new_tokens, temperature, top_k, top_p of `generate.make`.
+      sampling: max_new_tokens and how tokens are drawn, see `generate.make`.
     """
     stop_ids = stops(tokenizer) if stop_ids is None else tuple(stop_ids)
     if mesh is not None:
@@ -42,7 +42,7 @@ def make(
         out_shardings=None if mesh is None else meshes.replicated(mesh),
     )  # fmt: skip
 
-    def respond(params, prompts: Sequence, key=None) -> list[str]:
+    def respond(params, prompts: Sequence, key=None, *, progress=_silent) -> list[str]:
         ids = [prompt_ids(prompt, tokenizer, encode=encode) for prompt in prompts]
         key = jax.random.key(0) if key is None else key
         texts = [""] * len(ids)
@@ -51,11 +51,17 @@ def make(
             batch = _batch([ids[i] for i in index], batch_size, _pad(tokenizer))
             with _under(mesh):
                 output = generate(params, *_place(batch, mesh), row_keys)
-            for i, new in zip(index, _new_ids(output), strict=False):  # the rest are dummies
+            found = _new_ids(output)[: len(index)]  # the rest are dummies
+            for i, new in zip(index, found, strict=True):
                 texts[i] = cut(tokenizer.decode(without_stop(new, stop_ids)), until)
+            progress(len(index), sum(map(len, found)))
         return texts
 
     return respond
+
+
+def _silent(prompts: int, tokens: int) -> None:
+    """Tell nobody that a batch is done."""
 
 
 def make_stream(

@@ -106,15 +106,30 @@ class Policy:
         found = losses.along(function, *models, chunk=self.chunk)
         return found.reshape(batch["tokens"].shape)[..., :-1]
 
-    def scores(self, batch, key=None) -> jax.Array:
-        """Apply the scalar head `head/reward` to every token [..., T], float32."""
+    def scores(self, batch, key=None, *, head: str = "reward") -> jax.Array:
+        """Apply a scalar head to every token [..., T], float32."""
         x = self.hidden(batch, key).astype(jnp.float32)
-        found = x @ self.params["head"]["reward"].astype(jnp.float32)
+        found = x @ self.params["head"][head].astype(jnp.float32)
         return found.reshape(batch["tokens"].shape)
+
+    def held(self, batch, key=None) -> "Held":
+        """Compute the hidden states of a batch once, for all that is asked of it."""
+        return Held(self.model, self.params, self.chunk, self.states(batch, key))
 
     def without_adapters(self) -> "Policy":
         """Return the base policy: the same weights, adapters off."""
         return dataclasses.replace(self, params=self.params | {"adapters": None})
+
+
+@dataclasses.dataclass(frozen=True)
+class Held(Policy):
+    """A policy whose hidden states of the batch are there already."""
+
+    found: tuple[jax.Array, dict[str, Mean] | None]
+
+    def states(self, batch, key=None) -> tuple[jax.Array, dict[str, Mean] | None]:
+        """Return what was found."""
+        return self.found
 
 
 class Cached:

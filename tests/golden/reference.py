@@ -1,6 +1,5 @@
 """What the golden tests share: where the reference files are, which apply, and how to run them."""
 
-import dataclasses
 import functools
 import json
 import os
@@ -14,7 +13,7 @@ from ftjax.core import tree
 from ftjax.models import hf
 from ftjax.objectives import sft
 from ftjax.train import state as states
-from ftjax.train.policy import Policy
+from ftjax.train.policy import Held, Policy
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SUPPORTED = frozenset(hf.families())
@@ -73,16 +72,6 @@ def batch_of(tokens, mask, weights=None, positions=None):
     }
 
 
-@dataclasses.dataclass(frozen=True)
-class Held(Policy):
-    """A policy whose hidden states are there already: one forward pass serves every output."""
-
-    found: jax.Array
-
-    def states(self, batch, key=None):
-        return self.found, None
-
-
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def evaluate(model, path, params, batch):
     """Compute logits, log-probabilities, final hidden states, and the loss with its gradient.
@@ -96,7 +85,7 @@ def evaluate(model, path, params, batch):
     def outputs(part):
         own = tree.combine(part, frozen)
         x = Policy(model, own, CHUNK).hidden(batch)
-        policy = Held(model, own, CHUNK, x)
+        policy = Held(model, own, CHUNK, (x, None))
         logits = model.logits(own["model"], x, adapters=own["adapters"])
         loss = objective(policy, policy, batch, None)["loss"].value()
         return loss, dict(loss=loss, logp=policy.logps(batch), logits=logits, hidden=x)

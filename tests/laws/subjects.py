@@ -91,7 +91,7 @@ ANSWERS = {"preference": 2, "unpaired": 2, "ranking": 3}
 def batch_for(objective, rows=4):
     """Draw a batch of the kind that an objective learns from."""
     kind = OBJECTIVES[objective].KIND
-    return batch(rows) if kind == "tokens" else answers(rows, count=ANSWERS[kind])
+    return batch(rows) if kind in ("tokens", "experience") else answers(rows, count=ANSWERS[kind])
 
 
 def answers(rows=4, *, count):
@@ -163,9 +163,11 @@ def experience(generator, rows):
     draw = lambda *shape: generator.normal(size=shape).astype(np.float32)
     tokens = rows, T - 1
     return {
-        "advantages": draw(rows),
+        "advantages": draw(*tokens),
         "old_logps": draw(*tokens) - 4,
         "ref_logps": draw(*tokens) - 4,
+        "old_values": draw(*tokens),
+        "returns": draw(*tokens),
     }
 
 

@@ -133,3 +133,20 @@ def test_lengths_of_one_bucket_share_a_program(model, params):
         generate(params, *(QUEUE[:3, :width], np.minimum(LENGTHS[:3], width)), KEY)
         counts.append(len(traces))
     assert len(set(counts)) == 1
+
+
+def test_a_cache_of_bytes_is_near(model, adapted):
+    prompts, lengths = QUEUE[2:3], LENGTHS[2:3]
+    wanted, _ = generating.prefill(model, adapted, prompts, lengths, length=16)
+    cache = model.init_cache(batch=1, length=16, dtype="int8")
+    assert cache["k"].dtype == jnp.int8
+    places = np.arange(16)[None]
+    hidden = jax.jit(
+        lambda params: model.hidden(
+            params["model"], prompts, positions_BT=places, cache=cache,
+            segments_BT=np.int32(places < lengths), adapters=params["adapters"],
+        )
+    )(adapted)[0]  # fmt: skip
+    found = model.logits(adapted["model"], hidden[:, lengths[0] - 1], adapters=adapted["adapters"])
+    error = np.abs(found - wanted).max() / np.abs(wanted).max()
+    assert 0 < error < 0.02

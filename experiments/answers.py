@@ -1,0 +1,41 @@
+"""Sampled answers as arrays: the batch that trains on them, and how a checkpoint keeps it."""
+
+import base64
+
+import numpy as np
+
+
+def batch_of(prompts_BT, lengths_B, output) -> dict[str, np.ndarray]:
+    """Make the batch of prompts and answers; the sampled tokens are its targets."""
+    B, N = output.tokens.shape
+    tokens = np.pad(prompts_BT, ((0, 0), (0, N)))
+    slots, at = lengths_B[:, None] + np.arange(N), np.arange(B)[:, None]
+    is_new = (np.arange(N) < output.lengths[:, None]).astype(np.float32)
+    tokens[at, slots] = output.tokens
+    weights, logps = np.zeros(tokens.shape, np.float32), np.zeros(tokens.shape, np.float32)
+    weights[at, slots], logps[at, slots] = is_new, output.logps
+    places = np.arange(tokens.shape[1])[None]
+    segments = (places < (lengths_B + output.lengths)[:, None]).astype(np.int32)
+    return {
+        "tokens": tokens * segments, "weights": weights, "segments": segments,
+        "positions": (places * segments).astype(np.int32), "old_logps": logps[:, 1:],
+    }  # fmt: skip
+
+
+def spread(credit: dict, batch: dict) -> dict:
+    """Add credit to a batch: `keep` [B] drops rows, anything else is an array of it."""
+    keep = credit.pop("keep", None)
+    weights = {} if keep is None else {"weights": batch["weights"] * keep[:, None]}
+    return credit | weights
+
+
+def pack(array: np.ndarray) -> dict:
+    """Write an array as JSON can hold it, every bit of it."""
+    data = base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
+    return {"dtype": str(array.dtype), "shape": list(array.shape), "data": data}
+
+
+def unpack(packed: dict) -> np.ndarray:
+    """Undo `pack`."""
+    flat = np.frombuffer(base64.b64decode(packed["data"]), packed["dtype"])
+    return flat.reshape(packed["shape"])

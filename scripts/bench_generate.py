@@ -1,0 +1,98 @@
+r"""Speed of generation: tokens a second at several batch sizes, against what the machine could do.
+
+    python scripts/bench_generate.py                         # the embedded base, batch 1, 16, 64
+    python scripts/bench_generate.py --base DIR --batch 1 16 --new 128 --cache int8
+
+Two bounds. Every token of a batch reads all weights once: bytes / bandwidth seconds, whatever the
+batch. And it multiplies 2 * weights * batch: FLOPs / speed seconds. Bandwidth and speed are
+measured here, by reading a large array and by a large matmul. `first` is the time to the first
+token: the prompts are read and one token is drawn. A second run with prompts of other lengths must
+compile nothing. JSON lines come out.
+"""
+
+import argparse
+import json
+import pathlib
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import ftjax
+from ftjax.models import hf
+from ftjax.sampling import generate as generating
+from ftjax.train import compile as compiling
+
+TINY = pathlib.Path(ftjax.__file__).parent / "assets" / "tiny"
+
+
+def seconds(call, *, repeats: int) -> float:
+    """Return the shortest time of a call that has been made once."""
+    jax.block_until_ready(call())
+    found = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(call())
+        found.append(time.perf_counter() - start)
+    return min(found)
+
+
+def machine(repeats: int) -> tuple[float, float]:
+    """Measure bytes a second of a sum, and FLOPs a second of a matmul."""
+    long, square = jnp.ones(32 * 2**20, jnp.float32), jnp.ones((1024, 1024), jnp.float32)
+    total, product = jax.jit(jnp.sum), jax.jit(jnp.matmul)
+    bandwidth = long.nbytes / seconds(lambda: total(long), repeats=repeats)
+    return bandwidth, 2 * 1024**3 / seconds(lambda: product(square, square), repeats=repeats)
+
+
+def measure(model, params, *, batch: int, args) -> dict:
+    """Time one batch size."""
+    key, rng = jax.random.key(0), np.random.default_rng(0)
+    most = model.config.max_positions - args.new
+    length = min(args.prompt, most)
+    prompts = rng.integers(3, model.config.vocab_size, (batch, length)).astype(np.int32)
+    lengths = np.full(batch, length, np.int32)
+    options = dict(temperature=1.0, cache_dtype=args.cache or None)
+    many = generating.make(model, max_new_tokens=args.new, **options)
+    one = generating.make(model, max_new_tokens=1, **options)
+    first = seconds(lambda: one(params, prompts, lengths, key), repeats=args.repeats)
+    whole = seconds(lambda: many(params, prompts, lengths, key), repeats=args.repeats)
+    before = compiling.programs()
+    shorter = rng.integers(length // 2 + 1, length + 1, batch).astype(np.int32)
+    jax.block_until_ready(many(params, prompts[:, : shorter.max()], shorter, key))
+    return {
+        "batch": batch, "new_tokens": args.new, "prompt_tokens": length,
+        "first_token_ms": 1e3 * first, "tokens_per_s": batch * args.new / whole,
+        "compiled_again": compiling.programs() - before,
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--base", default=str(TINY), help="directory of a model")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 16, 64])
+    parser.add_argument("--prompt", type=int, default=64, help="tokens of a prompt")
+    parser.add_argument("--new", type=int, default=64, help="tokens to generate")
+    parser.add_argument("--cache", default="", help="type of keys and values, such as int8")
+    parser.add_argument("--repeats", type=int, default=3)
+    args = parser.parse_args()
+    family, config = hf.config_of(pathlib.Path(args.base))
+    model = family.make(config)
+    params = {"model": hf.load(pathlib.Path(args.base), model, names=family.NAMES)}
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    bandwidth, speed = machine(args.repeats)
+    shown = {"weights": count, "gb_per_s": bandwidth / 1e9, "gflop_per_s": speed / 1e9}
+    print(json.dumps(shown))
+    for batch in args.batch:
+        found = measure(model, params, batch=batch, args=args)
+        bounds = batch * bandwidth / size, speed / (2 * count)
+        found |= {"bound_by_bytes": bounds[0], "bound_by_matmuls": bounds[1]}
+        found["of_bound"] = found["tokens_per_s"] / min(bounds)
+        print(json.dumps({k: round(v, 3) for k, v in found.items()}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
