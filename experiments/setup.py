@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from experiments.settings import Settings
 from ftjax.adapters import base as adapters
-from ftjax.adapters import peft, stack
+from ftjax.adapters import peft, stack, tokens
 from ftjax.core import conf, files
 from ftjax.core import mesh as meshes
 from ftjax.data import tokenizer as tokenizers
@@ -29,7 +29,7 @@ from ftjax.train import state as states
 
 TINY = "tiny"
 DTYPES = ("float32", "bfloat16", "float16")
-OURS = ("where", "groups", "past")  # of the adapter's keys; the others are the method's
+OURS = ("where", "groups", "past", "tokens")  # of the adapter's keys; the others are the method's
 WHOLE = dict(adapters="adapters/**", model="model/**")
 
 
@@ -46,6 +46,7 @@ class Parts:
     tokenizer_source: pathlib.Path
     method: Callable | None  # initialiser of adapters
     groups: tuple[tuple[str, Callable], ...]  # and those of some paths, with other settings
+    past: tuple[dict, ...]  # adapters of past tasks, which stay as they are
     patterns: tuple[str, ...]  # what trains
 
     @functools.cached_property
@@ -68,13 +69,9 @@ class Parts:
         where = self.settings.adapter["where"]
         linears, groups = self.model.linears, self.groups
         fresh = adapters.init(self.method, key, linears, model, where=where, groups=groups)
-        return stack.over(fresh, self.past, linears=linears) if self.past else fresh
-
-    @functools.cached_property
-    def past(self) -> tuple[dict, ...]:
-        """The adapters of past tasks, which stay as they are: `adapter.past`, PEFT directories."""
-        model = dict(linears=self.model.linears, names=self.family.NAMES)
-        return tuple(peft.load(given, **model) for given in self.settings.adapter.get("past", ()))
+        found = stack.over(fresh, self.past, linears=linears) if self.past else fresh
+        ids = self.settings.adapter.get("tokens", ())
+        return tokens.beside(found, model[tokens.PATH], ids=ids) if ids else found
 
 
 def build(settings: Settings) -> Parts:
@@ -95,7 +92,13 @@ def build(settings: Settings) -> Parts:
     method, groups = _methods(settings.adapter)
     given = settings.trainable or (WHOLE["adapters"] if method else WHOLE["model"])
     patterns = (given,) if isinstance(given, str) else tuple(given)
-    return Parts(settings, mesh, family, model, source, tokenizer, found, method, groups, patterns)
+    past = tuple(
+        peft.load(directory, linears=model.linears, names=family.NAMES)
+        for directory in settings.adapter.get("past", ())
+    )
+    return Parts(
+        settings, mesh, family, model, source, tokenizer, found, method, groups, past, patterns
+    )
 
 
 def _model(spec) -> tuple[ModuleType, Any, pathlib.Path | None]:

@@ -10,6 +10,7 @@ adapters, optimizer, step and compilation are the ones of `experiments/running.p
 """
 
 import argparse
+import functools
 import json
 import os
 import platform
@@ -44,11 +45,22 @@ def model_of(shape: dict, **options):
 
 
 def setup(mode: str, shape: dict, **options):
-    """Make the compiled step, its first state and the frozen arrays."""
+    """Make the compiled step of LoRA or of full fine-tuning, its first state, the frozen arrays."""
+    from ftjax.adapters import lora
+
+    method = lora.make(rank=RANK, alpha=2.0 * RANK) if mode == "lora" else None
+    step, create = training(method, shape, **options)
+    return step, *create()
+
+
+def training(method, shape: dict, **options):
+    """Make the compiled step, and the function that makes its first state and the frozen arrays.
+
+    `method` initialises adapters; without one it is full fine-tuning.
+    """
     import jax
 
     from ftjax.adapters import base as adapters
-    from ftjax.adapters import lora
     from ftjax.core import mesh as meshes
     from ftjax.objectives import sft
     from ftjax.optim import chain
@@ -61,11 +73,10 @@ def setup(mode: str, shape: dict, **options):
         name="adamw", learning_rate=1e-3, schedule="constant", total_steps=10_000,
         weight_decay=0.01, clip_norm=1.0,
     )  # fmt: skip
-    method = lora.make(rank=RANK, alpha=2.0 * RANK)
 
     def create(key):
         weights, inside = model.init(key), None
-        if mode == "lora":
+        if method is not None:
             inside = adapters.init(method, key, model.linears, weights, where="blocks/**")
         pattern = "model/**" if inside is None else "adapters/**"
         trainable, frozen = states.split({"model": weights, "adapters": inside}, pattern)
@@ -75,9 +86,11 @@ def setup(mode: str, shape: dict, **options):
     abstract, _ = jax.eval_shape(create, key)
     letters = states.axes(model, abstract.params["adapters"])
     places = states.shardings(abstract, letters, optimizer.tx, mesh)
-    state, frozen = jax.jit(create, out_shardings=(places, meshes.replicated(mesh)))(key)
+    create = functools.partial(
+        jax.jit(create, out_shardings=(places, meshes.replicated(mesh))), key
+    )
     step = make_step(model, sft.make(), optimizer.tx, learning_rate=optimizer.learning_rate)
-    return compiling.jit(step, mesh=mesh, state=places), state, frozen
+    return compiling.jit(step, mesh=mesh, state=places), create
 
 
 def batch_of(shape: dict):

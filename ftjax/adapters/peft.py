@@ -9,6 +9,7 @@ names in PEFT, decides which are targeted, checks the tensors and stacks the lay
 tensors of a method are called and mean is in its `PEFT` object, see `peft_format.Format`.
 """
 
+import collections
 import dataclasses
 import functools
 import importlib
@@ -83,8 +84,10 @@ class Settings:
     hyper: Mapping[str, Any]
 
     def targeted(self, candidates: list[Module]) -> list[Module]:
-        """Choose the modules that are adapted."""
-        return targeted(self.method, self.targets, candidates)
+        """Choose the modules that are adapted, as targets or besides."""
+        targets = targeted(self.method, self.targets, candidates)
+        beside = lambda m: self.method.besides(m, self.hyper)
+        return targets + [m for m in candidates if m not in targets and beside(m)]
 
 
 def targeted(method: Format, targets, candidates: list[Module]) -> list[Module]:
@@ -145,19 +148,19 @@ def load(
     suffixes = {m.name: method.shapes(m, hyper) for m in chosen}
     wanted = once | {m.key(s): shape for m in chosen for s, shape in suffixes[m.name].items()}
     tensors = _read(path, wanted, settings, dtype)
-    shared = {name: tensors[name] for name in once}
+    shared = method.complete(chosen, hyper, {name: tensors[name] for name in once})
     if not method.has_targets:
         return method.build_once(hyper, shared)
-    arrays, result = tree.paths(weights), {}
-    for site in dict.fromkeys(m.path for m in chosen):
-        layers = {}
-        for m in (m for m in chosen if m.path == site):
-            own = {s: tensors[m.key(s)] for s in suffixes[m.name]}
-            layers[m.layer] = method.from_torch(m, hyper, shared | own)
-            if method.needs_weight(hyper):
-                w = arrays[site] if m.layer is None else arrays[site][m.layer]
-                layers[m.layer] = method.on_weight(m, hyper, layers[m.layer], w)
-        base.insert(result, site, _stack(method, layers, linears[site].stack))
+    arrays, layers = tree.paths(weights), collections.defaultdict(dict)
+    for m in chosen:
+        own = {s: tensors[m.key(s)] for s in suffixes[m.name]}
+        layers[m.path][m.layer] = method.from_torch(m, hyper, shared | own)
+        if method.needs_weight(hyper):
+            w = arrays[m.path] if m.layer is None else arrays[m.path][m.layer]
+            layers[m.path][m.layer] = method.on_weight(m, hyper, layers[m.path][m.layer], w)
+    result: dict = {}
+    for site, found in layers.items():
+        base.insert(result, site, _stack(method, found, linears[site].stack))
     return result
 
 
@@ -223,13 +226,15 @@ def save(
             tensors |= {m.key(s): tensor for s, tensor in method.to_torch(m, own).items()}
     if not tensors:
         raise ValueError("adapters: got none that is not zero; there is nothing to write")
-    targets = _shortest(method, set(layers), candidates) if method.has_targets else None
+    aims = {name for name, own in layers.items() if method.is_target(own)}
+    targets = _shortest(method, aims, candidates) if method.has_targets else None
     config = peft_config.write(targets, peft_type=method.peft_type, base_model=base_model)
     with files.publish(directory) as draft:
         cast = {name: tensor.astype(dtype) for name, tensor in tensors.items()}
         files.write_tensors(draft / WEIGHTS, cast)
         fields = config | method.write(layers or found, hyper or {})
-        files.write_json(draft / CONFIG, dict(sorted(fields.items())))
+        own = {key: value for key, value in sorted(fields.items()) if key not in method.lacks}
+        files.write_json(draft / CONFIG, own)
 
 
 def of_layer(adapter, layer: int | None):
@@ -266,8 +271,9 @@ def _shortest(method: Format, wanted: set[str], candidates: list[Module]) -> pef
     experts = sorted((m for m in chosen if m.e.shared), key=lambda m: (m.layer, -m.outer))
     parameters = tuple(m.name for m in experts)
     short = tuple(dict.fromkeys(name.split(".", 3)[-1] for name in parameters))
+    some = () if "layers_to_transform" in method.lacks else tuple(sorted(layers))
     for own in (short, parameters):
-        for kept in (None, tuple(sorted(layers)) or None):
+        for kept in (None, some or None):
             shorter = peft_config.Targets(endings, layers=kept, parameters=own)
             if {m.name for m in targeted(method, shorter, candidates)} == wanted:
                 return shorter

@@ -40,18 +40,18 @@ class Targets:
 
         `head` marks the maps outside of the layers: embedding and output head.
         """
-        if self.exclude and _match(self.exclude, module):
+        if self.exclude and match(self.exclude, module):
             return False
         if isinstance(self.targets, str):
             everything = self.targets.lower() == "all-linear"
-            return not head if everything else _match(self.targets, module)
+            return not head if everything else match(self.targets, module)
         if module in self.targets:  # a full name counts in every layer
             return True
-        return _match(self.targets, module) and self._has_layer(module)
+        return match(self.targets, module) and self._has_layer(module)
 
     def adapts_parameter(self, name: str) -> bool:
         """Say whether a parameter that is no linear module's, such as fused experts, is adapted."""
-        return _match(self.parameters, name)
+        return match(self.parameters, name)
 
     def _has_layer(self, module: str) -> bool:
         if self.layers is None:
@@ -62,7 +62,8 @@ class Targets:
         return first is not None and int(first.group(1)) in self.layers
 
 
-def _match(names: str | Iterable[str], module: str) -> bool:
+def match(names: str | Iterable[str], module: str) -> bool:
+    """Say whether a list of endings, or a regular expression, covers the module's name."""
     if isinstance(names, str):
         return re.fullmatch(names, module) is not None
     return any(module == name or module.endswith(f".{name}") for name in names)

@@ -27,7 +27,7 @@ import jax
 import numpy as np
 
 from ftjax.adapters import base
-from ftjax.core import einsum, layout
+from ftjax.core import einsum, layout, tree
 
 Tensors = Mapping[str, np.ndarray]
 Shapes = dict[str, tuple[int, ...]]
@@ -92,6 +92,7 @@ class Format:
     kinds: ClassVar[tuple[type[base.Adapter], ...]]  # the adapters that are written like this
     keys: ClassVar[Collection[str]]  # of adapter_config.json, read besides the common ones
     required: ClassVar[Collection[str]] = frozenset()
+    lacks: ClassVar[Collection[str]] = frozenset()  # common keys that PEFT's method has not
     has_targets: ClassVar[bool] = (
         True  # False: no target_modules, the file is about the whole model
     )
@@ -117,6 +118,14 @@ class Format:
     def covers(self, module: Module) -> bool:
         """Say whether PEFT adapts such a map: here, not embeddings and stacks of experts."""
         return not (module.e.shared or module.linear.is_lookup)
+
+    def besides(self, module: Module, hyper: Mapping[str, Any]) -> bool:
+        """Say whether the file adapts this module though no target names it."""
+        return False
+
+    def is_target(self, adapter) -> bool:
+        """Say whether `target_modules` names the module of this adapter."""
+        return True
 
     def shapes(self, module: Module, hyper: Mapping[str, Any]) -> Shapes:
         """Give the torch shape of each of a module's tensors by suffix."""
@@ -150,10 +159,20 @@ class Format:
 
     def absent(self, like):
         """Make the adapter of a layer that is not adapted beside one that is: it does nothing."""
-        return jax.tree.map(np.zeros_like, like)
+        return tree.map_stacked(np.zeros_like, like)
 
     def align(self, layers: list) -> list:
-        """Bring the layers of a stack to one shape; they have it unless ranks differ."""
+        """Bring the layers of a stack to one shape; they have it unless ranks differ.
+
+        Raises:
+          ValueError: they differ, and the method has no way to fill up the smaller ones.
+        """
+        described = {str(jax.tree.map(np.shape, layer)) for layer in layers}
+        if len(described) > 1:
+            raise ValueError(
+                f"{self.peft_type}: got layers of one map that differ: {'; '.join(described)}; "
+                "expected the same sizes in all layers; merge it into the base with its own tool"
+            )
         return layers
 
     # -- tensors that exist once in a file ---------------------------------------------------------
@@ -161,6 +180,10 @@ class Format:
     def shapes_once(self, modules: list[Module], hyper: Mapping[str, Any]) -> Shapes:
         """Give the torch shapes of tensors that belong to no module, by full name."""
         return {}
+
+    def complete(self, modules: list[Module], hyper: Mapping[str, Any], tensors: Tensors):
+        """Return these tensors, with those that the file leaves to be drawn."""
+        return tensors
 
     def to_torch_once(self, adapters: Mapping[str, base.Adapter]) -> dict[str, np.ndarray]:
         """Return these tensors of (stacked) adapters by path."""

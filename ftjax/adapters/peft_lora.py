@@ -17,12 +17,13 @@ from ftjax.adapters import lora, peft_config, starts
 from ftjax.adapters.dora import DoRA
 from ftjax.adapters.lora import LoRA, OffsetLoRA
 from ftjax.adapters.peft_format import Format, number, pattern
+from ftjax.adapters.tokens import Tokens
 from ftjax.core import einsum, layout
 
 # Initialisations that change the base: their factors belong to the residual, not to the base.
 CHANGES_BASE = ("corda", "loftq", "lora_ga", "milora", "olora", "pissa")
 LINEAR, LOOKUP = ("lora_A.weight", "lora_B.weight"), ("lora_embedding_A", "lora_embedding_B")
-MAGNITUDE = "lora_magnitude_vector"
+MAGNITUDE, ROWS = "lora_magnitude_vector", "token_adapter.trainable_tokens_delta"
 
 
 class LoraFormat(Format):
@@ -32,10 +33,10 @@ class LoraFormat(Format):
     (out, r E), where the expert varies fastest.
     """
 
-    peft_type, kinds = "LORA", (LoRA, DoRA, OffsetLoRA)
+    peft_type, kinds = "LORA", (LoRA, DoRA, OffsetLoRA, Tokens)
     keys = frozenset({
         "alpha_pattern", "init_lora_weights", "lora_alpha", "lora_dropout", "r", "rank_pattern",
-        "target_parameters", "use_dora", "use_rslora",
+        "target_parameters", "trainable_token_indices", "use_dora", "use_rslora",
         # Without effect on what the tensors mean:
         "corda_config", "eva_config", "fan_in_fan_out", "loftq_config", "lora_ga_config",
         "megatron_core", "qalora_group_size",
@@ -48,19 +49,24 @@ class LoraFormat(Format):
         displaced = isinstance(init, str) and init.startswith(CHANGES_BASE)
         if displaced and init not in starts.DISPLACED:
             raise ValueError(f"init_lora_weights={init!r}")
+        ids = config.get("trainable_token_indices")
+        if isinstance(ids, dict):
+            raise ValueError(f"trainable_token_indices={ids!r}")
         return dict(
             rank=config["r"], alpha=config["lora_alpha"], rslora=bool(config.get("use_rslora")),
             dropout=float(config.get("lora_dropout") or 0.0), dora=bool(config.get("use_dora")),
             rank_pattern=config.get("rank_pattern") or {},
             alpha_pattern=config.get("alpha_pattern") or {},
-            init=init if displaced else "kaiming",
+            init=init if displaced else "kaiming", tokens=tuple(ids or ()),
         )  # fmt: skip
 
     def write(self, layers, hyper):
         """Find ranks and alphas; the shortest patterns that give each module its own."""
         rslora = bool(hyper.get("rslora"))
+        rows = [x.ids.tolist() for x in layers.values() if isinstance(x, Tokens)]
+        layers = {name: x for name, x in layers.items() if self.is_target(x)}
         ranks = {name: adapter.b.shape[0] for name, adapter in layers.items()}
-        alphas = {n: _alpha(float(x.scale), ranks[n], rslora=rslora) for n, x in layers.items()}
+        alphas = {n: alpha_of(float(x.scale), ranks[n], rslora=rslora) for n, x in layers.items()}
         (rank, rank_pattern), (alpha, alpha_pattern) = pattern(ranks), pattern(alphas)
         return {
             "alpha_pattern": {key: number(value) for key, value in alpha_pattern.items()},
@@ -72,6 +78,7 @@ class LoraFormat(Format):
             "lora_dropout": max(adapter.dropout for adapter in layers.values()),
             "r": rank,
             "rank_pattern": rank_pattern,
+            "trainable_token_indices": rows[0] if rows else None,
             "use_dora": any(isinstance(adapter, DoRA) for adapter in layers.values()),
             "use_rslora": rslora,
         }
@@ -80,8 +87,18 @@ class LoraFormat(Format):
         """Linear maps, embeddings and experts."""
         return True
 
+    def besides(self, module, hyper):
+        """An embedding of which some rows train."""
+        return module.linear.is_lookup and bool(hyper["tokens"])
+
+    def is_target(self, adapter):
+        """All but trained rows of the embedding."""
+        return not isinstance(adapter, Tokens)
+
     def shapes(self, module, hyper):
-        """Give (r, in), (out, r), and (out,)."""
+        """Give (r, in), (out, r), and (out,); or (tokens, out)."""
+        if self.besides(module, hyper):
+            return {ROWS: (len(hyper["tokens"]), module.outputs)}
         rank = rank_of(module.name, hyper) * einsum.size(module.e.shared, module.sizes)
         a, b = factors(module)
         length = {MAGNITUDE: (module.outputs,)} if hyper["dora"] else {}
@@ -89,6 +106,8 @@ class LoraFormat(Format):
 
     def from_torch(self, module, hyper, tensors):
         """Unflatten A and B into our letters."""
+        if ROWS in tensors:
+            return Tokens(tensors[ROWS], np.asarray(hyper["tokens"], np.int32))
         e, rank = module.e, rank_of(module.name, hyper)
         a, b = (tensors[name] for name in factors(module))
         low = einsum.lora(module.linear.equation)
@@ -101,6 +120,8 @@ class LoraFormat(Format):
 
     def to_torch(self, module, adapter):
         """Flatten a and b."""
+        if isinstance(adapter, Tokens):
+            return {ROWS: adapter.rows}
         e, low = module.e, einsum.lora(module.linear.equation)
         if e.shared and isinstance(adapter, DoRA):
             raise ValueError(f"adapters/{module.path}: got a DoRA; PEFT has none for experts")
@@ -123,6 +144,8 @@ class LoraFormat(Format):
 
     def trim(self, adapter):
         """Cut a and b to their true rank."""
+        if isinstance(adapter, Tokens):
+            return adapter
         if isinstance(adapter, OffsetLoRA):  # the rank is the last axis of a and the first of b
             a = np.concatenate([adapter.a, adapter.a0], -1)
             b = np.concatenate([adapter.b, adapter.b0], 0)
@@ -161,7 +184,7 @@ def scale_of(name: str, hyper) -> float:
     return alpha / (rank**0.5 if hyper["rslora"] else rank)
 
 
-def _alpha(scale: float, rank: int, *, rslora: bool) -> float:
+def alpha_of(scale: float, rank: int, *, rslora: bool) -> float:
     """Invert the scale; the roundest number that gives the same float32."""
     divisor = rank**0.5 if rslora else rank
     exact = scale * divisor

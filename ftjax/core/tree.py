@@ -64,10 +64,10 @@ def layer_axes(tree: Tree) -> Tree:
     return jax.tree.map(lambda node: None if is_shared(node) else 0, tree, is_leaf=is_shared)
 
 
-def map_stacked(function, tree: Tree) -> Tree:
-    """Map `function` over the leaves that have an axis L; `Shared` ones stay as they are."""
-    one = lambda node: node if is_shared(node) else function(node)
-    return jax.tree.map(one, tree, is_leaf=is_shared)
+def map_stacked(function, tree: Tree, *rest: Tree) -> Tree:
+    """Map `function` over the leaves that have an axis L; `Shared` ones stay as `tree` has them."""
+    one = lambda node, *others: node if is_shared(node) else function(node, *others)
+    return jax.tree.map(one, tree, *rest, is_leaf=is_shared)
 
 
 def path_name(keys: tuple) -> str:

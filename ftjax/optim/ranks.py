@@ -38,12 +38,7 @@ def make(
     Raises:
       ValueError: the phases do not fit into the steps; or, at `init`, no adapter has ranks to give.
     """
-    if target_rank < 1 or every_steps < 1 or init_steps + final_steps >= total_steps:
-        raise ValueError(
-            f"optim.ranks: got target_rank {target_rank}, every_steps {every_steps}, init_steps "
-            f"{init_steps} + final_steps {final_steps} of {total_steps} steps; expected at least 1 "
-            "and 1, and steps left between them"
-        )
+    _check(target_rank, every_steps, init_steps, final_steps, total_steps)
     last = total_steps - final_steps
 
     def init(params):
@@ -71,6 +66,15 @@ def make(
         return moves, State(step, inner_state, importance, deviation, kept)
 
     return optax.GradientTransformation(init, update)
+
+
+def _check(target_rank, every_steps, init_steps, final_steps, total_steps) -> None:
+    if target_rank < 1 or every_steps < 1 or init_steps + final_steps >= total_steps:
+        raise ValueError(
+            f"optim.ranks: got target_rank {target_rank}, every_steps {every_steps}, init_steps "
+            f"{init_steps} + final_steps {final_steps} of {total_steps} steps; expected at least 1 "
+            "and 1, and steps left between them"
+        )
 
 
 def _mix(old, new, beta: float):

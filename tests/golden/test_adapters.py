@@ -18,7 +18,6 @@ from tests.golden import reference
 
 NOT_YET = {  # cases of methods that we have, by what they use beside
     "adapters/lora_modules_to_save": "modules_to_save",
-    "adapters/lora_trainable_tokens": "trainable_token_indices",
 }
 
 
@@ -69,13 +68,21 @@ def evaluate(folder):
     return batch["segments"] > 0, reference.evaluate(model, "adapters", params, batch)
 
 
+class Results(dict):
+    """What `evaluate` gives of each folder, computed when it is first asked for."""
+
+    def __missing__(self, folder):
+        self[folder] = evaluate(folder)
+        return self[folder]
+
+
 @pytest.fixture(scope="module")
 def results(golden, quick_compiles):
-    return {folder: evaluate(folder) for folder in FOLDERS}
+    return Results()
 
 
-def test_there_are_adapters(golden, results):
-    assert len(results) == len(FOLDERS) > 0
+def test_there_are_adapters(golden):
+    assert FOLDERS
 
 
 @each
@@ -123,9 +130,9 @@ def test_loss_and_gradients(folder, results):
     io, ours = reference.io(folder), results[folder][1]
     np.testing.assert_allclose(ours["loss"], io["loss"], rtol=1e-5, atol=1e-5)
     wanted = {key.removeprefix("grad/"): g for key, g in io.items() if key.startswith("grad/")}
-    got = {key: np.array(g) for key, g in by_tensor(folder, ours["grads"]).items()}
+    got = by_tensor(folder, ours["grads"])
     for name, gradient in wanted.items():
-        own = got[name if name in got else name.removesuffix(".weight")]
+        own = np.array(got[name if name in got else name.removesuffix(".weight")])
         real = tuple(slice(size) for size in gradient.shape)
         near_zero = 2e-4 * np.abs(gradient).max()
         np.testing.assert_allclose(own[real], gradient, rtol=1e-3, atol=near_zero, err_msg=name)

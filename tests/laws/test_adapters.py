@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import ftjax.adapters
-from ftjax.adapters import base
+from ftjax.adapters import base, peft
 from ftjax.core import einsum, tree
+from ftjax.models import hf
 from ftjax.models.base import Linear
 from ftjax.ops import grouped, linear
 from tests.laws import subjects
@@ -30,6 +31,17 @@ def site(equation):
     return draw(e.x, 0), draw(e.w, 1), Linear(equation, tuple(SIZES[c] for c in e.w), None)
 
 
+def fresh(name, where, w):
+    """Initialise one adapter, as one layer sees it."""
+    return tree.unshared(subjects.method(name)(jax.random.key(3), where, w))
+
+
+def has_files(name):
+    """Say whether PEFT has the method."""
+    kinds = {kind.__module__ for method in peft.formats().values() for kind in method.kinds}
+    return subjects.ADAPTERS[name].__name__ in kinds
+
+
 def test_every_method_is_found():
     folder = pathlib.Path(ftjax.adapters.__file__).parent
     defining = {p.stem for p in folder.glob("*.py") if "\ndef make(" in p.read_text()}
@@ -41,7 +53,7 @@ def test_every_method_is_found():
 @for_equations
 def test_apply_is_the_contraction_with_the_merged_weight(name, equation):
     x, w, where = site(equation)
-    adapter = subjects.randomised(subjects.method(name)(jax.random.key(3), where, w))
+    adapter = subjects.randomised(fresh(name, where, w))
     merged = adapter.merge(equation, w)
     assert float(jnp.abs(merged - w).max()) > 1e-3  # the adapter does something
     expected = jnp.einsum(equation, x, merged)
@@ -72,7 +84,7 @@ def test_rows_grouped_by_expert_get_its_merged_weight(name, equation):
 @for_equations
 def test_gradients_of_apply_are_those_of_its_definition(name, equation):
     x, w, where = site(equation)
-    adapter = subjects.randomised(subjects.method(name)(jax.random.key(3), where, w))
+    adapter = subjects.randomised(fresh(name, where, w))
     applied = lambda x, w, adapter: adapter.apply(equation, x, w)
     defined = lambda x, w, adapter: jnp.einsum(equation, x, adapter.merge(equation, w))
     square = lambda y: jnp.square(y).sum()  # a cotangent that differs from place to place
@@ -87,7 +99,7 @@ def test_gradients_of_apply_are_those_of_its_definition(name, equation):
 @for_equations
 def test_at_the_start_the_merged_weight_is_the_weight(name, equation):
     _, w, where = site(equation)
-    adapter = subjects.method(name)(jax.random.key(3), where, w)
+    adapter = fresh(name, where, w)
     subjects.close(adapter.merge(equation, w), w, atol=1e-6)
 
 
@@ -95,15 +107,15 @@ def test_at_the_start_the_merged_weight_is_the_weight(name, equation):
 @for_equations
 def test_letters_describe_every_array(name, equation):
     _, w, where = site(equation)
-    adapter = subjects.method(name)(jax.random.key(3), where, w)
-    letters = adapter.axes(equation)
+    adapter = fresh(name, where, w)
     fields = [f.name for f in dataclasses.fields(adapter) if not f.metadata.get("static")]
     assert set(adapter.FROZEN) <= set(fields)
-    for field in fields:
-        array, axes = vars(adapter)[field], vars(letters)[field]
-        assert len(axes) == array.ndim
-        known = einsum.sizes(axes, array.shape)
-        assert all(known[c] == SIZES[c] for c in axes if c in SIZES), field
+    arrays, letters = tree.paths(adapter), tree.paths(tree.unshared(adapter.axes(equation)))
+    assert arrays.keys() == letters.keys()
+    for path, array in arrays.items():
+        assert len(letters[path]) == array.ndim
+        known = einsum.sizes(letters[path], array.shape)
+        assert all(known[c] == SIZES[c] for c in letters[path] if c in SIZES), path
 
 
 @each
@@ -119,9 +131,12 @@ def test_adapters_in_a_model_are_float32_and_stacked(name):
     arrays = tree.paths(found)
     assert letters.keys() == arrays.keys()
     assert set(base.sites(found)) == {p for p in handle.linears if p.startswith("blocks/attn/")}
+    once = tree.paths(tree.split_shared(found)[0])
     for path, array in arrays.items():
-        assert letters[path].startswith("L"), path
-        assert (array.shape[0], array.dtype) == (handle.config.layers, jnp.float32), path
+        assert array.dtype == jnp.float32, path
+        assert letters[path].startswith("L") == (path not in once), path
+        assert array.ndim == len(letters[path]), path
+        assert array.shape[0] == handle.config.layers or path in once, path
 
 
 @each
@@ -144,3 +159,18 @@ def test_merging_rounds_once_to_the_type_of_the_weight(name):
         assert leaf.dtype == jnp.bfloat16
         rounded = tree.paths(exact)[path].astype(jnp.bfloat16)
         np.testing.assert_array_equal(leaf, rounded, err_msg=path)
+
+
+@pytest.mark.parametrize("name", [n for n in subjects.ADAPTERS if has_files(n)])
+def test_files_mean_the_same_function(name, tmp_path):
+    family = subjects.FAMILIES[0]
+    handle, params = subjects.model(family), subjects.weights(family)
+    names = hf.family_of(family).NAMES
+    found = subjects.randomised(subjects.adapters(name, family, where="blocks/attn/*"))
+    given = dict(linears=handle.linears, names=names)
+    example = dict(subjects.ADAPTERS[name].EXAMPLE)
+    peft.save(tmp_path / "out", found, base_model=None, hyper=example, **given)
+    again = peft.load(tmp_path / "out", **given)
+    one, two = (base.merge(params, tree_, handle.linears) for tree_ in (found, again))
+    subjects.close(one, two, atol=1e-6)
+    assert jax.tree.structure(found) == jax.tree.structure(again)

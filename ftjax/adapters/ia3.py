@@ -1,0 +1,112 @@
+"""IA3 (arXiv:2205.05638): rescales what a linear map puts out or takes in, by a learned vector.
+
+    w' = w * gain    over the kept letters: attention's keys and values
+    w' = gain * w    over the contracted ones: maps that read the feed-forward layer's hidden units
+
+The gain starts at one. The paper adapts blocks/attn/k, blocks/attn/v and blocks/mlp/down.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ftjax.adapters import base, matrix, peft_config
+from ftjax.adapters.peft_format import Format
+from ftjax.core import einsum
+from ftjax.ops import linear, remat
+
+EXAMPLE = dict(inputs="F")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class IA3(base.Adapter):
+    """A gain, over the input's letters if `inward`, else over the output's."""
+
+    gain: jax.Array
+    inward: bool = dataclasses.field(metadata=dict(static=True))
+
+    def _letters(self, equation: str) -> str:
+        e = einsum.parse(equation)
+        return e.shared + (e.contracted if self.inward else e.kept)
+
+    def merge(self, equation: str, w: jax.Array) -> jax.Array:
+        """Scale the rows or columns of w."""
+        return matrix.scaled(einsum.parse(equation).w, w, self._letters(equation), self.gain)
+
+    def apply(self, equation: str, x: jax.Array, w: jax.Array, key=None) -> jax.Array:
+        """Scale x or the output; w stays as it is."""
+        e, letters = einsum.parse(equation), self._letters(equation)
+        if self.inward:
+            return linear.contract(equation, matrix.scaled(e.x, x, letters, self.gain), w)
+        # The gain's gradient needs the unscaled output, which costs a whole map to make again.
+        y = remat.keep(linear.contract(equation, x, w))
+        return matrix.scaled(e.y, y, letters, self.gain)
+
+    def axes(self, equation: str) -> "IA3":
+        """Letters of the gain."""
+        return IA3(self._letters(equation), self.inward)
+
+
+def make(*, inputs: str = "F"):
+    """Make the initialiser; a map that contracts one of the letters `inputs` scales its input."""
+
+    def init(key: jax.Array, site, w: jax.Array) -> IA3:
+        e = einsum.parse(site.equation)
+        inward = any(c in inputs for c in e.contracted)
+        known = einsum.sizes(e.w, w.shape)
+        shape = [known[c] for c in e.shared + (e.contracted if inward else e.kept)]
+        return IA3(jnp.ones(shape, jnp.float32), inward)
+
+    return init
+
+
+# -- PEFT's files ----------------------------------------------------------------------------------
+
+
+class Ia3Format(Format):
+    """A tensor ia3_l: (1, in) for the modules called feed-forward, (out, 1) for the others."""
+
+    peft_type, kinds = "IA3", (IA3,)
+    keys = frozenset({"fan_in_fan_out", "feedforward_modules", "init_ia3_weights"})
+    lacks = frozenset({"layers_pattern", "layers_to_transform"})
+
+    def read(self, config):
+        """Read which modules scale their input."""
+        return dict(inward=config.get("feedforward_modules") or ())
+
+    def write(self, layers, hyper):
+        """Name the modules that scale their input."""
+        inward = {name.rsplit(".", 1)[-1] for name, x in layers.items() if x.inward}
+        own = {"fan_in_fan_out": False, "init_ia3_weights": True}
+        return own | {"feedforward_modules": sorted(inward)}
+
+    def shapes(self, module, hyper):
+        """Give (1, in) or (out, 1)."""
+        inward = peft_config.match(hyper["inward"], module.name)
+        return {"ia3_l": (1, module.inputs) if inward else (module.outputs, 1)}
+
+    def from_torch(self, module, hyper, tensors):
+        """Unflatten the gain into our letters."""
+        inward, e = peft_config.match(hyper["inward"], module.name), module.e
+        gain = tensors["ia3_l"].reshape(
+            [module.sizes[c] for c in (e.contracted if inward else e.kept)]
+        )
+        return IA3(gain, inward)
+
+    def to_torch(self, module, adapter):
+        """Flatten the gain."""
+        return {"ia3_l": adapter.gain.reshape((1, -1) if adapter.inward else (-1, 1))}
+
+    def trim(self, adapter):
+        """Leave out a layer that is not adapted: all ones."""
+        return adapter if np.any(adapter.gain != 1) else None
+
+    def absent(self, like):
+        """Scale by one."""
+        return jax.tree.map(np.ones_like, like)
+
+
+PEFT = Ia3Format()

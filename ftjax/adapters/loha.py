@@ -1,0 +1,129 @@
+"""LoHa (arXiv:2108.06098): the elementwise product of two low-rank maps.
+
+    w' = w + s * (a1 b1) . (a2 b2)          s = alpha / R, factors lettered as LoRA's
+
+The product of two maps of rank R has rank R^2 at most: it is the low-rank map whose factors are the
+products of all pairs of columns (rows), (a1 x a2) (b1 x b2). Where R^2 is small beside the weight,
+`apply` is LoRA's with these. b2 starts at zero, the others normal.
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ftjax.adapters import base, lora, matrix, peft_lora, peft_lycoris
+from ftjax.core import einsum, layout
+
+EXAMPLE = dict(rank=4, alpha=8.0)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LoHa(base.Adapter):
+    """Factors a1, a2 (contracted letters, R) and b1, b2 (R, kept letters); scale s, a scalar."""
+
+    a1: jax.Array
+    b1: jax.Array
+    a2: jax.Array
+    b2: jax.Array
+    scale: jax.Array
+
+    FROZEN: ClassVar = ("scale",)
+
+    def merge(self, equation: str, w: jax.Array) -> jax.Array:
+        """Compute w + s * (a1 b1) . (a2 b2)."""
+        one = lambda a, b: jnp.einsum(einsum.lora(equation).weight, a, b)
+        return w + (self.scale * one(self.a1, self.b1) * one(self.a2, self.b2)).astype(w.dtype)
+
+    def apply(self, equation: str, x: jax.Array, w: jax.Array, key=None) -> jax.Array:
+        """Apply the low-rank map of rank R^2 where that is less work than a dense one."""
+        rank = self.a1.shape[-1] ** 2
+        if not matrix.low(equation, w.shape, rank):
+            return super().apply(equation, x, w, key)
+        at = len(einsum.parse(equation).shared)
+        a = _pairs(self.a1, self.a2, self.a1.ndim - 1)
+        return lora.LoRA(a, _pairs(self.b1, self.b2, at), self.scale).apply(equation, x, w)
+
+    def axes(self, equation: str) -> "LoHa":
+        """Letters of the factors; the scale has none."""
+        e = einsum.lora(equation)
+        return LoHa(e.a, e.b, e.a, e.b, "")
+
+
+def _pairs(first: jax.Array, second: jax.Array, axis: int) -> jax.Array:
+    """Multiply every slice along `axis` of one array with every slice of the other."""
+    product = jnp.expand_dims(first, axis + 1) * jnp.expand_dims(second, axis)
+    return product.reshape(*first.shape[:axis], -1, *first.shape[axis + 1 :])
+
+
+def make(*, rank: int, alpha: float):
+    """Make the initialiser of LoHa adapters, float32 whatever the base's dtype.
+
+    Raises:
+      ValueError: the rank is not positive.
+    """
+    if rank < 1:
+        raise ValueError(f"adapter.rank: got {rank}; expected at least 1")
+
+    def init(key: jax.Array, site, w: jax.Array) -> LoHa:
+        e = einsum.lora(site.equation)
+        known = einsum.sizes(einsum.parse(site.equation).w, w.shape) | {"R": rank}
+        keys = jax.random.split(key, 3)
+        draw = lambda key, letters: jax.random.normal(key, [known[c] for c in letters], jnp.float32)
+        b2 = jnp.zeros([known[c] for c in e.b], jnp.float32)
+        a1, b1, a2 = draw(keys[0], e.a), 0.1 * draw(keys[1], e.b), draw(keys[2], e.a)
+        return LoHa(a1, b1, a2, b2, jnp.float32(alpha / rank))
+
+    return init
+
+
+# -- PEFT's files ----------------------------------------------------------------------------------
+
+
+class LohaFormat(peft_lycoris.Lycoris):
+    """Tensors hada_w1_a (out, r), hada_w1_b (r, in) and the same of w2: a there is b here."""
+
+    peft_type, kinds = "LOHA", (LoHa,)
+
+    def rank(self, name, adapter, hyper):
+        """Take the rank from the factors."""
+        return adapter.b1.shape[0]
+
+    def shapes(self, module, hyper):
+        """Give (out, r) and (r, in), twice."""
+        rank = peft_lora.rank_of(module.name, hyper)
+        one = lambda w: {f"{w}_a": (module.outputs, rank), f"{w}_b": (rank, module.inputs)}
+        return one("hada_w1") | one("hada_w2")
+
+    def from_torch(self, module, hyper, tensors):
+        """Unflatten the factors into our letters."""
+        low, rank = einsum.lora(module.linear.equation), peft_lora.rank_of(module.name, hyper)
+        b, a = _layouts(module.e)
+        known, factors = module.sizes | {"R": rank}, []
+        for w in ("hada_w1", "hada_w2"):
+            factors.append(layout.Layout(a, low.a).from_torch(tensors[f"{w}_b"], known))
+            factors.append(layout.Layout(b, low.b).from_torch(tensors[f"{w}_a"], known))
+        return LoHa(*factors, np.float32(peft_lora.scale_of(module.name, hyper)))
+
+    def to_torch(self, module, adapter):
+        """Flatten the factors."""
+        low = einsum.lora(module.linear.equation)
+        (b, a), result = _layouts(module.e), {}
+        for w, ours_a, ours_b in (
+            ("hada_w1", adapter.a1, adapter.b1),
+            ("hada_w2", adapter.a2, adapter.b2),
+        ):
+            result[f"{w}_a"] = layout.Layout(b, low.b).to_torch(ours_b)
+            result[f"{w}_b"] = layout.Layout(a, low.a).to_torch(ours_a)
+        return result
+
+
+def _layouts(e: einsum.Einsum) -> tuple[tuple[str, str], tuple[str, str]]:
+    """Name torch's axes of our b and of our a."""
+    return (e.kept, "R"), ("R", e.contracted)
+
+
+PEFT = LohaFormat()

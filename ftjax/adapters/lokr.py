@@ -1,0 +1,174 @@
+"""LoKr (arXiv:2212.10650): a Kronecker product of two small matrices.
+
+    w' = w + s * kron(w1, w2)               s = alpha / R, on the weight as a matrix (out, in)
+
+With out = o1 o2 and in = i1 i2, w1 is (o1, i1) and w2 (o2, i2). The factors of a size are the ones
+nearest each other, or `factor` and the rest where it divides. w2 is itself a product of rank R
+where R is less than half of its larger side; so is w1 with `both`. w1 starts at zero.
+"""
+
+import dataclasses
+import math
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ftjax.adapters import base, matrix, peft_lora, peft_lycoris
+from ftjax.core import einsum
+from ftjax.ops import linear
+
+EXAMPLE = dict(rank=2, alpha=4.0)
+Factor = tuple[jax.Array, ...]  # a matrix, or two that multiply to it
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LoKr(base.Adapter):
+    """Factors w1 and w2, each one matrix or the two that multiply to it; scale s, a scalar."""
+
+    w1: Factor
+    w2: Factor
+    scale: jax.Array
+
+    FROZEN: ClassVar = ("scale",)
+
+    def merge(self, equation: str, w: jax.Array) -> jax.Array:
+        """Compute w + s * kron(w1, w2)."""
+        lead, made, summed = matrix.sizes(equation, w.shape)
+        kron = jnp.einsum("...ab,...cd->...acbd", _whole(self.w1), _whole(self.w2))
+        delta = matrix.unflatten(equation, kron.reshape(*lead, made, summed), w.shape)
+        return w + (self.scale * delta).astype(w.dtype)
+
+    def apply(self, equation: str, x: jax.Array, w: jax.Array, key=None) -> jax.Array:
+        """Compute x w + s * w1 x w2^T, with x as a matrix (i1, i2) for each token."""
+        if not matrix.plain(equation):
+            return super().apply(equation, x, w, key)
+        e = einsum.parse(equation)
+        known = einsum.sizes(e.w, w.shape)
+        i1 = self.w1[-1].shape[-1]
+        moved = matrix.rows(equation, x)
+        lead = moved.shape[:-1]
+        inner = moved.reshape(*lead, i1, -1)
+        for factor in reversed(self.w2):
+            inner = inner @ factor.T.astype(x.dtype)
+        w1 = (self.scale * _whole(self.w1)).astype(x.dtype)
+        delta = jnp.einsum("...ic,oi->...oc", inner, w1)
+        return linear.contract(equation, x, w) + delta.reshape(*lead, *(known[c] for c in e.kept))
+
+    def axes(self, equation: str) -> "LoKr":
+        """Letters of the factors: only the shared ones have a name; the scale has none."""
+        own = einsum.parse(equation).shared + "RR"
+        return LoKr((own,) * len(self.w1), (own,) * len(self.w2), "")
+
+
+def _whole(factor: Factor) -> jax.Array:
+    return factor[0] if len(factor) == 1 else factor[0] @ factor[1]
+
+
+def split(size: int, factor: int) -> tuple[int, int]:
+    """Split a size into two factors, the smaller first; -1 makes them as near as they can be."""
+    if factor > 0 and size % factor == 0:
+        return min(factor, size // factor), max(factor, size // factor)
+    most = math.isqrt(size) if factor < 0 else min(factor, math.isqrt(size))
+    small = max(n for n in range(1, most + 1) if size % n == 0)
+    return small, size // small
+
+
+def shapes(made: int, summed: int, *, rank: int, factor: int, both: bool) -> tuple:
+    """Compute the shapes of the matrices of w1 and of w2 for a weight (out, in)."""
+    (o1, o2), (i1, i2) = split(made, factor), split(summed, factor)
+    first = _factored(o1, i1, rank) if both else ((o1, i1),)
+    return first, _factored(o2, i2, rank)
+
+
+def _factored(rows: int, columns: int, rank: int) -> tuple:
+    few = rank < max(rows, columns) / 2
+    return ((rows, rank), (rank, columns)) if few else ((rows, columns),)
+
+
+def make(*, rank: int, alpha: float, factor: int = -1, both: bool = False):
+    """Make the initialiser of LoKr adapters, float32 whatever the base's dtype.
+
+    Raises:
+      ValueError: the rank is not positive, or the factor neither positive nor -1.
+    """
+    if rank < 1:
+        raise ValueError(f"adapter.rank: got {rank}; expected at least 1")
+    if factor < 1 and factor != -1:
+        raise ValueError(f"adapter.factor: got {factor}; expected a positive size, or -1")
+
+    def init(key: jax.Array, site, w: jax.Array) -> LoKr:
+        lead, made, summed = matrix.sizes(site.equation, w.shape)
+        first, second = shapes(made, summed, rank=rank, factor=factor, both=both)
+        keys = jax.random.split(key, 3)
+        draw = lambda key, shape: jax.random.uniform(
+            key, (*lead, *shape), jnp.float32, -(shape[1] ** -0.5), shape[1] ** -0.5
+        )
+        w1 = (jnp.zeros((*lead, *first[0])), *(draw(keys[0], shape) for shape in first[1:]))
+        w2 = tuple(map(draw, keys[1:], second))
+        return LoKr(w1, w2, jnp.float32(alpha / rank))
+
+    return init
+
+
+# -- PEFT's files ----------------------------------------------------------------------------------
+
+
+class LokrFormat(peft_lycoris.Lycoris):
+    """Tensors lokr_w1 (o1, i1) or lokr_w1_a (o1, r) and lokr_w1_b (r, i1); the same of w2."""
+
+    peft_type, kinds = "LOKR", (LoKr,)
+    keys = peft_lycoris.Lycoris.keys | {"decompose_both", "decompose_factor"}
+
+    def read(self, config):
+        """Read ranks, alphas and how sizes are split."""
+        both, factor = bool(config.get("decompose_both")), config.get("decompose_factor", -1)
+        return super().read(config) | dict(both=both, factor=factor)
+
+    def write(self, layers, hyper):
+        """Write ranks, alphas and how sizes are split."""
+        return super().write(layers, hyper) | {
+            "decompose_both": bool(hyper.get("both", False)),
+            "decompose_factor": hyper.get("factor", -1),
+            "rank_dropout_scale": False,
+        }
+
+    def rank(self, name, adapter, hyper):
+        """Take the rank from the settings: matrices that are whole do not show it."""
+        if "rank" not in hyper:
+            raise ValueError("LoKr: got no rank in hyper; expected the adapter's own settings")
+        return peft_lora.rank_of(name, {"rank_pattern": {}} | hyper)
+
+    def shapes(self, module, hyper):
+        """Give the shapes of one tensor or two for each of w1 and w2."""
+        both = shapes(
+            module.outputs, module.inputs, rank=peft_lora.rank_of(module.name, hyper),
+            factor=hyper["factor"], both=hyper["both"],
+        )  # fmt: skip
+        return _named(*both)
+
+    def from_torch(self, module, hyper, tensors):
+        """Take the matrices as they are."""
+        first, second = (
+            tuple(tensors[suffix] for suffix in sorted(tensors) if suffix.startswith(w))
+            for w in ("lokr_w1", "lokr_w2")
+        )
+        return LoKr(first, second, np.float32(peft_lora.scale_of(module.name, hyper)))
+
+    def to_torch(self, module, adapter):
+        """Give the matrices as they are."""
+        return _named(adapter.w1, adapter.w2)
+
+
+def _named(first: tuple, second: tuple) -> dict:
+    """Name what belongs to the matrices of w1 and w2 as PEFT does."""
+    result = {}
+    for name, parts in (("lokr_w1", first), ("lokr_w2", second)):
+        ends = ("",) if len(parts) == 1 else ("_a", "_b")
+        result |= {name + end: part for end, part in zip(ends, parts, strict=True)}
+    return result
+
+
+PEFT = LokrFormat()
