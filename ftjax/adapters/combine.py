@@ -91,7 +91,8 @@ def _factors(equation: str, delta: jax.Array, rank: int):
     matrix = moved.reshape([*(sizes[c] for c in e.shared), inside, outside])
     u, s, v = jnp.linalg.svd(matrix, full_matrices=False)
     a, b = u[..., :rank], s[..., :rank, None] * v[..., :rank, :]
-    return tuple(x.reshape([sizes[c] for c in own]) for x, own in ((a, letters.a), (b, letters.b)))
+    a, own = a.reshape([sizes[c] for c in letters.a]), e.shared + "R" + e.kept
+    return a, jnp.einsum(f"{own}->{letters.b}", b.reshape([sizes[c] for c in own]))
 
 
 def models(

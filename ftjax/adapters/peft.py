@@ -275,6 +275,7 @@ def _shortest(method: Format, wanted: set[str], candidates: list[Module]) -> pef
     experts = sorted((m for m in chosen if m.e.shared), key=lambda m: (m.layer, -m.outer))
     parameters = tuple(m.name for m in experts)
     short = tuple(dict.fromkeys(name.split(".", 3)[-1] for name in parameters))
+    some = () if "layers_to_transform" in method.lacks else tuple(sorted(layers))
     for own in (short, parameters):
         for kept in (None, some or None):
             shorter = peft_config.Targets(endings, layers=kept, parameters=own)

@@ -76,6 +76,7 @@ def make(*, rank: int, d_initial: float = 0.1, seed: int = 0):
         b = (_draw(b_key, made, rank) / rank**0.5).T.reshape(shape("R" + parsed.kept))
         d = jnp.full(shape(parsed.shared + "R"), d_initial, jnp.float32)
         g = jnp.zeros(shape(parsed.shared + parsed.kept), jnp.float32)
+        b = jnp.expand_dims(b, tuple(range(1, 1 + len(parsed.shared))))  # the rank comes first
         a, b = jnp.broadcast_to(a, shape(e.a)), jnp.broadcast_to(b, shape(e.b))
         return VeRA(tree.Shared(a), tree.Shared(b), d, g, jnp.float32(summed**-0.5))
 

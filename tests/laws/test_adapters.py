@@ -65,7 +65,7 @@ def test_apply_is_the_contraction_with_the_merged_weight(name, equation):
 @pytest.mark.parametrize("equation", ["EBTD,EDF->EBTF", "EBTD,EDCF->EBTCF", "EBTF,EFD->EBTD"])
 def test_rows_grouped_by_expert_get_its_merged_weight(name, equation):
     x, w, where = site(equation)
-    adapter = subjects.randomised(subjects.method(name)(jax.random.key(3), where, w))
+    adapter = subjects.randomised(fresh(name, where, w))
     expected = jnp.einsum(equation, x, adapter.merge(equation, w))
     experts, *rows = x.shape[:3]
     flat = lambda array: array.reshape(-1, *array.shape[3:])
