@@ -14,9 +14,9 @@ from ftjax.adapters.peft_config import Targets
 from ftjax.models.base import Linear
 
 LINEARS = {
-    "blocks/attn/q": Linear("BTD,DNH->BTNH", (8, 2, 3), 3),
-    "blocks/attn/o": Linear("BTNH,NHD->BTD", (2, 3, 8), 3),
-    "blocks/mlp/up": Linear("BTD,DF->BTF", (8, 10), 3),
+    "blocks/attn/q": Linear("BTD,DNH->BTNH", (8, 2, 3), (0, 1, 2)),
+    "blocks/attn/o": Linear("BTNH,NHD->BTD", (2, 3, 8), (0, 1, 2)),
+    "blocks/mlp/up": Linear("BTD,DF->BTF", (8, 10), (0, 1, 2)),
     "head": Linear("BTD,VD->BTV", (11, 8), None),
 }
 NAMES = {
