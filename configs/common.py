@@ -28,8 +28,7 @@ def base():
     c.adapter_from = ""  # a PEFT directory to start from
     c.trainable = ()  # path patterns; () = the adapters where there are any, else the model
     c.objective = conf.create(name="sft")
-    # What preference losses compare with: adapters_off | frozen | cached (in `folder`) | model
-    c.reference = dict(name="adapters_off", base="", folder="")
+    c.reference = dict(name="adapters_off", base="", folder="")  # or frozen | cached | model
     c.optim = conf.create(
         name="adamw",
         learning_rate=conf.placeholder(float, required=True),
@@ -44,8 +43,7 @@ def base():
     c.samples = conf.create(prompts=(), max_new_tokens=32, temperature=0.0)
     c.mesh = dict(data=-1, fsdp=1, tensor=1)
     c.steps = conf.placeholder(int, required=True)
-    c.batch_size = 8
-    c.accumulate = 1
+    c.batch_size, c.accumulate = 8, 1
     c.compile = "jit"
     c.ema_decay = conf.placeholder(float)
     c.log_every_steps = 10

@@ -25,6 +25,16 @@ MODES = ("lora", "full")
 PAIRS, SEQUENCE, PROMPT = 4, 256, 64
 
 
+def optimizer_of():
+    """Make AdamW with clipping."""
+    from ftjax.optim import chain
+
+    return chain.make(
+        name="adamw", learning_rate=1e-4, schedule="constant", total_steps=10_000,
+        weight_decay=0.01, clip_norm=1.0,
+    )  # fmt: skip
+
+
 def setup(mode: str, *, reference: str, **options):
     """Make the compiled step, its first state and the frozen arrays."""
     import jax
@@ -34,17 +44,13 @@ def setup(mode: str, *, reference: str, **options):
     from ftjax.adapters import lora
     from ftjax.core import mesh as meshes
     from ftjax.objectives import dpo
-    from ftjax.optim import chain
     from ftjax.train import compile as compiling
     from ftjax.train import reference as references
     from ftjax.train import state as states
     from ftjax.train.step import make_step
 
     model, mesh = bench_train.model_of(bench_train.SHAPES["small"], **options), meshes.make()
-    optimizer = chain.make(
-        name="adamw", learning_rate=1e-4, schedule="constant", total_steps=10_000,
-        weight_decay=0.01, clip_norm=1.0,
-    )  # fmt: skip
+    optimizer = optimizer_of()
     method = lora.make(rank=bench_train.RANK, alpha=2.0 * bench_train.RANK)
 
     def create(key):

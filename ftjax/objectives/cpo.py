@@ -50,6 +50,6 @@ def make(
 
 def with_nll(losses_BS, logps, batch, *, nll: float) -> dict:
     """Add `nll` times the chosen answers' negative log-likelihood per token."""
-    chosen = sequence.nll(logps[:, 0], sequence.targets(batch)[:, 0])
+    chosen = sequence.chosen_nll(logps, batch)
     terms = (Mean.of(losses_BS, batch["examples"]), *([chosen.scale(nll)] if nll else []))
     return {"loss": terms, "nll": chosen}

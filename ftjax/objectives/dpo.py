@@ -25,9 +25,8 @@ REFERENCE = True
 
 def make(
     *, beta: float = 0.1, loss="sigmoid", loss_weights=None, sft: float = 0.0,
-    divergence: str = "reverse_kl", alpha: float | None = None,
+    divergence: str = "reverse_kl", alpha: float | None = None, wpo: bool = False,
     label_smoothing: float | None = None, tau: float | None = None, tail: float | None = None,
-    wpo: bool = False,
 ):  # fmt: skip
     """Make the objective.
 
@@ -39,53 +38,44 @@ def make(
       label_smoothing, tau: for the losses that have them.
       tail: LD-DPO's weight of the longer answer's rest. wpo: weigh pairs by their likelihood.
 
-    Raises:
-      ValueError: an unknown name, an option that no chosen loss has, or weights that do not fit.
+    Raises ValueError for an unknown name, an option that no chosen loss has, or a wrong value.
     """
-    _check(beta, label_smoothing)
     names = (loss,) if isinstance(loss, str) else tuple(loss)
     scales = (1.0,) * len(names) if loss_weights is None else tuple(loss_weights)
-    if len(scales) != len(names) or not (names or sft):
-        raise ValueError(
-            f"objective.loss_weights: got {scales} for the losses {names}; expected one for each"
-        )
+    _check(beta, label_smoothing, names=names, scales=scales, sft=sft)
     options = dict(label_smoothing=label_smoothing, tau=tau)
     losses = _bind(names, pairs, dict(beta=beta), options, where="objective.loss")
-    value, *_ = _bind(
-        (divergence,), divergences, {}, dict(alpha=alpha), where="objective.divergence"
-    )
+    where = "objective.divergence"
+    (value,) = _bind((divergence,), divergences, {}, dict(alpha=alpha), where=where)
 
     def objective(policy, reference, batch, key):
         scores = policy.statistics(batch, key, squares=wpo)
         own = sequence.answers(scores.logp, batch, tail=tail)
         base = jax.lax.stop_gradient(sequence.answers(reference.logps(batch), batch, tail=tail))
-        ratio_BPS, weight_BS = own.logp - base.logp, batch["examples"]
-        found = _pairs(value(ratio_BPS), own, base, weight_BS)
-        likely_BS = _likelihood(scores, batch) if wpo else 1.0
-        terms = [
-            Mean.of(one(found) * likely_BS, weight_BS).scale(scale)
-            for one, scale in zip(losses, scales, strict=True)
-        ]
+        ratio_BPS = own.logp - base.logp
+        found = _pairs(value(ratio_BPS), own, base, batch["examples"])
+        likely = _likelihood(scores, batch) if wpo else 1.0
+        terms = [Mean.of(one(found) * likely, found.weight) for one in losses]
+        terms = [term.scale(scale) for term, scale in zip(terms, scales, strict=True)]
         if sft:
-            chosen = sequence.nll(scores.logp[:, 0], sequence.targets(batch)[:, 0])
-            terms.append(chosen.scale(sft))
-        logp = {
-            f"logp/{name}": Mean.of(own.logp[:, p], weight_BS)
-            for p, name in enumerate(("chosen", "rejected"))
-        }
-        metrics = sequence.pair_metrics(beta * ratio_BPS, weight_BS)
-        return {"loss": tuple(terms)} | metrics | logp
+            terms.append(sequence.chosen_nll(scores.logp, batch).scale(sft))
+        metrics = sequence.pair_metrics(beta * ratio_BPS, found.weight)
+        return {"loss": tuple(terms)} | metrics | sequence.logp_metrics(own, found.weight)
 
     return objective
 
 
-def _check(beta: float, label_smoothing: float | None) -> None:
+def _check(beta: float, label_smoothing: float | None, *, names, scales, sft: float) -> None:
     if not beta > 0:
         raise ValueError(f"objective.beta: got {beta}; expected a number above 0, such as 0.1")
     if label_smoothing is not None and not 0 <= label_smoothing < 0.5:
         raise ValueError(
             f"objective.label_smoothing: got {label_smoothing}; expected 0 <= e < 0.5, the share "
             "of labels that may be wrong"
+        )
+    if len(scales) != len(names) or not (names or sft):
+        raise ValueError(
+            f"objective.loss_weights: got {scales} for the losses {names}; expected one for each"
         )
 
 

@@ -95,6 +95,17 @@ def nll(logps, mask) -> Mean:
     return Mean.of(jnp.where(mask > 0, -logps, 0), mask)
 
 
+def chosen_nll(logps, batch) -> Mean:
+    """Average -log p over the targets of the chosen answers, from log-probabilities [B,P,T-1]."""
+    return nll(logps[:, 0], targets(batch)[:, 0])
+
+
+def logp_metrics(found: Answers, weight_BS) -> dict[str, Mean]:
+    """Report the log-probabilities of chosen and rejected answers, which may both fall."""
+    sides = enumerate(("chosen", "rejected"))
+    return {f"logp/{name}": Mean.of(found.logp[:, p], weight_BS) for p, name in sides}
+
+
 def pair_metrics(reward_BPS, weight_BS) -> dict[str, Mean]:
     """Report rewards of chosen and rejected answers, their margin, and how often it is right."""
     chosen, rejected = reward_BPS[:, 0], reward_BPS[:, 1]

@@ -194,3 +194,16 @@ def test_parse_arg_types_by_the_defaults():
 def test_parse_arg_rejects(arg, message):
     with pytest.raises(ValueError, match=message):
         conf.parse_arg(arg, rank=4, runlocal=False)
+
+
+def test_functions_by_name():
+    found = conf.function("listed", conf, where="loss")
+    assert found is conf.listed
+    assert conf.function("ftjax.core.conf.nearest", conf, where="loss") is conf.nearest
+    for wrong in ("listd", "_plain", "Callable"):
+        with pytest.raises(ValueError, match=r"loss: got .*; expected one of .*listed"):
+            conf.function(wrong, conf, where="loss")
+    with pytest.raises(ValueError, match="did you mean 'listed'"):
+        conf.function("listd", conf, where="loss")
+    with pytest.raises(ValueError, match=r"module 'ftjax.core.conf' has no function 'nothing'"):
+        conf.function("ftjax.core.conf.nothing", conf, where="loss")
