@@ -25,7 +25,7 @@ def get_config():
     c.rollout.epochs, c.rollout.slots, c.rollout.kl_target = 2, 8, 0.1
     c.data = dict(name="embedded", domain="skills", max_tokens=40, rows=20)
     c.objective = dict(name="ppo")
-    c.rewards.short = dict(name="length", most=1, unit="characters")
+    c.rewards.short = dict(name="length", most=6, unit="characters")
     c.optim.learning_rate = 0.01
     c.steps, c.batch_size, c.log_every_steps, c.checkpoint.every_steps = 16, 8, 1, 3
     return c
@@ -92,12 +92,17 @@ def plain(lab, **changes):
      ({"rollout.temperature": 0.0}, "rollout.temperature: got 0.0"),
      ({"batch_size": 5}, "batch_size: got 5; expected a divisor"),
      ({"rollout.max_new_tokens": 64}, "rollout.max_new_tokens: got 64; expected less than"),
-     ({"rewards": {}}, "rewards: got none"), ({"rollout": None}, "rollout: got none"),
+     ({"rewards": {}}, "rewards: got none"),
      ({"advantages": dict(sclae="group")}, "advantages.sclae: unknown key; did you mean 'scale'")],
 )  # fmt: skip
 def test_wrong_configs_are_refused(changes, told, lab):
     with pytest.raises(ValueError, match=told):
         rollouts.check(plain(lab, **changes))
+
+
+def test_a_config_that_samples_nothing_is_refused(lab):
+    with pytest.raises(ValueError, match="rollout: got none; expected a section"):
+        rollouts.check(lab.settings())
 
 
 def test_arrays_survive_json():
