@@ -8,7 +8,7 @@ import pytest
 from ftjax.adapters import base, combine, lora
 from ftjax.models.base import Linear
 
-LINEARS = {"head": Linear("BTD,VD->BTV", (7, 5), None), "q": Linear("BTD,DF->BTF", (5, 6), 2)}
+LINEARS = {"head": Linear("BTD,VD->BTV", (7, 5), None), "q": Linear("BTD,DF->BTF", (5, 6), (0, 1))}
 KEY = jax.random.key(0)
 
 

@@ -11,8 +11,8 @@ from ftjax.adapters import base, boft, fourierft, ia3, lokr, oft, peft, vera
 from ftjax.models.base import Linear
 
 LINEARS = {
-    "blocks/attn/q": Linear("BTD,DNH->BTNH", (8, 2, 3), 2),
-    "blocks/mlp/down": Linear("BTF,FD->BTD", (12, 8), 2),
+    "blocks/attn/q": Linear("BTD,DNH->BTNH", (8, 2, 3), (0, 1)),
+    "blocks/mlp/down": Linear("BTF,FD->BTD", (12, 8), (0, 1)),
 }
 NAMES = {
     "blocks/attn/q": "model.layers.{L}.self_attn.q_proj.weight",
