@@ -141,7 +141,7 @@ def shrink(c, *, tokens: int = 64, stand_in: bool = False, kind: str = "prompt")
     c.optim.schedule = dict(name="constant")
     c.samples.max_new_tokens = 4
     if "rollout" in c:
-        c.rollout.prompts, c.rollout.samples, c.rollout.max_new_tokens = 4, 4, 4
+        c.rollout.prompts, c.rollout.samples, c.rollout.max_new_tokens = 8, 2, 4
     for label in c.evals:
         c.evals[label].rows = 2
         if c.evals[label].name == "generate":

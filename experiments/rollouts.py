@@ -272,6 +272,15 @@ class Step:
 def couple(p: running.Plan, state, frozen, workdir) -> tuple[Rollouts, Step]:
     """Make the batches and the step of an online run."""
     del workdir
-    meshes.check_batch(p.settings.rollout.prompts, 1, p.parts.mesh)
+    _check_prompts(p.settings.rollout.prompts, p.parts.mesh)
     batches = Rollouts(Sampler(p, state, frozen), frozen, p.settings)
     return batches, Step(running.compiled_step(p), batches)
+
+
+def _check_prompts(prompts: int, mesh) -> None:
+    replicas = mesh.shape["data"] * mesh.shape["fsdp"]
+    if prompts % replicas:
+        raise ValueError(
+            f"rollout.prompts: got {prompts}; expected a multiple of data x fsdp = {replicas}, the "
+            "replicas that they lie on; change one of them"
+        )

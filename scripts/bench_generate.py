@@ -1,7 +1,7 @@
 r"""Speed of generation: tokens a second at several batch sizes, against what the machine could do.
 
-    python scripts/bench_generate.py                         # the embedded base, batch 1, 16, 64
-    python scripts/bench_generate.py --base DIR --batch 1 16 --new 128 --cache int8
+    python -m scripts.bench_generate                       # the embedded base, batch 1, 16, 64
+    python -m scripts.bench_generate --base DIR --batch 1 16 --new 128 --cache int8
 
 Two bounds. Every token of a batch reads all weights once: bytes / bandwidth seconds, whatever the
 batch. And it multiplies 2 * weights * batch: FLOPs / speed seconds. Bandwidth and speed are
