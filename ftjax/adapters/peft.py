@@ -142,6 +142,11 @@ def load(
     settings, path = settings_of(directory), pathlib.Path(directory) / WEIGHTS
     method, hyper = settings.method, settings.hyper
     chosen = settings.targeted(modules(linears, names)) if method.has_targets else []
+    if settings.targets.parameters and not any(m.e.shared for m in chosen):
+        raise ValueError(
+            f"{directory}: got target_parameters={list(settings.targets.parameters)!r}, which "
+            "match no experts of the model"
+        )
     if method.needs_weight(hyper) and weights is None:
         raise ValueError(f"{directory}: got no weights; expected those that the adapter began from")
     once = method.shapes_once(chosen, hyper)

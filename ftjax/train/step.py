@@ -28,7 +28,6 @@ def make_step(
     """Make `step(state, frozen, batch) -> (state, metrics)`.
 
     Args:
-      model: the handle.
       objective: `(policy, reference, batch, key) -> {"loss": Mean or tuple of Mean, name: Mean}`.
       tx: the optax transformation over the trainable tree.
       penalties: functions of the parameters, added to what is differentiated; each is a metric

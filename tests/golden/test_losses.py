@@ -29,7 +29,7 @@ from ftjax.objectives import (
     simpo,
 )  # fmt: skip
 from ftjax.ops import divergence, loss
-from ftjax.train.policy import Statistics
+from ftjax.train.policy import Statistics, Total
 from tests.golden import reference
 
 ONLINE = re.compile("xpo|nash_md|gspo")  # methods of `legacy` that learn from samples
@@ -104,6 +104,10 @@ class Scored(Given):
         del batch, key
         zeros = jnp.zeros_like(self.logp)
         return Statistics(self.logp, zeros, zeros, self.log_squares if squares else None)
+
+    def total(self, loss, batch, weights, key=None):
+        zeros = jnp.zeros_like(self.logp)
+        return Total((weights * loss(self.logp, zeros, zeros)).sum(), self.logp, None)
 
 
 # -- DPO -------------------------------------------------------------------------------------------

@@ -18,7 +18,9 @@ HUGE = (2**62, 2**31, -1, 0, 1, 1e300, None, "8", [], {})
 def model():
     """What `hf.load` asks of a handle, worked out once and not for each of five hundred files."""
     handle = llama.make(llama.from_hf(llama.EXAMPLE | {"num_hidden_layers": 1}))
-    asked = dict(abstract=handle.abstract, axes=handle.axes, equations=handle.equations)
+    asked = dict(
+        abstract=handle.abstract, axes=handle.axes, stored=handle.stored, stacks=handle.stacks
+    )
     return types.SimpleNamespace(config=handle.config, **asked)
 
 
