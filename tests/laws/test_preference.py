@@ -62,7 +62,7 @@ def unpacked(batch):
     return {name: np.stack([row[name] for row in rows]) for name in batch}
 
 
-@pytest.mark.parametrize("adapter", subjects.ADAPTERS)
+@pytest.mark.parametrize("adapter", subjects.OF_WEIGHTS)
 def test_the_first_loss_of_dpo_is_log_2(adapter):
     """Fresh adapters are the base policy, so no pair is preferred yet."""
     adapters = subjects.adapters(adapter, FAMILY)
