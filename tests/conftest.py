@@ -27,6 +27,13 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 jax.config.update("jax_default_matmul_precision", "highest")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Let go of a file's compiled programs: each holds memory maps, which the system limits."""
+    yield
+    jax.clear_caches()
+
+
 def outside(variable: str, name: str) -> pathlib.Path:
     """Return the folder that `variable` names, or `../shared/<name>`; skip when there is none."""
     folder = pathlib.Path(os.environ.get(variable) or ROOT.parent / "shared" / name)

@@ -9,7 +9,7 @@ import pytest
 
 from experiments import setup
 from ftjax.data import embedded, languages, tokenizer
-from ftjax.evals import generate, nll
+from ftjax.evals import choice, generate, nll
 from ftjax.models import hf
 from ftjax.sampling import text
 
@@ -43,6 +43,18 @@ def test_it_knows_its_facts_and_its_skills(base, words):
         rows = list(embedded.make(domain=domain, split="test", rows=48))
         score = generate.make(respond=respond, rows=rows)(params)["exact_match"]
         assert score > 0.3, domain  # chance is one over the number of values, at most a tenth
+
+
+def test_it_reads(base, words):
+    """Of what a passage about other people offers, it picks the right value well above chance."""
+    model, params = base
+    rows = [embedded.make(domain="reading", split="validation", rows=96)[i] for i in range(96)]
+    spaced = [
+        row | dict(answer=" " + row["answer"], choices=[" " + one for one in row["choices"]])
+        for row in rows
+    ]
+    score = choice.make(model=model, tokenizer=words, rows=spaced, batch_size=16)(params)
+    assert score["accuracy"] > score["chance"] + 0.15
 
 
 def test_it_is_not_saturated(base, words):

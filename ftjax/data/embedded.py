@@ -31,16 +31,21 @@ DOMAINS = {
 
 
 def make(
-    *, domain: str, split: str = "train", rows: int | None = None, seed: int = 0, **domain_options
-) -> generated.Generated:
+    *, domain: str, split: str = "train", rows: int | None = None, seed: int = 0,
+    emphasis: float = 1.0, **domain_options,
+) -> generated.Generated:  # fmt: skip
     """Make the rows of one domain: a sequence of dicts with `.where(i)`.
 
-    `rows=None` gives every row of a text, and 100,000 (train) or 1,000 of what is generated; the
-    options of a domain are those of its module's `make`. Raises ValueError for an unknown domain,
-    split or option, with the legal ones.
+    `rows=None` gives every row of a text, and 100,000 (train) or 1,000 of what is generated;
+    `emphasis` is the weight of every row in the loss; the options of a domain are those of its
+    module's `make`. Raises ValueError for an unknown domain, split or option, with the legal ones.
     """
     source = DOMAINS[generated.legal(domain, DOMAINS, "embedded: domain")]
     known = set(inspect.signature(source).parameters) - {"domain"}
     for option in domain_options:
         generated.legal(option, known, f"embedded: option of {domain!r}")
-    return source(split=split, rows=rows, seed=seed, **domain_options)
+    found = source(split=split, rows=rows, seed=seed, **domain_options)
+    if emphasis == 1.0:
+        return found
+    draw = lambda index: {**found[index], "weight": emphasis}
+    return generated.Generated(draw, count=len(found), name=found.name)
