@@ -144,8 +144,10 @@ def _small(
     dim: int, ffw: int, layers: int, *, heads: int, kv_heads: int, head_dim: int, vocab: int,
     positions: int,
 ) -> dict[str, Any]:  # fmt: skip
-    """Fill in a small tied llama, with weights of about 1/sqrt(dim): at 0.02 so narrow a model takes
-    twice the tokens to learn to copy."""
+    """Fill in a small tied llama.
+
+    Its weights begin at about 1/sqrt(dim); at 0.02 it takes twice the tokens to learn to copy.
+    """
     return dict(
         model_type="llama", vocab_size=vocab, hidden_size=dim, intermediate_size=ffw,
         num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=kv_heads,
