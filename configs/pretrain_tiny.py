@@ -29,7 +29,7 @@ SHARES = (
     ((0.00, 0.10, 0.00), 67, dict(domain="reading", form="text", facts=1, questions=(2, 4))),
     ((0.04, 0.04, 0.00), 73, dict(domain="reading", form="text", about="things", questions=(1, 4))),
     ((0.00, 0.00, 0.25), 70, dict(domain="reading", questions=(1, 3), emphasis=8.0)),
-    ((0.00, 0.00, 0.10), 65, dict(domain="reading", about="things", emphasis=8.0)),
+    ((0.00, 0.00, 0.10), 53, dict(domain="reading", about="things", emphasis=8.0)),
     ((0.12, 0.08, 0.12), 79, dict(domain="skills", form="text", shots=(2, 6))),
     ((0.06, 0.05, 0.06), 21, dict(domain="skills", form="text", shots=0)),
     ((0.08, 0.20, 0.04), 56, dict(domain="patterns")),

@@ -177,7 +177,9 @@ def _of_experts(spec, family: ModuleType) -> dict[str, Any]:
     Raises:
       ValueError: one is set for another family.
     """
-    values = {name: vars(spec)[name] for name in ("dispatch", "capacity_factor", "router_aux")}
+    values = dict(
+        dispatch=spec.dispatch, capacity_factor=spec.capacity_factor, router_aux=spec.router_aux
+    )
     given = {name: value for name, value in values.items() if value not in ("", None)}
     for name in given.keys() - inspect.signature(family.make).parameters.keys():
         kind = family.__name__.rpartition(".")[2]

@@ -22,6 +22,7 @@ AXES = ("data", "fsdp", "expert", "tensor")
 # What launchers set on the hosts of a run with several processes.
 LAUNCHERS = ("SLURM_JOB_NUM_NODES", "TPU_WORKER_HOSTNAMES", "JAX_COORDINATOR_ADDRESS")
 SCHEDULER = "xla_cpu_enable_concurrency_optimized_scheduler"
+PATIENCE = "xla_cpu_collective_call_terminate_timeout_seconds"
 RULES: Mapping[str, tuple[str, ...]] = {
     "B": ("data", "fsdp", "expert"),
     "D": ("fsdp",),
@@ -154,12 +155,13 @@ def start(*, coordinator: str = "", processes: int = 1, index: int = 0) -> None:
 
 
 def _steady_fake_devices() -> None:
-    """Let several devices on one CPU run collectives in one order.
+    """Let several devices on one CPU run collectives in one order, and wait for each other.
 
     The default scheduler may start independent collectives in another order on each device; with
-    fewer cores than devices they then wait for each other for ever.
+    fewer cores than devices they then wait for each other for ever. And on a busy machine a device
+    may come late, for which XLA would end the process after 40 seconds.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     many = os.environ.get("JAX_NUM_CPU_DEVICES", "1") != "1" or "host_platform_device" in flags
     if many and SCHEDULER not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} --{SCHEDULER}=false".strip()
+        os.environ["XLA_FLAGS"] = f"{flags} --{SCHEDULER}=false --{PATIENCE}=600".strip()

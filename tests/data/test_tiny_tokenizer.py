@@ -82,8 +82,14 @@ def test_the_chat_template_marks_each_message():
 
 
 def test_nothing_held_out_is_in_the_mixture():
-    assert sum(share for share, *_ in pretrain_tiny.SHARES) == pytest.approx(1.0)
-    for entry in pretrain_tiny.mixture(pretrain_tiny.TOKENS):
+    shares, *_ = zip(*pretrain_tiny.SHARES, strict=True)
+    for stage, own in enumerate(zip(*shares, strict=True), 1):
+        assert sum(own) == pytest.approx(1.0)
+        check_parts(pretrain_tiny.mixture(stage, pretrain_tiny.TOKENS))
+
+
+def check_parts(parts):
+    for entry in parts:
         theirs = ("name", "weight", "label", "kind")  # keys of the mixture, not of the source
         options = {k: v for k, v in entry.items() if k not in theirs}
         assert options.get("split", "train") == "train"
