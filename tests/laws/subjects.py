@@ -91,7 +91,9 @@ ANSWERS = {"preference": 2, "unpaired": 2, "ranking": 3}
 def batch_for(objective, rows=4):
     """Draw a batch of the kind that an objective learns from."""
     kind = OBJECTIVES[objective].KIND
-    return batch(rows) if kind in ("tokens", "experience") else answers(rows, count=ANSWERS[kind])
+    if kind in ANSWERS:
+        return answers(rows, count=ANSWERS[kind])
+    return batch(rows) | (experience(rows) if kind == "experience" else {})
 
 
 def answers(rows=4, *, count):
@@ -139,7 +141,7 @@ def reference_for(objective):
 
 
 def batch(rows=4):
-    """Draw a batch: packed rows, padded rows, full rows; weights of every size; and experience."""
+    """Draw a batch: packed rows, padded rows, full rows; weights of every size."""
     generator = np.random.default_rng(0)
     segments = np.ones((rows, T), np.int32)
     segments[0, 5:] = 2  # packed
@@ -149,17 +151,17 @@ def batch(rows=4):
     positions = (np.arange(T) - since) * (segments > 0)
     scale = np.arange(1, rows + 1)[:, None]
     weights = scale * generator.uniform(size=(rows, T)) * (segments > 0) * ~starts
-    plain = {
+    return {
         "tokens": generator.integers(1, 64, (rows, T)).astype(np.int32) * (segments > 0),
         "weights": weights.astype(np.float32),
         "segments": segments,
         "positions": positions.astype(np.int32),
     }
-    return plain | experience(generator, rows)
 
 
-def experience(generator, rows):
+def experience(rows):
     """Draw what a batch of sampled answers holds besides its tokens."""
+    generator = np.random.default_rng(2)
     draw = lambda *shape: generator.normal(size=shape).astype(np.float32)
     tokens = rows, T - 1
     return {

@@ -33,7 +33,7 @@ A, B = (decoder.Kind("blocks", window, None) for window in (None, 3))
 def test_runs_repeat_the_largest_groups(kinds, expected):
     names = {"A": A, "B": B}
     found = decoder.runs(tuple(names[letter] for letter in kinds))
-    letter = lambda kind: "A" if kind is A else "B"
+    letter = lambda kind: "A" if kind == A else "B"
     written = [f"{run.count} {''.join(map(letter, run.group))}" for run in found]
     assert ", ".join(written) == expected
     ends = [run.first + run.count * len(run.group) for run in found]

@@ -61,7 +61,7 @@ def test_a_group_of_equal_rewards_has_no_advantage(scale, decoupled):
 def test_no_advantage_is_no_gradient(loss):
     """So a group of equal rewards teaches nothing, whichever the loss."""
     model, params = subjects.model(subjects.PLAIN), subjects.weights(subjects.PLAIN)
-    batch = subjects.batch()
+    batch = subjects.batch_for("grpo")
     objective = grpo.make(loss=loss, limit=8)
 
     def value(logps, factor):
