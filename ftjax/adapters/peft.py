@@ -27,7 +27,6 @@ import ftjax.adapters
 from ftjax.adapters import base, peft_config, whole
 from ftjax.adapters.peft_format import Format, Module
 from ftjax.core import conf, einsum, files, tree
-from ftjax.ops import quantize
 
 EXPERTS = ("gate_up", "down")  # as transformers declares them
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -174,10 +173,7 @@ def load_onto(
       ValueError: as `load` does; or `modules_to_save` match nothing, or something quantised.
     """
     settings = settings_of(directory)
-    arrays = tree.map_with_paths(
-        lambda _, w: None if quantize.is_quantized(w) else w, weights, is_leaf=quantize.is_quantized
-    )
-    candidates = whole.tensors(arrays, linears, names)
+    candidates = whole.tensors(weights, linears, names)
     if lost := [name for name in settings.saved if not whole.named([name], candidates)]:
         raise ValueError(
             f"{directory}: got {SAVED}={lost}, which match no array of the base; expected names of "

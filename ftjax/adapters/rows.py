@@ -30,7 +30,7 @@ class Rows(base.Adapter):
     rows: Any  # `Shared` in a stack of layers
 
     @property
-    def FROZEN(self) -> tuple[str, ...]:  # noqa: N802
+    def FROZEN(self) -> tuple[str, ...]:
         """The members' own data, and the rows."""
         return ("rows", *(f"members/{name}" for name in self.members.FROZEN))
 
@@ -140,8 +140,10 @@ def _pile(path: str, letters: str, arrays: Sequence, *, axis: int, padded: str) 
     if longer - set(padded):
         shapes = conf.listed({str(x.shape) for x in arrays})
         raise ValueError(f"adapters/{path}: got arrays {shapes}; expected the same sizes")
-    pads = [[(0, gap) for gap in gaps] for gaps in lacking]
-    return jnp.stack([jnp.pad(x, pad) for x, pad in zip(arrays, pads, strict=True)], axis)
+    if longer:
+        pads = [[(0, gap) for gap in gaps] for gaps in lacking]
+        arrays = [jnp.pad(x, pad) for x, pad in zip(arrays, pads, strict=True)]
+    return jnp.stack(arrays, axis)
 
 
 def _absent(path: str, like: base.Adapter):

@@ -1,7 +1,7 @@
 """Adapters in PEFT's files: what they compute, their gradients, and the way back to disk.
 
-Every folder under adapters/ is a case of the method that its `peft_type` names; those of norms alone
-are in `test_ln_tuning`.
+Every folder under adapters/ is a case of the method that its `peft_type` names; those of norms
+alone are in `test_ln_tuning`.
 """
 
 import dataclasses
@@ -201,7 +201,7 @@ def test_in_out_in(folder, tmp_path):
 @pytest.mark.parametrize("folder", WITH_SAVED, ids=reference.id_of)
 def test_an_adapter_with_weights_beside_it_is_no_adapter_alone(folder):
     family, model, params = reference.base(base_of(folder))
-    with pytest.raises(ValueError, match="got modules_to_save=.*read both with `load_onto`"):
+    with pytest.raises(ValueError, match=r"got modules_to_save=.*read both with `load_onto`"):
         peft.load(folder, linears=model.linears, names=family.NAMES, weights=params)
 
 
