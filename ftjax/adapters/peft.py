@@ -279,21 +279,24 @@ def save(
             tensors |= {m.key(s): tensor for s, tensor in method.to_torch(m, own).items()}
     if not tensors:
         raise ValueError("adapters: got none that is not zero; there is nothing to write")
-    aims = {name for name, own in layers.items() if method.is_target(own)}
-    targets = _shortest(method, aims, candidates) if method.has_targets else None
+    targets = _shortest(method, layers, candidates) if method.has_targets else None
     config = peft_config.write(targets, peft_type=method.peft_type, base_model=base_model)
     if trained:
         beside, saved = _whole(weights, trained, linears, names, set(layers))
         tensors, config = tensors | beside, config | {SAVED: saved}
+    fields = config | method.write(layers or found, hyper or {})
+    if "fan_in_fan_out" in fields:  # PEFT's name for weights kept as (in, out)
+        adapted = (m.linear for m in candidates if m.name in layers)
+        fields["fan_in_fan_out"] = any(linear.inputs_first for linear in adapted)
+    own = {key: value for key, value in sorted(fields.items()) if key not in method.lacks}
+    cast = {name: tensor.astype(dtype) for name, tensor in tensors.items()}
+    _publish(directory, cast, own)
+
+
+def _publish(directory: str | os.PathLike, tensors, config) -> None:
     with files.publish(directory) as draft:
-        cast = {name: tensor.astype(dtype) for name, tensor in tensors.items()}
-        files.write_tensors(draft / WEIGHTS, cast)
-        fields = config | method.write(layers or found, hyper or {})
-        if "fan_in_fan_out" in fields:  # PEFT's name for weights kept as (in, out)
-            adapted = (m.linear for m in candidates if m.name in layers)
-            fields["fan_in_fan_out"] = any(linear.inputs_first for linear in adapted)
-        own = {key: value for key, value in sorted(fields.items()) if key not in method.lacks}
-        files.write_json(draft / CONFIG, own)
+        files.write_tensors(draft / WEIGHTS, tensors)
+        files.write_json(draft / CONFIG, config)
 
 
 def _whole(weights, trained: Collection[str], linears, names, adapted: set[str]):
@@ -335,8 +338,9 @@ def _method_of(found: Mapping[str, base.Adapter], known: set[str]) -> Format:
     )
 
 
-def _shortest(method: Format, wanted: set[str], candidates: list[Module]) -> peft_config.Targets:
-    """Find the shortest targets that mean exactly these modules."""
+def _shortest(method: Format, layers, candidates: list[Module]) -> peft_config.Targets:
+    """Find the shortest targets that mean exactly the modules of these adapters, by name."""
+    wanted = {name for name, own in layers.items() if method.is_target(own)}
     chosen = nested([m for m in candidates if m.name in wanted])
     maps = [m.name for m in chosen if not m.e.shared]
     endings = tuple(dict.fromkeys(name.rsplit(".", 1)[-1] for name in maps))
