@@ -6,8 +6,9 @@ r"""Export a run: a PEFT adapter, or a Hugging Face model, for the rest of the w
 
 A run with an adapter gives a PEFT directory; with --merge the adapter is merged into the base, in
 float32 and rounded once. A run that trains the model gives a model: sharded safetensors,
-config.json and the tokenizer's files. Where both train, the model is merged, because the adapter
-alone would lose the rest; --adapter_only writes it all the same.
+config.json and the tokenizer's files. Where both train, PEFT's modules_to_save hold the rest:
+norms, the head, any module without an adapter. What PEFT cannot have is merged; with --adapter_only
+it is an error.
 """
 
 import pathlib
@@ -42,10 +43,10 @@ def main(argv: list[str]) -> None:
             f"--workdir: got {WORKDIR.value!r}, a run without an adapter; expected one that has "
             "one; leave out --merge and --adapter_only"
         )
-    form = "model" if MERGE.value else "adapter" if ADAPTER_ONLY.value else exporting.natural(parts)
+    form = "model" if MERGE.value else "adapter" if ADAPTER_ONLY.value else ""
     run = workdirs.load(pathlib.Path(WORKDIR.value), checkpoint=CHECKPOINT.value)
     out, dtype = pathlib.Path(OUT.value), DTYPES[DTYPE.value]
-    exporting.write(
+    form = exporting.write(
         run.parts, run.params, out, form=form, dtype=dtype, max_shard_gb=MAX_SHARD_GB.value
     )
     print(f"step {run.step}, {form}: {out}")

@@ -1,13 +1,17 @@
 """Taking a run's weights away: an adapter in PEFT's files, or a model that transformers loads.
 
-    write(parts, params, folder)                     what was trained, in the form that says it all
+    write(parts, params, folder)                     what was trained, as an adapter if it can be
     write(parts, params, folder, form="model")       one model, adapters merged into it
+
+Modules of the base that train beside an adapter, such as norms, go with it whole. What PEFT has no
+form for, such as a weight that trains under its own adapter, is merged.
 
 Merging is done in float32 and rounded once. A base that was quantised is merged as the run saw it,
 so that the merged model computes what was trained.
 """
 
 import pathlib
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +22,7 @@ from jax.experimental import multihost_utils
 from experiments import setup
 from ftjax.adapters import base as adapters
 from ftjax.adapters import peft
-from ftjax.core import files
+from ftjax.core import files, tree
 from ftjax.models import hf
 from ftjax.train import state as states
 
@@ -26,51 +30,62 @@ FORMS = ("adapter", "model")
 TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
-def natural(parts: setup.Parts) -> str:
-    """Say which form holds all that a run trains: an adapter, unless weights of the model train."""
-    if parts.method is None:
-        return "model"
-    trainable, _ = states.split(parts.abstract, parts.patterns)
-    return "model" if jax.tree.leaves(trainable["model"]) else "adapter"
-
-
 def write(
     parts: setup.Parts, params: Mapping[str, Any], folder: pathlib.Path, *, form: str = "",
     dtype=None, max_shard_gb: float = 5.0,
-) -> None:  # fmt: skip
-    """Write weights to a new directory; it appears when it is complete.
+) -> str:  # fmt: skip
+    """Write weights to a new directory, which appears when it is complete; returns the form.
 
     Args:
       parts, params: of a run.
       folder: new or empty.
-      form: "adapter", "model", or "" for the one that holds all that the run trains.
+      form: "adapter", "model", or "" for an adapter where one holds all that the run trains.
       dtype: of the files; the arrays' own when None.
       max_shard_gb: larger models are split into files of at most this many 10^9 bytes.
 
     Raises:
       ValueError: an adapter is asked of a run that has none, or PEFT has no such method.
     """
-    if (form or natural(parts)) == "adapter":
-        _write_adapter(parts, params, folder, dtype)
-    else:
+    adapter = form == "adapter" or (not form and parts.method is not None)
+    refusal = _write_adapter(parts, params, folder, dtype) if adapter else ""
+    if refusal and (form or not _merges(params["adapters"])):
+        raise ValueError(refusal)
+    if refusal:
+        sys.stderr.write(f"export: a model, the adapter is merged into it: {refusal}\n")
+    if refusal or not adapter:
         _write_model(parts, params, folder, dtype, max_shard_gb)
     heads = _whole(params.get("head") or {})
     for name, head in heads.items() if jax.process_index() == 0 else ():
         scores = {"score.weight": np.asarray(head)[None]}  # as classifiers of one label have it
         files.write_tensors(folder / f"{name}_head.safetensors", scores)
+    return "adapter" if adapter and not refusal else "model"
 
 
-def _write_adapter(parts, params, folder, dtype) -> None:
+def _merges(found) -> bool:
+    return all(adapter.MERGES for adapter in adapters.sites(found).values())
+
+
+def _write_adapter(parts, params, folder, dtype) -> str:
+    """Write the adapter and what trained beside it; returns why PEFT cannot have it, or ""."""
     if parts.method is None:
         raise ValueError("export: got a run without an adapter; expected one; export the model")
-    own = _whole(params["adapters"])
-    if jax.process_index() != 0:
-        return
-    more = {} if dtype is None else {"dtype": dtype}
-    peft.save(
-        folder, own, linears=parts.model.linears, names=parts.family.NAMES,
-        base_model=parts.source and str(parts.source), hyper=parts.settings.adapter, **more,
-    )  # fmt: skip
+    trained = tree.paths(states.split(parts.abstract, parts.patterns)[0]["model"]).keys()
+    arrays = tree.paths(params["model"])
+    beside = arrays | _whole({path: arrays[path] for path in trained})
+    own, refusal = _whole(params["adapters"]), ""
+    if jax.process_index() == 0:
+        more = {} if dtype is None else {"dtype": dtype}
+        try:
+            peft.save(
+                folder, own, linears=parts.model.linears, names=parts.family.NAMES,
+                base_model=parts.source and str(parts.source), hyper=parts.settings.adapter,
+                weights=beside, trained=trained, **more,
+            )  # fmt: skip
+        except ValueError as error:
+            refusal = str(error)
+    if jax.process_count() > 1 and multihost_utils.broadcast_one_to_all(np.bool_(refusal)):
+        return refusal or "see process 0"
+    return refusal
 
 
 def _write_model(parts, params, folder, dtype, max_shard_gb) -> None:

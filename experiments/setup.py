@@ -9,7 +9,6 @@ in the same way.
 
 import dataclasses
 import functools
-import inspect
 import pathlib
 from collections.abc import Callable, Mapping
 from types import ModuleType
@@ -18,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments import references
+from experiments import bases, references
 from experiments.settings import Settings
 from ftjax.adapters import base as adapters
 from ftjax.adapters import peft, stack, tokens
@@ -29,8 +28,6 @@ from ftjax.models import hf, quantized
 from ftjax.ops import quantize
 from ftjax.train import state as states
 
-TINY = "tiny"
-DTYPES = ("float32", "bfloat16", "float16")
 OURS = ("where", "groups", "past", "tokens")  # of the adapter's keys; the others are the method's
 WHOLE = dict(adapters="adapters/**", model="model/**", head="head/**")
 
@@ -114,7 +111,7 @@ def build(settings: Settings) -> Parts:
       ValueError: names the key, what it holds and what was expected.
     """
     mesh = conf.call(meshes.make, settings.mesh, where="mesh")
-    family, model, source = _model(settings.model)
+    family, model, source = bases.read(settings.model)
     found = _tokenizer_source(settings.tokenizer, source)
     tokenizer = tokenizers.load(str(found))
     if tokenizer.vocab_size > model.config.vocab_size:
@@ -134,8 +131,8 @@ def build(settings: Settings) -> Parts:
     if heads and not settings.trainable:
         patterns = (*patterns, WHOLE["head"])
     reference = references.build(
-        settings.reference, objective=objective, locate=locate, model=model,
-        make=lambda directory: _family(settings.model, directory),
+        settings.reference, objective=objective, locate=bases.locate, model=model,
+        make=lambda directory: bases.of(settings.model, directory),
     )  # fmt: skip
     quantizers = _quantizers(settings.model.quantize, model)
     return Parts(
@@ -148,46 +145,6 @@ def _quantizers(spec: Mapping, model) -> quantized.Quantizers:
     if not spec["name"]:
         return {}
     return conf.call(quantized.choose, spec, where="model.quantize", extra={"model": model})
-
-
-def _model(spec) -> tuple[ModuleType, Any, pathlib.Path | None]:
-    if bool(spec.base) == bool(spec.preset):
-        raise ValueError(
-            f"model: got base={spec.base!r} and preset={spec.preset!r}; expected one of them: a "
-            "base to fine-tune, or a preset to train from random weights"
-        )
-    for key in ("compute_dtype", "param_dtype"):
-        legal = DTYPES if key == "compute_dtype" else ("", *DTYPES)
-        if (name := vars(spec)[key]) not in legal:
-            raise ValueError(f"model.{key}: got {name!r}; expected one of {', '.join(DTYPES)}")
-    source = locate(spec.base) if spec.base else None
-    return (*_family(spec, source or spec.preset), source)
-
-
-def _family(spec, source) -> tuple[ModuleType, Any]:
-    """Read the family of a checkpoint or a preset, and make the model's handle."""
-    family, config = hf.config_of(source)
-    options = dict(remat=spec.remat, dtype=jnp.dtype(spec.compute_dtype))
-    return family, family.make(config, **options, **_of_experts(spec, family))
-
-
-def _of_experts(spec, family: ModuleType) -> dict[str, Any]:
-    """Collect the options that only families with experts have.
-
-    Raises:
-      ValueError: one is set for another family.
-    """
-    values = dict(
-        dispatch=spec.dispatch, capacity_factor=spec.capacity_factor, router_aux=spec.router_aux
-    )
-    given = {name: value for name, value in values.items() if value not in ("", None)}
-    for name in given.keys() - inspect.signature(family.make).parameters.keys():
-        kind = family.__name__.rpartition(".")[2]
-        raise ValueError(
-            f"model.{name}: got {given[name]!r} for a {kind}, which has no experts; expected it "
-            "as it is in configs/common.py; leave it out"
-        )
-    return given
 
 
 def check_weights(parts: Parts) -> None:
@@ -210,24 +167,9 @@ def check_weights(parts: Parts) -> None:
         files.read_json(pathlib.Path(given) / peft.CONFIG)
 
 
-def locate(base: str) -> pathlib.Path:
-    """Return the directory of a base; the embedded one is called "tiny".
-
-    Raises:
-      ValueError: there is no such directory.
-    """
-    path = pathlib.Path(hf.__file__).parents[1] / "assets" / TINY if base == TINY else base
-    if not pathlib.Path(path).is_dir():
-        raise ValueError(
-            f"model.base: got {base!r}, which is no directory; expected a Hugging Face directory "
-            f"(config.json, safetensors) or {TINY!r}; for random weights set model.preset"
-        )
-    return pathlib.Path(path)
-
-
 def _tokenizer_source(name: str, source: pathlib.Path | None) -> pathlib.Path:
-    if name == TINY:
-        return locate(TINY)
+    if name == bases.TINY:
+        return bases.locate(bases.TINY)
     if name:
         return pathlib.Path(name)
     if source is None:
@@ -277,23 +219,23 @@ def _weights(parts: Parts) -> dict:
     if parts.method is None:
         return {"model": model, "adapters": None}
     if parts.settings.adapter_from:
-        return {"model": model, "adapters": _given_adapters(parts, model, shardings["adapters"])}
+        return _given(parts, model, shardings["adapters"])
     init = jax.jit(parts.init_adapters, out_shardings=shardings["adapters"])
     return {"model": model, "adapters": init(jax.random.key(seed.adapter), model)}
 
 
-def _given_adapters(parts: Parts, model, shardings):
-    found = peft.load(
-        parts.settings.adapter_from, linears=parts.model.linears, names=parts.family.NAMES,
-        weights=model,
-    )  # fmt: skip
+def _given(parts: Parts, model, shardings) -> dict:
+    """Read the adapters to start from, and the modules of the base that trained beside them."""
+    found, model = peft.load_onto(
+        parts.settings.adapter_from, model, linears=parts.model.linears, names=parts.family.NAMES
+    )
     wanted = jax.tree.map(lambda leaf: leaf.shape, parts.abstract["adapters"])
     if wanted != jax.tree.map(lambda leaf: leaf.shape, found):
         raise ValueError(
             f"adapter_from: got {parts.settings.adapter_from!r}, whose sites or ranks differ from "
             "the config's; expected the same; set adapter.where and adapter.rank to its own"
         )
-    return jax.device_put(found, shardings)
+    return {"model": model, "adapters": jax.device_put(found, shardings)}
 
 
 def identity(parts: Parts) -> dict:

@@ -7,13 +7,13 @@ import re
 import numpy as np
 import pytest
 
-from experiments import setup
+from experiments import bases
 from ftjax.data import embedded, languages, tokenizer
 from ftjax.evals import choice, generate, nll
 from ftjax.models import hf
 from ftjax.sampling import text
 
-FOLDER = setup.locate(setup.TINY)
+FOLDER = bases.locate(bases.TINY)
 WEIGHTS = FOLDER / "model.safetensors"
 
 

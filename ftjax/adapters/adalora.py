@@ -31,6 +31,7 @@ class AdaLoRA(base.Adapter):
     dropout: float = dataclasses.field(default=0.0, metadata=dict(static=True))
 
     FROZEN: ClassVar = ("scale",)
+    PADS: ClassVar = True
 
     @property
     def low(self) -> lora.LoRA:
@@ -45,6 +46,10 @@ class AdaLoRA(base.Adapter):
     def apply(self, equation: str, x: jax.Array, w: jax.Array, key=None) -> jax.Array:
         """Compute as LoRA does."""
         return self.low.apply(equation, x, w, key)
+
+    def apply_alone(self, equation: str, x: jax.Array, w: jax.Array, key=None) -> jax.Array:
+        """Compute as LoRA does."""
+        return self.low.apply_alone(equation, x, w, key)
 
     def lookup(self, tokens_BT: jax.Array, w_VD: jax.Array) -> jax.Array:
         """Compute as LoRA does."""

@@ -5,6 +5,7 @@ dataclass that offers
 
     merge(equation, w) -> w'             the definition
     apply(equation, x, w, key) -> y      contract(equation, x, merge(equation, w)), or faster
+    apply_alone(equation, x, w, key) -> y      the same for one of many adapters of a weight
     apply_rows(equation, x, w, contract, key) -> y      the same over rows grouped by expert
     lookup(tokens, w) -> x               rows of merge(LOOKUP, w): on an embedding, or faster
     axes(equation) -> adapter            letters of its own arrays, for sharding
@@ -35,6 +36,7 @@ class Adapter:
 
     FROZEN: ClassVar[tuple[str, ...]] = ()
     MERGES: ClassVar[bool] = True  # False: it changes no weight, so there is no merged one
+    PADS: ClassVar[bool] = False  # True: zeros that make the axes R longer change nothing
 
     def merge(self, equation: str, w: jax.Array) -> jax.Array:
         """Return the weight that this adapter makes of `w`: the definition of the method."""
@@ -43,6 +45,10 @@ class Adapter:
     def apply(self, equation: str, x: jax.Array, w: jax.Array, key=None) -> jax.Array:
         """Apply the adapted map to `x`."""
         return linear.contract(equation, x, self.merge(equation, w))
+
+    def apply_alone(self, equation: str, x: jax.Array, w: jax.Array, key=None) -> jax.Array:
+        """Apply to one row of a batch, whose others have adapters of their own."""
+        return self.apply(equation, x, w, key)
 
     def apply_rows(self, equation: str, x: jax.Array, w: jax.Array, contract: Callable, key=None):
         """Apply the adapted map to rows grouped by expert.

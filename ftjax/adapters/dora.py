@@ -34,6 +34,7 @@ class DoRA(base.Adapter):
     dropout: float = dataclasses.field(default=0.0, metadata=dict(static=True))
 
     FROZEN: ClassVar = ("scale",)
+    PADS: ClassVar = True
 
     @property
     def low(self) -> lora.LoRA:
@@ -48,8 +49,16 @@ class DoRA(base.Adapter):
 
     def apply(self, equation: str, x: jax.Array, w: jax.Array, key=None) -> jax.Array:
         """Compute (x v) * m / |v|; dropout acts on the low-rank branch of x v alone."""
+        return self._lengthen(equation, self.low.apply(equation, x, w, key), w)
+
+    def apply_alone(self, equation: str, x: jax.Array, w: jax.Array, key=None) -> jax.Array:
+        """Compute the same without a weight for each adapter."""
+        return self._lengthen(equation, self.low.apply_alone(equation, x, w, key), w)
+
+    def _lengthen(self, equation: str, y: jax.Array, w: jax.Array) -> jax.Array:
+        """Multiply outputs x v by m / |v|."""
         factor = remat.keep(self._factor(low_rank_norm(equation, w, self.low)))
-        y = remat.keep(self.low.apply(equation, x, w, key))
+        y = remat.keep(y)
         return _over_outputs(equation, y, factor, of=einsum.parse(equation).y)
 
     def _factor(self, length: jax.Array) -> jax.Array:

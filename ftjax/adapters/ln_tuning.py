@@ -10,12 +10,9 @@ PEFT adapter of type LN_TUNING, a few kilobytes in place of a model, and puts on
 import os
 import pathlib
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax.numpy as jnp
-import numpy as np
-
-from ftjax.adapters import peft, peft_config
+from ftjax.adapters import peft, peft_config, whole
 from ftjax.adapters.peft_format import Format
 from ftjax.core import files, tree
 
@@ -27,29 +24,18 @@ class LnTuning(Format):
     lacks = frozenset({"layers_pattern", "layers_to_transform"})
 
 
-class Norm(NamedTuple):
-    """One layer's vector of a norm: its module and kind in PEFT, and where it is in our tree."""
-
-    module: str
-    kind: str  # weight or bias
-    path: str
-    layer: int | None
-
-    @property
-    def key(self) -> str:
-        """Return the name of the tensor."""
-        return f"base_model.model.{self.module}.ln_tuning_layers.{self.kind}"
-
-
-def norms(weights: Mapping[str, Any], linears: Mapping[str, Any], names: Mapping[str, str]):
+def norms(
+    weights: Mapping[str, Any], linears: Mapping[str, Any], names: Mapping[str, str]
+) -> list[whole.Tensor]:
     """List every layer's norms: vectors of modules that are no linear map."""
-    maps, found = {names[path].rpartition(".")[0] for path in linears}, []
-    for path, leaf in tree.paths(weights).items():
-        module, _, kind = names[path].rpartition(".")
-        if module not in maps:
-            layers = range(leaf.shape[0]) if "{L}" in module else [None]
-            found += [Norm(module.format(L=layer), kind, path, layer) for layer in layers]
-    return found
+    maps = {names[path].rpartition(".")[0] for path in linears}
+    template = lambda tensor: names[tensor.path].rpartition(".")[0]
+    return [t for t in whole.tensors(weights, linears, names) if template(t) not in maps]
+
+
+def key(norm: whole.Tensor) -> str:
+    """Return the name of a norm's tensor in the file."""
+    return f"base_model.model.{norm.module}.ln_tuning_layers.{norm.name.rpartition('.')[2]}"
 
 
 def load(
@@ -66,21 +52,11 @@ def load(
     if (given := config.get("peft_type")) != LnTuning.peft_type:
         raise ValueError(f"{folder}: got peft_type={given!r}; expected {LnTuning.peft_type!r}")
     peft_config.check(config, LnTuning, where=str(folder / peft.CONFIG))
-    arrays = tree.paths(weights)
     chosen = _targeted(peft_config.read(config), norms(weights, linears, names))
-    wanted = {norm.key: arrays[norm.path].shape[-1:] for norm in chosen}
-    with files.open_tensors(folder / peft.WEIGHTS) as handle:
-        stored = {key: handle.get_slice(key) for key in handle.keys()}  # noqa: SIM118
-        shapes = {key: tuple(part.get_shape()) for key, part in stored.items()}
-        if (lines := files.complaints(wanted, shapes)) or not wanted:
-            lines = lines or [f"target_modules {config['target_modules']!r} match no norm"]
-            raise ValueError(f"{folder}: differs from its config: {files.listing(lines)}")
-        tensors = {key: stored[key][:] for key in wanted}
-    changed = {norm.path: np.array(arrays[norm.path]) for norm in chosen}
-    for norm in chosen:
-        changed[norm.path][() if norm.layer is None else norm.layer] = tensors[norm.key]
-    put = lambda path, leaf: jnp.asarray(changed[path]) if path in changed else leaf
-    return tree.map_with_paths(put, weights)
+    wanted = {key(norm): norm.shape for norm in chosen}
+    missing = f"target_modules {config['target_modules']!r} match no norm"
+    tensors = peft.read_tensors(folder / peft.WEIGHTS, wanted, nothing=missing)
+    return whole.put(weights, {norm: tensors[key(norm)] for norm in chosen})
 
 
 def save(
@@ -95,10 +71,7 @@ def save(
     found, arrays = norms(weights, linears, names), tree.paths(weights)
     paths = tree.select(where, {norm.path for norm in found}, where="norms")
     chosen = [norm for norm in found if norm.path in paths]
-    tensors = {
-        norm.key: np.asarray(arrays[norm.path][() if norm.layer is None else norm.layer])
-        for norm in chosen
-    }
+    tensors = {key(norm): norm.to_torch(arrays[norm.path]) for norm in chosen}
     modules = tuple(dict.fromkeys(norm.module for norm in chosen))
     targets = peft_config.Targets(tuple({name.rsplit(".", 1)[-1] for name in modules}))
     if _targeted(targets, found) != chosen:
@@ -110,5 +83,5 @@ def save(
         files.write_json(draft / peft.CONFIG, own)
 
 
-def _targeted(targets: peft_config.Targets, candidates: list[Norm]) -> list[Norm]:
+def _targeted(targets: peft_config.Targets, candidates: list[whole.Tensor]):
     return [norm for norm in candidates if targets.adapts(norm.module, head=norm.layer is None)]

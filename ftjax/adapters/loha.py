@@ -32,6 +32,7 @@ class LoHa(base.Adapter):
     scale: jax.Array
 
     FROZEN: ClassVar = ("scale",)
+    PADS: ClassVar = True
 
     def merge(self, equation: str, w: jax.Array) -> jax.Array:
         """Compute w + s * (a1 b1) . (a2 b2)."""

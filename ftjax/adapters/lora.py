@@ -31,6 +31,7 @@ class LoRA(base.Adapter):
     dropout: float = dataclasses.field(default=0.0, metadata=dict(static=True))
 
     FROZEN: ClassVar = ("scale",)
+    PADS: ClassVar = True
 
     def merge(self, equation: str, w: jax.Array) -> jax.Array:
         """Compute w + s * a b."""
@@ -46,6 +47,10 @@ class LoRA(base.Adapter):
         still = self.dropout == 0.0 or key is None
         if still and x.dtype == jnp.float32 and _many(equation, x, w):
             return _merged(equation, x, w, *self._factors(x.dtype))
+        return self.apply_rows(equation, x, w, linear.contract, key)
+
+    def apply_alone(self, equation: str, x: jax.Array, w: jax.Array, key=None) -> jax.Array:
+        """Compute x w + s * (dropout(x) a) b: no weight for each adapter."""
         return self.apply_rows(equation, x, w, linear.contract, key)
 
     def apply_rows(self, equation: str, x, w, contract, key=None) -> jax.Array:
@@ -85,6 +90,7 @@ class OffsetLoRA(base.Adapter):
     dropout: float = dataclasses.field(default=0.0, metadata=dict(static=True))
 
     FROZEN: ClassVar = ("a0", "b0", "scale")
+    PADS: ClassVar = True
 
     def plain(self, equation: str) -> LoRA:
         """Return the one LoRA that computes the same, without dropout."""
@@ -100,10 +106,14 @@ class OffsetLoRA(base.Adapter):
         """Compute as LoRA does; dropout acts on the branch of a and b alone."""
         if self.dropout == 0.0 or key is None:
             return self.plain(equation).apply(equation, x, w)
+        return self.apply_alone(equation, x, w, key)
+
+    def apply_alone(self, equation: str, x: jax.Array, w: jax.Array, key=None) -> jax.Array:
+        """Compute x w + s * (dropout(x) a) b + s * (x a0) b0."""
         e, frozen = einsum.lora(equation), LoRA(self.a0, self.b0, self.scale)
         a, b, scale = (leaf.astype(x.dtype) for leaf in (self.a, self.b, self.scale))
         low = linear.contract(e.down, _dropout(x, self.dropout, key), a) * scale
-        return frozen.apply(equation, x, w) + linear.contract(e.up, low, b)
+        return frozen.apply_alone(equation, x, w) + linear.contract(e.up, low, b)
 
     def lookup(self, tokens_BT: jax.Array, w_VD: jax.Array) -> jax.Array:
         """Compute as LoRA does."""

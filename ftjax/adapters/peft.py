@@ -16,7 +16,7 @@ import importlib
 import os
 import pathlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -24,12 +24,13 @@ import jax.numpy as jnp
 import numpy as np
 
 import ftjax.adapters
-from ftjax.adapters import base, peft_config
+from ftjax.adapters import base, peft_config, whole
 from ftjax.adapters.peft_format import Format, Module
 from ftjax.core import conf, einsum, files, tree
 
 EXPERTS = ("gate_up", "down")  # as transformers declares them
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+SAVED = "modules_to_save"
 
 
 @functools.cache
@@ -82,9 +83,21 @@ class Settings:
     method: Format
     targets: peft_config.Targets
     hyper: Mapping[str, Any]
+    saved: tuple[str, ...] = ()  # modules of the base that the file holds whole
 
     def targeted(self, candidates: list[Module]) -> list[Module]:
-        """Choose the modules that are adapted, as targets or besides."""
+        """Choose the modules that are adapted, as targets or besides.
+
+        Raises:
+          ValueError: there is no such parameter as `target_parameters` has.
+        """
+        parameters = [m.name for m in candidates if m.e.shared]
+        for wanted in self.targets.parameters:
+            if not any(peft_config.match((wanted,), name) for name in parameters):
+                raise ValueError(
+                    f"target_parameters: got {wanted!r}; expected the end of a parameter's name: "
+                    f"{conf.listed(parameters)}"
+                )
         targets = targeted(self.method, self.targets, candidates)
         beside = lambda m: self.method.besides(m, self.hyper)
         return targets + [m for m in candidates if m not in targets and beside(m)]
@@ -121,7 +134,7 @@ def settings_of(directory: str | os.PathLike) -> Settings:
         hyper = method.read(config)
     except ValueError as error:
         raise ValueError(f"{path}: got settings that are not supported: {error}") from None
-    return Settings(method, peft_config.read(config), hyper)
+    return Settings(method, peft_config.read(config), hyper, tuple(config.get(SAVED) or ()))
 
 
 def load(
@@ -139,7 +152,41 @@ def load(
     Raises:
       ValueError: a setting is not supported, or tensors are missing, unexpected or misshapen.
     """
-    settings, path = settings_of(directory), pathlib.Path(directory) / WEIGHTS
+    settings = settings_of(directory)
+    if settings.saved:
+        raise ValueError(
+            f"{directory}: got {SAVED}={list(settings.saved)}, weights of the base beside the "
+            "adapter; expected an adapter alone; read both with `load_onto`"
+        )
+    if settings.method.needs_weight(settings.hyper) and weights is None:
+        raise ValueError(f"{directory}: got no weights; expected those that the adapter began from")
+    return _load(directory, settings, linears, names, weights, dtype)[0]
+
+
+def load_onto(
+    directory: str | os.PathLike, weights: Mapping[str, Any], *, linears: Mapping[str, Any],
+    names: Mapping[str, str], dtype=jnp.float32,
+) -> tuple[dict, Any]:  # fmt: skip
+    """Read an adapter and the modules that trained whole beside it: (adapters, weights).
+
+    Raises:
+      ValueError: as `load` does; or `modules_to_save` match nothing, or something quantised.
+    """
+    settings = settings_of(directory)
+    candidates = whole.tensors(weights, linears, names)
+    if lost := [name for name in settings.saved if not whole.named([name], candidates)]:
+        raise ValueError(
+            f"{directory}: got {SAVED}={lost}, which match no array of the base; expected names of "
+            "its modules, of none that model.quantize.where quantises"
+        )
+    beside = whole.named(settings.saved, candidates)
+    shapes = {tensor.key: tensor.shape for tensor in beside}
+    adapters, found = _load(directory, settings, linears, names, weights, dtype, shapes)
+    return adapters, whole.put(weights, {tensor: found[tensor.key] for tensor in beside})
+
+
+def _load(directory, settings, linears, names, weights, dtype, beside=None) -> tuple[dict, dict]:
+    """Read adapters, and the tensors of these names and shapes beside them."""
     method, hyper = settings.method, settings.hyper
     chosen = settings.targeted(modules(linears, names)) if method.has_targets else []
     if settings.targets.parameters and not any(m.e.shared for m in chosen):
@@ -147,15 +194,16 @@ def load(
             f"{directory}: got target_parameters={list(settings.targets.parameters)!r}, which "
             "match no experts of the model"
         )
-    if method.needs_weight(hyper) and weights is None:
-        raise ValueError(f"{directory}: got no weights; expected those that the adapter began from")
-    once = method.shapes_once(chosen, hyper)
+    once, beside = method.shapes_once(chosen, hyper), beside or {}
     suffixes = {m.name: method.shapes(m, hyper) for m in chosen}
     wanted = once | {m.key(s): shape for m in chosen for s, shape in suffixes[m.name].items()}
-    tensors = _read(path, wanted, settings, dtype)
+    missing = f"target_modules {settings.targets.targets!r} match no module that "
+    missing += f"{method.peft_type} adapts"
+    found = read_tensors(pathlib.Path(directory) / WEIGHTS, wanted, beside, nothing=missing)
+    tensors = {name: found[name].astype(dtype) for name in wanted}
     shared = method.complete(chosen, hyper, {name: tensors[name] for name in once})
     if not method.has_targets:
-        return method.build_once(hyper, shared)
+        return method.build_once(hyper, shared), found
     arrays, layers = tree.paths(weights), collections.defaultdict(dict)
     for m in chosen:
         own = {s: tensors[m.key(s)] for s in suffixes[m.name]}
@@ -164,24 +212,27 @@ def load(
             w = arrays[m.path] if m.layer is None else arrays[m.path][m.layer]
             layers[m.path][m.layer] = method.on_weight(m, hyper, layers[m.path][m.layer], w)
     result: dict = {}
-    for site, found in layers.items():
-        base.insert(result, site, _stack(method, found, linears[site].stack))
-    return result
+    for site, own in layers.items():
+        base.insert(result, site, _stack(method, own, linears[site].stack))
+    return result, found
 
 
-def _read(path: pathlib.Path, wanted, settings: Settings, dtype) -> dict[str, np.ndarray]:
-    """Read the wanted tensors; whatever else is in the file is an error."""
+def read_tensors(path: pathlib.Path, wanted, beside=None, *, nothing: str) -> dict:
+    """Read the wanted tensors of a file, and those beside them.
+
+    Raises:
+      ValueError: one is missing or misshapen, there are others, or none is wanted, because of
+        `nothing`.
+    """
+    every = wanted | (beside or {})
     with files.open_tensors(path) as handle:
         stored = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118
         shapes = {name: tuple(part.get_shape()) for name, part in stored.items()}
-        lines = files.complaints(wanted, shapes)
+        lines = files.complaints(every, shapes)
         if lines or not wanted:
-            lines = lines or [
-                f"target_modules {settings.targets.targets!r} match no module that "
-                f"{settings.method.peft_type} adapts"
-            ]
-            raise ValueError(f"{path}: differs from its config: {files.listing(lines)}")
-        return {name: stored[name][:].astype(dtype) for name in wanted}
+            listed = files.listing(lines or [nothing])
+            raise ValueError(f"{path}: differs from its config: {listed}")
+        return {name: stored[name][:] for name in every}
 
 
 def _stack(method: Format, layers: Mapping[int | None, Any], stack: int | None):
@@ -206,7 +257,7 @@ def _stack(method: Format, layers: Mapping[int | None, Any], stack: int | None):
 def save(
     directory: str | os.PathLike, adapters: Mapping[str, Any], *, linears: Mapping[str, Any],
     names: Mapping[str, str], base_model: str | None, hyper: Mapping[str, Any] | None = None,
-    dtype=np.float32,
+    dtype=np.float32, weights: Mapping[str, Any] | None = None, trained: Collection[str] = (),
 ) -> None:  # fmt: skip
     """Write a tree of adapters of one method; the directory appears when it is complete.
 
@@ -216,9 +267,11 @@ def save(
       base_model: the name or path of the base, for PEFT.
       hyper: the keywords that the method was made with, for what its arrays do not say.
       dtype: of the tensors.
+      weights: the model's parameters, of which those at the paths `trained` are written whole.
 
     Raises:
-      ValueError: PEFT has no such method, the adapters are of several, or nothing is adapted.
+      ValueError: PEFT has no such method, the adapters are of several, or nothing is adapted; what
+        trained is no module that can be written whole.
     """
     found, candidates = base.sites(adapters), modules(linears, names)
     method = _method_of(found, {m.path for m in candidates})
@@ -231,18 +284,38 @@ def save(
             tensors |= {m.key(s): tensor for s, tensor in method.to_torch(m, own).items()}
     if not tensors:
         raise ValueError("adapters: got none that is not zero; there is nothing to write")
-    aims = {name for name, own in layers.items() if method.is_target(own)}
-    targets = _shortest(method, aims, candidates) if method.has_targets else None
+    targets = _shortest(method, layers, candidates) if method.has_targets else None
     config = peft_config.write(targets, peft_type=method.peft_type, base_model=base_model)
+    if trained:
+        beside, saved = _whole(weights, trained, linears, names, set(layers))
+        tensors, config = tensors | beside, config | {SAVED: saved}
+    fields = config | method.write(layers or found, hyper or {})
+    if "fan_in_fan_out" in fields:  # PEFT's name for weights kept as (in, out)
+        adapted = (m.linear for m in candidates if m.name in layers)
+        fields["fan_in_fan_out"] = any(linear.inputs_first for linear in adapted)
+    own = {key: value for key, value in sorted(fields.items()) if key not in method.lacks}
+    cast = {name: tensor.astype(dtype) for name, tensor in tensors.items()}
+    _publish(directory, cast, own)
+
+
+def _publish(directory: str | os.PathLike, tensors, config) -> None:
     with files.publish(directory) as draft:
-        cast = {name: tensor.astype(dtype) for name, tensor in tensors.items()}
-        files.write_tensors(draft / WEIGHTS, cast)
-        fields = config | method.write(layers or found, hyper or {})
-        if "fan_in_fan_out" in fields:  # PEFT's name for weights kept as (in, out)
-            adapted = (m.linear for m in candidates if m.name in layers)
-            fields["fan_in_fan_out"] = any(linear.inputs_first for linear in adapted)
-        own = {key: value for key, value in sorted(fields.items()) if key not in method.lacks}
-        files.write_json(draft / CONFIG, own)
+        files.write_tensors(draft / WEIGHTS, tensors)
+        files.write_json(draft / CONFIG, config)
+
+
+def _whole(weights, trained: Collection[str], linears, names, adapted: set[str]):
+    """Collect the tensors of modules that trained whole, and the names that mean them."""
+    candidates = whole.tensors(weights, linears, names)
+    chosen = whole.of_paths(trained, candidates)
+    if both := sorted(adapted & {tensor.module for tensor in chosen}):
+        raise ValueError(
+            f"trainable: got weights of {conf.listed(both)}, which have an adapter too; PEFT has "
+            "one or the other; merge the adapter into the model instead"
+        )
+    arrays = tree.paths(weights)
+    tensors = {tensor.key: tensor.to_torch(arrays[tensor.path]) for tensor in chosen}
+    return tensors, list(whole.shortest(chosen, candidates))
 
 
 def of_layer(adapter, layer: int | None):
@@ -270,8 +343,9 @@ def _method_of(found: Mapping[str, base.Adapter], known: set[str]) -> Format:
     )
 
 
-def _shortest(method: Format, wanted: set[str], candidates: list[Module]) -> peft_config.Targets:
-    """Find the shortest targets that mean exactly these modules."""
+def _shortest(method: Format, layers, candidates: list[Module]) -> peft_config.Targets:
+    """Find the shortest targets that mean exactly the modules of these adapters, by name."""
+    wanted = {name for name, own in layers.items() if method.is_target(own)}
     chosen = nested([m for m in candidates if m.name in wanted])
     maps = [m.name for m in chosen if not m.e.shared]
     endings = tuple(dict.fromkeys(name.rsplit(".", 1)[-1] for name in maps))

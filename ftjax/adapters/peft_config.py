@@ -19,7 +19,8 @@ HARMLESS = frozenset({
     "tokenizer_name_or_path",
 })  # fmt: skip
 COMMON = frozenset({
-    "exclude_modules", "layers_pattern", "layers_to_transform", "peft_type", "target_modules",
+    "exclude_modules", "layers_pattern", "layers_to_transform", "modules_to_save", "peft_type",
+    "target_modules",
 })  # fmt: skip
 OFF = (None, False, "none", [], {})
 VERSION = "0.21.2"  # the release whose format this is

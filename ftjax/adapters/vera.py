@@ -33,6 +33,7 @@ class VeRA(base.Adapter):
     scale: jax.Array
 
     FROZEN: ClassVar = ("a", "b", "scale")
+    PADS: ClassVar = True
 
     def _lora(self, equation: str) -> lora.LoRA:
         """Write it as LoRA. Both vectors go to b, since no gradient goes to a."""
@@ -48,6 +49,10 @@ class VeRA(base.Adapter):
     def apply(self, equation: str, x: jax.Array, w: jax.Array, key=None) -> jax.Array:
         """Apply LoRA with b' = s * diag(d) b diag(g)."""
         return self._lora(equation).apply(equation, x, w)
+
+    def apply_alone(self, equation: str, x: jax.Array, w: jax.Array, key=None) -> jax.Array:
+        """Apply that LoRA to one row."""
+        return self._lora(equation).apply_alone(equation, x, w)
 
     def axes(self, equation: str) -> "VeRA":
         """Letters of the projections, which layers share, and of the vectors."""

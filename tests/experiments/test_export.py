@@ -12,9 +12,10 @@ import pytest
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer, models
 
-from experiments import exporting, settings, setup
+from experiments import bases, exporting, settings, setup
 from ftjax.adapters import base as adapter_trees
 from ftjax.adapters import peft
+from ftjax.core import tree
 from ftjax.models import hf
 from tests.experiments.conftest import ROOT, environment
 
@@ -23,6 +24,7 @@ READ = """
 import pathlib, sys
 import jax, jax.numpy as jnp, numpy as np
 from ftjax.adapters import peft
+from ftjax.core import tree
 from ftjax.models import hf
 from tests.experiments.test_export import logits
 
@@ -72,6 +74,7 @@ def written(lab, tmp_path_factory):
         ("lora", {}, {}),
         ("merged", dict(form="model", max_shard_gb=1e-4), {}),
         ("dora", {}, {"adapter": dora}),
+        ("dora_merged", dict(form="model"), {"adapter": dora}),
         ("full", {}, {"adapter.name": ""}),
         ("qlora_merged", dict(form="model"), {"model.quantize.name": "nf4"}),
     ):
@@ -95,7 +98,7 @@ def test_a_fresh_process_computes_the_same(written, name):
     np.testing.assert_array_equal(found[name], wanted[name])
 
 
-@pytest.mark.parametrize("name", ["merged", "qlora_merged"])
+@pytest.mark.parametrize("name", ["merged", "dora_merged", "qlora_merged"])
 def test_a_merged_model_computes_what_the_adapter_did(written, name):
     _, wanted, found = written
     np.testing.assert_allclose(found[name], wanted[name], rtol=1e-4, atol=1e-4)
@@ -130,10 +133,30 @@ def test_merging_rounds_once(lab, tmp_path):
     assert (exact[site] != exact[site].astype(jnp.bfloat16)).any()
 
 
-def test_an_adapter_alone_is_not_all_of_a_run_that_trains_norms_too(lab):
-    both = lab.settings(trainable=("adapters/**", "model/**norm"))
-    assert exporting.natural(setup.build(both)) == "model"
-    assert exporting.natural(setup.build(lab.settings())) == "adapter"
+def test_norms_that_train_go_with_the_adapter(lab, tmp_path):
+    parts, params = drawn(lab, trainable=("adapters/**", "model/**norm"))
+    moved = lambda path, leaf: leaf + 0.5 if path.endswith("norm") else leaf
+    params["model"] = tree.map_with_paths(moved, params["model"])
+    assert exporting.write(parts, params, tmp_path / "out") == "adapter"
+    config = json.loads((tmp_path / "out" / peft.CONFIG).read_text())
+    assert config["modules_to_save"] == ["norm"]
+    start = setup.weights(setup.build(lab.settings(adapter_from=str(tmp_path / "out"))))
+    jax.tree.map(np.testing.assert_array_equal, start["model"], params["model"])
+    jax.tree.map(np.testing.assert_array_equal, start["adapters"], params["adapters"])
+
+
+def test_what_peft_cannot_have_is_merged(lab, tmp_path, capsys):
+    changes = dict(trainable=("adapters/**", "model/blocks/attn/q"))
+    parts, params = drawn(lab, **changes)
+    assert exporting.write(parts, params, tmp_path / "out") == "model"
+    assert "which have an adapter too" in capsys.readouterr().err
+    family, config = hf.config_of(tmp_path / "out")
+    model = family.make(config)
+    merged = {"model": hf.load(tmp_path / "out", model, names=family.NAMES), "adapters": None}
+    np.testing.assert_allclose(logits(model, merged), logits(parts.model, params), atol=1e-4)
+    with pytest.raises(ValueError, match="which have an adapter too"):
+        exporting.write(parts, params, tmp_path / "other", form="adapter")
+    assert not (tmp_path / "other").exists()
 
 
 def test_token_ids_of_the_base_come_along(lab, tmp_path):
@@ -162,7 +185,7 @@ def test_names_and_fields_are_those_of_peft(golden, lab, tmp_path, case):
     changes = {"tokenizer": str(tmp_path / "tokenizer.json"), "adapter": method}
     parts = setup.build(lab.settings(**{"model.base": str(base)} | changes))
     how = dict(linears=parts.model.linears, names=parts.family.NAMES)
-    params = {"model": None, "adapters": peft.load(folder, **how)}
+    params = {"model": {}, "adapters": peft.load(folder, **how)}
     assert adapter_trees.sites(params["adapters"])
     exporting.write(parts, params, tmp_path / "out")
     found, wanted = (load_file(where / peft.WEIGHTS) for where in (tmp_path / "out", folder))
@@ -199,7 +222,7 @@ def test_the_command_merges_a_checkpoint(trained, tmp_path):
     family, config = hf.config_of(out)
     found = hf.load(out, family.make(config), names=family.NAMES)
     start = hf.load(
-        setup.locate(trained.settings.model.base), family.make(config), names=family.NAMES
+        bases.locate(trained.settings.model.base), family.make(config), names=family.NAMES
     )
     assert np.abs(found["blocks"]["mlp"]["up"] - start["blocks"]["mlp"]["up"]).max() > 1e-3
     np.testing.assert_array_equal(found["embed"], start["embed"].astype(jnp.bfloat16))

@@ -1,7 +1,7 @@
 """Adapters in PEFT's files: what they compute, their gradients, and the way back to disk.
 
-Every folder under adapters/ is a case of the method that its `peft_type` names. One whose method or
-model family has no file yet is refused with a reason, and so are those listed in `NOT_YET`.
+Every folder under adapters/ is a case of the method that its `peft_type` names; those of norms
+alone are in `test_ln_tuning`.
 """
 
 import dataclasses
@@ -11,14 +11,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from ftjax.adapters import base, peft
+from ftjax.adapters import base, ln_tuning, peft, whole
 from ftjax.core import tree
 from ftjax.models import hf
 from tests.golden import reference
-
-NOT_YET = {  # cases of methods that we have, by what they use beside
-    "adapters/lora_modules_to_save": "modules_to_save",
-}
 
 
 def base_of(folder):
@@ -26,17 +22,13 @@ def base_of(folder):
     return reference.folder() / name
 
 
-def is_family_ours(folder):
-    return reference.read(base_of(folder) / hf.CONFIG)["model_type"] in reference.SUPPORTED
+def type_of(folder):
+    return reference.read(folder / peft.CONFIG)["peft_type"]
 
 
-def is_method_ours(folder):
-    return reference.read(folder / peft.CONFIG)["peft_type"] in peft.formats()
-
-
-ALL = [folder for folder in reference.adapter_folders() if is_family_ours(folder)]
-FOLDERS = [f for f in ALL if is_method_ours(f) and reference.id_of(f) not in NOT_YET]
-LATER = [folder for folder in ALL if folder not in FOLDERS]
+ALL = reference.adapter_folders()
+FOLDERS = [folder for folder in ALL if type_of(folder) in peft.formats()]
+OF_NORMS = [folder for folder in ALL if type_of(folder) == ln_tuning.LnTuning.peft_type]
 WITH_GRADIENTS = [
     folder for folder in FOLDERS
     if (folder / "io.npz").is_file() and any(k.startswith("grad/") for k in reference.io(folder))
@@ -45,13 +37,14 @@ DISPLACED = [folder for folder in FOLDERS if (folder / "converted").is_dir()]
 SAME_FILES = [folder for folder in FOLDERS if folder not in DISPLACED]
 MERGED = [f for f in FOLDERS if all(kind.MERGES for kind in peft.settings_of(f).method.kinds)]
 UNMERGED = [folder for folder in FOLDERS if folder not in MERGED]
+WITH_SAVED = [folder for folder in FOLDERS if peft.settings_of(folder).saved]
 each = pytest.mark.parametrize("folder", FOLDERS, ids=reference.id_of)
 
 
 def load(folder):
     family, model, params = reference.base(base_of(folder))
-    adapters = peft.load(folder, linears=model.linears, names=family.NAMES, weights=params)
-    return model, {"model": params, "adapters": adapters}
+    adapters, weights = peft.load_onto(folder, params, linears=model.linears, names=family.NAMES)
+    return model, {"model": weights, "adapters": adapters}
 
 
 def logits_of(folder):
@@ -83,8 +76,9 @@ def results(golden, quick_compiles):
     return Results()
 
 
-def test_there_are_adapters(golden):
+def test_every_folder_is_a_case(golden):
     assert FOLDERS
+    assert len(FOLDERS) + len(OF_NORMS) == len(list(golden.glob(f"adapters/**/{peft.CONFIG}")))
 
 
 @each
@@ -140,7 +134,7 @@ def test_loss_and_gradients(folder, results):
     io, ours = reference.io(folder), results[folder][1]
     np.testing.assert_allclose(ours["loss"], io["loss"], rtol=1e-5, atol=1e-5)
     wanted = {key.removeprefix("grad/"): g for key, g in io.items() if key.startswith("grad/")}
-    got = by_tensor(folder, ours["grads"])
+    got = by_tensor(folder, ours["grads"]) | whole_gradients(folder)
     for name, gradient in wanted.items():
         own = np.array(got[name if name in got else name.removesuffix(".weight")])
         real = tuple(slice(size) for size in gradient.shape)
@@ -148,6 +142,20 @@ def test_loss_and_gradients(folder, results):
         np.testing.assert_allclose(own[real], gradient, rtol=1e-3, atol=near_zero, err_msg=name)
         own[real] = 0
         assert not own.any(), f"{name}: padding of ranks has a gradient"
+
+
+def whole_gradients(folder):
+    """Compute the gradients of the modules that train whole, by tensor."""
+    family, model, _ = reference.base(base_of(folder))
+    io, (_, params) = reference.io(base_of(folder)), load(folder)
+    chosen = whole.named(
+        peft.settings_of(folder).saved, whole.tensors(params["model"], model.linears, family.NAMES)
+    )
+    if not chosen:
+        return {}
+    batch = reference.batch_of(io["input_ids"], io["attention_mask"])
+    found = tree.paths(reference.evaluate(model, "model", params, batch)["grads"])
+    return {t.key: t.to_torch(found[t.path]) for t in chosen}
 
 
 def by_tensor(folder, adapters):
@@ -166,9 +174,11 @@ def test_in_out_in(folder, tmp_path):
     family, model, _ = reference.base(base_of(folder))
     _, params = load(folder)
     config, settings = reference.read(folder / peft.CONFIG), peft.settings_of(folder)
+    candidates = whole.tensors(params["model"], model.linears, family.NAMES)
     peft.save(
         tmp_path / "out", params["adapters"], linears=model.linears, names=family.NAMES,
         base_model=config["base_model_name_or_path"], hyper=settings.hyper,
+        weights=params["model"], trained={t.path for t in whole.named(settings.saved, candidates)},
     )  # fmt: skip
     before, after = (load_file(f / peft.WEIGHTS) for f in (folder, tmp_path / "out"))
     assert before.keys() == after.keys()
@@ -182,8 +192,17 @@ def test_in_out_in(folder, tmp_path):
         if simple or key not in ("r", "lora_alpha"):
             assert written[key] == config[key], key
     assert meaning(folder, model, family) == meaning(tmp_path / "out", model, family)
-    again = peft.load(tmp_path / "out", linears=model.linears, names=family.NAMES)
-    jax.tree.map(np.testing.assert_array_equal, again, params["adapters"])
+    start = reference.base(base_of(folder))[2]
+    own = dict(linears=model.linears, names=family.NAMES)
+    again = peft.load_onto(tmp_path / "out", start, **own)
+    jax.tree.map(np.testing.assert_array_equal, again, (params["adapters"], params["model"]))
+
+
+@pytest.mark.parametrize("folder", WITH_SAVED, ids=reference.id_of)
+def test_an_adapter_with_weights_beside_it_is_no_adapter_alone(folder):
+    family, model, params = reference.base(base_of(folder))
+    with pytest.raises(ValueError, match=r"got modules_to_save=.*read both with `load_onto`"):
+        peft.load(folder, linears=model.linears, names=family.NAMES, weights=params)
 
 
 @pytest.mark.parametrize("folder", DISPLACED, ids=reference.id_of)
@@ -234,11 +253,3 @@ def meaning(folder, model, family):
     settings = peft.settings_of(folder)
     chosen = settings.targeted(peft.modules(model.linears, family.NAMES))
     return {m.name: settings.method.shapes(m, settings.hyper) for m in chosen}
-
-
-@pytest.mark.parametrize("folder", LATER, ids=reference.id_of)
-def test_what_is_not_supported_says_so(folder):
-    family, model, _ = reference.base(base_of(folder))
-    reason = NOT_YET.get(reference.id_of(folder), "got peft_type=.*expected one of")
-    with pytest.raises(ValueError, match=reason):
-        peft.load(folder, linears=model.linears, names=family.NAMES)

@@ -40,7 +40,7 @@ def test_logits_loss_and_gradients(folder, quick_compiles):
     for name in ("logits", "merged_logits"):
         np.testing.assert_allclose(ours["logits"][seen], io[name][seen], rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(ours["loss"], io["loss"], rtol=1e-5, atol=1e-5)
-    places = {norm.key: norm for norm in ln_tuning.norms(weights, **given)}
+    places = {ln_tuning.key(norm): norm for norm in ln_tuning.norms(weights, **given)}
     wanted = {key.removeprefix("grad/"): g for key, g in io.items() if key.startswith("grad/")}
     assert wanted
     for key, gradient in wanted.items():
@@ -55,7 +55,8 @@ def test_in_out_in(folder, tmp_path):
     _, _, weights, given = load(folder)
     config = reference.read(folder / peft.CONFIG)
     before = load_file(folder / peft.WEIGHTS)
-    paths = {norm.path for norm in ln_tuning.norms(weights, **given) if norm.key in before}
+    found = ln_tuning.norms(weights, **given)
+    paths = {norm.path for norm in found if ln_tuning.key(norm) in before}
     base = config["base_model_name_or_path"]
     ln_tuning.save(tmp_path / "out", weights, where=paths, base_model=base, **given)
     after = load_file(tmp_path / "out" / peft.WEIGHTS)

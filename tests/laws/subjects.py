@@ -70,7 +70,11 @@ def randomised(adapter, *, scale=0.3):
     """Move what trains of one adapter or of a tree of them, and leave its data."""
     if not adapter_trees.is_adapter(adapter):
         return jax.tree.map(randomised, adapter, is_leaf=adapter_trees.is_adapter)
-    moved = jitter(adapter, scale=scale)
+    return replace_data(jitter(adapter, scale=scale), adapter)
+
+
+def replace_data(moved, adapter):
+    """Put an adapter's data, which never trains, back into one that has moved."""
     data = {name: vars(adapter)[name] for name in adapter.FROZEN}
     return dataclasses.replace(moved, **data)
 
