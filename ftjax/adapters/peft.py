@@ -270,8 +270,7 @@ def save(
       weights: the model's parameters, of which those at the paths `trained` are written whole.
 
     Raises:
-      ValueError: PEFT has no such method, the adapters are of several, or nothing is adapted; what
-        trained is no module that can be written whole.
+      ValueError: PEFT has no such method, there are several or none, or `trained` are no modules.
     """
     found, candidates = base.sites(adapters), modules(linears, names)
     method = _method_of(found, {m.path for m in candidates})
@@ -289,13 +288,12 @@ def save(
     if trained:
         beside, saved = _whole(weights, trained, linears, names, set(layers))
         tensors, config = tensors | beside, config | {SAVED: saved}
-    fields = config | method.write(layers or found, hyper or {})
-    if "fan_in_fan_out" in fields:  # PEFT's name for weights kept as (in, out)
+    config |= method.write(layers or found, hyper or {})
+    if "fan_in_fan_out" in config:  # PEFT's name for weights kept as (in, out)
         adapted = (m.linear for m in candidates if m.name in layers)
-        fields["fan_in_fan_out"] = any(linear.inputs_first for linear in adapted)
-    own = {key: value for key, value in sorted(fields.items()) if key not in method.lacks}
+        config["fan_in_fan_out"] = any(linear.inputs_first for linear in adapted)
     cast = {name: tensor.astype(dtype) for name, tensor in tensors.items()}
-    _publish(directory, cast, own)
+    _publish(directory, cast, {key: config[key] for key in sorted(config.keys() - method.lacks)})
 
 
 def _publish(directory: str | os.PathLike, tensors, config) -> None:
