@@ -14,7 +14,7 @@ from absl import app, flags
 
 from experiments import commands
 
-ADAPTERS = flags.DEFINE_multi_string("adapters", [], "DIR=WEIGHT; repeated", required=True)
+ADAPTERS = flags.DEFINE_multi_string("adapters", None, "DIR=WEIGHT; repeated", required=True)
 OUT = flags.DEFINE_string("out", None, "directory to write, new or empty", required=True)
 KIND = flags.DEFINE_string("kind", "cat", "how they are combined")
 RANK = flags.DEFINE_integer("rank", None, "of the result, with svd", lower_bound=1)
