@@ -8,7 +8,7 @@ New: facts about people whom the base has never met, asked in wordings that trai
 and a skill that it does not have, on inputs that training does not use. Old: what the base knows.
 
 Two CPU cores, a minute a run. Expect exact match on facts_new 0.09 -> 0.9 and on skill_new 0 -> 1.0
-for both, and on the old skills 0.92 -> 0.03.
+for both, and on the old skills 0.97 -> 0.2 and 0.14.
 """
 
 from configs import common
