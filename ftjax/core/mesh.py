@@ -158,10 +158,12 @@ def _steady_fake_devices() -> None:
     """Let several devices on one CPU run collectives in one order, and wait for each other.
 
     The default scheduler may start independent collectives in another order on each device; with
-    fewer cores than devices they then wait for each other for ever. And on a busy machine a device
-    may come late, for which XLA would end the process after 40 seconds.
+    fewer cores than devices they then wait for each other for ever. Nor may devices that wait hold
+    the last threads that another one needs: NPROC is how many XLA makes, by default one a device.
+    And on a busy machine a device may come late, for which XLA ends the process after 40 seconds.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     many = os.environ.get("JAX_NUM_CPU_DEVICES", "1") != "1" or "host_platform_device" in flags
     if many and SCHEDULER not in flags:
+        os.environ.setdefault("NPROC", "32")
         os.environ["XLA_FLAGS"] = f"{flags} --{SCHEDULER}=false --{PATIENCE}=600".strip()
