@@ -30,7 +30,8 @@ def get_config(arg=None):
     c.trainable, c.optim.no_decay = BASE.get(arg.method, ()), ()
     if arg.method not in BASE:
         own = methods.example(arg.method, rank=arg.rank)
-        c.adapter = dict(name=arg.method, where="blocks/**", **own)
+        where = "" if methods.is_of_model(arg.method) else "blocks/**"
+        c.adapter = dict(name=arg.method, where=where, **own)
     c.optim.learning_rate = arg.rate or rates(arg.method)[1]
     held = dict(c.evals.medical.data, path=f"{arg.data}/medical/medquad/validation.jsonl.gz")
     c.evals.choice = dict(c.evals.medical, data=held)

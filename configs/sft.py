@@ -4,7 +4,7 @@ r"""Supervised fine-tuning on any JSONL file of prompts and responses.
     python -m experiments.train --config configs/sft.py:path=train.jsonl,full --workdir runs/full
 
 Every line is an object with `prompt` and `response`; `prompt=instruction,response=output` names
-other fields, `kind=chat` takes `messages`. `held=test.jsonl` is evaluated before and after. The
+other fields, `kind=chat` takes `messages`, `path=a.jsonl+b.jsonl` joins files. `held=test.jsonl` is evaluated before and after. The
 base is the embedded one; `base=DIR` takes any Hugging Face directory of a supported family.
 
 Hardware: the embedded base runs on two CPU cores; see the other configs for pods. On the twelve
@@ -26,7 +26,9 @@ def get_config(arg=None):
     c.model.base = arg.base
     common.tune(c, full=arg.full, rank=arg.rank)
     fields = dict(prompt=arg.prompt, response=arg.response) if arg.kind == "prompt" else {}
-    c.data = dict(name="jsonl", path=arg.path, kind=arg.kind, max_tokens=512, fields=fields)
+    c.data = dict(
+        name="jsonl", path=arg.path.split("+"), kind=arg.kind, max_tokens=512, fields=fields
+    )
     if arg.held:
         held = dict(name="jsonl", path=arg.held, kind=arg.kind, fields=fields)
         c.evals.held = dict(name="nll", group="new", data=held, rows=500)

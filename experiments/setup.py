@@ -28,7 +28,8 @@ from ftjax.models import hf, quantized
 from ftjax.ops import quantize
 from ftjax.train import state as states
 
-OURS = ("where", "groups", "past", "tokens")  # of the adapter's keys; the others are the method's
+# Of the adapter's keys; the others are the method's.
+OURS = ("where", "groups", "past", "token_ids")
 WHOLE = dict(adapters="adapters/**", model="model/**", head="head/**")
 
 
@@ -100,7 +101,7 @@ class Parts:
         dense = quantize.dense(model, jnp.float32)
         fresh = adapters.init(self.method, key, linears, dense, **options)
         found = stack.over(fresh, self.past, linears=linears) if self.past else fresh
-        ids = self.settings.adapter.get("tokens", ())
+        ids = self.settings.adapter.get("token_ids", ())
         return tokens.beside(found, dense[tokens.PATH], ids=ids) if ids else found
 
 

@@ -9,15 +9,14 @@ two marks in the document, or becomes one; without `--out` it is printed.
 """
 
 import argparse
-import json
 import pathlib
 import statistics
-import subprocess
-import sys
+
+from scripts import runs
 
 CONFIG = "configs/adapters_medical.py"
 CHOICE, NEW, OLD = "choice", ("medical",), ("wiki", "tinystories")
-MARKS = "<!-- table of scripts/adapters_table.py -->", "<!-- end of the table -->"
+NAME = "scripts/adapters_table.py"
 HEADS = ("method", "trainable", "rate", "new domain", "old domain", "ms/step", "MiB")
 
 
@@ -39,25 +38,6 @@ def method_of(label: str) -> str:
     return label.partition("-")[0]
 
 
-def run(label: str, arg: str, workdir: pathlib.Path) -> None:
-    """Train one variant in a new process, unless it is done; what it prints goes to a file."""
-    folder = workdir / label
-    if summary_of(folder).get("stopped") == "done":
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "experiments.train", "--config", f"{CONFIG}:{arg}"]
-    with open(workdir / f"{label}.log", "w", encoding="utf-8") as log:
-        subprocess.run(
-            [*command, "--workdir", str(folder)], stdout=log, stderr=subprocess.STDOUT, check=True
-        )
-
-
-def summary_of(folder: pathlib.Path) -> dict:
-    """Read a run's summary; empty where it has not ended."""
-    path = folder / "summary.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
 def losses(row: dict) -> dict[str, float]:
     """Average the nll of the domains of a row of metrics."""
     mean = lambda labels: statistics.fmean(row[f"eval/{label}/nll"] for label in labels)
@@ -68,7 +48,10 @@ def outcome(label: str, workdir: pathlib.Path) -> dict:
     """Read what a run cost and what its first and last evaluations say."""
     from ftjax.train import metrics
 
-    summary, rows = summary_of(workdir / label), metrics.read(workdir / label / "metrics.jsonl")
+    summary, rows = (
+        runs.summary_of(workdir / label),
+        metrics.read(workdir / label / "metrics.jsonl"),
+    )
     scored = [row for row in rows if f"eval/{CHOICE}/nll" in row]
     seconds = [row["time/step_s"] for row in rows if "time/step_s" in row]
     return {
@@ -100,18 +83,7 @@ def table(outcomes: list[dict]) -> str:
             f"{after['old']:.3f} ({change:+.3f})", f"{1000 * own['seconds']:.0f}",
             f"{own['bytes'] / 2**20:.0f}",
         ))  # fmt: skip
-    line = lambda row: "| " + " | ".join(row) + " |"
-    return "\n".join([line(HEADS), line(("---",) * len(HEADS)), *map(line, rows)])
-
-
-def insert(document: str, text: str) -> str:
-    """Put the table between the marks of a document, or at its end."""
-    first, last = MARKS
-    own = f"{first}\n\n{text}\n\n{last}"
-    if first not in document:
-        return f"{document}\n{own}\n".lstrip("\n")
-    head, _, rest = document.partition(first)
-    return head + own + rest.partition(last)[2]
+    return runs.markdown(HEADS, rows)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -133,15 +105,8 @@ def main() -> None:
     chosen = variants(given.arg, given.methods)
     for label, arg in chosen.items():
         print(label, flush=True)
-        run(label, arg, workdir)
-    text = table([outcome(label, workdir) for label in chosen])
-    if not given.out:
-        print(text)
-        return
-    out = pathlib.Path(given.out)
-    document = out.read_text(encoding="utf-8") if out.is_file() else ""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(insert(document, text), encoding="utf-8")
+        runs.train(label, f"{CONFIG}:{arg}", workdir)
+    runs.publish(table([outcome(label, workdir) for label in chosen]), given.out, name=NAME)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import ftjax.adapters
-from ftjax.adapters import lora
+from ftjax.adapters import base, lora
 
 SCALED = ("rank", "alpha", "block", "frequencies")  # of an EXAMPLE, with the rank
 
@@ -28,6 +28,12 @@ def modules() -> dict[str, ModuleType]:
 def names() -> list[str]:
     """List the methods, LoRA first."""
     return list(modules())
+
+
+def is_of_model(name: str) -> bool:
+    """Say whether a method adapts the model and no weight of it, so that it takes no `where`."""
+    module = modules()[name]
+    return isinstance(module.make(**module.EXAMPLE), base.OfModel)
 
 
 def example(name: str, *, rank: int) -> dict[str, Any]:

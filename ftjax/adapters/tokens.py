@@ -2,8 +2,8 @@
 
     w'[i] = the trained row for the chosen tokens, w[i] for the rest
 
-It stands at the path `embed`, beside adapters of any method elsewhere; `adapter.tokens` lists the
-token ids. A tied head sees the same rows.
+It stands at the path `embed`, beside adapters of any method elsewhere; `adapter.token_ids` lists
+the tokens. A tied head sees the same rows.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ class Tokens(base.Adapter):
     def merge(self, equation: str, w: jax.Array) -> jax.Array:
         """Put the rows in; the equation is that of an embedding."""
         if equation != linear.LOOKUP:
-            raise ValueError(f"adapter.tokens: got {equation!r}; expected the embedding's equation")
+            raise ValueError(f"adapter.token_ids: got {equation!r}; expected {linear.LOOKUP!r}")
         return w.at[self.ids].set(self.rows.astype(w.dtype))
 
     def lookup(self, tokens_BT: jax.Array, w_VD: jax.Array) -> jax.Array:
@@ -54,10 +54,10 @@ def beside(adapters: dict, w_VD: jax.Array, *, ids: Sequence[int]) -> dict:
       ValueError: an id is not in the vocabulary or there twice, or the embedding has an adapter.
     """
     if PATH in adapters:
-        raise ValueError(f"adapter.tokens: got {ids} and an adapter at {PATH!r}; expected one")
+        raise ValueError(f"adapter.token_ids: got {ids} and an adapter at {PATH!r}; expected one")
     if len(set(ids)) != len(ids) or not all(0 <= i < w_VD.shape[0] for i in ids):
         raise ValueError(
-            f"adapter.tokens: got {tuple(ids)}; expected distinct ids below {w_VD.shape[0]}"
+            f"adapter.token_ids: got {tuple(ids)}; expected distinct ids below {w_VD.shape[0]}"
         )
     where = np.asarray(ids, np.int32)
     return adapters | {PATH: Tokens(w_VD[where].astype(jnp.float32), jnp.asarray(where))}

@@ -34,7 +34,9 @@ def test_only_the_chosen_rows_change_and_lookups_agree():
 
 @pytest.mark.parametrize("ids", [(1, 1), (9,), (-1,)])
 def test_ids_that_cannot_be(ids):
-    with pytest.raises(ValueError, match=r"adapter\.tokens: got .*expected distinct ids below 9"):
+    with pytest.raises(
+        ValueError, match=r"adapter\.token_ids: got .*expected distinct ids below 9"
+    ):
         tokens.beside({}, W, ids=ids)
 
 

@@ -6,11 +6,19 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from experiments import running, workdirs
-from ftjax.adapters import base, peft
+from configs import adapters_medical
+from experiments import running, settings, setup, workdirs
+from ftjax.adapters import base, methods, peft
 from ftjax.core import tree
 from ftjax.train.policy import Policy
 from tests.experiments.conftest import metrics
+
+
+@pytest.mark.parametrize("method", [*methods.names(), *adapters_medical.BASE])
+def test_a_config_of_every_method_builds(method):
+    config = adapters_medical.get_config(f"method={method},runlocal")
+    adapters = setup.build(settings.read(config)).abstract["adapters"]
+    assert bool(adapters) == (method in methods.names())
 
 
 def exported(workdir):

@@ -35,13 +35,6 @@ def test_rows_go_from_the_least_loss_on():
     assert len({row.count("|") for row in rows}) == 1
 
 
-def test_the_table_replaces_the_one_before():
-    once = adapters_table.insert("# Adapters\n\nText.\n", "old table")
-    again = adapters_table.insert(once + "\nMore.\n", "new table")
-    assert again == once.replace("old table", "new table") + "\nMore.\n"
-    assert again.startswith("# Adapters\n\nText.\n")
-
-
 def test_every_method_is_swept_over_its_rates():
     labels = adapters_table.variants("steps=3", "")
     found = {adapters_table.method_of(label) for label in labels}
