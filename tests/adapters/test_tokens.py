@@ -43,5 +43,5 @@ def test_ids_that_cannot_be(ids):
 def test_one_adapter_of_the_embedding():
     with pytest.raises(ValueError, match="and an adapter at 'embed'"):
         tokens.beside({"embed": FOUND}, W, ids=(1,))
-    with pytest.raises(ValueError, match="expected the embedding's equation"):
+    with pytest.raises(ValueError, match="expected 'BTV,VD->BTD'"):
         FOUND.merge("BTD,VD->BTV", W)
