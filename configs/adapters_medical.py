@@ -5,8 +5,9 @@ r"""Fine-tune on medical questions and answers with any adapter method, each at 
 
 Model, data and evaluations are those of `configs/sft_medical.py`, at half its steps, and all
 methods adapt all linear maps with settings comparable with LoRA's of `rank`. "full" trains all
-weights, "norms" the norms alone. The learning rate of a method is chosen on eval/choice, a part of
-the data that no other number comes from.
+weights, "norms" the norms alone; STARTS are LoRA from other starts, "loftq" over a base in nf4. The
+learning rate of a method is chosen on eval/choice, a part of the data that no other number comes
+from.
 
 Two CPU cores, about a minute a run. Expect eval/medical/nll 5.27 before and about 3.5 after LoRA.
 """
@@ -14,6 +15,11 @@ Two CPU cores, about a minute a run. Expect eval/medical/nll 5.27 before and abo
 from configs import common, sft_medical
 from ftjax.adapters import methods
 
+STARTS = dict(  # LoRA that begins elsewhere, or has another scale
+    rslora=dict(rslora=True), pissa=dict(init="pissa"), milora=dict(init="milora"),
+    olora=dict(init="olora"), eva=dict(init="eva", batches=4),
+    lora_ga=dict(init="lora_ga", batches=1), loftq=dict(init="loftq", iterations=1),
+)  # fmt: skip
 BASE = {"full": ("model/**",), "norms": ("model/**norm",)}  # what trains where there is no adapter
 RATES = (1e-3, 3e-3, 1e-2)
 SLOW, FAST = (1e-4, 3e-4, 1e-3), (3e-3, 1e-2, 3e-2)
@@ -29,9 +35,11 @@ def get_config(arg=None):
     c = sft_medical.get_config(f"data={arg.data},base={arg.base},steps={arg.steps},full")
     c.trainable, c.optim.no_decay = BASE.get(arg.method, ()), ()
     if arg.method not in BASE:
-        own = methods.example(arg.method, rank=arg.rank)
-        where = "" if methods.is_of_model(arg.method) else "blocks/**"
-        c.adapter = dict(name=arg.method, where=where, **own)
+        name = "lora" if arg.method in STARTS else arg.method
+        own = methods.example(name, rank=arg.rank) | STARTS.get(arg.method, {})
+        c.adapter = dict(name=name, where="" if methods.is_of_model(name) else "blocks/**", **own)
+    if arg.method == "loftq":  # over a base in four bits, which it repairs
+        c.model.quantize.name = "nf4"
     c.optim.learning_rate = arg.rate or rates(arg.method)[1]
     held = dict(c.evals.medical.data, path=f"{arg.data}/medical/medquad/validation.jsonl.gz")
     c.evals.choice = dict(c.evals.medical, data=held)
@@ -48,6 +56,6 @@ def sweep():
     """List every method at each of its learning rates."""
     return {
         f"{method}-{rate:g}": f"method={method},rate={rate:g}"
-        for method in (*methods.names(), *BASE)
+        for method in (*methods.names(), *STARTS, *BASE)
         for rate in rates(method)
     }

@@ -69,6 +69,11 @@ def _write_adapter(parts, params, folder, dtype) -> str:
     """Write the adapter and what trained beside it; returns why PEFT cannot have it, or ""."""
     if parts.method is None:
         raise ValueError("export: got a run without an adapter; expected one; export the model")
+    if parts.needing("quantizer"):
+        return (
+            "export: got an adapter that repairs its quantised base (adapter.init='loftq'), and no "
+            "file holds that base; expected a model, the adapter merged into it"
+        )
     trained = tree.paths(states.split(parts.abstract, parts.patterns)[0]["model"]).keys()
     arrays = tree.paths(params["model"])
     beside = arrays | _whole({path: arrays[path] for path in trained})

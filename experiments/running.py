@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from experiments import evaluating, references, results, setup
+from experiments import evaluating, references, results, setup, starting
 from experiments.settings import Settings
 from ftjax.core import conf, tree
 from ftjax.core import mesh as meshes
@@ -157,9 +157,14 @@ def compiled_step(p: Plan):
     return compiling.jit(step(), mesh=p.parts.mesh, state=shardings_of(p.state))
 
 
-def arrays(p: Plan) -> tuple[states.State, Any]:
-    """Make the first state and the frozen arrays on the mesh."""
-    trainable, frozen = states.split(setup.weights(p.parts), p.parts.patterns)
+def arrays(p: Plan, workdir: pathlib.Path | None = None) -> tuple[states.State, Any]:
+    """Make the first state and the frozen arrays on the mesh.
+
+    workdir: keeps what adapters start from of data; without it such adapters change nothing.
+    """
+    find = functools.partial(starting.find, p.parts, p.objective, p.loader, workdir=workdir)
+    params = setup.weights(p.parts, find if workdir else None)
+    trainable, frozen = states.split(params, p.parts.patterns)
     create = functools.partial(_create, p.settings, p.optimizer.tx)
     # Compiled, because the moments must lie where their parameters lie.
     return jax.jit(create, out_shardings=shardings_of(p.state))(trainable), frozen
@@ -216,7 +221,7 @@ def train(
     """Train, or go on training, in `workdir`; returns a `results.Outcome`."""
     start = time.perf_counter()
     p = plan(settings, progress=results.progress("encoding"), load=way.load)
-    state, frozen = arrays(p)
+    state, frozen = arrays(p, workdir)
     batches, step = way.couple(p, state, frozen, workdir)
     writers = writers_of(settings, workdir)
     with contextlib.ExitStack() as stack:

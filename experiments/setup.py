@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments import bases, references
+from experiments import bases, references, starting
 from experiments.settings import Settings
 from ftjax.adapters import base as adapters
 from ftjax.adapters import peft, stack, tokens
@@ -25,11 +25,11 @@ from ftjax.core import conf, files, tree
 from ftjax.core import mesh as meshes
 from ftjax.data import tokenizer as tokenizers
 from ftjax.models import hf, quantized
-from ftjax.ops import quantize
+from ftjax.ops import corrected, quantize
 from ftjax.train import state as states
 
 # Of the adapter's keys; the others are the method's.
-OURS = ("where", "groups", "past", "token_ids")
+OURS = ("where", "groups", "past", "token_ids", "batches")
 WHOLE = dict(adapters="adapters/**", model="model/**", head="head/**")
 
 
@@ -94,10 +94,23 @@ class Parts:
         """Quantise what the settings say of a base."""
         return quantized.quantise(model, self.model, self.quantizers)
 
-    def init_adapters(self, key: jax.Array, model):
-        """Draw the adapters of this run over a base."""
+    @functools.cached_property
+    def informed(self) -> dict[str, adapters.Informed]:
+        """Methods by path of the sites whose adapters start from more than a weight."""
+        if self.method is None or isinstance(self.method, adapters.OfModel):
+            return {}
+        where = dict(where=self.settings.adapter["where"], groups=self.groups)
+        every = adapters.methods_at(self.method, self.model.linears, **where)
+        return {path: own for path, own in every.items() if adapters.is_informed(own)}
+
+    def needing(self, *needs: str) -> dict[str, adapters.Informed]:
+        """Those of them that start from one of these."""
+        return {path: own for path, own in self.informed.items() if own.needs in needs}
+
+    def init_adapters(self, key: jax.Array, model, found=None):
+        """Draw the adapters of this run over a base, around factors that were found for them."""
         where, linears = self.settings.adapter["where"], self.model.linears
-        options = dict(where=where, groups=self.groups, sizes=self.model.config.sizes)
+        options = dict(where=where, groups=self.groups, sizes=self.model.config.sizes, found=found)
         dense = quantize.dense(model, jnp.float32)
         fresh = adapters.init(self.method, key, linears, dense, **options)
         found = stack.over(fresh, self.past, linears=linears) if self.past else fresh
@@ -136,10 +149,12 @@ def build(settings: Settings) -> Parts:
         make=lambda directory: bases.of(settings.model, directory),
     )  # fmt: skip
     quantizers = _quantizers(settings.model.quantize, model)
-    return Parts(
+    parts = Parts(
         settings, mesh, family, model, source, tokenizer, found, method, groups, past, patterns,
         quantizers, objective, heads, reference,
     )  # fmt: skip
+    starting.check(parts)
+    return parts
 
 
 def _quantizers(spec: Mapping, model) -> quantized.Quantizers:
@@ -193,9 +208,13 @@ def _methods(spec: Mapping) -> tuple[Callable | None, tuple[tuple[str, Callable]
 # -- arrays ----------------------------------------------------------------------------------------
 
 
-def weights(parts: Parts) -> dict:
-    """Read (or draw) the base and the adapters, straight onto the mesh; heads start at zero."""
-    params = _weights(parts)
+def weights(parts: Parts, find: Callable[[Any], Mapping] | None = None) -> dict:
+    """Read (or draw) the base and the adapters, straight onto the mesh; heads start at zero.
+
+    find: of the base, the factors by path of adapters that start from data, see `starting`;
+      without it they change nothing yet.
+    """
+    params = _weights(parts, find)
     for name in parts.heads:
         leaf = parts.abstract["head"][name]
         zeros = jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding)
@@ -204,25 +223,43 @@ def weights(parts: Parts) -> dict:
     return params | parts.reference.arrays(params, parts.mesh, trains=trains)
 
 
-def _weights(parts: Parts) -> dict:
+def _weights(parts: Parts, find) -> dict:
     shardings = jax.tree.map(lambda leaf: leaf.sharding, parts.abstract)
-    spec, seed = parts.settings.model, parts.settings.seed
-    if parts.source is None:
-        draw = lambda key: parts.quantise(parts.model.init(key))
-        init = jax.jit(draw, out_shardings=shardings["model"])
-        model = init(jax.random.key(seed.init))
-    else:
-        names, dtype = parts.family.NAMES, spec.param_dtype or None
-        model = hf.load(
-            parts.source, parts.model, names=names, dtype=dtype, mesh=parts.mesh,
-            quantizers=parts.quantizers,
-        )  # fmt: skip
+    seed = parts.settings.seed
+    model, rests = _base(parts)
     if parts.method is None:
         return {"model": model, "adapters": None}
     if parts.settings.adapter_from:
         return _given(parts, model, shardings["adapters"])
     init = jax.jit(parts.init_adapters, out_shardings=shardings["adapters"])
-    return {"model": model, "adapters": init(jax.random.key(seed.adapter), model)}
+    found = rests | (find(model) if find else {})
+    own = init(jax.random.key(seed.adapter), model, found)
+    return {"model": model, "adapters": own}
+
+
+def _base(parts: Parts) -> tuple[Any, dict]:
+    """Read or draw the base, and the factors of what quantising it for LoftQ loses.
+
+    Both come of the dense weight while it is there: one layer of one matrix at a time.
+    """
+    spec, quantizers = parts.settings.model, dict(parts.quantizers)
+    for path, method in parts.needing("quantizer").items():
+        quantizers[path] = corrected.over(
+            parts.quantizers[path], parts.model.linears[path].equation,
+            rank=method.options["rank"], iterations=method.options["iterations"],
+        )  # fmt: skip
+    if parts.source is None:
+        draw = lambda key: quantized.quantise(parts.model.init(key), parts.model, quantizers)
+        key = jax.random.key(parts.settings.seed.init)
+        abstract = jax.eval_shape(draw, key)
+        letters = quantize.axes(parts.model.axes, abstract)
+        model = jax.jit(draw, out_shardings=meshes.shardings(letters, abstract, parts.mesh))(key)
+    else:
+        model = hf.load(
+            parts.source, parts.model, names=parts.family.NAMES, dtype=spec.param_dtype or None,
+            mesh=parts.mesh, quantizers=quantizers,
+        )  # fmt: skip
+    return corrected.part(model)
 
 
 def _given(parts: Parts, model, shardings) -> dict:

@@ -11,7 +11,7 @@ import pathlib
 
 import optax
 
-from experiments import running, settings, setup
+from experiments import running, settings, setup, starting
 from ftjax.train import state as states
 
 
@@ -66,7 +66,7 @@ def load(workdir: pathlib.Path, *, checkpoint: str = "latest") -> Run:
             f"--workdir: got {str(workdir)!r}, which has no checkpoint; expected a run that has "
             "saved one; for what it started from, pass --base"
         )
-    first = setup.weights(parts)
+    first = setup.weights(parts, lambda _: starting.read(parts, pathlib.Path(workdir)))
     params = running.params_of(found.state, states.split(first, parts.patterns)[1])
     return Run(parts, params, first | {"adapters": None}, found.step)
 

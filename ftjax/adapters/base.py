@@ -78,6 +78,21 @@ class OfModel:
     init: Callable
 
 
+@dataclasses.dataclass(frozen=True)
+class Informed:
+    """A method whose adapters start from more than a weight: LoftQ, EVA, LoRA-GA.
+
+    needs: of what, "quantizer", "inputs" or "gradient"; see `starts`.
+    init(key, linear, w, factors) -> adapter: of one layer, around factors a and b that were found;
+      without them (None) they are zero, which adapts nothing.
+    options: rank and what else the finder has to know.
+    """
+
+    needs: str
+    init: Callable
+    options: Mapping[str, Any]
+
+
 def check_tokens(count: int) -> None:
     """Raise ValueError when there are no virtual tokens."""
     if count < 1:
@@ -93,6 +108,7 @@ def init(
     method: Callable | OfModel, key: jax.Array, linears: Mapping[str, Any],
     weights: Mapping[str, Any], *, where: str | Iterable[str],
     groups: Iterable[tuple[str, Callable]] = (), sizes: Mapping[str, int] | None = None,
+    found: Mapping[str, Any] | None = None,
 ) -> dict:  # fmt: skip
     """Initialise adapters at every linear map whose path matches `where`.
 
@@ -105,29 +121,46 @@ def init(
       groups: (pattern, method) pairs: the same method with other settings at some of the paths, a
         later pair before an earlier one.
       sizes: the model's sizes by letter, which a method that is `OfModel` needs.
+      found: factors (a, b) by path, on L where stacked, which a method that is `Informed` needs.
 
     Raises:
       ValueError: a pattern matches nothing, or there are patterns for such a method.
     """
     if isinstance(method, OfModel):
         return _of_model(method, key, weights, where=where or tuple(groups), sizes=sizes)
-    chosen = dict.fromkeys(sorted(tree.select(where, linears, where="adapter.where")), method)
-    for pattern, other in groups:
-        chosen |= dict.fromkeys(tree.select(pattern, chosen, where="adapter.groups"), other)
     arrays, result = tree.paths(weights), {}
-    for path, own in chosen.items():
-        insert(result, path, _at(linears[path], own, rng.named(key, path), arrays[path]))
+    for path, own in methods_at(method, linears, where=where, groups=groups).items():
+        given = (arrays[path], (found or {}).get(path)) if is_informed(own) else (arrays[path],)
+        one = own.init if is_informed(own) else own
+        insert(result, path, _at(linears[path], one, rng.named(key, path), *given))
     return result
 
 
-def _at(site, method: Callable, key: jax.Array, w) -> Adapter:
+def methods_at(method: Callable, linears: Mapping[str, Any], *, where, groups=()) -> dict:
+    """List the initialiser of every site, by path; the arguments are those of `init`."""
+    chosen = dict.fromkeys(sorted(tree.select(where, linears, where="adapter.where")), method)
+    for pattern, other in groups:
+        chosen |= dict.fromkeys(tree.select(pattern, chosen, where="adapter.groups"), other)
+    return chosen
+
+
+def is_informed(method: Any) -> bool:
+    """Tell a method that starts from more than a weight."""
+    return isinstance(method, Informed)
+
+
+def _at(site, method: Callable, key: jax.Array, *given) -> Adapter:
     """Initialise the adapter of one linear map, of all its layers where it is stacked."""
-    one = lambda key, w: method(key, site, w)
+    one = lambda key, *given: method(key, site, *given)
     if site.stack is None:
-        return tree.unshared(one(key, w))
-    abstract = jax.eval_shape(one, key, jax.eval_shape(lambda w: w[0], w))
+        return tree.unshared(one(key, *given))
+    abstract = jax.eval_shape(one, key, *jax.eval_shape(lambda x: jax.tree.map(_first, x), given))
     stacked = jax.vmap(one, out_axes=tree.layer_axes(abstract))
-    return stacked(jax.random.split(key, site.stack), w)
+    return stacked(jax.random.split(key, site.stack), *given)
+
+
+def _first(leaf):
+    return leaf[0]
 
 
 def _of_model(method: OfModel, key: jax.Array, weights, *, where, sizes) -> dict:

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from ftjax.adapters import base
 from ftjax.adapters.lora import LoRA
 from ftjax.core import conf, einsum, rng, tree
+from ftjax.ops import lowrank
 
 PLAIN = ("linear", "magnitude_prune", "dare_linear", "dare_ties", "ties")
 KINDS = ("cat", "svd", *PLAIN, *(f"{kind}_svd" for kind in PLAIN[1:]))
@@ -83,16 +84,10 @@ def _one(equation: str, found, shares, kind: str, rank: int | None, options):
 
 def _factors(equation: str, delta: jax.Array, rank: int):
     """Cut the change of a weight to its largest singular triplets."""
-    e, letters = einsum.parse(equation), einsum.lora(equation)
-    sizes = einsum.sizes(e.w, delta.shape)
-    inside, outside = (einsum.size(part, sizes) for part in (e.contracted, e.kept))
-    rank = sizes["R"] = min(rank, inside, outside)
-    moved = jnp.einsum(f"{e.w}->{e.shared + e.contracted + e.kept}", delta)
-    matrix = moved.reshape([*(sizes[c] for c in e.shared), inside, outside])
-    u, s, v = jnp.linalg.svd(matrix, full_matrices=False)
+    rank = min(rank, *lowrank.sides(equation, delta.shape))
+    u, s, v = jnp.linalg.svd(lowrank.matrix(equation, delta), full_matrices=False)
     a, b = u[..., :rank], s[..., :rank, None] * v[..., :rank, :]
-    a, own = a.reshape([sizes[c] for c in letters.a]), e.shared + "R" + e.kept
-    return a, jnp.einsum(f"{own}->{letters.b}", b.reshape([sizes[c] for c in own]))
+    return lowrank.factors(equation, delta.shape, a, b)
 
 
 def models(

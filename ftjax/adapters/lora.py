@@ -2,8 +2,8 @@
 
 `a` maps the contracted letters to the rank R, `b` maps R to the kept ones; for `BTD,DNH->BTNH` they
 are a DR and b RNH. s = alpha / R, or alpha / sqrt(R) with `rslora` (arXiv:2312.03732). The first
-forward pass is the base's, whatever `init` (see `starts`) says. LoRA+ (arXiv:2402.12354) is a
-parameter group of the optimizer: groups=[("**/b", dict(lr_scale=16.0))].
+forward pass is the base's, whatever `init` says (see `starts`; LoftQ's alone is not). LoRA+
+(arXiv:2402.12354) is a parameter group of the optimizer: groups=[("**/b", dict(lr_scale=16.0))].
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from ftjax.adapters import base, starts
 from ftjax.core import conf, einsum
-from ftjax.ops import linear
+from ftjax.ops import linear, lowrank
 
 EXAMPLE = dict(rank=4, alpha=8.0)
 
@@ -178,43 +178,80 @@ def _dropout(x: jax.Array, rate: float, key) -> jax.Array:
 
 
 def make(
-    *, rank: int, alpha: float, rslora: bool = False, dropout: float = 0.0, init: str = "kaiming"
-):
+    *, rank: int, alpha: float, rslora: bool = False, dropout: float = 0.0, init: str = "kaiming",
+    iterations: int = 1, rho: float = 1.0,
+):  # fmt: skip
     """Make the initialiser of LoRA adapters, float32 whatever the base's dtype.
 
-    init: a function of `starts`.
+    init: a function of `starts`, or one of its NEEDS: then what is made is a `base.Informed`.
+    iterations: turns of LoftQ. rho: a layer's largest rank over `rank` with EVA, which then gives
+      ranks to the layers whose inputs they explain; columns that a layer has not are zeros.
 
     Raises:
-      ValueError: the rank is not positive, the dropout is not in [0, 1), or no such `init`.
+      ValueError: the rank is not positive, the dropout is not in [0, 1), no such `init`, or a
+        keyword that it does not have.
     """
     _check(rank, dropout, init)
+    _check_options(init, iterations, rho)
     scale = alpha / (rank**0.5 if rslora else rank)
 
-    def start(key: jax.Array, site, w: jax.Array) -> LoRA | OffsetLoRA:
-        a, b = draw(init, key, site.equation, w, rank=rank, scale=scale)
-        if init not in starts.DISPLACED:
+    def around(a: jax.Array, b: jax.Array) -> LoRA | OffsetLoRA:
+        if init not in starts.SUBTRACTED:
             return LoRA(a, b, jnp.float32(scale), dropout)
         return OffsetLoRA(a, b, a, -b, jnp.float32(scale), dropout)
 
-    return start
+    def start(key: jax.Array, site, w: jax.Array) -> LoRA | OffsetLoRA:
+        return around(*draw(init, key, site.equation, w, rank=rank, scale=scale))
+
+    def informed(key: jax.Array, site, w: jax.Array, factors) -> LoRA | OffsetLoRA:
+        del key
+        blank = zeros(init, site.equation, w.shape, rank=widest(rank, rho))
+        if factors is None:
+            return around(*blank)
+        # What a quantised weight lost is a b, and the adapter adds s a b.
+        unit = scale**-0.5 if init == "loftq" else 1.0
+        return around(*(unit * x for x in factors))
+
+    if init not in starts.NEEDS:
+        return start
+    options = dict(rank=rank, scale=scale, iterations=iterations, rho=rho)
+    return base.Informed(starts.NEEDS[init], informed, options)
+
+
+def widest(rank: int, rho: float) -> int:
+    """Compute the largest rank that a layer may get."""
+    return int(rank * rho)
+
+
+def zeros(init: str, equation: str, shape: tuple[int, ...], *, rank: int):
+    """Make factors of zeros for one layer's weight.
+
+    Raises:
+      ValueError: the weight has too low a rank for this start.
+    """
+    inside, outside = lowrank.sides(equation, shape)
+    most = {"eva": inside, "lora_ga": min(inside, outside) // 2}.get(init, min(inside, outside))
+    _check_rank(init, equation, rank=rank, sides=(inside, outside), most=most)
+    sizes, letters = einsum.sizes(einsum.parse(equation).w, shape), einsum.lora(equation)
+    sizes |= {"R": rank}
+    return tuple(jnp.zeros([sizes[c] for c in own]) for own in (letters.a, letters.b))
 
 
 def draw(init: str, key: jax.Array, equation: str, w: jax.Array, *, rank: int, scale: float):
     """Make the factors a and b, in the equation's letters, as the start `init` has them."""
-    e, letters = einsum.parse(equation), einsum.lora(equation)
-    sizes = einsum.sizes(e.w, w.shape) | {"R": rank}
-    inside, outside = (einsum.size(part, sizes) for part in (e.contracted, e.kept))
-    if init in starts.DISPLACED and rank > min(inside, outside):
+    if init in starts.DISPLACED:
+        sides = lowrank.sides(equation, w.shape)
+        _check_rank(init, equation, rank=rank, sides=sides, most=min(sides))
+    a, b = starts.STARTS[init](key, lowrank.matrix(equation, w), rank, scale)
+    return lowrank.factors(equation, w.shape, a, b)
+
+
+def _check_rank(init: str, equation: str, *, rank: int, sides: tuple[int, int], most: int) -> None:
+    if rank > most:
         raise ValueError(
-            f"adapter.rank: got {rank} with init={init!r} for a weight {inside} x {outside} "
-            f"({equation}); expected at most {min(inside, outside)}"
+            f"adapter.rank: got {rank} with init={init!r} for a weight {sides[0]} x {sides[1]} "
+            f"({equation}); expected at most {most}"
         )
-    shape = [*(sizes[c] for c in e.shared), inside, outside]
-    matrix = jnp.einsum(f"{e.w}->{e.shared + e.contracted + e.kept}", w).reshape(shape)
-    a, b = starts.STARTS[init](key, matrix, rank, scale)
-    a = a.reshape([sizes[c] for c in letters.a])
-    own = e.shared + "R" + e.kept
-    return a, jnp.einsum(f"{own}->{letters.b}", b.reshape([sizes[c] for c in own]))
 
 
 def _check(rank: int, dropout: float, init: str) -> None:
@@ -222,8 +259,21 @@ def _check(rank: int, dropout: float, init: str) -> None:
         raise ValueError(f"adapter.rank: got {rank}; expected at least 1")
     if not 0 <= dropout < 1:
         raise ValueError(f"adapter.dropout: got {dropout}; expected 0 <= dropout < 1")
-    if init not in starts.STARTS:
-        hint, legal = conf.nearest(init, starts.STARTS), conf.listed(starts.STARTS)
-        raise ValueError(f"adapter.init: got {init!r}; {hint}expected one of {legal}")
+    legal = [*starts.STARTS, *starts.NEEDS]
+    if init not in legal:
+        hint = conf.nearest(init, legal)
+        raise ValueError(f"adapter.init: got {init!r}; {hint}expected one of {conf.listed(legal)}")
     if init == "orthogonal" and rank % 2:
         raise ValueError(f"adapter.rank: got {rank} with init='orthogonal'; expected an even rank")
+
+
+def _check_options(init: str, iterations: int, rho: float) -> None:
+    for key, value, plain, owner in (
+        ("iterations", iterations, 1, "loftq"),
+        ("rho", rho, 1, "eva"),
+    ):
+        if value < 1 or (value != plain and init != owner):
+            raise ValueError(
+                f"adapter.{key}: got {value} with init={init!r}; expected at least 1, and 1 for "
+                f"all but {owner!r}"
+            )

@@ -10,12 +10,29 @@ Weights are matrices [..., in, out] here, a [..., in, R] and b [..., R, out].
     olora        the first R columns of the QR decomposition                 arXiv:2406.01775
 
 The last three start with a b != 0, which the adapter then subtracts again: see `lora.OffsetLoRA`.
+
+Other starts are made of more than a weight, by whoever has that (NEEDS says what):
+
+    loftq        a b s = the largest R triplets of what quantising w loses   arXiv:2310.08659
+    eva          a = the first R principal directions of the inputs, b = 0   arXiv:2410.07170
+    lora_ga      a and b of the singular vectors of the weight's gradient    arXiv:2407.05000
+
+LoftQ alone does not start as the base: it repairs a quantised one (`ops.corrected`). The a b of
+LoRA-GA is subtracted again.
 """
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from ftjax.ops import lowrank
+
 DISPLACED = ("pissa", "milora", "olora")
+NEEDS = dict(loftq="quantizer", eva="inputs", lora_ga="gradient")
+SUBTRACTED = (*DISPLACED, "lora_ga")  # a b of the start is no part of the adapted weight
+NOT_THE_BASE = ("loftq",)  # where the first forward pass is not that of the weights
+GAMMA = 16.0  # of LoRA-GA's scale; PEFT's
 
 
 def kaiming(key, w, rank, scale):
@@ -56,9 +73,7 @@ def olora(key, w, rank, scale):
 
 
 def _triplets(w, kept: slice, scale):
-    u, s, v = jnp.linalg.svd(w.astype(jnp.float32), full_matrices=False)
-    root = jnp.sqrt(s[..., kept] / scale)
-    return u[..., :, kept] * root[..., None, :], root[..., :, None] * v[..., kept, :]
+    return tuple(x / jnp.sqrt(scale) for x in lowrank.triplets(w, kept))
 
 
 def _in(w, rank) -> tuple[int, ...]:
@@ -67,6 +82,43 @@ def _in(w, rank) -> tuple[int, ...]:
 
 def _zeros(w, rank) -> jax.Array:
     return jnp.zeros((*w.shape[:-2], rank, w.shape[-1]), jnp.float32)
+
+
+class Directions(NamedTuple):
+    """Principal directions of a layer's inputs, a [in, R], and the part of their energy, [R]."""
+
+    a: jax.Array
+    share: jax.Array
+
+
+def eva(moments: jax.Array, rank: int) -> Directions:
+    """Take the directions of the inputs' largest second moments, sum of x x^T [in, in]."""
+    energy, directions = jnp.linalg.eigh(moments.astype(jnp.float32))  # ascending
+    largest = slice(None, -rank - 1, -1)
+    return Directions(directions[:, largest], energy[largest] / jnp.maximum(energy.sum(), 1e-30))
+
+
+def redistribute(shares, budget: int):
+    """Say which directions of all layers are kept, the `budget` that explain most: as `shares`.
+
+    shares: arrays [L, R] or [R] by site; a draw goes to the earlier one.
+    """
+    flat = jnp.concatenate([x.ravel() for x in shares.values()])
+    places = jnp.argsort(jnp.argsort(-flat, stable=True), stable=True)
+    ends = jnp.cumsum(jnp.array([x.size for x in shares.values()])).tolist()
+    spans = zip(shares.items(), [0, *ends], ends, strict=False)
+    return {path: (places[i:j] < budget).reshape(x.shape) for (path, x), i, j in spans}
+
+
+def lora_ga(gradient: jax.Array, rank: int) -> tuple[jax.Array, jax.Array]:
+    """Take left singular vectors 1..R of a gradient [in, out] into a, right ones R+1..2R into b.
+
+    Then the first step of descent on a and b moves a b along the gradient cut to rank 2 R. Both
+    have the length out^(1/4) / sqrt(GAMMA), PEFT's "stable".
+    """
+    u, _, v = jnp.linalg.svd(gradient.astype(jnp.float32), full_matrices=False)
+    length = gradient.shape[-1] ** 0.25 / GAMMA**0.5
+    return length * u[..., :rank], length * v[..., rank : 2 * rank, :]
 
 
 STARTS = {f.__name__: f for f in (kaiming, gaussian, orthogonal, pissa, milora, olora)}

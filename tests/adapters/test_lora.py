@@ -15,8 +15,12 @@ W = jax.random.normal(jax.random.key(0), (4, 8, 16))
 SITE = Linear(EQUATION, W.shape, None)
 
 
+def make_method(**options):
+    return lora.make(**dict(rank=4, alpha=8.0) | options)
+
+
 def make(**options):
-    return lora.make(**dict(rank=4, alpha=8.0) | options)(jax.random.key(1), SITE, W)
+    return make_method(**options)(jax.random.key(1), SITE, W)
 
 
 def test_the_scale():
@@ -74,6 +78,38 @@ def test_singular_triplets(init, kept):
     wanted = u[:, kept] * s[kept] @ v[kept]
     ours = adapter.scale * adapter.a.reshape(32, 4) @ adapter.b
     np.testing.assert_allclose(ours, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_the_first_step_of_lora_ga_is_the_gradient_s_best_cut():
+    """To first order s (da b + a db), with da = s g b^T and db = s a^T g: cut to rank 2 R."""
+    g = jax.random.normal(jax.random.key(5), (32, 16))
+    a, b = starts.lora_ga(g, 3)
+    moved = g @ b.T @ b + a @ a.T @ g
+    u, s, v = np.linalg.svd(g, full_matrices=False)
+    best = u[:, :6] * s[:6] @ v[:6]
+    np.testing.assert_allclose(moved, 16**0.5 / starts.GAMMA * best, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("init", starts.NEEDS)
+def test_around_found_factors_it_is_the_base_unless_declared_otherwise(init):
+    method = make_method(init=init)
+    blank = method.init(None, SITE, W, None)
+    np.testing.assert_array_equal(blank.merge(EQUATION, W), W)
+    a, b = (jax.random.normal(jax.random.key(i), x.shape) for i, x in enumerate((blank.a, blank.b)))
+    b = 0 * b if init == "eva" else b
+    merged = method.init(None, SITE, W, (a, b)).merge(EQUATION, W)
+    moved = jnp.abs(merged - W).max()
+    assert bool(moved > 0.1) == (init in starts.NOT_THE_BASE)
+    if init in starts.NOT_THE_BASE:  # the factors are those of the product, whatever the scale
+        product = jnp.einsum("NHR,RD->NHD", a, b)
+        np.testing.assert_allclose(merged, W + product, rtol=1e-4, atol=1e-4)
+
+
+def test_ranks_go_where_the_energy_is():
+    shares = {"x": jnp.array([[0.5, 0.1], [0.2, 0.1]]), "y": jnp.array([[0.9, 0.05]])}
+    kept = starts.redistribute(shares, 3)
+    np.testing.assert_array_equal(kept["x"], [[True, False], [True, False]])
+    np.testing.assert_array_equal(kept["y"], [[True, False]])
 
 
 def test_experts_start_each_by_itself():

@@ -14,11 +14,13 @@ from ftjax.train.policy import Policy
 from tests.experiments.conftest import metrics
 
 
-@pytest.mark.parametrize("method", [*methods.names(), *adapters_medical.BASE])
+@pytest.mark.parametrize(
+    "method", [*methods.names(), *adapters_medical.STARTS, *adapters_medical.BASE]
+)
 def test_a_config_of_every_method_builds(method):
     config = adapters_medical.get_config(f"method={method},runlocal")
     adapters = setup.build(settings.read(config)).abstract["adapters"]
-    assert bool(adapters) == (method in methods.names())
+    assert bool(adapters) == (method not in adapters_medical.BASE)
 
 
 def exported(workdir):

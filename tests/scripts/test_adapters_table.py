@@ -38,7 +38,7 @@ def test_rows_go_from_the_least_loss_on():
 def test_every_method_is_swept_over_its_rates():
     labels = adapters_table.variants("steps=3", "")
     found = {adapters_table.method_of(label) for label in labels}
-    assert found == {*methods.names(), *adapters_medical.BASE}
+    assert found == {*methods.names(), *adapters_medical.STARTS, *adapters_medical.BASE}
     assert all(text.startswith("steps=3,method=") for text in labels.values())
     only = adapters_table.variants("", "full")
     assert list(only) == [f"full-{rate:g}" for rate in adapters_medical.rates("full")]
