@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import exporting, running, setup, starting, workdirs
+from experiments import exporting, running, starting, workdirs
 from ftjax.adapters import base
 from ftjax.core import tree
 from ftjax.train.policy import Policy
@@ -132,15 +132,6 @@ def test_loftq_repairs_the_quantised_base(lab, tmp_path):
         given = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), params)
         assert given == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), plan.parts.abstract)
     assert max(errors[1:]) < 0.9 * errors[0]
-
-
-def test_loftq_from_random_weights_is_loftq_from_files(lab):
-    changes = {"model.base": "", "model.preset": "tiny", "tokenizer": "tiny"}
-    parts = setup.build(lab.settings(**LOFTQ, **changes))
-    params = setup.weights(parts)
-    found = base.sites(params["adapters"])
-    assert all(bool(adapter.b.any()) for adapter in found.values())
-    assert set(found) == set(parts.quantizers)
 
 
 def test_loftq_leaves_as_a_model(lab, tmp_path, capsys):
