@@ -70,6 +70,7 @@ def load(directory: pathlib.Path) -> dict:
 
 def read(directory: pathlib.Path) -> dict:
     """Read every tensor with safetensors alone."""
+    import ml_dtypes  # noqa: F401 (numpy does not know bfloat16 without it)
     from safetensors.numpy import load_file
 
     start = time.perf_counter()
