@@ -10,20 +10,25 @@ between two steps has a paired confidence interval.
 
 import dataclasses
 import pathlib
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from experiments import generating, setup
+from experiments import generating, judging, setup
 from ftjax.core import conf, files
 from ftjax.core import mesh as meshes
 from ftjax.data import loader as loaders
+from ftjax.evals import generate, preference
+from ftjax.sampling import rewards as rewarding
 from ftjax.sampling import text
+from ftjax.train import state as states
 
 GROUPS = ("new", "old")
 BATCH = 16
+SAMPLED = ("max_new_tokens", "temperature", "until")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,15 +107,51 @@ def _evaluator(spec: dict, parts: setup.Parts, *, where: str):
     else:
         offered["rows"] = _rows(data, limit, where=f"{where}.data")
     if spec["name"] == "generate":
-        batch_size, most = spec.pop("batch_size", _batch(parts)), spec.pop("max_new_tokens", 16)
-        offered["respond"] = text.make(
-            parts.model, parts.tokenizer, batch_size=batch_size, mesh=parts.mesh,
-            max_new_tokens=most, until=spec.pop("until", ("\n",)),
-            encode=_encode(parts, data), stop_ids=generating.stop_ids(parts.tokenizer),
-        )  # fmt: skip
-    else:
+        keys = dict(max_new_tokens=16, until=("\n",), batch_size=_batch(parts))
+        offered["respond"] = text.make(**_sampling(spec, keys, parts, data))
+    elif spec["name"] == "reward":
+        offered |= _judged(spec, parts, data, offered["rows"], where=where)
+    if spec["name"] != "generate":
         spec.setdefault("batch_size", _batch(parts))
     return conf.build(spec, "evals", where=where, **offered)
+
+
+def _sampling(spec: dict, keys: Mapping, parts: setup.Parts, data: Mapping) -> dict:
+    """Take the keys of sampling, which have defaults, out of an evaluation's; add the parts."""
+    given = keys | {key: spec.pop(key) for key in (*SAMPLED, "batch_size") if key in spec}
+    return given | dict(
+        model=parts.model, tokenizer=parts.tokenizer, mesh=parts.mesh, encode=_encode(parts, data),
+        stop_ids=generating.stop_ids(parts.tokenizer),
+    )  # fmt: skip
+
+
+def _judged(spec: dict, parts: setup.Parts, data: Mapping, rows: list[dict], *, where: str) -> dict:
+    """Make the sampling and the rewards of an evaluation: the run's own, unless told otherwise.
+
+    Prompts that leave no room for an answer are left out, as in training, and that is said.
+    """
+    rollout = parts.settings.rollout
+    if rollout is None and not {"rewards", "max_new_tokens"} <= spec.keys():
+        raise ValueError(
+            f"{where}: got the keys {conf.listed(spec)} in a run that learns from no samples; "
+            "expected also rewards and max_new_tokens"
+        )
+    own = {key: vars(rollout)[key] for key in SAMPLED} if rollout else dict(temperature=1.0)
+    sampling = _sampling(spec, own | dict(batch_size=_batch(parts)), parts, data)
+    chosen = spec.pop("rewards", parts.settings.rewards)
+    trainable, _ = states.split(parts.abstract, parts.patterns)
+    most = parts.settings.data["max_tokens"] - sampling["max_new_tokens"]
+    size = lambda row: len(sampling["encode"](generate.prompt_of(row)))
+    kept = [row for row in rows if size(row) <= most]
+    if len(kept) < len(rows):
+        told = f"{len(rows) - len(kept)} of {len(rows)} prompts have more than {most} tokens"
+        sys.stderr.write(f"{where}: {told}: left out\n")
+    return dict(
+        rows=kept,
+        sample=text.make_sampler(**sampling),
+        rewards=rewarding.make(chosen, known=judging.KNOWN, mesh=parts.mesh),
+        base_of=None if jax.tree.leaves(trainable["model"]) else preference.adapters_off,
+    )
 
 
 def _batch(parts: setup.Parts) -> int:

@@ -47,17 +47,21 @@ class Prompts:
     def take(self, cursor: int, count: int) -> tuple[list[dict], list[list[int]], int]:
         """Return `count` rows from place `cursor` on, their ids, and the place behind them.
 
+        What was the prompt is `prompt` in the rows, whatever the data call it.
+
         Raises:
           ValueError: no row of a whole pass can be a prompt.
         """
         rows, ids, last = [], [], cursor
         while len(rows) < count:
             epoch, at = divmod(cursor, len(self.rows))
-            row = self.rows[int(self._order(epoch)[at])]
-            found = self._ids(row, int(self._order(epoch)[at]))
+            index = int(self._order(epoch)[at])
+            row = self.rows[index]
+            prompt = row.get(self._field, row.get("messages"))
+            found = self._ids(prompt, index)
             cursor += 1
             if found:
-                rows.append(row)
+                rows.append({**row, "prompt": prompt})
                 ids.append(found)
                 last = cursor
             elif cursor - last > len(self.rows):
@@ -67,8 +71,7 @@ class Prompts:
     def _epoch(self, epoch: int) -> np.ndarray:
         return draw.order([len(self.rows)], [1.0], seed=self._seed, epoch=epoch, shuffle=True)
 
-    def _ids(self, row: dict, index: int) -> list[int]:
-        prompt = row.get(self._field, row.get("messages"))
+    def _ids(self, prompt, index: int) -> list[int]:
         found = text.prompt_ids(prompt, self._tokenizer, encode=self._encode) if prompt else []
         if 0 < len(found) <= self.most:
             return found

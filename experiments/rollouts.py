@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import answers, generating, running
+from experiments import answers, generating, judging, running
 from experiments.prompts import Prompts
 from experiments.settings import Rollout, Settings
 from ftjax.core import conf, padding, rng, tree
@@ -63,7 +63,7 @@ def check(settings: Settings) -> None:
             f"rollout.max_new_tokens: got {r.max_new_tokens}; expected less than data.max_tokens = "
             f"{settings.data['max_tokens']}, which is of prompt and answer together"
         )
-    rewarding.make(settings.rewards, faults=r.faults)
+    rewarding.make(settings.rewards, faults=r.faults, known=judging.KNOWN)
     credit_of(settings)
 
 
@@ -91,7 +91,9 @@ class Sampler:
         r: Rollout = self.settings.rollout
         self.stop_ids = generating.stop_ids(self.parts.tokenizer)
         self.pad_id = self.parts.tokenizer.pad_id or 0
-        self.rewards = rewarding.make(self.settings.rewards, faults=r.faults)
+        self.rewards = rewarding.make(
+            self.settings.rewards, faults=r.faults, known=judging.KNOWN, mesh=self.parts.mesh
+        )
         self.credit = credit_of(self.settings)
         self.generate = sampling.make(
             self.parts.model, max_new_tokens=r.max_new_tokens, temperature=r.temperature,

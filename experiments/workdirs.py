@@ -25,8 +25,8 @@ class Run:
     step: int
 
 
-def parts_of(workdir: pathlib.Path) -> setup.Parts:
-    """Build the parts of the run that `workdir` holds.
+def parts_of(workdir: pathlib.Path, *, mesh=None) -> setup.Parts:
+    """Build the parts of the run that `workdir` holds; on another mesh where one is given.
 
     Raises:
       ValueError: the directory holds no run.
@@ -38,6 +38,8 @@ def parts_of(workdir: pathlib.Path) -> setup.Parts:
             "a run of experiments.train"
         )
     config = json.loads(path.read_text(encoding="utf-8"))
+    if mesh is not None:
+        config["mesh"] = dict(mesh.shape)
     return setup.build(settings.read(config))
 
 
@@ -46,13 +48,15 @@ def base_of(parts: setup.Parts) -> dict:
     return setup.weights(parts) | {"adapters": None}
 
 
-def load(workdir: pathlib.Path, *, checkpoint: str = "latest") -> Run:
+def load(workdir: pathlib.Path, *, checkpoint: str = "latest", mesh=None) -> Run:
     """Load a run with the weights of a checkpoint: "latest", "best" or a step.
+
+    mesh: another one than the run's own.
 
     Raises:
       ValueError: there is no run, or no such checkpoint.
     """
-    parts = parts_of(workdir)
+    parts = parts_of(workdir, mesh=mesh)
     folder = pathlib.Path(workdir) / "checkpoints"
     found = None
     if folder.is_dir():

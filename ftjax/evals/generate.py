@@ -29,7 +29,7 @@ def make(
       template: of the prompt, with the row's fields; None gives the row's prompt as it is, which
         may be a list of messages.
     """
-    prompts = [_prompt(row, template) for row in rows]
+    prompts = [prompt_of(row, template) for row in rows]
     wanted = [references(row, where=f"row {i}") for i, row in enumerate(rows)]
 
     def per_example(params) -> dict[str, np.ndarray]:
@@ -86,6 +86,7 @@ def references(row: Mapping, *, where: str) -> list[str]:
     return found
 
 
-def _prompt(row: Mapping, template: str | None):
+def prompt_of(row: Mapping, template: str | None = None):
+    """Return the prompt (or question) of a row, in a template of its fields if there is one."""
     prompt = row["prompt"] if "prompt" in row else row["question"]
     return prompt if template is None else template.format_map({**row, "prompt": prompt})

@@ -92,8 +92,8 @@ def _likelihood(model, *, beta, reference, **options):
     return rewards
 
 
-def _reward(model, *, beta, reference, chunk, **options):
-    del beta, reference, chunk
+def make_rewarder(model, *, batch_size: int, mesh=None) -> Callable:
+    """Make `rewards(params, examples) -> [n]`: params["head"]["reward"] at each last token."""
 
     def last(params, batch):
         x_BTD = model.hidden(
@@ -104,8 +104,13 @@ def _reward(model, *, beta, reference, chunk, **options):
         x_BD = jnp.take_along_axis(x_BTD, at[:, None, None], 1)[:, 0].astype(jnp.float32)
         return (x_BD @ params["head"]["reward"],)
 
-    run = base.make_runner(model, last, **options)
+    run = base.make_runner(model, last, batch_size=batch_size, mesh=mesh)
     return lambda params, examples: run(params, examples, count=1)[0]
+
+
+def _reward(model, *, beta, reference, chunk, **options):
+    del beta, reference, chunk
+    return make_rewarder(model, **options)
 
 
 SCORES = {"ratio": _ratio, "likelihood": _likelihood, "reward": _reward}

@@ -17,7 +17,7 @@ HIGHER, LOWER = 1, -1
 DIRECTIONS = {
     "accuracy": HIGHER, "bits_per_byte": LOWER, "exact_match": HIGHER, "f1": HIGHER,
     "loss": LOWER, "margin": HIGHER, "nll": LOWER, "nll_per_example": LOWER, "perplexity": LOWER,
-    "reward_margin": HIGHER,
+    "reward": HIGHER, "reward_margin": HIGHER,
 }  # fmt: skip
 
 

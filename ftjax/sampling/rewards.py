@@ -53,10 +53,7 @@ class Rewards(NamedTuple):
         """
         columns, skipped = [], 0
         for label, function in self.functions.items():
-            if isinstance(function, Whole):
-                columns.append(np.asarray(function.score(texts, rows), np.float32))
-                continue
-            found = [_score(label, function, *pair) for pair in zip(texts, rows, strict=True)]
+            found = _scores(label, function, texts, rows)
             faults = [fault for _, fault in found if fault]
             if faults and not self.skip:
                 raise ValueError(faults[0])
@@ -65,11 +62,16 @@ class Rewards(NamedTuple):
         return Scores(np.stack(columns, axis=-1), skipped)
 
 
-def make(specs: Mapping[str, Mapping], *, faults: str = "raise", **offered) -> Rewards:
+def make(
+    specs: Mapping[str, Mapping], *, faults: str = "raise",
+    known: Mapping[str, Callable] | None = None, **offered,
+) -> Rewards:  # fmt: skip
     """Make rewards from sections {label: dict(name=..., weight=1.0, ...)}.
 
-    faults: of a function that raises or returns NaN: "raise", or "skip" and count. `offered` are
-    keywords that a function may ask for.
+    Args:
+      faults: of a function that raises or returns NaN: "raise", or "skip" and count.
+      known: more functions by name, such as trained models.
+      offered: keywords that a function may ask for.
 
     Raises:
       ValueError: no section, or anything wrong with one, by its label.
@@ -82,28 +84,37 @@ def make(specs: Mapping[str, Mapping], *, faults: str = "raise", **offered) -> R
     for label, spec in specs.items():
         keywords = {k: v for k, v in spec.items() if k not in ("name", "weight")}
         where = f"rewards.{label}"
-        factory = find(spec.get("name"), where=where)
+        factory = find(spec.get("name"), FUNCTIONS | dict(known or {}), where=where)
         functions[label] = conf.call(factory, keywords, where=where, extra=offered)
         weights.append(float(spec.get("weight", 1.0)))
     return Rewards(functions, tuple(weights), faults == "skip")
 
 
-def find(name: str, *, where: str = "reward") -> Callable:
-    """Return the function of this name, or at this dotted path.
+def find(name: str, known: Mapping[str, Callable], *, where: str = "reward") -> Callable:
+    """Return the known function of this name, or the one at this dotted path.
 
     Raises:
       ValueError: there is none.
     """
-    if name in FUNCTIONS:
-        return FUNCTIONS[name]
+    if name in known:
+        return known[name]
     path, _, attribute = str(name).rpartition(".")
     try:
         return vars(importlib.import_module(path))[attribute]
     except (ImportError, KeyError, ValueError) as error:
         raise ValueError(
-            f"{where}.name: got {name!r}; expected one of {conf.listed(FUNCTIONS)}, or the dotted "
-            f"path of a function; {conf.nearest(str(name), FUNCTIONS)}"
+            f"{where}.name: got {name!r}; expected one of {conf.listed(known)}, or the dotted "
+            f"path of a function; {conf.nearest(str(name), known)}"
         ) from error
+
+
+def _scores(label: str, function, texts: Sequence[str], rows: Sequence[Mapping]) -> list:
+    """Return (reward or NaN, what went wrong) of every answer."""
+    if isinstance(function, Whole):
+        values = function.score(texts, rows)
+        triples = zip(values, texts, rows, strict=True)
+        return [_score(label, lambda text, row, v=v: v, text, row) for v, text, row in triples]
+    return [_score(label, function, *pair) for pair in zip(texts, rows, strict=True)]
 
 
 def _score(label: str, function: Callable, text: str, row: Mapping) -> tuple[float, str]:

@@ -9,6 +9,7 @@ prompts of one bucket, and prompt i draws with fold_in(key, i) wherever it ends 
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -18,11 +19,28 @@ from ftjax.core import padding
 from ftjax.sampling import generate as generating
 
 
-def make(
+class Answer(NamedTuple):
+    """A sampled continuation: token ids of its prompt and its own (a stop token too), the text."""
+
+    prompt: list[int]
+    tokens: list[int]
+    text: str
+
+
+def make(model, tokenizer, **options) -> Callable:
+    """Make `respond(params, prompts, key=None, progress=...) -> list of str`, the new text alone.
+
+    The options are those of `make_sampler`.
+    """
+    sample = make_sampler(model, tokenizer, **options)
+    return lambda *args, **more: [answer.text for answer in sample(*args, **more)]
+
+
+def make_sampler(
     model, tokenizer, *, batch_size: int = 8, stop_ids: Sequence[int] | None = None,
     until: Sequence[str] = (), encode: Callable | None = None, mesh=None, **sampling,
 ) -> Callable:  # fmt: skip
-    """Make `respond(params, prompts, key=None, progress=...) -> list of str`, the new text alone.
+    """Make `sample(params, prompts, key=None, progress=...) -> list of Answer`.
 
     Args:
       model: the handle.
@@ -42,10 +60,10 @@ def make(
         out_shardings=None if mesh is None else meshes.replicated(mesh),
     )  # fmt: skip
 
-    def respond(params, prompts: Sequence, key=None, *, progress=_silent) -> list[str]:
+    def sample(params, prompts: Sequence, key=None, *, progress=_silent) -> list[Answer]:
         ids = [prompt_ids(prompt, tokenizer, encode=encode) for prompt in prompts]
         key = jax.random.key(0) if key is None else key
-        texts = [""] * len(ids)
+        answers: list = [None] * len(ids)
         for index in _groups(ids, batch_size):
             row_keys = _row_keys(key, index + [0] * (batch_size - len(index)), mesh)
             batch = _batch([ids[i] for i in index], batch_size, _pad(tokenizer))
@@ -53,11 +71,12 @@ def make(
                 output = generate(params, *_place(batch, mesh), row_keys)
             found = _new_ids(output)[: len(index)]  # the rest are dummies
             for i, new in zip(index, found, strict=True):
-                texts[i] = cut(tokenizer.decode(without_stop(new, stop_ids)), until)
+                text = cut(tokenizer.decode(without_stop(new, stop_ids)), until)
+                answers[i] = Answer(ids[i], new, text)
             progress(len(index), sum(map(len, found)))
-        return texts
+        return answers
 
-    return respond
+    return sample
 
 
 def _silent(prompts: int, tokens: int) -> None:

@@ -74,3 +74,14 @@ def test_a_fault_names_function_and_prompt_or_is_counted(value, told):
 def test_wrong_sections(specs, told):
     with pytest.raises(ValueError, match=told):
         rewards.make(specs)
+
+
+def test_a_judge_of_whole_batches_has_its_faults_named_too():
+    whole = lambda: rewards.Whole(lambda texts, rows: np.float32([len(t) or np.nan for t in texts]))
+    make = lambda **options: rewards.make(
+        {"j": dict(name="judge")}, known={"judge": whole}, **options
+    )
+    np.testing.assert_array_equal(make()(["ab", "c"], [ROW] * 2).values_BF, [[2], [1]])
+    with pytest.raises(ValueError, match=r"rewards.j: returned nan for the answer '' to '2 . 2 ='"):
+        make()(["ab", ""], [ROW] * 2)
+    assert make(faults="skip")(["ab", ""], [ROW] * 2).skipped == 1
