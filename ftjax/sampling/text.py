@@ -45,7 +45,7 @@ def make_sampler(
     Args:
       model: the handle.
       tokenizer: `encode`, `decode`, `bos_id`, `eos_id`, `pad_id`.
-      batch_size: rows per program run; over a mesh, a multiple of its replicas.
+      batch_size: rows at a time; over a mesh, a multiple of its replicas.
       stop_ids: tokens that end a text and are left out of it; the eos token when not given.
       until: the text is cut before the first of these strings (a newline, for one line).
       encode: prompt -> ids, for chat templates; `tokenizer.encode` when not given.
@@ -53,8 +53,7 @@ def make_sampler(
       sampling: max_new_tokens and how tokens are drawn, see `generate.make`.
     """
     stop_ids = stops(tokenizer) if stop_ids is None else tuple(stop_ids)
-    if mesh is not None:
-        meshes.check_batch(batch_size, 1, mesh)
+    mesh is None or meshes.check_batch(batch_size, 1, mesh)
     generate = generating.make(
         model, stop_ids=stop_ids, pad_id=_pad(tokenizer), **sampling,
         out_shardings=None if mesh is None else meshes.replicated(mesh),
@@ -71,8 +70,8 @@ def make_sampler(
                 output = generate(params, *_place(batch, mesh), row_keys)
             found = _new_ids(output)[: len(index)]  # the rest are dummies
             for i, new in zip(index, found, strict=True):
-                text = cut(tokenizer.decode(without_stop(new, stop_ids)), until)
-                answers[i] = Answer(ids[i], new, text)
+                own = tokenizer.decode(without_stop(new, stop_ids))
+                answers[i] = Answer(ids[i], new, cut(own, until))
             progress(len(index), sum(map(len, found)))
         return answers
 
