@@ -43,8 +43,7 @@ def make_sampler(
     """Make `sample(params, prompts, key=None, progress=...) -> list of Answer`.
 
     Args:
-      model: the handle.
-      tokenizer: `encode`, `decode`, `bos_id`, `eos_id`, `pad_id`.
+      model: the handle. tokenizer: `encode`, `decode`, `bos_id`, `eos_id`, `pad_id`.
       batch_size: rows at a time; over a mesh, a multiple of its replicas.
       stop_ids: tokens that end a text and are left out of it; the eos token when not given.
       until: the text is cut before the first of these strings (a newline, for one line).
@@ -53,7 +52,8 @@ def make_sampler(
       sampling: max_new_tokens and how tokens are drawn, see `generate.make`.
     """
     stop_ids = stops(tokenizer) if stop_ids is None else tuple(stop_ids)
-    mesh is None or meshes.check_batch(batch_size, 1, mesh)
+    if mesh is not None:
+        meshes.check_batch(batch_size, 1, mesh)
     generate = generating.make(
         model, stop_ids=stop_ids, pad_id=_pad(tokenizer), **sampling,
         out_shardings=None if mesh is None else meshes.replicated(mesh),
