@@ -98,11 +98,10 @@ def tune(c, *, full: bool, rank: int = 16):
     return c
 
 
-def parse_domain(arg, **more):
+def parse_domain(arg, *, steps: int = 200, **more):
     """Parse what the configs of a domain have in common: data, base, method, length."""
-    return parse_arg(
-        arg, data=data_folder(), base="tiny", full=False, rank=16, steps=200, runlocal=False, **more
-    )  # fmt: skip
+    own = dict(base="tiny", full=False, rank=16, steps=steps, runlocal=False)
+    return parse_arg(arg, data=data_folder(), **own, **more)
 
 
 def domain(arg):
@@ -178,11 +177,15 @@ def preference(arg, *, kind: str = "preference", score: str = "ratio", **source)
     c.data = dict(own | source, kind=kind, max_tokens=arg.tokens)
     held = dict(name="jsonl", path=[f"{folder}/test.jsonl.gz" for folder in folders])
     held["kind"] = "preference"
-    c.evals.pairs = dict(name="preference", group="new", score=score, data=held, rows=300)
+    c.evals.pairs = dict(name="preference", group="new", score=score, data=held, rows=400)
     c.steps, c.batch_size = arg.steps, 8
     return general(c, arg.data)
 
 
 def parse_preference(arg, **more):
-    """Parse what the configs of human preferences have in common; parts=a+b joins data sets."""
-    return parse_domain(arg, parts="hh_helpful+hh_harmless", tokens=512, seed=0, **more)
+    """Parse what the configs of human preferences have in common; parts=a+b joins data sets.
+
+    The helpful answers alone by default: people prefer longer ones there and shorter ones among the
+    harmless, which a small model cannot tell apart.
+    """
+    return parse_domain(arg, steps=100, parts="hh_helpful", tokens=256, seed=0, **more)

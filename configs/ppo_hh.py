@@ -18,7 +18,7 @@ def get_config(arg=None):
     """Return the config of one stage; `runs` is the folder of all of them."""
     arg = common.parse_arg(
         arg, data=common.data_folder(), base="tiny", stage="ppo", runs="", rank=16,
-        sft_steps=150, reward_steps=150, steps=160, new=48, kl=4.0, seed=0, runlocal=False,
+        sft_steps=120, reward_steps=100, steps=160, new=48, kl=4.0, seed=0, runlocal=False,
     )  # fmt: skip
     return STAGES[arg.stage](arg)
 
@@ -47,7 +47,7 @@ def reward(arg):
     """Learn which answers people preferred, from the fine-tuned model."""
     return reward_hh.get_config(
         f"data={arg.data},base={made(arg, 'sft')}/export,parts={PART},steps={arg.reward_steps},"
-        f"tokens=256,rank={arg.rank},seed={arg.seed},runlocal={arg.runlocal}"
+        f"rank={arg.rank},seed={arg.seed},runlocal={arg.runlocal}"
     )
 
 
@@ -60,15 +60,15 @@ def ppo(arg):
     c.rollout.epochs, c.rollout.kl_target, c.rollout.kl_horizon = 2, arg.kl, 1000
     c.seed = dict(data=arg.seed, init=arg.seed, adapter=arg.seed, sampling=arg.seed)
     source = lambda split: dict(name="jsonl", path=f"{arg.data}/preference/{PART}/{split}.jsonl.gz")
-    c.data = dict(source("train"), max_tokens=192)
+    c.data = dict(source("train"), max_tokens=256)
     c.objective = dict(name="ppo", clip=0.2, value_clip=0.2, value_weight=0.1)
     c.advantages = dict(kl_weight=0.05, decay=0.95)
     c.rewards.learned = dict(name="model", workdir=made(arg, "reward"))
-    c.evals.held = dict(name="reward", group="new", data=source("test"), rows=128)
+    c.evals.held = dict(name="reward", group="new", data=source("test"), rows=200)
     common.general(c, arg.data)
-    c.optim.learning_rate = 3e-4
+    c.optim.learning_rate = 1e-3
     c.optim.schedule = dict(name="constant")
-    c.steps, c.batch_size, c.log_every_steps = arg.steps, 16, 4
+    c.steps, c.batch_size, c.log_every_steps = arg.steps, 16, 8
     if not arg.runlocal:
         return c
     if not arg.runs:  # nothing to build on: the plumbing alone

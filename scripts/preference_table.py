@@ -17,15 +17,14 @@ from scripts import runs
 
 NAME = "scripts/preference_table.py"
 CONFIGS = {"DPO": "dpo_hh", "KTO": "kto_hh", "ORPO": "orpo", "SimPO": "simpo"}
-PARTS = ("hh_helpful", "hh_harmless")
 HEADS = ("method", "accuracy before", "after", "reward margin before", "after", "old domains")
 ACCURACY, MARGIN = "eval/pairs/accuracy", "eval/pairs/reward_margin"
 OLD = ("eval/wiki/nll", "eval/tinystories/nll")
 
 
-def first_stage(data: str, steps: int) -> str:
+def first_stage(data: str, parts: str, steps: int) -> str:
     """Say the config of supervised fine-tuning on the chosen answers."""
-    paths = "+".join(f"{data}/preference/{part}/train.jsonl.gz" for part in PARTS)
+    paths = "+".join(f"{data}/preference/{part}/train.jsonl.gz" for part in parts.split("+"))
     return f"configs/sft.py:path={paths},response=chosen,full,steps={steps}"
 
 
@@ -65,8 +64,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--data", required=True, help="folder that holds preference/ and corpus/")
     p.add_argument("--methods", default=",".join(CONFIGS), help="names, comma-separated")
     p.add_argument("--seeds", type=int, default=3, help="runs of each method")
-    p.add_argument("--steps", type=int, default=200, help="steps of each run")
-    p.add_argument("--sft_steps", type=int, default=400, help="steps of the fine-tuning before")
+    p.add_argument("--parts", default="hh_helpful", help="folders of preference/, joined by +")
+    p.add_argument("--steps", type=int, default=100, help="steps of each run")
+    p.add_argument("--sft_steps", type=int, default=120, help="steps of the fine-tuning before")
     p.add_argument("--workdir", required=True, help="directory of the runs")
     p.add_argument("--out", default="", help="Markdown file that the table goes into")
     return p
@@ -76,8 +76,9 @@ def main() -> None:
     """Run what is missing and write the table."""
     given = parser().parse_args()
     workdir, rows = pathlib.Path(given.workdir), []
-    runs.train("sft", first_stage(given.data, given.sft_steps), workdir)
-    common = f"data={given.data},base={workdir / 'sft' / 'export'},steps={given.steps}"
+    runs.train("sft", first_stage(given.data, given.parts, given.sft_steps), workdir)
+    base = f"base={workdir / 'sft' / 'export'},parts={given.parts}"
+    common = f"data={given.data},{base},steps={given.steps}"
     for method in given.methods.split(","):
         labels = [f"{method}-{seed}" for seed in range(given.seeds)]
         for seed, label in enumerate(labels):

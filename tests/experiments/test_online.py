@@ -76,7 +76,7 @@ def plain(lab, **changes):
     c = common.online(lab.config(), prompts=8, samples=2, max_new_tokens=4)
     c.objective = dict(name="grpo")
     c.rewards.exact = dict(name="exact", field="response")
-    flat = c.to_dict()
+    flat = c.to_dict() | dict(data=lab.raw() | dict(max_tokens=64))
     for key, value in changes.items():
         *parents, name = key.split(".")
         node = flat
@@ -110,3 +110,17 @@ def test_arrays_survive_json():
         found = answers.unpack(json.loads(json.dumps(answers.pack(array))))
         assert found.dtype == array.dtype
         np.testing.assert_array_equal(found, array)
+
+
+def test_one_device_and_eight_learn_the_same(lab, tmp_path, use_devices):
+    found = {}
+    for devices in (1, 8):
+        use_devices(devices)
+        short = {"rewards.short": dict(name="length", most=6, unit="characters")}
+        chosen = plain(lab, objective=dict(name="ppo"), **short, **{"rollout.epochs": 2})
+        rollouts.train(chosen, tmp_path / str(devices))
+        found[devices] = metrics(tmp_path / str(devices))
+    assert len(found[1]) == len(found[8]) == 3
+    for one, eight in zip(found[1], found[8], strict=True):
+        for name in ("reward", "answer/tokens", "loss", "loss/value", "kl/base", "grad_norm"):
+            assert one[name] == pytest.approx(eight[name], rel=1e-3, abs=1e-5), name

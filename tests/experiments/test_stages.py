@@ -58,7 +58,6 @@ def test_a_policy_learns_from_it_and_is_measured_on_held_out_prompts(judge, lab,
     held = dict(name="reward", group="new", data=lab.raw(), rows=6)
     changes = {
         "rewards": {"learned": dict(name="model", workdir=str(judge))}, "evals": {"held": held},
-        "data": lab.raw() | dict(max_tokens=64),
         "objective": dict(name="ppo"), "batch_size": 8, "steps": 2,
     }  # fmt: skip
     rollouts.train(plain(lab, **changes), tmp_path / "run")
