@@ -22,7 +22,10 @@ def make(
     model, tokenizer, *, batch_size: int = 8, stop_ids: Sequence[int] | None = None,
     until: Sequence[str] = (), encode: Callable | None = None, mesh=None, **sampling,
 ) -> Callable:  # fmt: skip
-    """Make `respond(params, prompts, key=None, progress=...) -> list of str`, the new text alone.
+    """Make `respond(params, prompts, key=None, of_rows=None, progress=...) -> list of str`.
+
+    The texts are the new ones alone. `of_rows(params, index) -> params` gives those of a batch,
+    whose row i is prompt index[i]: of the same shapes for every batch, so that one program runs.
 
     Args:
       model: the handle.
@@ -42,16 +45,22 @@ def make(
         out_shardings=None if mesh is None else meshes.replicated(mesh),
     )  # fmt: skip
 
-    def respond(params, prompts: Sequence, key=None, *, progress=_silent) -> list[str]:
+    def one(params, ids, row_keys) -> list[list[int]]:
+        batch = _batch(ids, batch_size, _pad(tokenizer))
+        with _under(mesh):
+            output = generate(params, *_place(batch, mesh), row_keys)
+        return _new_ids(output)[: len(ids)]  # the rest are dummies
+
+    def respond(
+        params, prompts: Sequence, key=None, *, of_rows=None, progress=_silent
+    ) -> list[str]:
         ids = [prompt_ids(prompt, tokenizer, encode=encode) for prompt in prompts]
         key = jax.random.key(0) if key is None else key
         texts = [""] * len(ids)
         for index in _groups(ids, batch_size):
-            row_keys = _row_keys(key, index + [0] * (batch_size - len(index)), mesh)
-            batch = _batch([ids[i] for i in index], batch_size, _pad(tokenizer))
-            with _under(mesh):
-                output = generate(params, *_place(batch, mesh), row_keys)
-            found = _new_ids(output)[: len(index)]  # the rest are dummies
+            filled = index + [0] * (batch_size - len(index))
+            own = of_rows(params, filled) if of_rows else params
+            found = one(own, [ids[i] for i in index], _row_keys(key, filled, mesh))
             for i, new in zip(index, found, strict=True):
                 texts[i] = cut(tokenizer.decode(without_stop(new, stop_ids)), until)
             progress(len(index), sum(map(len, found)))
