@@ -22,14 +22,12 @@ def make(
     model, tokenizer, *, batch_size: int = 8, stop_ids: Sequence[int] | None = None,
     until: Sequence[str] = (), encode: Callable | None = None, mesh=None, **sampling,
 ) -> Callable:  # fmt: skip
-    """Make `respond(params, prompts, key=None, of_rows=None, progress=...) -> list of str`.
+    """Make `respond(params, prompts, key=None, progress=...) -> list of str`, the new text alone.
 
-    The texts are the new ones alone. `of_rows(params, index) -> params` gives those of a batch,
-    whose row i is prompt index[i]: of the same shapes for every batch, so that one program runs.
+    Its `of_rows(params, index)`, if given, makes the params of a batch of these prompts.
 
     Args:
-      model: the handle.
-      tokenizer: `encode`, `decode`, `bos_id`, `eos_id`, `pad_id`.
+      model: the handle. tokenizer: `encode`, `decode`, `bos_id`, `eos_id`, `pad_id`.
       batch_size: rows per program run; over a mesh, a multiple of its replicas.
       stop_ids: tokens that end a text and are left out of it; the eos token when not given.
       until: the text is cut before the first of these strings (a newline, for one line).
@@ -45,22 +43,15 @@ def make(
         out_shardings=None if mesh is None else meshes.replicated(mesh),
     )  # fmt: skip
 
-    def one(params, ids, row_keys) -> list[list[int]]:
-        batch = _batch(ids, batch_size, _pad(tokenizer))
-        with _under(mesh):
-            output = generate(params, *_place(batch, mesh), row_keys)
-        return _new_ids(output)[: len(ids)]  # the rest are dummies
-
-    def respond(
-        params, prompts: Sequence, key=None, *, of_rows=None, progress=_silent
-    ) -> list[str]:
+    def respond(params, prompts, key=None, *, of_rows=None, progress=_silent) -> list[str]:
         ids = [prompt_ids(prompt, tokenizer, encode=encode) for prompt in prompts]
-        key = jax.random.key(0) if key is None else key
-        texts = [""] * len(ids)
+        key, texts = jax.random.key(0) if key is None else key, [""] * len(ids)
         for index in _groups(ids, batch_size):
-            filled = index + [0] * (batch_size - len(index))
-            own = of_rows(params, filled) if of_rows else params
-            found = one(own, [ids[i] for i in index], _row_keys(key, filled, mesh))
+            rows = index + [0] * (batch_size - len(index))  # the rest are dummies
+            own = of_rows(params, rows) if of_rows else params
+            batch = _place(_batch([ids[i] for i in index], batch_size, _pad(tokenizer)), mesh)
+            with _under(mesh):
+                found = _new_ids(generate(own, *batch, _row_keys(key, rows, mesh)))[: len(index)]
             for i, new in zip(index, found, strict=True):
                 texts[i] = cut(tokenizer.decode(without_stop(new, stop_ids)), until)
             progress(len(index), sum(map(len, found)))
