@@ -4,6 +4,12 @@ r"""Let a run's model write.
     python -m experiments.generate --workdir runs/mine --prompts_file q.jsonl --output a.jsonl
     python -m experiments.generate --workdir runs/mine --chat --temperature 0.7
     python -m experiments.generate --workdir runs/mine --chat --base        # before the run
+    python -m experiments.generate --model tiny --adapter a=runs/a/export --prompt "The sky is"
+    python -m experiments.generate --model tiny --adapter a=runs/a/export --adapter b=runs/b/export
+        --prompts_file q.jsonl      # lines such as {"prompt": "The sky is", "adapter": "a"}
+
+Prompts of several adapters run in one program, each row with its own; one without a name is the
+base's. With --workdir the adapters are over that run's base, in place of its own adapter.
 
 In the chat /reset forgets what was said, /quit ends, and ctrl-C cuts an answer short.
 """
@@ -15,7 +21,9 @@ from absl import app, flags
 
 from experiments import commands
 
-WORKDIR = flags.DEFINE_string("workdir", None, "directory of the run", required=True)
+WORKDIR = flags.DEFINE_string("workdir", "", "directory of the run")
+MODEL = flags.DEFINE_string("model", "", "a base in place of a run: a directory, or tiny")
+ADAPTER = flags.DEFINE_multi_string("adapter", [], "NAME=DIR of PEFT's files; may be repeated")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "latest, best or a step")
 BASE = flags.DEFINE_bool("base", False, "what the run started from: its base, adapter off")
 PROMPT = flags.DEFINE_multi_string("prompt", [], "a prompt; may be repeated")
@@ -40,17 +48,13 @@ def main(argv: list[str]) -> None:
     """Run what the flags say."""
     if len(argv) > 1:
         raise app.UsageError(f"got the arguments {argv[1:]}; expected flags; quote the prompt")
-    if CHAT.value == bool(PROMPT.value or PROMPTS_FILE.value):
-        raise app.UsageError("expected --prompt or --prompts_file, or --chat, and not both")
-    from experiments import generating, workdirs  # jax and the rest: slow to import
+    check_flags()
+    from experiments import generating, several  # jax and the rest: slow to import
 
-    workdir = pathlib.Path(WORKDIR.value)
-    if BASE.value:
-        parts = workdirs.parts_of(workdir)
-        params = workdirs.base_of(parts)
-    else:
-        run = workdirs.load(workdir, checkpoint=CHECKPOINT.value)
-        parts, params = run.parts, run.params
+    asked, given = prompts(), several.named(ADAPTER.value)
+    which = several.places(asked, given)
+    parts, params = load(adapters=bool(given))
+    params, of_rows = several.over(parts, params, given, which)
     data = parts.settings.data
     choice = TEMPLATE.value or data.get("chat_template")
     template = generating.find_template(parts.tokenizer, choice)
@@ -60,11 +64,48 @@ def main(argv: list[str]) -> None:
     )  # fmt: skip
     if CHAT.value:
         talk(parts, params, template, options)
+        return
+    # A model trained on messages expects what a user says inside its template.
+    wrap = bool(TEMPLATE.value) or data.get("kind") == "chat"
+    options["encode"] = generating.make_encode(parts.tokenizer, template=template, wrap=wrap)
+    write(parts, params, [each.prompt for each in asked], options, of_rows=of_rows)
+
+
+def check_flags() -> None:
+    """Refuse flags that do not go together."""
+    for wrong, message in (
+        (CHAT.value == bool(PROMPT.value or PROMPTS_FILE.value),
+         "expected --prompt or --prompts_file, or --chat, and not both"),
+        (bool(WORKDIR.value) == bool(MODEL.value), "expected --workdir, or --model, and not both"),
+        (BASE.value and (MODEL.value or ADAPTER.value), "--base is for --workdir, no --adapter"),
+        (CHAT.value and len(ADAPTER.value) > 1, "--chat is with one --adapter at most"),
+    ):  # fmt: skip
+        if wrong:
+            raise app.UsageError(message)
+
+
+def prompts() -> list:
+    """Collect the prompts; a chat begins with none, which stands for what will be said."""
+    from experiments import generating
+
+    if CHAT.value:
+        return [generating.Asked("")]
+    found = [generating.Asked(prompt) for prompt in PROMPT.value]
+    return found + (generating.read_prompts(PROMPTS_FILE.value) if PROMPTS_FILE.value else [])
+
+
+def load(*, adapters: bool):
+    """Read the parts and weights that the flags name; `adapters` come in place of a run's own."""
+    from experiments import several, workdirs
+
+    if WORKDIR.value and not (BASE.value or adapters):
+        run = workdirs.load(pathlib.Path(WORKDIR.value), checkpoint=CHECKPOINT.value)
+        return run.parts, run.params
+    if WORKDIR.value:
+        parts = workdirs.parts_of(pathlib.Path(WORKDIR.value))
     else:
-        # A model trained on messages expects what a user says inside its template.
-        wrap = bool(TEMPLATE.value) or data.get("kind") == "chat"
-        write(parts, params, generating.make_encode(parts.tokenizer, template=template, wrap=wrap),
-              options)  # fmt: skip
+        parts = several.parts_over(MODEL.value)
+    return parts, workdirs.base_of(parts)
 
 
 def progress(total: int):
@@ -81,7 +122,7 @@ def progress(total: int):
     return show
 
 
-def write(parts, params, encode, options: dict) -> None:
+def write(parts, params, asked: list, options: dict, *, of_rows) -> None:
     """Continue every prompt and print the texts."""
     import jax
 
@@ -89,19 +130,17 @@ def write(parts, params, encode, options: dict) -> None:
     from ftjax.core import mesh as meshes
     from ftjax.sampling import text
 
-    prompts = list(PROMPT.value)
-    if PROMPTS_FILE.value:
-        prompts += generating.read_prompts(PROMPTS_FILE.value)
     replicas = meshes.replicas(parts.mesh)
     respond = text.make(
-        parts.model, parts.tokenizer, encode=encode, until=tuple(UNTIL.value), mesh=parts.mesh,
-        batch_size=-(-min(BATCH_SIZE.value, len(prompts)) // replicas) * replicas, **options,
+        parts.model, parts.tokenizer, until=tuple(UNTIL.value), mesh=parts.mesh,
+        batch_size=-(-min(BATCH_SIZE.value, len(asked)) // replicas) * replicas, **options,
     )  # fmt: skip
-    texts = respond(params, prompts, jax.random.key(SEED.value), progress=progress(len(prompts)))
-    for prompt, new in zip(prompts, texts, strict=True):
+    key, show = jax.random.key(SEED.value), progress(len(asked))
+    texts = respond(params, asked, key, of_rows=of_rows, progress=show)
+    for prompt, new in zip(asked, texts, strict=True):
         print(f"> {prompt}\n{new}\n")
     if OUTPUT.value:
-        generating.write_results(OUTPUT.value, prompts, texts)
+        generating.write_results(OUTPUT.value, asked, texts)
 
 
 def talk(parts, params, template, options: dict) -> None:

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 from ftjax.data import chat
 from ftjax.sampling import text
@@ -17,23 +18,34 @@ TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>")
 HELP = "/reset forgets what was said, /quit ends"
 
 
-def read_prompts(path: pathlib.Path) -> list:
+class Asked(NamedTuple):
+    """A prompt (text, or a list of messages), and the name of the adapter that is to answer."""
+
+    prompt: Any
+    adapter: str | None = None
+
+
+def read_prompts(path: pathlib.Path) -> list[Asked]:
     """Read prompts: the `prompt` (or `messages`) of each line of .jsonl, or the lines of a text.
 
+    The `adapter` of a line of .jsonl is the name of one.
+
     Raises:
-      ValueError: a line has none.
+      ValueError: a line has no prompt.
     """
     lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
     if pathlib.Path(path).suffix != ".jsonl":
-        return [line for line in lines if line.strip()]
-    return [_prompt(line, f"{path}:{i}") for i, line in enumerate(lines, 1) if line.strip()]
+        return [Asked(line) for line in lines if line.strip()]
+    return [_asked(line, f"{path}:{i}") for i, line in enumerate(lines, 1) if line.strip()]
 
 
-def _prompt(line: str, where: str):
+def _asked(line: str, where: str) -> Asked:
     row = json.loads(line)
     if not isinstance(row, dict) or not ({"prompt", "messages"} & row.keys()):
         raise ValueError(f"{where}: got {line[:80]!r}; expected an object with prompt or messages")
-    return row["prompt"] if "prompt" in row else row["messages"]
+    if not isinstance(row.get("adapter"), str | None):
+        raise ValueError(f"{where}: got adapter={row['adapter']!r}; expected a name, or none")
+    return Asked(row["prompt"] if "prompt" in row else row["messages"], row.get("adapter"))
 
 
 def make_encode(tokenizer, *, template: chat.Template | None, wrap: bool = False) -> Callable:

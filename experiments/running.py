@@ -15,21 +15,16 @@ from typing import Any, NamedTuple
 
 import jax
 
-from experiments import evaluating, references, results, setup, starting
+from experiments import evaluating, references, results, saving, setup, starting
 from experiments.settings import Settings
-from ftjax.core import conf, tree
+from ftjax.core import conf
 from ftjax.core import mesh as meshes
 from ftjax.data import loader as loaders
 from ftjax.optim import chain
-from ftjax.optim import ema as averages
 from ftjax.train import compile as compiling
 from ftjax.train import flops, loop, metrics, summary
 from ftjax.train import state as states
-from ftjax.train.checkpoint import Checkpoints
 from ftjax.train.step import make_step
-
-# What may differ when a run is resumed: it does not change what a step computes.
-FREE = ("log_every_steps", "checkpoint/**", "wandb_project", "mesh/**")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +61,7 @@ def plan(settings: Settings, *, progress=None, load: Callable | None = None) -> 
     optimizer = conf.call(chain.make, settings.optim, where="optim", extra=total)
     trainable, frozen = states.split(parts.abstract, parts.patterns)
     references.check(parts.reference.name, parts.objective, trainable)
-    state = abstract_state(parts, trainable, optimizer.tx)
+    state = saving.abstract_state(parts, trainable, optimizer.tx)
     _check_length(settings.data, parts.model)
     evaluating.check(settings.evals)
     # The evaluations first: the data of training takes the longest to encode.
@@ -126,24 +121,6 @@ def open_data(data: dict, *, where: str, **given) -> loaders.Loader:
     return loaders.make(**data, **given)
 
 
-def _create(settings: Settings, tx, trainable) -> states.State:
-    key = jax.random.key(settings.seed.sampling)
-    return states.create(trainable, tx, key=key, ema=settings.ema_decay is not None)
-
-
-def abstract_state(parts: setup.Parts, trainable, tx) -> states.State:
-    """Shapes and shardings of the state, without making it."""
-    abstract = jax.eval_shape(functools.partial(_create, parts.settings, tx), trainable)
-    places = states.shardings(abstract, parts.letters, tx, parts.mesh)
-    place = lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s)
-    return jax.tree.map(place, abstract, places)
-
-
-def shardings_of(abstract):
-    """Take the shardings out of a tree of abstract arrays."""
-    return jax.tree.map(lambda leaf: leaf.sharding, abstract)
-
-
 def compiled_step(p: Plan):
     """Make the training step of a plan, jitted (or pmapped) for its mesh."""
     s = p.settings
@@ -154,7 +131,7 @@ def compiled_step(p: Plan):
     )  # fmt: skip
     if s.compile == "pmap":
         return compiling.pmap(step, mesh=p.parts.mesh)
-    return compiling.jit(step(), mesh=p.parts.mesh, state=shardings_of(p.state))
+    return compiling.jit(step(), mesh=p.parts.mesh, state=saving.shardings_of(p.state))
 
 
 def arrays(p: Plan, workdir: pathlib.Path | None = None) -> tuple[states.State, Any]:
@@ -165,9 +142,9 @@ def arrays(p: Plan, workdir: pathlib.Path | None = None) -> tuple[states.State, 
     find = functools.partial(starting.find, p.parts, p.objective, p.loader, workdir=workdir)
     params = setup.weights(p.parts, find if workdir else None)
     trainable, frozen = states.split(params, p.parts.patterns)
-    create = functools.partial(_create, p.settings, p.optimizer.tx)
+    create = functools.partial(saving.create, p.settings, p.optimizer.tx)
     # Compiled, because the moments must lie where their parameters lie.
-    return jax.jit(create, out_shardings=shardings_of(p.state))(trainable), frozen
+    return jax.jit(create, out_shardings=saving.shardings_of(p.state))(trainable), frozen
 
 
 class Batches:
@@ -191,16 +168,10 @@ class Batches:
         self._loader.restore(position)
 
 
-def params_of(state: states.State, frozen):
-    """Put a state's weights (their average, if one is kept) and the frozen ones together."""
-    own = state.params if state.ema is None else averages.cast(state.ema, state.params)
-    return tree.combine(own, frozen)
-
-
 def _coupled(p: Plan, state, frozen, workdir: pathlib.Path) -> tuple:
     """Make the batches and the step of a run that learns from data as it is."""
     references.compute(
-        p.parts, params_of(state, frozen), p.loader.data.store, workdir=workdir,
+        p.parts, saving.params_of(state, frozen), p.loader.data.store, workdir=workdir,
         identity=setup.identity(p.parts), progress=results.progress("reference"),
     )  # fmt: skip
     return Batches(p.loader, p.parts.mesh), compiled_step(p)
@@ -228,7 +199,7 @@ def train(
         for writer in writers:
             stack.callback(writer.close)
         allow = dict(allow_config_change=allow_config_change)
-        checkpoints = stack.enter_context(open_checkpoints(p.parts, workdir, **allow))
+        checkpoints = stack.enter_context(saving.open_checkpoints(p.parts, workdir, **allow))
         state, progress = loop.resume(checkpoints, state, batches, writers=writers)
         way.begin(batches, state)
         if jax.process_index() == 0:  # a config that is refused must not replace the run's own
@@ -242,13 +213,15 @@ def train(
                 p.parts.model, p.state.params, sequence=settings.data["max_tokens"]
             ),
         )  # fmt: skip
-    params = params_of(run.state, frozen)
+    params = saving.params_of(run.state, frozen)
     return results.finish(p, run, params, workdir, seconds=time.perf_counter() - start)
 
 
 def _evaluations(p: Plan, workdir: pathlib.Path) -> loop.Every:
     def evaluate(now: loop.Now) -> dict:
-        return p.evaluation.run(params_of(now.state, now.frozen), step=now.step, workdir=workdir)
+        return p.evaluation.run(
+            saving.params_of(now.state, now.frozen), step=now.step, workdir=workdir
+        )
 
     return loop.Every(p.settings.eval_every_steps or p.settings.steps, evaluate, at_start=True)
 
@@ -264,13 +237,3 @@ def writers_of(settings: Settings, workdir: pathlib.Path) -> tuple:
         name, config = workdir.name, settings.plain
         writers.append(metrics.Wandb(project=settings.wandb_project, name=name, config=config))
     return tuple(writers)
-
-
-def open_checkpoints(parts: setup.Parts, workdir: pathlib.Path, **options) -> Checkpoints:
-    """Open the checkpoints of a run; the options are those of `Checkpoints`."""
-    spec = parts.settings.checkpoint
-    return Checkpoints(
-        pathlib.Path(workdir) / "checkpoints", config=parts.settings.plain,
-        frozen=setup.identity(parts), keep=spec.keep, best=spec.best or None, mode=spec.mode,
-        free=FREE, **options,
-    )  # fmt: skip

@@ -11,7 +11,7 @@ import pathlib
 
 import optax
 
-from experiments import running, settings, setup, starting
+from experiments import saving, settings, setup, starting
 from ftjax.train import state as states
 
 
@@ -62,7 +62,7 @@ def load(workdir: pathlib.Path, *, checkpoint: str = "latest", mesh=None) -> Run
     if folder.is_dir():
         # A run may have gone on with another config: its arrays are what must fit.
         options = dict(read_only=True, allow_config_change=True)
-        with running.open_checkpoints(parts, workdir, **options) as checkpoints:
+        with saving.open_checkpoints(parts, workdir, **options) as checkpoints:
             step = choose(checkpoints, checkpoint)
             found = checkpoints.restore(wanted(parts), step=step, partial=True)
     if found is None:
@@ -71,14 +71,14 @@ def load(workdir: pathlib.Path, *, checkpoint: str = "latest", mesh=None) -> Run
             "saved one; for what it started from, pass --base"
         )
     first = setup.weights(parts, lambda _: starting.read(parts, pathlib.Path(workdir)))
-    params = running.params_of(found.state, states.split(first, parts.patterns)[1])
+    params = saving.params_of(found.state, states.split(first, parts.patterns)[1])
     return Run(parts, params, first | {"adapters": None}, found.step)
 
 
 def wanted(parts: setup.Parts) -> states.State:
     """Describe what a reader needs of a state: the weights and their average."""
     trainable, _ = states.split(parts.abstract, parts.patterns)
-    state = running.abstract_state(parts, trainable, optax.identity())
+    state = saving.abstract_state(parts, trainable, optax.identity())
     return state._replace(step=None, opt_state=None, key=None)
 
 

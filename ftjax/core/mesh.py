@@ -97,13 +97,13 @@ def replicas(mesh: Mesh) -> int:
     return math.prod(mesh.shape[axis] for axis in RULES["B"])
 
 
-def check_batch(batch_size: int, accumulate: int, mesh: Mesh) -> None:
-    """Check that a batch divides into microbatches and over the replicas.
+def check_batch(batch_size: int, accumulate: int, mesh: Mesh | None) -> None:
+    """Check that a batch divides into microbatches and over the replicas; no mesh has one.
 
     Raises:
       ValueError: it does not.
     """
-    parts = accumulate * replicas(mesh)
+    parts = accumulate * (1 if mesh is None else replicas(mesh))
     if batch_size % parts:
         axes = " x ".join(f"{axis} {mesh.shape[axis]}" for axis in RULES["B"])
         raise ValueError(

@@ -69,8 +69,7 @@ def make_runner(model, function: Callable, *, batch_size: int, mesh=None) -> Cal
 
     `function(params, batch)` returns `count` arrays [B]; examples are as for `make_scorer`.
     """
-    if mesh is not None:
-        meshes.check_batch(batch_size, 1, mesh)
+    meshes.check_batch(batch_size, 1, mesh)
     call = jax.jit(function, out_shardings=None if mesh is None else meshes.replicated(mesh))
 
     def run(params, examples: Sequence, *, count: int) -> list[np.ndarray]:

@@ -40,10 +40,12 @@ def make_sampler(
     model, tokenizer, *, batch_size: int = 8, stop_ids: Sequence[int] | None = None,
     until: Sequence[str] = (), encode: Callable | None = None, mesh=None, **sampling,
 ) -> Callable:  # fmt: skip
-    """Make `sample(params, prompts, key=None, progress=...) -> list of Answer`.
+    """Make `sample(params, prompts, key=None, of_rows=None, progress=...) -> list of Answer`.
+
+    `of_rows(params, index)` makes the params of a batch of these prompts.
 
     Args:
-      model: the handle. tokenizer: `encode`, `decode`, `bos_id`, `eos_id`, `pad_id`.
+      tokenizer: `encode`, `decode`, `bos_id`, `eos_id`, `pad_id`.
       batch_size: rows at a time; over a mesh, a multiple of its replicas.
       stop_ids: tokens that end a text and are left out of it; the eos token when not given.
       until: the text is cut before the first of these strings (a newline, for one line).
@@ -52,26 +54,24 @@ def make_sampler(
       sampling: max_new_tokens and how tokens are drawn, see `generate.make`.
     """
     stop_ids = stops(tokenizer) if stop_ids is None else tuple(stop_ids)
-    if mesh is not None:
-        meshes.check_batch(batch_size, 1, mesh)
+    meshes.check_batch(batch_size, 1, mesh)
     generate = generating.make(
         model, stop_ids=stop_ids, pad_id=_pad(tokenizer), **sampling,
         out_shardings=None if mesh is None else meshes.replicated(mesh),
     )  # fmt: skip
 
-    def sample(params, prompts: Sequence, key=None, *, progress=_silent) -> list[Answer]:
+    def sample(params, prompts, key=None, *, of_rows=None, progress=_silent) -> list[Answer]:
         ids = [prompt_ids(prompt, tokenizer, encode=encode) for prompt in prompts]
-        key = jax.random.key(0) if key is None else key
-        answers: list = [None] * len(ids)
+        key, answers = jax.random.key(0) if key is None else key, [None] * len(ids)
         for index in _groups(ids, batch_size):
-            row_keys = _row_keys(key, index + [0] * (batch_size - len(index)), mesh)
-            batch = _batch([ids[i] for i in index], batch_size, _pad(tokenizer))
+            rows = index + [0] * (batch_size - len(index))  # the rest are dummies
+            own = of_rows(params, rows) if of_rows else params
+            batch = _batch([ids[i] for i in index], batch_size, _pad(tokenizer), mesh)
             with _under(mesh):
-                output = generate(params, *_place(batch, mesh), row_keys)
-            found = _new_ids(output)[: len(index)]  # the rest are dummies
+                found = _new_ids(generate(own, *batch, _row_keys(key, rows, mesh)))[: len(index)]
             for i, new in zip(index, found, strict=True):
-                own = tokenizer.decode(without_stop(new, stop_ids))
-                answers[i] = Answer(ids[i], new, cut(own, until))
+                said = tokenizer.decode(without_stop(new, stop_ids))
+                answers[i] = Answer(ids[i], new, cut(said, until))
             progress(len(index), sum(map(len, found)))
         return answers
 
@@ -148,11 +148,12 @@ def _groups(ids: list[list[int]], size: int) -> Iterator[list[int]]:
     return (order[start : start + size] for start in range(0, len(order), size))
 
 
-def _batch(ids: list[list[int]], batch_size: int, pad_id: int):
+def _batch(ids: list[list[int]], batch_size: int, pad_id: int, mesh):
     filled = ids + [[]] * (batch_size - len(ids))
     # The width is rounded here, on the host, so that few shapes are sent to the devices.
     prompts = padding.rows(filled, max(map(len, ids)), fill=pad_id)
-    return prompts, np.int32([len(each) for each in filled])
+    batch = prompts, np.int32([len(each) for each in filled])
+    return batch if mesh is None else meshes.put(batch, meshes.batch_shardings(batch, mesh))
 
 
 def _new_ids(output: generating.Output) -> list[list[int]]:
@@ -167,10 +168,6 @@ def _row_keys(key, index: list[int], mesh):
     # Processes must agree on where an argument lies: keys go to the mesh as the numbers they are.
     data = meshes.put(np.asarray(jax.random.key_data(keys)), meshes.replicated(mesh))
     return jax.random.wrap_key_data(data, impl=jax.random.key_impl(keys))
-
-
-def _place(batch, mesh):
-    return batch if mesh is None else meshes.put(batch, meshes.batch_shardings(batch, mesh))
 
 
 def _under(mesh):

@@ -123,12 +123,17 @@ def test_answers_end_at_known_ends_of_turns():
 def test_prompts_files(tmp_path):
     text, rows, bad = (tmp_path / name for name in ("a.txt", "a.jsonl", "bad.jsonl"))
     text.write_text("one\n\ntwo {x}\n")
-    assert generating.read_prompts(text) == ["one", "two {x}"]
+    asked = generating.Asked
+    assert generating.read_prompts(text) == [asked("one"), asked("two {x}")]
     messages = [user("hi")]
-    rows.write_text("\n".join(map(json.dumps, [{"prompt": "one"}, {"messages": messages}])) + "\n")
-    assert generating.read_prompts(rows) == ["one", messages]
+    given = [{"prompt": "one"}, {"messages": messages, "adapter": "law"}]
+    rows.write_text("\n".join(map(json.dumps, given)) + "\n")
+    assert generating.read_prompts(rows) == [asked("one"), asked(messages, "law")]
     bad.write_text('{"prompt": "x"}\n{"question": "y"}\n')
     with pytest.raises(ValueError, match=r"bad.jsonl:2: got .*question.*expected an object"):
+        generating.read_prompts(bad)
+    bad.write_text('{"prompt": "x", "adapter": 3}\n')
+    with pytest.raises(ValueError, match=r"bad\.jsonl:1: got adapter=3; expected a name"):
         generating.read_prompts(bad)
 
 

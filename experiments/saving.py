@@ -1,0 +1,57 @@
+"""The state of a run as checkpoints hold it: its shapes, its weights, and where it is kept.
+
+    state = abstract_state(parts, trainable, tx)      # shapes and shardings, no arrays
+    params_of(state, frozen)                          # {"model": ..., "adapters": ...}
+
+Readers of finished runs and runs that go on open the same checkpoints.
+"""
+
+import functools
+import pathlib
+
+import jax
+
+from experiments import setup
+from experiments.settings import Settings
+from ftjax.core import tree
+from ftjax.optim import ema as averages
+from ftjax.train import state as states
+from ftjax.train.checkpoint import Checkpoints
+
+# What may differ when a run is resumed: it does not change what a step computes.
+FREE = ("log_every_steps", "checkpoint/**", "wandb_project", "mesh/**")
+
+
+def create(settings: Settings, tx, trainable) -> states.State:
+    """Make the first state of what trains."""
+    key = jax.random.key(settings.seed.sampling)
+    return states.create(trainable, tx, key=key, ema=settings.ema_decay is not None)
+
+
+def abstract_state(parts: setup.Parts, trainable, tx) -> states.State:
+    """Shapes and shardings of the state, without making it."""
+    abstract = jax.eval_shape(functools.partial(create, parts.settings, tx), trainable)
+    places = states.shardings(abstract, parts.letters, tx, parts.mesh)
+    place = lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s)
+    return jax.tree.map(place, abstract, places)
+
+
+def shardings_of(abstract):
+    """Take the shardings out of a tree of abstract arrays."""
+    return jax.tree.map(lambda leaf: leaf.sharding, abstract)
+
+
+def params_of(state: states.State, frozen):
+    """Put a state's weights (their average, if one is kept) and the frozen ones together."""
+    own = state.params if state.ema is None else averages.cast(state.ema, state.params)
+    return tree.combine(own, frozen)
+
+
+def open_checkpoints(parts: setup.Parts, workdir: pathlib.Path, **options) -> Checkpoints:
+    """Open the checkpoints of a run; the options are those of `Checkpoints`."""
+    spec = parts.settings.checkpoint
+    return Checkpoints(
+        pathlib.Path(workdir) / "checkpoints", config=parts.settings.plain,
+        frozen=setup.identity(parts), keep=spec.keep, best=spec.best or None, mode=spec.mode,
+        free=FREE, **options,
+    )  # fmt: skip
