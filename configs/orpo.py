@@ -2,8 +2,9 @@ r"""ORPO on human preferences: fine-tuning and preference in one stage, without 
 
     python -m experiments.train --config configs/orpo.py:data=DATA --workdir runs/orpo
 
-It starts from a plain base: the likelihood of the chosen answers is part of the loss. See
-configs/dpo_hh.py for DATA.
+It may start from a plain base: the likelihood of the chosen answers is part of the loss. See
+configs/dpo_hh.py for DATA. `beta` weighs the odds against that likelihood; the paper's 0.1 is for
+bases of billions, and leaves the ranking of the embedded one as it was.
 
 Two CPU cores; eval/pairs is the share of held-out pairs whose chosen answer is likelier per token.
 """
@@ -13,7 +14,7 @@ from configs import common
 
 def get_config(arg=None):
     """Return the config."""
-    arg = common.parse_preference(arg, beta=0.1)
+    arg = common.parse_preference(arg, beta=10.0)
     c = common.preference(arg, score="likelihood")
     c.objective = dict(name="orpo", beta=arg.beta)
     return common.shrink(c, stand_in=True, kind="preference") if arg.runlocal else c

@@ -1,5 +1,6 @@
 r"""Let a run's model write.
 
+    python -m experiments.generate --workdir runs/mine --prompt "The sky is"
     python -m experiments.generate --workdir runs/mine --prompt "The sky is" --prompt "2 + 2 ="
     python -m experiments.generate --workdir runs/mine --prompts_file q.jsonl --output a.jsonl
     python -m experiments.generate --workdir runs/mine --chat --temperature 0.7
@@ -11,7 +12,8 @@ r"""Let a run's model write.
 Prompts of several adapters run in one program, each row with its own; one without a name is the
 base's. With --workdir the adapters are over that run's base, in place of its own adapter.
 
-In the chat /reset forgets what was said, /quit ends, and ctrl-C cuts an answer short.
+A single prompt is answered as the tokens come. In the chat /reset forgets what was said, /quit
+ends, and ctrl-C cuts an answer short.
 """
 
 import pathlib
@@ -68,7 +70,11 @@ def main(argv: list[str]) -> None:
     # A model trained on messages expects what a user says inside its template.
     wrap = bool(TEMPLATE.value) or data.get("kind") == "chat"
     options["encode"] = generating.make_encode(parts.tokenizer, template=template, wrap=wrap)
-    write(parts, params, [each.prompt for each in asked], options, of_rows=of_rows)
+    texts = [each.prompt for each in asked]
+    if len(texts) == 1 and not UNTIL.value:
+        stream(parts, params, texts[0], options)
+    else:
+        write(parts, params, texts, options, of_rows=of_rows)
 
 
 def check_flags() -> None:
@@ -143,6 +149,30 @@ def write(parts, params, asked: list, options: dict, *, of_rows) -> None:
         generating.write_results(OUTPUT.value, asked, texts)
 
 
+def show(piece: str) -> None:
+    """Print a piece of a text at once."""
+    sys.stdout.write(piece)
+    sys.stdout.flush()
+
+
+def stream(parts, params, prompt, options: dict) -> None:
+    """Continue one prompt, and print what comes as it comes."""
+    import jax
+
+    from experiments import generating
+    from ftjax.sampling import text
+
+    pieces, said = text.make_stream(parts.model, parts.tokenizer, **options), []
+    show(f"> {prompt}\n")
+    with jax.set_mesh(parts.mesh):
+        for piece in pieces(params, prompt, jax.random.key(SEED.value)):
+            show(piece)
+            said.append(piece)
+    show("\n\n")
+    if OUTPUT.value:
+        generating.write_results(OUTPUT.value, [prompt], ["".join(said)])
+
+
 def talk(parts, params, template, options: dict) -> None:
     """Talk with the person at the terminal."""
     import jax
@@ -161,10 +191,6 @@ def talk(parts, params, template, options: dict) -> None:
 
     def answer(prompt, number: int):
         return stream(params, prompt, jax.random.fold_in(key, number))
-
-    def show(piece: str) -> None:
-        sys.stdout.write(piece)
-        sys.stdout.flush()
 
     with jax.set_mesh(parts.mesh):
         generating.converse(dialog, answer, read=lambda: input("> "), write=show)

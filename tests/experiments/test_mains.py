@@ -48,6 +48,18 @@ def test_generate_continues_prompts(trained, tmp_path):
         assert f"> {row['prompt']}\n{row['text']}\n" in done.stdout
 
 
+def test_a_single_prompt_is_answered_as_it_comes(trained, tmp_path):
+    own = ["--workdir", trained.workdir, "--max_new_tokens", 6, "--temperature", 0.7, "--seed", 3]
+    texts = {}
+    for name, more in (("stream", []), ("batch", ["--until", "never said"])):
+        output = tmp_path / f"{name}.jsonl"
+        done = run("generate", *own, "--prompt", "Q: what is 3?", "--output", output, *more)
+        assert done.returncode == 0, done.stderr
+        texts[name] = json.loads(output.read_text())["text"]
+        assert f"> Q: what is 3?\n{texts[name]}\n" in done.stdout
+    assert texts["stream"] == texts["batch"] != ""
+
+
 def test_chat_with_the_base(trained):
     arguments = ["--workdir", trained.workdir, "--chat", "--base", "--max_new_tokens", 4]
     done = run("generate", *arguments, text="hello\n/reset\nhello\n/quit\n")
