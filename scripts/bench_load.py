@@ -12,7 +12,7 @@ ratio, and the host's peak memory beyond the arrays, in units of the largest ten
 import argparse
 import json
 import pathlib
-import resource
+import re
 import subprocess
 import sys
 import tempfile
@@ -80,7 +80,9 @@ def read(directory: pathlib.Path) -> dict:
 
 
 def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """The most memory that this process has held; `ru_maxrss` would begin with its parent's."""
+    status = pathlib.Path("/proc/self/status").read_text()
+    return 1024 * int(re.search(r"VmHWM:\s+(\d+)", status)[1])
 
 
 def main() -> None:
