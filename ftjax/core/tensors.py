@@ -9,6 +9,7 @@ A whole file would otherwise stay in the process's memory while it is open, besi
 
 import dataclasses
 import json
+import math
 import mmap
 import pathlib
 from collections.abc import Sequence
@@ -19,7 +20,6 @@ import numpy as np
 from ftjax.core import files
 
 FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}
-ALIGNED = 64  # bytes; what a CPU device asks of memory that it takes over
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +65,11 @@ def mapped(path: pathlib.Path) -> dict[str, Tensor]:
 
 
 def empty(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
-    """Make an array that a CPU device takes over without a copy."""
-    size = int(np.prod(shape)) * dtype.itemsize
-    raw = np.empty(size + ALIGNED, np.uint8)
-    at = -raw.ctypes.data % ALIGNED
-    return raw[at : at + size].view(dtype).reshape(shape)
+    """Make an array of zeros that a CPU device takes over without a copy: on pages of its own.
+
+    Pages as they come: numpy asks for huge ones, which cost more than they save where a number is
+    written once.
+    """
+    count = math.prod(shape)
+    pages = mmap.mmap(-1, max(1, count * dtype.itemsize), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return np.frombuffer(pages, dtype, count).reshape(shape)

@@ -24,6 +24,7 @@ import pkgutil
 import shutil
 import string
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent import futures
 from types import ModuleType
 from typing import Any
 
@@ -36,6 +37,7 @@ from ftjax.core import mesh as meshes
 from ftjax.models import presets, quantized
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+READERS = 4  # threads, each at a tensor
 # Rotary frequencies and causal masks, which old exports keep though they follow from the config.
 BUFFERS = ("rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
 TOKENIZER = (
@@ -288,9 +290,13 @@ def _reader(plan: Stored, found: Mapping[str, tensors.Tensor], dtype: np.dtype):
             cuts = dict(zip(plan.letters, (slice(*span) for span in spans), strict=True))
             inner = [cuts[c] for c in plan.layout.letters]
             part = tensors.empty([stop - start for start, stop in spans], dtype)
-            for at, name in plan.within(tuple(cuts.values())):
+
+            def fill(at, name):
                 stored = plan.layout.read(found[name].array, plan.sizes, inner)
                 layout.copy(part[(*at, ...)], stored, done=found[name].release)
+
+            with futures.ThreadPoolExecutor(READERS) as pool:
+                list(pool.map(fill, *zip(*plan.within(tuple(cuts.values())), strict=True)))
             done[spans] = part
         return done[spans]
 
