@@ -11,7 +11,6 @@ being the layer; {C:w1,w3} names them. The shape of each follows from the map's 
 `ftjax.core.layout`).
 """
 
-import contextlib
 import dataclasses
 import difflib
 import functools
@@ -25,20 +24,20 @@ import pkgutil
 import shutil
 import string
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent import futures
 from types import ModuleType
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import ftjax.models
-from ftjax.core import einsum, files, layout, tree
+from ftjax.core import einsum, files, layout, tensors, tree
 from ftjax.core import mesh as meshes
 from ftjax.models import presets, quantized
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-FLOATS = ("F64", "F32", "F16", "BF16")
+READERS = 4  # threads, each at a tensor
 # Rotary frequencies and causal masks, which old exports keep though they follow from the config.
 BUFFERS = ("rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
 TOKENIZER = (
@@ -191,20 +190,19 @@ def load(
       ValueError: tensors are missing, unexpected, misshapen or not of a float type; all are listed.
     """
     plan = stored(model, names)
-    with contextlib.ExitStack() as stack:
-        tensors = _named_in_full(_open(pathlib.Path(directory), stack), names)
-        _check(directory, plan, tensors, optional=set(names.values()))
-        source = Source(plan, tensors, mesh)
+    found = _named_in_full(_open(pathlib.Path(directory)), names)
+    _check(directory, plan, found, optional=set(names.values()))
+    source = Source(plan, found, mesh)
 
-        def leaf(path, _):
-            if path not in (quantizers or {}):
-                return source.array(path, dtype)
-            if (count := model.linears[path].stack) is None:
-                return jax.jit(quantizers[path])(source.array(path, None))
-            read, letters = functools.partial(source.layer, path), plan[path].letters
-            return quantized.gather(quantizers[path], read, count, letters=letters, mesh=mesh)
+    def leaf(path, _):
+        if path not in (quantizers or {}):
+            return source.array(path, dtype)
+        if (count := model.linears[path].stack) is None:
+            return jax.jit(quantizers[path])(source.array(path, None))
+        read, letters = functools.partial(source.layer, path), plan[path].letters
+        return quantized.gather(quantizers[path], read, count, letters=letters, mesh=mesh)
 
-        return tree.map_with_paths(leaf, model.abstract)
+    return tree.map_with_paths(leaf, model.abstract)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,28 +210,27 @@ class Source:
     """The open files of a checkpoint, and where the arrays read from them will lie."""
 
     plan: Mapping[str, Stored]
-    tensors: Mapping[str, Any]
+    found: Mapping[str, tensors.Tensor]
     mesh: jax.sharding.Mesh | None
 
     def array(self, path: str, dtype) -> jax.Array:
         """Read a whole parameter; in the files' own type if `dtype` is None."""
         own = self.plan[path]
-        read = _reader(own, self.tensors, np.dtype(dtype or self._kind(own)))
+        read = _reader(own, self.found, np.dtype(dtype or self._kind(own)))
         place = self._place(own.letters, own.shape)
         return jax.make_array_from_callback(own.shape, place, read)
 
     def layer(self, path: str, at: int) -> jax.Array:
         """Read one layer of a stacked parameter, in the files' own type."""
         own = self.plan[path]
-        read = _reader(own, self.tensors, self._kind(own))
+        read = _reader(own, self.found, self._kind(own))
         letters, shape = own.letters[1:], own.shape[1:]
         one = lambda index: read((slice(at, at + 1), *index))[0]
         return jax.make_array_from_callback(shape, self._place(letters, shape), one)
 
     def _kind(self, own: Stored) -> np.dtype:
         first = next(own.names())[1]
-        first = next(own.names())[1]
-        return np.dtype(_NUMPY[self.tensors[first].get_dtype()])
+        return np.dtype(tensors.FLOATS[self.found[first].kind])
 
     def _place(self, letters: str, shape: tuple[int, ...]) -> jax.sharding.Sharding:
         if self.mesh is None:
@@ -241,11 +238,8 @@ class Source:
         return jax.sharding.NamedSharding(self.mesh, meshes.spec(letters, shape, self.mesh))
 
 
-_NUMPY = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}
-
-
-def _open(directory: pathlib.Path, stack: contextlib.ExitStack) -> dict[str, Any]:
-    """Open a checkpoint's files; returns a lazy slice of every tensor, by name."""
+def _open(directory: pathlib.Path) -> dict[str, tensors.Tensor]:
+    """Open a checkpoint's files; returns every tensor where it lies, by name."""
     if (directory / INDEX).is_file():
         index = files.read_json(directory / INDEX).get("weight_map")
         if not isinstance(index, dict):
@@ -253,41 +247,40 @@ def _open(directory: pathlib.Path, stack: contextlib.ExitStack) -> dict[str, Any
         paths = [files.inside(directory, name) for name in dict.fromkeys(index.values())]
     else:
         paths = [files.inside(directory, WEIGHTS)]
-    tensors: dict[str, Any] = {}
+    found: dict[str, tensors.Tensor] = {}
     for path in paths:
-        handle = stack.enter_context(files.open_tensors(path))
-        for name in handle.keys():  # noqa: SIM118 (not a dict)
-            if name in tensors:
-                raise ValueError(f"{path}: the tensor {name!r} is in another file already")
-            tensors[name] = handle.get_slice(name)
-    return tensors
+        own = tensors.mapped(path)
+        for name in own.keys() & found.keys():
+            raise ValueError(f"{path}: the tensor {name!r} is in another file already")
+        found |= own
+    return found
 
 
-def _named_in_full(tensors: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+def _named_in_full(found: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
     """Name the tensors of a decoder that was saved without its head as in a whole model.
 
     Such files lack the first part of every name, `transformer.` or `model.`.
     """
     prefix, _, embed = names["embed"].partition(".")
-    if embed not in tensors:
-        return tensors
-    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+    if embed not in found:
+        return found
+    return {f"{prefix}.{name}": tensor for name, tensor in found.items()}
 
 
-def _check(where, plan: Mapping[str, Stored], tensors: Mapping[str, Any], *, optional) -> None:
+def _check(where, plan: Mapping[str, Stored], found: Mapping[str, Any], *, optional) -> None:
     """Compare the files with the plan; a tied model may repeat its embedding as `lm_head`."""
     expected = _expected(plan)
-    ignored = {name for name in tensors if name in optional or name.endswith(BUFFERS)}
-    shapes = {name: tuple(part.get_shape()) for name, part in tensors.items()}
+    ignored = {name for name in found if name in optional or name.endswith(BUFFERS)}
+    shapes = {name: tensor.shape for name, tensor in found.items()}
     lines = files.complaints(expected, shapes, ignored=ignored)
-    for name in expected.keys() & tensors.keys():
-        if tensors[name].get_dtype() not in FLOATS:
-            lines.append(f"{name} has type {tensors[name].get_dtype()}, expected {FLOATS}")
+    for name in expected.keys() & found.keys():
+        if (kind := found[name].kind) not in tensors.FLOATS:
+            lines.append(f"{name} has type {kind}, expected one of {', '.join(tensors.FLOATS)}")
     if lines:
         raise ValueError(f"{where}: got other tensors than the config says: {files.listing(lines)}")
 
 
-def _reader(plan: Stored, tensors: Mapping[str, Any], dtype: np.dtype):
+def _reader(plan: Stored, found: Mapping[str, tensors.Tensor], dtype: np.dtype):
     """Make `index -> numpy array` of one parameter; replicas share what was read."""
     done: dict[tuple, np.ndarray] = {}
 
@@ -296,10 +289,14 @@ def _reader(plan: Stored, tensors: Mapping[str, Any], dtype: np.dtype):
         if spans not in done:
             cuts = dict(zip(plan.letters, (slice(*span) for span in spans), strict=True))
             inner = [cuts[c] for c in plan.layout.letters]
-            part = np.empty([stop - start for start, stop in spans], dtype)
-            for at, name in plan.within(tuple(cuts.values())):
-                stored = plan.layout.read(tensors[name], plan.sizes, inner)
-                layout.copy(part[(*at, ...)], stored)
+            part = tensors.empty([stop - start for start, stop in spans], dtype)
+
+            def fill(at, name):
+                stored = plan.layout.read(found[name].array, plan.sizes, inner)
+                layout.copy(part[(*at, ...)], stored, done=found[name].release)
+
+            with futures.ThreadPoolExecutor(READERS) as pool:
+                list(pool.map(fill, *zip(*plan.within(tuple(cuts.values())), strict=True)))
             done[spans] = part
         return done[spans]
 
