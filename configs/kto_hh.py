@@ -19,6 +19,8 @@ def get_config(arg=None):
     c = common.preference(arg, kind="unpaired", **source)
     c.objective = dict(name="kto", beta=arg.beta)
     c.evals.pairs.beta = arg.beta
+    c.batch_size = 16  # an answer says less than a pair
+    c.optim.learning_rate = 3e-5 if arg.full else 5e-4
     if arg.full:
         c.reference.name = "frozen"
     return common.shrink(c, stand_in=True, kind="unpaired") if arg.runlocal else c
