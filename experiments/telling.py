@@ -1,5 +1,6 @@
 """What a round tells of itself: means over the policy's own answers, by name of a metric."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,8 +25,13 @@ def of_round(
         values_QNF = of_own(np.asarray(e.rewards_BF))
         found |= {f"reward/{label}": values_QNF[..., i] for i, label in enumerate(labels)}
         found |= _of_groups(np.nansum(values_QNF * np.float32(e.weights_F), -1))
-    means = {name: float(np.nanmean(each)) for name, each in found.items()}
-    return means | {"kl/scale": e.kl_scale}
+    return {name: _mean(each) for name, each in found.items()} | {"kl/scale": e.kl_scale}
+
+
+def _mean(values) -> float:
+    """Average what is known; NaN where nothing is."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else math.nan
 
 
 def _of_groups(total_QN) -> dict[str, np.ndarray]:
