@@ -7,6 +7,11 @@ The student is what the first command leaves: the embedded base with LoRA, which
 skill and facts and lost the old skills. It answers prompts of the old skills, and at every token of
 its own answers moves to the distribution of the base with the adapters off (GKD with lambda = 1).
 No reward is asked; `exact` is measured.
+
+Two CPU cores, about three minutes (the first command: two). Expect exact match on the old skills
+0.20 -> 0.92, on the facts that the base knew 0.44 -> 0.53, and on the new facts 0.91 as before; 50
+steps do most of it. The new skill, which the base does not have and which is asked in the form of
+the old ones, goes with them: 1.0 -> 0.09.
 """
 
 from configs import common, quickstart

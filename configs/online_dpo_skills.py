@@ -8,27 +8,30 @@ r"""Learn a skill from preferences among one's own samples: online DPO, XPO or N
 
 from configs import common
 
-METHODS = ("dpo", "xpo", "nash_md")
+BETA = dict(dpo=0.1, xpo=0.1, nash_md=0.01)
 
 
 def get_config(arg=None):
     """Return the config."""
     arg = common.parse_arg(
-        arg, method="dpo", loss="sigmoid", beta=0.1, skill="smallest", steps=100, rank=16,
-        rate=1e-3, samples=8, seed=0, runlocal=False,
+        arg, method="dpo", loss="sigmoid", skill="swap ends", steps=100, rank=16, rate=1e-3,
+        samples=8, seed=0, runlocal=False,
     )  # fmt: skip
     c = common.base()
     common.tune(c, full=False, rank=arg.rank)
-    common.online(c, prompts=32, samples=arg.samples, max_new_tokens=8)
+    pairs = 1 if arg.method == "dpo" else arg.samples // 2  # of a prompt
+    common.online(
+        c, prompts=64 // pairs if pairs > 1 else 32, samples=arg.samples, max_new_tokens=12
+    )
     c.seed = dict(data=arg.seed, init=arg.seed, adapter=arg.seed, sampling=arg.seed)
     skill = dict(name="embedded", domain="skills", skills=arg.skill)
-    c.data = dict(skill, max_tokens=48)
-    c.objective = dict(name=arg.method, beta=arg.beta)
+    c.data = dict(skill, max_tokens=64)
+    c.objective = dict(name=arg.method, beta=BETA[arg.method])
     if arg.method != "nash_md":
         c.objective.loss = arg.loss
-    if arg.method == "dpo":
-        c.advantages.pairs = 1
+    c.advantages = dict(pairs=pairs) if arg.method == "dpo" else dict(scale=4.0)
     c.rewards.exact = dict(name="exact")
+    c.rewards.overlap = dict(name="overlap")
     c.evals.skill = dict(name="generate", group="new", data=dict(skill, split="test"), rows=200)
     c.evals.skills = dict(
         name="generate", group="old", data=dict(name="embedded", domain="skills", split="test"),
@@ -36,5 +39,5 @@ def get_config(arg=None):
     )  # fmt: skip
     c.optim.learning_rate = arg.rate
     c.optim.schedule = dict(name="constant")
-    c.steps, c.batch_size, c.log_every_steps = arg.steps, 32, 10
+    c.steps, c.batch_size, c.log_every_steps = arg.steps, c.rollout.prompts * pairs, 10
     return common.shrink(c) if arg.runlocal else c

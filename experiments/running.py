@@ -28,6 +28,7 @@ from ftjax.train import state as states
 from ftjax.train.checkpoint import Checkpoints
 from ftjax.train.step import make_step
 
+OF_SAMPLES = ("experience", "duel")  # kinds that no data has
 # What may differ when a run is resumed: it does not change what a step computes.
 FREE = ("log_every_steps", "checkpoint/**", "wandb_project", "mesh/**")
 
@@ -96,6 +97,11 @@ def _check_length(data: dict, model) -> None:
 
 def _check_kind(kind: str, objective) -> None:
     wanted = vars(objective).get("KIND", "tokens")
+    if wanted in OF_SAMPLES:
+        raise ValueError(
+            f"objective.name: got {objective.__name__}, which learns from samples that it takes "
+            "itself; expected one that learns from data; run experiments.online, or change it"
+        )
     if kind != wanted:
         raise ValueError(
             f"data.kind: got data of kind {kind!r} for {objective.__name__}; expected "

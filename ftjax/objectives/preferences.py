@@ -1,7 +1,7 @@
 """From rewards to preferences: which of a prompt's answers are compared, and which one wins.
 
-    ranked:           k-th best against k-th worst of a group, k < pairs; pairs = 1 is best of n
-                      against worst of n (arXiv:2402.04792)
+    ranked:           best against worst of a group, second best against second worst, ...; of two
+                      samples one against the other, as in online DPO (arXiv:2402.04792)
     win_probability:  sigmoid(scale * (R_own - R_other))             Bradley and Terry's model
 
 Rows of one group (the samples of one prompt) stand together. A reward that is NaN says nothing:
