@@ -4,6 +4,10 @@ r"""Learn a skill from preferences among one's own samples: online DPO, XPO or N
     python -m experiments.online --config configs/online_dpo_skills.py:method=xpo --workdir runs/xpo
     python -m experiments.online --config configs/online_dpo_skills.py:method=nash_md \
         --workdir runs/nash
+
+Nobody shows the base the skill. It answers eight times to a prompt, and learns from which of two
+answers has the larger reward: its best against its worst (dpo), or its own against the base's (xpo)
+or against a mixture's of the two (nash_md).
 """
 
 from configs import common
@@ -19,17 +23,15 @@ def get_config(arg=None):
     )  # fmt: skip
     c = common.base()
     common.tune(c, full=False, rank=arg.rank)
-    pairs = 1 if arg.method == "dpo" else arg.samples // 2  # of a prompt
-    common.online(
-        c, prompts=64 // pairs if pairs > 1 else 32, samples=arg.samples, max_new_tokens=12
-    )
+    duels = arg.method != "dpo"
+    common.online(c, prompts=16 if duels else 32, samples=arg.samples, max_new_tokens=12)
     c.seed = dict(data=arg.seed, init=arg.seed, adapter=arg.seed, sampling=arg.seed)
     skill = dict(name="embedded", domain="skills", skills=arg.skill)
     c.data = dict(skill, max_tokens=64)
     c.objective = dict(name=arg.method, beta=BETA[arg.method])
     if arg.method != "nash_md":
         c.objective.loss = arg.loss
-    c.advantages = dict(pairs=pairs) if arg.method == "dpo" else dict(scale=4.0)
+    c.advantages = dict(scale=4.0) if duels else dict(pairs=1)
     c.rewards.exact = dict(name="exact")
     c.rewards.overlap = dict(name="overlap")
     c.evals.skill = dict(name="generate", group="new", data=dict(skill, split="test"), rows=200)
@@ -39,5 +41,6 @@ def get_config(arg=None):
     )  # fmt: skip
     c.optim.learning_rate = arg.rate
     c.optim.schedule = dict(name="constant")
-    c.steps, c.batch_size, c.log_every_steps = arg.steps, c.rollout.prompts * pairs, 10
+    c.steps, c.log_every_steps = arg.steps, 10
+    c.batch_size = c.rollout.prompts * (arg.samples // 2 if duels else 1)  # one step a round
     return common.shrink(c) if arg.runlocal else c

@@ -31,7 +31,8 @@ def share_of(rollout: Rollout, objective: ModuleType) -> float | None:
     Raises:
       ValueError: a share for an objective without a rival, or one that is none.
     """
-    own, given = vars(objective).get("RIVAL"), rollout.mixture
+    duels = vars(objective).get("KIND") == "duel"
+    own, given = vars(objective).get("RIVAL", 1.0) if duels else None, rollout.mixture
     if given is None:
         return own
     if own is None or not 0 < given <= 1:

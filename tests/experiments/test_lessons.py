@@ -1,5 +1,7 @@
 """What a round becomes for each kind of objective, in small runs of two rounds; wrong configs."""
 
+import types
+
 import numpy as np
 import pytest
 
@@ -211,3 +213,11 @@ def test_another_mixture_may_be_told(lab):
     chosen = online(lab, **{"objective": dict(name="xpo"), "rollout.mixture": 0.25})
     assert drawing.share_of(chosen.rollout, rollouts.objective_of(chosen)) == 0.25
     assert drawing.own_samples(chosen.rollout, rollouts.objective_of(chosen)) == 2
+
+
+def test_the_rival_is_the_reference_unless_an_objective_says_otherwise(lab):
+    rollout = online(lab, objective=dict(name="xpo")).rollout
+    kinds = {"duel": 1.0, "preference": None}
+    for kind, share in kinds.items():
+        assert drawing.share_of(rollout, types.SimpleNamespace(KIND=kind)) == share
+    assert drawing.share_of(rollout, types.SimpleNamespace(KIND="duel", RIVAL=0.2)) == 0.2
