@@ -79,9 +79,10 @@ def online(c, *, prompts: int, samples: int, max_new_tokens: int):
         faults="raise",  # of reward functions: raise | skip
         kl_target=conf.placeholder(float),  # of the controller of kl_weight; None = it stays
         kl_horizon=10_000,  # answers in which the controller reacts
+        mixture=conf.placeholder(float),  # the reference's share in a rival; None = the objective's
     )
     c.rewards = conf.create()  # label -> dict(name=..., weight=1.0, ...)
-    c.advantages = conf.create()  # keywords of the objective's `make_advantages`
+    c.advantages = conf.create()  # how they become credit or pairs; see `experiments/lessons.py`
     return c
 
 

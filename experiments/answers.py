@@ -29,6 +29,12 @@ def spread(credit: dict, batch: dict) -> dict:
     return credit | weights
 
 
+def together(batch: dict, index_GP: np.ndarray) -> dict:
+    """Put rows of a batch beside each other, as those who compare them see them: [G, P, T]."""
+    names = ("tokens", "weights", "segments", "positions")
+    return {name: batch[name][index_GP] for name in names}
+
+
 def pack(array: np.ndarray) -> dict:
     """Write an array as JSON can hold it, every bit of it."""
     data = base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()

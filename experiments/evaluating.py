@@ -130,15 +130,14 @@ def _judged(spec: dict, parts: setup.Parts, data: Mapping, rows: list[dict], *, 
 
     Prompts that leave no room for an answer are left out, as in training, and that is said.
     """
-    rollout = parts.settings.rollout
-    if rollout is None and not {"rewards", "max_new_tokens"} <= spec.keys():
+    rollout, chosen = parts.settings.rollout, spec.pop("rewards", parts.settings.rewards)
+    if not chosen or (rollout is None and "max_new_tokens" not in spec):
         raise ValueError(
-            f"{where}: got the keys {conf.listed(spec)} in a run that learns from no samples; "
-            "expected also rewards and max_new_tokens"
+            f"{where}: got the keys {conf.listed(spec)}; expected also rewards where the run has "
+            "none, and max_new_tokens where it samples nothing to learn from"
         )
     own = {key: vars(rollout)[key] for key in SAMPLED} if rollout else dict(temperature=1.0)
     sampling = _sampling(spec, own | dict(batch_size=_batch(parts)), parts, data)
-    chosen = spec.pop("rewards", parts.settings.rewards)
     trainable, _ = states.split(parts.abstract, parts.patterns)
     most = parts.settings.data["max_tokens"] - sampling["max_new_tokens"]
     size = lambda row: len(sampling["encode"](generate.prompt_of(row)))

@@ -2,28 +2,29 @@
 
     outcome = train(settings, workdir)
 
-A round: prompts from the stream -> answers of the present policy -> rewards -> advantages -> so
-many steps of the very step that `experiments.train` makes. It is `running.train` with batches that
-are sampled when the first of a round is asked for; the sampler is given the trainer's own arrays.
-Reads top to bottom: the stream of prompts, sampling, credit, batches.
+A round: prompts from the stream -> answers of the present policy -> rewards -> lessons -> so many
+steps of the very step that `experiments.train` makes. It is `running.train` with batches that are
+sampled when the first of a round is asked for; the sampler is given the trainer's own arrays.
+Reads top to bottom: the stream of prompts, a round, batches.
 """
 
 import functools
+import math
 import pathlib
 import time
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import answers, generating, judging, running
+from experiments import answers, drawing, generating, judging, lessons, running, telling
 from experiments.prompts import Prompts
 from experiments.settings import Rollout, Settings
-from ftjax.core import conf, padding, rng, tree
+from ftjax.core import conf, padding, tree
 from ftjax.core import mesh as meshes
 from ftjax.objectives.advantages import Experience
-from ftjax.sampling import generate as sampling
 from ftjax.sampling import rewards as rewarding
 from ftjax.sampling import text
 from ftjax.train.policy import Policy
@@ -53,24 +54,24 @@ def check(settings: Settings) -> None:
             raise ValueError(f"rollout.{key}: got {vars(r)[key]}; expected at least 1")
     if r.temperature <= 0:
         raise ValueError(f"rollout.temperature: got {r.temperature}; expected more than 0")
-    if (r.prompts * r.samples) % settings.batch_size:
-        raise ValueError(
-            f"batch_size: got {settings.batch_size}; expected a divisor of rollout.prompts x "
-            f"rollout.samples = {r.prompts * r.samples}; change one of them"
-        )
     if settings.data["max_tokens"] <= r.max_new_tokens:
         raise ValueError(
             f"rollout.max_new_tokens: got {r.max_new_tokens}; expected less than data.max_tokens = "
             f"{settings.data['max_tokens']}, which is of prompt and answer together"
         )
     rewarding.make(settings.rewards, faults=r.faults, known=judging.KNOWN)
-    credit_of(settings)
+    drawing.share_of(r, objective_of(settings))
+    found = lessons.make(settings, objective_of(settings))
+    if found.count % settings.batch_size:
+        raise ValueError(
+            f"batch_size: got {settings.batch_size}; expected a divisor of {found.told} = "
+            f"{found.count}; change one of them"
+        )
 
 
-def credit_of(settings: Settings):
-    """Make the function from rewards to advantages that belongs to the objective."""
-    spec = {"name": settings.objective["name"], **settings.advantages}
-    return conf.build(spec, "objectives", attr="make_advantages", where="advantages")
+def objective_of(settings: Settings) -> ModuleType:
+    """Return the objective's module."""
+    return conf.resolve(settings.objective.get("name"), "objectives", where="objective.name")
 
 
 # -- a round ---------------------------------------------------------------------------------------
@@ -94,19 +95,15 @@ class Sampler:
         self.rewards = rewarding.make(
             self.settings.rewards, faults=r.faults, known=judging.KNOWN, mesh=self.parts.mesh
         )
-        self.credit = credit_of(self.settings)
-        self.generate = sampling.make(
-            self.parts.model, max_new_tokens=r.max_new_tokens, temperature=r.temperature,
-            stop_ids=self.stop_ids, pad_id=self.pad_id, samples=r.samples, slots=r.slots or None,
-            tempered=True, out_shardings=meshes.replicated(self.parts.mesh),
-        )  # fmt: skip
+        self.lessons = lessons.make(self.settings, self.parts.objective)
+        self.own = drawing.own_samples(r, self.parts.objective)
         compile = functools.partial(jax.jit, out_shardings=meshes.replicated(self.parts.mesh))
         self.score, self.value = compile(self._logps), compile(self._values)
-        self.base = base_of(first, frozen)
-        self.key = jax.random.key(self.settings.seed.sampling)
+        self.base = drawing.base_of(self.parts, first, frozen)
+        self.draw = drawing.make(self.parts, self.base)
 
     def _logps(self, params, batch):
-        policy = Policy(self.parts.model, params, self.settings.model.chunk)
+        policy = Policy(self.base.model, params, self.settings.model.chunk)
         return policy.statistics(batch, temperature=self.settings.rollout.temperature).logp
 
     def _values(self, params, batch):
@@ -119,14 +116,11 @@ class Sampler:
         rows, ids, cursor = self.prompts.take(cursor, r.prompts)
         prompts = padding.rows(ids, self.prompts.most, fill=self.pad_id)
         lengths = np.int32([len(each) for each in ids])
-        with jax.set_mesh(self.parts.mesh):
-            inputs = place((prompts, lengths), self.parts.mesh)
-            found = self.generate(params, *inputs, rng.stream(self.key, number, "rollout"))
-        output = jax.tree.map(np.asarray, found)
+        output = self.draw(params, prompts, lengths, number)
         sampled = time.perf_counter() - start
         repeat = lambda each: np.repeat(each, r.samples, axis=0)
         batch = answers.batch_of(repeat(prompts), repeat(lengths), output)
-        base_logps = self._over(self.score, self.base, batch)
+        base_logps = self._over(self.score, self.base.params, batch)
         values = self._over(self.value, params, batch) if "value" in self.parts.heads else None
         scores = self.rewards(self._texts(output), [row for row in rows for _ in range(r.samples)])
         mask = (batch["weights"][:, 1:] > 0).astype(np.float32)
@@ -134,9 +128,11 @@ class Sampler:
             jnp.asarray(scores.values_BF), self.rewards.weights, r.samples, mask,
             batch["old_logps"], base_logps, values_BT=values, kl_scale=kl_scale,
         )  # fmt: skip
-        credit = {name: np.asarray(each) for name, each in self.credit(experience).items()}
-        batch |= {"ref_logps": base_logps, **answers.spread(credit, batch)}
-        metrics = self._metrics(experience, scores, output)
+        batch, metrics = self.lessons.teach(experience, batch)
+        labels = tuple(self.rewards.functions)
+        told = dict(labels=labels, own=self.own, stop_ids=self.stop_ids)
+        metrics |= telling.of_round(experience, output, **told)
+        metrics["reward/skipped"] = scores.skipped
         metrics["time/rollout_s"] = time.perf_counter() - start
         metrics["time/rollout_tokens_per_s"] = output.lengths.sum() / sampled
         return Round(batch, metrics), cursor
@@ -148,35 +144,14 @@ class Sampler:
         return [text.cut(decode(each), until) for each in ids]
 
     def _over(self, function, params, batch) -> np.ndarray:
-        """Apply a compiled function to the rows of a round, a training batch at a time."""
+        """Apply a compiled function to the rows of a round, about a training batch at a time."""
         size, names = self.settings.batch_size, ("tokens", "positions", "segments")
-        parts = []
+        size, parts = math.gcd(size, len(batch["tokens"])), []  # a batch may be of pairs
         for start in range(0, len(batch["tokens"]), size):
             rows = {name: batch[name][start : start + size] for name in names}
             with jax.set_mesh(self.parts.mesh):
                 parts.append(np.asarray(function(params, place(rows, self.parts.mesh))))
         return np.concatenate(parts)
-
-    def _metrics(self, experience: Experience, scores, output) -> dict[str, float]:
-        values, kl = scores.values_BF, experience.logps_BT - experience.ref_logps_BT
-        total = np.nansum(values * np.float32(self.rewards.weights), -1)
-        groups = total.reshape(-1, experience.samples)
-        labels = {f"reward/{k}": values[:, i] for i, k in enumerate(self.rewards.functions)}
-        found = {
-            "reward": total, "reward/deviation": groups.std(-1), **labels,
-            "reward/best": groups.max(-1), "reward/flat_groups": groups.std(-1) == 0,
-            "answer/tokens": output.lengths, "kl/base": (kl * experience.mask_BT).sum(-1),
-            "answer/ended": np.isin(output.tokens, self.stop_ids).any(-1),
-        }  # fmt: skip
-        means = {name: float(np.nanmean(each)) for name, each in found.items()}
-        return means | {"reward/skipped": scores.skipped, "kl/scale": experience.kl_scale}
-
-
-def base_of(first, frozen) -> dict[str, Any]:
-    """Return what the run departs from: the base with adapters off, or a copy if it trains."""
-    if not jax.tree.leaves(first.params["model"]):
-        return {"model": frozen["model"], "adapters": None}
-    return jax.jit(functools.partial(jax.tree.map, jnp.copy))(tree.combine(first.params, frozen))
 
 
 def place(batch, mesh):
@@ -192,8 +167,7 @@ class Rollouts:
 
     def __init__(self, sampler: Sampler, frozen, settings: Settings):
         self.sampler, self._frozen, self._settings = sampler, frozen, settings
-        rows = settings.rollout.prompts * settings.rollout.samples
-        self._a_pass = rows // settings.batch_size
+        self._a_pass = sampler.lessons.count // settings.batch_size
         self._a_round = self._a_pass * settings.rollout.epochs
         self._number = self._at = self._cursor = 0
         self._kl_scale, self._round, self._saved, self._state = 1.0, None, None, None

@@ -26,6 +26,8 @@ from ftjax.train import flops, loop, metrics, summary
 from ftjax.train import state as states
 from ftjax.train.step import make_step
 
+OF_SAMPLES = ("experience", "duel")  # kinds that no data has
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -91,6 +93,11 @@ def _check_length(data: dict, model) -> None:
 
 def _check_kind(kind: str, objective) -> None:
     wanted = vars(objective).get("KIND", "tokens")
+    if wanted in OF_SAMPLES:
+        raise ValueError(
+            f"objective.name: got {objective.__name__}, which learns from samples that it takes "
+            "itself; expected one that learns from data; run experiments.online, or change it"
+        )
     if kind != wanted:
         raise ValueError(
             f"data.kind: got data of kind {kind!r} for {objective.__name__}; expected "

@@ -83,6 +83,7 @@ class Rollout:
     faults: str
     kl_target: float | None
     kl_horizon: int
+    mixture: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)

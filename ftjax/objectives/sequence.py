@@ -69,12 +69,12 @@ def answers(logps, batch, *, tail: float | None = None) -> Answers:
     tokens = sums(mask, batch)
     if tail is not None:
         shortest = jnp.broadcast_to(tokens.min(-2, keepdims=True), tokens.shape)
-        is_tail = _ordinal(mask, tokens, batch) > _spread(shortest, batch)
+        is_tail = _ordinal(mask, tokens, batch) > spread(shortest, batch)
         logps = logps * jnp.where(is_tail, tail, 1.0)
     return Answers(sums(jnp.where(mask > 0, logps, 0), batch), tokens)
 
 
-def _spread(values, batch):
+def spread(values, batch):
     """Give every target the value of its segment: [..., S] -> [..., T-1]."""
     return jnp.where(_is_in(batch, batch["segments"][..., 1:]), values[..., None, :], 0).sum(-1)
 
@@ -82,7 +82,7 @@ def _spread(values, batch):
 def _ordinal(mask, tokens, batch):
     """Number the targets of each segment from 1."""
     before = jnp.cumsum(tokens, -1) - tokens
-    return jnp.cumsum(mask, -1) - _spread(before, batch)
+    return jnp.cumsum(mask, -1) - spread(before, batch)
 
 
 def take(batch, p: int) -> dict:

@@ -59,7 +59,8 @@ class Rewards(NamedTuple):
                 raise ValueError(faults[0])
             skipped += len(faults)
             columns.append(np.array([value for value, _ in found], np.float32))
-        return Scores(np.stack(columns, axis=-1), skipped)
+        none = np.zeros((len(texts), 0), np.float32)
+        return Scores(np.stack(columns, axis=-1) if columns else none, skipped)
 
 
 def make(
@@ -74,10 +75,8 @@ def make(
       offered: keywords that a function may ask for.
 
     Raises:
-      ValueError: no section, or anything wrong with one, by its label.
+      ValueError: anything wrong with a section, by its label.
     """
-    if not specs:
-        raise ValueError("rewards: got none; expected one at least, as rewards.exact.name='exact'")
     if faults not in ("raise", "skip"):
         raise ValueError(f"rollout.faults: got {faults!r}; expected raise or skip")
     functions, weights = {}, []

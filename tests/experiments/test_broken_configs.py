@@ -57,6 +57,8 @@ BROKEN = {  # name: (changes, patterns that the message must match)
         {"optim.name": "adamm"}, [r"optim\.name: got 'adamm'; did you mean 'adam"]),
     "unknown objective": (
         {"objective.name": "stf"}, [r"objective\.name: got 'stf'.*did you mean 'sft'"]),
+    "objective of samples": (
+        {"objective.name": "xpo"}, [r"objective\.name: got .*xpo, .*run experiments\.online"]),
     "unknown adapter": ({"adapter.name": "loro"}, [r"adapter\.name: got 'loro'.*'lora'"]),
     "unknown evaluation": (
         {"evals.task": dict(name="nlll", data=LONG)}, [r"evals\.task\.name: got 'nlll'.*'nll'"]),

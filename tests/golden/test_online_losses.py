@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ftjax.objectives import advantages, grpo, online_pairs, ppo, rloo
+from ftjax.objectives import advantages, grpo, nash_md, ppo, rloo, xpo
 from tests.golden import reference
 
 ONLINE = ("xpo", "nash_md", "gspo_token")  # of the group `legacy`; its others are offline
@@ -238,28 +238,44 @@ def test_masked_statistics(golden):
 # -- online preferences ----------------------------------------------------------------------------
 
 
-def pairs():
+def duels(probability_B):
+    """Make the inputs, and the batch of them whose two answers are rows of six targets each."""
     arrays, _ = group("legacy")
-    return {k.removeprefix("online/"): v for k, v in arrays.items() if k.startswith("online/")}
+    p = {k.removeprefix("online/"): v for k, v in arrays.items() if k.startswith("online/")}
+    ones = np.ones((len(probability_B), 2, 7), np.int32)
+    batch = {"weights": ones, "segments": ones, "examples": np.ones((len(ones), 1), np.float32)}
+    return p, batch | {"probability": np.float32(probability_B)[:, None]}
+
+
+def table(logps):
+    return types.SimpleNamespace(logps=lambda batch, key=None: logps)
+
+
+def total(found):
+    terms = found["loss"] if isinstance(found["loss"], tuple) else (found["loss"],)
+    return sum(term.value() for term in terms)
 
 
 @pytest.mark.parametrize("entry", entries("legacy", lambda e: e.startswith("xpo")))
 def test_exploratory_preference_optimisation(entry, golden):
     settings, _, wanted = of("legacy", entry)
-    p = pairs()
+    wins = group("legacy")[0]["online/chosen_mask"]
+    p, batch = duels(np.where(wins, 0.9, 0.2))
+    names = {"sigmoid": "sigmoid", "ipo": "squared"}
+    objective = xpo.make(
+        alpha=settings["alpha"], beta=settings["beta"], loss=names[settings["loss_type"]]
+    )
+    base = table(np.stack([p["ref_logps_model_data"], p["ref_logps_ref_data"]], 1))
 
     def loss(own, other):
-        parts = online_pairs.xpo(
-            own, other, p["ref_logps_model_data"], p["ref_logps_ref_data"], p["chosen_mask"],
-            alpha=settings["alpha"], beta=settings["beta"], loss=settings["loss_type"],
-        )  # fmt: skip
-        return sum(parts).mean(), parts
+        found = objective(table(jnp.stack([own, other], 1)), base, batch, None)
+        return total(found), found
 
     run = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
-    (value, parts), grads = run(p["model_logps_model_data"], p["model_logps_ref_data"])
+    (value, found), grads = run(p["model_logps_model_data"], p["model_logps_ref_data"])
     close(value, wanted["loss"])
-    close(parts[0], wanted["dpo_losses"])
-    close(parts[1], wanted["xpo_losses"])
+    close(found["loss/pairs"].value(), wanted["dpo_losses"].mean())
+    close(settings["alpha"] * found["logp/other"].value(), wanted["xpo_losses"].mean())
     close(grads[0], wanted["grad_model_data"])
     close(grads[1], wanted["grad_ref_data"])
 
@@ -267,10 +283,9 @@ def test_exploratory_preference_optimisation(entry, golden):
 @pytest.mark.parametrize("entry", entries("legacy", lambda e: e.startswith("nash")))
 def test_nash_mirror_descent(entry, golden):
     settings, _, wanted = of("legacy", entry)
-    p = pairs()
-    loss = lambda own: online_pairs.nash_md(
-        own, p["ref_logps_model_data"], p["probability"], beta=settings["beta"]
-    ).mean()
+    p, batch = duels(group("legacy")[0]["online/probability"])
+    objective, base = nash_md.make(beta=settings["beta"]), table(p["ref_logps_model_data"])
+    loss = lambda own: total(objective(table(own), base, batch, None))
     value, gradient = jax.value_and_grad(loss)(p["model_logps_model_data"])
     close(value, wanted["loss"])
     close(gradient, wanted["grad_model_data"])

@@ -89,7 +89,7 @@ def adapters(name, family, *, where="blocks/**", tied=True):
     return jax.jit(lambda key, w: draw(key, handle.linears, w))(key, params)
 
 
-ANSWERS = {"preference": 2, "unpaired": 2, "ranking": 3}
+ANSWERS = {"preference": 2, "unpaired": 2, "ranking": 3, "duel": 2}
 
 
 def batch_for(objective, rows=4):
@@ -121,6 +121,7 @@ def answers(rows=4, *, count):
     arrays = {"tokens": tokens, "segments": segments, "positions": positions}
     numbers = {"label": generator.integers(0, 2, (rows, 2)), "margin": generator.random((rows, 2))}
     numbers |= {"weights": weights, "examples": examples}
+    numbers["probability"] = generator.random((rows, 2))
     as_type = lambda found, kind: {name: x.astype(kind) for name, x in found.items()}
     return as_type(arrays, np.int32) | as_type(numbers, np.float32)
 

@@ -51,7 +51,7 @@ def unpacked(batch):
     rows = []
     for b, s in zip(*np.nonzero(batch["examples"]), strict=True):
         row = {name: np.zeros_like(batch[name][b]) for name in batch}
-        for name in ("examples", "label", "margin"):
+        for name in ("examples", "label", "margin", "probability"):
             row[name][0] = batch[name][b, s]
         for p, segments in enumerate(batch["segments"][b]):
             inside = segments == s + 1
@@ -100,5 +100,6 @@ def test_what_is_not_there_does_not_count(objective):
         "tokens": np.where(batch["segments"] > 0, batch["tokens"], 7).astype(np.int32),
         "label": np.where(there, batch["label"], 1).astype(np.float32),
         "margin": np.where(there, batch["margin"], 5).astype(np.float32),
+        "probability": np.where(there, batch["probability"], 0.99).astype(np.float32),
     }
     subjects.close(program(objective)(params, noisy), program(objective)(params, batch))

@@ -64,10 +64,15 @@ def test_a_fault_names_function_and_prompt_or_is_counted(value, told):
     np.testing.assert_array_equal(found.values_BF, [[np.nan, 0], [np.nan, 1]])
 
 
+def test_no_function_says_nothing():
+    found = rewards.make({})(["a", "b"], [{}, {}])
+    assert found.values_BF.shape == (2, 0)
+    assert found.skipped == 0
+
+
 @pytest.mark.parametrize(
     ("specs", "told"),
-    [({}, "rewards: got none"),
-     ({"a": dict(name="exakt")}, "rewards.a.name: .*did you mean 'exact'"),
+    [({"a": dict(name="exakt")}, "rewards.a.name: .*did you mean 'exact'"),
      ({"a": dict(name="exact", feld="x")}, "rewards.a.feld: unknown key; did you mean 'field'"),
      ({"a": dict(name="no.such.thing")}, "dotted path of a function")],
 )  # fmt: skip

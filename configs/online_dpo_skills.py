@@ -1,0 +1,46 @@
+r"""Learn a skill from preferences among one's own samples: online DPO, XPO or Nash-MD.
+
+    python -m experiments.online --config configs/online_dpo_skills.py --workdir runs/online_dpo
+    python -m experiments.online --config configs/online_dpo_skills.py:method=xpo --workdir runs/xpo
+    python -m experiments.online --config configs/online_dpo_skills.py:method=nash_md \
+        --workdir runs/nash
+
+Nobody shows the base the skill. It answers eight times to a prompt, and learns from which of two
+answers has the larger reward: its best against its worst (dpo), or its own against the base's (xpo)
+or against a mixture's of the two (nash_md).
+"""
+
+from configs import common
+
+BETA = dict(dpo=0.1, xpo=0.1, nash_md=0.01)
+
+
+def get_config(arg=None):
+    """Return the config."""
+    arg = common.parse_arg(
+        arg, method="dpo", loss="sigmoid", skill="swap ends", steps=100, rank=16, rate=1e-3,
+        samples=8, seed=0, runlocal=False,
+    )  # fmt: skip
+    c = common.base()
+    common.tune(c, full=False, rank=arg.rank)
+    duels = arg.method != "dpo"
+    common.online(c, prompts=16 if duels else 32, samples=arg.samples, max_new_tokens=12)
+    c.seed = dict(data=arg.seed, init=arg.seed, adapter=arg.seed, sampling=arg.seed)
+    skill = dict(name="embedded", domain="skills", skills=arg.skill)
+    c.data = dict(skill, max_tokens=64)
+    c.objective = dict(name=arg.method, beta=BETA[arg.method])
+    if arg.method != "nash_md":
+        c.objective.loss = arg.loss
+    c.advantages = dict(scale=4.0) if duels else dict(pairs=1)
+    c.rewards.exact = dict(name="exact")
+    c.rewards.overlap = dict(name="overlap")
+    c.evals.skill = dict(name="generate", group="new", data=dict(skill, split="test"), rows=200)
+    c.evals.skills = dict(
+        name="generate", group="old", data=dict(name="embedded", domain="skills", split="test"),
+        rows=64, max_new_tokens=12,
+    )  # fmt: skip
+    c.optim.learning_rate = arg.rate
+    c.optim.schedule = dict(name="constant")
+    c.steps, c.log_every_steps = arg.steps, 10
+    c.batch_size = c.rollout.prompts * (arg.samples // 2 if duels else 1)  # one step a round
+    return common.shrink(c) if arg.runlocal else c
