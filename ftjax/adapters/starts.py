@@ -114,7 +114,7 @@ def lora_ga(gradient: jax.Array, rank: int) -> tuple[jax.Array, jax.Array]:
     """Take left singular vectors 1..R of a gradient [in, out] into a, right ones R+1..2R into b.
 
     Then the first step of descent on a and b moves a b along the gradient cut to rank 2 R. Both
-    have the length out^(1/4) / sqrt(GAMMA), as in the paper and its authors' code ("ArB2r",
+    have the length out^(1/4) / sqrt(GAMMA), as in the code of the authors ("ArB2r",
     "stable"). PEFT's "stable" is another: a of length 1, b times its singular values.
     """
     u, _, v = jnp.linalg.svd(gradient.astype(jnp.float32), full_matrices=False)
