@@ -2,13 +2,15 @@ r"""Measure a training step of every adapter against LoRA of the same rank and f
 
     python -m scripts.bench_adapters --rank 8
     python -m scripts.bench_adapters --dim 1024 --steps 5 --methods lora,dora,vera --json out.json
+    python -m scripts.bench_adapters --dim 1024 --layers 1 --batch 2 --out docs/adapters.md
 
 All methods that `ftjax/adapters` holds adapt all linear maps of one float32 llama. The settings of
 a method are its EXAMPLE's, whose ranks, alphas, blocks and numbers of frequencies grow with
 `--rank` as LoRA's rank does; see `ftjax/adapters/methods.py`. The steps run in turn in one process,
 so that whatever else the machine does slows all alike; the median counts. FLOPs are XLA's count for
 the compiled step of one layer (it counts loops once), memory is what XLA plans for the step and its
-arguments. Prints a table; `--json` keeps the numbers.
+arguments. Prints a table; `--json` keeps the numbers, `--out` puts the ratios into a document,
+between two marks.
 """
 
 import argparse
@@ -16,8 +18,9 @@ import json
 import statistics
 import time
 
-from scripts import bench_train
+from scripts import bench_train, runs
 
+NAME = "scripts/bench_adapters.py"
 FULL, LORA = "full", "lora"
 COLUMNS = ("trainable", "flops", "seconds", "bytes")
 
@@ -107,6 +110,18 @@ def table(found: dict[str, dict]) -> str:
     return "\n".join(map(line, rows))
 
 
+def ratios(found: dict[str, dict]) -> str:
+    """Write the multiples of LoRA's and of full fine-tuning's in Markdown."""
+    heads, others = ["method", "trainable"], [other for other in (LORA, FULL) if other in found]
+    heads += [f"{column} / {other}" for column in COLUMNS[1:] for other in others]
+    rows = [
+        (name, f"{own['trainable']:,}",
+         *(f"{own[c] / found[o][c]:.2f}" for c in COLUMNS[1:] for o in others))
+        for name, own in found.items()
+    ]  # fmt: skip
+    return runs.markdown(heads, rows)
+
+
 # -- command ---------------------------------------------------------------------------------------
 
 
@@ -123,6 +138,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--steps", type=int, default=20, help="steps of each method that count")
     p.add_argument("--warmup", type=int, default=2, help="steps before them")
     p.add_argument("--json", default="", help="file to write the numbers to")
+    p.add_argument("--out", default="", help="Markdown file that the ratios go into")
     return p
 
 
@@ -160,6 +176,8 @@ def main() -> None:
     chosen = {n: made.get(n) for n in names}
     found = measure(chosen, shape, steps=given.steps, warmup=given.warmup)
     print(table(found))
+    if given.out:
+        runs.publish(ratios(found), given.out, name=NAME)
     if given.json:
         rows = {name: own | {"settings": hyper.get(name)} for name, own in found.items()}
         record = dict(shape=shape, rank=given.rank, methods=rows)

@@ -69,6 +69,7 @@ def training(method, shape: dict, **options):
     from ftjax.train.step import make_step
 
     model, mesh = model_of(shape, **options), meshes.make()
+    where = "" if isinstance(method, adapters.OfModel) else "blocks/**"
     optimizer = chain.make(
         name="adamw", learning_rate=1e-3, schedule="constant", total_steps=10_000,
         weight_decay=0.01, clip_norm=1.0,
@@ -77,7 +78,8 @@ def training(method, shape: dict, **options):
     def create(key):
         weights, inside = model.init(key), None
         if method is not None:
-            inside = adapters.init(method, key, model.linears, weights, where="blocks/**")
+            own = dict(where=where, sizes=model.config.sizes)
+            inside = adapters.init(method, key, model.linears, weights, **own)
         pattern = "model/**" if inside is None else "adapters/**"
         trainable, frozen = states.split({"model": weights, "adapters": inside}, pattern)
         return states.create(trainable, optimizer.tx, key=key), frozen

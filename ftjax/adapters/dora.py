@@ -15,7 +15,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from ftjax.adapters import base, lora
+from ftjax.adapters import base, lora, matrix
 from ftjax.core import einsum
 from ftjax.ops import remat
 
@@ -45,7 +45,7 @@ class DoRA(base.Adapter):
         """Compute m * v / |v|."""
         v = self.low.merge(equation, w)
         factor = self._factor(norm(equation, v))
-        return _over_outputs(equation, v, factor, of=einsum.parse(equation).w)
+        return matrix.scaled(einsum.parse(equation).w, v, outputs(equation), factor)
 
     def apply(self, equation: str, x: jax.Array, w: jax.Array, key=None) -> jax.Array:
         """Compute (x v) * m / |v|; dropout acts on the low-rank branch of x v alone."""
@@ -59,7 +59,7 @@ class DoRA(base.Adapter):
         """Multiply outputs x v by m / |v|."""
         factor = remat.keep(self._factor(low_rank_norm(equation, w, self.low)))
         y = remat.keep(y)
-        return _over_outputs(equation, y, factor, of=einsum.parse(equation).y)
+        return matrix.scaled(einsum.parse(equation).y, y, outputs(equation), factor)
 
     def _factor(self, length: jax.Array) -> jax.Array:
         return jnp.where(self.scale == 0, 1.0, self.m / jax.lax.stop_gradient(length))
@@ -89,16 +89,13 @@ def low_rank_norm(equation: str, w: jax.Array, low: lora.LoRA) -> jax.Array:
     out, again = outputs(equation), lambda letters: letters.replace("R", "Q")
     own = jnp.einsum(f"{e.w},{e.w}->{out}", w, w)
     through = jnp.einsum(f"{factors.a},{e.w}->{factors.b}", a, w)
-    cross = jnp.einsum(f"{factors.b},{factors.b}->{out}", through, b)
+    # Sums, not einsums: XLA would turn the whole of `through` to batch over outputs.
+    over_rank = lambda x, y: (x * y).sum(factors.b.index("R"))
+    cross = over_rank(through, b)
     gram = jnp.einsum(f"{factors.a},{again(factors.a)}->{e.shared}RQ", a, a)
     turned = jnp.einsum(f"{e.shared}RQ,{again(factors.b)}->{factors.b}", gram, b)
-    added = jnp.einsum(f"{factors.b},{factors.b}->{out}", turned, b)
+    added = over_rank(turned, b)
     return jnp.sqrt(jnp.maximum(own + 2 * scale * cross + scale**2 * added, 0.0))
-
-
-def _over_outputs(equation: str, x: jax.Array, factor: jax.Array, *, of: str) -> jax.Array:
-    """Multiply x, of the letters `of`, by one factor per output."""
-    return jnp.einsum(f"{of},{outputs(equation)}->{of}", x, factor.astype(x.dtype))
 
 
 def make(*, rank: int, alpha: float, rslora: bool = False, dropout: float = 0.0):

@@ -32,7 +32,7 @@ DISPLACED = ("pissa", "milora", "olora")
 NEEDS = dict(loftq="quantizer", eva="inputs", lora_ga="gradient")
 SUBTRACTED = (*DISPLACED, "lora_ga")  # a b of the start is no part of the adapted weight
 NOT_THE_BASE = ("loftq",)  # where the first forward pass is not that of the weights
-GAMMA = 16.0  # of LoRA-GA's scale; PEFT's
+GAMMA = 16.0  # of LoRA-GA's scale; that of its authors' code
 
 
 def kaiming(key, w, rank, scale):
@@ -114,7 +114,8 @@ def lora_ga(gradient: jax.Array, rank: int) -> tuple[jax.Array, jax.Array]:
     """Take left singular vectors 1..R of a gradient [in, out] into a, right ones R+1..2R into b.
 
     Then the first step of descent on a and b moves a b along the gradient cut to rank 2 R. Both
-    have the length out^(1/4) / sqrt(GAMMA), PEFT's "stable".
+    have the length out^(1/4) / sqrt(GAMMA), as in the code of the authors ("ArB2r",
+    "stable"). PEFT's "stable" is another: a of length 1, b times its singular values.
     """
     u, _, v = jnp.linalg.svd(gradient.astype(jnp.float32), full_matrices=False)
     length = gradient.shape[-1] ** 0.25 / GAMMA**0.5

@@ -10,6 +10,8 @@ import pytest
 from experiments import exporting, running, starting, workdirs
 from ftjax.adapters import base
 from ftjax.core import tree
+from ftjax.models import llama, presets
+from ftjax.ops import quantize
 from ftjax.train.policy import Policy
 from tests.experiments.conftest import metrics
 
@@ -132,6 +134,22 @@ def test_loftq_repairs_the_quantised_base(lab, tmp_path):
         given = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), params)
         assert given == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), plan.parts.abstract)
     assert max(errors[1:]) < 0.9 * errors[0]
+
+
+def test_loftq_over_random_weights(lab, tmp_path, monkeypatch):
+    small = llama.EXAMPLE | dict(vocab_size=2048, num_hidden_layers=2, intermediate_size=64)
+    monkeypatch.setitem(presets.PRESETS, "small", small)
+    random = {"model.base": "", "model.preset": "small", "tokenizer": str(lab.root / "base")}
+    plan, params = begin(lab, tmp_path, **random, **WIDE, **LOFTQ)
+    model = plan.parts.model
+    exact = model.init(jax.random.key(plan.settings.seed.init))
+    rounded = quantize.dense(params["model"], jnp.float32)
+    repaired = base.merge(params["model"], params["adapters"], model.linears)
+    error = lambda path, found: float(jnp.square(tree.paths(found)[path] - exact_at[path]).sum())
+    exact_at = tree.paths(exact)
+    assert plan.parts.quantizers
+    for path in plan.parts.quantizers:
+        assert 0 < error(path, repaired) < 0.7 * error(path, rounded), path
 
 
 def test_loftq_leaves_as_a_model(lab, tmp_path, capsys):

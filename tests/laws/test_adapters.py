@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 import pathlib
 
 import jax
@@ -10,11 +11,11 @@ import numpy as np
 import pytest
 
 import ftjax.adapters
-from ftjax.adapters import base, peft
+from ftjax.adapters import base, lora, peft, starts
 from ftjax.core import einsum, tree
 from ftjax.models import hf
 from ftjax.models.base import Linear
-from ftjax.ops import grouped, linear
+from ftjax.ops import grouped, linear, lowrank
 from tests.laws import subjects
 
 EQUATIONS = ["BTD,DNH->BTNH", "BTNH,NHD->BTD", "BTF,FD->BTD", "BTD,VD->BTV", "EBD,EDF->EBF"]
@@ -101,6 +102,54 @@ def test_at_the_start_the_merged_weight_is_the_weight(name, equation):
     _, w, where = site(equation)
     adapter = fresh(name, where, w)
     subjects.close(adapter.merge(equation, w), w, atol=1e-6)
+
+
+def found_factors(init, equation, w, rank):
+    """Make the factors of a start from more than a weight, out of stand-ins for what it needs."""
+    m = lowrank.matrix(equation, w)
+    match init:
+        case "eva":
+            moments = m @ m.swapaxes(-1, -2)
+            found = jax.vmap(lambda x: starts.eva(x, rank).a)(
+                moments.reshape(-1, *moments.shape[-2:])
+            )
+            a = found.reshape(*m.shape[:-1], rank)
+            b = jnp.zeros((*m.shape[:-2], rank, m.shape[-1]))
+        case "lora_ga":
+            a, b = starts.lora_ga(jax.random.normal(jax.random.key(5), m.shape), rank)
+        case "loftq":
+            a, b = lowrank.triplets(m - jnp.round(m), slice(None, rank))
+    return lowrank.factors(equation, w.shape, a, b)
+
+
+@pytest.mark.parametrize("init", [*starts.STARTS, *starts.NEEDS])
+@for_equations
+def test_every_start_of_lora_is_the_base_or_named_as_another(init, equation):
+    _, w, where = site(equation)
+    method, key = lora.make(rank=2, alpha=6.0, init=init), jax.random.key(3)
+    if init in starts.NEEDS:
+        adapter = method.init(key, where, w, found_factors(init, equation, w, 2))
+    else:
+        adapter = method(key, where, w)
+    assert adapter.a.any()
+    moved = float(jnp.abs(adapter.merge(equation, w) - w).max())
+    if init in starts.NOT_THE_BASE:
+        assert moved > 0.1
+    else:
+        assert moved < 1e-5
+
+
+def test_every_start_is_listed():
+    own = {n: f for n, f in vars(starts).items() if inspect.isfunction(f) and not n.startswith("_")}
+    kinds = {n: tuple(inspect.signature(f).parameters) for n, f in own.items()}
+    assert {n for n, names in kinds.items() if names == ("key", "w", "rank", "scale")} == set(
+        starts.STARTS
+    )
+    assert {n for n, names in kinds.items() if names[1:] == ("rank",)} | {"loftq"} == set(
+        starts.NEEDS
+    )
+    for named in (starts.DISPLACED, starts.SUBTRACTED, starts.NOT_THE_BASE):
+        assert set(named) <= starts.STARTS.keys() | starts.NEEDS.keys()
 
 
 @each
