@@ -8,6 +8,14 @@ r"""Learn a skill from preferences among one's own samples: online DPO, XPO or N
 Nobody shows the base the skill. It answers eight times to a prompt, and learns from which of two
 answers has the larger reward: its best against its worst (dpo), or its own against the base's (xpo)
 or against a mixture's of the two (nash_md).
+
+Two CPU cores, three to five minutes. Expect exact match on inputs that it has not seen, new, and on
+the skills that it knew, old (one run each, on one busy core):
+
+    method    new            old             `reward`, of at most 2, passes 1.5 by step
+    dpo       0.01 -> 1.00   0.97 -> 0.39    30
+    xpo       0.01 -> 0.97   0.97 -> 0.38    60
+    nash_md   0.01 -> 1.00   0.97 -> 0.63    30
 """
 
 from configs import common
