@@ -34,14 +34,27 @@ def make(
     def choose(logits_BV, keys_B):
         logits_BV = logits_BV.astype(jnp.float32)
         if temperature == 0:
-            tokens_B = logits_BV.argmax(-1).astype(jnp.int32)
+            tokens_B = _argmax(logits_BV)
         else:
             kept_BV = top(logits_BV / temperature, k=top_k, p=top_p, least=min_p)
-            tokens_B = jax.vmap(jax.random.categorical)(keys_B, kept_BV).astype(jnp.int32)
+            noise = lambda key: jax.random.gumbel(key, logits_BV.shape[1:])
+            tokens_B = _argmax(kept_BV + jax.vmap(noise)(keys_B))
         logps_BV = jax.nn.log_softmax(logits_BV * scale)
         return tokens_B, jnp.take_along_axis(logps_BV, tokens_B[:, None], axis=-1)[:, 0]
 
     return choose
+
+
+def _argmax(x_BV):
+    """Return where each row is largest, the first place of several (0 beside NaN).
+
+    Two plain reductions of a stored array: a CPU runs `argmax` one element at a time, and with it
+    whatever makes its operand.
+    """
+    x_BV = jax.lax.optimization_barrier(x_BV)
+    is_largest_BV = ~(x_BV < x_BV.max(-1, keepdims=True))
+    places_V = jnp.arange(x_BV.shape[1], dtype=jnp.int32)
+    return jnp.where(is_largest_BV, places_V, x_BV.shape[1]).min(-1)
 
 
 def top(logits_BV, *, k: int | None, p: float | None, least: float | None = None):
