@@ -20,6 +20,10 @@ from ftjax.ops import linear, remat
 
 Params = Mapping[str, Any]
 
+# A cache: keys stand features first, as the scores of one query multiply them.
+CACHE = {"k": "LBKHS", "v": "LBKSH", "k_scale": "LBKS", "v_scale": "LBKS"}
+NEW = ("k", "v")  # of tokens at hand, [L,B,T,K,H]
+
 
 @dataclasses.dataclass(frozen=True)
 class Linear:
@@ -87,12 +91,12 @@ def _declare(value, letters, equation, stored: layout.Layout, *, inputs_first=Fa
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What layers of one kind share in a forward pass: the mask, rotary tables, where to write."""
+    """What layers of one kind share in a forward pass: the masks, rotary tables."""
 
-    mask_BTS: jax.Array
+    mask_BTS: jax.Array  # of keys at hand
     rotation: tuple[jax.Array, jax.Array] | None  # cosines and sines; None = positions are learned
     segments_BT: jax.Array
-    slots_BT: jax.Array | None = None  # cache slots of these tokens; out of range = do not write
+    past_BTS: jax.Array | None = None  # of slots in the cache
     virtual: "Context | None" = None  # of a prompt's tokens, which come before
     prefix: Mapping[str, jax.Array] | None = None  # keys and values [1,n,K,H] that all queries see
 
@@ -169,30 +173,60 @@ def scan(layers, x, inputs, *, length: int, policy: str, loop: bool):
     return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs)
 
 
-def empty_cache(shape: tuple[int, ...], dtype) -> dict[str, jax.Array]:
-    """Make a cache of zeros: k and v [L,B,S,K,H]; in int8 with a scale for each head of a token."""
-    zeros = {name: jnp.zeros(shape, dtype) for name in ("k", "v")}
-    if jnp.dtype(dtype) != jnp.int8:
-        return zeros
-    return zeros | {f"{name}_scale": jnp.zeros(shape[:-1], jnp.float32) for name in zeros}
+# -- caches ----------------------------------------------------------------------------------------
 
 
-def update_cache(cache, slots_BT, k_BTKH, v_BTKH):
-    """Write keys and values of new tokens at their slots; out-of-range slots are dropped."""
-    rows = jnp.arange(slots_BT.shape[0])[:, None]
-    new = {"k": k_BTKH, "v": v_BTKH}
-    if "k_scale" in cache:
-        scales = {n: jnp.abs(x).max(-1).astype(jnp.float32) / 127 for n, x in new.items()}
-        steps = {n: x / jnp.maximum(scales[n], 1e-30)[..., None] for n, x in new.items()}
-        new = {n: jnp.round(x) for n, x in steps.items()}
-        new |= {f"{n}_scale": x for n, x in scales.items()}
-    write = lambda old, new: old.at[rows, slots_BT].set(new.astype(old.dtype), mode="drop")
-    return {name: write(cache[name], new[name]) for name in cache}
+def empty_cache(sizes: Mapping[str, int], dtype) -> dict[str, jax.Array]:
+    """Make a cache of zeros, its letters those of CACHE; in int8 with scales."""
+    types = {name: dtype for name in NEW}
+    if jnp.dtype(dtype) == jnp.int8:
+        types |= {f"{name}_scale": jnp.float32 for name in NEW}
+    return {n: jnp.zeros([sizes[c] for c in CACHE[n]], kind) for n, kind in types.items()}
+
+
+def write_cache(cache, new, slots_BT):
+    """Write keys and values [L,B,T,K,H] of new tokens at their slots; out of range = dropped."""
+    rows_BT = jnp.arange(slots_BT.shape[0])[:, None]
+    new, where = _encode(new, cache), dict(B=rows_BT, S=slots_BT)
+
+    def write(name: str, old):
+        at = tuple(where.get(c, slice(None)) for c in CACHE[name])
+        x = _turn(new[name], "BS" + CACHE[name].replace("B", "").replace("S", ""))
+        return old.at[at].set(x.astype(old.dtype), mode="drop")
+
+    return {name: write(name, old) for name, old in cache.items()}
+
+
+def fill_cache(cache, new):
+    """Write keys and values [L,B,T,K,H] of new tokens at the first T slots of a cache."""
+    new = _encode(new, cache)
+
+    def fill(name: str, old):
+        x = _turn(new[name], CACHE[name])
+        return jax.lax.dynamic_update_slice(old, x.astype(old.dtype), (0,) * old.ndim)
+
+    return {name: fill(name, old) for name, old in cache.items()}
+
+
+def _encode(new, cache):
+    """Round to the steps of an int8 cache: k, v [L,B,T,K,H] and their scales [L,B,T,K]."""
+    if "k_scale" not in cache:
+        return new
+    scales = {n: jnp.abs(x).max(-1).astype(jnp.float32) / 127 for n, x in new.items()}
+    steps = {n: x / jnp.maximum(scales[n], 1e-30)[..., None] for n, x in new.items()}
+    return {n: jnp.round(x) for n, x in steps.items()} | {
+        f"{n}_scale": x for n, x in scales.items()
+    }
+
+
+def _turn(new, letters: str):
+    """Give the axes of new tokens, L B S K and H or none, the order of `letters`."""
+    return new.transpose(["LBSKH".index(c) for c in letters])
 
 
 def read_cache(cache, dtype) -> tuple[jax.Array, jax.Array]:
-    """Return keys and values of all slots, [B,S,K,H], in the type of the computation."""
-    if "k_scale" not in cache:
-        return cache["k"].astype(dtype), cache["v"].astype(dtype)
-    whole = lambda name: (cache[name] * cache[f"{name}_scale"][..., None]).astype(dtype)
-    return whole("k"), whole("v")
+    """Return keys [B,K,H,S] and values [B,K,S,H] of a layer in the type of the computation."""
+    k, v = cache["k"], cache["v"]
+    if "k_scale" in cache:
+        k, v = k * cache["k_scale"][:, :, None], v * cache["v_scale"][..., None]
+    return k.astype(dtype), v.astype(dtype)

@@ -35,16 +35,18 @@ class Norm:
 
 
 def attend(q, k, v, context: base.Context, cache=None, *, scale: float, cap: float | None = None):
-    """Rotate queries and keys, write the cache if there is one, attend: ([B,T,N,H], cache)."""
+    """Rotate queries and keys, attend to these and to a cache: [B,T,N,H], new keys and values."""
     if context.rotation is not None:
         q, k = rope.rotate(q, *context.rotation), rope.rotate(k, *context.rotation)
-    if cache is not None:
-        cache = base.update_cache(cache, context.slots_BT, k, v)
-        k, v = base.read_cache(cache, q.dtype)
+    new = {"k": k, "v": v}
     k, v = virtual.join(context.prefix, k, v)
-    run = attention.attend_causal if cache is None else attention.attend
-    mixed = run(q, k, v, context.mask_BTS, scale=scale, cap=cap)
-    return mesh.constrain(mixed, "BTNH"), cache
+    if cache is None:
+        mixed = attention.attend_causal(q, k, v, context.mask_BTS, scale=scale, cap=cap)
+    else:
+        own = k.transpose(0, 2, 3, 1), v.swapaxes(1, 2), context.mask_BTS
+        past = *base.read_cache(cache, q.dtype), context.past_BTS
+        mixed = attention.attend_cached(q, [past, own], scale=scale, cap=cap)
+    return mesh.constrain(mixed, "BTNH"), new
 
 
 class Attention(nnx.Module):
@@ -85,10 +87,10 @@ class Attention(nnx.Module):
         return q, k, v
 
     def __call__(self, x_BTD, context: base.Context, site: base.Site, cache=None):
-        """Attend; returns the output [B,T,D] and the cache with these tokens written."""
+        """Attend; returns the output [B,T,D] and these tokens' keys and values."""
         q, k, v = self.project(x_BTD, site)
-        mixed, cache = attend(q, k, v, context, cache, scale=self.scale, cap=self.cap)
-        return site("o", mixed, self.o), cache
+        mixed, new = attend(q, k, v, context, cache, scale=self.scale, cap=self.cap)
+        return site("o", mixed, self.o), new
 
 
 class GatedMlp(nnx.Module):

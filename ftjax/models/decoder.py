@@ -6,7 +6,7 @@ stack.
     ends(config, key)   parameters embed, ..., head unless tied
         .enter(tokens_BT, positions_BT, site) -> x_BTD          .leave(x_BTD) -> x_BTD
     block(config, key)  parameters of one layer
-        (x_BTD, context, site, cache) -> x_BTD, cache, auxiliary (or None)
+        (x_BTD, context, site, cache) -> x_BTD, new keys and values, auxiliary (or None)
 
 Layers with the same parameters are stacked on a leading axis L. What else differs between them (the
 window, the rotary embedding) is a `Kind`, and they run in groups: `runs` cuts the list of kinds
@@ -203,7 +203,7 @@ class Model:
 
     def hidden(
         self, params, tokens_BT, *, positions_BT, segments_BT, adapters=None, cache=None, key=None,
-        aux: bool = False,
+        aux: bool = False, fresh: bool = False,
     ):  # fmt: skip
         """Compute the final hidden states [B,T,D], after the last norm.
 
@@ -214,18 +214,29 @@ class Model:
           segments_BT: 0 for padding, 1.. for the examples of a packed row.
           adapters: a tree that mirrors `params` and holds adapters at some paths; None = off.
           cache: from `init_cache`; slot = position. When given, (hidden, cache) is returned.
+          fresh: the cache is empty and positions are places: the tokens see each other alone, and
+            fill the first slots, padding too, which no later token sees before it is overwritten.
           key: for the adapters' dropout; None means evaluation.
           aux: return also what the blocks give beside their states, {stack: tree on L}, last.
         """
         params = quantize.cast(params, self.dtype)
         adapters = adapters or {}
         before = virtual.count(adapters)
-        contexts = self._contexts(positions_BT, segments_BT, cache, adapters)
+        slots, past = cache and cache["k"].shape[-1], None if fresh else cache
+        options = dict(adapters=adapters, slots=slots, fresh=fresh)
+        contexts = self._contexts(positions_BT, segments_BT, **options)
+        run = functools.partial(self._layer, contexts=contexts, past=past, key=key)
         ends, site = self.ends_of(params), base.Site(tree.unshared(adapters), key)
         x = mesh.constrain(ends.enter(tokens_BT, positions_BT + before, site), "BTD")
         x = x, virtual.enter(ends, adapters)
-        (x, _), written, given = self._layers(params, x, contexts, adapters, cache, key)
-        outputs = [ends.leave(x)] + [written] * (cache is not None) + [given] * aux
+        (x, _), new, given = self._layers(params, x, adapters, run, keep=cache is not None)
+        outputs = [ends.leave(x)]
+        if fresh:
+            outputs.append(base.fill_cache(cache, new))
+        elif cache is not None:
+            slots_BT = jnp.where(segments_BT > 0, positions_BT, slots)
+            outputs.append(base.write_cache(cache, new, slots_BT))
+        outputs += [given] * aux
         return tuple(outputs) if len(outputs) > 1 else outputs[0]
 
     def ends_of(self, params) -> nnx.Module:
@@ -233,57 +244,61 @@ class Model:
         own = {name: params[name] for name in base.metadata(self._abstract(self.ends), "axes")}
         return nnx.merge(nnx.graphdef(self._abstract(self.ends)), own)
 
-    def _contexts(self, positions_BT, segments_BT, cache, adapters) -> dict[Kind, base.Context]:
+    def _contexts(
+        self, positions_BT, segments_BT, *, adapters, slots: int | None, fresh: bool
+    ) -> dict[Kind, base.Context]:
         """Make the context of every kind of layer, and of the virtual tokens of a prompt."""
-        before, slots = virtual.count(adapters), None if cache is None else cache["k"].shape[2]
+        before = virtual.count(adapters)
         length = before + (slots or positions_BT.shape[1])
         make = functools.partial(self._contexts_of, length=length)
+        slots = None if fresh else slots
         contexts = make(positions_BT, segments_BT, slots=slots, before=before)
         if virtual.STREAM not in adapters:
             return contexts
         places = jnp.arange(before)[None]
-        own = make(places, jnp.ones_like(places), slots=before, before=0)
+        own = make(places, jnp.ones_like(places), slots=None, before=0)
         return {k: dataclasses.replace(c, virtual=own[k]) for k, c in contexts.items()}
 
     def _contexts_of(self, positions_BT, segments_BT, *, slots: int | None, before: int, length):
         """Make the contexts of tokens with `before` virtual ones ahead, over a cache of `slots`."""
-        c, write_BT = self.config, None
-        query = key = (positions_BT, segments_BT)
-        if slots is not None:
-            key_pos = jnp.broadcast_to(jnp.arange(slots), (positions_BT.shape[0], slots))
-            key = key_pos, jnp.ones_like(key_pos)  # slot = position: what is not later is written
-            write_BT = jnp.where(segments_BT > 0, positions_BT, slots)
-        masks = {}
+        c, own, masks = self.config, (positions_BT, segments_BT), {}
+        past = functools.partial(attention.past_mask, own)
         for w in dict.fromkeys(kind.window for kind in c.kinds):
-            mask = attention.causal_mask(query, key, window=w)
-            masks[w] = attention.see_prefix(mask, positions_BT + before, count=before, window=w)
+            mask = attention.causal_mask(own, own, window=w)
+            mask = attention.see_prefix(mask, positions_BT + before, count=before, window=w)
+            masks[w] = mask, slots and past(slots=slots, window=w)
         ropes = dict.fromkeys(kind.rope for kind in c.kinds)
         place = functools.partial(rope.tables_of, length=length)
         tables = {r: r and place(r, c.head_dim, positions_BT + before) for r in ropes}
         return {
-            kind: base.Context(masks[kind.window], tables[kind.rope], segments_BT, write_BT)
+            kind: base.Context(mask, tables[kind.rope], segments_BT, past)
             for kind in c.kinds
+            for mask, past in [masks[kind.window]]
         }
 
-    def _layers(self, params, x, contexts, adapters, cache, key):
-        """Run all layers: x, the written cache, and what they give beside it, by stack."""
-        kinds, caches, given = self.config.kinds, [], {name: [] for name in self.stacks}
-        every = jnp.arange(len(kinds)), cache, virtual.prefix(adapters)
+    def _layers(self, params, x, adapters, make: Callable, *, keep: bool):
+        """Run all layers: x, new keys and values, and what they give beside it, by stack."""
+        kinds, news, given = self.config.kinds, [], {name: [] for name in self.stacks}
+        every = jnp.arange(len(kinds)), virtual.prefix(adapters)
         for run in runs(kinds):
             cut = functools.partial(_groups, kinds, run)
             stacks = {name: (params[name], adapters.get(name)) for name in run.stacks}
             inputs = {name: cut(stack, of=name) for name, stack in stacks.items()}, cut(every)
-            layers = [self._layer(run, turn, contexts, key) for turn in range(len(run.group))]
+            layers = [make(run, turn, keep=keep) for turn in range(len(run.group))]
             loop = dict(length=run.count, policy=self.remat, loop=not self.scan)
             x, outputs = base.scan(layers, x, inputs, **loop)
-            caches.append(_interleave([written for written, _ in outputs]))
+            news.append(_interleave([new for new, _ in outputs]))
             for name in run.stacks:
                 own = (o for o, kind in zip(outputs, run.group, strict=True) if kind.stack == name)
                 given[name].append(_interleave([aux for _, aux in own]))
-        return x, _join(caches), {name: _join(parts) for name, parts in given.items()}
+        return x, _join(news), {name: _join(parts) for name, parts in given.items()}
 
-    def _layer(self, run: Run, turn: int, contexts, key) -> Callable:
-        """Make the layer at one place of a group, a function of its x and the group's inputs."""
+    def _layer(self, run: Run, turn: int, *, contexts, past, key, keep) -> Callable:
+        """Make the layer at one place of a group, a function of its x and the group's inputs.
+
+        It reads its part of `past`, the cache, where that lies. New keys and values are given where
+        they are to be kept.
+        """
         kind = run.group[turn]
         graph = nnx.graphdef(self._abstract(dict(self.blocks)[kind.stack]))
         at = sum(earlier.stack == kind.stack for earlier in run.group[:turn])
@@ -292,16 +307,16 @@ class Model:
             (x, prompt), (stacks, every) = streams, inputs
             pick = lambda tree_, index: tree.map_stacked(lambda leaf: leaf[index], tree_)
             block, adapters = tree.unshared(pick(stacks[kind.stack], at))
-            number, cache, prefix = pick(every, turn)
+            number, prefix = pick(every, turn)
             layer_key = None if key is None else jax.random.fold_in(key, number)
             site = base.Site(adapters or {}, layer_key)
             module, context = nnx.merge(graph, block), contexts[kind]
             if prompt is not None:
-                blank = pick(self.init_cache(batch=1, length=prompt.shape[1]), 0)
-                prompt, prefix, _ = module(prompt, context.virtual, site, blank)
+                prompt, prefix, _ = module(prompt, context.virtual, site)
             context = dataclasses.replace(context, prefix=prefix)
-            x, cache, aux = module(x, context, site, cache)
-            return (x, prompt), (cache, aux)
+            cache = jax.tree.map(lambda leaf: leaf[number], past)
+            x, new, aux = module(x, context, site, cache)
+            return (x, prompt), (new if keep else None, aux)
 
         return layer
 
@@ -329,10 +344,9 @@ class Model:
         return capping.apply(z.astype(jnp.float32), cap).reshape(*x.shape[:-1], -1)
 
     def init_cache(self, *, batch: int, length: int, dtype=None) -> dict[str, jax.Array]:
-        """Make an empty cache for rows of up to `length` positions: k and v [L,B,S,K,H]."""
-        c = self.config
-        shape = (c.layers, batch, length, c.kv_heads, c.head_dim)
-        return base.empty_cache(shape, dtype or self.dtype)
+        """Make an empty cache for rows of up to `length` positions; its letters: `base.CACHE`."""
+        sizes = self.config.sizes | dict(B=batch, S=length)
+        return base.empty_cache(sizes, dtype or self.dtype)
 
 
 def _groups(kinds: Sequence[Kind], run: Run, inputs, of: str | None = None):

@@ -70,16 +70,16 @@ class Block(nnx.Module):
             self.mlp_post_norm = self.norm.declare("D", sizes)
 
     def __call__(self, x_BTD, context: base.Context, site: base.Site, cache=None):
-        """Apply the layer; returns [B,T,D], the written cache, and nothing auxiliary."""
+        """Apply the layer; returns [B,T,D], their keys and values, nothing auxiliary."""
         h = self.norm(x_BTD, self.attn_norm)
-        mixed, cache = self.attn(h, context, site.under("attn"), cache)
+        mixed, new = self.attn(h, context, site.under("attn"), cache)
         if self.post_norms:
             mixed = self.norm(remat.keep(mixed), self.attn_post_norm)
         x_BTD = remat.keep(x_BTD + mixed)
         made = self.mlp(self.norm(x_BTD, self.mlp_norm), site.under("mlp"))
         if self.post_norms:
             made = self.norm(remat.keep(made), self.mlp_post_norm)
-        return mesh.constrain(x_BTD + made, "BTD"), cache, None
+        return mesh.constrain(x_BTD + made, "BTD"), new, None
 
 
 def ends(config: Config, key: jax.Array) -> blocks.Ends:

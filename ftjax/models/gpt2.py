@@ -64,11 +64,11 @@ class Attention(nnx.Module):
         self.o_bias = base.vector("D", sizes, fill=0.0)
 
     def __call__(self, x_BTD, context: base.Context, site: base.Site, cache=None):
-        """Attend; returns the output [B,T,D] and the cache with these tokens written."""
+        """Attend; returns the output [B,T,D] and these tokens' keys and values."""
         qkv_BTCNH = _map(site, "qkv", x_BTD, self.qkv, self.qkv_bias)
         q, k, v = (qkv_BTCNH[:, :, part] for part in range(PARTS))
-        mixed, cache = blocks.attend(q, k, v, context, cache, scale=q.shape[-1] ** -0.5)
-        return _map(site, "o", mixed, self.o, self.o_bias), cache
+        mixed, new = blocks.attend(q, k, v, context, cache, scale=q.shape[-1] ** -0.5)
+        return _map(site, "o", mixed, self.o, self.o_bias), new
 
 
 class Mlp(nnx.Module):
@@ -108,11 +108,11 @@ class Block(nnx.Module):
         self.mlp = Mlp(config, mlp_key)
 
     def __call__(self, x_BTD, context: base.Context, site: base.Site, cache=None):
-        """Apply the layer; returns [B,T,D], the written cache, and nothing auxiliary."""
-        mixed, cache = self.attn(self.attn_norm(x_BTD), context, site.under("attn"), cache)
+        """Apply the layer; returns [B,T,D], their keys and values, nothing auxiliary."""
+        mixed, new = self.attn(self.attn_norm(x_BTD), context, site.under("attn"), cache)
         x_BTD = remat.keep(x_BTD + mixed)
         x_BTD = x_BTD + self.mlp(self.mlp_norm(x_BTD), site.under("mlp"))
-        return mesh.constrain(x_BTD, "BTD"), cache, None
+        return mesh.constrain(x_BTD, "BTD"), new, None
 
 
 class Ends(nnx.Module):

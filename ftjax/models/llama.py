@@ -46,12 +46,12 @@ class Block(nnx.Module):
         self.mlp = blocks.GatedMlp(sizes, key=mlp_key, scale=scale, activation=jax.nn.silu)
 
     def __call__(self, x_BTD, context: base.Context, site: base.Site, cache=None):
-        """Apply the layer; returns [B,T,D], the written cache, and nothing auxiliary."""
+        """Apply the layer; returns [B,T,D], their keys and values, nothing auxiliary."""
         h = self.norm(x_BTD, self.attn_norm)
-        mixed, cache = self.attn(h, context, site.under("attn"), cache)
+        mixed, new = self.attn(h, context, site.under("attn"), cache)
         x_BTD = remat.keep(x_BTD + mixed)
         h = self.norm(x_BTD, self.mlp_norm)
-        return mesh.constrain(x_BTD + self.mlp(h, site.under("mlp")), "BTD"), cache, None
+        return mesh.constrain(x_BTD + self.mlp(h, site.under("mlp")), "BTD"), new, None
 
 
 def ends(config: decoder.Config, key: jax.Array) -> blocks.Ends:

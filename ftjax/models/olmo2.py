@@ -32,12 +32,12 @@ class Block(nnx.Module):
         self.mlp_post_norm = self.norm.declare("D", sizes)
 
     def __call__(self, x_BTD, context: base.Context, site: base.Site, cache=None):
-        """Apply the layer; returns [B,T,D], the written cache, and nothing auxiliary."""
-        mixed, cache = self.attn(x_BTD, context, site.under("attn"), cache)
+        """Apply the layer; returns [B,T,D], their keys and values, nothing auxiliary."""
+        mixed, new = self.attn(x_BTD, context, site.under("attn"), cache)
         x_BTD = remat.keep(x_BTD + self.norm(remat.keep(mixed), self.attn_post_norm))
         made = remat.keep(self.mlp(x_BTD, site.under("mlp")))
         x_BTD = x_BTD + self.norm(made, self.mlp_post_norm)
-        return mesh.constrain(x_BTD, "BTD"), cache, None
+        return mesh.constrain(x_BTD, "BTD"), new, None
 
 
 def ends(config: Config, key: jax.Array) -> blocks.Ends:

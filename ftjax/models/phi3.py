@@ -36,10 +36,10 @@ class Attention(nnx.Module):
         self.ends = sizes["N"], sizes["N"] + sizes["K"]
 
     def __call__(self, x_BTD, context: base.Context, site: base.Site, cache=None):
-        """Attend; returns the output [B,T,D] and the cache with these tokens written."""
+        """Attend; returns the output [B,T,D] and these tokens' keys and values."""
         q, k, v = jnp.split(site("qkv", x_BTD, self.qkv), self.ends, axis=2)
-        mixed, cache = blocks.attend(q, k, v, context, cache, scale=q.shape[-1] ** -0.5)
-        return site("o", mixed, self.o), cache
+        mixed, new = blocks.attend(q, k, v, context, cache, scale=q.shape[-1] ** -0.5)
+        return site("o", mixed, self.o), new
 
 
 class GatedMlp(nnx.Module):

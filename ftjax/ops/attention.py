@@ -11,6 +11,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ftjax.ops import cap as capping
 from ftjax.ops import remat
@@ -30,6 +31,18 @@ def causal_mask(query, key, *, window: int | None = None) -> jax.Array:
     if window is not None:
         mask &= q_pos[:, :, None] - k_pos[:, None, :] < window
     return mask
+
+
+def past_mask(query, *, slots: int, window: int | None = None) -> jax.Array:
+    """Say which slots of a cache, slot = position, a query may see: those before its row's tokens.
+
+    `query` is as in `causal_mask`; the tokens of a row are one segment, beside padding (0).
+    """
+    positions_BT, segments_BT = query
+    slot_BS = jnp.broadcast_to(jnp.arange(slots), (positions_BT.shape[0], slots))
+    mask = causal_mask(query, (slot_BS, jnp.ones_like(slot_BS)), window=window)
+    first_B = jnp.where(segments_BT > 0, positions_BT, slots).min(axis=1)
+    return mask & (slot_BS < first_B[:, None])[:, None]
 
 
 def see_prefix(mask_BTS, positions_BT, *, count: int, window: int | None = None) -> jax.Array:
@@ -70,14 +83,44 @@ def attend_causal(
     return _attend(q_BTNH, k_BSKH, v_BSKH, mask_BTS, (scale, cap), blocks)
 
 
+def attend_cached(q_BTNH, parts, *, scale: float, cap: float | None = None) -> jax.Array:
+    """Compute `attend` over keys in parts, (k_BKHS, v_BKSH, mask_BTS) each: a cache, new tokens.
+
+    Scores of the parts are joined, keys and values never: a cache is read where it lies. Its keys
+    have their features before the slots, so that the scores of one query are sums along rows.
+    """
+    keys, values, masks = zip(*parts, strict=True)
+    q = _by_key_head(q_BTNH, keys[0].shape[1])
+    scores = [_product("bkmh,bkhs->bkms", q * scale, k) for k in keys]
+    mask_BTS = jnp.concatenate(masks, -1)
+    block = (0, *mask_BTS.shape[1:])
+    scores = capping.apply(jnp.concatenate(scores, -1), cap) + _bias(mask_BTS, block, q)
+    weights = jnp.exp(scores - scores.max(-1, keepdims=True))
+    cuts = np.cumsum([v.shape[2] for v in values])[:-1]
+    mix = lambda w, v: _product("bkms,bksh->bkmh", w.astype(v.dtype), v)
+    mixed = sum(map(mix, jnp.split(weights, cuts, axis=-1), values))
+    out = mixed / weights.sum(-1, keepdims=True)
+    return _by_query_head(out.astype(q.dtype), q_BTNH.shape)
+
+
 def _attend(q_BTNH, k_BSKH, v_BSKH, mask_BTS, numbers, blocks):
     """`numbers` are scale and cap; `blocks` (first query, end of queries, end of keys) triples."""
-    B, T, N, H = q_BTNH.shape
-    K = k_BSKH.shape[2]
-    q = q_BTNH.reshape(B, T, K, N // K, H).swapaxes(1, 2).reshape(B, K, -1, H)
+    q = _by_key_head(q_BTNH, k_BSKH.shape[2])
     q, k, v = map(remat.keep, (q, k_BSKH.swapaxes(1, 2), v_BSKH.swapaxes(1, 2)))
-    out = _core(q, k, v, mask_BTS, numbers, blocks)
-    return out.reshape(B, K, T, N // K, H).swapaxes(1, 2).reshape(q_BTNH.shape)
+    return _by_query_head(_core(q, k, v, mask_BTS, numbers, blocks), q_BTNH.shape)
+
+
+def _by_key_head(q_BTNH, heads: int):
+    """-> [B,K,M,H]: the G queries of a position, and the positions, of each key-value head."""
+    B, T, N, H = q_BTNH.shape
+    return q_BTNH.reshape(B, T, heads, N // heads, H).swapaxes(1, 2).reshape(B, heads, -1, H)
+
+
+def _by_query_head(out_BKMH, shape):
+    """Undo `_by_key_head`."""
+    B, T, N, H = shape
+    K = out_BKMH.shape[1]
+    return out_BKMH.reshape(B, K, T, N // K, H).swapaxes(1, 2).reshape(shape)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))

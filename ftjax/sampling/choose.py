@@ -34,35 +34,64 @@ def make(
     def choose(logits_BV, keys_B):
         logits_BV = logits_BV.astype(jnp.float32)
         if temperature == 0:
-            tokens_B = logits_BV.argmax(-1).astype(jnp.int32)
+            tokens_B = _argmax(logits_BV)
         else:
             kept_BV = top(logits_BV / temperature, k=top_k, p=top_p, least=min_p)
-            tokens_B = jax.vmap(jax.random.categorical)(keys_B, kept_BV).astype(jnp.int32)
+            noise = lambda key: jax.random.gumbel(key, logits_BV.shape[1:])
+            tokens_B = _argmax(kept_BV + jax.vmap(noise)(keys_B))
         logps_BV = jax.nn.log_softmax(logits_BV * scale)
         return tokens_B, jnp.take_along_axis(logps_BV, tokens_B[:, None], axis=-1)[:, 0]
 
     return choose
 
 
+def _argmax(x_BV):
+    """Return where each row is largest, the first place of several (0 beside NaN).
+
+    Two plain reductions of a stored array: a CPU runs `argmax` one element at a time, and with it
+    whatever makes its operand.
+    """
+    x_BV = jax.lax.optimization_barrier(x_BV)
+    is_largest_BV = ~(x_BV < x_BV.max(-1, keepdims=True))
+    places_V = jnp.arange(x_BV.shape[1], dtype=jnp.int32)
+    return jnp.where(is_largest_BV, places_V, x_BV.shape[1]).min(-1)
+
+
 def top(logits_BV, *, k: int | None, p: float | None, least: float | None = None):
     """Set to -inf what top-k, top-p and min-p leave out; p counts what top-k has kept."""
     if k is not None and k < logits_BV.shape[-1]:
-        last = jax.lax.top_k(logits_BV, k)[0][..., -1:]
-        logits_BV = jnp.where(logits_BV < last, -jnp.inf, logits_BV)
+        logits_BV = _cut(logits_BV, _edge(logits_BV, jnp.ones_like(logits_BV), k))
     if p is not None and p < 1:
-        logits_BV = jnp.where(logits_BV < _nucleus_edge(logits_BV, p), -jnp.inf, logits_BV)
+        logits_BV = _cut(logits_BV, _edge(logits_BV, jax.nn.softmax(logits_BV, axis=-1), p))
     if least is not None:
-        edge = logits_BV.max(-1, keepdims=True) + math.log(least)
-        logits_BV = jnp.where(logits_BV < edge, -jnp.inf, logits_BV)
+        edge_B1 = logits_BV.max(-1, keepdims=True) + math.log(least)
+        logits_BV = _cut(logits_BV, edge_B1)
     return logits_BV
 
 
-def _nucleus_edge(logits_BV, p: float):
-    """Find the smallest logit of the nucleus, [B, 1]."""
-    falling = -jnp.sort(-logits_BV, axis=-1)
-    probabilities = jax.nn.softmax(falling, axis=-1)
-    before = jnp.cumsum(probabilities, axis=-1) - probabilities
-    return jnp.where(before < p, falling, jnp.inf).min(-1, keepdims=True)
+def _cut(logits_BV, edge_B1):
+    return jnp.where(logits_BV < edge_B1, -jnp.inf, logits_BV)
+
+
+def _edge(x_BV, weights_BV, least: float):
+    """Find the largest number that the entries from it upwards weigh `least` together, [B, 1].
+
+    It is found bit by bit, among unsigned numbers in the order of the floats: 32 sums in place of
+    a sort, which takes a CPU 15 times as long.
+    """
+    bits_BV, sign = jax.lax.bitcast_convert_type(x_BV, jnp.uint32), jnp.uint32(1 << 31)
+    order_BV = jnp.where(bits_BV < sign, bits_BV | sign, ~bits_BV)
+
+    def settle(i, edge_B1):
+        higher_B1 = edge_B1 | (sign >> i)
+        weight_B1 = jnp.where(order_BV >= higher_B1, weights_BV, 0).sum(-1, keepdims=True)
+        return jnp.where(weight_B1 >= least, higher_B1, edge_B1)
+
+    edge_B1 = jax.lax.fori_loop(
+        jnp.uint32(0), jnp.uint32(32), settle, jnp.zeros_like(order_BV[:, :1])
+    )
+    edge_B1 = jnp.where(edge_B1 < sign, ~edge_B1, edge_B1 ^ sign)
+    return jax.lax.bitcast_convert_type(edge_B1, jnp.float32)
 
 
 def _check(temperature: float, top_k: int | None, top_p: float | None, min_p: float | None):

@@ -52,7 +52,7 @@ class _Queue(NamedTuple):
     prompts_QT: jax.Array
     lengths_Q: jax.Array
     keys_J: jax.Array
-    cache: Any  # of the prompts, [L, Q, T, ...]
+    cache: Any  # of the prompts, [L, Q, ...], of T slots
 
 
 def make(
@@ -120,21 +120,27 @@ def _run(plan: _Plan, params, prompts_QT, lengths_Q, keys_Q) -> Output:
     keys_J = keys_Q if plan.samples == 1 else _sample_keys(keys_Q, plan.samples)
     cache = _read(plan, params, prompts_QT, lengths_Q, at_once=min(R, Q))
     queue = _Queue(prompts_QT, lengths_Q, keys_J, cache)
-    # A slot may wait for others that end, so that prompts are copied in groups.
-    group = max(1, R // 8)
 
-    def body(loop: _Loop) -> _Loop:
-        is_due = (~loop.open_R).sum() >= jnp.minimum(group, jnp.maximum(J - loop.started, 1))
-        due = is_due & (loop.started < J)
-        loop = jax.lax.cond(due, functools.partial(_fill, plan, queue), lambda same: same, loop)
-        return _advance(plan, params, queue, loop)
+    def turn(loop: _Loop) -> _Loop:
+        step = functools.partial(_advance, plan, params, queue)
+        return jax.lax.while_loop(lambda loop: ~_is_due(loop, J), step, _fill(plan, queue, loop))
 
     zeros = jnp.zeros(R, jnp.int32)
     tokens, logps = jnp.full((J, plan.new), plan.pad_id), jnp.zeros((J, plan.new), jnp.float32)
     output = Output(tokens.astype(jnp.int32), jnp.zeros(J, jnp.int32), logps)
     loop = _Loop(jnp.int32(0), zeros, zeros, zeros, zeros > 0, output, plan.empty(R, T + plan.new))
     more = lambda loop: (loop.started < J) | loop.open_R.any()
-    return jax.lax.while_loop(more, body, loop).output
+    return jax.lax.while_loop(more, turn, loop).output
+
+
+def _is_due(loop: _Loop, rows: int):
+    """Whether to start rows or, when all have ended, to end.
+
+    A slot may wait for others that end, so that prompts are copied in groups.
+    """
+    free = (~loop.open_R).sum()
+    group = jnp.clip(rows - loop.started, 1, max(1, loop.open_R.shape[0] // 8))
+    return ((free >= group) & (loop.started < rows)) | ~loop.open_R.any()
 
 
 def _read(plan: _Plan, params, prompts_QT, lengths_Q, *, at_once: int):
@@ -144,7 +150,7 @@ def _read(plan: _Plan, params, prompts_QT, lengths_Q, *, at_once: int):
     rows = (jnp.pad(prompts_QT, ((0, fill), (0, 0))), jnp.pad(lengths_Q, (0, fill)))
 
     def one(rows):
-        return _hidden(plan.model, params, *rows, plan.empty(at_once, T))[1]
+        return _prefill(plan.model, params, *rows, plan.empty(at_once, T))[1]
 
     if at_once == Q:
         return one(rows)
@@ -155,7 +161,7 @@ def _read(plan: _Plan, params, prompts_QT, lengths_Q, *, at_once: int):
 
 def _fill(plan: _Plan, queue: _Queue, loop: _Loop) -> _Loop:
     """Start free slots on the next rows of the queue."""
-    J, T = queue.keys_J.shape[0], queue.prompts_QT.shape[1]
+    J = queue.keys_J.shape[0]
     free_R = ~loop.open_R
     next_R = loop.started + jnp.cumsum(free_R) - 1
     take_R = free_R & (next_R < J)
@@ -166,7 +172,8 @@ def _fill(plan: _Plan, queue: _Queue, loop: _Loop) -> _Loop:
 
     def copy(own, store):
         take = take_R.reshape(1, -1, *[1] * (own.ndim - 2))
-        return own.at[:, :, :T].set(jnp.where(take, store[:, prompt_R], own[:, :, :T]))
+        span = (slice(None), slice(None), *map(slice, store.shape[2:]))
+        return own.at[span].set(jnp.where(take, store[:, prompt_R], own[span]))
 
     return loop._replace(
         started=loop.started + take_R.sum(), row_R=choose(next_R, loop.row_R),
@@ -240,19 +247,19 @@ def make_stream(
 def prefill(model, params, prompts_BT, lengths_B, *, length: int):
     """Read right-padded prompts; returns the logits after each row's last token and the cache."""
     empty = model.init_cache(batch=prompts_BT.shape[0], length=length)
-    x_BTD, cache = _hidden(model, params, prompts_BT, lengths_B, empty)
+    x_BTD, cache = _prefill(model, params, prompts_BT, lengths_B, empty)
     last_B = jnp.maximum(lengths_B - 1, 0)
     x_BD = jnp.take_along_axis(x_BTD, last_B[:, None, None], axis=1)[:, 0]
     return model.logits(params["model"], x_BD, adapters=params.get("adapters")), cache
 
 
-def _hidden(model, params, prompts_BT, lengths_B, cache):
+def _prefill(model, params, prompts_BT, lengths_B, cache):
     B, T = prompts_BT.shape
     positions_BT = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (B, T))
     segments_BT = (positions_BT < lengths_B[:, None]).astype(jnp.int32)
     return model.hidden(
         params["model"], prompts_BT, positions_BT=positions_BT, segments_BT=segments_BT,
-        adapters=params.get("adapters"), cache=cache,
+        adapters=params.get("adapters"), cache=cache, fresh=True,
     )  # fmt: skip
 
 

@@ -13,6 +13,11 @@ def softmax(logits):
     return p / p.sum()
 
 
+def softmax_rows(logits):
+    p = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
+    return p / p.sum(-1, keepdims=True)
+
+
 def counts(draws=4000, **options):
     """How often each token comes; also that log-probabilities are the model's own."""
     pick = choose.make(**options)
@@ -75,6 +80,29 @@ def test_masks(k, p, kept):
 def test_ties_with_the_last_one_are_kept():
     found = choose.top(jnp.array([[1.0, 0.0, 0.0, -1.0]]), k=2, p=None)
     np.testing.assert_array_equal(np.isfinite(found)[0], [True, True, True, False])
+
+
+@pytest.mark.parametrize("p", [0.03, 0.5, 0.98])
+@pytest.mark.parametrize("k", [1, 7, 299])
+def test_what_is_kept_is_what_a_sort_keeps(k, p):
+    """Over both signs and with ties, zeros of both signs among them."""
+    logits = np.random.default_rng(0).normal(0, 2, (5, 300)).round(1).astype(np.float32)
+    falling = -np.sort(-logits)
+    last = falling[:, [k - 1]]
+    mass = np.cumsum(softmax_rows(falling), -1)
+    edge = falling[np.arange(5), (mass < p).sum(-1)][:, None]
+    for options, wanted in ((dict(k=k, p=None), last), (dict(k=None, p=p), edge)):
+        found = choose.top(jnp.asarray(logits), **options)
+        np.testing.assert_array_equal(np.isfinite(found), logits >= wanted)
+
+
+def test_draws_are_those_of_categorical():
+    logits = 2 * jax.random.normal(jax.random.key(2), (9, 700))
+    keys = jax.random.split(jax.random.key(3), 9)
+    wanted = jax.vmap(jax.random.categorical)(keys, logits)
+    np.testing.assert_array_equal(choose.make(temperature=1.0)(logits, keys)[0], wanted)
+    ties = jnp.array([[-1.0, 3.0, 3.0, 2.0], [0.0, -0.0, 0.0, -1.0]])
+    np.testing.assert_array_equal(choose.make()(ties, keys[:2])[0], [1, 0])
 
 
 def test_temperature_zero_is_the_argmax():

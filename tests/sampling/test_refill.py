@@ -136,17 +136,23 @@ def test_lengths_of_one_bucket_share_a_program(model, params):
 
 
 def test_a_cache_of_bytes_is_near(model, adapted):
-    prompts, lengths = QUEUE[2:3], LENGTHS[2:3]
-    wanted, _ = generating.prefill(model, adapted, prompts, lengths, length=16)
+    """The last token of a prompt reads those before it from the cache."""
+    prompts, before = QUEUE[2:3], LENGTHS[2:3] - 1
+    wanted, _ = generating.prefill(model, adapted, prompts, before + 1, length=16)
     cache = model.init_cache(batch=1, length=16, dtype="int8")
     assert cache["k"].dtype == jnp.int8
     places = np.arange(16)[None]
-    hidden = jax.jit(
-        lambda params: model.hidden(
+
+    @jax.jit
+    def logits(params, cache):
+        _, cache = model.hidden(
             params["model"], prompts, positions_BT=places, cache=cache,
-            segments_BT=np.int32(places < lengths), adapters=params["adapters"],
-        )
-    )(adapted)[0]  # fmt: skip
-    found = model.logits(adapted["model"], hidden[:, lengths[0] - 1], adapters=adapted["adapters"])
+            segments_BT=np.int32(places < before), adapters=params["adapters"],
+        )  # fmt: skip
+        last = prompts[0, before]
+        return generating.decode(model, params, last, before, np.array([True]), cache)
+
+    found, cache = logits(adapted, cache)
     error = np.abs(found - wanted).max() / np.abs(wanted).max()
     assert 0 < error < 0.02
+    assert cache["k"].dtype == jnp.int8
