@@ -3,10 +3,11 @@ r"""Speed of generation: tokens a second at several batch sizes, against what th
     python -m scripts.bench_generate                       # the embedded base, batch 1, 16, 64
     python -m scripts.bench_generate --base DIR --batch 1 16 --new 128 --cache int8
 
-Two bounds. Every token of a batch reads all weights once: bytes / bandwidth seconds, whatever the
-batch. And it multiplies 2 * weights * batch: FLOPs / speed seconds. Bandwidth and speed are
-measured here, by reading a large array and by a large matmul. `first` is the time to the first
-token: the prompts are read and one token is drawn. A second run with prompts of other lengths must
+Two bounds of decoding. A token of every row reads all weights once, and the keys and values of all
+rows: bytes / bandwidth seconds. And it multiplies 2 * weights * batch: FLOPs / speed seconds.
+Bandwidth and speed are measured here, by reading a large array and by a large matmul. `first` is
+the time to the first token: the prompts are read and one token is drawn; `decoded_per_s` leaves it
+out, and `of_bound` is its share of the lower bound. A second run with prompts of other lengths must
 compile nothing. JSON lines come out.
 """
 
@@ -20,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import ftjax
+from ftjax.core import tree
 from ftjax.models import hf
 from ftjax.sampling import generate as generating
 from ftjax.train import compile as compiling
@@ -64,6 +66,7 @@ def measure(model, params, *, batch: int, args) -> dict:
     return {
         "batch": batch, "new_tokens": args.new, "prompt_tokens": length,
         "first_token_ms": 1e3 * first, "tokens_per_s": batch * args.new / whole,
+        "decoded_per_s": batch * (args.new - 1) / (whole - first),
         "compiled_again": compiling.programs() - before,
     }  # fmt: skip
 
@@ -81,16 +84,18 @@ def main() -> None:
     family, config = hf.config_of(pathlib.Path(args.base))
     model = family.make(config)
     params = {"model": hf.load(pathlib.Path(args.base), model, names=family.NAMES)}
-    count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    count, size = tree.size_of(params), tree.bytes_of(params)
     bandwidth, speed = machine(args.repeats)
     shown = {"weights": count, "gb_per_s": bandwidth / 1e9, "gflop_per_s": speed / 1e9}
     print(json.dumps(shown))
     for batch in args.batch:
         found = measure(model, params, batch=batch, args=args)
-        bounds = batch * bandwidth / size, speed / (2 * count)
+        length = found["prompt_tokens"] + args.new
+        cache = model.init_cache(batch=batch, length=length, dtype=args.cache or None)
+        moved = size + tree.bytes_of(cache)
+        bounds = batch * bandwidth / moved, speed / (2 * count)
         found |= {"bound_by_bytes": bounds[0], "bound_by_matmuls": bounds[1]}
-        found["of_bound"] = found["tokens_per_s"] / min(bounds)
+        found["of_bound"] = found["decoded_per_s"] / min(bounds)
         print(json.dumps({k: round(v, 3) for k, v in found.items()}), flush=True)
 
 
