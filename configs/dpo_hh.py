@@ -13,7 +13,8 @@ DATA holds preference/{hh_helpful,hh_harmless}/{train,test}.jsonl.gz with `promp
 is the base with adapters off; `full` keeps a frozen copy, and `cached` computes the reference's
 log-probabilities once (evaluated by likelihood then).
 
-Two CPU cores; eval/pairs is the share of held-out pairs ranked as people did, 0.5 before.
+Two CPU cores, three minutes; eval/pairs is the share of held-out pairs ranked as people did: expect
+0.58 +- 0.03 from the fine-tuned base, 0.5 before (docs/preferences.md).
 """
 
 from configs import common

@@ -5,8 +5,8 @@ r"""A reward model of human preferences: a scalar head on the base, with LoRA or
 See configs/dpo_hh.py for DATA. The head starts at zero, trains with the adapters (or the model) and
 is exported beside them as reward_head.safetensors.
 
-Two CPU cores; eval/pairs is the share of held-out pairs whose chosen answer scores higher, 0.5
-before.
+Two CPU cores, three minutes; eval/pairs is the share of held-out pairs whose chosen answer scores
+higher: expect 0.6 from the fine-tuned base of configs/dpo_hh.py, 0.5 before.
 """
 
 from configs import common
