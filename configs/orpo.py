@@ -6,8 +6,8 @@ It may start from a plain base: the likelihood of the chosen answers is part of 
 configs/dpo_hh.py for DATA. `beta` weighs the odds against that likelihood; the paper's 0.1 is for
 bases of billions, and leaves the ranking of the embedded one as it was.
 
-Two CPU cores, three minutes; eval/pairs is the share of held-out pairs whose chosen answer is likelier
-per token: expect 0.40 -> 0.47 +- 0.03 from the fine-tuned base (docs/preferences.md).
+Two CPU cores, three minutes; eval/pairs is the share of held-out pairs whose chosen answer is
+likelier per token: expect 0.40 -> 0.47 +- 0.03 from the fine-tuned base (docs/preferences.md).
 """
 
 from configs import common

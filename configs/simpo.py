@@ -6,8 +6,8 @@ r"""SimPO on human preferences: rewards per token and no reference; with `alpha`
 See configs/dpo_hh.py for DATA and for the fine-tuned base. `alpha=0.25` bends the reward (AlphaPO),
 `nll=0.1` adds the likelihood of the chosen answers (CPO-SimPO).
 
-Two CPU cores, three minutes; eval/pairs is the share of held-out pairs whose chosen answer is likelier
-per token: expect 0.40 -> 0.51 +- 0.04 from the fine-tuned base (docs/preferences.md).
+Two CPU cores, three minutes; eval/pairs is the share of held-out pairs whose chosen answer is
+likelier per token: expect 0.40 -> 0.51 +- 0.04 from the fine-tuned base (docs/preferences.md).
 """
 
 from configs import common
