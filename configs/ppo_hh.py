@@ -9,8 +9,8 @@ DIR/ppo samples answers of the fine-tuned model and learns what the reward model
 near the start by a KL penalty that is steered to its target. See configs/dpo_hh.py for DATA.
 
 Two CPU cores, about ten minutes. Expect the reward model to rank 0.63 of the held-out pairs as
-people did, and the reward of answers to held-out prompts -0.29 -> -0.14, while `kl/base` of an answer
-reaches 2.6 nats under a target of 4.
+people did, and the reward of answers to held-out prompts -0.29 -> -0.14, while `kl/base` of an
+answer reaches 2.6 nats under a target of 4.
 """
 
 from configs import common, reward_hh, sft
