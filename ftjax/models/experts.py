@@ -118,13 +118,13 @@ class Block(nnx.Module):
         self.moe = Experts(config, key=moe_key, activation=jax.nn.silu)
 
     def __call__(self, x_BTD, context: base.Context, site: base.Site, cache=None):
-        """Apply the layer; returns [B,T,D], the written cache, the router's logits and load."""
+        """Apply the layer; returns [B,T,D], new keys and values, the router's logits and load."""
         h = self.norm(x_BTD, self.attn_norm)
-        mixed, cache = self.attn(h, context, site.under("attn"), cache)
+        mixed, new = self.attn(h, context, site.under("attn"), cache)
         x_BTD = remat.keep(x_BTD + mixed)
         h = self.norm(x_BTD, self.mlp_norm)
         y, given = self.moe(h, context.segments_BT, site.under("moe"))
-        return mesh.constrain(x_BTD + y, "BTD"), cache, given
+        return mesh.constrain(x_BTD + y, "BTD"), new, given
 
 
 def terms(config: Config, aux: Mapping[str, Any], segments_BT) -> dict[str, Mean]:

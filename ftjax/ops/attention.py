@@ -57,20 +57,13 @@ def see_prefix(mask_BTS, positions_BT, *, count: int, window: int | None = None)
     return jnp.concatenate([seen_BTP, mask_BTS], axis=-1)
 
 
-def attend(
-    q_BTNH, k_BSKH, v_BSKH, mask_BTS, *, scale: float, cap: float | None = None
-) -> jax.Array:
-    """Compute softmax(scale * q k^T, capped, masked) v -> [B,T,N,H]; the softmax is in float32."""
-    block = (0, q_BTNH.shape[1], k_BSKH.shape[1])
-    return _attend(q_BTNH, k_BSKH, v_BSKH, mask_BTS, (scale, cap), (block,))
-
-
 def attend_causal(
     q_BTNH, k_BSKH, v_BSKH, mask_BTS, *, scale: float, cap: float | None = None
 ) -> jax.Array:
-    """Compute `attend` where no query sees a later place of its row: packed or plain training rows.
+    """Compute softmax(scale * q k^T, capped, masked) v -> [B,T,N,H]; the softmax is in float32.
 
-    Keys that are more than the queries stand before them, and all queries may see them.
+    No query sees a later place of its row, whatever the mask says: packed or plain rows. Keys that
+    are more than the queries stand before them, and all queries may see them.
 
     The queries go in blocks, each against the keys up to its own end, which saves nearly half of
     the products and of the memory. There are at most `BLOCKS` of them, so long rows compile as fast
@@ -84,7 +77,7 @@ def attend_causal(
 
 
 def attend_cached(q_BTNH, parts, *, scale: float, cap: float | None = None) -> jax.Array:
-    """Compute `attend` over keys in parts, (k_BKHS, v_BKSH, mask_BTS) each: a cache, new tokens.
+    """Compute the same over keys in parts, (k_BKHS, v_BKSH, mask_BTS) each: a cache, new tokens.
 
     Scores of the parts are joined, keys and values never: a cache is read where it lies. Its keys
     have their features before the slots, so that the scores of one query are sums along rows.

@@ -38,9 +38,31 @@ def test_against_the_loop(heads, window, cap):
     pair = (jnp.asarray(positions), jnp.asarray(segments))
     mask = attention.causal_mask(pair, pair, window=window)
     arrays = (jnp.asarray(x, jnp.float32) for x in (q, k, v))
-    got = attention.attend(*arrays, mask, scale=0.7, cap=cap)
+    got = attention.attend_causal(*arrays, mask, scale=0.7, cap=cap)
     wanted = naive(q, k, v, positions, segments, scale=0.7, window=window, cap=cap)
     np.testing.assert_allclose(got, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("new", [1, 3, 6])
+@pytest.mark.parametrize(("window", "cap"), [(None, None), (2, None), (3, 1.5)])
+def test_a_cache_and_new_tokens_against_the_loop(new, window, cap):
+    """Slot = position; what lies in the slots of the new tokens and behind them is not seen."""
+    draw, lengths = np.random.default_rng(0).normal, np.array([9, 7])
+    q, k, v = draw(size=(2, 9, 4, 3)), draw(size=(2, 9, 2, 3)), draw(size=(2, 9, 2, 3))
+    places = np.broadcast_to(np.arange(9), (2, 9))
+    segments = np.int32(places < lengths[:, None])
+    wanted = naive(q, k, v, places, segments, scale=0.7, window=window, cap=cap)
+    at = lengths[:, None] - new + np.arange(new)
+    own = jnp.asarray(at), jnp.ones_like(at)
+    masks = (
+        attention.past_mask(own, slots=9, window=window),
+        attention.causal_mask(own, own, window=window),
+    )
+    take = lambda x: np.take_along_axis(x, at[..., None, None], axis=1)
+    stored = lambda k, v, mask: (jnp.moveaxis(k, 1, 3), jnp.moveaxis(v, 1, 2), mask)
+    parts = [stored(k, v, masks[0]), stored(take(k), take(v), masks[1])]
+    got = attention.attend_cached(jnp.asarray(take(q)), parts, scale=0.7, cap=cap)
+    np.testing.assert_allclose(got, take(wanted), atol=1e-5)
 
 
 def test_gradients_go_through_the_cap():
@@ -80,7 +102,7 @@ def test_keys_before_the_others_are_seen_by_all_segments(window):
         seen = np.concatenate([np.arange(before), own + before])
         place = jnp.arange(len(seen))[None], jnp.ones((1, len(seen)), int)
         query = tuple(x[:, before:] for x in place)
-        alone = attention.attend(
+        alone = attention.attend_causal(
             q[:, own], k[:, seen], v[:, seen],
             attention.causal_mask(query, place, window=window), scale=0.7,
         )  # fmt: skip
@@ -89,13 +111,13 @@ def test_keys_before_the_others_are_seen_by_all_segments(window):
 
 def test_a_row_that_sees_nothing_is_finite():
     q = jnp.ones((1, 1, 2, 4))
-    out = attention.attend(q, q, q, jnp.zeros((1, 1, 1), bool), scale=1.0)
+    out = attention.attend_causal(q, q, q, jnp.zeros((1, 1, 1), bool), scale=1.0)
     assert np.isfinite(out).all()
 
 
 def test_the_softmax_of_bfloat16_is_in_float32():
     q = jnp.full((1, 300, 1, 4), 1.0, jnp.bfloat16)
     v = jnp.ones((1, 300, 1, 4), jnp.bfloat16)
-    out = attention.attend(q, q, v, jnp.ones((1, 300, 300), bool), scale=1.0)
+    out = attention.attend_causal(q, q, v, jnp.ones((1, 300, 300), bool), scale=1.0)
     assert out.dtype == jnp.bfloat16
     np.testing.assert_allclose(out.astype(jnp.float32), 1.0, atol=0.02)
