@@ -150,7 +150,10 @@ def _read(plan: _Plan, params, prompts_QT, lengths_Q, *, at_once: int):
     rows = (jnp.pad(prompts_QT, ((0, fill), (0, 0))), jnp.pad(lengths_Q, (0, fill)))
 
     def one(rows):
-        return _prefill(plan.model, params, *rows, plan.empty(at_once, T))[1]
+        # The whole length that a slot has, which a rotary embedding may depend on; then T of it.
+        _, cache = _prefill(plan.model, params, *rows, plan.empty(at_once, T + plan.new))
+        part = jax.eval_shape(lambda: plan.empty(at_once, T))
+        return jax.tree.map(lambda x, own: x[tuple(map(slice, own.shape))], cache, part)
 
     if at_once == Q:
         return one(rows)

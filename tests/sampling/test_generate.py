@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ftjax.core import padding
+from ftjax.ops import rope
 from ftjax.sampling import generate as generating
 
 NEW = 12
@@ -78,6 +79,22 @@ def test_greedy_is_the_argmax_of_the_full_forward_pass(which, model, generate, r
         assert len(set(found)) > 3
         wanted = jax.nn.log_softmax(logits)[np.arange(NEW), np.array(found)]
         np.testing.assert_allclose(logps, wanted, atol=1e-4)
+
+
+def test_prompts_and_new_tokens_turn_alike(model, params):
+    """A prompt that the short factors of longrope would do for, with its new tokens not."""
+    numbers = dict(
+        original_max_position_embeddings=20, attention_factor=1.0,
+        short_factor=(1.0, 1.1, 1.2, 1.3), long_factor=(1.5, 2.2, 2.9, 3.5),
+    )  # fmt: skip
+    scaled = rope.Rope(1e4, "longrope", tuple(numbers.items()))
+    model = dataclasses.replace(model, config=dataclasses.replace(model.config, rope=scaled))
+    ids = PROMPTS[2]
+    found = generating.make(model, max_new_tokens=NEW)(params, *batch([ids]), jax.random.key(0))
+    new = found.tokens[0].tolist()
+    logits = full_logits(model, params, ids + new)[len(ids) - 1 : -1]
+    wanted = jax.nn.log_softmax(logits)[np.arange(NEW), np.array(new)]
+    np.testing.assert_allclose(found.logps[0], wanted, atol=1e-4)
 
 
 def test_adapters_change_the_text(params, adapted, generate):
