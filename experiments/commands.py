@@ -12,7 +12,7 @@ import sys
 import traceback
 from typing import NoReturn
 
-from absl import app, flags
+from absl import app, flags, logging
 
 OURS = ("ftjax", "experiments", "configs", "__main__")
 MESSAGES = (ValueError, RuntimeError, FloatingPointError)
@@ -20,8 +20,13 @@ MESSAGES = (ValueError, RuntimeError, FloatingPointError)
 
 def run(main) -> None:
     """Parse the flags, run `main(argv)` and leave the process."""
+
+    def quietly(argv: list[str]) -> None:
+        logging.set_verbosity(logging.WARNING)  # libraries tell of all they do at the level of info
+        main(argv)
+
     try:
-        app.run(main, flags_parser=_parse)
+        app.run(quietly, flags_parser=_parse)
     except MESSAGES as error:
         if not is_message(error):
             raise

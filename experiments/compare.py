@@ -11,7 +11,7 @@ that holds some of the runs goes on where it stopped.
 import pathlib
 import sys
 
-from absl import app, flags, logging
+from absl import app, flags
 
 from experiments import commands
 from ftjax.core import conf
@@ -24,7 +24,6 @@ def main(argv: list[str]) -> None:
     """Run what the flags say."""
     if len(argv) > 1:
         raise app.UsageError(f"got the arguments {argv[1:]}; expected flags alone")
-    logging.set_verbosity(logging.WARNING)
     variants = read(CONFIG.value)
     from experiments import results, running, settings
     from ftjax.train import device

@@ -11,7 +11,7 @@ too: the sampled answers are part of the checkpoint.
 
 import pathlib
 
-from absl import app, flags, logging
+from absl import app, flags
 
 from experiments import commands, settings
 from ftjax.core import conf
@@ -25,7 +25,6 @@ def main(argv: list[str]) -> None:
     """Run what the flags say."""
     if len(argv) > 1:
         raise app.UsageError(f"got the arguments {argv[1:]}; expected flags alone")
-    logging.set_verbosity(logging.WARNING)
     chosen = settings.read(conf.given(CONFIG))
     from experiments import rollouts  # jax and the rest import slowly: behind the flags
     from ftjax.core import mesh

@@ -12,7 +12,7 @@ on where it stopped.
 import pathlib
 import sys
 
-from absl import app, flags, logging
+from absl import app, flags
 
 from experiments import commands
 from ftjax.core import conf
@@ -27,7 +27,6 @@ def main(argv: list[str]) -> None:
     """Run what the flags say."""
     if len(argv) > 1:
         raise app.UsageError(f"got the arguments {argv[1:]}; expected flags alone")
-    logging.set_verbosity(logging.WARNING)
     from experiments import rollouts, running, settings
 
     workdir = pathlib.Path(WORKDIR.value)

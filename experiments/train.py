@@ -11,7 +11,7 @@ and export/ (a PEFT adapter, or a Hugging Face model).
 
 import pathlib
 
-from absl import app, flags, logging
+from absl import app, flags
 
 from experiments import commands, settings
 from ftjax.core import conf
@@ -31,7 +31,6 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"got the arguments {argv[1:]}; expected flags alone")
     if not WORKDIR.value and not DRY_RUN.value:
         raise app.UsageError("--workdir: got none; expected a directory for the run")
-    logging.set_verbosity(logging.WARNING)
     chosen = settings.read(conf.given(CONFIG))
     from experiments import describing, running  # jax and the rest import slowly: behind the flags
     from ftjax.core import mesh
