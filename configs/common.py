@@ -115,6 +115,18 @@ def domain(arg):
     return general(c, arg.data)
 
 
+def held_skill(c, skill: str):
+    """Measure a skill on inputs that training does not use, and what is left of all the old ones.
+
+    Returns the data section of the skill.
+    """
+    every = dict(name="embedded", domain="skills", split="test")
+    own = dict(name="embedded", domain="skills", skills=skill)
+    c.evals.skill = dict(name="generate", group="new", data=dict(own, split="test"), rows=200)
+    c.evals.skills = dict(name="generate", group="old", data=every, rows=64, max_new_tokens=12)
+    return own
+
+
 STAND_IN = dict(name="embedded", domain="skills", rows=32)
 
 

@@ -1,7 +1,7 @@
 r"""DPO on human preferences (HH-RLHF, helpful and harmless), with LoRA or in full.
 
-    python -m experiments.train --workdir runs/sft_hh \
-        --config configs/sft.py:path=DATA/preference/hh_helpful/train.jsonl.gz,response=chosen,full
+    python -m experiments.train --workdir runs/sft_hh --config \
+        configs/sft.py:path=DATA/preference/hh_helpful/train.jsonl.gz,response=chosen,full,steps=120
     python -m experiments.train --config configs/dpo_hh.py:data=DATA,base=runs/sft_hh/export \
         --workdir runs/dpo_hh
 

@@ -34,19 +34,13 @@ def get_config(arg=None):
     duels = arg.method != "dpo"
     common.online(c, prompts=16 if duels else 32, samples=arg.samples, max_new_tokens=12)
     c.seed = dict(data=arg.seed, init=arg.seed, adapter=arg.seed, sampling=arg.seed)
-    skill = dict(name="embedded", domain="skills", skills=arg.skill)
-    c.data = dict(skill, max_tokens=64)
+    c.data = dict(common.held_skill(c, arg.skill), max_tokens=64)
     c.objective = dict(name=arg.method, beta=BETA[arg.method])
     if arg.method != "nash_md":
         c.objective.loss = arg.loss
     c.advantages = dict(scale=4.0) if duels else dict(pairs=1)
     c.rewards.exact = dict(name="exact")
     c.rewards.overlap = dict(name="overlap")
-    c.evals.skill = dict(name="generate", group="new", data=dict(skill, split="test"), rows=200)
-    c.evals.skills = dict(
-        name="generate", group="old", data=dict(name="embedded", domain="skills", split="test"),
-        rows=64, max_new_tokens=12,
-    )  # fmt: skip
     c.optim.learning_rate = arg.rate
     c.optim.schedule = dict(name="constant")
     c.steps, c.log_every_steps = arg.steps, 10

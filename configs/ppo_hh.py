@@ -8,8 +8,8 @@ Three runs: DIR/sft learns the chosen answers; DIR/reward, from there, a scalar 
 DIR/ppo samples answers of the fine-tuned model and learns what the reward model says of them, held
 near the start by a KL penalty that is steered to its target. See configs/dpo_hh.py for DATA.
 
-Two CPU cores, about ten minutes. Expect the reward model to rank 0.63 of the held-out pairs as
-people did, and the reward of answers to held-out prompts -0.29 -> -0.14, while `kl/base` of an
+Two CPU cores, ten minutes of CPU time. Expect the reward model to rank 0.63 of the held-out pairs
+as people did, and the reward of answers to held-out prompts -0.29 -> -0.14, while `kl/base` of an
 answer reaches 2.6 nats under a target of 4.
 """
 

@@ -22,7 +22,6 @@ from ftjax.core import conf, files
 from ftjax.core import mesh as meshes
 from ftjax.data import loader as loaders
 from ftjax.evals import generate, preference
-from ftjax.sampling import rewards as rewarding
 from ftjax.sampling import text
 from ftjax.train import state as states
 
@@ -107,12 +106,12 @@ def _evaluator(spec: dict, parts: setup.Parts, *, where: str):
     else:
         offered["rows"] = _rows(data, limit, where=f"{where}.data")
     if spec["name"] == "generate":
-        keys = dict(max_new_tokens=16, until=("\n",), batch_size=_batch(parts))
+        keys = dict(max_new_tokens=16, until=("\n",), batch_size=meshes.rows(BATCH, parts.mesh))
         offered["respond"] = text.make(**_sampling(spec, keys, parts, data))
     elif spec["name"] == "reward":
         offered |= _judged(spec, parts, data, offered["rows"], where=where)
     if spec["name"] != "generate":
-        spec.setdefault("batch_size", _batch(parts))
+        spec.setdefault("batch_size", meshes.rows(BATCH, parts.mesh))
     return conf.build(spec, "evals", where=where, **offered)
 
 
@@ -137,8 +136,9 @@ def _judged(spec: dict, parts: setup.Parts, data: Mapping, rows: list[dict], *, 
             "none, and max_new_tokens where it samples nothing to learn from"
         )
     own = {key: vars(rollout)[key] for key in SAMPLED} if rollout else dict(temperature=1.0)
-    sampling = _sampling(spec, own | dict(batch_size=_batch(parts)), parts, data)
+    sampling = _sampling(spec, own | dict(batch_size=meshes.rows(BATCH, parts.mesh)), parts, data)
     trainable, _ = states.split(parts.abstract, parts.patterns)
+    faults = rollout.faults if rollout else "raise"
     most = parts.settings.data["max_tokens"] - sampling["max_new_tokens"]
     size = lambda row: len(sampling["encode"](generate.prompt_of(row)))
     kept = [row for row in rows if size(row) <= most]
@@ -148,15 +148,9 @@ def _judged(spec: dict, parts: setup.Parts, data: Mapping, rows: list[dict], *, 
     return dict(
         rows=kept,
         sample=text.make_sampler(**sampling),
-        rewards=rewarding.make(chosen, known=judging.KNOWN, mesh=parts.mesh),
+        rewards=judging.make(chosen, faults=faults, mesh=parts.mesh),
         base_of=None if jax.tree.leaves(trainable["model"]) else preference.adapters_off,
     )
-
-
-def _batch(parts: setup.Parts) -> int:
-    """At least `BATCH` rows, and a multiple of the replicas."""
-    replicas = meshes.replicas(parts.mesh)
-    return -(-BATCH // replicas) * replicas
 
 
 def _encode(parts: setup.Parts, data: Mapping) -> Callable:
@@ -200,7 +194,7 @@ def _sampler(parts: setup.Parts) -> Callable | None:
         return None
     respond = text.make(
         parts.model, parts.tokenizer, max_new_tokens=spec.max_new_tokens,
-        temperature=spec.temperature, batch_size=_batch(parts), mesh=parts.mesh,
+        temperature=spec.temperature, batch_size=meshes.rows(BATCH, parts.mesh), mesh=parts.mesh,
     )  # fmt: skip
     key = jax.random.key(parts.settings.seed.sampling)
 

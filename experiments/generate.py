@@ -136,10 +136,9 @@ def write(parts, params, asked: list, options: dict, *, of_rows) -> None:
     from ftjax.core import mesh as meshes
     from ftjax.sampling import text
 
-    replicas = meshes.replicas(parts.mesh)
     respond = text.make(
         parts.model, parts.tokenizer, until=tuple(UNTIL.value), mesh=parts.mesh,
-        batch_size=-(-min(BATCH_SIZE.value, len(asked)) // replicas) * replicas, **options,
+        batch_size=meshes.rows(min(BATCH_SIZE.value, len(asked)), parts.mesh), **options,
     )  # fmt: skip
     key, show = jax.random.key(SEED.value), progress(len(asked))
     texts = respond(params, asked, key, of_rows=of_rows, progress=show)

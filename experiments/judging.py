@@ -24,6 +24,11 @@ ENCODING = ("append_eos", "special")
 BATCH = 16
 
 
+def make(specs: Mapping[str, Mapping], *, faults: str = "raise", mesh=None) -> rewards.Rewards:
+    """Make the rewards of a config, trained models among them; see `sampling.rewards.make`."""
+    return rewards.make(specs, faults=faults, known={"model": model}, mesh=mesh)
+
+
 def model(*, workdir: str, checkpoint: str = "latest", mesh=None) -> rewards.Whole:
     """Make the reward that a run of objective "reward" learned.
 
@@ -35,9 +40,6 @@ def model(*, workdir: str, checkpoint: str = "latest", mesh=None) -> rewards.Who
       ValueError: the directory holds no run, or one that trains no reward head.
     """
     return rewards.Whole(Judge(pathlib.Path(workdir), checkpoint, mesh).score)
-
-
-KNOWN = {"model": model}
 
 
 @functools.lru_cache(maxsize=2)
@@ -72,9 +74,10 @@ class Judge:
 
     @functools.cached_property
     def _rewards(self):
-        parts, replicas = self._run.parts, meshes.replicas(self._run.parts.mesh)
-        size = -(-BATCH // replicas) * replicas
-        return preference.make_rewarder(parts.model, batch_size=size, mesh=parts.mesh)
+        mesh = self._run.parts.mesh
+        return preference.make_rewarder(
+            self._run.parts.model, batch_size=meshes.rows(BATCH, mesh), mesh=mesh
+        )
 
     def _encode(self, text: str, row: Mapping) -> tuple[np.ndarray, np.ndarray]:
         """Encode an answer as `data` of the run does, cut to the length that it knows."""

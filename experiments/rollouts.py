@@ -25,7 +25,6 @@ from experiments.settings import Rollout, Settings
 from ftjax.core import conf, padding, tree
 from ftjax.core import mesh as meshes
 from ftjax.objectives.advantages import Experience
-from ftjax.sampling import rewards as rewarding
 from ftjax.sampling import text
 from ftjax.train.policy import Policy
 
@@ -59,7 +58,7 @@ def check(settings: Settings) -> None:
             f"rollout.max_new_tokens: got {r.max_new_tokens}; expected less than data.max_tokens = "
             f"{settings.data['max_tokens']}, which is of prompt and answer together"
         )
-    rewarding.make(settings.rewards, faults=r.faults, known=judging.KNOWN)
+    judging.make(settings.rewards, faults=r.faults)
     drawing.share_of(r, objective_of(settings))
     found = lessons.make(settings, objective_of(settings))
     if found.count % settings.batch_size:
@@ -92,9 +91,7 @@ class Sampler:
         r: Rollout = self.settings.rollout
         self.stop_ids = generating.stop_ids(self.parts.tokenizer)
         self.pad_id = self.parts.tokenizer.pad_id or 0
-        self.rewards = rewarding.make(
-            self.settings.rewards, faults=r.faults, known=judging.KNOWN, mesh=self.parts.mesh
-        )
+        self.rewards = judging.make(self.settings.rewards, faults=r.faults, mesh=self.parts.mesh)
         self.lessons = lessons.make(self.settings, self.parts.objective)
         self.own = drawing.own_samples(r, self.parts.objective)
         compile = functools.partial(jax.jit, out_shardings=meshes.replicated(self.parts.mesh))

@@ -5,10 +5,10 @@ r"""Time the loading of a model directory against plainly reading its bytes.
 
 Both are done several times in turn with the files in the page cache, each in a process of its own;
 the fastest of each counts, and the least CPU time, which company on the machine lengthens less.
-`load` ends when every array is on its device in our layout; the shapes of the model, which a run
-works out whatever it loads, are known before. `read` is `safetensors.numpy.load_file` over all
-files, which keeps torch's layout. Prints seconds, their ratios, and the host's peak memory beyond
-the arrays, in units of the largest parameter.
+`load` ends when every array is on its device in our layout; `shapes` of it is the tracing of the
+model's shapes, which a run has done before it loads. `read` is `safetensors.numpy.load_file` over
+all files, which keeps torch's layout. Prints seconds, their ratios, and the host's peak memory
+beyond the arrays, in units of the largest parameter.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def _bytes(family, config: dict, *, layers: int) -> int:
 
 
 def load(directory: pathlib.Path) -> dict:
-    """Load the model with `hf.load`; imports, shapes, the backend's start are not counted."""
+    """Load the model with `hf.load`; imports and the start of the backend are not counted."""
     import jax
 
     from ftjax.core import tree
@@ -61,15 +61,17 @@ def load(directory: pathlib.Path) -> dict:
 
     family, config = hf.config_of(directory)
     model = family.make(config)
-    hf.stored(model, family.NAMES)
     jax.block_until_ready(jax.numpy.zeros(1) + 1)
     before, start, used = _peak(), time.perf_counter(), time.process_time()
+    hf.stored(model, family.NAMES)
+    shapes = time.perf_counter() - start
     params = jax.block_until_ready(hf.load(directory, model, names=family.NAMES))
     seconds, used = time.perf_counter() - start, time.process_time() - used
     largest = max(leaf.nbytes for leaf in jax.tree.leaves(params))
     beyond = _peak() - before - tree.bytes_of(params)
     size = tree.bytes_of(params)
-    return {"seconds": seconds, "cpu": used, "bytes": size, "beyond": beyond / largest}
+    own = {"seconds": seconds, "cpu": used, "shapes": shapes, "rest": seconds - shapes}
+    return own | {"bytes": size, "beyond": beyond / largest}
 
 
 def read(directory: pathlib.Path) -> dict:
@@ -120,6 +122,8 @@ def report(directory: pathlib.Path) -> None:
     for kind in found:
         wall, cpu = least(kind, "seconds"), least(kind, "cpu")
         print(f"{kind:5} {wall:6.2f} s  {size / wall / 1e9:5.2f} GB/s  {cpu:6.2f} s of CPU")
+    known = least("load", "rest") / least("read", "seconds")
+    print(f"shapes {least('load', 'shapes'):5.2f} s; ratio of time without them {known:.2f}")
     for what, label in (("seconds", "time"), ("cpu", "CPU time")):
         print(f"ratio of {label} {least('load', what) / least('read', what):.2f}")
     beyond = max(r["beyond"] for r in found["load"])

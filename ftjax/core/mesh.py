@@ -97,6 +97,12 @@ def replicas(mesh: Mesh) -> int:
     return math.prod(mesh.shape[axis] for axis in RULES["B"])
 
 
+def rows(least: int, mesh: Mesh) -> int:
+    """Round a number of rows up to a multiple of the replicas."""
+    parts = replicas(mesh)
+    return -(-least // parts) * parts
+
+
 def check_batch(batch_size: int, accumulate: int, mesh: Mesh | None) -> None:
     """Check that a batch divides into microbatches and over the replicas; no mesh has one.
 

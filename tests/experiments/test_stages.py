@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from experiments import judging, rollouts, workdirs
-from ftjax.sampling import rewards
 from tests.experiments.conftest import LONGEST_S, ROOT, environment, metrics, train
 from tests.experiments.test_online import plain
 
@@ -29,7 +28,7 @@ def judge(lab):
 
 
 def test_it_scores_answers_as_the_pairs_it_learned_from(judge):
-    mix = rewards.make({"learned": dict(name="model", workdir=str(judge))}, known=judging.KNOWN)
+    mix = judging.make({"learned": dict(name="model", workdir=str(judge))})
     texts = [row[side] for row in PAIRS for side in ("chosen", "rejected")]
     found = mix(texts, [row for row in PAIRS for _ in range(2)]).values_BF.reshape(-1, 2)
     assert (found[:, 0] > found[:, 1]).mean() > 0.9
