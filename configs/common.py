@@ -41,7 +41,8 @@ def base():
     c.evals = conf.create()
     c.samples = conf.create(prompts=(), max_new_tokens=32, temperature=0.0)
     c.mesh = dict(data=-1, fsdp=1, expert=1, tensor=1)
-    c.steps = conf.placeholder(int, required=True)
+    c.steps = conf.placeholder(int)  # the length of the run, or
+    c.epochs = conf.placeholder(float)  # ... how often it goes through the data: one of them
     c.batch_size, c.accumulate = 8, 1
     c.compile = "jit"
     c.ema_decay = conf.placeholder(float)

@@ -7,23 +7,30 @@ Exit codes: 0 done, or stopped by SIGTERM with a checkpoint; 1 anything unforese
 for cannot be done, and the last line says why.
 """
 
-import re
+import os
 import sys
 import traceback
 from typing import NoReturn
 
 from absl import app, flags, logging
 
-OURS = ("ftjax", "experiments", "configs", "__main__")
+from ftjax.core import conf
+
+OURS = ("ftjax", "experiments", "configs", "_config", "__main__")
 MESSAGES = (ValueError, RuntimeError, FloatingPointError)
 
 
 def run(main) -> None:
     """Parse the flags, run `main(argv)` and leave the process."""
+    # With its own frames cut out, as by default, what jax raises seems to come from our last line.
+    os.environ.setdefault("JAX_TRACEBACK_FILTERING", "off")
 
     def quietly(argv: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # libraries tell of all they do at the level of info
-        main(argv)
+        try:
+            main(argv)
+        except app.UsageError as error:  # absl would print the whole help
+            _leave(str(error))
 
     try:
         app.run(quietly, flags_parser=_parse)
@@ -34,38 +41,16 @@ def run(main) -> None:
 
 
 def is_message(error: Exception) -> bool:
-    """Say whether our own code raised it: then its text says all there is to say."""
-    if "__notes__" in vars(error):  # jax has cut its own frames out of the traceback
-        return False
+    """Return whether our own code raised it: then its text says all there is to say."""
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     return frame.f_globals["__name__"].split(".")[0] in OURS
 
 
 def _parse(argv: list[str]) -> list[str]:
     try:
-        return flags.FLAGS(argv)
+        return flags.FLAGS(conf.split_keys(argv) if conf.KEYS in flags.FLAGS else argv)
     except flags.Error as error:
-        # A config file that fails is quoted with its traceback, whose last line is the message.
-        *trace, last = str(error).strip().splitlines()
-        last = last.strip()
-        _leave(last.removeprefix("ValueError: ") if not trace or _has_message(last) else str(error))
-    except (AttributeError, KeyError) as error:  # an override of a key that the config lacks
-        _leave(_unknown_key(error, argv))
-
-
-def _has_message(line: str) -> bool:
-    return line.startswith("ValueError: ")
-
-
-def _unknown_key(error: Exception, argv: list[str]) -> str:
-    """Name the argument; ml_collections names the last part of the key and the nearest one."""
-    while error.args and isinstance(error.args[0], Exception):
-        error = error.args[0]
-    text = " ".join(str(error.args[0] if error.args else error).split())
-    text = text.strip('"').replace("\\'", "'").replace("\\n", " ")
-    key = re.search(r"'(\w+)'", text)
-    given = [each for each in argv if key and re.search(rf"\.{key[1]}\b", each.partition("=")[0])]
-    return f"{' '.join(given) or 'config'}: unknown key: {text}"
+        _leave(" ".join(str(error).split()))
 
 
 def _leave(message: str) -> NoReturn:

@@ -13,7 +13,7 @@ import pathlib
 
 from absl import app, flags
 
-from experiments import commands, settings
+from experiments import commands, keys, settings
 from ftjax.core import conf
 
 CONFIG = conf.flag()
@@ -25,7 +25,7 @@ def main(argv: list[str]) -> None:
     """Run what the flags say."""
     if len(argv) > 1:
         raise app.UsageError(f"got the arguments {argv[1:]}; expected flags alone")
-    chosen = settings.read(conf.given(CONFIG))
+    chosen = settings.read(keys.read(CONFIG))
     from experiments import rollouts  # jax and the rest import slowly: behind the flags
     from ftjax.core import mesh
     from ftjax.train import device

@@ -9,20 +9,20 @@ whatever the name stands for checks its own keywords.
 """
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from ftjax.core import conf
+from ftjax.core.typed import Count, Decay, Natural, NonNegative, Patterns, Positive, Share
 
 
 @dataclasses.dataclass(frozen=True)
 class Seeds:
     """One seed for each thing that is drawn."""
 
-    data: int
-    init: int
-    adapter: int
-    sampling: int
+    data: Natural
+    init: Natural
+    adapter: Natural
+    sampling: Natural
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,10 +34,10 @@ class Model:
     param_dtype: str
     compute_dtype: str
     remat: str
-    chunk: int
+    chunk: Count
     dispatch: str
-    capacity_factor: float | None
-    router_aux: float | None
+    capacity_factor: Positive | None
+    router_aux: NonNegative | None
     quantize: dict
 
 
@@ -54,17 +54,17 @@ class Reference:
 class Samples:
     """Prompts to continue before and after training."""
 
-    prompts: Any
-    max_new_tokens: int
-    temperature: float
+    prompts: Sequence[str]
+    max_new_tokens: Count
+    temperature: NonNegative
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
     """When to save and what to keep; `best` is a metric such as "eval/facts/nll"."""
 
-    every_steps: int
-    keep: int
+    every_steps: Natural
+    keep: Count
     best: str
     mode: str
 
@@ -73,17 +73,17 @@ class Checkpoint:
 class Rollout:
     """How answers are sampled to learn from; see `configs/common.py`."""
 
-    prompts: int
-    samples: int
-    epochs: int
-    max_new_tokens: int
-    temperature: float
-    slots: int
-    until: Any
+    prompts: Count
+    samples: Count
+    epochs: Count
+    max_new_tokens: Count
+    temperature: Positive
+    slots: Natural
+    until: Patterns
     faults: str
-    kl_target: float | None
-    kl_horizon: int
-    mixture: float | None = None
+    kl_target: Positive | None
+    kl_horizon: Count
+    mixture: Share | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,27 +95,28 @@ class Settings:
     tokenizer: str
     adapter: dict
     adapter_from: str
-    trainable: Any
+    trainable: Patterns
     objective: dict
-    penalties: dict
+    penalties: dict[str, dict]
     reference: Reference
     optim: dict
     data: dict
-    evals: dict
+    evals: dict[str, dict]
     samples: Samples
     mesh: dict
-    steps: int
-    batch_size: int
-    accumulate: int
+    steps: Count | None
+    epochs: Positive | None
+    batch_size: Count
+    accumulate: Count
     compile: str
-    ema_decay: float | None
-    log_every_steps: int
-    eval_every_steps: int
+    ema_decay: Decay | None
+    log_every_steps: Count
+    eval_every_steps: Natural
     checkpoint: Checkpoint
     wandb_project: str
     plain: dict  # the config as it was given, for config.json and the checkpoints' manifest
     rollout: Rollout | None = None  # of online runs, as are the next two
-    rewards: dict = dataclasses.field(default_factory=dict)
+    rewards: dict[str, dict] = dataclasses.field(default_factory=dict)
     advantages: dict = dataclasses.field(default_factory=dict)
 
 
@@ -146,19 +147,14 @@ def read(config: Mapping) -> Settings:
 
 
 def _check_values(settings: Settings) -> None:
-    least = {"steps": 1, "batch_size": 1, "accumulate": 1, "log_every_steps": 1,
-             "eval_every_steps": 0}  # fmt: skip
-    for name, low in least.items():
-        if (value := vars(settings)[name]) < low:
-            raise ValueError(f"{name}: got {value}; expected at least {low}")
-    spec = settings.checkpoint
-    _check_choice("compile", settings.compile, ("jit", "pmap"))
-    _check_choice("checkpoint.mode", spec.mode, ("min", "max"))
-    if spec.keep < 1 or spec.every_steps < 0:
+    if (settings.steps is None) == (settings.epochs is None):
+        got = "not set" if settings.steps is None else f"got {settings.steps} beside epochs"
         raise ValueError(
-            f"checkpoint: got keep {spec.keep}, every_steps {spec.every_steps}; expected at least "
-            "1 and 0"
+            f"steps: {got}; expected a value; pass --config.steps=... or --config.epochs=..., one "
+            "of them"
         )
+    _check_choice("compile", settings.compile, ("jit", "pmap"))
+    _check_choice("checkpoint.mode", settings.checkpoint.mode, ("min", "max"))
 
 
 def _check_choice(key: str, value: str, legal: tuple[str, ...]) -> None:

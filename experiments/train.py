@@ -13,7 +13,7 @@ import pathlib
 
 from absl import app, flags
 
-from experiments import commands, settings
+from experiments import commands, keys, settings
 from ftjax.core import conf
 
 CONFIG = conf.flag()
@@ -31,7 +31,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"got the arguments {argv[1:]}; expected flags alone")
     if not WORKDIR.value and not DRY_RUN.value:
         raise app.UsageError("--workdir: got none; expected a directory for the run")
-    chosen = settings.read(conf.given(CONFIG))
+    chosen = settings.read(keys.read(CONFIG))
     from experiments import describing, running  # jax and the rest import slowly: behind the flags
     from ftjax.core import mesh
     from ftjax.train import device

@@ -42,7 +42,10 @@ def test_importing_ftjax_loads_nothing_heavy(started):
 # Wrong commands: (arguments, what the one line must say).
 WRONG = [
     ("--config=configs/sft.py --dry_run --config.optim.learning_rat=1", "learning_rate"),
-    ("--config=configs/sft.py --dry_run --config.steps=abc", "config.steps=abc: invalid literal"),
+    (
+        "--config=configs/sft.py --dry_run --config.steps=abc",
+        "config.steps: got 'abc'; expected int",
+    ),
     ("--config=configs/sft.py:rnk=3 --dry_run", "did you mean 'rank'"),
     ("--config=configs/absent.py --dry_run", "configs/absent.py"),
     ("--config=configs/sft.py --dryrun", "dryrun"),

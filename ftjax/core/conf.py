@@ -14,10 +14,14 @@ import importlib.util
 import inspect
 import pathlib
 import pkgutil
+import re
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-PLAIN = {"bool": bool, "float": float, "int": int, "str": str, "None": type(None)}
+from ftjax.core import typed
+
+KEYS = "config_key"  # the flag that --config.key=value becomes
 TRUTH = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -90,8 +94,9 @@ def build(spec: Mapping, package: str, *, attr: str = "make", where: str, **extr
 
     spec: a dict or a ConfigDict; None is a value like any other.
     extra: what the caller offers besides (a model, a tokenizer); passed where it is named.
-    Raises ValueError for an unknown, missing or doubly given keyword and for a value of the wrong
-    plain type (int, float, str, bool; an int passes as a float), naming `where`.key.
+    Raises ValueError for an unknown, missing or doubly given keyword and for a value that is not
+    what the annotation says (its type, its elements' types, its range; an int passes as a float),
+    naming `where`.key.
     """
     keywords = to_dict(spec)
     if "name" not in keywords:
@@ -105,6 +110,8 @@ def build(spec: Mapping, package: str, *, attr: str = "make", where: str, **extr
 
 def call(function: Callable, keywords: Mapping, *, where: str, extra: Mapping | None = None):
     """Call `function` with checked keywords and those of `extra` that its signature names."""
+    if not isinstance(keywords, Mapping):
+        raise ValueError(f"{where}: got {keywords!r}; expected a section, as dict(key=...)")
     parameters = inspect.signature(function).parameters.values()
     named = {p.name: p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
@@ -130,25 +137,15 @@ def _check_name(key: str, named: Mapping, offered: Mapping, *, takes_any: bool, 
 
 
 def _check_type(value, parameter: inspect.Parameter, *, where: str):
-    kinds = _plain_types(parameter.annotation)
-    # What a config cannot hold, such as a traced learning rate of one member, is not judged.
-    from_config = value is None or isinstance(value, bool | int | float | str | list | tuple | dict)
-    if not kinds or not from_config or (value is None and parameter.default is None):
+    if value is None and parameter.default is None:
         return
-    if float in kinds:
-        kinds = (*kinds, int)
-    wrong_bool = isinstance(value, bool) and bool not in kinds
-    if wrong_bool or not isinstance(value, kinds):
-        expected = parameter.annotation
-        expected = expected.__name__ if isinstance(expected, type) else expected
+    check(value, parameter.annotation, where=where)
+
+
+def check(value, annotation, *, where: str) -> None:
+    """Raise ValueError where `value` is not what an annotation says; see `typed`."""
+    if expected := typed.problem(value, annotation):
         raise ValueError(f"{where}: got {value!r}; expected {expected}")
-
-
-def _plain_types(annotation) -> tuple[type, ...]:
-    """Return the types of `int`, `float | None`, ...; empty when any part is not a plain type."""
-    text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
-    names = [part.strip() for part in text.split("|")]
-    return tuple(PLAIN[n] for n in names) if all(n in PLAIN for n in names) else ()
 
 
 def to_dict(config: Mapping) -> dict:
@@ -213,38 +210,118 @@ def _typed(text: str | None, default, *, where: str):
         raise ValueError(f"{where}: got {text!r}; expected {expected}") from error
 
 
-def flag(name: str = "config", *, default: str | None = None, flag_values=None):
-    """Define `--config file.py:arg`, with `--config.key=value`; return the holder."""
+class Flag(NamedTuple):
+    """The `--config` flag and, beside it, the keys that the command line sets."""
+
+    config: Any  # absl's holder of "file.py:arg"
+    keys: Any  # and of the texts "a.b=value"
+
+
+def flag(name: str = "config", *, flag_values=None) -> Flag:
+    """Define `--config file.py:arg` and `--config.key=value`; see `split_keys`."""
     from absl import flags
-    from ml_collections import config_flags
 
-    text = "file.py or file.py:arg that defines get_config(); --config.key=value overrides a key"
-    values = flags.FLAGS if flag_values is None else flag_values
-    return config_flags.DEFINE_config_file(name, default, text, flag_values=values)
+    own = {} if flag_values is None else {"flag_values": flag_values}
+    text = "file.py or file.py:arg that defines get_config(); --config.key=value sets any key"
+    keys = "what --config.key=value becomes: key=value"
+    return Flag(
+        flags.DEFINE_string(name, None, text, **own),
+        flags.DEFINE_multi_string(KEYS, [], keys, **own),
+    )
 
 
-def define_required(holder, *, flag_values=None):
+def define_required(holder: Flag, *, flag_values=None):
     """Make the program end with a message when the flag of `flag()` is not given."""
     from absl import flags
 
     values = flags.FLAGS if flag_values is None else flag_values
-    flags.mark_flag_as_required(holder.name, flag_values=values)
+    flags.mark_flag_as_required(holder.config.name, flag_values=values)
 
 
-def given(holder):
-    """Return the config that the flag of `flag()` holds.
+def split_keys(argv: Sequence[str], *, name: str = "config") -> list[str]:
+    """Rewrite `--config.a.b=value` (or `--config.a.b value`, `--noconfig.a.b`) for absl.
 
-    Raises:
-      ValueError: its file cannot be read.
+    absl knows no flag that nobody defined, and which keys there are is known only once the config
+    is loaded: all of them become one flag that repeats.
     """
+    found, rest = [], list(argv)
+    while rest:
+        item = rest.pop(0)
+        match = re.fullmatch(rf"--?(no)?{name}\.([^=]+)(=.*)?", item, re.DOTALL)
+        if item == "--" or match is None:
+            found.append(item)
+            if item == "--":
+                return found + rest
+            continue
+        off, key, value = match.groups()
+        if value is None:
+            bare = off or not rest or rest[0].startswith("--")
+            value = f"={not off}" if bare else f"={rest.pop(0)}"
+        found.append(f"--{KEYS}={key}{value}")
+    return found
+
+
+def put(config, path: Sequence[str], value) -> None:
+    """Set the key at `path`, whether there is one or not; sections on the way are made.
+
+    A part of the path that meets a list is the number of an element. What refers to the key
+    follows it. Raises ValueError where the path goes through a value that has no keys.
+    """
+    from ml_collections import config_dict
+
+    node = config
+    with config.unlocked():
+        for n, part in enumerate(path[:-1]):
+            inner = _known(node, part) if part in node else None
+            if isinstance(inner, list | tuple):
+                path, value = path[: n + 1], _replaced(inner, path[n + 1 :], value, path)
+                break
+            if inner is None:
+                node[part] = inner = config_dict.ConfigDict()
+            if not _is_section(inner):
+                name = ".".join(path[: n + 1])
+                raise ValueError(f"{name}: got {inner!r}, which has no key {path[n + 1]!r}")
+            node = inner
+        with node.ignore_type():
+            node[path[-1]] = config_dict.ConfigDict(value) if isinstance(value, dict) else value
+
+
+def _replaced(inner, rest: Sequence[str], value, path: Sequence[str]):
+    """Return a list, dict or value in which what lies at `rest` is `value`."""
+    if not rest:
+        return value
+    part, name = rest[0], ".".join(path)
+    if isinstance(inner, list | tuple):
+        if not part.isdecimal() or int(part) >= len(inner):
+            raise ValueError(f"{name}: got the element {part!r}; expected 0 to {len(inner) - 1}")
+        new = [*inner]
+        new[int(part)] = _replaced(inner[int(part)], rest[1:], value, path)
+        return type(inner)(new)
+    if inner is not None and not _is_section(inner):
+        raise ValueError(f"{name}: got {inner!r} before {part!r}, which has no keys")
+    own = {} if inner is None else dict(inner.items())
+    return own | {part: _replaced(own.get(part), rest[1:], value, path)}
+
+
+def peek(config, path: Sequence[str]):
+    """Return what lies at `path`, None where nothing does or nothing is set yet."""
+    for part in path:
+        if isinstance(config, list | tuple) and part.isdecimal() and int(part) < len(config):
+            config = config[int(part)]
+        elif _is_section(config) and part in config:
+            config = _known(config, part)
+        else:
+            return None
+    return config
+
+
+def _known(config: Mapping, key: str):
+    from ml_collections import config_dict
+
     try:
-        _is_section(holder.value) or holder.value.lock()
-    except OSError as error:  # ml_collections raises it when the config is first looked at
-        text = " ".join(str(error.__cause__ or error).split())
-        raise ValueError(
-            f"--{holder.name}: {text}; expected a Python file that defines get_config()"
-        ) from error
-    return holder.value
+        return config[key]
+    except config_dict.RequiredValueError:
+        return None
 
 
 def create(**sections):
@@ -265,7 +342,7 @@ def load_function(path: str, name: str) -> Callable:
     """Return the function `name` of a config file; ValueError where there is no such thing."""
     if not pathlib.Path(path).is_file():
         raise ValueError(f"config: got {path!r}; expected a Python file with {name}()")
-    spec = importlib.util.spec_from_file_location(f"_config_{pathlib.Path(path).stem}", path)
+    spec = importlib.util.spec_from_file_location(f"_config.{pathlib.Path(path).stem}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if name not in vars(module):

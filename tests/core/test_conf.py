@@ -120,16 +120,6 @@ def test_build_rejects_a_module_without_the_function(lab):
         conf.build({"name": lab}, "core", attr="fly", where="c")
 
 
-@pytest.mark.parametrize("annotation", ["int", "int | None", int, int | None])
-def test_plain_annotations_are_understood(annotation):
-    assert int in conf._plain_types(annotation)
-
-
-@pytest.mark.parametrize("annotation", ["jax.Array", list[int], dict, "int | str | Path"])
-def test_other_annotations_are_left_alone(annotation):
-    assert conf._plain_types(annotation) == ()
-
-
 def test_required_placeholder_names_its_key():
     config = conf.create(data=dict(path=conf.placeholder(str, required=True)))
     with pytest.raises(ValueError, match=r"config\.data\.path: not set"):
@@ -152,15 +142,36 @@ def test_load_reads_the_argument_locks_and_overrides(config_file):
         conf.load("absent.py")
 
 
-def test_flag_reads_a_file_with_an_argument_and_overrides(config_file, monkeypatch):
+def test_the_flag_takes_a_file_and_every_spelling_of_a_key():
     from absl import flags
 
     values = flags.FlagValues()
-    argv = ["x", f"--test_conf={config_file}:rank=8", "--test_conf.seed=7"]
-    monkeypatch.setattr(sys, "argv", argv)  # where ml_collections looks for overrides
     holder = conf.flag("test_conf", flag_values=values)
-    values(argv)
-    assert (holder.value.adapter.alpha, holder.value.seed) == (16.0, 7)
+    argv = "x --test_conf.a.b=1=2 --test_conf x.py:rank=8 --test_conf.c -1 --notest_conf.d "
+    argv += "--test_conf.e --test_conf.f="
+    values(conf.split_keys(argv.split(), name="test_conf"))
+    assert holder.config.value == "x.py:rank=8"
+    assert holder.keys.value == ["a.b=1=2", "c=-1", "d=False", "e=True", "f="]
+
+
+def test_keys_are_put_anywhere_and_references_follow(config_file):
+    config = conf.load(config_file)
+    conf.put(config, ["adapter", "rank"], 8)
+    conf.put(config, ["fresh", "section", "key"], [1, {"x": 2}])
+    conf.put(config, ["fresh", "section", "key", "1", "x"], 3)
+    found = conf.to_dict(config)
+    assert found["adapter"]["alpha"] == 16.0
+    assert found["fresh"] == {"section": {"key": [1, {"x": 3}]}}
+    conf.put(config, ["adapter", "alpha"], 3.5)  # a float, where the reference was to an int
+    assert conf.to_dict(config)["adapter"] == {"name": "lora", "rank": 8, "alpha": 3.5}
+    assert config.is_locked
+
+
+@pytest.mark.parametrize("path", ["steps.x", "parts.2", "parts.0.x.y"])
+def test_a_key_inside_a_value_is_refused(path):
+    config = conf.create(steps=3, parts=({"x": 1}, {"x": 2}))
+    with pytest.raises(ValueError, match=path.split(".")[0]):
+        conf.put(config, path.split("."), 1)
 
 
 def test_a_required_flag_must_be_given():
