@@ -111,7 +111,7 @@ def domain(arg):
     c = base()
     c.model.base = arg.base
     tune(c, full=arg.full, rank=arg.rank)
-    c.optim.schedule = dict(name="cosine", warmup_steps=arg.steps // 20)
+    c.optim.schedule = dict(name="cosine", warmup_ratio=0.05)
     c.steps, c.batch_size = arg.steps, 16
     return general(c, arg.data)
 
@@ -184,7 +184,7 @@ def preference(arg, *, kind: str = "preference", score: str = "ratio", **source)
     c.model.base = arg.base
     tune(c, full=arg.full, rank=arg.rank)
     c.optim.learning_rate = 3e-5 if arg.full else 1e-3
-    c.optim.schedule = dict(name="linear", warmup_steps=arg.steps // 20)
+    c.optim.schedule = dict(name="linear", warmup_ratio=0.05)
     c.seed = dict(data=arg.seed, init=arg.seed, adapter=arg.seed, sampling=arg.seed)
     folders = [f"{arg.data}/preference/{name}" for name in arg.parts.split("+")]
     own = dict(name="jsonl", path=[f"{folder}/train.jsonl.gz" for folder in folders])

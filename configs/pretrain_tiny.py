@@ -65,10 +65,10 @@ def get_config(arg=None):
     c.model = dict(c.model, base=arg.base, preset="" if arg.base else "tiny")
     c.tokenizer = "tiny"
     c.optim.learning_rate = 3e-3
-    c.optim.schedule = dict(name="constant", warmup_steps=250)
+    c.optim.schedule = dict(name="constant", warmup_ratio=250 / steps)
     if arg.stage > 1:
-        fall = dict(name="wsd", decay_steps=steps // 2, final_fraction=0.05)
-        c.optim.schedule = dict(fall, warmup_steps=250)
+        fall = dict(name="wsd", decay_ratio=0.5, final_fraction=0.05)
+        c.optim.schedule = dict(fall, warmup_ratio=250 / steps)
     c.optim.weight_decay = 0.05
     c.optim.b2 = 0.98
     c.optim.no_decay = ("**norm",)

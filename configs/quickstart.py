@@ -51,7 +51,7 @@ def get_config(arg=None):
     )
     c.samples.max_new_tokens = 12
     c.steps, c.batch_size, c.log_every_steps = arg.steps, 16, 20
-    c.optim.schedule = dict(name="cosine", warmup_steps=arg.steps // 20)
+    c.optim.schedule = dict(name="cosine", warmup_ratio=0.05)
     return common.shrink(c) if arg.runlocal else c
 
 

@@ -34,5 +34,5 @@ def get_config(arg=None):
         held = dict(name="jsonl", path=arg.held, kind=arg.kind, fields=fields)
         c.evals.held = dict(name="nll", group="new", data=held, rows=500)
     c.steps, c.batch_size = arg.steps, 16
-    c.optim.schedule = dict(name="cosine", warmup_steps=arg.steps // 20)
+    c.optim.schedule = dict(name="cosine", warmup_ratio=0.05)
     return common.shrink(c) if arg.runlocal else c

@@ -7,7 +7,7 @@ import sys
 import jax
 import numpy as np
 
-from experiments import running
+from experiments import lengths, running
 from ftjax.core import files, tree
 
 GIB = 2**30
@@ -43,9 +43,15 @@ def sizes(plan: running.Plan) -> dict[str, str]:
         "base": f"{tree.bytes_of(parts.abstract['model']):,} bytes{_saved(parts)}",
         "mesh": ", ".join(f"{axis} {size}" for axis, size in plan.parts.mesh.shape.items()),
         "tokens a step": f"{s.batch_size * width * s.data['max_tokens']:,}",
-        "steps": f"{s.steps:,}",
+        "steps": _steps(plan.length),
+        "passes over the data": lengths.of_passes(plan.length.passes),
         "evaluations": ", ".join(plan.evaluation.evaluators) or "none",
     }
+
+
+def _steps(length: lengths.Length) -> str:
+    ends = f" of {length.steps:,}, where the data end" if length.total < length.steps else ""
+    return f"{length.total:,}{ends}"
 
 
 def _saved(parts) -> str:

@@ -17,6 +17,9 @@ from typing import Any
 from experiments import settings
 from ftjax.core import conf, typed
 
+# What says one thing in two ways: the command line's takes the place of the config's.
+TWO_WAYS = (("steps", "epochs"), ("warmup_steps", "warmup_ratio"), ("decay_steps", "decay_ratio"))
+INSTEAD = {one: other for pair in TWO_WAYS for one, other in (pair, pair[::-1])}
 Keys = dict[str, Any]  # annotations by key
 # What the program sets itself, of all functions below.
 SET = (
@@ -45,10 +48,15 @@ def apply(config, texts: Iterable[str]):
     """
     given = [text.partition("=") for text in texts]
     names = {key for key, _, _ in given}
-    if "epochs" in names and "steps" not in names:  # the length is said in one of the two
-        conf.put(config, ["steps"], None)
-    if "steps" in names and "epochs" not in names:
-        conf.put(config, ["epochs"], None)
+    for key in sorted(names):
+        *parents, name = key.split(".")
+        other = [*parents, INSTEAD.get(name, "")]
+        if (
+            name in INSTEAD
+            and ".".join(other) not in names
+            and conf.peek(config, other) is not None
+        ):
+            conf.put(config, other, None)
     # A section's name first: it says which other keys there are.
     for key, _, text in sorted(given, key=lambda each: not each[0].endswith("name")):
         path = key.split(".")
@@ -171,7 +179,8 @@ def _schedule(name: str) -> Keys | None:
     from ftjax.optim import schedule
 
     known = schedule.SCHEDULES.get(name)
-    return None if known is None else _of(known, without=SET)
+    more = ("name", "warmup_ratio", *(("decay_ratio",) if name == "wsd" else ()))
+    return None if known is None else _of(known, more=more, without=SET)
 
 
 def _ranks(_: str | None) -> Keys:

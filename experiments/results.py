@@ -55,6 +55,7 @@ def finish(plan, run, params, workdir: pathlib.Path, *, seconds: float) -> Outco
         workdir, result=run, wall_s=seconds, bad_rows=[row.message for row in plan.loader.data.bad],
         trainable_parameters=tree.size_of(plan.state.params),
         total_parameters=plan.parts.parameters, data=plan.loader.summary(),
+        passes=plan.length.passes_after(run.step),
         base_bytes=tree.bytes_of(params["model"]),
     )  # fmt: skip
     report.write(
@@ -90,7 +91,8 @@ def facts(plan, run, seconds: float) -> dict[str, object]:
     """Collect the headline numbers of a report."""
     own, whole = tree.size_of(plan.state.params), plan.parts.parameters
     return {
-        "steps": f"{run.step:,}",
+        "steps": f"{run.step:,}" + (f" ({run.stopped})" if run.stopped != "done" else ""),
+        "data": plan.length.text(plan.loader.summary()),
         "tokens": f"{run.tokens:,}",
         "trainable": f"{own:,} of {whole:,} parameters",
         "wall time": metrics.duration(seconds),

@@ -19,7 +19,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import answers, drawing, generating, judging, lessons, running, telling
+from experiments import (
+    answers,
+    drawing,
+    generating,
+    judging,
+    lengths,
+    lessons,
+    running,
+    telling,
+)
 from experiments.prompts import Prompts
 from experiments.settings import Rollout, Settings
 from ftjax.core import conf, padding, tree
@@ -48,11 +57,7 @@ def check(settings: Settings) -> None:
     r = settings.rollout
     if r is None:
         raise ValueError("rollout: got none; expected a section; see `online` in configs/common.py")
-    for key in ("prompts", "samples", "epochs", "max_new_tokens"):
-        if vars(r)[key] < 1:
-            raise ValueError(f"rollout.{key}: got {vars(r)[key]}; expected at least 1")
-    if r.temperature <= 0:
-        raise ValueError(f"rollout.temperature: got {r.temperature}; expected more than 0")
+    lengths.check_online(settings)
     if settings.data["max_tokens"] <= r.max_new_tokens:
         raise ValueError(
             f"rollout.max_new_tokens: got {r.max_new_tokens}; expected less than data.max_tokens = "

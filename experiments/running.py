@@ -9,13 +9,14 @@ import contextlib
 import dataclasses
 import functools
 import pathlib
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 
-from experiments import evaluating, references, results, saving, setup, starting
+from experiments import evaluating, lengths, references, results, saving, setup, starting
 from experiments.settings import Settings
 from ftjax.core import conf
 from ftjax.core import mesh as meshes
@@ -26,6 +27,7 @@ from ftjax.train import flops, loop, metrics, summary
 from ftjax.train import state as states
 from ftjax.train.step import make_step
 
+LONGEST = 2**30  # steps, for a look at what does not depend on them
 OF_SAMPLES = ("experience", "duel")  # kinds that no data has
 
 
@@ -42,6 +44,7 @@ class Plan:
     penalties: Mapping[str, Callable]
     state: states.State  # abstract, with shardings
     frozen: Any  # abstract, with shardings
+    length: lengths.Length
 
 
 def plan(settings: Settings, *, progress=None, load: Callable | None = None) -> Plan:
@@ -59,8 +62,8 @@ def plan(settings: Settings, *, progress=None, load: Callable | None = None) -> 
         compiling.check_pmap(parts.mesh)
     objective = conf.build(settings.objective, "objectives", where="objective")
     penalties = _penalties(parts)
-    total = {"total_steps": settings.steps}
-    optimizer = conf.call(chain.make, settings.optim, where="optim", extra=total)
+    # The steps of so many epochs are known once the data are; what is wrong shows before.
+    optimizer = _optimizer(settings, settings.steps or LONGEST)
     trainable, frozen = states.split(parts.abstract, parts.patterns)
     references.check(parts.reference.name, parts.objective, trainable)
     state = saving.abstract_state(parts, trainable, optimizer.tx)
@@ -69,7 +72,16 @@ def plan(settings: Settings, *, progress=None, load: Callable | None = None) -> 
     # The evaluations first: the data of training takes the longest to encode.
     evaluation = evaluating.build(parts)
     loader = (load or _load)(parts, progress)
-    return Plan(settings, parts, loader, evaluation, optimizer, objective, penalties, state, frozen)
+    length = lengths.of(settings, loader)
+    if length.total != settings.steps:
+        optimizer = _optimizer(settings, length.total)
+    return Plan(
+        settings, parts, loader, evaluation, optimizer, objective, penalties, state, frozen, length
+    )
+
+
+def _optimizer(settings: Settings, steps: int) -> chain.Optimizer:
+    return conf.call(chain.make, settings.optim, where="optim", extra={"total_steps": steps})
 
 
 def _penalties(parts: setup.Parts) -> dict[str, Callable]:
@@ -201,7 +213,7 @@ def train(
     p = plan(settings, progress=results.progress("encoding"), load=way.load)
     state, frozen = arrays(p, workdir)
     batches, step = way.couple(p, state, frozen, workdir)
-    writers = writers_of(settings, workdir)
+    writers = writers_of(settings, workdir, until=p.length.steps)
     with contextlib.ExitStack() as stack:
         for writer in writers:
             stack.callback(writer.close)
@@ -211,8 +223,9 @@ def train(
         way.begin(batches, state)
         if jax.process_index() == 0:  # a config that is refused must not replace the run's own
             summary.write_config(workdir, settings.plain)
+            sys.stderr.write(f"data: {p.length.text(p.loader.summary())}\n")
         run = loop.run(
-            step, state, frozen, batches, until=settings.steps,
+            step, state, frozen, batches, until=p.length.steps,
             log_every_steps=settings.log_every_steps,
             every=(_evaluations(p, workdir),), writers=writers, checkpoints=checkpoints,
             save_every_steps=settings.checkpoint.every_steps or None, progress=progress,
@@ -230,15 +243,15 @@ def _evaluations(p: Plan, workdir: pathlib.Path) -> loop.Every:
             saving.params_of(now.state, now.frozen), step=now.step, workdir=workdir
         )
 
-    return loop.Every(p.settings.eval_every_steps or p.settings.steps, evaluate, at_start=True)
+    return loop.Every(p.settings.eval_every_steps or p.length.steps, evaluate, at_start=True)
 
 
-def writers_of(settings: Settings, workdir: pathlib.Path) -> tuple:
+def writers_of(settings: Settings, workdir: pathlib.Path, *, until: int) -> tuple:
     """Make the writers of a run's metrics."""
     writers = [
         metrics.Jsonl(workdir / "metrics.jsonl"),
         metrics.TensorBoard(workdir / "tensorboard"),
-        metrics.Console(until=settings.steps),
+        metrics.Console(until=until),
     ]
     if settings.wandb_project:
         name, config = workdir.name, settings.plain

@@ -17,6 +17,7 @@ import bisect
 import hashlib
 import inspect
 import json
+import math
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -183,6 +184,19 @@ class Loader:
             raise ValueError("data.epochs: got None, which goes on for ever; expected a number")
         self._extend(epochs=self._epochs)
         return -(-self._ends[self._epochs - 1] // self.batch_size)
+
+    def batches_in(self, epochs: float) -> int:
+        """Return how many batches show the data so often: rounded up, none of them padded."""
+        whole = int(epochs)
+        self._extend(epochs=whole + 1)
+        before = self._ends[whole - 1] if whole else 0
+        rows = before + (epochs - whole) * (self._ends[whole] - before)
+        return max(1, math.ceil(rows / self.batch_size - 1e-9))
+
+    @property
+    def ends(self) -> bool:
+        """Return whether the data end, after so many epochs."""
+        return self._epochs is not None
 
     def batches_per_epoch(self) -> float:
         """Return the length of the first epoch in batches."""

@@ -221,7 +221,10 @@ class _Run:
                     self._visit(number, state)
         if number > first:
             self._end(number, state, stopped)
-        stopped = stopped or ("done" if number >= self._until else "data ended")
+        if stopped is None and number < self._until:
+            stopped = "data ended"
+            sys.stderr.write(f"data ended: after step {number} of {self._until}\n")
+        stopped = stopped or "done"
         journal = self._journal
         return Result(state, number, stopped, journal.row, journal.tokens, journal.seconds)
 
