@@ -20,6 +20,7 @@ import numpy as np
 from experiments import generating, judging, setup
 from ftjax.core import conf, files
 from ftjax.core import mesh as meshes
+from ftjax.core.typed import Count
 from ftjax.data import loader as loaders
 from ftjax.evals import generate, preference
 from ftjax.sampling import text
@@ -75,6 +76,9 @@ def check(evals: Mapping) -> None:
                 f"{where}.group: got {group!r}; expected one of {', '.join(GROUPS)}; {hint}"
             )
         conf.resolve(spec["name"], "evals", where=f"{where}.name")
+        conf.check(spec["data"], dict, where=f"{where}.data")
+        conf.check(spec.get("rows"), Count | None, where=f"{where}.rows")
+        loaders.check_types(spec["data"], where=f"{where}.data")
         conf.resolve(spec["data"].get("name"), "data", where=f"{where}.data.name")
 
 

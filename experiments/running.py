@@ -67,6 +67,7 @@ def plan(settings: Settings, *, progress=None, load: Callable | None = None) -> 
     trainable, frozen = states.split(parts.abstract, parts.patterns)
     references.check(parts.reference.name, parts.objective, trainable)
     state = saving.abstract_state(parts, trainable, optimizer.tx)
+    loaders.check_types(settings.data, where="data")
     _check_length(settings.data, parts.model)
     evaluating.check(settings.evals)
     # The evaluations first: the data of training takes the longest to encode.

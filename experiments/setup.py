@@ -10,7 +10,7 @@ in the same way.
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -20,16 +20,21 @@ import jax.numpy as jnp
 from experiments import bases, references, starting
 from experiments.settings import Settings
 from ftjax.adapters import base as adapters
-from ftjax.adapters import peft, stack, tokens
+from ftjax.adapters import lora, peft, stack, tokens
 from ftjax.core import conf, files, tree
 from ftjax.core import mesh as meshes
+from ftjax.core.typed import Count, Natural, Patterns
 from ftjax.data import tokenizer as tokenizers
 from ftjax.models import hf, quantized
 from ftjax.ops import corrected, quantize
 from ftjax.train import state as states
 
 # Of the adapter's keys; the others are the method's.
-OURS = ("where", "groups", "past", "token_ids", "batches")
+OURS = {
+    "where": Patterns, "groups": Iterable[tuple[str, Mapping]], "past": Iterable[str],
+    "token_ids": Iterable[Natural], "batches": Count | tuple,
+}  # fmt: skip
+LOW_RANK = ("lora", "dora", "adalora")
 WHOLE = dict(adapters="adapters/**", model="model/**", head="head/**")
 
 
@@ -134,6 +139,8 @@ def build(settings: Settings) -> Parts:
             f"{model.config.vocab_size}; expected at most as many; choose the base's own tokenizer"
         )
     method, groups = _methods(settings.adapter)
+    if settings.adapter.get("name") in LOW_RANK:
+        lora.check_width(settings.adapter["rank"], model.linears, where=settings.adapter["where"])
     given = settings.trainable or (WHOLE["adapters"] if method else WHOLE["model"])
     patterns = (given,) if isinstance(given, str) else tuple(given)
     past = tuple(
@@ -158,7 +165,7 @@ def build(settings: Settings) -> Parts:
 
 
 def _quantizers(spec: Mapping, model) -> quantized.Quantizers:
-    if not spec["name"]:
+    if not spec.get("name"):
         return {}
     return conf.call(quantized.choose, spec, where="model.quantize", extra={"model": model})
 
@@ -195,8 +202,10 @@ def _tokenizer_source(name: str, source: pathlib.Path | None) -> pathlib.Path:
 
 def _methods(spec: Mapping) -> tuple[Callable | None, tuple[tuple[str, Callable], ...]]:
     """Make the initialiser of adapters, and of `groups`: (path pattern, changed keywords) pairs."""
-    if not spec["name"]:
+    if not spec.get("name"):
         return None, ()
+    for key, annotation in OURS.items():
+        conf.check(spec.get(key, ()), annotation, where=f"adapter.{key}")
     own = {key: value for key, value in spec.items() if key not in OURS}
     groups = [
         (pattern, conf.build(own | dict(changes), "adapters", where=f"adapter.groups[{pattern!r}]"))

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from ftjax.adapters import base, lora
 from ftjax.core import einsum
+from ftjax.core.typed import Chance, Count, Positive
 
 EXAMPLE = dict(rank=4, alpha=8.0)
 DEVIATION = 0.02
@@ -61,7 +62,7 @@ class AdaLoRA(base.Adapter):
         return AdaLoRA(e.a, einsum.parse(equation).shared + "R", e.b, "", self.dropout)
 
 
-def make(*, rank: int, alpha: float, dropout: float = 0.0):
+def make(*, rank: Count, alpha: Positive, dropout: Chance = 0.0):
     """Make the initialiser of AdaLoRA adapters; `rank` is the one before any is given up."""
     low = lora.make(rank=rank, alpha=alpha, dropout=dropout)
 

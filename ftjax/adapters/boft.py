@@ -15,6 +15,7 @@ import numpy as np
 from ftjax.adapters import base, matrix, rotation
 from ftjax.adapters.peft_format import Format
 from ftjax.core import einsum
+from ftjax.core.typed import Count
 from ftjax.ops import linear, remat
 
 EXAMPLE = dict(block=4, factors=1)
@@ -70,7 +71,7 @@ def _turn(rows: jax.Array, blocks: jax.Array, level: int) -> jax.Array:
     return back.reshape(rows.shape)
 
 
-def make(*, block: int, factors: int = 1):
+def make(*, block: Count, factors: Count = 1):
     """Make the initialiser of BOFT adapters, float32 whatever the base's dtype.
 
     Args:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from ftjax.adapters import base, lora, matrix
 from ftjax.core import einsum
+from ftjax.core.typed import Chance, Count, Positive
 from ftjax.ops import remat
 
 EXAMPLE = dict(rank=4, alpha=8.0)
@@ -98,7 +99,7 @@ def low_rank_norm(equation: str, w: jax.Array, low: lora.LoRA) -> jax.Array:
     return jnp.sqrt(jnp.maximum(own + 2 * scale * cross + scale**2 * added, 0.0))
 
 
-def make(*, rank: int, alpha: float, rslora: bool = False, dropout: float = 0.0):
+def make(*, rank: Count, alpha: Positive, rslora: bool = False, dropout: Chance = 0.0):
     """Make the initialiser of DoRA adapters; the keywords are LoRA's."""
     low = lora.make(rank=rank, alpha=alpha, rslora=rslora, dropout=dropout)
 

@@ -22,6 +22,7 @@ import numpy as np
 from ftjax.adapters import base, lora, matrix, peft_config
 from ftjax.adapters.peft_format import Format, number, pattern
 from ftjax.core import einsum
+from ftjax.core.typed import Count, Natural, Positive
 
 EXAMPLE = dict(frequencies=16, scale=60.0)
 SEED = 777
@@ -96,7 +97,7 @@ def positions(made: int, summed: int, count: int, seed: int) -> tuple[np.ndarray
     return places // summed, places % summed
 
 
-def make(*, frequencies: int, scale: float, seed: int = SEED):
+def make(*, frequencies: Count, scale: Positive, seed: Natural = SEED):
     """Make the initialiser of FourierFT adapters, float32 whatever the base's dtype.
 
     Args:

@@ -16,6 +16,7 @@ import numpy as np
 
 from ftjax.adapters import base, lora, matrix, peft_lora, peft_lycoris
 from ftjax.core import einsum, layout
+from ftjax.core.typed import Count, Positive
 
 EXAMPLE = dict(rank=4, alpha=8.0)
 
@@ -60,7 +61,7 @@ def _pairs(first: jax.Array, second: jax.Array, axis: int) -> jax.Array:
     return product.reshape(*first.shape[:axis], -1, *first.shape[axis + 1 :])
 
 
-def make(*, rank: int, alpha: float):
+def make(*, rank: Count, alpha: Positive):
     """Make the initialiser of LoHa adapters, float32 whatever the base's dtype.
 
     Raises:

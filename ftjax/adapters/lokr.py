@@ -17,6 +17,7 @@ import numpy as np
 
 from ftjax.adapters import base, matrix, peft_lora, peft_lycoris
 from ftjax.core import einsum
+from ftjax.core.typed import Count, Positive
 from ftjax.ops import linear
 
 EXAMPLE = dict(rank=2, alpha=4.0)
@@ -88,7 +89,7 @@ def _factored(rows: int, columns: int, rank: int) -> tuple:
     return ((rows, rank), (rank, columns)) if few else ((rows, columns),)
 
 
-def make(*, rank: int, alpha: float, factor: int = -1, both: bool = False):
+def make(*, rank: Count, alpha: Positive, factor: int = -1, both: bool = False):
     """Make the initialiser of LoKr adapters, float32 whatever the base's dtype.
 
     Raises:

@@ -8,13 +8,15 @@ forward pass is the base's, whatever `init` says (see `starts`; LoftQ's alone is
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from ftjax.adapters import base, starts
-from ftjax.core import conf, einsum
+from ftjax.core import conf, einsum, tree
+from ftjax.core.typed import Chance, Count, Positive
 from ftjax.ops import linear, lowrank
 
 EXAMPLE = dict(rank=4, alpha=8.0)
@@ -178,8 +180,8 @@ def _dropout(x: jax.Array, rate: float, key) -> jax.Array:
 
 
 def make(
-    *, rank: int, alpha: float, rslora: bool = False, dropout: float = 0.0, init: str = "kaiming",
-    iterations: int = 1, rho: float = 1.0,
+    *, rank: Count, alpha: Positive, rslora: bool = False, dropout: Chance = 0.0,
+    init: str = "kaiming", iterations: Count = 1, rho: Positive = 1.0,
 ):  # fmt: skip
     """Make the initialiser of LoRA adapters, float32 whatever the base's dtype.
 
@@ -216,6 +218,21 @@ def make(
         return start
     options = dict(rank=rank, scale=scale, iterations=iterations, rho=rho)
     return base.Informed(starts.NEEDS[init], informed, options)
+
+
+def check_width(rank: int, linears: Mapping, *, where) -> None:
+    """Check that the rank is at most the smaller side of the widest weight.
+
+    No change of a weight has a higher rank. Raises ValueError with that weight.
+    """
+    chosen = tree.select(where, linears, where="adapter.where")
+    sides = {p: lowrank.sides(linears[p].equation, linears[p].shape) for p in chosen}
+    path = max(sides, key=lambda path: min(sides[path]))
+    if rank > (most := min(sides[path])):
+        raise ValueError(
+            f"adapter.rank: got {rank}, above the width of every weight (the widest is {path}, "
+            f"{sides[path][0]} x {sides[path][1]}); expected at most {most}; lower it"
+        )
 
 
 def widest(rank: int, rho: float) -> int:

@@ -17,6 +17,7 @@ import numpy as np
 from ftjax.adapters import base, matrix, rotation
 from ftjax.adapters.peft_format import Format
 from ftjax.core import einsum
+from ftjax.core.typed import Count, Natural
 from ftjax.ops import linear
 
 EXAMPLE = dict(block=4, terms=0)
@@ -62,7 +63,7 @@ def _size(q: jax.Array) -> int:
     return (1 + math.isqrt(1 + 8 * q.shape[-1])) // 2
 
 
-def make(*, block: int, terms: int = 0, share: bool = False):
+def make(*, block: Count, terms: Natural = 0, share: bool = False):
     """Make the initialiser of OFT adapters, float32 whatever the base's dtype.
 
     Args:

@@ -14,6 +14,7 @@ import numpy as np
 
 from ftjax.adapters import base, peft_format
 from ftjax.core import layout
+from ftjax.core.typed import Count, Positive
 
 EXAMPLE = dict(tokens=3)
 
@@ -33,7 +34,7 @@ class Prefix(base.Adapter):
         return Prefix("LSKH", "LSKH")
 
 
-def make(*, tokens: int, init_scale: float = 0.02) -> base.OfModel:
+def make(*, tokens: Count, init_scale: Positive = 0.02) -> base.OfModel:
     """Make the initialiser of a prefix of `tokens` keys and values, normal times `init_scale`.
 
     Raises:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ftjax.adapters import base, peft_format
+from ftjax.core.typed import Count
 
 EXAMPLE = dict(tokens=3)
 
@@ -38,7 +39,7 @@ class Prompt(base.Adapter):
         return Prompt("SD")
 
 
-def make(*, tokens: int, ids: Sequence[int] = ()) -> base.OfModel:
+def make(*, tokens: Count, ids: Sequence[int] = ()) -> base.OfModel:
     """Make the initialiser of a prompt.
 
     Args:

@@ -17,6 +17,7 @@ import numpy as np
 from ftjax.adapters import base, lora, matrix
 from ftjax.adapters.peft_format import Format, number
 from ftjax.core import einsum, layout, tree
+from ftjax.core.typed import Count, Natural, Positive
 
 EXAMPLE = dict(rank=4)
 
@@ -61,7 +62,7 @@ class VeRA(base.Adapter):
         return VeRA(a, b, parsed.shared + "R", parsed.shared + parsed.kept, "")
 
 
-def make(*, rank: int, d_initial: float = 0.1, seed: int = 0):
+def make(*, rank: Count, d_initial: Positive = 0.1, seed: Natural = 0):
     """Make the initialiser of VeRA adapters, float32 whatever the base's dtype.
 
     Raises:

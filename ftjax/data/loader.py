@@ -26,6 +26,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ftjax.core import conf
+from ftjax.core.typed import Count
 from ftjax.data import draw, encode, packing, prepare, rows
 from ftjax.data.prepare import Data
 
@@ -37,11 +38,11 @@ PREFETCH = 4
 def make(
     *,
     batch_size: int,
-    max_tokens: int,
+    max_tokens: Count,
     packing: str = "bfd",
     shuffle: bool = True,
     seed: int = 0,
-    epochs: int | None = None,
+    epochs: Count | None = None,
     process_index: int = 0,
     process_count: int = 1,
     **examples,
@@ -66,6 +67,14 @@ def make(
         process_index=process_index,
         process_count=process_count,
     )
+
+
+def check_types(data: Mapping, *, where: str) -> None:
+    """Raise ValueError for a value that `make` or `prepare.load` do not take, naming its key."""
+    for function in (make, prepare.load):
+        for name, parameter in inspect.signature(function).parameters.items():
+            if name in data and parameter.kind is not parameter.VAR_KEYWORD:
+                conf.check(data[name], parameter.annotation, where=f"{where}.{name}")
 
 
 def _check_keys(given: Mapping) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ftjax.core.typed import Count
 from ftjax.evals import base
 
 NORMALIZATIONS = ("none", "tokens", "bytes")
@@ -18,7 +19,7 @@ NORMALIZATIONS = ("none", "tokens", "bytes")
 
 def make(
     *, model, tokenizer, rows: Sequence[Mapping], normalization: str = "none",
-    template: str = "{prompt}", batch_size: int = 8, chunk: int = 64, mesh=None,
+    template: str = "{prompt}", batch_size: Count = 8, chunk: Count = 64, mesh=None,
 ) -> base.Evaluator:  # fmt: skip
     """Make the evaluator of {accuracy, margin, nll, chance}.
 

@@ -13,12 +13,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ftjax.core.typed import Count
 from ftjax.evals import base
 
 
 def make(
-    *, model, examples: Sequence, byte_counts: Sequence[int] | None = None, batch_size: int = 8,
-    chunk: int = 64, mesh=None,
+    *, model, examples: Sequence, byte_counts: Sequence[int] | None = None, batch_size: Count = 8,
+    chunk: Count = 64, mesh=None,
 ) -> base.Evaluator:  # fmt: skip
     """Make the evaluator of {nll, nll_per_example, perplexity, tokens[, bits_per_byte]}.
 

@@ -16,12 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from ftjax.core.conf import listed, nearest
+from ftjax.core.typed import Count
 from ftjax.evals import base
 
 
 def make(
     *, model, pairs: Sequence, score: str = "ratio", beta: float = 0.1,
-    reference: Callable | None = None, batch_size: int = 8, chunk: int = 64, mesh=None,
+    reference: Callable | None = None, batch_size: Count = 8, chunk: Count = 64, mesh=None,
 ) -> base.Evaluator:  # fmt: skip
     """Make the evaluator of {accuracy, reward_margin, reward_chosen, reward_rejected}.
 

@@ -11,12 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from ftjax.core.typed import Count
 from ftjax.evals import base, generate
 
 
 def make(
     *, model, sample: Callable, rewards: Callable, rows: Sequence[Mapping],
-    base_of: Callable | None = None, batch_size: int = 8, chunk: int = 64, mesh=None,
+    base_of: Callable | None = None, batch_size: Count = 8, chunk: Count = 64, mesh=None,
 ) -> base.Evaluator:  # fmt: skip
     """Make the evaluator of {reward, reward_<label>, kl, answer_tokens}.
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from ftjax.core.mean import Mean
+from ftjax.core.typed import Positive
 from ftjax.objectives import sequence
 
 EXAMPLE = dict(beta=0.3)
@@ -18,7 +19,7 @@ REFERENCE = True
 COUPLED = "delta averages the rows of a microbatch"
 
 
-def make(*, beta: float = 0.1):
+def make(*, beta: Positive = 0.1):
     """Make the objective.
 
     Raises:

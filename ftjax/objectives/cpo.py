@@ -7,6 +7,7 @@
 
 from ftjax.core import conf
 from ftjax.core.mean import Mean
+from ftjax.core.typed import NonNegative, Positive, Share
 from ftjax.objectives import contrast, sequence
 
 EXAMPLE = dict(loss="squared", beta=0.5, nll=0.5)
@@ -14,8 +15,8 @@ KIND = "preference"
 
 
 def make(
-    *, beta: float = 0.1, loss: str = "sigmoid", nll: float = 1.0,
-    label_smoothing: float | None = None,
+    *, beta: Positive = 0.1, loss: str = "sigmoid", nll: NonNegative = 1.0,
+    label_smoothing: Share | None = None,
 ):  # fmt: skip
     """Make the objective.
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from ftjax.core import conf
 from ftjax.core.mean import Mean
+from ftjax.core.typed import Finite, NonNegative, Positive, Share
 from ftjax.objectives import divergences, pairs, sequence
 
 EXAMPLE = dict(loss=("sigmoid", "ipo"), loss_weights=(0.8, 0.2), sft=0.5, tail=0.5)
@@ -24,9 +25,9 @@ REFERENCE = True
 
 
 def make(
-    *, beta: float = 0.1, loss="sigmoid", loss_weights=None, sft: float = 0.0,
+    *, beta: Positive = 0.1, loss="sigmoid", loss_weights=None, sft: NonNegative = 0.0,
     divergence: str = "reverse_kl", alpha: float | None = None, wpo: bool = False,
-    label_smoothing: float | None = None, tau: float | None = None, tail: float | None = None,
+    label_smoothing: Share | None = None, tau: Positive | None = None, tail: Finite | None = None,
 ):  # fmt: skip
     """Make the objective.
 

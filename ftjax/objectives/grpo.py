@@ -23,6 +23,7 @@ import jax.numpy as jnp
 
 from ftjax.core import conf
 from ftjax.core.mean import Mean
+from ftjax.core.typed import Count, NonNegative, Positive, Share
 from ftjax.objectives import advantages, surrogates
 from ftjax.objectives import kl as estimators
 from ftjax.objectives.surrogates import Terms, still
@@ -81,10 +82,10 @@ VARIANTS: Mapping[str, Variant] = {
 
 
 def make(
-    *, loss: str = "dapo", importance: str | None = None, limit: int | None = None,
-    kl_weight: float = 0.0, kl: str = "k3", kl_corrected: bool = True,
-    entropy_weight: float = 0.0, entropy_share: float = 1.0, off_policy_most: float | None = None,
-    temperature: float = 1.0, **of_loss,
+    *, loss: str = "dapo", importance: str | None = None, limit: Count | None = None,
+    kl_weight: NonNegative = 0.0, kl: str = "k3", kl_corrected: bool = True,
+    entropy_weight: float = 0.0, entropy_share: Share = 1.0,
+    off_policy_most: Positive | None = None, temperature: Positive = 1.0, **of_loss,
 ) -> Callable:  # fmt: skip
     """Make the objective.
 

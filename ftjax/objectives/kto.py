@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from ftjax.core.mean import Mean
+from ftjax.core.typed import NonNegative, Positive
 from ftjax.objectives import sequence
 
 EXAMPLE = dict(beta=0.3, good_weight=1.5, bad_weight=0.75)
@@ -21,7 +22,10 @@ REFERENCE = True
 COUPLED = "z averages the rows of a microbatch"
 
 
-def make(*, beta: float = 0.1, good_weight: float = 1.0, bad_weight: float = 1.0, kl: bool = True):
+def make(
+    *, beta: Positive = 0.1, good_weight: NonNegative = 1.0, bad_weight: NonNegative = 1.0,
+    kl: bool = True,
+):  # fmt: skip
     """Make the objective; the weights make up for a lack of good or of bad answers.
 
     Raises:

@@ -11,6 +11,7 @@ every token. `probability` [B,S] of the batch is that of the own answer winning.
 import jax
 
 from ftjax.core.mean import Mean
+from ftjax.core.typed import NonNegative
 from ftjax.objectives import sequence
 
 EXAMPLE = dict(beta=0.5)
@@ -19,7 +20,7 @@ REFERENCE = True
 RIVAL = 0.5  # m, the reference's share in the mixture that the other answers come from
 
 
-def make(*, beta: float = 0.1):
+def make(*, beta: NonNegative = 0.1):
     """Make the objective; `beta` is the weight of the divergence.
 
     Raises:

@@ -10,13 +10,14 @@ import jax
 import jax.numpy as jnp
 
 from ftjax.core.mean import Mean
+from ftjax.core.typed import NonNegative
 from ftjax.objectives import sequence
 
 EXAMPLE = dict(beta=0.5)
 KIND = "preference"
 
 
-def make(*, beta: float = 0.1):
+def make(*, beta: NonNegative = 0.1):
     """Make the objective.
 
     Raises:

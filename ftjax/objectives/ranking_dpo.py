@@ -8,6 +8,7 @@ The appendix of arXiv:2305.18290 has the derivation; two answers give plain DPO.
 import jax
 
 from ftjax.core import conf
+from ftjax.core.typed import Positive
 from ftjax.objectives import orders, ranking_reward, sequence
 
 EXAMPLE = dict(beta=0.3)
@@ -15,7 +16,7 @@ KIND = "ranking"
 REFERENCE = True
 
 
-def make(*, beta: float = 0.1, loss: str = "plackett_luce"):
+def make(*, beta: Positive = 0.1, loss: str = "plackett_luce"):
     """Make the objective; `loss` is plackett_luce, all_pairs or the dotted path of one's own.
 
     Raises:

@@ -10,6 +10,7 @@ an answer is read at its last token: s = <head/reward, x>.
 import jax.numpy as jnp
 
 from ftjax.core.mean import Mean
+from ftjax.core.typed import NonNegative
 from ftjax.objectives import contrast, sequence
 
 EXAMPLE = dict(centre=0.1)
@@ -17,7 +18,7 @@ KIND = "preference"
 HEADS = ("reward",)
 
 
-def make(*, centre: float = 0.0):
+def make(*, centre: NonNegative = 0.0):
     """Make the objective; `centre` is the weight of the centring term, such as 0.01.
 
     Raises:

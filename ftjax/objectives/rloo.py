@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
+from ftjax.core.typed import NonNegative, Positive
 from ftjax.objectives import advantages, grpo
 from ftjax.objectives import kl as estimators
 
@@ -17,14 +18,14 @@ EXAMPLE = dict(low=0.2, high=0.2)
 KIND = "experience"
 
 
-def make(*, low: float = 0.2, high: float = 0.2, temperature: float = 1.0) -> Callable:
+def make(*, low: Positive = 0.2, high: Positive = 0.2, temperature: Positive = 1.0) -> Callable:
     """Make the objective; the batch is that of `grpo`."""
     numbers = dict(low=low, high=high, temperature=temperature)
     return grpo.make(loss="grpo", importance="whole", **numbers)
 
 
 def make_advantages(
-    *, kl_weight: float = 0.05, clip: tuple | None = None, normalise: bool = False
+    *, kl_weight: NonNegative = 0.05, clip: tuple | None = None, normalise: bool = False
 ) -> Callable:
     """Make `(experience) -> {"advantages": [B]}`.
 

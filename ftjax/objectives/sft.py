@@ -10,12 +10,13 @@ with a loss of its own, such as the load balancing of experts, adds it.
 import jax.numpy as jnp
 
 from ftjax.core.mean import Mean
+from ftjax.core.typed import Chance, NonNegative
 
 EXAMPLE = dict(label_smoothing=0.1, z_loss=1e-4)
 KIND = "tokens"
 
 
-def make(*, label_smoothing: float = 0.0, z_loss: float = 0.0):
+def make(*, label_smoothing: Chance = 0.0, z_loss: NonNegative = 0.0):
     """Make the objective.
 
     Raises:

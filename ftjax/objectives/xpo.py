@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from ftjax.core import conf
 from ftjax.core.mean import Mean
+from ftjax.core.typed import NonNegative, Positive
 from ftjax.objectives import contrast, sequence
 
 EXAMPLE = dict(beta=0.5, alpha=0.1, loss="squared")
@@ -22,7 +23,7 @@ REFERENCE = True
 RIVAL = 1.0  # the reference's share in the mixture that the other answers come from
 
 
-def make(*, beta: float = 0.1, alpha: float = 1e-5, loss: str = "sigmoid"):
+def make(*, beta: Positive = 0.1, alpha: NonNegative = 1e-5, loss: str = "sigmoid"):
     """Make the objective.
 
     Args:

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import optax
 
 from ftjax.core import conf, tree
+from ftjax.core.typed import Decay, NonNegative, Patterns, Positive
 from ftjax.optim import groups as leaf_groups
 from ftjax.optim import ranks as rank_budget
 from ftjax.optim import schedule as schedules
@@ -28,6 +29,10 @@ from ftjax.optim import schedule as schedules
 EXCLUDED = ("fromage", "lars", "lbfgs", "noisy_sgd", "optimistic_adam", "rprop")
 # These apply weight decay inside the direction, where the decoupled one would be another method.
 DECAY_INSIDE = ("adadelta", "adan", "lamb", "novograd")
+# Ranges of keywords that are optax's, whose annotations have none.
+RANGES = dict.fromkeys(("b1", "b2", "b3", "beta1", "beta2", "decay", "momentum"), Decay | None) | (
+    dict.fromkeys(("eps", "eps_root", "epsilon"), NonNegative)
+)
 
 
 class Optimizer(NamedTuple):
@@ -47,21 +52,21 @@ class State(NamedTuple):
 def make(
     *,
     name: str,
-    learning_rate: float,
+    learning_rate: Positive,
     schedule: str | Mapping,
     total_steps: int,
-    weight_decay: float = 0.0,
-    no_decay: Iterable[str] = (),
-    clip_norm: float | None = None,
-    groups: Iterable[tuple[str, Mapping]] = (),
+    weight_decay: NonNegative = 0.0,
+    no_decay: Patterns = (),
+    clip_norm: Positive | None = None,
+    groups: Mapping[str, Mapping] | Iterable[tuple[str, Mapping]] = (),
     ranks: Mapping | None = None,
     where: str = "optim",
     **keywords,
 ) -> Optimizer:
     """Make the optimizer called `name`; `keywords` go to optax (`b1`, `momentum`, `mu_dtype`, ...).
 
-    schedule: see `ftjax.optim.schedule`; groups, no_decay: see `ftjax.optim.groups`; ranks: the
-    keywords of `ftjax.optim.ranks`, for AdaLoRA. `tx.init`
+    clip_norm: None switches clipping off. schedule: see `ftjax.optim.schedule`; groups, no_decay:
+    see `ftjax.optim.groups`; ranks: the keywords of `ftjax.optim.ranks`, for AdaLoRA. `tx.init`
     raises ValueError when a pattern matches no leaf. `name` may be a dotted path to a module whose
     `make(**keywords)` returns a transformation that gives minus the direction.
     """
@@ -148,6 +153,8 @@ def _direction(name: str, keywords: Mapping, weight_decay, where: str):
             f"{where}.weight_decay: got {weight_decay!r}; expected 0.0 with {name!r}, whose own "
             "decay is not decoupled; use adamw or lion, or drop it"
         )
+    for key in keywords.keys() & RANGES.keys():
+        conf.check(keywords[key], RANGES[key], where=f"{where}.{key}")
     extra = {"learning_rate": 1.0, "weight_decay": 0.0}
     return conf.call(vars(optax)[name], keywords, where=where, extra=extra)
 

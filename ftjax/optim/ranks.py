@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import optax
 
 from ftjax.core import tree
+from ftjax.core.typed import Count, Decay, Natural
 
 
 class State(NamedTuple):
@@ -30,8 +31,9 @@ class State(NamedTuple):
 
 
 def make(
-    inner: optax.GradientTransformation, *, target_rank: int, total_steps: int, init_steps: int = 0,
-    final_steps: int = 0, every_steps: int = 1, beta1: float = 0.85, beta2: float = 0.85,
+    inner: optax.GradientTransformation, *, target_rank: Count, total_steps: int,
+    init_steps: Natural = 0, final_steps: Natural = 0, every_steps: Count = 1,
+    beta1: Decay = 0.85, beta2: Decay = 0.85,
 ) -> optax.GradientTransformation:  # fmt: skip
     """Put the budget around `inner`.
 

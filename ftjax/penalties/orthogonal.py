@@ -6,11 +6,12 @@ weight * mean over all a, b of |a^T a - 1|, |b b^T - 1|          Frobenius norms
 import jax.numpy as jnp
 
 from ftjax.core import tree
+from ftjax.core.typed import NonNegative
 
 EXAMPLE = dict(weight=0.5)
 
 
-def make(*, weight: float):
+def make(*, weight: NonNegative):
     """Make the penalty on every adapter that has a, e and b.
 
     Raises:

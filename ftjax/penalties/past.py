@@ -8,11 +8,12 @@ With `adapter.past`, which keeps past adapters beside a new LoRA; see `adapters.
 import jax.numpy as jnp
 
 from ftjax.core import tree
+from ftjax.core.typed import NonNegative
 
 EXAMPLE = dict(weight=0.5)
 
 
-def make(*, weight: float):
+def make(*, weight: NonNegative):
     """Make the penalty on every adapter that has a, a0 and a scale.
 
     Raises:

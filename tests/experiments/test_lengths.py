@@ -59,5 +59,5 @@ def test_what_is_lost_is_counted():
 
 def test_an_online_run_has_steps(lab):
     c = common.online(lab.config(steps=None, epochs=2.0), prompts=4, samples=2, max_new_tokens=4)
-    with pytest.raises(ValueError, match="epochs: got 2.0 for a run that learns from its own"):
+    with pytest.raises(ValueError, match=r"epochs: got 2\.0 for a run that learns from its own"):
         rollouts.check(settings.read(c))
