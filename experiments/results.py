@@ -93,7 +93,8 @@ def facts(plan, run, seconds: float) -> dict[str, object]:
     return {
         "steps": f"{run.step:,}" + (f" ({run.stopped})" if run.stopped != "done" else ""),
         "data": plan.length.text(plan.loader.summary()),
-        "tokens": f"{run.tokens:,}",
+        **({"gradient": f"zero since step {run.vanished}"} if run.vanished else {}),
+        "tokens": f"{run.tokens:,}" + (f" and {run.padding:,} padding" if run.padding else ""),
         "trainable": f"{own:,} of {whole:,} parameters",
         "wall time": metrics.duration(seconds),
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",

@@ -16,14 +16,14 @@ from typing import Any, NamedTuple
 
 import jax
 
-from experiments import evaluating, lengths, references, results, saving, setup, starting
+from experiments import costs, evaluating, lengths, references, results, saving, setup, starting
 from experiments.settings import Settings
 from ftjax.core import conf
 from ftjax.core import mesh as meshes
 from ftjax.data import loader as loaders
 from ftjax.optim import chain
 from ftjax.train import compile as compiling
-from ftjax.train import flops, loop, metrics, summary
+from ftjax.train import loop, metrics, summary
 from ftjax.train import state as states
 from ftjax.train.step import make_step
 
@@ -230,9 +230,7 @@ def train(
             log_every_steps=settings.log_every_steps,
             every=(_evaluations(p, workdir),), writers=writers, checkpoints=checkpoints,
             save_every_steps=settings.checkpoint.every_steps or None, progress=progress,
-            flops_per_token=flops.per_token(
-                p.parts.model, p.state.params, sequence=settings.data["max_tokens"]
-            ),
+            flops_per_token=costs.of(p),
         )  # fmt: skip
     params = saving.params_of(run.state, frozen)
     return results.finish(p, run, params, workdir, seconds=time.perf_counter() - start)

@@ -21,6 +21,7 @@ import jax
 import numpy as np
 
 from ftjax.core import tree
+from ftjax.train import flops
 from ftjax.train.checkpoint import CheckpointError, Checkpoints
 from ftjax.train.journal import Journal
 from ftjax.train.metrics import Writer
@@ -49,7 +50,9 @@ class Result(NamedTuple):
     """How a run ended.
 
     stopped: "done", "data ended", "SIGTERM" or "SIGINT".
-    row: the last logged numbers. tokens: all tokens seen. seconds: by phase, of this process.
+    row: the last logged numbers. tokens: all tokens seen, less padding. seconds: by phase, of this
+    process. padding: positions without a token, None where the step does not count them.
+    vanished: the step since which the gradient is zero, None where it is not; see `vanish`.
     """
 
     state: Any
@@ -58,6 +61,8 @@ class Result(NamedTuple):
     row: dict
     tokens: int
     seconds: dict[str, float]
+    padding: int | None = None
+    vanished: int | None = None
 
 
 @runtime_checkable
@@ -107,8 +112,8 @@ def run(
     checkpoints: Checkpoints | None = None,
     save_every_steps: int | None = None,
     progress: dict | None = None,
-    flops_per_token: float | None = None,
-    count_tokens: Callable[[Any], int] = lambda batch: batch["tokens"].size,
+    flops_per_token: flops.Cost | None = None,
+    count_tokens: Callable[[Any], int] = lambda batch: batch["tokens"].size,  # and padding
 ) -> Result:
     """Train from `state.step` until step `until`, and return how it ended.
 
@@ -226,7 +231,9 @@ class _Run:
             sys.stderr.write(f"data ended: after step {number} of {self._until}\n")
         stopped = stopped or "done"
         journal = self._journal
-        return Result(state, number, stopped, journal.row, journal.tokens, journal.seconds)
+        vanished = journal.gradient.tell(number)
+        counts = dict(tokens=journal.tokens, padding=journal.padding, vanished=vanished)
+        return Result(state, number, stopped, journal.row, seconds=journal.seconds, **counts)
 
     def _fetch(self, number: int) -> tuple[Any, dict | None] | None:
         """Return the batch after step `number` and its position; None when there is no more."""

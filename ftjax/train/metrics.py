@@ -152,6 +152,8 @@ def line(row: dict, *, left: int | None) -> str:
         parts.append(f"{row['time/tokens_per_s']:,.0f} tok/s")
     if row.get("time/mfu") is not None:
         parts.append(f"MFU {row['time/mfu']:.1%}")
+    if row.get("padding"):
+        parts.append(f"{row['padding'] / (row['padding'] + row['tokens']):.0%} padding")
     if left is not None and "time/step_s" in row:
         parts.append(f"left {duration(left * row['time/step_s'])}")
     if "time/memory_gib" in row:

@@ -40,7 +40,7 @@ def make_step(
       shard_key: makes a key differ between such devices.
       reference: `(policy, batch) -> policy`, what preference losses compare with.
 
-    Metrics are `Mean`s and scalars; reading them is the loop's business.
+    Metrics are `Mean`s and scalars, `tokens` the batch's less its padding; the loop reads them.
     """
     options = dict(penalties=penalties, accumulate=accumulate, chunk=chunk, reference=reference)
     gradients = make_gradients(model, objective, **options)
@@ -51,6 +51,7 @@ def make_step(
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics["grad_norm"] = optax.tree.norm(grads)
+        metrics["tokens"] = reduce((batch["segments"] > 0).sum())
         if learning_rate is not None:
             metrics["learning_rate"] = learning_rate(state.step)
         ema = state.ema

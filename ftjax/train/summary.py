@@ -44,6 +44,8 @@ def write(
         "step": result.step,
         "metrics": result.row,
         "tokens": result.tokens,
+        "padding": result.padding,
+        "gradient_zero_since": result.vanished,
         "seconds": {"wall": wall_s, **result.seconds},
         "memory_bytes": device.peak_memory_bytes(),
         "parameters": {"trainable": trainable_parameters, "total": total_parameters},
