@@ -40,7 +40,8 @@ def get_config(arg=None):
         c.adapter = dict(name=name, where="" if methods.is_of_model(name) else "blocks/**", **own)
     if arg.method == "loftq":  # over a base in four bits, which it repairs
         c.model.quantize.name = "nf4"
-    c.optim.learning_rate = arg.rate or rates(arg.method)[1]
+    full = arg.method in BASE
+    c.optim.learning_rate = arg.rate or common.rate(arg.base, rates(arg.method)[1], full=full)
     held = dict(c.evals.medical.data, path=f"{arg.data}/medical/medquad/validation.jsonl.gz")
     c.evals.choice = dict(c.evals.medical, data=held)
     c.samples.prompts = ()

@@ -4,9 +4,13 @@ A config file starts from `base()`, sets what differs, and is locked by the main
 here cannot be set, and a key that nothing reads is an error.
 """
 
+import json
+import math
 import os
+import pathlib
 
 from ftjax.core import conf
+from ftjax.optim import rates
 
 parse_arg = conf.parse_arg
 
@@ -19,7 +23,7 @@ def base():
         base="tiny",  # a Hugging Face directory; "tiny" is the embedded one; "" = random weights
         preset="",  # sizes by public name, when the weights are random
         param_dtype="",  # of the weights in memory; "" = as stored
-        compute_dtype="float32",
+        compute_dtype="",  # "" = float32; bfloat16 on accelerators from 300M parameters on
         remat="light",  # what the backward pass keeps: none | light | full
         chunk=64,  # positions per chunk of the log-probabilities
         # Of families with experts; "" and None are the family's own:
@@ -87,16 +91,44 @@ def online(c, *, prompts: int, samples: int, max_new_tokens: int):
     return c
 
 
+def rate(base: str, tiny: float, *, full: bool, preference: bool = False) -> float:
+    """Return the learning rate to begin with: `tiny` for bases of the embedded one's size.
+
+    For larger ones it is that of `ftjax.optim.rates`, which has the sources.
+    """
+    size = parameters(base)
+    if rates.is_tiny(size):
+        return tiny
+    return rates.usual(size, full=full, preference=preference)
+
+
+def parameters(base: str) -> int:
+    """Count the parameters in a directory's safetensors by their headers; 0 where there are none.
+
+    A header is its length in eight bytes and JSON. What cannot be read is refused when the base is.
+    """
+    count = 0
+    for path in sorted(pathlib.Path(base).glob("*.safetensors")) if base else ():
+        try:
+            with path.open("rb") as file:
+                header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+            shapes = [each["shape"] for name, each in header.items() if name != "__metadata__"]
+            count += sum(map(math.prod, shapes))
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, MemoryError):
+            return 0
+    return count
+
+
 def tune(c, *, full: bool, rank: int = 16):
     """Choose between full fine-tuning and LoRA on all linear maps, with usual learning rates."""
     if full:
-        c.optim.learning_rate = 3e-4
+        c.optim.learning_rate = rate(c.model.base, 3e-4, full=True)
         c.optim.no_decay = ("**norm",)
         return c
     # More of it: groups=(("blocks/mlp/*", dict(rank=4)),) changes keywords at some paths.
     c.adapter = dict(name="lora", where="blocks/**", rank=rank, rslora=False, dropout=0.0)
     c.adapter.alpha = 2.0 * c.adapter.get_ref("rank")  # follows --config.adapter.rank
-    c.optim.learning_rate = 3e-3
+    c.optim.learning_rate = rate(c.model.base, 3e-3, full=False)
     return c
 
 
@@ -183,7 +215,8 @@ def preference(arg, *, kind: str = "preference", score: str = "ratio", **source)
     c = base()
     c.model.base = arg.base
     tune(c, full=arg.full, rank=arg.rank)
-    c.optim.learning_rate = 3e-5 if arg.full else 1e-3
+    tiny = 3e-5 if arg.full else 1e-3
+    c.optim.learning_rate = rate(arg.base, tiny, full=arg.full, preference=True)
     c.optim.schedule = dict(name="linear", warmup_ratio=0.05)
     c.seed = dict(data=arg.seed, init=arg.seed, adapter=arg.seed, sampling=arg.seed)
     folders = [f"{arg.data}/preference/{name}" for name in arg.parts.split("+")]

@@ -5,9 +5,12 @@ import pathlib
 from types import ModuleType
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
+from ftjax.core import tree
 from ftjax.models import hf
+from ftjax.optim import rates
 
 TINY = "tiny"
 DTYPES = ("float32", "bfloat16", "float16")
@@ -25,8 +28,7 @@ def read(spec) -> tuple[ModuleType, Any, pathlib.Path | None]:
             "base to fine-tune, or a preset to train from random weights"
         )
     for key in ("compute_dtype", "param_dtype"):
-        legal = DTYPES if key == "compute_dtype" else ("", *DTYPES)
-        if (name := vars(spec)[key]) not in legal:
+        if (name := vars(spec)[key]) not in ("", *DTYPES):
             raise ValueError(f"model.{key}: got {name!r}; expected one of {', '.join(DTYPES)}")
     source = locate(spec.base) if spec.base else None
     return (*of(spec, source or spec.preset), source)
@@ -35,8 +37,14 @@ def read(spec) -> tuple[ModuleType, Any, pathlib.Path | None]:
 def of(spec, source) -> tuple[ModuleType, Any]:
     """Read the family of a checkpoint or a preset, and make the model's handle."""
     family, config = hf.config_of(source)
-    options = dict(remat=spec.remat, dtype=jnp.dtype(spec.compute_dtype))
-    return family, family.make(config, **options, **_of_experts(spec, family))
+    options = dict(remat=spec.remat, **_of_experts(spec, family))
+    make = lambda dtype: family.make(config, dtype=jnp.dtype(dtype), **options)
+    if spec.compute_dtype:
+        return family, make(spec.compute_dtype)
+    # CPUs compute bfloat16 no faster, and a small base fits an accelerator as it is.
+    model = make("float32")
+    big = jax.default_backend() != "cpu" and tree.size_of(model.abstract) >= rates.BIG
+    return family, make("bfloat16") if big else model
 
 
 def _of_experts(spec, family: ModuleType) -> dict[str, Any]:

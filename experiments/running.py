@@ -21,7 +21,7 @@ from experiments.settings import Settings
 from ftjax.core import conf
 from ftjax.core import mesh as meshes
 from ftjax.data import loader as loaders
-from ftjax.optim import chain
+from ftjax.optim import chain, rates
 from ftjax.train import compile as compiling
 from ftjax.train import loop, metrics, summary
 from ftjax.train import state as states
@@ -224,7 +224,7 @@ def train(
         way.begin(batches, state)
         if jax.process_index() == 0:  # a config that is refused must not replace the run's own
             summary.write_config(workdir, settings.plain)
-            sys.stderr.write(f"data: {p.length.text(p.loader.summary())}\n")
+            sys.stderr.write(f"data: {p.length.text(p.loader.summary())}\n{_rate_note(p)}")
         run = loop.run(
             step, state, frozen, batches, until=p.length.steps,
             log_every_steps=settings.log_every_steps,
@@ -234,6 +234,16 @@ def train(
         )  # fmt: skip
     params = saving.params_of(run.state, frozen)
     return results.finish(p, run, params, workdir, seconds=time.perf_counter() - start)
+
+
+def _rate_note(p: Plan) -> str:
+    """Return a line on a learning rate that is far too large for the base, "" where it is not."""
+    preference = vars(p.parts.objective).get("KIND", "tokens") != "tokens"
+    told = rates.note(
+        p.settings.optim["learning_rate"], p.parts.parameters, full=p.parts.method is None,
+        preference=preference,
+    )  # fmt: skip
+    return f"{told}\n" if told else ""
 
 
 def _evaluations(p: Plan, workdir: pathlib.Path) -> loop.Every:

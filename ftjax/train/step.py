@@ -36,8 +36,7 @@ def make_step(
       accumulate: into how many microbatches the batch is cut.
       chunk: positions per chunk of the log-probabilities.
       ema_decay: keep an exponential moving average of the trainables with this decay.
-      reduce: sums a tree over the devices of a mapped axis; under jit arrays are global.
-      shard_key: makes a key differ between such devices.
+      reduce: sums a tree over the devices of a mapped axis; shard_key makes a key differ there.
       reference: `(policy, batch) -> policy`, what preference losses compare with.
 
     Metrics are `Mean`s and scalars, `tokens` the batch's less its padding; the loop reads them.
