@@ -92,6 +92,19 @@ def test_what_is_wrong_with_a_plan_is_one_line_too():
     assert done.stderr.startswith("error: data.path: got 'absent.jsonl'; expected")
 
 
+def test_what_is_raised_under_jit_is_one_line_too():
+    """A pattern is matched while the first state is traced: jax annotates what is raised there."""
+    done, _ = command("--config=configs/sft.py --dry_run --config.optim.no_decay=('**nrm',)")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith("error: optim.no_decay: got the pattern '**nrm'")
+
+
+def test_wrong_usage_is_one_line():
+    done, _ = command("--config=configs/sft.py")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: --workdir: got none; expected a directory for the run\n"
+
+
 def test_a_fault_of_the_program_shows_its_traceback(tmp_path):
     (tmp_path / "c.py").write_text("def get_config():\n    return 1 / 0\n")
     done, _ = command(f"--config={tmp_path}/c.py --dry_run")
