@@ -9,6 +9,7 @@ between two steps has a paired confidence interval.
 """
 
 import dataclasses
+import io
 import pathlib
 import sys
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ import jax
 import numpy as np
 
 from experiments import generating, judging, setup
+from experiments.artifacts import Artifacts
 from ftjax.core import conf, files
 from ftjax.core import mesh as meshes
 from ftjax.data import loader as loaders
@@ -53,9 +55,11 @@ class Evaluation:
 
 
 def _save(workdir: pathlib.Path, step: int, arrays: dict, samples: list) -> None:
-    (workdir / "evals").mkdir(parents=True, exist_ok=True)
-    np.savez(workdir / "evals" / f"{step}.npz", **arrays)
-    files.write_json(workdir / "samples" / f"{step}.json", samples)
+    own = Artifacts(workdir)
+    packed = io.BytesIO()
+    np.savez(packed, **arrays)
+    files.write_bytes(own.scores(step), packed.getvalue())
+    files.write_json(own.sample(step), samples)
 
 
 def check(evals: Mapping) -> None:

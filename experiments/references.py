@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.artifacts import Artifacts
 from ftjax.core import conf, tree
 from ftjax.core import mesh as meshes
 from ftjax.evals import base as scoring
@@ -161,7 +162,7 @@ def compute(parts, params, store, *, workdir: pathlib.Path, identity: Mapping, p
     """Fill a cached reference into the data, from the disk or by the starting weights."""
     if parts.reference.name != "cached":
         return
-    folder = pathlib.Path(parts.reference.folder or workdir / "reference")
+    folder = pathlib.Path(parts.reference.folder or Artifacts(workdir).reference)
     path = folder / f"{fingerprint(parts, store, identity)}.npy"
     if path.is_file():
         found = np.load(path)

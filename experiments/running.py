@@ -15,14 +15,15 @@ from typing import Any, NamedTuple
 
 import jax
 
-from experiments import evaluating, references, results, saving, setup, starting
+from experiments import damage, evaluating, references, results, saving, setup, starting, writing
+from experiments.artifacts import Artifacts
 from experiments.settings import Settings
 from ftjax.core import conf
 from ftjax.core import mesh as meshes
 from ftjax.data import loader as loaders
 from ftjax.optim import chain
 from ftjax.train import compile as compiling
-from ftjax.train import flops, loop, metrics, summary
+from ftjax.train import flops, loop, metrics, stop, summary
 from ftjax.train import state as states
 from ftjax.train.step import make_step
 
@@ -197,6 +198,13 @@ def train(
     way: Way = Way(),  # noqa: B008
 ):  # fmt: skip
     """Train, or go on training, in `workdir`; returns a `results.Outcome`."""
+    own = Artifacts(workdir)
+    with writing.writer(own), stop.leaving(own.has_checkpoint):
+        damage.set_aside(own)
+        return _train(settings, workdir, allow_config_change=allow_config_change, way=way)
+
+
+def _train(settings: Settings, workdir: pathlib.Path, *, allow_config_change: bool, way: Way):
     start = time.perf_counter()
     p = plan(settings, progress=results.progress("encoding"), load=way.load)
     state, frozen = arrays(p, workdir)
@@ -210,7 +218,7 @@ def train(
         state, progress = loop.resume(checkpoints, state, batches, writers=writers)
         way.begin(batches, state)
         if jax.process_index() == 0:  # a config that is refused must not replace the run's own
-            summary.write_config(workdir, settings.plain)
+            summary.write_config(Artifacts(workdir).config, settings.plain)
         run = loop.run(
             step, state, frozen, batches, until=settings.steps,
             log_every_steps=settings.log_every_steps,
@@ -236,8 +244,8 @@ def _evaluations(p: Plan, workdir: pathlib.Path) -> loop.Every:
 def writers_of(settings: Settings, workdir: pathlib.Path) -> tuple:
     """Make the writers of a run's metrics."""
     writers = [
-        metrics.Jsonl(workdir / "metrics.jsonl"),
-        metrics.TensorBoard(workdir / "tensorboard"),
+        metrics.Jsonl(Artifacts(workdir).metrics),
+        metrics.TensorBoard(Artifacts(workdir).tensorboard),
         metrics.Console(until=settings.steps),
     ]
     if settings.wandb_project:

@@ -22,6 +22,7 @@ import numpy as np
 import safetensors.numpy
 from jax.experimental import multihost_utils
 
+from experiments.artifacts import Artifacts
 from ftjax.adapters import lora, probe, starts
 from ftjax.core import files, tree
 from ftjax.core import mesh as meshes
@@ -29,7 +30,7 @@ from ftjax.data import loader as loaders
 from ftjax.ops import lowrank, quantize
 from ftjax.train.step import make_gradients
 
-FILE, BATCHES = "start.safetensors", 4
+BATCHES = 4
 DATA = ("inputs", "gradient")
 
 
@@ -78,8 +79,7 @@ def find(parts, objective, loader, model, *, workdir: pathlib.Path) -> dict[str,
     """
     if not parts.needing(*DATA) or parts.settings.adapter_from:
         return {}
-    saved = workdir / "checkpoints"
-    if saved.is_dir() and any(saved.iterdir()):
+    if Artifacts(workdir).has_checkpoint():
         return read(parts, workdir)
     if not isinstance(loader, loaders.Loader):
         raise ValueError(
@@ -163,7 +163,7 @@ def _write(workdir: pathlib.Path, found: dict[str, tuple]) -> None:
              for name, x in zip("ab", pair, strict=True)}  # fmt: skip
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
-        files.write_tensors(workdir / FILE, named)
+        files.write_tensors(Artifacts(workdir).start, named)
 
 
 def read(parts, workdir: pathlib.Path) -> dict[str, tuple]:
@@ -175,7 +175,7 @@ def read(parts, workdir: pathlib.Path) -> dict[str, tuple]:
     needed = parts.needing(*DATA)
     if not needed or parts.settings.adapter_from:
         return {}
-    path = workdir / FILE
+    path = Artifacts(workdir).start
     if not path.is_file():
         raise ValueError(
             f"{path}: got no such file; expected the factors that the run's adapters began with; "

@@ -21,9 +21,9 @@ NAME = "digest.json"
 UNSIGNED = {NAME, "commit_success.txt", "_CHECKPOINT_METADATA"}
 
 
-def write(directory: pathlib.Path) -> None:
-    """Write `digest.json` for all files under `directory`, atomically."""
-    files.write_json(directory / NAME, {"sha256": _digests(directory)})
+def write(directory: pathlib.Path, **more) -> None:
+    """Write `digest.json` for all files under `directory`, atomically; `more` stands in it too."""
+    files.write_json(directory / NAME, {**more, "sha256": _digests(directory)})
 
 
 def problem(directory: pathlib.Path) -> tuple[str, str] | None:
