@@ -23,6 +23,7 @@ class Artifacts:
         self.evals = root / "evals"
         self.samples = root / "samples"
         self.export = root / "export"
+        self.restarts = root / "data_restarts.json"  # after which steps data started afresh
         self.lock = root / "lock.json"
 
     def scores(self, step: int) -> pathlib.Path:

@@ -82,6 +82,27 @@ def check(evals: Mapping) -> None:
         conf.resolve(spec["data"].get("name"), "data", where=f"{where}.data.name")
 
 
+def check_best(settings) -> None:
+    """Check that the metric which the best checkpoint is chosen by will be there.
+
+    Raises:
+      ValueError: it will not; the message lists the names there are.
+    """
+    best, names, open_ended = settings.checkpoint.best, ["loss", "grad_norm"], []
+    for label, spec in settings.evals.items():
+        known = vars(conf.resolve(spec["name"], "evals", where=f"evals.{label}.name")).get(
+            "METRICS"
+        )
+        names += [f"eval/{label}/{metric}" for metric in known or ()]
+        open_ended += [] if known else [f"eval/{label}/"]
+    if best and best not in names and not best.startswith(tuple(open_ended)):
+        every = conf.listed([*names, *(f"{start}*" for start in open_ended)])
+        raise ValueError(
+            f"checkpoint.best: got {best!r}; {conf.nearest(best, names)}expected one of {every}; "
+            "change it, or add an evaluation that measures it"
+        )
+
+
 def build(parts: setup.Parts) -> Evaluation:
     """Build the evaluators of a config.
 

@@ -68,8 +68,15 @@ def finish(plan, run, params, workdir: pathlib.Path, *, seconds: float) -> Outco
     return Outcome(run.stopped, learned)
 
 
-def join(found: Mapping[str, tables.Table], workdir: pathlib.Path) -> None:
-    """Print and report what several runs from one base, in DIR/<label>, learned and forgot."""
+def join(
+    found: Mapping[str, tables.Table], workdir: pathlib.Path, *, failed: Mapping[str, str]
+) -> None:
+    """Print and report what several runs from one base, in DIR/<label>, learned and forgot.
+
+    failed: by label, why a run has no result.
+    """
+    if not found:
+        return
     learned, rows, shown = tables.join(found), [], []
     for label in found:
         for row in metrics.read(Artifacts(workdir / label).metrics):
@@ -78,12 +85,16 @@ def join(found: Mapping[str, tables.Table], workdir: pathlib.Path) -> None:
         shown += [
             own._replace(prompt=f"[{label}] {own.prompt}") for own in samples(workdir / label)
         ]
+    ended = {f"{label} has no result": why for label, why in failed.items()}
     config = {label: files.read_json(Artifacts(workdir / label).config) for label in found}
     report.write(
         Artifacts(workdir).report, title=workdir.name, config=config, rows=rows, samples=shown,
-        table=learned, facts={"runs": ", ".join(found)},
+        table=learned, facts={"runs": ", ".join(found), **ended},
     )  # fmt: skip
-    sys.stdout.write(f"\n{tables.table_text(learned)}\n\nreport: {Artifacts(workdir).report}\n")
+    lines = "".join(f"\n{name}: {why}" for name, why in ended.items())
+    sys.stdout.write(
+        f"\n{tables.table_text(learned)}{lines}\n\nreport: {Artifacts(workdir).report}\n"
+    )
 
 
 def facts(plan, run, seconds: float) -> dict[str, object]:

@@ -18,7 +18,7 @@ import jax
 from experiments import damage, evaluating, references, results, saving, setup, starting, writing
 from experiments.artifacts import Artifacts
 from experiments.settings import Settings
-from ftjax.core import conf
+from ftjax.core import conf, files
 from ftjax.core import mesh as meshes
 from ftjax.data import loader as loaders
 from ftjax.optim import chain
@@ -67,6 +67,7 @@ def plan(settings: Settings, *, progress=None, load: Callable | None = None) -> 
     state = saving.abstract_state(parts, trainable, optimizer.tx)
     _check_length(settings.data, parts.model)
     evaluating.check(settings.evals)
+    evaluating.check_best(settings)
     # The evaluations first: the data of training takes the longest to encode.
     evaluation = evaluating.build(parts)
     loader = (load or _load)(parts, progress)
@@ -195,16 +196,16 @@ class Way(NamedTuple):
 
 def train(
     settings: Settings, workdir: pathlib.Path, *, allow_config_change: bool = False,
-    way: Way = Way(),  # noqa: B008
+    restart_data: bool = False, way: Way = Way(),  # noqa: B008
 ):  # fmt: skip
     """Train, or go on training, in `workdir`; returns a `results.Outcome`."""
     own = Artifacts(workdir)
     with writing.writer(own), stop.leaving(own.has_checkpoint):
         damage.set_aside(own)
-        return _train(settings, workdir, allow_config_change=allow_config_change, way=way)
+        return _train(settings, workdir, allow_config_change, restart_data, way)
 
 
-def _train(settings: Settings, workdir: pathlib.Path, *, allow_config_change: bool, way: Way):
+def _train(settings, workdir: pathlib.Path, allow_config_change: bool, restart_data: bool, way):
     start = time.perf_counter()
     p = plan(settings, progress=results.progress("encoding"), load=way.load)
     state, frozen = arrays(p, workdir)
@@ -215,8 +216,12 @@ def _train(settings: Settings, workdir: pathlib.Path, *, allow_config_change: bo
             stack.callback(writer.close)
         allow = dict(allow_config_change=allow_config_change)
         checkpoints = stack.enter_context(saving.open_checkpoints(p.parts, workdir, **allow))
-        state, progress = loop.resume(checkpoints, state, batches, writers=writers)
+        state, progress = loop.resume(
+            checkpoints, state, batches, writers=writers, restart_data=restart_data
+        )
         way.begin(batches, state)
+        if restart_data and progress and jax.process_index() == 0:
+            _record_restart(Artifacts(workdir), int(state.step), batches)
         if jax.process_index() == 0:  # a config that is refused must not replace the run's own
             summary.write_config(Artifacts(workdir).config, settings.plain)
         run = loop.run(
@@ -230,6 +235,12 @@ def _train(settings: Settings, workdir: pathlib.Path, *, allow_config_change: bo
         )  # fmt: skip
     params = saving.params_of(run.state, frozen)
     return results.finish(p, run, params, workdir, seconds=time.perf_counter() - start)
+
+
+def _record_restart(own: Artifacts, step: int, batches) -> None:
+    """Keep after which step the data started afresh, and what they are since."""
+    known = files.read_json(own.restarts)["restarts"] if own.restarts.exists() else []
+    files.write_json(own.restarts, {"restarts": [*known, {"step": step, "data": batches.state()}]})
 
 
 def _evaluations(p: Plan, workdir: pathlib.Path) -> loop.Every:

@@ -28,6 +28,7 @@ from ftjax.core import files, tree
 from ftjax.core import mesh as meshes
 from ftjax.data import loader as loaders
 from ftjax.ops import lowrank, quantize
+from ftjax.train import digest
 from ftjax.train.step import make_gradients
 
 BATCHES = 4
@@ -164,6 +165,7 @@ def _write(workdir: pathlib.Path, found: dict[str, tuple]) -> None:
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
         files.write_tensors(Artifacts(workdir).start, named)
+        digest.sign(Artifacts(workdir).start)
 
 
 def read(parts, workdir: pathlib.Path) -> dict[str, tuple]:
@@ -180,6 +182,11 @@ def read(parts, workdir: pathlib.Path) -> dict[str, tuple]:
         raise ValueError(
             f"{path}: got no such file; expected the factors that the run's adapters began with; "
             "copy it with the run, or train again"
+        )
+    if problem := digest.file_problem(path):
+        raise ValueError(
+            f"{path}: got {problem}; expected the factors that the run's adapters began with; "
+            "restore it from a copy, or train again"
         )
     tensors = safetensors.numpy.load_file(path)
     return {site: (tensors[f"{site}.a"], tensors[f"{site}.b"]) for site in needed}

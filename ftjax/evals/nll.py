@@ -15,6 +15,8 @@ import numpy as np
 
 from ftjax.evals import base
 
+METRICS = ("nll", "nll_per_example", "perplexity", "tokens", "bits_per_byte")  # of the summary
+
 
 def make(
     *, model, examples: Sequence, byte_counts: Sequence[int] | None = None, batch_size: int = 8,

@@ -18,6 +18,8 @@ import numpy as np
 from ftjax.core.conf import listed, nearest
 from ftjax.evals import base
 
+METRICS = ("accuracy", "reward_margin", "reward_chosen", "reward_rejected")  # of the summary
+
 
 def make(
     *, model, pairs: Sequence, score: str = "ratio", beta: float = 0.1,

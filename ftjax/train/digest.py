@@ -46,6 +46,27 @@ def problem(directory: pathlib.Path) -> tuple[str, str] | None:
     return None
 
 
+def sign(path: pathlib.Path) -> None:
+    """Write the digest of one file beside it, to `<name>.sha256`."""
+    files.write_text(_beside(path), _sha256(path) + "\n")
+
+
+def file_problem(path: pathlib.Path) -> str | None:
+    """Compare a file with the digest beside it; None when it is unchanged, else a sentence."""
+    try:
+        expected = _beside(path).read_text().strip()
+    except OSError as error:
+        return f"its digest cannot be read ({error})"
+    same = _sha256(path) == expected
+    return (
+        None if same else f"{path.stat().st_size} bytes that have changed since they were written"
+    )
+
+
+def _beside(path: pathlib.Path) -> pathlib.Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
 def quarantine(directory: pathlib.Path, *, reason: str) -> pathlib.Path:
     """Rename `directory` to `<name>.bad-<reason>`, out of the way of restores; delete nothing."""
     target = directory.with_name(f"{directory.name}.bad-{reason}")
