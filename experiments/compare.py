@@ -29,14 +29,26 @@ def main(argv: list[str]) -> None:
     from ftjax.train import device
 
     device.reuse_memory()
-    workdir, found = pathlib.Path(WORKDIR.value), {}
+    workdir, found, failed = pathlib.Path(WORKDIR.value), {}, {}
     for label, config in variants.items():
         sys.stdout.write(f"\n== {label}\n")
-        outcome = running.train(settings.read(config), workdir / label)
+        try:
+            outcome = running.train(settings.read(config), workdir / label)
+        except commands.MESSAGES as error:
+            if not commands.is_message(error):
+                raise
+            failed[label] = str(error)
+            sys.stdout.write(f"{label} ended: {error}\n")
+            continue
         if outcome.table is None:  # stopped by a signal; the next call goes on
             return
         found[label] = outcome.table
-    results.join(found, workdir)
+    results.join(found, workdir, failed=failed)
+    if failed:  # the table is there; the exit code says that it is not whole
+        raise RuntimeError(
+            f"compare: {len(failed)} of {len(variants)} variants have no result: "
+            + "; ".join(f"{label}: {reason}" for label, reason in failed.items())
+        )
 
 
 def read(config: str) -> dict:

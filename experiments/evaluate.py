@@ -22,7 +22,7 @@ def main(argv: list[str]) -> None:
     """Run what the flags say."""
     if len(argv) > 1:
         raise app.UsageError(f"got the arguments {argv[1:]}; expected flags alone")
-    from experiments import comparing, evaluating, workdirs  # jax: slow to import
+    from experiments import artifacts, comparing, evaluating, workdirs  # jax: slow to import
     from ftjax.core import files
 
     workdir = pathlib.Path(WORKDIR.value)
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> None:
         )
     found = comparing.compare(evaluation.evaluators, run.base, run.params)
     print(comparing.text(found, evaluation.groups, step=run.step))
-    path = pathlib.Path(OUTPUT.value or workdir / "evals" / f"compare_{run.step}.json")
+    path = pathlib.Path(OUTPUT.value or artifacts.Artifacts(workdir).comparison(run.step))
     files.write_json(path, comparing.record(found, evaluation.groups, step=run.step))
     print(f"\nAll numbers: {path}")
 

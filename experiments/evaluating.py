@@ -9,6 +9,7 @@ between two steps has a paired confidence interval.
 """
 
 import dataclasses
+import io
 import pathlib
 import sys
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ import jax
 import numpy as np
 
 from experiments import generating, judging, setup
+from experiments.artifacts import Artifacts
 from ftjax.core import conf, files
 from ftjax.core import mesh as meshes
 from ftjax.core.typed import Count
@@ -54,9 +56,11 @@ class Evaluation:
 
 
 def _save(workdir: pathlib.Path, step: int, arrays: dict, samples: list) -> None:
-    (workdir / "evals").mkdir(parents=True, exist_ok=True)
-    np.savez(workdir / "evals" / f"{step}.npz", **arrays)
-    files.write_json(workdir / "samples" / f"{step}.json", samples)
+    own = Artifacts(workdir)
+    packed = io.BytesIO()
+    np.savez(packed, **arrays)
+    files.write_bytes(own.scores(step), packed.getvalue())
+    files.write_json(own.sample(step), samples)
 
 
 def check(evals: Mapping) -> None:
@@ -80,6 +84,27 @@ def check(evals: Mapping) -> None:
         conf.check(spec.get("rows"), Count | None, where=f"{where}.rows")
         loaders.check_types(spec["data"], where=f"{where}.data")
         conf.resolve(spec["data"].get("name"), "data", where=f"{where}.data.name")
+
+
+def check_best(settings) -> None:
+    """Check that the metric which the best checkpoint is chosen by will be there.
+
+    Raises:
+      ValueError: it will not; the message lists the names there are.
+    """
+    best, names, open_ended = settings.checkpoint.best, ["loss", "grad_norm"], []
+    for label, spec in settings.evals.items():
+        known = vars(conf.resolve(spec["name"], "evals", where=f"evals.{label}.name")).get(
+            "METRICS"
+        )
+        names += [f"eval/{label}/{metric}" for metric in known or ()]
+        open_ended += [] if known else [f"eval/{label}/"]
+    if best and best not in names and not best.startswith(tuple(open_ended)):
+        every = conf.listed([*names, *(f"{start}*" for start in open_ended)])
+        raise ValueError(
+            f"checkpoint.best: got {best!r}; {conf.nearest(best, names)}expected one of {every}; "
+            "change it, or add an evaluation that measures it"
+        )
 
 
 def build(parts: setup.Parts) -> Evaluation:

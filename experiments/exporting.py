@@ -2,6 +2,7 @@
 
     write(parts, params, folder)                     what was trained, as an adapter if it can be
     write(parts, params, folder, form="model")       one model, adapters merged into it
+    update(parts, params, artifacts, step=100)       DIR/export, unless it is whole and of now
 
 Modules of the base that train beside an adapter, such as norms, go with it whole. What PEFT has no
 form for, such as a weight that trains under its own adapter, is merged.
@@ -10,8 +11,12 @@ Merging is done in float32 and rounded once. A base that was quantised is merged
 so that the merged model computes what was trained.
 """
 
+import hashlib
+import json
 import pathlib
+import shutil
 import sys
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,11 +24,13 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from experiments import setup
+from experiments import saving, setup
+from experiments.artifacts import Artifacts
 from ftjax.adapters import base as adapters
 from ftjax.adapters import peft
 from ftjax.core import files, tree
 from ftjax.models import hf
+from ftjax.train import digest
 from ftjax.train import state as states
 
 FORMS = ("adapter", "model")
@@ -59,6 +66,60 @@ def write(
         scores = {"score.weight": np.asarray(head)[None]}  # as classifiers of one label have it
         files.write_tensors(folder / f"{name}_head.safetensors", scores)
     return "adapter" if adapter and not refusal else "model"
+
+
+def update(parts: setup.Parts, params, artifacts: Artifacts, *, step: int) -> None:
+    """Write a run's export, unless the one that is there is of this very state, and whole.
+
+    Its digest.json names the step and a hash of the checkpoint and the config. One of another state
+    is replaced; a damaged one is set aside as export.bad-<reason>.
+    """
+    target, of = artifacts.export, _identity(parts, artifacts, step)
+    if not _agreed(jax.process_index() == 0 and _is_needed(target, step, of)):
+        return
+    draft = target.with_name(f".{target.name}.new")
+    if jax.process_index() == 0:
+        shutil.rmtree(draft, ignore_errors=True)  # of a process that was killed here
+    write(parts, params, draft)
+    if jax.process_index() == 0:
+        digest.write(draft, step=step, of=of)
+        shutil.rmtree(target, ignore_errors=True)
+        draft.rename(target)
+        files.sync(target.parent)
+
+
+def _identity(parts: setup.Parts, artifacts: Artifacts, step: int) -> str:
+    """Hash the checkpoint of `step`, by its digest, and what of the config may change an export."""
+    saved = artifacts.checkpoints / str(step) / digest.NAME
+    free = {pattern.removesuffix("/**") for pattern in saving.FREE}
+    bound = {key: value for key, value in parts.settings.plain.items() if key not in free}
+    plain = json.dumps(files.plain(bound), sort_keys=True)
+    content = saved.read_bytes() if saved.is_file() else b""
+    return hashlib.sha256(content + plain.encode()).hexdigest()
+
+
+def _is_needed(target: pathlib.Path, step: int, of: str) -> bool:
+    """Return whether an export must be written; a damaged one is set aside."""
+    if not target.is_dir() or not any(target.iterdir()):
+        return True
+    if found := digest.problem(target):
+        reason, text = found
+        aside = digest.quarantine(target, reason=reason)
+        warnings.warn(
+            f"{target}: got an export that is damaged: {text}; it is renamed to {aside.name} and "
+            "written again",
+            RuntimeWarning, stacklevel=3,
+        )  # fmt: skip
+        return True
+    known = files.read_json(target / digest.NAME)
+    return (known.get("step"), known.get("of")) != (step, of)
+
+
+def _agreed(here: bool) -> bool:
+    """Let all processes take the branch of process 0."""
+    if jax.process_count() == 1:
+        return here
+    return bool(multihost_utils.broadcast_one_to_all(np.bool_(here)))
 
 
 def _merges(found) -> bool:

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from experiments import generating, workdirs
+from experiments.artifacts import Artifacts
 from ftjax.core import mesh as meshes
 from ftjax.data import encode
 from ftjax.evals import preference
@@ -69,7 +70,7 @@ class Judge:
 
     @functools.cached_property
     def _run(self) -> workdirs.Run:
-        saved = (self._workdir / "checkpoints").stat().st_mtime_ns
+        saved = Artifacts(self._workdir).checkpoints.stat().st_mtime_ns
         return _load(self._workdir, self._checkpoint, self._mesh, saved)
 
     @functools.cached_property

@@ -18,6 +18,9 @@ from ftjax.core import conf
 
 CONFIG = conf.flag()
 WORKDIR = flags.DEFINE_string("workdir", None, "directory of the run; one that holds a run resumes")
+RESTART_DATA = flags.DEFINE_bool(
+    "restart_data", False, "resume with the data from their beginning: other data or batch size"
+)
 ALLOW = flags.DEFINE_bool("allow_config_change", False, "resume although the config has changed")
 
 
@@ -32,7 +35,12 @@ def main(argv: list[str]) -> None:
 
     mesh.start()
     device.reuse_memory()
-    rollouts.train(chosen, pathlib.Path(WORKDIR.value), allow_config_change=ALLOW.value)
+    rollouts.train(
+        chosen,
+        pathlib.Path(WORKDIR.value),
+        allow_config_change=ALLOW.value,
+        restart_data=RESTART_DATA.value,
+    )
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import pathlib
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
@@ -21,10 +22,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.artifacts import Artifacts
 from ftjax.core import conf, tree
 from ftjax.core import mesh as meshes
 from ftjax.evals import base as scoring
 from ftjax.models import hf
+from ftjax.train import digest
 from ftjax.train import reference as references
 from ftjax.train import state as states
 
@@ -161,9 +164,9 @@ def compute(parts, params, store, *, workdir: pathlib.Path, identity: Mapping, p
     """Fill a cached reference into the data, from the disk or by the starting weights."""
     if parts.reference.name != "cached":
         return
-    folder = pathlib.Path(parts.reference.folder or workdir / "reference")
+    folder = pathlib.Path(parts.reference.folder or Artifacts(workdir).reference)
     path = folder / f"{fingerprint(parts, store, identity)}.npy"
-    if path.is_file():
+    if path.is_file() and _is_whole(path):
         found = np.load(path)
     else:
         found = _logps(parts, params, store.sequences, progress)
@@ -172,8 +175,24 @@ def compute(parts, params, store, *, workdir: pathlib.Path, identity: Mapping, p
             draft = path.with_suffix(".part.npy")
             np.save(draft, found)
             draft.replace(path)
+            digest.sign(path)
             sys.stderr.write(f"reference: wrote {path}\n")
     store.sequences.more["reference"] = found
+
+
+def _is_whole(path: pathlib.Path) -> bool:
+    """Return whether a file is as it was written; process 0 sets a damaged one aside."""
+    problem = digest.file_problem(path)
+    if problem is None:
+        return True
+    if jax.process_index() == 0:
+        aside = digest.quarantine(path, reason="digest")
+        warnings.warn(
+            f"{path}: got {problem}; it is renamed to {aside.name} and computed again",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return False
 
 
 def fingerprint(parts, store, identity: Mapping) -> str:

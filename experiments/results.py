@@ -10,12 +10,12 @@ import jax
 import numpy as np
 
 from experiments import exporting
-from ftjax.core import tree
+from experiments.artifacts import Artifacts
+from ftjax.core import files, tree
 from ftjax.evals import bootstrap
 from ftjax.train import metrics, report, summary
 from ftjax.train import table as tables
 
-RESAMPLES = 200
 CURVES = ("loss", "grad_norm", "learning_rate")
 
 
@@ -46,45 +46,56 @@ def finish(plan, run, params, workdir: pathlib.Path, *, seconds: float) -> Outco
     """Export the weights and write the reports of a run that has ended."""
     if run.stopped not in ("done", "data ended"):
         return Outcome(run.stopped, None)
-    if not any((workdir / "export").glob("*")):  # a run that had ended may be looked at again
-        exporting.write(plan.parts, params, workdir / "export")
+    exporting.update(plan.parts, params, Artifacts(workdir), step=run.step)
     if jax.process_index() != 0:
         return Outcome(run.stopped, None)
     learned = table(workdir, plan.evaluation, name="after")
     summary.write(
-        workdir, result=run, wall_s=seconds, bad_rows=[row.message for row in plan.loader.data.bad],
+        Artifacts(workdir).summary, result=run, wall_s=seconds,
+        bad_rows=[row.message for row in plan.loader.data.bad],
         trainable_parameters=tree.size_of(plan.state.params),
         total_parameters=plan.parts.parameters, data=plan.loader.summary(),
         passes=plan.length.passes_after(run.step),
         base_bytes=tree.bytes_of(params["model"]),
     )  # fmt: skip
     report.write(
-        workdir / "report.html", title=workdir.name, config=plan.settings.plain,
+        Artifacts(workdir).report, title=workdir.name, config=plan.settings.plain,
         rows=curves(workdir), samples=samples(workdir), table=learned,
         facts=facts(plan, run, seconds),
     )  # fmt: skip
     if learned.rows:
         sys.stdout.write(tables.table_text(learned) + "\n")
-    sys.stdout.write(f"report: {workdir / 'report.html'}\n")
+    sys.stdout.write(f"report: {Artifacts(workdir).report}\n")
     return Outcome(run.stopped, learned)
 
 
-def join(found: Mapping[str, tables.Table], workdir: pathlib.Path) -> None:
-    """Print and report what several runs from one base, in DIR/<label>, learned and forgot."""
+def join(
+    found: Mapping[str, tables.Table], workdir: pathlib.Path, *, failed: Mapping[str, str]
+) -> None:
+    """Print and report what several runs from one base, in DIR/<label>, learned and forgot.
+
+    failed: by label, why a run has no result.
+    """
+    if not found:
+        return
     learned, rows, shown = tables.join(found), [], []
     for label in found:
-        for row in metrics.read(workdir / label / "metrics.jsonl"):
+        for row in metrics.read(Artifacts(workdir / label).metrics):
             named = {f"run/{label}/{name}": row[name] for name in CURVES if name in row}
             rows.append({"step": row["step"], **named})
         shown += [
             own._replace(prompt=f"[{label}] {own.prompt}") for own in samples(workdir / label)
         ]
-    config = {label: json.loads((workdir / label / "config.json").read_text()) for label in found}
+    ended = {f"{label} has no result": why for label, why in failed.items()}
+    config = {label: files.read_json(Artifacts(workdir / label).config) for label in found}
     report.write(
-        workdir / "report.html", title=workdir.name, config=config, rows=rows, samples=shown,
-        table=learned, facts={"runs": ", ".join(found)},
+        Artifacts(workdir).report, title=workdir.name, config=config, rows=rows, samples=shown,
+        table=learned, facts={"runs": ", ".join(found), **ended},
     )  # fmt: skip
-    sys.stdout.write(f"\n{tables.table_text(learned)}\n\nreport: {workdir / 'report.html'}\n")
+    lines = "".join(f"\n{name}: {why}" for name, why in ended.items())
+    sys.stdout.write(
+        f"\n{tables.table_text(learned)}{lines}\n\nreport: {Artifacts(workdir).report}\n"
+    )
 
 
 def facts(plan, run, seconds: float) -> dict[str, object]:
@@ -104,14 +115,9 @@ def facts(plan, run, seconds: float) -> dict[str, object]:
 # -- before and after ------------------------------------------------------------------------------
 
 
-def evaluated(workdir: pathlib.Path) -> list[int]:
-    """List the steps at which a run was evaluated."""
-    return sorted(int(path.stem) for path in (workdir / "evals").glob("*.npz"))
-
-
 def numbers(workdir: pathlib.Path, step: int) -> dict[str, float]:
     """Read the evaluation metrics of one step."""
-    rows = [row for row in metrics.read(workdir / "metrics.jsonl") if row["step"] == step]
+    rows = [row for row in metrics.read(Artifacts(workdir).metrics) if row["step"] == step]
     return {k: v for row in rows for k, v in row.items() if k.startswith("eval/")}
 
 
@@ -121,13 +127,13 @@ def curves(workdir: pathlib.Path) -> list[dict]:
         name in ("step", *CURVES)
         or (name.startswith("eval/") and name.rsplit("/", 1)[-1] in tables.SHOWN)
     )
-    rows = metrics.read(workdir / "metrics.jsonl")
+    rows = metrics.read(Artifacts(workdir).metrics)
     return [{name: value for name, value in row.items() if is_shown(name)} for row in rows]
 
 
 def table(workdir: pathlib.Path, evaluation, *, name: str) -> tables.Table:
     """Compare the first and the last evaluation of a run."""
-    steps = evaluated(workdir)
+    steps = Artifacts(workdir).evaluated()
     if not steps:
         return tables.table({}, groups={})
     runs = {"before": numbers(workdir, steps[0]), name: numbers(workdir, steps[-1])}
@@ -136,15 +142,24 @@ def table(workdir: pathlib.Path, evaluation, *, name: str) -> tables.Table:
 
 
 def intervals(workdir: pathlib.Path, evaluation) -> dict[str, tuple[float, float]]:
-    """Bootstrap the change of every metric from the scores of single examples."""
-    steps = evaluated(workdir)
-    first, last = (np.load(workdir / "evals" / f"{step}.npz") for step in (steps[0], steps[-1]))
+    """Bootstrap the change of every metric from the scores of single examples.
+
+    An evaluation that was added later, or that has other examples now, has no interval.
+    """
+    steps = Artifacts(workdir).evaluated()
+    first, last = (np.load(Artifacts(workdir).scores(step)) for step in (steps[0], steps[-1]))
     found = {}
     for label, evaluator in evaluation.evaluators.items():
         before, after = _of(first, label), _of(last, label)
-        changes = bootstrap.differences(evaluator.summary, before, after, resamples=RESAMPLES)
+        if not before or _sizes(before) != _sizes(after):
+            continue
+        changes = bootstrap.differences(evaluator.summary, before, after)
         found |= {f"eval/{label}/{k}": (change.low, change.high) for k, change in changes.items()}
     return found
+
+
+def _sizes(arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
+    return {name: len(values) for name, values in arrays.items()}
 
 
 def _of(arrays: Mapping, label: str) -> dict[str, np.ndarray]:
@@ -153,10 +168,14 @@ def _of(arrays: Mapping, label: str) -> dict[str, np.ndarray]:
 
 
 def samples(workdir: pathlib.Path) -> list[report.Sample]:
-    """Pair the samples of the first and the last evaluation."""
-    found = sorted((workdir / "samples").glob("*.json"), key=lambda path: int(path.stem))
-    if not found:
+    """Pair the samples of the first and the last evaluation, by their prompts."""
+    own = Artifacts(workdir)
+    if not (steps := own.sampled()):
         return []
-    first, last = (json.loads(found[i].read_text(encoding="utf-8")) for i in (0, -1))
-    pairs = zip(first, last, strict=True)
-    return [report.Sample(old["prompt"], old["text"], new["text"]) for old, new in pairs]
+    read = lambda step: json.loads(own.sample(step).read_text(encoding="utf-8"))
+    first, last = read(steps[0]), read(steps[-1])
+    before = {old["prompt"]: old["text"] for old in first}
+    return [
+        report.Sample(new["prompt"], before.get(new["prompt"], "(not asked)"), new["text"])
+        for new in last
+    ]

@@ -38,14 +38,14 @@ from ftjax.sampling import text
 from ftjax.train.policy import Policy
 
 
-def train(settings: Settings, workdir: pathlib.Path, *, allow_config_change: bool = False):
-    """Train, or go on training, in `workdir`; returns a `results.Outcome`."""
+def train(settings: Settings, workdir: pathlib.Path, **options):
+    """Train, or go on training, in `workdir`; options and result are those of `running.train`."""
     check(settings)
     way = running.Way(
         load=lambda parts, progress: Prompts(parts), couple=couple,
         begin=lambda batches, state: batches.watch(state),
     )  # fmt: skip
-    return running.train(settings, workdir, allow_config_change=allow_config_change, way=way)
+    return running.train(settings, workdir, way=way, **options)
 
 
 def check(settings: Settings) -> None:

@@ -16,14 +16,17 @@ from typing import Any, NamedTuple
 
 import jax
 
-from experiments import costs, evaluating, lengths, references, results, saving, setup, starting
+from experiments import (
+    costs, damage, evaluating, lengths, references, results, saving, setup, starting, writing,
+)  # fmt: skip
+from experiments.artifacts import Artifacts
 from experiments.settings import Settings
-from ftjax.core import conf
+from ftjax.core import conf, files
 from ftjax.core import mesh as meshes
 from ftjax.data import loader as loaders
 from ftjax.optim import chain, rates
 from ftjax.train import compile as compiling
-from ftjax.train import loop, metrics, summary
+from ftjax.train import loop, metrics, stop, summary
 from ftjax.train import state as states
 from ftjax.train.step import make_step
 
@@ -70,6 +73,7 @@ def plan(settings: Settings, *, progress=None, load: Callable | None = None) -> 
     loaders.check_types(settings.data, where="data")
     _check_length(settings.data, parts.model)
     evaluating.check(settings.evals)
+    evaluating.check_best(settings)
     # The evaluations first: the data of training takes the longest to encode.
     evaluation = evaluating.build(parts)
     loader = (load or _load)(parts, progress)
@@ -207,9 +211,16 @@ class Way(NamedTuple):
 
 def train(
     settings: Settings, workdir: pathlib.Path, *, allow_config_change: bool = False,
-    way: Way = Way(),  # noqa: B008
+    restart_data: bool = False, way: Way = Way(),  # noqa: B008
 ):  # fmt: skip
     """Train, or go on training, in `workdir`; returns a `results.Outcome`."""
+    own = Artifacts(workdir)
+    with writing.writer(own), stop.leaving(own.has_checkpoint):
+        damage.set_aside(own)
+        return _train(settings, workdir, allow_config_change, restart_data, way)
+
+
+def _train(settings, workdir: pathlib.Path, allow_config_change: bool, restart_data: bool, way):
     start = time.perf_counter()
     p = plan(settings, progress=results.progress("encoding"), load=way.load)
     state, frozen = arrays(p, workdir)
@@ -220,10 +231,14 @@ def train(
             stack.callback(writer.close)
         allow = dict(allow_config_change=allow_config_change)
         checkpoints = stack.enter_context(saving.open_checkpoints(p.parts, workdir, **allow))
-        state, progress = loop.resume(checkpoints, state, batches, writers=writers)
+        state, progress = loop.resume(
+            checkpoints, state, batches, writers=writers, restart_data=restart_data
+        )
         way.begin(batches, state)
+        if restart_data and progress and jax.process_index() == 0:
+            _record_restart(Artifacts(workdir), int(state.step), batches)
         if jax.process_index() == 0:  # a config that is refused must not replace the run's own
-            summary.write_config(workdir, settings.plain)
+            summary.write_config(Artifacts(workdir).config, settings.plain)
             sys.stderr.write(f"data: {p.length.text(p.loader.summary())}\n{_rate_note(p)}")
         run = loop.run(
             step, state, frozen, batches, until=p.length.steps,
@@ -246,6 +261,12 @@ def _rate_note(p: Plan) -> str:
     return f"{told}\n" if told else ""
 
 
+def _record_restart(own: Artifacts, step: int, batches) -> None:
+    """Keep after which step the data started afresh, and what they are since."""
+    known = files.read_json(own.restarts)["restarts"] if own.restarts.exists() else []
+    files.write_json(own.restarts, {"restarts": [*known, {"step": step, "data": batches.state()}]})
+
+
 def _evaluations(p: Plan, workdir: pathlib.Path) -> loop.Every:
     def evaluate(now: loop.Now) -> dict:
         return p.evaluation.run(
@@ -258,8 +279,8 @@ def _evaluations(p: Plan, workdir: pathlib.Path) -> loop.Every:
 def writers_of(settings: Settings, workdir: pathlib.Path, *, until: int) -> tuple:
     """Make the writers of a run's metrics."""
     writers = [
-        metrics.Jsonl(workdir / "metrics.jsonl"),
-        metrics.TensorBoard(workdir / "tensorboard"),
+        metrics.Jsonl(Artifacts(workdir).metrics),
+        metrics.TensorBoard(Artifacts(workdir).tensorboard),
         metrics.Console(until=until),
     ]
     if settings.wandb_project:

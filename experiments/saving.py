@@ -12,14 +12,19 @@ import pathlib
 import jax
 
 from experiments import setup
+from experiments.artifacts import Artifacts
 from experiments.settings import Settings
 from ftjax.core import tree
 from ftjax.optim import ema as averages
 from ftjax.train import state as states
 from ftjax.train.checkpoint import Checkpoints
 
-# What may differ when a run is resumed: it does not change what a step computes.
-FREE = ("log_every_steps", "checkpoint/**", "wandb_project", "mesh/**")
+# What may differ when a run is resumed: it does not change what a step computes. Patterns match
+# whole paths, and a section without keys is a path itself, hence both forms.
+FREE = (
+    "log_every_steps", "eval_every_steps", "checkpoint/**", "wandb_project", "mesh/**",
+    "evals", "evals/**", "samples/**",
+)  # fmt: skip
 
 
 def create(settings: Settings, tx, trainable) -> states.State:
@@ -51,7 +56,7 @@ def open_checkpoints(parts: setup.Parts, workdir: pathlib.Path, **options) -> Ch
     """Open the checkpoints of a run; the options are those of `Checkpoints`."""
     spec = parts.settings.checkpoint
     return Checkpoints(
-        pathlib.Path(workdir) / "checkpoints", config=parts.settings.plain,
+        Artifacts(workdir).checkpoints, config=parts.settings.plain,
         frozen=setup.identity(parts), keep=spec.keep, best=spec.best or None, mode=spec.mode,
         free=FREE, **options,
     )  # fmt: skip

@@ -22,14 +22,16 @@ import numpy as np
 import safetensors.numpy
 from jax.experimental import multihost_utils
 
+from experiments.artifacts import Artifacts
 from ftjax.adapters import lora, probe, starts
 from ftjax.core import files, tree
 from ftjax.core import mesh as meshes
 from ftjax.data import loader as loaders
 from ftjax.ops import lowrank, quantize
+from ftjax.train import digest
 from ftjax.train.step import make_gradients
 
-FILE, BATCHES = "start.safetensors", 4
+BATCHES = 4
 DATA = ("inputs", "gradient")
 
 
@@ -78,8 +80,7 @@ def find(parts, objective, loader, model, *, workdir: pathlib.Path) -> dict[str,
     """
     if not parts.needing(*DATA) or parts.settings.adapter_from:
         return {}
-    saved = workdir / "checkpoints"
-    if saved.is_dir() and any(saved.iterdir()):
+    if Artifacts(workdir).has_checkpoint():
         return read(parts, workdir)
     if not isinstance(loader, loaders.Loader):
         raise ValueError(
@@ -163,7 +164,8 @@ def _write(workdir: pathlib.Path, found: dict[str, tuple]) -> None:
              for name, x in zip("ab", pair, strict=True)}  # fmt: skip
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
-        files.write_tensors(workdir / FILE, named)
+        files.write_tensors(Artifacts(workdir).start, named)
+        digest.sign(Artifacts(workdir).start)
 
 
 def read(parts, workdir: pathlib.Path) -> dict[str, tuple]:
@@ -175,11 +177,16 @@ def read(parts, workdir: pathlib.Path) -> dict[str, tuple]:
     needed = parts.needing(*DATA)
     if not needed or parts.settings.adapter_from:
         return {}
-    path = workdir / FILE
+    path = Artifacts(workdir).start
     if not path.is_file():
         raise ValueError(
             f"{path}: got no such file; expected the factors that the run's adapters began with; "
             "copy it with the run, or train again"
+        )
+    if problem := digest.file_problem(path):
+        raise ValueError(
+            f"{path}: got {problem}; expected the factors that the run's adapters began with; "
+            "restore it from a copy, or train again"
         )
     tensors = safetensors.numpy.load_file(path)
     return {site: (tensors[f"{site}.a"], tensors[f"{site}.b"]) for site in needed}

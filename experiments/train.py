@@ -19,6 +19,9 @@ from ftjax.core import conf
 CONFIG = conf.flag()
 WORKDIR = flags.DEFINE_string("workdir", "", "directory of the run; one that holds a run resumes")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "print config, sizes and the first example, and exit")
+RESTART_DATA = flags.DEFINE_bool(
+    "restart_data", False, "resume with the data from their beginning: other data or batch size"
+)
 ALLOW = flags.DEFINE_bool("allow_config_change", False, "resume although the config has changed")
 COORDINATOR = flags.DEFINE_string("coordinator", "", "host:port, to join processes by hand")
 PROCESSES = flags.DEFINE_integer("processes", 1, "number of processes, with --coordinator")
@@ -41,7 +44,12 @@ def main(argv: list[str]) -> None:
     if DRY_RUN.value:
         describing.show(running.plan(chosen))
         return
-    running.train(chosen, pathlib.Path(WORKDIR.value), allow_config_change=ALLOW.value)
+    running.train(
+        chosen,
+        pathlib.Path(WORKDIR.value),
+        allow_config_change=ALLOW.value,
+        restart_data=RESTART_DATA.value,
+    )
 
 
 if __name__ == "__main__":

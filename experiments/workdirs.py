@@ -12,6 +12,7 @@ import pathlib
 import optax
 
 from experiments import saving, settings, setup, starting
+from experiments.artifacts import Artifacts
 from ftjax.train import state as states
 
 
@@ -31,7 +32,7 @@ def parts_of(workdir: pathlib.Path, *, mesh=None) -> setup.Parts:
     Raises:
       ValueError: the directory holds no run.
     """
-    path = pathlib.Path(workdir) / "config.json"
+    path = Artifacts(workdir).config
     if not path.is_file():
         raise ValueError(
             f"--workdir: got {str(workdir)!r}, which has no config.json; expected the directory of "
@@ -57,7 +58,7 @@ def load(workdir: pathlib.Path, *, checkpoint: str = "latest", mesh=None) -> Run
       ValueError: there is no run, or no such checkpoint.
     """
     parts = parts_of(workdir, mesh=mesh)
-    folder = pathlib.Path(workdir) / "checkpoints"
+    folder = Artifacts(workdir).checkpoints
     found = None
     if folder.is_dir():
         # A run may have gone on with another config: its arrays are what must fit.

@@ -296,7 +296,8 @@ class Loader:
             ]
             raise ValueError(
                 f"data: got a saved position in another sequence of batches: {', '.join(differs)}; "
-                "expected the same data and settings; undo the change, or start the data afresh"
+                "expected the same data and settings; undo the change, or start the data afresh "
+                "with --restart_data"
             )
         self._next = int(state["next_batch"])
         self.close()

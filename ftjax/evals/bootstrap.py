@@ -13,6 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 Arrays = Mapping[str, np.ndarray]
+# Efron and Tibshirani (1993), section 13.3: at least 1000 for percentile intervals. One number for
+# all that shows an interval, so that two readers of one run see the same.
+RESAMPLES = 1000
 
 
 class Estimate(NamedTuple):
@@ -25,7 +28,7 @@ class Estimate(NamedTuple):
 
 
 def differences(
-    summary: Callable, before: Arrays, after: Arrays, *, seed: int = 0, resamples: int = 1000,
+    summary: Callable, before: Arrays, after: Arrays, *, seed: int = 0, resamples: int = RESAMPLES,
     level: float = 0.95,
 ) -> dict[str, Estimate]:  # fmt: skip
     """Estimate summary(after) - summary(before) for every metric of the summary.

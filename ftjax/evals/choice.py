@@ -16,6 +16,8 @@ from ftjax.evals import base
 
 NORMALIZATIONS = ("none", "tokens", "bytes")
 
+METRICS = ("accuracy", "margin", "nll", "chance")  # of the summary
+
 
 def make(
     *, model, tokenizer, rows: Sequence[Mapping], normalization: str = "none",

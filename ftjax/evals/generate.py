@@ -17,6 +17,8 @@ from ftjax.evals import base
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 DROPPED = str.maketrans("", "", string.punctuation)
 
+METRICS = ("exact_match", "f1")  # of the summary
+
 
 def make(
     *, respond: Callable, rows: Sequence[Mapping], template: str | None = None

@@ -16,6 +16,8 @@ import numpy as np
 from ftjax.core.typed import Count
 from ftjax.evals import base
 
+METRICS = ("nll", "nll_per_example", "perplexity", "tokens", "bits_per_byte")  # of the summary
+
 
 def make(
     *, model, examples: Sequence, byte_counts: Sequence[int] | None = None, batch_size: Count = 8,

@@ -19,6 +19,8 @@ from ftjax.core.conf import listed, nearest
 from ftjax.core.typed import Count
 from ftjax.evals import base
 
+METRICS = ("accuracy", "reward_margin", "reward_chosen", "reward_rejected")  # of the summary
+
 
 def make(
     *, model, pairs: Sequence, score: str = "ratio", beta: float = 0.1,

@@ -77,9 +77,12 @@ class Positioned(Protocol):
 
 
 def resume(
-    checkpoints: Checkpoints, state: Any, batches: Positioned, *, writers: Sequence[Writer] = ()
-) -> tuple[Any, dict | None]:
+    checkpoints: Checkpoints, state: Any, batches: Positioned, *, writers: Sequence[Writer] = (),
+    restart_data: bool = False,
+) -> tuple[Any, dict | None]:  # fmt: skip
     """Restore state, data position and log from the newest good checkpoint.
+
+    restart_data: leave the data at their beginning, whatever they were when it was saved.
 
     Returns (state, progress for `run`); the state as given and None where nothing was saved.
     """
@@ -90,7 +93,10 @@ def resume(
     progress = restored.data["progress"]
     # A row that still waits for its evaluations is written again, whole.
     _rewind(writers, restored.step - (progress["row"] is not None))
-    batches.restore(restored.data["batches"])
+    if restart_data:
+        sys.stderr.write(f"--restart_data: the data start afresh after step {restored.step}\n")
+    else:
+        batches.restore(restored.data["batches"])
     return restored.state, progress
 
 
@@ -151,8 +157,12 @@ class _Keeper:
         self._position = self._batches.state() if known else None
         return self._position
 
-    def due(self, number: int) -> bool:
-        return bool(self._checkpoints and self._every_steps and number % self._every_steps == 0)
+    def due(self, number: int, *, evaluated: bool) -> bool:
+        """Return whether to save: where it is time, and where the metric to choose by is known."""
+        if self._checkpoints is None:
+            return False
+        is_time = bool(self._every_steps and number % self._every_steps == 0)
+        return is_time or (evaluated and (self._checkpoints.best or "").startswith("eval/"))
 
     def last(self) -> str:
         steps = self._checkpoints.steps() if self._checkpoints else []
@@ -265,7 +275,8 @@ class _Run:
 
     def _visit(self, number: int, state: Any) -> None:
         """Evaluate and save where it is time; the last step belongs to `_end`."""
-        hooks, save = self._due(number), self._keeper.due(number)
+        hooks = self._due(number)
+        save = self._keeper.due(number, evaluated=bool(hooks))
         if not (hooks or save):
             return
         row = self._journal.catch_up() | self._call(hooks, number, state)

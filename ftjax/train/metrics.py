@@ -16,6 +16,7 @@ import warnings
 from typing import Protocol, TextIO
 
 from ftjax.core import files
+from ftjax.train import digest
 from ftjax.train.table import SHOWN
 
 CLOCK = "time/"
@@ -53,7 +54,7 @@ class Jsonl:
         """Drop the rows after `step`, and a last line that a crash cut short."""
         self.close()
         if self.path.exists():
-            kept = [row for row in read(self.path) if row["step"] <= step]
+            kept = [row for row in _readable(self.path) if row["step"] <= step]
             files.write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def close(self) -> None:
@@ -61,6 +62,31 @@ class Jsonl:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def _readable(path: pathlib.Path) -> list[dict]:
+    """Read the rows that can be read; where others are damaged, keep the file under another name.
+
+    A last line without its end was cut short by a crash, and is no damage.
+    """
+    rows, bad = [], []
+    lines = path.read_bytes().split(b"\n")[:-1]
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+            row["step"] + 0
+            rows.append(row)
+        except (ValueError, TypeError, KeyError):
+            bad.append(number)
+    if bad:
+        aside = digest.quarantine(path, reason="line")
+        warnings.warn(
+            f"{path}: got {len(bad)} damaged line(s), first line {bad[0]}; the file is renamed to "
+            f"{aside.name}, and its {len(rows)} good rows are kept",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+    return rows
 
 
 def read(path: os.PathLike | str) -> list[dict]:

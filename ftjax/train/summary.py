@@ -1,7 +1,7 @@
 """What a run leaves for people and programs: `config.json` at its start, `summary.json` at its end.
 
-    write_config(workdir, config)
-    write(workdir, result=result, config=config, trainable=n, total=m, bad_rows=data.bad)
+    write_config(workdir / "config.json", config)
+    write(workdir / "summary.json", result=result, wall_s=9.0, trainable_parameters=n, ...)
 
 summary.json holds the final metrics, tokens, seconds by phase, peak memory, versions, parameter
 counts and the data rows that were refused; both files are replaced atomically.
@@ -19,13 +19,13 @@ from ftjax.train import device
 from ftjax.train.versions import versions
 
 
-def write_config(directory: os.PathLike | str, config: dict) -> pathlib.Path:
-    """Write `directory/config.json`."""
-    return files.write_json(pathlib.Path(directory) / "config.json", config)
+def write_config(path: os.PathLike | str, config: dict) -> pathlib.Path:
+    """Write the resolved config to `path`."""
+    return files.write_json(path, config)
 
 
 def write(
-    directory: os.PathLike | str,
+    path: os.PathLike | str,
     *,
     result: Any,
     wall_s: float,
@@ -34,7 +34,7 @@ def write(
     bad_rows: Sequence[Any] = (),
     **more: Any,
 ) -> dict:
-    """Write `directory/summary.json` and return what it holds.
+    """Write `path` and return what it holds.
 
     result: of `loop.run`. wall_s: the whole process, loading included.
     bad_rows: rows of the data that were refused, as reported. more: any further JSON values.
@@ -54,5 +54,5 @@ def write(
         "versions": versions(),
         **more,
     }
-    files.write_json(pathlib.Path(directory) / "summary.json", summary)
+    files.write_json(path, summary)
     return summary

@@ -110,14 +110,14 @@ def test_a_run_keeps_its_start(lab, tmp_path, monkeypatch, changes):
             lab.settings(**every | {"optim.schedule": dict(name="constant")}),
             tmp_path / "cut", allow_config_change=True,
         )  # fmt: skip
-    assert (whole / starting.FILE).is_file()
+    assert (whole / "start.safetensors").is_file()
     run = workdirs.load(whole)
     factors = starting.read(run.parts, whole)
     assert set(factors) == set(base.sites(run.params["adapters"]))
     if changes is GRADIENT:
         for path, adapter in base.sites(run.params["adapters"]).items():
             np.testing.assert_array_equal(adapter.a0, factors[path][0])
-    (whole / starting.FILE).unlink()
+    (whole / "start.safetensors").unlink()
     with pytest.raises(ValueError, match="expected the factors"):
         workdirs.load(whole)
 

@@ -330,3 +330,16 @@ def test_the_digest_lists_every_file_of_state_data_and_meta(tmp_path):
     listed = json.loads((folder / digest.NAME).read_text())["sha256"]
     assert {name.split("/")[0] for name in listed} == {"state", "data", "meta"}
     assert largest(folder).relative_to(folder).as_posix() in listed
+
+
+def test_damaged_metrics_set_a_step_aside_before_it_is_opened(tmp_path):
+    with Checkpoints(tmp_path, best="eval/nll") as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, make_state(step), metrics={"eval/nll": 1.0 * step})
+    (tmp_path / "2" / "metrics" / "metrics").write_bytes(b"{")
+    with Checkpoints(tmp_path, best="eval/nll", read_only=True) as checkpoints:
+        assert checkpoints.best_step() == 1
+    with pytest.warns(RuntimeWarning, match=r"metrics cannot be read; .*2\.bad-metrics"):
+        checkpoints = Checkpoints(tmp_path, best="eval/nll")
+    with checkpoints:
+        assert checkpoints.restore(make_state()).step == 1

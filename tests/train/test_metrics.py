@@ -38,6 +38,15 @@ def test_jsonl_appends_rewinds_and_drops_a_torn_line(tmp_path):
     assert metrics.read(path) == []
 
 
+def test_a_damaged_line_is_said_and_the_other_rows_are_kept(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n{"step": 2, \xff\n[3]\n{"step": 4}\n')
+    with pytest.warns(RuntimeWarning, match=r"2 damaged line\(s\), first line 2; .*bad-line"):
+        metrics.Jsonl(path).rewind(9)
+    assert [row["step"] for row in metrics.read(path)] == [1, 4]
+    assert b"\xff" in (tmp_path / "metrics.jsonl.bad-line").read_bytes()
+
+
 def test_jsonl_stays_json_when_a_number_is_not_finite(tmp_path):
     writer = metrics.Jsonl(tmp_path / "m.jsonl")
     writer.write(1, {"a": math.nan, "b": -math.inf, "c": np.float32(0.5)})

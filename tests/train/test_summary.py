@@ -16,7 +16,7 @@ def test_the_summary_holds_what_a_table_of_runs_needs(tmp_path):
     result = Result(None, 12, "done", {"loss": np.float32(0.5), "x": math.inf}, 96, {"eval": 1.5})
     rows = [f"data.jsonl:{i}: empty" for i in range(30)]
     written = summary.write(
-        tmp_path,
+        tmp_path / "summary.json",
         result=result,
         wall_s=3.0,
         trainable_parameters=10,
@@ -37,7 +37,7 @@ def test_the_summary_holds_what_a_table_of_runs_needs(tmp_path):
 
 
 def test_the_config_is_written_in_json(tmp_path):
-    path = summary.write_config(tmp_path / "new", {"a": (1, 2), 3: None})
+    path = summary.write_config(tmp_path / "new" / "config.json", {"a": (1, 2), 3: None})
     assert json.loads(path.read_text()) == {"a": [1, 2], "3": None}
 
 
