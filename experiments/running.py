@@ -17,7 +17,16 @@ from typing import Any, NamedTuple
 import jax
 
 from experiments import (
-    costs, damage, evaluating, lengths, references, results, saving, setup, starting, writing,
+    costs,
+    damage,
+    evaluating,
+    lengths,
+    references,
+    results,
+    saving,
+    setup,
+    starting,
+    writing,
 )  # fmt: skip
 from experiments.artifacts import Artifacts
 from experiments.settings import Settings
