@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ftjax.core import conf, tree
+from ftjax.core import conf, rounding, tree
 from ftjax.core import mesh as meshes
 from ftjax.evals import base as scoring
 from ftjax.models import hf
@@ -194,6 +194,7 @@ def _logps(parts, params, sequences, progress) -> np.ndarray:
             parts.model, params, batch, chunk=settings.model.chunk
         ),
         out_shardings=meshes.replicated(mesh),
+        compiler_options=rounding.compiler_options(parts.model.dtype),
     )
     found, done = np.zeros(len(sequences.tokens), np.float32), 0
     kinds = dict(batch_size=settings.batch_size, most=parts.model.config.max_positions)

@@ -138,7 +138,8 @@ def compiled_step(p: Plan):
     )  # fmt: skip
     if s.compile == "pmap":
         return compiling.pmap(step, mesh=p.parts.mesh)
-    return compiling.jit(step(), mesh=p.parts.mesh, state=saving.shardings_of(p.state))
+    options = dict(state=saving.shardings_of(p.state), dtype=p.parts.model.dtype)
+    return compiling.jit(step(), mesh=p.parts.mesh, **options)
 
 
 def arrays(p: Plan, workdir: pathlib.Path | None = None) -> tuple[states.State, Any]:

@@ -30,7 +30,7 @@ from flax import nnx
 from ftjax.core import mesh, tree
 from ftjax.core.mean import Mean
 from ftjax.models import base, virtual
-from ftjax.ops import attention, linear, quantize, rope
+from ftjax.ops import attention, linear, products, quantize, rope
 from ftjax.ops import cap as capping
 from ftjax.ops import remat as policies
 
@@ -340,7 +340,7 @@ class Model:
     def logits(self, params, x, *, adapters=None) -> jax.Array:
         """Compute logits [..., V] in float32 of hidden states [..., D]."""
         w, cap = self.head(params, adapters)
-        z = x.reshape(-1, x.shape[-1]) @ w.astype(self.dtype).T
+        z = products.matmul(x.reshape(-1, x.shape[-1]), w.astype(self.dtype).T)
         return capping.apply(z.astype(jnp.float32), cap).reshape(*x.shape[:-1], -1)
 
     def init_cache(self, *, batch: int, length: int, dtype=None) -> dict[str, jax.Array]:
