@@ -76,6 +76,8 @@ def resume(
 ) -> tuple[Any, dict | None]:
     """Restore state, data position and log from the newest good checkpoint.
 
+    state: shapes, types and shardings of the one to restore, or such a state itself.
+
     Returns (state, progress for `run`); the state as given and None where nothing was saved.
     """
     restored = checkpoints.restore(state)

@@ -23,7 +23,7 @@ class Counted:
 
     def __post_init__(self):
         self.config, self.init_cache = self.model.config, self.model.init_cache
-        self.logits = self.model.logits
+        self.logits, self.cast = self.model.logits, self.model.cast
 
     def hidden(self, *args, **kwargs):
         self.traces += 1
