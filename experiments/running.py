@@ -192,7 +192,7 @@ def _coupled(p: Plan, state, frozen, workdir: pathlib.Path) -> tuple:
     """Make the batches and the step of a run that learns from data as it is."""
     references.compute(
         p.parts, saving.params_of(state, frozen), p.loader.data.store, workdir=workdir,
-        identity=lambda: setup.identity(p.parts), progress=results.progress("reference"),
+        identity=lambda: saving.identity(p.parts), progress=results.progress("reference"),
     )  # fmt: skip
     return Batches(p.loader, p.parts.mesh), compiled_step(p)
 

@@ -298,11 +298,3 @@ def _given(parts: Parts, model, shardings) -> dict:
     kept = lambda path, w: w if quantize.is_quantized(w) else w.astype(parts.dtypes[path])
     model = tree.map_with_paths(kept, model, is_leaf=quantize.is_quantized)
     return {"model": model, "adapters": jax.device_put(found, shardings)}
-
-
-def identity(parts: Parts) -> dict:
-    """Name the base for a checkpoint's manifest: where it is and what it hashes to."""
-    if parts.source is None:
-        spec = parts.settings.model
-        return {"source": f"random {spec.preset}", "hash": f"seed {parts.settings.seed.init}"}
-    return {"source": parts.settings.model.base, "hash": hf.fingerprint(parts.source)}
