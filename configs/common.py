@@ -22,7 +22,8 @@ def base():
     c.model = dict(
         base="tiny",  # a Hugging Face directory; "tiny" is the embedded one; "" = random weights
         preset="",  # sizes by public name, when the weights are random
-        param_dtype="",  # of the weights in memory; "" = as stored
+        param_dtype="",  # of frozen weights in memory, and of exports; "" = as stored
+        train_dtype="float32",  # of weights that train; in bfloat16 small updates round to nothing
         compute_dtype="",  # "" = float32; bfloat16 on accelerators from 300M parameters on
         remat="light",  # what the backward pass keeps: none | light | full
         chunk=64,  # positions per chunk of the log-probabilities
@@ -67,6 +68,7 @@ def optim():
         no_decay=(),  # path patterns, such as "**norm"
         groups=(),  # (path pattern, dict(lr_scale=..., weight_decay=...)) pairs
         clip_norm=1.0,
+        state_dtype="float32",  # of the moments; bfloat16 halves them and rounds them each step
         ranks=conf.create(),  # AdaLoRA's budget: target_rank, init_steps, final_steps, every_steps
     )
 

@@ -27,8 +27,9 @@ def read(spec) -> tuple[ModuleType, Any, pathlib.Path | None]:
             f"model: got base={spec.base!r} and preset={spec.preset!r}; expected one of them: a "
             "base to fine-tune, or a preset to train from random weights"
         )
-    for key in ("compute_dtype", "param_dtype"):
-        if (name := vars(spec)[key]) not in ("", *DTYPES):
+    for key in ("compute_dtype", "param_dtype", "train_dtype"):
+        legal = DTYPES if key == "train_dtype" else ("", *DTYPES)
+        if (name := vars(spec)[key]) not in legal:
             raise ValueError(f"model.{key}: got {name!r}; expected one of {', '.join(DTYPES)}")
     source = locate(spec.base) if spec.base else None
     return (*of(spec, source or spec.preset), source)

@@ -22,7 +22,7 @@ OUT = flags.DEFINE_string("out", None, "directory to write, new or empty", requi
 CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "latest, best or a step")
 MERGE = flags.DEFINE_bool("merge", False, "merge the adapter into the base")
 ADAPTER_ONLY = flags.DEFINE_bool("adapter_only", False, "write the adapter and nothing else")
-DTYPE = flags.DEFINE_enum("dtype", None, ["bf16", "f32"], "of the files; the weights' own if none")
+DTYPE = flags.DEFINE_enum("dtype", None, ["bf16", "f32"], "of the files; the base's own if none")
 MAX_SHARD_GB = flags.DEFINE_float(
     "max_shard_gb", 5.0, "most 10^9 bytes of a file of a model", lower_bound=1e-6
 )

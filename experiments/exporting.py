@@ -47,7 +47,8 @@ def write(
       parts, params: of a run.
       folder: new or empty.
       form: "adapter", "model", or "" for an adapter where one holds all that the run trains.
-      dtype: of the files; the arrays' own when None.
+      dtype: of the files. When None, that of the base's files for a model, whatever it was
+        trained in, and the arrays' own for an adapter.
       max_shard_gb: larger models are split into files of at most this many 10^9 bytes.
 
     Raises:
@@ -155,7 +156,7 @@ def _write_adapter(parts, params, folder, dtype) -> str:
 
 
 def _write_model(parts, params, folder, dtype, max_shard_gb) -> None:
-    dtype = dtype or params["model"]["embed"].dtype
+    dtype = dtype or parts.stored["embed"]
     found = params["adapters"] or {}
     own = _whole(adapters.merge(params["model"], found, parts.model.linears, dtype=dtype))
     if jax.process_index() != 0:

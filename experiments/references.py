@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.artifacts import Artifacts
-from ftjax.core import conf, tree
+from ftjax.core import conf, rounding, tree
 from ftjax.core import mesh as meshes
 from ftjax.evals import base as scoring
 from ftjax.models import hf
@@ -66,7 +66,10 @@ class Reference:
             return {"reference": {name: own[name] for name in ("model", "adapters")}}
         if self.other is None:
             return {}
-        params = {"model": self.other[1].abstract, "adapters": None}
+        family, model, directory = self.other
+        types = hf.types(directory, model, names=family.NAMES)
+        kept = lambda path, leaf: leaf.update(dtype=types[path])
+        params = {"model": tree.map_with_paths(kept, model.abstract), "adapters": None}
         places = meshes.shardings(self._letters, params, mesh)
         place = lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s)
         return {"reference": jax.tree.map(place, params, places)}
@@ -160,12 +163,15 @@ def reserve(reference: Reference, store) -> None:
         store.sequences.more["reference"] = np.zeros(len(store.tokens), np.float32)
 
 
-def compute(parts, params, store, *, workdir: pathlib.Path, identity: Mapping, progress) -> None:
-    """Fill a cached reference into the data, from the disk or by the starting weights."""
+def compute(parts, params, store, *, workdir: pathlib.Path, identity: Callable, progress) -> None:
+    """Fill a cached reference into the data, from the disk or by the starting weights.
+
+    identity: `() -> dict` of the base; it hashes the weights, and is asked where that is needed.
+    """
     if parts.reference.name != "cached":
         return
     folder = pathlib.Path(parts.reference.folder or Artifacts(workdir).reference)
-    path = folder / f"{fingerprint(parts, store, identity)}.npy"
+    path = folder / f"{fingerprint(parts, store, identity())}.npy"
     if path.is_file() and _is_whole(path):
         found = np.load(path)
     else:
@@ -213,6 +219,7 @@ def _logps(parts, params, sequences, progress) -> np.ndarray:
             parts.model, params, batch, chunk=settings.model.chunk
         ),
         out_shardings=meshes.replicated(mesh),
+        compiler_options=rounding.compiler_options(parts.model.dtype),
     )
     found, done = np.zeros(len(sequences.tokens), np.float32), 0
     kinds = dict(batch_size=settings.batch_size, most=parts.model.config.max_positions)

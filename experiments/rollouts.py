@@ -31,7 +31,7 @@ from experiments import (
 )
 from experiments.prompts import Prompts
 from experiments.settings import Rollout, Settings
-from ftjax.core import conf, padding, tree
+from ftjax.core import conf, padding, rounding, tree
 from ftjax.core import mesh as meshes
 from ftjax.objectives.advantages import Experience
 from ftjax.sampling import text
@@ -99,7 +99,10 @@ class Sampler:
         self.rewards = judging.make(self.settings.rewards, faults=r.faults, mesh=self.parts.mesh)
         self.lessons = lessons.make(self.settings, self.parts.objective)
         self.own = drawing.own_samples(r, self.parts.objective)
-        compile = functools.partial(jax.jit, out_shardings=meshes.replicated(self.parts.mesh))
+        compile = functools.partial(
+            jax.jit, out_shardings=meshes.replicated(self.parts.mesh),
+            compiler_options=rounding.compiler_options(self.parts.model.dtype),
+        )  # fmt: skip
         self.score, self.value = compile(self._logps), compile(self._values)
         self.base = drawing.base_of(self.parts, first, frozen)
         self.draw = drawing.make(self.parts, self.base)

@@ -164,20 +164,33 @@ def compiled_step(p: Plan):
     )  # fmt: skip
     if s.compile == "pmap":
         return compiling.pmap(step, mesh=p.parts.mesh)
-    return compiling.jit(step(), mesh=p.parts.mesh, state=saving.shardings_of(p.state))
+    options = dict(state=saving.shardings_of(p.state), dtype=p.parts.model.dtype)
+    return compiling.jit(step(), mesh=p.parts.mesh, **options)
 
 
 def arrays(p: Plan, workdir: pathlib.Path | None = None) -> tuple[states.State, Any]:
-    """Make the first state and the frozen arrays on the mesh.
+    """Make the first state and the frozen arrays on the mesh; see `weights` for `workdir`."""
+    first, frozen = weights(p, workdir)
+    return begin(p, first), frozen
+
+
+def weights(p: Plan, workdir: pathlib.Path | None = None) -> tuple[states.State, Any]:
+    """Read or draw what a run starts from: a state of parameters alone, and the frozen arrays.
 
     workdir: keeps what adapters start from of data; without it such adapters change nothing.
     """
     find = functools.partial(starting.find, p.parts, p.objective, p.loader, workdir=workdir)
     params = setup.weights(p.parts, find if workdir else None)
     trainable, frozen = states.split(params, p.parts.patterns)
+    return states.State(None, trainable, None, None, None), frozen
+
+
+def begin(p: Plan, first: states.State) -> states.State:
+    """Make the state before the first step; the parameters of `first` become its own (donated)."""
     create = functools.partial(saving.create, p.settings, p.optimizer.tx)
     # Compiled, because the moments must lie where their parameters lie.
-    return jax.jit(create, out_shardings=saving.shardings_of(p.state))(trainable), frozen
+    places = saving.shardings_of(p.state)
+    return jax.jit(create, out_shardings=places, donate_argnums=0)(first.params)
 
 
 class Batches:
@@ -205,7 +218,7 @@ def _coupled(p: Plan, state, frozen, workdir: pathlib.Path) -> tuple:
     """Make the batches and the step of a run that learns from data as it is."""
     references.compute(
         p.parts, saving.params_of(state, frozen), p.loader.data.store, workdir=workdir,
-        identity=setup.identity(p.parts), progress=results.progress("reference"),
+        identity=lambda: saving.identity(p.parts), progress=results.progress("reference"),
     )  # fmt: skip
     return Batches(p.loader, p.parts.mesh), compiled_step(p)
 
@@ -214,7 +227,7 @@ class Way(NamedTuple):
     """Where batches come from: what differs between learning from data and from experience."""
 
     load: Callable | None = None  # as in `plan`
-    couple: Callable = _coupled  # (plan, first state, frozen, workdir) -> (batches, step)
+    couple: Callable = _coupled  # (plan, `first` of weights, frozen, workdir) -> (batches, step)
     begin: Callable = lambda batches, state: None  # called once the state is the one to go on from
 
 
@@ -232,17 +245,20 @@ def train(
 def _train(settings, workdir: pathlib.Path, allow_config_change: bool, restart_data: bool, way):
     start = time.perf_counter()
     p = plan(settings, progress=results.progress("encoding"), load=way.load)
-    state, frozen = arrays(p, workdir)
-    batches, step = way.couple(p, state, frozen, workdir)
+    first, frozen = weights(p, workdir)
+    batches, step = way.couple(p, first, frozen, workdir)
     writers = writers_of(settings, workdir, until=p.length.steps)
     with contextlib.ExitStack() as stack:
         for writer in writers:
             stack.callback(writer.close)
         allow = dict(allow_config_change=allow_config_change)
         checkpoints = stack.enter_context(saving.open_checkpoints(p.parts, workdir, **allow))
+        if checkpoints.steps():
+            first = None  # two states at a time may be more than the memory
         state, progress = loop.resume(
-            checkpoints, state, batches, writers=writers, restart_data=restart_data
+            checkpoints, p.state, batches, writers=writers, restart_data=restart_data
         )
+        state = begin(p, first) if progress is None else state
         way.begin(batches, state)
         if restart_data and progress and jax.process_index() == 0:
             _record_restart(Artifacts(workdir), int(state.step), batches)

@@ -15,6 +15,7 @@ from experiments import setup
 from experiments.artifacts import Artifacts
 from experiments.settings import Settings
 from ftjax.core import tree
+from ftjax.models import digests
 from ftjax.optim import ema as averages
 from ftjax.train import state as states
 from ftjax.train.checkpoint import Checkpoints
@@ -52,11 +53,19 @@ def params_of(state: states.State, frozen):
     return tree.combine(own, frozen)
 
 
+def identity(parts: setup.Parts) -> dict:
+    """Name the base for a checkpoint's manifest: where it is and what it hashes to."""
+    if parts.source is None:
+        spec = parts.settings.model
+        return {"source": f"random {spec.preset}", "hash": f"seed {parts.settings.seed.init}"}
+    return {"source": parts.settings.model.base, "hash": digests.fingerprint(parts.source)}
+
+
 def open_checkpoints(parts: setup.Parts, workdir: pathlib.Path, **options) -> Checkpoints:
     """Open the checkpoints of a run; the options are those of `Checkpoints`."""
     spec = parts.settings.checkpoint
     return Checkpoints(
         Artifacts(workdir).checkpoints, config=parts.settings.plain,
-        frozen=setup.identity(parts), keep=spec.keep, best=spec.best or None, mode=spec.mode,
+        frozen=identity(parts), keep=spec.keep, best=spec.best or None, mode=spec.mode,
         free=FREE, **options,
     )  # fmt: skip

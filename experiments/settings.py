@@ -32,6 +32,7 @@ class Model:
     base: str
     preset: str
     param_dtype: str
+    train_dtype: str
     compute_dtype: str
     remat: str
     chunk: Count

@@ -61,9 +61,8 @@ class Parts:
     @functools.cached_property
     def abstract(self) -> dict:
         """Shapes, types and shardings of {"model", "adapters"[, "head"][, "reference"]}."""
-        dtype = self.settings.model.param_dtype
-        as_kept = lambda leaf: leaf.update(dtype=jnp.dtype(dtype)) if dtype else leaf
-        model = jax.tree.map(as_kept, self.model.abstract)
+        kept = lambda path, leaf: leaf.update(dtype=self.dtypes[path])
+        model = tree.map_with_paths(kept, self.model.abstract)
         model = jax.eval_shape(self.quantise, model)
         inside = None
         if self.method is not None:
@@ -77,6 +76,26 @@ class Parts:
         place = lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s)
         own = jax.tree.map(place, params, places)
         return own | self.reference.abstract(own, self.mesh)
+
+    @functools.cached_property
+    def stored(self) -> dict[str, Any]:
+        """The type in which the base's parameters are kept and exported, by path."""
+        if dtype := self.settings.model.param_dtype:
+            return dict.fromkeys(tree.paths(self.model.abstract), jnp.dtype(dtype))
+        if self.source is None:
+            return {path: leaf.dtype for path, leaf in tree.paths(self.model.abstract).items()}
+        return hf.types(self.source, self.model, names=self.family.NAMES)
+
+    @functools.cached_property
+    def dtypes(self) -> dict[str, Any]:
+        """The type in memory of the base's parameters, by path: as stored, less what trains.
+
+        An update is far smaller than a step between numbers of a lower type: most weights would
+        stay where they are.
+        """
+        trains = jnp.dtype(self.settings.model.train_dtype)
+        moves = lambda path: any(tree.matches(p, f"model/{path}") for p in self.patterns)
+        return {path: trains if moves(path) else kept for path, kept in self.stored.items()}
 
     @property
     def letters(self) -> dict:
@@ -251,21 +270,23 @@ def _base(parts: Parts) -> tuple[Any, dict]:
 
     Both come of the dense weight while it is there: one layer of one matrix at a time.
     """
-    spec, quantizers = parts.settings.model, dict(parts.quantizers)
+    quantizers = dict(parts.quantizers)
     for path, method in parts.needing("quantizer").items():
         quantizers[path] = corrected.over(
             parts.quantizers[path], parts.model.linears[path].equation,
             rank=method.options["rank"], iterations=method.options["iterations"],
         )  # fmt: skip
     if parts.source is None:
-        draw = lambda key: quantized.quantise(parts.model.init(key), parts.model, quantizers)
+        kept = lambda path, w: w.astype(parts.dtypes[path])
+        drawn = lambda key: tree.map_with_paths(kept, parts.model.init(key))
+        draw = lambda key: quantized.quantise(drawn(key), parts.model, quantizers)
         key = jax.random.key(parts.settings.seed.init)
         abstract = jax.eval_shape(draw, key)
         letters = quantize.axes(parts.model.axes, abstract)
         model = jax.jit(draw, out_shardings=meshes.shardings(letters, abstract, parts.mesh))(key)
     else:
         model = hf.load(
-            parts.source, parts.model, names=parts.family.NAMES, dtype=spec.param_dtype or None,
+            parts.source, parts.model, names=parts.family.NAMES, dtype=parts.dtypes,
             mesh=parts.mesh, quantizers=quantizers,
         )  # fmt: skip
     return corrected.part(model)
@@ -282,12 +303,7 @@ def _given(parts: Parts, model, shardings) -> dict:
             f"adapter_from: got {parts.settings.adapter_from!r}, whose sites or ranks differ from "
             "the config's; expected the same; set adapter.where and adapter.rank to its own"
         )
+    # Modules that trained beside an adapter come in the type of their file.
+    kept = lambda path, w: w if quantize.is_quantized(w) else w.astype(parts.dtypes[path])
+    model = tree.map_with_paths(kept, model, is_leaf=quantize.is_quantized)
     return {"model": model, "adapters": jax.device_put(found, shardings)}
-
-
-def identity(parts: Parts) -> dict:
-    """Name the base for a checkpoint's manifest: where it is and what it hashes to."""
-    if parts.source is None:
-        spec = parts.settings.model
-        return {"source": f"random {spec.preset}", "hash": f"seed {parts.settings.seed.init}"}
-    return {"source": parts.settings.model.base, "hash": hf.fingerprint(parts.source)}

@@ -119,7 +119,8 @@ def _steps(parts, objective, model, batches) -> dict[str, tuple]:
         return {}
     own |= parts.reference.arrays(own, parts.mesh, trains=set())
     for path, method in methods.items():
-        total = _add(_gradient(parts, objective, own, path)(batch) for batch in batches)
+        gradient = _gradient(parts, objective, own, path)  # one program for all batches
+        total = _add(map(gradient, batches))
         site = parts.model.linears[path]
         one = lambda g, e=site.equation, r=method.options["rank"]: starts.lora_ga(
             lowrank.matrix(e, g), r

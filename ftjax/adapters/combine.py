@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from ftjax.adapters import base
 from ftjax.adapters.lora import LoRA
 from ftjax.core import conf, einsum, rng, tree
-from ftjax.ops import lowrank
+from ftjax.ops import lowrank, products
 
 PLAIN = ("linear", "magnitude_prune", "dare_linear", "dare_ties", "ties")
 KINDS = ("cat", "svd", *PLAIN, *(f"{kind}_svd" for kind in PLAIN[1:]))
@@ -77,7 +77,7 @@ def _one(equation: str, found, shares, kind: str, rank: int | None, options):
         root = jnp.sqrt(jnp.abs(parts))
         a = mix([a for a, _, _ in found], jnp.sign(parts) * root, kind=kind, **options)
         return a, mix([b for _, b, _ in found], root, kind=kind, **options)
-    changes = [scale * jnp.einsum(e.weight, a, b) for a, b, scale in found]
+    changes = [scale * products.einsum(e.weight, a, b) for a, b, scale in found]
     inner = kind.removesuffix("svd").removesuffix("_") or "linear"
     return _factors(equation, mix(changes, jnp.asarray(shares), kind=inner, **options), rank)
 

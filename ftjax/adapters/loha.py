@@ -17,6 +17,7 @@ import numpy as np
 from ftjax.adapters import base, lora, matrix, peft_lora, peft_lycoris
 from ftjax.core import einsum, layout
 from ftjax.core.typed import Count, Positive
+from ftjax.ops import products
 
 EXAMPLE = dict(rank=4, alpha=8.0)
 
@@ -37,7 +38,7 @@ class LoHa(base.Adapter):
 
     def merge(self, equation: str, w: jax.Array) -> jax.Array:
         """Compute w + s * (a1 b1) . (a2 b2)."""
-        one = lambda a, b: jnp.einsum(einsum.lora(equation).weight, a, b)
+        one = lambda a, b: products.einsum(einsum.lora(equation).weight, a, b)
         return w + (self.scale * one(self.a1, self.b1) * one(self.a2, self.b2)).astype(w.dtype)
 
     def apply(self, equation: str, x: jax.Array, w: jax.Array, key=None) -> jax.Array:

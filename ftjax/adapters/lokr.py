@@ -18,7 +18,7 @@ import numpy as np
 from ftjax.adapters import base, matrix, peft_lora, peft_lycoris
 from ftjax.core import einsum
 from ftjax.core.typed import Count, Positive
-from ftjax.ops import linear
+from ftjax.ops import linear, products
 
 EXAMPLE = dict(rank=2, alpha=4.0)
 Factor = tuple[jax.Array, ...]  # a matrix, or two that multiply to it
@@ -38,7 +38,7 @@ class LoKr(base.Adapter):
     def merge(self, equation: str, w: jax.Array) -> jax.Array:
         """Compute w + s * kron(w1, w2)."""
         lead, made, summed = matrix.sizes(equation, w.shape)
-        kron = jnp.einsum("...ab,...cd->...acbd", _whole(self.w1), _whole(self.w2))
+        kron = products.einsum("...ab,...cd->...acbd", _whole(self.w1), _whole(self.w2))
         delta = matrix.unflatten(equation, kron.reshape(*lead, made, summed), w.shape)
         return w + (self.scale * delta).astype(w.dtype)
 
@@ -53,9 +53,9 @@ class LoKr(base.Adapter):
         lead = moved.shape[:-1]
         inner = moved.reshape(*lead, i1, -1)
         for factor in reversed(self.w2):
-            inner = inner @ factor.T.astype(x.dtype)
+            inner = jnp.matmul(inner, factor.T.astype(x.dtype), precision=products.precision(x))
         w1 = (self.scale * _whole(self.w1)).astype(x.dtype)
-        delta = jnp.einsum("...ic,oi->...oc", inner, w1)
+        delta = jnp.einsum("...ic,oi->...oc", inner, w1, precision=products.precision(x))
         return linear.contract(equation, x, w) + delta.reshape(*lead, *(known[c] for c in e.kept))
 
     def axes(self, equation: str) -> "LoKr":
@@ -65,7 +65,7 @@ class LoKr(base.Adapter):
 
 
 def _whole(factor: Factor) -> jax.Array:
-    return factor[0] if len(factor) == 1 else factor[0] @ factor[1]
+    return factor[0] if len(factor) == 1 else jnp.matmul(*factor, precision=products.HIGHEST)
 
 
 def split(size: int, factor: int) -> tuple[int, int]:

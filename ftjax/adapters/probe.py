@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from ftjax.adapters import base
 from ftjax.core import einsum, tree
-from ftjax.ops import linear, lowrank
+from ftjax.ops import linear, lowrank, products
 
 
 @jax.tree_util.register_dataclass
@@ -51,7 +51,7 @@ def _backward(equation, residuals, g):
     del g
     x, w, seen = residuals
     rows = x.reshape(seen.size, -1).astype(jnp.float32)
-    moments = (rows * seen.reshape(-1, 1)).T @ rows
+    moments = products.matmul((rows * seen.reshape(-1, 1)).T, rows)
     return jnp.zeros_like(x), jnp.zeros_like(w), moments, jnp.zeros_like(seen)
 
 

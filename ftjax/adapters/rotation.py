@@ -7,6 +7,8 @@ rotation acts on rows [.., in] block by block, from the right: x' = x R.
 import jax
 import jax.numpy as jnp
 
+from ftjax.ops import products
+
 
 def skew(upper: jax.Array, size: int) -> jax.Array:
     """Fill skew-symmetric matrices [.., size, size] from the triangle above their diagonals."""
@@ -32,7 +34,7 @@ def neumann(q: jax.Array, terms: int) -> jax.Array:
     total, power = eye, q
     for term in range(1, terms):
         total = total + (power if term == terms - 1 and term > 1 else 2 * power)
-        power = power @ q
+        power = jnp.matmul(power, q, precision=products.HIGHEST)
     return total
 
 
@@ -40,7 +42,8 @@ def rotate(rows: jax.Array, blocks: jax.Array) -> jax.Array:
     """Multiply rows [lead.., n, in] by block-diagonal matrices [lead.., blocks, size, size]."""
     count, size = blocks.shape[-3:-1]
     split = rows.reshape(*rows.shape[:-1], count, size)
-    turned = jnp.einsum("...nbi,...bij->...nbj", split, blocks.astype(rows.dtype))
+    exact = dict(precision=products.precision(rows))
+    turned = jnp.einsum("...nbi,...bij->...nbj", split, blocks.astype(rows.dtype), **exact)
     return turned.reshape(rows.shape)
 
 

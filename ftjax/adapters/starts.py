@@ -21,12 +21,13 @@ LoftQ alone does not start as the base: it repairs a quantised one (`ops.correct
 LoRA-GA is subtracted again.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from ftjax.ops import lowrank
+from ftjax.ops import lowrank, products
 
 DISPLACED = ("pissa", "milora", "olora")
 NEEDS = dict(loftq="quantizer", eva="inputs", lora_ga="gradient")
@@ -51,8 +52,10 @@ def orthogonal(key, w, rank, scale):
     """Split the rows of an orthogonal matrix of the rank's size between a and b; an even rank."""
     basis_key, a_key, b_key = jax.random.split(key, 3)
     rows = jnp.linalg.qr(jax.random.normal(basis_key, (rank, rank), jnp.float32))[0]
-    low = jax.random.normal(a_key, _in(w, rank // 2), jnp.float32) @ rows[0::2]
-    high = jax.random.normal(b_key, (*w.shape[:-2], w.shape[-1], rank // 2)) @ rows[1::2]
+    low = jax.random.normal(a_key, _in(w, rank // 2), jnp.float32)
+    high = jax.random.normal(b_key, (*w.shape[:-2], w.shape[-1], rank // 2))
+    turn = functools.partial(jnp.matmul, precision=products.HIGHEST)
+    low, high = turn(low, rows[0::2]), turn(high, rows[1::2])
     return low / 10, high.swapaxes(-1, -2) / 10
 
 

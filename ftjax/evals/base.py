@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ftjax.core import mesh as meshes
-from ftjax.core import padding
+from ftjax.core import padding, rounding
 from ftjax.ops import loss
 
 Arrays = Mapping[str, np.ndarray]
@@ -70,7 +70,10 @@ def make_runner(model, function: Callable, *, batch_size: int, mesh=None) -> Cal
     `function(params, batch)` returns `count` arrays [B]; examples are as for `make_scorer`.
     """
     meshes.check_batch(batch_size, 1, mesh)
-    call = jax.jit(function, out_shardings=None if mesh is None else meshes.replicated(mesh))
+    call = jax.jit(
+        function, out_shardings=None if mesh is None else meshes.replicated(mesh),
+        compiler_options=rounding.compiler_options(model.dtype),
+    )  # fmt: skip
 
     def run(params, examples: Sequence, *, count: int) -> list[np.ndarray]:
         results = [np.zeros(len(examples)) for _ in range(count)]

@@ -18,6 +18,7 @@ import numpy as np
 from ftjax.core.conf import listed, nearest
 from ftjax.core.typed import Count
 from ftjax.evals import base
+from ftjax.ops import products
 
 METRICS = ("accuracy", "reward_margin", "reward_chosen", "reward_rejected")  # of the summary
 
@@ -105,7 +106,7 @@ def make_rewarder(model, *, batch_size: int, mesh=None) -> Callable:
         )  # fmt: skip
         at = jnp.maximum(batch["segments"].sum(-1) - 1, 0)
         x_BD = jnp.take_along_axis(x_BTD, at[:, None, None], 1)[:, 0].astype(jnp.float32)
-        return (x_BD @ params["head"]["reward"],)
+        return (products.einsum("BD,D->B", x_BD, params["head"]["reward"]),)
 
     run = base.make_runner(model, last, batch_size=batch_size, mesh=mesh)
     return lambda params, examples: run(params, examples, count=1)[0]

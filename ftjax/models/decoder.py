@@ -30,7 +30,7 @@ from flax import nnx
 from ftjax.core import mesh, tree
 from ftjax.core.mean import Mean
 from ftjax.models import base, virtual
-from ftjax.ops import attention, linear, quantize, rope
+from ftjax.ops import attention, linear, products, quantize, rope
 from ftjax.ops import cap as capping
 from ftjax.ops import remat as policies
 
@@ -90,7 +90,7 @@ class Run:
     group: tuple[Kind, ...]
     count: int
 
-    @property
+    @functools.cached_property
     def stacks(self) -> tuple[str, ...]:
         """The stacks that its layers belong to."""
         return tuple(dict.fromkeys(kind.stack for kind in self.group))
@@ -126,7 +126,10 @@ def period(values: Sequence) -> tuple:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """The handle of a decoder; see `make`. Holds no arrays."""
+    """The handle of a decoder; see `make`. Holds no arrays.
+
+    Its declarations are traced once and shared: whoever changes one copies it first.
+    """
 
     config: Any
     ends: Callable
@@ -138,7 +141,7 @@ class Model:
 
     # -- declarations ------------------------------------------------------------------------------
 
-    @property
+    @functools.cached_property
     def stacks(self) -> dict[str, tuple[int, ...]]:
         """The numbers of the layers in every stack, in the order of its axis L."""
         numbers = collections.defaultdict(tuple)
@@ -156,7 +159,7 @@ class Model:
             params[name] = jax.vmap(one)(keys[jnp.array(self.stacks[name])])
         return params
 
-    @property
+    @functools.cached_property
     def abstract(self) -> base.Params:
         """Shapes and types of every parameter, in the structure of the parameters."""
         return jax.eval_shape(self.init, jax.random.key(0))
@@ -172,23 +175,23 @@ class Model:
         inner = {s: base.metadata(self._abstract(b), name) for s, b in self._own_blocks.items()}
         return base.metadata(self._abstract(self.ends), name) | inner
 
-    @property
+    @functools.cached_property
     def axes(self) -> base.Params:
         """Letters of every parameter, in the structure of the parameters."""
         stack = lambda path, letters: "L" * (path.split("/")[0] in self.stacks) + letters
         return tree.map_with_paths(stack, self._metadata("axes"))
 
-    @property
+    @functools.cached_property
     def equations(self) -> dict[str, str]:
         """The equation of every parameter by path; empty for norms and biases."""
         return tree.paths(self._metadata("equation"))
 
-    @property
+    @functools.cached_property
     def stored(self) -> dict[str, str]:
         """The axes that every parameter has in a checkpoint, runs of letters: "D,CNH"."""
         return tree.paths(self._metadata("stored"))
 
-    @property
+    @functools.cached_property
     def linears(self) -> dict[str, base.Linear]:
         """Every linear map by path (`blocks/attn/q`), the embedding among them as a lookup."""
         found = {}
@@ -208,7 +211,8 @@ class Model:
         """Compute the final hidden states [B,T,D], after the last norm.
 
         Args:
-          params: the model's parameters, in any float type; they are cast to the compute type.
+          params: the model's parameters, in any float type; a layer casts its own to the compute
+            type, so that no second copy of them all lives through the step.
           tokens_BT: token ids.
           positions_BT: positions, restarting in each packed example.
           segments_BT: 0 for padding, 1.. for the examples of a packed row.
@@ -219,7 +223,6 @@ class Model:
           key: for the adapters' dropout; None means evaluation.
           aux: return also what the blocks give beside their states, {stack: tree on L}, last.
         """
-        params = quantize.cast(params, self.dtype)
         adapters = adapters or {}
         before = virtual.count(adapters)
         slots, past = cache and cache["k"].shape[-1], None if fresh else cache
@@ -242,7 +245,7 @@ class Model:
     def ends_of(self, params) -> nnx.Module:
         """Return the module of what exists once, with its parameters: it embeds and normalises."""
         own = {name: params[name] for name in base.metadata(self._abstract(self.ends), "axes")}
-        return nnx.merge(nnx.graphdef(self._abstract(self.ends)), own)
+        return nnx.merge(nnx.graphdef(self._abstract(self.ends)), quantize.cast(own, self.dtype))
 
     def _contexts(
         self, positions_BT, segments_BT, *, adapters, slots: int | None, fresh: bool
@@ -310,7 +313,7 @@ class Model:
             number, prefix = pick(every, turn)
             layer_key = None if key is None else jax.random.fold_in(key, number)
             site = base.Site(adapters or {}, layer_key)
-            module, context = nnx.merge(graph, block), contexts[kind]
+            module, context = nnx.merge(graph, quantize.cast(block, self.dtype)), contexts[kind]
             if prompt is not None:
                 prompt, prefix, _ = module(prompt, context.virtual, site)
             context = dataclasses.replace(context, prefix=prefix)
@@ -319,6 +322,11 @@ class Model:
             return (x, prompt), (new if keep else None, aux)
 
         return layer
+
+    def cast(self, params) -> base.Params:
+        """Cast the stacks of layers to the compute type: once, for who runs them many times."""
+        own = {name: quantize.cast(params[name], self.dtype) for name in self.stacks}
+        return {**params, **own}
 
     def auxiliary_terms(self, aux, segments_BT) -> dict[str, Mean] | None:
         """Compute the family's own "loss", and metrics, of what `hidden(aux=True)` gave."""
@@ -340,7 +348,7 @@ class Model:
     def logits(self, params, x, *, adapters=None) -> jax.Array:
         """Compute logits [..., V] in float32 of hidden states [..., D]."""
         w, cap = self.head(params, adapters)
-        z = x.reshape(-1, x.shape[-1]) @ w.astype(self.dtype).T
+        z = products.matmul(x.reshape(-1, x.shape[-1]), w.astype(self.dtype).T)
         return capping.apply(z.astype(jnp.float32), cap).reshape(*x.shape[:-1], -1)
 
     def init_cache(self, *, batch: int, length: int, dtype=None) -> dict[str, jax.Array]:

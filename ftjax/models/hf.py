@@ -14,7 +14,6 @@ being the layer; {C:w1,w3} names them. The shape of each follows from the map's 
 import dataclasses
 import difflib
 import functools
-import hashlib
 import importlib
 import itertools
 import math
@@ -182,7 +181,7 @@ def load(
     Args:
       directory: has model.safetensors, or an index and its shards.
       model: the handle. names: its family's table.
-      dtype: the type to convert to; the files' own when None.
+      dtype: the type to convert to, of all or by path; the files' own when None.
       mesh: where the arrays lie, by their letters; one device when None.
       quantizers: what to quantise while reading, layer by layer (see `models.quantized.choose`).
 
@@ -196,13 +195,29 @@ def load(
 
     def leaf(path, _):
         if path not in (quantizers or {}):
-            return source.array(path, dtype)
+            return source.array(path, dtype[path] if isinstance(dtype, Mapping) else dtype)
         if (count := model.linears[path].stack) is None:
             return jax.jit(quantizers[path])(source.array(path, None))
         read, letters = functools.partial(source.layer, path), plan[path].letters
         return quantized.gather(quantizers[path], read, count, letters=letters, mesh=mesh)
 
     return tree.map_with_paths(leaf, model.abstract)
+
+
+def types(directory: str | os.PathLike, model, *, names: Mapping[str, str]) -> dict[str, np.dtype]:
+    """Read from the headers of a checkpoint's files which type every parameter is stored in.
+
+    Raises ValueError as `load` does.
+    """
+    plan = stored(model, names)
+    found = _named_in_full(_open(pathlib.Path(directory)), names)
+    _check(directory, plan, found, optional=set(names.values()))
+    return {path: _kind(own, found) for path, own in plan.items()}
+
+
+def _kind(own: Stored, found: Mapping[str, tensors.Tensor]) -> np.dtype:
+    first = next(own.names())[1]
+    return np.dtype(tensors.FLOATS[found[first].kind])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,21 +231,17 @@ class Source:
     def array(self, path: str, dtype) -> jax.Array:
         """Read a whole parameter; in the files' own type if `dtype` is None."""
         own = self.plan[path]
-        read = _reader(own, self.found, np.dtype(dtype or self._kind(own)))
+        read = _reader(own, self.found, np.dtype(dtype or _kind(own, self.found)))
         place = self._place(own.letters, own.shape)
         return jax.make_array_from_callback(own.shape, place, read)
 
     def layer(self, path: str, at: int) -> jax.Array:
         """Read one layer of a stacked parameter, in the files' own type."""
         own = self.plan[path]
-        read = _reader(own, self.found, self._kind(own))
+        read = _reader(own, self.found, _kind(own, self.found))
         letters, shape = own.letters[1:], own.shape[1:]
         one = lambda index: read((slice(at, at + 1), *index))[0]
         return jax.make_array_from_callback(shape, self._place(letters, shape), one)
-
-    def _kind(self, own: Stored) -> np.dtype:
-        first = next(own.names())[1]
-        return np.dtype(tensors.FLOATS[self.found[first].kind])
 
     def _place(self, letters: str, shape: tuple[int, ...]) -> jax.sharding.Sharding:
         if self.mesh is None:
@@ -301,16 +312,6 @@ def _reader(plan: Stored, found: Mapping[str, tensors.Tensor], dtype: np.dtype):
         return done[spans]
 
     return read
-
-
-def fingerprint(directory: str | os.PathLike) -> str:
-    """Hash a checkpoint: sha256 over the names and contents of its config and weight files."""
-    directory, total = pathlib.Path(directory), hashlib.sha256()
-    for path in sorted([directory / CONFIG, *directory.glob("*.safetensors")]):
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        total.update(f"{digest}  {path.name}\n".encode())
-    return total.hexdigest()
 
 
 # -- writing ---------------------------------------------------------------------------------------

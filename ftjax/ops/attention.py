@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ftjax.ops import cap as capping
-from ftjax.ops import remat
+from ftjax.ops import products, remat
 
 LEAST_BLOCK, BLOCKS = 128, 8
 MASKED = -1e30  # finite, so that a fully masked row gives an average and not NaN
@@ -121,7 +121,7 @@ def _core(q_BKMH, k_BKSH, v_BKSH, mask_BTS, numbers, blocks):
     return _forward(q_BKMH, k_BKSH, v_BKSH, mask_BTS, numbers, blocks)[0]
 
 
-_product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+_product = products.summed
 
 
 def _rows(block, mask_BTS, q_BKMH) -> slice:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from ftjax.core import einsum, tree
-from ftjax.ops import lowrank, quantize
+from ftjax.ops import lowrank, products, quantize
 
 
 @jax.tree_util.register_dataclass
@@ -36,7 +36,7 @@ class Corrected(quantize.Quantized):
     def product(self) -> jax.Array:
         """Compute a b, of all layers where they are stacked."""
         e = einsum.lora(self.equation)
-        one = lambda a, b: jnp.einsum(e.weight, a, b)
+        one = lambda a, b: products.einsum(e.weight, a, b)
         return (jax.vmap(one) if self.a.ndim > len(e.a) else one)(self.a, self.b)
 
     def axes(self, letters: str) -> "Corrected":

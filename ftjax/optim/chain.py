@@ -5,7 +5,8 @@
     w <- w - lr(step) * lr_scale * (u + weight_decay * w)   decoupled decay (arXiv:1711.05101)
 
 All of it is float32, also over bfloat16 trainables: gradients and weights are cast on entry, so
-the moments are float32, and the sum w - lr * ... is rounded once, by `optax.apply_updates`.
+the sum w - lr * ... is rounded once, by `optax.apply_updates`. Moments are float32 too, unless
+`state_dtype` keeps them in another type between steps.
 `learning_rate`, `weight_decay`, `clip_norm` may be traced scalars: build the optimizer inside a
 `jax.vmap` over members and each member has its own. Adafactor factors and clips a whole stack of
 layers as one leaf.
@@ -34,6 +35,9 @@ RANGES = dict.fromkeys(("b1", "b2", "b3", "beta1", "beta2", "decay", "momentum")
     dict.fromkeys(("eps", "eps_root", "epsilon"), NonNegative)
 )
 
+# Of the moments; float16 would lose the small squares of gradients (below 6e-8 there is nothing).
+STATE_DTYPES = ("float32", "bfloat16")
+
 
 class Optimizer(NamedTuple):
     """An optax transformation and the learning rate that it applies at each step."""
@@ -60,13 +64,15 @@ def make(
     clip_norm: Positive | None = None,
     groups: Mapping[str, Mapping] | Iterable[tuple[str, Mapping]] = (),
     ranks: Mapping | None = None,
+    state_dtype: str = "float32",
     where: str = "optim",
     **keywords,
 ) -> Optimizer:
     """Make the optimizer called `name`; `keywords` go to optax (`b1`, `momentum`, `mu_dtype`, ...).
 
     clip_norm: None switches clipping off. schedule: see `ftjax.optim.schedule`; groups, no_decay:
-    see `ftjax.optim.groups`; ranks: the keywords of `ftjax.optim.ranks`, for AdaLoRA. `tx.init`
+    see `ftjax.optim.groups`; ranks: the keywords of `ftjax.optim.ranks`, for AdaLoRA; state_dtype:
+    one of STATE_DTYPES. `tx.init`
     raises ValueError when a pattern matches no leaf. `name` may be a dotted path to a module whose
     `make(**keywords)` returns a transformation that gives minus the direction.
     """
@@ -76,7 +82,7 @@ def make(
     inner = _direction(name, keywords, weight_decay, where)
     options = dict(weight_decay=weight_decay, no_decay=no_decay, groups=groups, where=where)
     settings = lambda params: leaf_groups.settings(tree.paths(params), **options)
-    tx = _around(inner, rate, settings, clip_norm)
+    tx = _around(_kept_in(inner, state_dtype, where), rate, settings, clip_norm)
     if ranks:
         given = dict(inner=tx, total_steps=total_steps)
         tx = conf.call(rank_budget.make, ranks, where=f"{where}.ranks", extra=given)
@@ -103,6 +109,23 @@ def _around(inner, rate, settings, clip_norm) -> optax.GradientTransformation:
         return moves, State(optax.safe_increment(state.count), inner_state)
 
     return optax.GradientTransformation(init, update)
+
+
+def _kept_in(inner, dtype: str, where: str) -> optax.GradientTransformation:
+    """Keep the arrays of an optimizer's state in `dtype`; it computes in float32 all the same."""
+    if dtype not in STATE_DTYPES:
+        legal = conf.listed(STATE_DTYPES)
+        raise ValueError(f"{where}.state_dtype: got {dtype!r}; expected one of {legal}")
+    if dtype == "float32":
+        return inner
+    is_moment = lambda x: x.ndim > 0 and jnp.issubdtype(x.dtype, jnp.floating)
+    cast = lambda state, to: jax.tree.map(lambda x: x.astype(to) if is_moment(x) else x, state)
+
+    def update(updates, state, params):
+        moves, state = inner.update(updates, cast(state, jnp.float32), params)
+        return moves, cast(state, dtype)
+
+    return optax.GradientTransformation(lambda params: cast(inner.init(params), dtype), update)
 
 
 def names() -> list[str]:

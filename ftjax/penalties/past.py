@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from ftjax.core import tree
 from ftjax.core.typed import NonNegative
+from ftjax.ops import products
 
 EXAMPLE = dict(weight=0.5)
 
@@ -28,7 +29,7 @@ def make(*, weight: NonNegative):
                 x.reshape(*lead, -1, x.shape[-1])
                 for x in (arrays[f"{path}/a0"], arrays[f"{path}/a"])
             )
-            overlaps.append(jnp.square(past.swapaxes(-1, -2) @ own).sum())
+            overlaps.append(jnp.square(jnp.matmul(past.mT, own, precision=products.HIGHEST)).sum())
         if not overlaps:
             raise ValueError(
                 "penalties: got past and no adapter with a and a0; expected adapter.past, the "

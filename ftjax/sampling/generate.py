@@ -114,6 +114,8 @@ class _Plan(NamedTuple):
 
 
 def _run(plan: _Plan, params, prompts_QT, lengths_Q, keys_Q) -> Output:
+    # Every token reads all weights: from a copy in the type of the computation.
+    params = {**params, "model": plan.model.cast(params["model"])}
     Q, T = prompts_QT.shape
     J = Q * plan.samples
     R = min(plan.slots or J, J)

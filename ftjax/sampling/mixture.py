@@ -36,6 +36,10 @@ class Mixture:
         """Make both caches."""
         return {n: vars(self)[n].init_cache(batch=batch, length=length, dtype=dtype) for n in NAMES}
 
+    def cast(self, params) -> dict:
+        """Cast both to the types that they compute in."""
+        return {name: vars(self)[name].cast(params[name]) for name in NAMES}
+
     def hidden(self, params, tokens_BT, *, adapters, cache, **options):
         """Compute the states of both models side by side, [B, T, D of one + D of the other]."""
         found = {

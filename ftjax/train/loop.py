@@ -82,6 +82,7 @@ def resume(
 ) -> tuple[Any, dict | None]:  # fmt: skip
     """Restore state, data position and log from the newest good checkpoint.
 
+    state: shapes, types and shardings of the one to restore, or such a state itself.
     restart_data: leave the data at their beginning, whatever they were when it was saved.
 
     Returns (state, progress for `run`); the state as given and None where nothing was saved.

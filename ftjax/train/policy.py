@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from ftjax.core.mean import Mean
-from ftjax.ops import divergence
+from ftjax.ops import divergence, products
 from ftjax.ops import loss as losses
 
 
@@ -109,7 +109,7 @@ class Policy:
     def scores(self, batch, key=None, *, head: str = "reward") -> jax.Array:
         """Apply a scalar head to every token [..., T], float32."""
         x = self.hidden(batch, key).astype(jnp.float32)
-        found = x @ self.params["head"][head].astype(jnp.float32)
+        found = products.einsum("BTD,D->BT", x, self.params["head"][head].astype(jnp.float32))
         return found.reshape(batch["tokens"].shape)
 
     def held(self, batch, key=None) -> "Held":

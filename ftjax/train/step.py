@@ -127,8 +127,12 @@ def _cut(batch, count: int):
 
 
 def _sum_over(function: Callable, inputs):
-    """Add `function` of every slice of `inputs` along the first axis, one at a time."""
+    """Add `function` of every slice of `inputs` along the first axis, one at a time.
+
+    Sums of lower types are float32: the last of many small terms would round away.
+    """
     first = jax.eval_shape(lambda xs: function(jax.tree.map(lambda x: x[0], xs)), inputs)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), first)
+    wide = lambda leaf: jnp.promote_types(leaf.dtype, jnp.float32)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, wide(leaf)), first)
     add = lambda total, one: (jax.tree.map(jnp.add, total, function(one)), None)
     return jax.lax.scan(add, zeros, inputs)[0]

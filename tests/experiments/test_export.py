@@ -123,7 +123,7 @@ def test_a_model_comes_with_all_that_transformers_reads(written, lab):
 def test_merging_rounds_once(lab, tmp_path):
     parts, params = drawn(lab)
     half = params | {"model": jax.tree.map(lambda x: x.astype(jnp.bfloat16), params["model"])}
-    exporting.write(parts, half, tmp_path / "bf16", form="model")
+    exporting.write(parts, half, tmp_path / "bf16", form="model", dtype="bfloat16")
     exporting.write(parts, half, tmp_path / "f32", form="model", dtype="float32")
     rounded, exact = (load_file(tmp_path / name / hf.WEIGHTS) for name in ("bf16", "f32"))
     for name, tensor in exact.items():

@@ -23,7 +23,7 @@ class Counted:
 
     def __post_init__(self):
         self.config, self.init_cache = self.model.config, self.model.init_cache
-        self.logits = self.model.logits
+        self.logits, self.cast = self.model.logits, self.model.cast
 
     def hidden(self, *args, **kwargs):
         self.traces += 1
@@ -173,6 +173,7 @@ def test_the_loop_ends_when_all_rows_have_ended(model, params):
 
         def __post_init__(self):
             self.config, self.init_cache = self.model.config, self.model.init_cache
+            self.cast = self.model.cast
 
     everything = tuple(range(model.config.vocab_size))
     generate = generating.make(Watched(model), max_new_tokens=NEW, stop_ids=everything)

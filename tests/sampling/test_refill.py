@@ -125,7 +125,7 @@ def test_frequencies_are_those_of_the_softmax(model, params):
 def test_lengths_of_one_bucket_share_a_program(model, params):
     traces, counts = [], []
     counted = types.SimpleNamespace(
-        config=model.config, init_cache=model.init_cache, logits=model.logits,
+        config=model.config, init_cache=model.init_cache, logits=model.logits, cast=model.cast,
         hidden=lambda *args, **options: traces.append(1) or model.hidden(*args, **options),
     )  # fmt: skip
     generate = generating.make(counted, max_new_tokens=4, slots=2)
