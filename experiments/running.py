@@ -15,18 +15,17 @@ from typing import Any, NamedTuple
 
 import jax
 
-from experiments import evaluating, references, results, saving, setup, starting
+from experiments import evaluating, objectives, references, results, saving, setup, starting
 from experiments.settings import Settings
 from ftjax.core import conf
 from ftjax.core import mesh as meshes
 from ftjax.data import loader as loaders
+from ftjax.objectives import spec as specs
 from ftjax.optim import chain
 from ftjax.train import compile as compiling
 from ftjax.train import flops, loop, metrics, summary
 from ftjax.train import state as states
 from ftjax.train.step import make_step
-
-OF_SAMPLES = ("experience", "duel")  # kinds that no data has
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +56,10 @@ def plan(settings: Settings, *, progress=None, load: Callable | None = None) -> 
     meshes.check_batch(settings.batch_size, settings.accumulate, parts.mesh)
     if settings.compile == "pmap":
         compiling.check_pmap(parts.mesh)
-    objective = conf.build(settings.objective, "objectives", where="objective")
+    objectives.check_cut(settings, devices=parts.mesh.size)
+    if load is None:
+        objectives.check_offline(settings)
+    objective = objectives.make(settings)
     penalties = _penalties(parts)
     total = {"total_steps": settings.steps}
     optimizer = conf.call(chain.make, settings.optim, where="optim", extra=total)
@@ -92,8 +94,8 @@ def _check_length(data: dict, model) -> None:
 
 
 def _check_kind(kind: str, objective) -> None:
-    wanted = vars(objective).get("KIND", "tokens")
-    if wanted in OF_SAMPLES:
+    wanted = specs.of(objective).data
+    if wanted in specs.SAMPLED:
         raise ValueError(
             f"objective.name: got {objective.__name__}, which learns from samples that it takes "
             "itself; expected one that learns from data; run experiments.online, or change it"

@@ -82,8 +82,10 @@ class Rollout:
     until: Any
     faults: str
     kl_target: float | None
-    kl_horizon: int
+    kl_horizon: int | None = None
     mixture: float | None = None
+    mask_truncated: bool = False
+    missing_eos_penalty: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments import bases, references, starting
+from experiments import bases, objectives, references, starting
 from experiments.settings import Settings
 from ftjax.adapters import base as adapters
 from ftjax.adapters import peft, stack, tokens
@@ -25,6 +25,7 @@ from ftjax.core import conf, files, tree
 from ftjax.core import mesh as meshes
 from ftjax.data import tokenizer as tokenizers
 from ftjax.models import hf, quantized
+from ftjax.objectives import spec as specs
 from ftjax.ops import corrected, quantize
 from ftjax.train import state as states
 
@@ -72,6 +73,16 @@ class Parts:
         place = lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s)
         own = jax.tree.map(place, params, places)
         return own | self.reference.abstract(own, self.mesh)
+
+    @property
+    def spec(self) -> specs.Spec:
+        """Return what the objective states about itself."""
+        return specs.of(self.objective)
+
+    @property
+    def starts_as_base(self) -> bool:
+        """Return whether adapters change nothing before the first step."""
+        return _starts_as_base(self.settings, self.method, self.groups)
 
     @property
     def letters(self) -> dict:
@@ -140,13 +151,14 @@ def build(settings: Settings) -> Parts:
         peft.load(directory, linears=model.linears, names=family.NAMES)
         for directory in settings.adapter.get("past", ())
     )
-    objective = conf.resolve(settings.objective.get("name"), "objectives", where="objective.name")
-    heads = tuple(vars(objective).get("HEADS", ()))
+    objective = objectives.module_of(settings)
+    heads = specs.of(objective).heads
     if heads and not settings.trainable:
         patterns = (*patterns, WHOLE["head"])
     reference = references.build(
         settings.reference, objective=objective, locate=bases.locate, model=model,
         make=lambda directory: bases.of(settings.model, directory),
+        starts_as_base=_starts_as_base(settings, method, groups),
     )  # fmt: skip
     quantizers = _quantizers(settings.model.quantize, model)
     parts = Parts(
@@ -155,6 +167,18 @@ def build(settings: Settings) -> Parts:
     )  # fmt: skip
     starting.check(parts)
     return parts
+
+
+def _starts_as_base(settings: Settings, method, groups) -> bool:
+    """Return whether the adapters of a run change nothing before the first step.
+
+    Given adapters (trained, or of past tasks), virtual tokens and LoftQ's repair of a quantised
+    weight change something.
+    """
+    given = settings.adapter_from or settings.adapter.get("past")
+    methods = (method, *(other for _, other in groups))
+    repairs = any(adapters.is_informed(m) and m.needs == "quantizer" for m in methods)
+    return not (given or isinstance(method, adapters.OfModel) or repairs)
 
 
 def _quantizers(spec: Mapping, model) -> quantized.Quantizers:

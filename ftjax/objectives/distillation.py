@@ -12,11 +12,11 @@ base itself, which holds a student to what the base knows while it learns someth
 import functools
 
 from ftjax.core.mean import Mean
+from ftjax.objectives.spec import Spec
 from ftjax.ops import divergence
 
 EXAMPLE = dict(beta=0.5, temperature=2.0, nll=0.5)
-KIND = "tokens"
-REFERENCE = True
+SPEC = Spec(data="tokens", reference=True)
 
 
 def make(*, beta: float = 0.0, temperature: float = 1.0, nll: float = 0.0):

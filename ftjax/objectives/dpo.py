@@ -17,10 +17,20 @@ import jax.numpy as jnp
 from ftjax.core import conf
 from ftjax.core.mean import Mean
 from ftjax.objectives import divergences, pairs, sequence
+from ftjax.objectives.spec import Spec
 
 EXAMPLE = dict(loss=("sigmoid", "ipo"), loss_weights=(0.8, 0.2), sft=0.5, tail=0.5)
-KIND = "preference"
-REFERENCE = True
+SORTING = {"aot", "aot_unpaired"}  # names in `pairs` whose losses are of quantiles, not of pairs
+
+
+def _names(loss) -> tuple[str, ...]:
+    return (loss,) if isinstance(loss, str) else tuple(loss)
+
+
+SPEC = Spec(
+    data="preference", reference=True,
+    couples_rows=lambda loss="sigmoid", **_: bool(SORTING & set(_names(loss))),
+)  # fmt: skip
 
 
 def make(
@@ -38,11 +48,13 @@ def make(
       label_smoothing, tau: for the losses that have them.
       tail: LD-DPO's weight of the longer answer's rest. wpo: weigh pairs by their likelihood.
 
-    Raises ValueError for an unknown name, an option that no chosen loss has, or a wrong value.
+    Raises ValueError for an unknown name, an option that no chosen loss has, or a wrong value; for
+    wpo with a loss that sorts the batch.
     """
-    names = (loss,) if isinstance(loss, str) else tuple(loss)
+    names = _names(loss)
     scales = (1.0,) * len(names) if loss_weights is None else tuple(loss_weights)
     _check(beta, label_smoothing, names=names, scales=scales, sft=sft)
+    _check_wpo(wpo, names)
     options = dict(label_smoothing=label_smoothing, tau=tau)
     losses = _bind(names, pairs, dict(beta=beta), options, where="objective.loss")
     where = "objective.divergence"
@@ -63,6 +75,14 @@ def make(
         return {"loss": tuple(terms)} | metrics | sequence.logp_metrics(own, found.weight)
 
     return objective
+
+
+def _check_wpo(wpo: bool, names: tuple[str, ...]) -> None:
+    if wpo and SORTING & set(names):
+        raise ValueError(
+            f"objective.wpo: got True with loss {conf.listed(names)}; expected losses of single "
+            "pairs: quantiles belong to no pair whose likelihood could weigh them; drop wpo"
+        )
 
 
 def _check(beta: float, label_smoothing: float | None, *, names, scales, sft: float) -> None:

@@ -16,10 +16,10 @@ import jax.numpy as jnp
 from ftjax.core.mean import Mean
 from ftjax.objectives import advantages
 from ftjax.objectives import kl as estimators
+from ftjax.objectives.spec import Spec
 
 EXAMPLE = dict(clip=0.2, value_weight=0.5)
-KIND = "experience"
-HEADS = ("value",)
+SPEC = Spec(data="experience", heads=("value",), ratio=True, kl_scale=True)
 
 
 def make(

@@ -15,11 +15,10 @@ import jax.numpy as jnp
 from ftjax.core import conf
 from ftjax.core.mean import Mean
 from ftjax.objectives import contrast, sequence
+from ftjax.objectives.spec import Spec
 
 EXAMPLE = dict(beta=0.5, alpha=0.1, loss="squared")
-KIND = "duel"
-REFERENCE = True
-RIVAL = 1.0  # the reference's share in the mixture that the other answers come from
+SPEC = Spec(data="duel", reference=True)
 
 
 def make(*, beta: float = 0.1, alpha: float = 1e-5, loss: str = "sigmoid"):
