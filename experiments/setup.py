@@ -82,7 +82,7 @@ class Parts:
     @property
     def starts_as_base(self) -> bool:
         """Return whether adapters change nothing before the first step."""
-        return _starts_as_base(self.settings, self.method, self.groups)
+        return starting.is_base(self.settings, self.method, self.groups)
 
     @property
     def letters(self) -> dict:
@@ -158,7 +158,7 @@ def build(settings: Settings) -> Parts:
     reference = references.build(
         settings.reference, objective=objective, locate=bases.locate, model=model,
         make=lambda directory: bases.of(settings.model, directory),
-        starts_as_base=_starts_as_base(settings, method, groups),
+        starts_as_base=starting.is_base(settings, method, groups),
     )  # fmt: skip
     quantizers = _quantizers(settings.model.quantize, model)
     parts = Parts(
@@ -167,18 +167,6 @@ def build(settings: Settings) -> Parts:
     )  # fmt: skip
     starting.check(parts)
     return parts
-
-
-def _starts_as_base(settings: Settings, method, groups) -> bool:
-    """Return whether the adapters of a run change nothing before the first step.
-
-    Given adapters (trained, or of past tasks), virtual tokens and LoftQ's repair of a quantised
-    weight change something.
-    """
-    given = settings.adapter_from or settings.adapter.get("past")
-    methods = (method, *(other for _, other in groups))
-    repairs = any(adapters.is_informed(m) and m.needs == "quantizer" for m in methods)
-    return not (given or isinstance(method, adapters.OfModel) or repairs)
 
 
 def _quantizers(spec: Mapping, model) -> quantized.Quantizers:

@@ -48,13 +48,11 @@ def make(
       label_smoothing, tau: for the losses that have them.
       tail: LD-DPO's weight of the longer answer's rest. wpo: weigh pairs by their likelihood.
 
-    Raises ValueError for an unknown name, an option that no chosen loss has, or a wrong value; for
-    wpo with a loss that sorts the batch.
+    Raises ValueError for an unknown name, an option that a chosen loss has not, or a wrong value.
     """
     names = _names(loss)
     scales = (1.0,) * len(names) if loss_weights is None else tuple(loss_weights)
-    _check(beta, label_smoothing, names=names, scales=scales, sft=sft)
-    _check_wpo(wpo, names)
+    _check(beta, label_smoothing, names=names, scales=scales, sft=sft, wpo=wpo)
     options = dict(label_smoothing=label_smoothing, tau=tau)
     losses = _bind(names, pairs, dict(beta=beta), options, where="objective.loss")
     where = "objective.divergence"
@@ -77,15 +75,12 @@ def make(
     return objective
 
 
-def _check_wpo(wpo: bool, names: tuple[str, ...]) -> None:
+def _check(beta: float, label_smoothing: float | None, *, names, scales, sft: float, wpo: bool):
     if wpo and SORTING & set(names):
         raise ValueError(
             f"objective.wpo: got True with loss {conf.listed(names)}; expected losses of single "
             "pairs: quantiles belong to no pair whose likelihood could weigh them; drop wpo"
         )
-
-
-def _check(beta: float, label_smoothing: float | None, *, names, scales, sft: float) -> None:
     if not beta > 0:
         raise ValueError(f"objective.beta: got {beta}; expected a number above 0, such as 0.1")
     if label_smoothing is not None and not 0 <= label_smoothing < 0.5:
