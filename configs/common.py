@@ -80,12 +80,14 @@ def online(c, *, prompts: int, samples: int, max_new_tokens: int):
         samples=samples,  # ... so many to each: a group
         epochs=1,  # passes over the answers of a round, in batches of batch_size
         max_new_tokens=max_new_tokens,
-        temperature=1.0,
+        temperature=1.0,  # of the sampling, and of the probabilities that its ratios compare
         slots=0,  # rows that are sampled at a time; 0 = all of a round
-        until=(),  # strings before which a text is cut for the rewards
+        until=(),  # strings that end an answer; they are no part of its text
+        mask_truncated=False,  # leave out answers that came to no end within max_new_tokens
+        missing_eos_penalty=conf.placeholder(float),  # taken off the reward of such answers
         faults="raise",  # of reward functions: raise | skip
         kl_target=conf.placeholder(float),  # of the controller of kl_weight; None = it stays
-        kl_horizon=10_000,  # answers in which the controller reacts
+        kl_horizon=conf.placeholder(int),  # answers in which it reacts; None = 10,000
         mixture=conf.placeholder(float),  # the reference's share in a rival; None = the objective's
     )
     c.rewards = conf.create()  # label -> dict(name=..., weight=1.0, ...)

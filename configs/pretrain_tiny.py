@@ -81,10 +81,11 @@ def get_config(arg=None):
     c.log_every_steps = 20
     c.checkpoint.every_steps = 250
     held = dict(name="embedded", split="test", rows=128)
-    c.evals.reading = dict(name="generate", data=dict(held, domain="reading"), max_new_tokens=8)
+    words = dict(name="generate", max_new_tokens=8, normalize="squad")
+    c.evals.reading = dict(words, data=dict(held, domain="reading"))
     seen = dict(held, domain="reading", split="validation")
-    c.evals.reading_seen_wordings = dict(name="generate", data=seen, max_new_tokens=8)
-    c.evals.facts = dict(name="generate", data=dict(held, domain="facts"), max_new_tokens=8)
+    c.evals.reading_seen_wordings = dict(words, data=seen)
+    c.evals.facts = dict(words, data=dict(held, domain="facts"))
     shots = dict(held, domain="skills", shots=4)
     c.evals.skills_4shot = dict(name="generate", data=shots, max_new_tokens=16)
     c.evals.skills = dict(name="generate", data=dict(held, domain="skills"), max_new_tokens=16)

@@ -4,6 +4,8 @@ import base64
 
 import numpy as np
 
+MISSING_EOS = "missing_eos"  # the label of the penalty for answers without an end
+
 
 def batch_of(prompts_BT, lengths_B, output) -> dict[str, np.ndarray]:
     """Make the batch of prompts and answers; the sampled tokens are its targets."""
@@ -20,6 +22,21 @@ def batch_of(prompts_BT, lengths_B, output) -> dict[str, np.ndarray]:
         "tokens": tokens * segments, "weights": weights, "segments": segments,
         "positions": (places * segments).astype(np.int32), "old_logps": logps[:, 1:],
     }  # fmt: skip
+
+
+def judge_ends(values_BF, finished_B, *, leave_out: bool, penalty: float | None) -> np.ndarray:
+    """Let rewards say what became of answers that came to no end within `max_new_tokens`.
+
+    leave_out: such answers have no reward. penalty: what is taken off their reward, as a column of
+    its own under MISSING_EOS; an answer without a reward has none.
+    """
+    if leave_out:
+        return np.where(finished_B[:, None], values_BF, np.float32(np.nan))
+    if penalty is None:
+        return values_BF
+    column_B = np.where(finished_B, 0, -penalty).astype(np.float32)
+    column_B[np.isnan(values_BF).all(-1)] = np.nan
+    return np.concatenate([values_BF, column_B[:, None]], axis=-1)
 
 
 def spread(credit: dict, batch: dict) -> dict:

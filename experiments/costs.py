@@ -15,7 +15,7 @@ def of(p) -> flops.Cost:
     own, sequence = p.parts, p.settings.data["max_tokens"]
     forward = lambda model: flops.forward(model, sequence=sequence)
     cost = flops.per_token(own.model, p.state.params, sequence=sequence)
-    if vars(own.objective).get("REFERENCE") and own.reference.name != "cached":
+    if own.spec.reference and own.reference.name != "cached":
         cost += forward(own.reference.other[1] if own.reference.other else own.model)
     if p.settings.rollout is not None:
         cost += forward(own.model).times(_passes(p))
@@ -28,6 +28,6 @@ def _passes(p) -> float:
 
     r, objective = p.settings.rollout, p.parts.objective
     rows = lessons.make(p.settings, objective).count
-    rows *= TOGETHER.get(vars(objective).get("KIND"), 1)
+    rows *= TOGETHER.get(p.parts.spec.data, 1)
     each = 2 + ("value" in p.parts.heads)  # sampling and scoring
     return each * r.prompts * r.samples / (rows * r.epochs)

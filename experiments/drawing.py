@@ -3,7 +3,7 @@
     draw = make(parts, base)
     output = draw(params, prompts_QT, lengths_Q, number)      a prompt's rows together, own first
 
-The rival is the objective's reference (RIVAL = 1.0) or the geometric mixture of policy and
+The rival is the objective's reference (`SPEC.rival` = 1.0) or the geometric mixture of policy and
 reference in which the reference has that share; `rollout.mixture` sets another one.
 """
 
@@ -20,6 +20,7 @@ from experiments import generating
 from experiments.settings import Rollout
 from ftjax.core import mesh as meshes
 from ftjax.core import rng, tree
+from ftjax.objectives import spec as specs
 from ftjax.sampling import generate as sampling
 from ftjax.sampling import mixture
 from ftjax.train.policy import Policy
@@ -31,8 +32,8 @@ def share_of(rollout: Rollout, objective: ModuleType) -> float | None:
     Raises:
       ValueError: a share for an objective without a rival, or one that is none.
     """
-    duels = vars(objective).get("KIND") == "duel"
-    own, given = vars(objective).get("RIVAL", 1.0) if duels else None, rollout.mixture
+    spec = specs.of(objective)
+    own, given = spec.rival if spec.data == "duel" else None, rollout.mixture
     if given is None:
         return own
     if own is None or not 0 < given <= 1:
@@ -114,14 +115,15 @@ def beside(outputs: list[sampling.Output], *, prompts: int) -> sampling.Output:
 
 
 def base_of(parts, first, frozen) -> Policy:
-    """Return what a run is compared with: its reference, else the base with adapters off.
+    """Return what a run is compared with: its reference, else the policy that it starts from.
 
-    The base is copied if it trains.
+    That is the base with adapters off, or a copy of what trains where the base trains itself or
+    adapters do not start as it.
     """
     policy = Policy(parts.model, frozen, parts.settings.model.chunk)
-    if vars(parts.objective).get("REFERENCE"):
+    if parts.spec.reference:
         return parts.reference.function(policy, None)
-    if not jax.tree.leaves(first.params["model"]):
+    if parts.starts_as_base and not jax.tree.leaves(first.params["model"]):
         return policy.without_adapters()
-    copy = jax.jit(functools.partial(jax.tree.map, jnp.copy))
-    return dataclasses.replace(policy, params=copy(tree.combine(first.params, frozen)))
+    copies = jax.jit(functools.partial(jax.tree.map, jnp.copy))(first.params)
+    return dataclasses.replace(policy, params=tree.combine(copies, frozen))

@@ -166,7 +166,6 @@ def _judged(spec: dict, parts: setup.Parts, data: Mapping, rows: list[dict], *, 
         )
     own = {key: vars(rollout)[key] for key in SAMPLED} if rollout else dict(temperature=1.0)
     sampling = _sampling(spec, own | dict(batch_size=meshes.rows(BATCH, parts.mesh)), parts, data)
-    trainable, _ = states.split(parts.abstract, parts.patterns)
     faults = rollout.faults if rollout else "raise"
     most = parts.settings.data["max_tokens"] - sampling["max_new_tokens"]
     size = lambda row: len(sampling["encode"](generate.prompt_of(row)))
@@ -178,8 +177,17 @@ def _judged(spec: dict, parts: setup.Parts, data: Mapping, rows: list[dict], *, 
         rows=kept,
         sample=text.make_sampler(**sampling),
         rewards=judging.make(chosen, faults=faults, mesh=parts.mesh),
-        base_of=None if jax.tree.leaves(trainable["model"]) else preference.adapters_off,
+        base_of=_start_of(parts),
     )
+
+
+def _start_of(parts: setup.Parts) -> Callable | None:
+    """Return `params -> those that the run started from`; None where they are not held."""
+    trainable, _ = states.split(parts.abstract, parts.patterns)
+    if parts.reference.name == "frozen":
+        return parts.reference.params
+    moves = jax.tree.leaves(trainable["model"]) or not parts.starts_as_base
+    return None if moves else preference.adapters_off
 
 
 def _encode(parts: setup.Parts, data: Mapping) -> Callable:

@@ -3,7 +3,8 @@
     c.rewards.learned = dict(name="model", workdir="runs/reward_hh")
 
 An answer is encoded behind its prompt as the pairs were that the reward model learned from, and
-worth what the scalar head says at its last token. The weights are read when the first answer is
+worth what the scalar head says at its last token, which is an end token only where the answer came
+to an end (`finished` of its row). The weights are read when the first answer is
 judged; whether there are any is checked when the reward is made.
 """
 
@@ -89,6 +90,7 @@ class Judge:
         (example,) = encode.examples(
             [{"prompt": prompt, "response": answer, "weight": 1.0}], tokenizer,
             template=generating.find_template(tokenizer, data.get("chat_template")),
+            unfinished=not row.get("finished", True),
             **{key: data[key] for key in ENCODING if key in data},
         )  # fmt: skip
         return tuple(part[: data["max_tokens"]] for part in example)

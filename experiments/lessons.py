@@ -22,6 +22,7 @@ from experiments.settings import Settings
 from ftjax.core import conf
 from ftjax.core.mean import Mean
 from ftjax.objectives import advantages, preferences
+from ftjax.objectives import spec as specs
 
 
 class Lessons(NamedTuple):
@@ -38,8 +39,9 @@ def make(settings: Settings, objective: ModuleType) -> Lessons:
     Raises:
       ValueError: it learns from nothing that a round gives, or `advantages` or `rewards` are wrong.
     """
-    kind = vars(objective).get("KIND", "tokens")
-    teaches = kind in KINDS and (kind != "tokens" or vars(objective).get("REFERENCE"))
+    spec = specs.of(objective)
+    kind = spec.data
+    teaches = kind in KINDS and (kind != "tokens" or spec.reference)
     if not teaches:
         raise ValueError(
             f"objective.name: got {settings.objective['name']!r}, which learns from data of kind "
@@ -95,7 +97,10 @@ def _preference(settings: Settings, objective: ModuleType) -> Lessons:
             "pair/rejected": Mean.of(known_B[found.rejected], found.weight),
             "pair/margin": Mean.of(found.margin, found.weight), "pair/kept": Mean.of(found.weight),
         }  # fmt: skip
-        return answers.together(batch, index_GP) | pairs, _values(metrics)
+        # Losses with a term of single answers must not see those of groups without a preference.
+        found = answers.together(batch, index_GP)
+        found = {n: x * (flat["weight"][..., None] > 0).astype(x.dtype) for n, x in found.items()}
+        return found | pairs, _values(metrics)
 
     pairs = rank(jnp.zeros(r.samples)).weight.shape[1]
     return Lessons(r.prompts * pairs, "rollout.prompts x advantages.pairs", teach)

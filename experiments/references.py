@@ -1,6 +1,7 @@
 """What a run's policy is compared with, from `reference` in a config to arrays.
 
-    c.reference = dict(name="adapters_off")         the base under the adapters: nothing to hold
+    c.reference = dict(name="adapters_off")         the base under the adapters: nothing to hold;
+                                                    where they do not start as it, as "frozen"
     c.reference = dict(name="frozen")               a copy of the weights that train
     c.reference = dict(name="cached", folder="")    log-probabilities, computed once
     c.reference = dict(name="model", base="DIR")    another model: a teacher
@@ -27,6 +28,7 @@ from ftjax.core import conf, rounding, tree
 from ftjax.core import mesh as meshes
 from ftjax.evals import base as scoring
 from ftjax.models import hf
+from ftjax.objectives import spec as specs
 from ftjax.train import digest
 from ftjax.train import reference as references
 from ftjax.train import state as states
@@ -101,8 +103,17 @@ class Reference:
         )
 
 
-def build(spec, *, objective: ModuleType, locate: Callable, model: Any, make: Callable):
-    """Build the reference of a config; `make(directory) -> (family, model)` for another model.
+def build(
+    spec, *, objective: ModuleType, locate: Callable, model: Any, make: Callable,
+    starts_as_base: bool,
+):  # fmt: skip
+    """Build the reference of a config.
+
+    Args:
+      spec: the section. objective: what may use it. model: the policy's.
+      locate, make: `make(locate(base)) -> (family, model)`, for another model.
+      starts_as_base: whether the run's adapters change nothing before the first step; if they do,
+        the reference of "adapters_off" has them too, as they start: what the run starts from.
 
     Raises:
       ValueError: an unknown name, or one that the objective does not use.
@@ -112,32 +123,45 @@ def build(spec, *, objective: ModuleType, locate: Callable, model: Any, make: Ca
         raise ValueError(
             f"reference.name: got {spec.name!r}; expected one of {', '.join(NAMES)}; {hint}"
         )
-    uses = vars(objective).get("REFERENCE", False)
+    uses = specs.of(objective).reference
     if spec.name != "adapters_off" and not uses:
         raise ValueError(
             f"reference.name: got {spec.name!r}, which objective {objective.__name__!r} does not "
             "use; expected 'adapters_off'; drop it"
         )
+    _check_unread(spec)
+    if spec.name == "cached" and specs.of(objective).data == "tokens":
+        raise ValueError(
+            "reference.name: got 'cached' for an objective of whole distributions; expected "
+            "'adapters_off', 'frozen' or 'model': only log-probabilities of targets are kept"
+        )
+    other = _other(spec, locate, model, make) if spec.base else None
+    holds_start = uses and spec.name == "adapters_off" and not starts_as_base
+    return Reference("frozen" if holds_start else spec.name, spec.folder, other)
+
+
+def _check_unread(spec) -> None:
     if bool(spec.base) != (spec.name == "model"):
         raise ValueError(
             f"reference.base: got {spec.base!r} with name={spec.name!r}; expected a directory for "
             "name='model' and nothing otherwise"
         )
-    if spec.name == "cached" and vars(objective).get("KIND") == "tokens":
+    if spec.folder and spec.name != "cached":
         raise ValueError(
-            "reference.name: got 'cached' for an objective of whole distributions; expected "
-            "'adapters_off', 'frozen' or 'model': only log-probabilities of targets are kept"
+            f"reference.folder: got {spec.folder!r} with name={spec.name!r}; expected none: only "
+            "'cached' keeps files; drop it, or set reference.name='cached'"
         )
-    other = None
-    if spec.base:
-        directory = locate(spec.base)
-        other = (*make(directory), directory)
-        if other[1].config.vocab_size != model.config.vocab_size:
-            raise ValueError(
-                f"reference.base: got {other[1].config.vocab_size} tokens, and the model has "
-                f"{model.config.vocab_size}; expected one vocabulary; choose a model of the family"
-            )
-    return Reference(spec.name, spec.folder, other)
+
+
+def _other(spec, locate: Callable, model, make: Callable) -> tuple:
+    directory = locate(spec.base)
+    other = (*make(directory), directory)
+    if other[1].config.vocab_size != model.config.vocab_size:
+        raise ValueError(
+            f"reference.base: got {other[1].config.vocab_size} tokens, and the model has "
+            f"{model.config.vocab_size}; expected one vocabulary; choose a model of the family"
+        )
+    return other
 
 
 def check(name: str, objective: ModuleType, trainable) -> None:
@@ -147,7 +171,7 @@ def check(name: str, objective: ModuleType, trainable) -> None:
       ValueError: it is, and the policy would be compared with itself.
     """
     moves = any(path.startswith("model/") for path in tree.paths(trainable))
-    if vars(objective).get("REFERENCE") and name == "adapters_off" and moves:
+    if specs.of(objective).reference and name == "adapters_off" and moves:
         raise ValueError(
             "reference.name: got 'adapters_off' while model weights train, so the reference would "
             "move along; expected 'frozen' (a copy) or 'cached' (no copy); set one of them"

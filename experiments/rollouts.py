@@ -12,7 +12,6 @@ import functools
 import math
 import pathlib
 import time
-from types import ModuleType
 from typing import NamedTuple
 
 import jax
@@ -26,16 +25,19 @@ from experiments import (
     judging,
     lengths,
     lessons,
+    objectives,
     running,
     telling,
-)
+)  # fmt: skip
 from experiments.prompts import Prompts
 from experiments.settings import Rollout, Settings
-from ftjax.core import conf, padding, rounding, tree
 from ftjax.core import mesh as meshes
+from ftjax.core import padding, rounding, tree
 from ftjax.objectives.advantages import Experience
 from ftjax.sampling import text
 from ftjax.train.policy import Policy
+
+KL_HORIZON = 10_000  # answers in which the controller of kl_weight reacts; that of TRL's PPO
 
 
 def train(settings: Settings, workdir: pathlib.Path, **options):
@@ -64,18 +66,15 @@ def check(settings: Settings) -> None:
             f"{settings.data['max_tokens']}, which is of prompt and answer together"
         )
     judging.make(settings.rewards, faults=r.faults)
-    drawing.share_of(r, objective_of(settings))
-    found = lessons.make(settings, objective_of(settings))
+    objective = objectives.module_of(settings)
+    drawing.share_of(r, objective)
+    objectives.check_rollout(settings)
+    found = lessons.make(settings, objective)
     if found.count % settings.batch_size:
         raise ValueError(
             f"batch_size: got {settings.batch_size}; expected a divisor of {found.told} = "
             f"{found.count}; change one of them"
         )
-
-
-def objective_of(settings: Settings) -> ModuleType:
-    """Return the objective's module."""
-    return conf.resolve(settings.objective.get("name"), "objectives", where="objective.name")
 
 
 # -- a round ---------------------------------------------------------------------------------------
@@ -122,31 +121,46 @@ class Sampler:
         prompts = padding.rows(ids, self.prompts.most, fill=self.pad_id)
         lengths = np.int32([len(each) for each in ids])
         output = self.draw(params, prompts, lengths, number)
-        sampled = time.perf_counter() - start
+        sampled, tokens = time.perf_counter() - start, output.lengths.sum()
+        output, texts, finished_B = self._read(output)
         repeat = lambda each: np.repeat(each, r.samples, axis=0)
         batch = answers.batch_of(repeat(prompts), repeat(lengths), output)
         base_logps = self._over(self.score, self.base.params, batch)
         values = self._over(self.value, params, batch) if "value" in self.parts.heads else None
-        scores = self.rewards(self._texts(output), [row for row in rows for _ in range(r.samples)])
+        each_row = [row for row in rows for _ in range(r.samples)]
+        each_row = [dict(a, finished=bool(b)) for a, b in zip(each_row, finished_B, strict=True)]
+        scores = self.rewards(texts, each_row)
+        scored = answers.judge_ends(
+            scores.values_BF, finished_B, leave_out=r.mask_truncated, penalty=r.missing_eos_penalty
+        )
+        if r.mask_truncated:
+            batch["weights"] = batch["weights"] * finished_B[:, None].astype(np.float32)
         mask = (batch["weights"][:, 1:] > 0).astype(np.float32)
+        weights = self.rewards.weights + (1.0,) * (scored.shape[1] - len(self.rewards.weights))
         experience = Experience(
-            jnp.asarray(scores.values_BF), self.rewards.weights, r.samples, mask,
-            batch["old_logps"], base_logps, values_BT=values, kl_scale=kl_scale,
+            jnp.asarray(scored), weights, r.samples, mask, batch["old_logps"], base_logps,
+            values_BT=values, kl_scale=kl_scale,
         )  # fmt: skip
         batch, metrics = self.lessons.teach(experience, batch)
-        labels = tuple(self.rewards.functions)
-        told = dict(labels=labels, own=self.own, stop_ids=self.stop_ids)
+        labels = (*self.rewards.functions, answers.MISSING_EOS)[: len(weights)]
+        told = dict(labels=labels, own=self.own, finished_B=finished_B)
         metrics |= telling.of_round(experience, output, **told)
         metrics["reward/skipped"] = scores.skipped
         metrics["time/rollout_s"] = time.perf_counter() - start
-        metrics["time/rollout_tokens_per_s"] = output.lengths.sum() / sampled
+        metrics["time/rollout_tokens_per_s"] = tokens / sampled
         return Round(batch, metrics), cursor
 
-    def _texts(self, output) -> list[str]:
-        decode, until = self.parts.tokenizer.decode, tuple(self.settings.rollout.until)
+    def _read(self, output) -> tuple:
+        """Cut answers behind a stop string; returns them, their texts, and which came to an end."""
+        decode, until = self.parts.tokenizer.decode, self.settings.rollout.until
         rows = zip(output.tokens, output.lengths, strict=True)
-        ids = (text.without_stop(row[:n].tolist(), self.stop_ids) for row, n in rows)
-        return [text.cut(decode(each), until) for each in ids]
+        ends = dict(decode=decode, stop_ids=self.stop_ids, until=until)
+        found = [text.ended(row[:n].tolist(), **ends) for row, n in rows]
+        lengths = np.array([each.count for each in found], output.lengths.dtype)
+        is_new = np.arange(output.tokens.shape[1]) < lengths[:, None]
+        tokens = np.where(is_new, output.tokens, self.pad_id).astype(output.tokens.dtype)
+        output = output._replace(tokens=tokens, lengths=lengths, logps=output.logps * is_new)
+        return output, [each.text for each in found], np.array([each.finished for each in found])
 
     def _over(self, function, params, batch) -> np.ndarray:
         """Apply a compiled function to the rows of a round, about a training batch at a time."""
@@ -213,7 +227,8 @@ class Rollouts:
         r = self._settings.rollout
         if r.kl_target is not None:
             error = np.clip(self.metrics["kl/base"] / r.kl_target - 1, -0.2, 0.2)
-            self._kl_scale *= float(1 + error * r.prompts * r.samples / r.kl_horizon)
+            horizon = KL_HORIZON if r.kl_horizon is None else r.kl_horizon
+            self._kl_scale *= float(1 + error * r.prompts * r.samples / horizon)
 
     def state(self) -> dict:
         """Return the position, with the answers of the present round."""

@@ -21,6 +21,7 @@ from experiments import (
     damage,
     evaluating,
     lengths,
+    objectives,
     references,
     results,
     saving,
@@ -33,6 +34,7 @@ from experiments.settings import Settings
 from ftjax.core import conf, files
 from ftjax.core import mesh as meshes
 from ftjax.data import loader as loaders
+from ftjax.objectives import spec as specs
 from ftjax.optim import chain, rates
 from ftjax.train import compile as compiling
 from ftjax.train import loop, metrics, stop, summary
@@ -40,7 +42,6 @@ from ftjax.train import state as states
 from ftjax.train.step import make_step
 
 LONGEST = 2**30  # steps, for a look at what does not depend on them
-OF_SAMPLES = ("experience", "duel")  # kinds that no data has
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +73,10 @@ def plan(settings: Settings, *, progress=None, load: Callable | None = None) -> 
     meshes.check_batch(settings.batch_size, settings.accumulate, parts.mesh)
     if settings.compile == "pmap":
         compiling.check_pmap(parts.mesh)
-    objective = conf.build(settings.objective, "objectives", where="objective")
+    objectives.check_cut(settings, devices=parts.mesh.size)
+    if load is None:
+        objectives.check_offline(settings)
+    objective = objectives.make(settings)
     penalties = _penalties(parts)
     # The steps of so many epochs are known once the data are; what is wrong shows before.
     optimizer = _optimizer(settings, settings.steps or LONGEST)
@@ -118,8 +122,8 @@ def _check_length(data: dict, model) -> None:
 
 
 def _check_kind(kind: str, objective) -> None:
-    wanted = vars(objective).get("KIND", "tokens")
-    if wanted in OF_SAMPLES:
+    wanted = specs.of(objective).data
+    if wanted in specs.SAMPLED:
         raise ValueError(
             f"objective.name: got {objective.__name__}, which learns from samples that it takes "
             "itself; expected one that learns from data; run experiments.online, or change it"
@@ -278,7 +282,7 @@ def _train(settings, workdir: pathlib.Path, allow_config_change: bool, restart_d
 
 def _rate_note(p: Plan) -> str:
     """Return a line on a learning rate that is far too large for the base, "" where it is not."""
-    preference = vars(p.parts.objective).get("KIND", "tokens") != "tokens"
+    preference = p.parts.spec.data != "tokens"
     told = rates.note(
         p.settings.optim["learning_rate"], p.parts.parameters, full=p.parts.method is None,
         preference=preference,

@@ -83,8 +83,10 @@ class Rollout:
     until: Patterns
     faults: str
     kl_target: Positive | None
-    kl_horizon: Count
+    kl_horizon: Count | None = None
     mixture: Share | None = None
+    mask_truncated: bool = False
+    missing_eos_penalty: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)

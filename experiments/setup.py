@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments import bases, references, starting
+from experiments import bases, objectives, references, starting
 from experiments.settings import Settings
 from ftjax.adapters import base as adapters
 from ftjax.adapters import lora, peft, stack, tokens
@@ -26,6 +26,7 @@ from ftjax.core import mesh as meshes
 from ftjax.core.typed import Count, Natural, Patterns
 from ftjax.data import tokenizer as tokenizers
 from ftjax.models import hf, quantized
+from ftjax.objectives import spec as specs
 from ftjax.ops import corrected, quantize
 from ftjax.train import state as states
 
@@ -98,6 +99,16 @@ class Parts:
         return {path: trains if moves(path) else kept for path, kept in self.stored.items()}
 
     @property
+    def spec(self) -> specs.Spec:
+        """Return what the objective states about itself."""
+        return specs.of(self.objective)
+
+    @property
+    def starts_as_base(self) -> bool:
+        """Return whether adapters change nothing before the first step."""
+        return starting.is_base(self.settings, self.method, self.groups)
+
+    @property
     def letters(self) -> dict:
         """Letters of everything that `abstract` has."""
         own = states.axes(self.model, self.own)
@@ -166,13 +177,14 @@ def build(settings: Settings) -> Parts:
         peft.load(directory, linears=model.linears, names=family.NAMES)
         for directory in settings.adapter.get("past", ())
     )
-    objective = conf.resolve(settings.objective.get("name"), "objectives", where="objective.name")
-    heads = tuple(vars(objective).get("HEADS", ()))
+    objective = objectives.module_of(settings)
+    heads = specs.of(objective).heads
     if heads and not settings.trainable:
         patterns = (*patterns, WHOLE["head"])
     reference = references.build(
         settings.reference, objective=objective, locate=bases.locate, model=model,
         make=lambda directory: bases.of(settings.model, directory),
+        starts_as_base=starting.is_base(settings, method, groups),
     )  # fmt: skip
     quantizers = _quantizers(settings.model.quantize, model)
     parts = Parts(

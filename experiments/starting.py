@@ -23,6 +23,7 @@ import safetensors.numpy
 from jax.experimental import multihost_utils
 
 from experiments.artifacts import Artifacts
+from ftjax.adapters import base as adapters
 from ftjax.adapters import lora, probe, starts
 from ftjax.core import files, tree
 from ftjax.core import mesh as meshes
@@ -33,6 +34,18 @@ from ftjax.train.step import make_gradients
 
 BATCHES = 4
 DATA = ("inputs", "gradient")
+
+
+def is_base(settings, method, groups) -> bool:
+    """Return whether the adapters of a run change nothing before the first step.
+
+    Given adapters (trained, or of past tasks), virtual tokens and LoftQ's repair of a quantised
+    weight change something.
+    """
+    given = settings.adapter_from or settings.adapter.get("past")
+    methods = (method, *(other for _, other in groups))
+    repairs = any(adapters.is_informed(m) and m.needs == "quantizer" for m in methods)
+    return not (given or isinstance(method, adapters.OfModel) or repairs)
 
 
 def check(parts) -> None:

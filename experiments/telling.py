@@ -9,17 +9,18 @@ from ftjax.objectives.advantages import Experience
 
 
 def of_round(
-    e: Experience, output, *, labels: Sequence[str], own: int, stop_ids: Sequence[int]
+    e: Experience, output, *, labels: Sequence[str], own: int, finished_B: np.ndarray
 ) -> dict[str, float]:
     """Average lengths, the divergence from the base, and rewards where there are any.
 
     labels: of the reward functions. own: the first so many samples of a prompt are the policy's.
+    finished_B: whether an answer came to an end.
     """
     of_own = lambda each: each.reshape(-1, e.samples, *each.shape[1:])[:, :own]
     kl_BT = (e.logps_BT - e.ref_logps_BT) * e.mask_BT
     found = {
         "answer/tokens": of_own(output.lengths), "kl/base": of_own(kl_BT.sum(-1)),
-        "answer/ended": of_own(np.isin(output.tokens, stop_ids).any(-1)),
+        "answer/ended": of_own(finished_B),
     }  # fmt: skip
     if labels:
         values_QNF = of_own(np.asarray(e.rewards_BF))

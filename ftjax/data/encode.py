@@ -43,13 +43,15 @@ def examples(
     template: "chat.Template | None" = None,
     append_eos: bool = True,
     special: bool = True,
+    unfinished: bool = False,
 ) -> list[Example]:
     """Encode checked rows, kinds mixed as they come, in order.
 
     template: needed for messages. append_eos: end texts and responses with eos (a chat template
     prints its own ends). special: read special-token strings inside prompts, responses and texts as
     tokens, and in messages those of every role; if not, a template's own markers, and what the
-    assistant says, still are.
+    assistant says, still are. unfinished: responses were cut off: nothing ends them, neither eos
+    nor the template's end of a turn.
     Raises TemplateError for messages that give no target, ValueError without an eos token.
     """
     found: list[Example | None] = [None] * len(rows)
@@ -59,6 +61,7 @@ def examples(
             continue
         chosen = [rows[i] for i in index]
         options = {"template": template, "append_eos": append_eos, "special": special}
+        options["unfinished"] = unfinished
         for i, example in zip(index, encode(chosen, tokenizer, **options), strict=True):
             weights = np.ones(len(example.tokens)) if loss == "all" else example.weights
             weights = np.asarray(weights * rows[i]["weight"], np.float32)
@@ -82,20 +85,24 @@ def _text(rows, tokenizer, *, append_eos, special, **_):
         yield Example(ids, np.ones(len(ids)))
 
 
-def _prompt(rows, tokenizer, *, append_eos, special, **_):
+def _prompt(rows, tokenizer, *, append_eos, special, unfinished, **_):
     prompts = tokenizer.encode_batch([row["prompt"] for row in rows], special=special)
     wholes = [row["prompt"] + row["response"] for row in rows]
     wholes = tokenizer.encode_batch(wholes, special=special)
     for prompt, whole in zip(prompts, wholes, strict=True):
-        ids = _ended(whole.ids, tokenizer, append_eos=append_eos)
+        ids = _ended(whole.ids, tokenizer, append_eos=append_eos and not unfinished)
+        if unfinished and ids and ids[-1] == tokenizer.eos_id:  # of a tokenizer that adds its own
+            ids = ids[:-1]
         yield Example(ids, _after(prompt.ids, ids))
 
 
-def _dialog(rows, tokenizer, *, template, special, **_):
+def _dialog(rows, tokenizer, *, template, special, unfinished, **_):
     hide, encode_batch = _reading(tokenizer, special=special)
     for row in rows:
         prompt = template.render(hide(row["prompt"]), add_generation_prompt=True)
-        whole = template.render(hide([*row["prompt"], *row["response"]]))
+        whole = prompt + hide(row["response"])[-1]["content"]
+        if not unfinished:
+            whole = template.render(hide([*row["prompt"], *row["response"]]))
         prompt, whole = encode_batch([prompt, whole])
         yield Example(whole.ids, _after(prompt.ids, whole.ids))
 

@@ -65,6 +65,8 @@ def fit(group: Group, max_tokens: int, *, overlong: str) -> tuple[list[Group], C
         count |= happened  # once a group
         cut += pieces
     if len(cut) < len(group.answers):
+        if count[encode.TOO_LONG]:  # one reason a group, so that the counts add up to its rows
+            del count[encode.NO_TARGET]
         return [], count
     if len({piece.tokens.tobytes() for piece in cut}) < len(cut):
         return [], count | Counter({EQUAL: 1})

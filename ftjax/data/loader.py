@@ -27,8 +27,10 @@ import numpy as np
 
 from ftjax.core import conf
 from ftjax.core.typed import Count
-from ftjax.data import draw, encode, packing, prepare, rows
+from ftjax.data import draw, encode, groups, packing, prepare, rows
 from ftjax.data.prepare import Data
+
+LEFT_OUT = (encode.TOO_LONG, encode.NO_TARGET, groups.EQUAL)  # why a good row is no example
 
 # More batches than anybody trains for; grain wants a length.
 ENDLESS = 2**40
@@ -324,7 +326,7 @@ class Loader:
             "bad": rows.count_bad(data.bad),
             "truncated": count["truncated"],
             "split": count["split"],
-            "dropped": {key: count[key] for key in (encode.TOO_LONG, encode.NO_TARGET)},
+            "dropped": {key: count[key] for key in LEFT_OUT},
             "epoch_rows": plan.rows,
             "fill": data.store.inside(plan) / (plan.rows * self.max_tokens * data.store.width),
         }

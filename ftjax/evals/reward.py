@@ -23,7 +23,7 @@ def make(
 
     Args:
       model: the handle.
-      sample: (params, prompts) -> answers with `prompt` and `tokens` (ids) and `text`.
+      sample: (params, prompts) -> answers, as `sampling.text.make_sampler` makes.
       rewards: (texts, rows) -> values [n,F], NaN where one says nothing, as `sampling.rewards`
         makes; with `functions` by label and their `weights`.
       rows: with a `prompt` (or `question`), and what the rewards look at.
@@ -31,8 +31,7 @@ def make(
       batch_size: answers at a time. chunk: positions of logits at a time.
       mesh: shard the answers over its replicas.
 
-    Raises:
-      ValueError: no row.
+    Raises ValueError when there is no row.
     """
     if not rows:
         raise ValueError("evals.reward: got no row; expected prompts; check its data")
@@ -42,7 +41,8 @@ def make(
 
     def per_example(params) -> dict[str, np.ndarray]:
         answers = sample(params, prompts)
-        values = rewards([answer.text for answer in answers], asked).values_BF
+        ends = [{**row, "finished": a.finished} for row, a in zip(asked, answers, strict=True)]
+        values = rewards([answer.text for answer in answers], ends).values_BF
         named = zip(rewards.functions, values.T, strict=True)
         found = {
             "reward": np.nansum(values * np.float32(rewards.weights), -1),

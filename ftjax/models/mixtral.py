@@ -2,7 +2,8 @@
 
 Every token goes to the two likeliest of eight experts, whose probabilities are normalised. Training
 adds `router_aux_loss_coef` times the load-balancing loss (arXiv:2101.03961), as the reference
-implementation does where `output_router_logits` is set; here always, unless model.router_aux=0.
+implementation does where `output_router_logits` is set; here with every objective, unless
+model.router_aux=0.
 """
 
 from typing import Any

@@ -6,7 +6,7 @@
 
 Rows of one group (the samples of one prompt) stand together. Standard deviations are unbiased.
 A reward that is NaN says nothing: sums and statistics leave it out, and a row without any reward
-has the advantage 0.
+has the advantage 0. So has every row of a group whose known rewards are all equal, or one alone.
 """
 
 from collections.abc import Callable, Mapping
@@ -43,8 +43,22 @@ def of_groups(rewards_B, *, size: int, scale: str = "group") -> jax.Array:
     scale: "group" (its own deviation), "batch" (that of all rewards) or "none" (1).
     """
     rewards_GN = _grouped(rewards_B, size)
-    centred = rewards_GN - jnp.nanmean(rewards_GN, -1, keepdims=True)
+    centred = _centred(rewards_GN, axis=-1)
     return jnp.nan_to_num(centred / SCALES[scale](rewards_GN)).reshape(-1)
+
+
+def _centred(rewards, *, axis: int | None):
+    """Subtract the mean of what is known; exactly 0 where all of that is equal.
+
+    The rounded mean of equal numbers may be another one: of eight rewards of 0.1 it is off by
+    7e-9, which a division by EPSILON makes a signal, and Adam full steps.
+    """
+    centred = rewards - jnp.nanmean(rewards, axis, keepdims=True)
+    return jnp.where(_is_flat(rewards, axis=axis), 0.0, centred)
+
+
+def _is_flat(values, *, axis: int | None):
+    return jnp.nanmax(values, axis, keepdims=True) == jnp.nanmin(values, axis, keepdims=True)
 
 
 SCALES: Mapping[str, Callable] = {
@@ -60,10 +74,12 @@ def decoupled(rewards_BF, weights_F, *, size: int) -> jax.Array:
     A reward of a small range then counts as much as one of a large range.
     """
     rewards_GNF = rewards_BF.reshape(-1, size, rewards_BF.shape[-1])
-    mean = jnp.nanmean(rewards_GNF, axis=1, keepdims=True)
     deviation = jnp.nanstd(rewards_GNF, axis=1, ddof=1, keepdims=True)
-    each = (rewards_GNF - mean) / (deviation + EPSILON)
-    return normalised(jnp.nan_to_num(total(each.reshape(rewards_BF.shape), weights_F)))
+    each = jnp.nan_to_num(_centred(rewards_GNF, axis=1) / (deviation + EPSILON))
+    found_B = normalised(total(each.reshape(rewards_BF.shape), weights_F))
+    # The batch's mean is 0 but for rounding, which is no signal to a group without one.
+    is_flat_G = (each == 0).all((1, 2))
+    return jnp.where(jnp.repeat(is_flat_G, size), 0.0, found_B)
 
 
 def leave_one_out(rewards_B, *, size: int) -> jax.Array:
@@ -71,18 +87,24 @@ def leave_one_out(rewards_B, *, size: int) -> jax.Array:
     rewards_GN = _grouped(rewards_B, size)
     count = (~jnp.isnan(rewards_GN)).sum(-1, keepdims=True)
     others = (jnp.nansum(rewards_GN, -1, keepdims=True) - rewards_GN) / jnp.maximum(count - 1, 1)
-    return jnp.nan_to_num(rewards_GN - others).reshape(-1)
+    found_GN = jnp.where(_is_flat(rewards_GN, axis=-1), 0.0, rewards_GN - others)
+    return jnp.nan_to_num(found_GN).reshape(-1)
 
 
 def normalised(values_B) -> jax.Array:
     """Subtract the mean of all and divide by their standard deviation, [B]."""
-    return (values_B - values_B.mean()) / (values_B.std(ddof=1) + EPSILON)
+    return _centred(values_B, axis=None) / (values_B.std(ddof=1) + EPSILON)
 
 
 def whitened(values_BT, mask_BT, *, centre: bool = True) -> jax.Array:
-    """Give the unmasked values mean 0 (unless `centre` is off) and variance 1."""
+    """Give the unmasked values mean 0 (unless `centre` is off) and variance 1.
+
+    Equal values become the same value exactly, 0 when centred.
+    """
     mean = masked_mean(values_BT, mask_BT)
-    scaled = (values_BT - mean) * jax.lax.rsqrt(masked_variance(values_BT, mask_BT) + 1e-8)
+    known_BT = jnp.where(mask_BT > 0, values_BT, jnp.nan)
+    centred_BT = jnp.where(_is_flat(known_BT, axis=None), 0.0, values_BT - mean)
+    scaled = centred_BT * jax.lax.rsqrt(masked_variance(values_BT, mask_BT) + 1e-8)
     return scaled if centre else scaled + mean
 
 

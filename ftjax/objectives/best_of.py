@@ -8,9 +8,10 @@ from collections.abc import Callable
 import jax.numpy as jnp
 
 from ftjax.objectives import advantages, sft
+from ftjax.objectives.spec import Spec
 
 EXAMPLE = dict()
-KIND = "experience"
+SPEC = Spec(data="experience")
 
 
 def make() -> Callable:

@@ -9,9 +9,10 @@ from ftjax.core import conf
 from ftjax.core.mean import Mean
 from ftjax.core.typed import NonNegative, Positive, Share
 from ftjax.objectives import contrast, sequence
+from ftjax.objectives.spec import Spec
 
 EXAMPLE = dict(loss="squared", beta=0.5, nll=0.5)
-KIND = "preference"
+SPEC = Spec(data="preference")
 
 
 def make(

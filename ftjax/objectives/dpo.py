@@ -18,10 +18,20 @@ from ftjax.core import conf
 from ftjax.core.mean import Mean
 from ftjax.core.typed import Finite, NonNegative, Positive, Share
 from ftjax.objectives import divergences, pairs, sequence
+from ftjax.objectives.spec import Spec
 
 EXAMPLE = dict(loss=("sigmoid", "ipo"), loss_weights=(0.8, 0.2), sft=0.5, tail=0.5)
-KIND = "preference"
-REFERENCE = True
+SORTING = {"aot", "aot_unpaired"}  # names in `pairs` whose losses are of quantiles, not of pairs
+
+
+def _names(loss) -> tuple[str, ...]:
+    return (loss,) if isinstance(loss, str) else tuple(loss)
+
+
+SPEC = Spec(
+    data="preference", reference=True,
+    couples_rows=lambda loss="sigmoid", **_: bool(SORTING & set(_names(loss))),
+)  # fmt: skip
 
 
 def make(
@@ -39,11 +49,11 @@ def make(
       label_smoothing, tau: for the losses that have them.
       tail: LD-DPO's weight of the longer answer's rest. wpo: weigh pairs by their likelihood.
 
-    Raises ValueError for an unknown name, an option that no chosen loss has, or a wrong value.
+    Raises ValueError for an unknown name, an option that a chosen loss has not, or a wrong value.
     """
-    names = (loss,) if isinstance(loss, str) else tuple(loss)
+    names = _names(loss)
     scales = (1.0,) * len(names) if loss_weights is None else tuple(loss_weights)
-    _check(beta, label_smoothing, names=names, scales=scales, sft=sft)
+    _check(beta, label_smoothing, names=names, scales=scales, sft=sft, wpo=wpo)
     options = dict(label_smoothing=label_smoothing, tau=tau)
     losses = _bind(names, pairs, dict(beta=beta), options, where="objective.loss")
     where = "objective.divergence"
@@ -66,7 +76,12 @@ def make(
     return objective
 
 
-def _check(beta: float, label_smoothing: float | None, *, names, scales, sft: float) -> None:
+def _check(beta: float, label_smoothing: float | None, *, names, scales, sft: float, wpo: bool):
+    if wpo and SORTING & set(names):
+        raise ValueError(
+            f"objective.wpo: got True with loss {conf.listed(names)}; expected losses of single "
+            "pairs: quantiles belong to no pair whose likelihood could weigh them; drop wpo"
+        )
     if not beta > 0:
         raise ValueError(f"objective.beta: got {beta}; expected a number above 0, such as 0.1")
     if label_smoothing is not None and not 0 <= label_smoothing < 0.5:

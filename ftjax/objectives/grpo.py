@@ -26,10 +26,15 @@ from ftjax.core.mean import Mean
 from ftjax.core.typed import Count, NonNegative, Positive, Share
 from ftjax.objectives import advantages, surrogates
 from ftjax.objectives import kl as estimators
+from ftjax.objectives.spec import Spec
 from ftjax.objectives.surrogates import Terms, still
 
 EXAMPLE = dict(loss="grpo", low=0.2, high=0.28, kl_weight=0.1, entropy_weight=0.01)
-KIND = "experience"
+SPEC = Spec(
+    data="experience", ratio=True,
+    # The highest share of the entropies is found among the tokens of a microbatch.
+    couples_rows=lambda entropy_share=1.0, **_: entropy_share < 1,
+)  # fmt: skip
 
 
 class Variant(NamedTuple):
@@ -97,7 +102,7 @@ def make(
         weigh it by the ratio, which makes its gradient right.
       entropy_weight: of a bonus for entropy; entropy_share: of a microbatch's tokens to train on.
       off_policy_most: leave out bad rows whose mean log-ratio of sampler to policy is above it.
-      temperature: of the sampling; log-probabilities are under it.
+      temperature: of the sampling; log-probabilities are under it, so that the first ratio is 1.
     """
     variant = _find("loss", loss, VARIANTS)
     level = _find("importance", importance or variant.importance, surrogates.IMPORTANCE)

@@ -13,11 +13,10 @@ import jax
 from ftjax.core.mean import Mean
 from ftjax.core.typed import NonNegative
 from ftjax.objectives import sequence
+from ftjax.objectives.spec import Spec
 
 EXAMPLE = dict(beta=0.5)
-KIND = "duel"
-REFERENCE = True
-RIVAL = 0.5  # m, the reference's share in the mixture that the other answers come from
+SPEC = Spec(data="duel", reference=True, rival=0.5)
 
 
 def make(*, beta: NonNegative = 0.1):

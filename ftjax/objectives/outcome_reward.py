@@ -11,10 +11,10 @@ import jax
 
 from ftjax.core.mean import Mean
 from ftjax.objectives import sequence
+from ftjax.objectives.spec import Spec
 
 EXAMPLE = dict()
-KIND = "unpaired"
-HEADS = ("reward",)
+SPEC = Spec(data="unpaired", heads=("reward",))
 
 
 def make():

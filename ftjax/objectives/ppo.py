@@ -17,10 +17,10 @@ from ftjax.core.mean import Mean
 from ftjax.core.typed import NonNegative, Positive, Share
 from ftjax.objectives import advantages
 from ftjax.objectives import kl as estimators
+from ftjax.objectives.spec import Spec
 
 EXAMPLE = dict(clip=0.2, value_weight=0.5)
-KIND = "experience"
-HEADS = ("value",)
+SPEC = Spec(data="experience", heads=("value",), ratio=True, kl_scale=True)
 
 
 def make(

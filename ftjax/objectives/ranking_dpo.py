@@ -10,10 +10,10 @@ import jax
 from ftjax.core import conf
 from ftjax.core.typed import Positive
 from ftjax.objectives import orders, ranking_reward, sequence
+from ftjax.objectives.spec import Spec
 
 EXAMPLE = dict(beta=0.3)
-KIND = "ranking"
-REFERENCE = True
+SPEC = Spec(data="ranking", reference=True)
 
 
 def make(*, beta: Positive = 0.1, loss: str = "plackett_luce"):

@@ -8,10 +8,10 @@ P runs over the answers, the best first; examples of fewer answers leave the las
 from ftjax.core import conf
 from ftjax.core.mean import Mean
 from ftjax.objectives import orders, sequence
+from ftjax.objectives.spec import Spec
 
 EXAMPLE = dict(loss="all_pairs")
-KIND = "ranking"
-HEADS = ("reward",)
+SPEC = Spec(data="ranking", heads=("reward",))
 
 
 def make(*, loss: str = "plackett_luce"):

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 from ftjax.core.mean import Mean
 from ftjax.core.typed import NonNegative
 from ftjax.objectives import contrast, sequence
+from ftjax.objectives.spec import Spec
 
 EXAMPLE = dict(centre=0.1)
-KIND = "preference"
-HEADS = ("reward",)
+SPEC = Spec(data="preference", heads=("reward",))
 
 
 def make(*, centre: NonNegative = 0.0):

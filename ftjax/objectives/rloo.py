@@ -13,9 +13,10 @@ import jax.numpy as jnp
 from ftjax.core.typed import NonNegative, Positive
 from ftjax.objectives import advantages, grpo
 from ftjax.objectives import kl as estimators
+from ftjax.objectives.spec import Spec
 
 EXAMPLE = dict(low=0.2, high=0.2)
-KIND = "experience"
+SPEC = Spec(data="experience", ratio=True, kl_scale=True)
 
 
 def make(*, low: Positive = 0.2, high: Positive = 0.2, temperature: Positive = 1.0) -> Callable:

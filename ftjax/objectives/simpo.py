@@ -13,9 +13,10 @@ import jax.numpy as jnp
 
 from ftjax.core.typed import NonNegative, Positive, Share
 from ftjax.objectives import contrast, cpo, sequence
+from ftjax.objectives.spec import Spec
 
 EXAMPLE = dict(beta=2.0, gamma=0.5, alpha=0.25, nll=0.5)
-KIND = "preference"
+SPEC = Spec(data="preference")
 
 
 def make(

@@ -16,11 +16,10 @@ from ftjax.core import conf
 from ftjax.core.mean import Mean
 from ftjax.core.typed import NonNegative, Positive
 from ftjax.objectives import contrast, sequence
+from ftjax.objectives.spec import Spec
 
 EXAMPLE = dict(beta=0.5, alpha=0.1, loss="squared")
-KIND = "duel"
-REFERENCE = True
-RIVAL = 1.0  # the reference's share in the mixture that the other answers come from
+SPEC = Spec(data="duel", reference=True)
 
 
 def make(*, beta: Positive = 0.1, alpha: NonNegative = 1e-5, loss: str = "sigmoid"):

@@ -6,6 +6,7 @@ devices) are added first, which needs no forward pass, then each microbatch cont
 total / that sum, and gradients only add.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 
 import jax
@@ -69,9 +70,10 @@ def make_gradients(
 
     def outputs(trainable, frozen, batch, key):
         params = tree.combine(trainable, frozen)
-        policy = Policy(model, params, chunk)
-        fixed = Policy(model, jax.lax.stop_gradient(params), chunk)
-        return objective(policy, reference(fixed, batch), batch, key)
+        policy = Policy(model, params, chunk, own_terms=[])
+        fixed = policy.without_gradient()
+        metrics = objective(policy, reference(fixed, batch), batch, key)
+        return _with_own_terms(metrics, policy.own_terms)
 
     def gradients(trainable, frozen, batch, key, reduce):
         micro = (_cut(batch, accumulate), jax.random.split(key, accumulate))
@@ -109,6 +111,14 @@ def _penalise(result, penalties: Mapping[str, Callable], trainable, frozen):
 
     own, values = jax.grad(total, has_aux=True)(trainable)
     return jax.tree.map(jnp.add, result[0], own), result[1] | values
+
+
+def _with_own_terms(metrics: dict, found: list[dict]) -> dict:
+    """Add what the model's family adds to any loss: the mean over the passes that were made."""
+    if not found:
+        return metrics
+    own = functools.reduce(lambda a, b: {name: a[name] + b[name] for name in a}, found)
+    return metrics | own | {"loss": (*_terms(metrics), own["loss"])}
 
 
 def _terms(metrics) -> tuple:

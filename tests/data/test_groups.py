@@ -157,3 +157,23 @@ def test_preferences_do_not_mix_with_plain_examples(source, monkeypatch, request
     own = {k: source[k] for k in ("tokenizer", "max_tokens", "batch_size")}
     with pytest.raises(ValueError, match="preferences beside plain examples"):
         loader.make(name="mixture", parts=[pairs, plain], **own)
+
+
+def test_every_row_that_is_left_out_is_in_one_count(tmp_path):
+    same = " word" * 20
+    answers = [(" a", " b"), (same + " a", same + " b"), (" a", " b"), (" a", " b")]
+    prompts = ["Q:", "Q:", "Q:" + same, "P:"]
+    rows = [
+        dict(prompt=p, chosen=a, rejected=b) for p, (a, b) in zip(prompts, answers, strict=True)
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    source = dict(name="jsonl", path=str(tmp_path / "rows.jsonl"), kind="preference")
+    own = dict(tokenizer="ftjax/assets/tiny", max_tokens=12, batch_size=1)
+    found = loader.make(**source, **own).summary()
+    assert found["dropped"] == {"overlong": 0, "no target left": 1, groups.EQUAL: 1}
+    assert found["examples"] + sum(found["dropped"].values()) == found["rows"] == 4
+
+
+def test_a_group_is_left_out_for_one_reason():
+    kept, count = groups.fit(pair([1], [3, 4, 5], []), 3, overlong="drop")
+    assert (kept, count) == ([], {"overlong": 1})

@@ -7,7 +7,10 @@ from ftjax.evals import base, reward
 from ftjax.sampling import rewards, text
 
 ROWS = [{"question": "one"}, {"prompt": "two and two"}]
-ANSWERS = [text.Answer([1, 5, 6], [7, 8, 2], "a b"), text.Answer([1, 9], [10, 2], "c")]
+ANSWERS = [
+    text.Answer([1, 5, 6], [7, 8, 2], "a b", finished=True),
+    text.Answer([1, 9], [10, 2], "c", finished=True),
+]
 SPECS = {
     "short": dict(name="length", most=1, weight=2.0),
     "silent": dict(name=f"{__name__}.silent"),

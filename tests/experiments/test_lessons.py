@@ -5,8 +5,9 @@ import types
 import numpy as np
 import pytest
 
-from experiments import answers, drawing, lessons, rollouts, settings, telling
+from experiments import answers, drawing, lessons, objectives, rollouts, settings, telling
 from ftjax.objectives.advantages import Experience
+from ftjax.objectives.spec import Spec
 from ftjax.sampling.generate import Output
 from tests.experiments.conftest import metrics
 
@@ -16,7 +17,7 @@ def online(lab, **changes):
     given = {
         "rollout": dict(
             prompts=16, samples=4, epochs=1, max_new_tokens=4, temperature=1.0, slots=0, until=(),
-            faults="raise", kl_target=None, kl_horizon=10_000, mixture=None,
+            faults="raise", kl_target=None, kl_horizon=None, mixture=None,
         ),
         "rewards": {"short": dict(name="length", most=6, unit="characters")},
         "data": lab.raw() | dict(max_tokens=32), "advantages": {}, "batch_size": 8, "steps": 4,
@@ -119,7 +120,7 @@ def rows(count):
 
 def teach(lab, rewards, **changes):
     chosen = online(lab, **changes)
-    found = lessons.make(chosen, rollouts.objective_of(chosen))
+    found = lessons.make(chosen, objectives.module_of(chosen))
     samples = chosen.rollout.samples
     batch, told = found.teach(experience(rewards, samples=samples), rows(len(rewards)))
     assert len(batch["examples"]) == len(rewards) // samples * found.count // 16
@@ -179,6 +180,12 @@ def test_rows_of_a_prompt_stand_together():
      ({"objective": dict(name="xpo"), "rollout.samples": 3}, "rollout.samples: got 3 for .*xpo;"),
      ({"objective": dict(name="xpo"), "rollout.mixture": 0.0}, "rollout.mixture: got 0.0"),
      ({"objective": dict(name="dpo"), "rollout.mixture": 0.5}, "mixture: got 0.5 for .*dpo"),
+     ({"objective": dict(name="grpo"), "rollout.kl_target": 1.0}, "rollout.kl_target: got 1.0"),
+     ({"objective": dict(name="rloo"), "advantages": dict(kl_weight=0.0), "rollout.kl_target": 1.0},
+      "rollout.kl_target: got 1.0 with"),
+     ({"objective": dict(name="ppo"), "rollout.kl_horizon": 9}, "kl_horizon: got 9 without"),
+     ({"objective": dict(name="grpo"), "rollout.missing_eos_penalty": 1.0,
+       "rollout.mask_truncated": True}, "rollout.missing_eos_penalty: got 1.0 with mask_truncated"),
      ({"objective": dict(name="nash_md"), "advantages": dict(pairs=1)},
       "advantages.pairs: unknown key"),
      ({"objective": dict(name="distillation"), "advantages": dict(scale=1.0)},
@@ -219,13 +226,51 @@ def test_a_reward_function_at_fault_stops_the_run_or_is_skipped(
 
 def test_another_mixture_may_be_told(lab):
     chosen = online(lab, **{"objective": dict(name="xpo"), "rollout.mixture": 0.25})
-    assert drawing.share_of(chosen.rollout, rollouts.objective_of(chosen)) == 0.25
-    assert drawing.own_samples(chosen.rollout, rollouts.objective_of(chosen)) == 2
+    assert drawing.share_of(chosen.rollout, objectives.module_of(chosen)) == 0.25
+    assert drawing.own_samples(chosen.rollout, objectives.module_of(chosen)) == 2
 
 
 def test_the_rival_is_the_reference_unless_an_objective_says_otherwise(lab):
     rollout = online(lab, objective=dict(name="xpo")).rollout
     kinds = {"duel": 1.0, "preference": None}
     for kind, share in kinds.items():
-        assert drawing.share_of(rollout, types.SimpleNamespace(KIND=kind)) == share
-    assert drawing.share_of(rollout, types.SimpleNamespace(KIND="duel", RIVAL=0.2)) == 0.2
+        assert drawing.share_of(rollout, types.SimpleNamespace(SPEC=Spec(data=kind))) == share
+    mine = types.SimpleNamespace(SPEC=Spec(data="duel", rival=0.2))
+    assert drawing.share_of(rollout, mine) == 0.2
+
+
+def test_answers_without_an_end_are_left_out_or_pay():
+    values, finished = np.float32([[1, NAN], [2, 3], [NAN, NAN]]), np.array([True, False, False])
+    ends = lambda **how: answers.judge_ends(values, finished, **how)
+    np.testing.assert_array_equal(ends(leave_out=False, penalty=None), values)
+    np.testing.assert_array_equal(
+        ends(leave_out=True, penalty=None), np.float32([[1, NAN], [NAN, NAN], [NAN, NAN]])
+    )
+    np.testing.assert_array_equal(ends(leave_out=False, penalty=0.5)[:, 2], [0, -0.5, NAN])
+
+
+def test_tokens_behind_a_stop_string_are_not_trained_on(lab, tmp_path, monkeypatch):
+    """Nor is an answer that came to no end, where those are left out."""
+    seen, of_round = [], telling.of_round
+    watch = lambda e, output, **more: seen.append((e, output, more)) or of_round(e, output, **more)
+    monkeypatch.setattr(telling, "of_round", watch)
+    stops = ("e", "a", "i", "o", " ")
+    end = {"rollout.until": stops, "rollout.mask_truncated": True, "steps": 1}
+    run(lab, tmp_path, objective=dict(name="grpo"), **end)
+    ((e, output, more),) = seen
+    finished = more["finished_B"]
+    assert finished.any()
+    assert output.lengths[finished].min() < 4
+    wanted = np.where(finished, output.lengths, 0)
+    np.testing.assert_array_equal(e.mask_BT.sum(-1), wanted)
+    assert np.isnan(np.asarray(e.rewards_BF)[~finished]).all()
+
+
+def test_the_temperature_of_a_run_is_that_of_its_ratios(lab, tmp_path):
+    rows = run(lab, tmp_path, objective=dict(name="grpo"), steps=1, **{"rollout.temperature": 0.5})
+    assert rows[0]["ratio"] == pytest.approx(1, abs=1e-5)
+
+
+def test_a_temperature_of_its_own_is_refused(lab):
+    with pytest.raises(ValueError, match=r"objective\.temperature: got a value"):
+        objectives.make(online(lab, objective=dict(name="grpo", temperature=0.7)))

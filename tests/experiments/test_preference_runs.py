@@ -85,6 +85,18 @@ WRONG = {
         r"reference\.name: got 'frozen', which objective .*orpo.* does not use",
     ),
     "a base that nothing reads": ({"reference.base": "x"}, r"reference\.base: got 'x' with name="),
+    "a folder that nothing writes to": (
+        {"reference.folder": "x"},
+        r"reference\.folder: got 'x' with name='adapters_off'",
+    ),
+    "coupled rows that are parted": (
+        {"objective": dict(name="dpo", loss="aot"), "accumulate": 2},
+        r"accumulate: got 2 for objective 'dpo', whose loss of a row depends on the other rows",
+    ),
+    "rewards of a run that reads data": (
+        {"rewards": {"exact": dict(name="exact")}},
+        "rewards: got a section that nothing reads",
+    ),
     "data of another kind": (
         {"data": dict(PAIRS, kind="unpaired", max_tokens=64)},
         r"data\.kind: got data of kind 'unpaired' for .*dpo; expected 'preference'",

@@ -107,7 +107,7 @@ class Scored(Given):
 
     def total(self, loss, batch, weights, key=None):
         zeros = jnp.zeros_like(self.logp)
-        return Total((weights * loss(self.logp, zeros, zeros)).sum(), self.logp, None)
+        return Total((weights * loss(self.logp, zeros, zeros)).sum(), self.logp)
 
 
 # -- DPO -------------------------------------------------------------------------------------------

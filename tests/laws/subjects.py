@@ -94,7 +94,7 @@ ANSWERS = {"preference": 2, "unpaired": 2, "ranking": 3, "duel": 2}
 
 def batch_for(objective, rows=4):
     """Draw a batch of the kind that an objective learns from."""
-    kind = OBJECTIVES[objective].KIND
+    kind = OBJECTIVES[objective].SPEC.data
     if kind in ANSWERS:
         return answers(rows, count=ANSWERS[kind])
     return batch(rows) | (experience(rows) if kind == "experience" else {})
@@ -128,12 +128,10 @@ def answers(rows=4, *, count):
 
 def params_for(objective, params):
     """Add what an objective needs: a scalar head, and a reference other than the policy."""
-    module, more = vars(OBJECTIVES[objective]), {}
-    if module.get("HEADS"):
-        more["head"] = {
-            name: jitter(np.zeros(32, np.float32), scale=1.0) for name in module["HEADS"]
-        }
-    if module.get("REFERENCE"):
+    spec, more = OBJECTIVES[objective].SPEC, {}
+    if spec.heads:
+        more["head"] = {name: jitter(np.zeros(32, np.float32), scale=1.0) for name in spec.heads}
+    if spec.reference:
         model = jitter(params["model"], scale=0.02, seed=3)
         more["reference"] = {"model": model, "adapters": None}
     return params | more
@@ -141,7 +139,7 @@ def params_for(objective, params):
 
 def reference_for(objective):
     """Return the reference that goes with `params_for`."""
-    has = vars(OBJECTIVES[objective]).get("REFERENCE")
+    has = OBJECTIVES[objective].SPEC.reference
     return references.frozen if has else references.adapters_off
 
 

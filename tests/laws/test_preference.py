@@ -13,8 +13,9 @@ from ftjax.train.policy import Policy
 from tests.laws import subjects
 
 FAMILY = subjects.PLAIN
-COMPARING = [n for n, m in subjects.OBJECTIVES.items() if m.KIND not in ("tokens", "experience")]
-REFERRING = [n for n in COMPARING if vars(subjects.OBJECTIVES[n]).get("REFERENCE")]
+ALONE = ("tokens", "experience")  # kinds of data whose rows are not compared
+COMPARING = [n for n, m in subjects.OBJECTIVES.items() if m.SPEC.data not in ALONE]
+REFERRING = [n for n in COMPARING if subjects.OBJECTIVES[n].SPEC.reference]
 each = pytest.mark.parametrize("objective", COMPARING)
 
 

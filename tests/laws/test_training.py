@@ -116,10 +116,11 @@ def plain_mean(objective, batches):
 
 @each_objective
 def test_four_microbatches_are_one_batch(objective):
-    """One whose rows depend on each other says so in COUPLED: then they are four batches."""
+    """One whose rows depend on each other says so in its SPEC: then they are four batches."""
     parts, four = gradients_of(objective, "full", 4)
     batch = subjects.batch_for(objective)
-    if vars(subjects.OBJECTIVES[objective]).get("COUPLED"):
+    module = subjects.OBJECTIVES[objective]
+    if module.SPEC.couples(module.EXAMPLE):
         cut = [jax.tree.map(lambda x, i=i: x[i::4], batch) for i in range(4)]
         loss, expected = plain_mean(objective, cut)
         subjects.close(parts["model"], expected)

@@ -126,3 +126,17 @@ def test_dropout_of_experts_needs_a_key():
     first, again, other = (run(key) for key in (None, None, jax.random.key(0)))
     np.testing.assert_array_equal(first, again)
     assert float(jnp.abs(first - other).max()) > 1e-4
+
+
+@pytest.mark.parametrize("name", subjects.OBJECTIVES)
+def test_the_routers_loss_is_part_of_every_objective(name):
+    module, model = subjects.OBJECTIVES[name], make(router_aux=1.0)
+    given = subjects.params_for(name, params() | {"adapters": None})
+    trainable, frozen = states.split(given, "model/blocks/moe/router")
+    run = lambda model: steps.make_gradients(
+        model, module.make(**module.EXAMPLE), chunk=subjects.CHUNK,
+        reference=subjects.reference_for(name),
+    )(trainable, frozen, subjects.batch_for(name), jax.random.key(0), lambda x: x)[1]  # fmt: skip
+    found, without = jax.jit(lambda: (run(model), run(make(router_aux=0.0))))()
+    added = float(found["loss"] - without["loss"])
+    assert added == pytest.approx(float(found["router/balance"].value()), rel=1e-3)

@@ -9,7 +9,6 @@ from tests.laws import subjects
 
 GENERATOR = np.random.default_rng(0)
 REWARDS, VALUES = GENERATOR.normal(size=(2, 3, 7)).astype(np.float32)
-EQUAL = np.float32([[1, 0.5]] * 4)
 
 
 def experience(rewards_BF, *, samples=4, **changes):
@@ -50,11 +49,37 @@ def test_gae_is_the_sum_of_decayed_errors():
 
 @pytest.mark.parametrize("scale", advantages.SCALES)
 @pytest.mark.parametrize("decoupled", [False, True])
-def test_a_group_of_equal_rewards_has_no_advantage(scale, decoupled):
-    credit = grpo.make_advantages(scale=scale, decoupled=decoupled)
-    np.testing.assert_array_equal(credit(experience(EQUAL))["advantages"], np.zeros(4))
-    found = rloo.make_advantages()(experience(EQUAL))["advantages"]
-    np.testing.assert_allclose(found, np.zeros(4), atol=1e-6)
+@pytest.mark.parametrize("reward", [1.0, 0.1, 0.7, 0.9])
+def test_a_group_of_equal_rewards_has_no_advantage(scale, decoupled, reward):
+    """None at all, beside a group that has some too."""
+    rewards = np.float32([[reward, 0.5]] * 8 + [[k, -k] for k in range(8)])
+    given = experience(rewards, samples=8)
+    credits = grpo.make_advantages(scale=scale, decoupled=decoupled), rloo.make_advantages()
+    for credit in credits:
+        found = np.asarray(credit(given)["advantages"])
+        np.testing.assert_array_equal(found[:8], np.zeros(8))
+    flat = given._replace(rewards_BF=given.rewards_BF[:8])
+    np.testing.assert_array_equal(credits[0](flat)["advantages"], np.zeros(8))
+
+
+@pytest.mark.parametrize("scale", advantages.SCALES)
+def test_one_known_reward_of_a_group_is_no_advantage(scale):
+    rewards = jnp.float32([np.nan, 3, np.nan, np.nan, 1, 2, 3, 4])
+    for found in (
+        advantages.of_groups(rewards, size=4, scale=scale),
+        advantages.leave_one_out(rewards, size=4),
+    ):
+        np.testing.assert_array_equal(found[:4], np.zeros(4))
+        assert np.abs(found[4:]).min() > 0
+
+
+def test_deviations_of_groups_are_unbiased():
+    """Of 1, 2, 3, 6 the mean is 3 and the squares add to 14: over 3, not over 4."""
+    rewards = np.float32([1, 2, 3, 6])
+    found = advantages.of_groups(jnp.asarray(rewards), size=4)
+    np.testing.assert_allclose(found, (rewards - 3) / (np.sqrt(14 / 3) + 1e-4), rtol=1e-5)
+    found = advantages.normalised(jnp.asarray(rewards))
+    np.testing.assert_allclose(found, (rewards - 3) / (np.sqrt(14 / 3) + 1e-4), rtol=1e-5)
 
 
 @pytest.mark.parametrize("loss", grpo.VARIANTS)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ftjax.objectives import nash_md, preferences, xpo
+from ftjax.objectives import dpo, nash_md, orpo, preferences, xpo
 
 NAN = np.nan
 
@@ -118,3 +118,17 @@ def test_nash_raises_the_own_answer_as_it_wins_and_pulls_it_to_the_reference():
 def test_wrong_numbers_are_refused(make, wrong):
     with pytest.raises(ValueError, match=r"objective.*got .*; expected"):
         make(**wrong)
+
+
+def test_odds_of_a_certain_answer_are_finite():
+    """As the reference does, a mean log-probability counts as -1e-7 at most."""
+    value, slope = jax.value_and_grad(orpo.log_odds_ratio)(0.0, -1.0)
+    wanted = -1e-7 - np.log(1e-7) + 1 + np.log(1 - np.exp(-1))
+    assert value == pytest.approx(wanted, rel=1e-5)
+    assert slope == 0
+
+
+@pytest.mark.parametrize("loss", ["aot", "aot_unpaired", ("sigmoid", "aot")])
+def test_quantiles_have_no_likelihood_to_weigh(loss):
+    with pytest.raises(ValueError, match=r"objective\.wpo: got True with loss .*aot"):
+        dpo.make(loss=loss, wpo=True)

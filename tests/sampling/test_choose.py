@@ -145,3 +145,16 @@ def test_tempered_logps_are_of_what_was_drawn_from(temperature):
     tokens, logps = choose.make(temperature=temperature, tempered=True)(logits, keys)
     wanted = jax.nn.log_softmax(logits / temperature)[jnp.arange(3), tokens]
     np.testing.assert_allclose(logps, wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"), [(dict(top_p=0.6), 1), (dict(min_p=0.3), 1), (dict(top_k=2), 2)], ids=str
+)
+def test_what_is_cut_is_cut_after_the_temperature(options, kept):
+    """At 0.5 the first of these has 0.83 of it all and the second a seventh of that.
+
+    At 1 it has 0.56, and the second 0.37 of that: top_p and min_p would keep both.
+    """
+    found = counts(temperature=0.5, **options)
+    assert (found > 0).sum() == kept
+    assert (counts(temperature=1.0, **options) > 0).sum() == 2

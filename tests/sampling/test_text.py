@@ -109,3 +109,16 @@ def test_stops(tokens):
     assert text.stops(tokens) == (2,)
     assert text.stops(tokens, ["<9>", "<unknown>", "<9>"]) == (2, 9)
     assert text.stops(dataclasses.replace(tokens, eos_id=None)) == ()
+
+
+@pytest.mark.parametrize(
+    ("ids", "until", "wanted"),
+    [("abcd", (), (4, "abcd", False)), ("abc.", (), (4, "abc", True)),
+     ("abcd", ("c",), (3, "ab", True)), ("abcd.", ("bc",), (3, "a", True)),
+     ("abcb", ("b",), (2, "a", True)), ("abcd", ("abcd", "b"), (2, "a", True)),
+     ("abcd", "cx", (4, "abcd", False)), ("", ("a",), (0, "", False))],
+)  # fmt: skip
+def test_an_answer_ends_with_the_token_that_completes_a_stop_string(ids, until, wanted):
+    codes = [ord(letter) for letter in ids]
+    decode = lambda codes: "".join(map(chr, codes))
+    assert text.ended(codes, decode=decode, stop_ids=(ord("."),), until=until) == wanted
