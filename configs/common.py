@@ -65,7 +65,7 @@ def optim():
         learning_rate=conf.placeholder(float, required=True),
         schedule=dict(name="cosine", warmup_steps=0),
         weight_decay=0.0,
-        no_decay=(),  # path patterns, such as "**norm"
+        no_decay=(),  # path patterns, such as "**{norm,bias}"
         groups=(),  # (path pattern, dict(lr_scale=..., weight_decay=...)) pairs
         clip_norm=1.0,
         state_dtype="float32",  # of the moments; bfloat16 halves them and rounds them each step
@@ -127,7 +127,7 @@ def tune(c, *, full: bool, rank: int = 16):
     """Choose between full fine-tuning and LoRA on all linear maps, with usual learning rates."""
     if full:
         c.optim.learning_rate = rate(c.model.base, 3e-4, full=True)
-        c.optim.no_decay = ("**norm",)
+        c.optim.no_decay = ("**{norm,norm/*,bias}",)  # of a family, those that it has
         return c
     # More of it: groups=(("blocks/mlp/*", dict(rank=4)),) changes keywords at some paths.
     c.adapter = dict(name="lora", where="blocks/**", rank=rank, rslora=False, dropout=0.0)

@@ -71,7 +71,7 @@ def get_config(arg=None):
         c.optim.schedule = dict(fall, warmup_ratio=250 / steps)
     c.optim.weight_decay = 0.05
     c.optim.b2 = 0.98
-    c.optim.no_decay = ("**norm",)
+    c.optim.no_decay = ("**{norm,norm/*,bias}",)
     tokens = TOKENS // 1000 if arg.runlocal else TOKENS
     c.data = dict(
         name="mixture", parts=mixture(arg.stage, tokens), max_tokens=SEQUENCE, packing="bfd",

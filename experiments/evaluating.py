@@ -193,7 +193,8 @@ def _start_of(parts: setup.Parts) -> Callable | None:
 def _encode(parts: setup.Parts, data: Mapping) -> Callable:
     """Make the encoder of prompts: messages go through the template, texts stay as they are."""
     choice = data.get("chat_template", parts.settings.data.get("chat_template"))
-    template = generating.find_template(parts.tokenizer, choice)
+    date = data.get("date", parts.settings.data.get("date", ""))
+    template = generating.find_template(parts.tokenizer, choice, date=date)
     return generating.make_encode(parts.tokenizer, template=template)
 
 

@@ -59,7 +59,7 @@ def main(argv: list[str]) -> None:
     params, of_rows = several.over(parts, params, given, which)
     data = parts.settings.data
     choice = TEMPLATE.value or data.get("chat_template")
-    template = generating.find_template(parts.tokenizer, choice)
+    template = generating.find_template(parts.tokenizer, choice, date=data.get("date", ""))
     options = dict(
         max_new_tokens=NEW.value, temperature=TEMPERATURE.value, top_k=TOP_K.value,
         top_p=TOP_P.value, min_p=MIN_P.value, stop_ids=generating.stop_ids(parts.tokenizer),

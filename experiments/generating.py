@@ -70,11 +70,14 @@ def make_encode(tokenizer, *, template: chat.Template | None, wrap: bool = False
     return encode
 
 
-def find_template(tokenizer, choice: str | None) -> chat.Template | None:
-    """Return the chat template that `choice` names, or the tokenizer's own, or None."""
+def find_template(tokenizer, choice: str | None, *, date: str = "") -> chat.Template | None:
+    """Return the chat template that `choice` names, or the tokenizer's own, or None.
+
+    date: what it prints as today; see `chat.Template`.
+    """
     if choice is None and tokenizer.chat_template is None:
         return None
-    return chat.find(choice, tokenizer)
+    return chat.find(choice, tokenizer, date=date)
 
 
 def stop_ids(tokenizer) -> tuple[int, ...]:

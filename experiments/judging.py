@@ -89,7 +89,9 @@ class Judge:
             answer = [{"role": "assistant", "content": text}]
         (example,) = encode.examples(
             [{"prompt": prompt, "response": answer, "weight": 1.0}], tokenizer,
-            template=generating.find_template(tokenizer, data.get("chat_template")),
+            template=generating.find_template(
+                tokenizer, data.get("chat_template"), date=data.get("date", "")
+            ),
             unfinished=not row.get("finished", True),
             **{key: data[key] for key in ENCODING if key in data},
         )  # fmt: skip

@@ -3,8 +3,9 @@
     w' = w + s * kron(w1, w2)               s = alpha / R, on the weight as a matrix (out, in)
 
 With out = o1 o2 and in = i1 i2, w1 is (o1, i1) and w2 (o2, i2). The factors of a size are the ones
-nearest each other, or `factor` and the rest where it divides. w2 is itself a product of rank R
-where R is less than half of its larger side; so is w1 with `both`. w1 starts at zero.
+nearest each other, or `factor` and the rest where it divides; w1 has the first. w2 is itself a
+product of rank R where R is less than half of its larger side; so is w1 with `both`. w1 starts at
+zero.
 """
 
 import dataclasses
@@ -69,9 +70,13 @@ def _whole(factor: Factor) -> jax.Array:
 
 
 def split(size: int, factor: int) -> tuple[int, int]:
-    """Split a size into two factors, the smaller first; -1 makes them as near as they can be."""
+    """Split a size into two factors as PEFT does.
+
+    A factor that divides comes first, also where it is the larger of the two; else the smaller is
+    the first, of at most `factor`. -1 makes them as near as they can be.
+    """
     if factor > 0 and size % factor == 0:
-        return min(factor, size // factor), max(factor, size // factor)
+        return factor, size // factor
     most = math.isqrt(size) if factor < 0 else min(factor, math.isqrt(size))
     small = max(n for n in range(1, most + 1) if size % n == 0)
     return small, size // small

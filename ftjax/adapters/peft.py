@@ -199,7 +199,12 @@ def _load(directory, settings, linears, names, weights, dtype, beside=None) -> t
     wanted = once | {m.key(s): shape for m in chosen for s, shape in suffixes[m.name].items()}
     missing = f"target_modules {settings.targets.targets!r} match no module that "
     missing += f"{method.peft_type} adapts"
-    found = read_tensors(pathlib.Path(directory) / WEIGHTS, wanted, beside, nothing=missing)
+    copies = embeddings(modules(linears, names)) if method.has_targets else {}
+    path = pathlib.Path(directory) / WEIGHTS
+    found = read_tensors(path, wanted, beside, nothing=missing, optional=copies)
+    _check_copies(
+        directory, found, copies.keys() - beside.keys() - wanted.keys(), linears, names, weights
+    )
     tensors = {name: found[name].astype(dtype) for name in wanted}
     shared = method.complete(chosen, hyper, {name: tensors[name] for name in once})
     if not method.has_targets:
@@ -217,8 +222,32 @@ def _load(directory, settings, linears, names, weights, dtype, beside=None) -> t
     return result, found
 
 
-def read_tensors(path: pathlib.Path, wanted, beside=None, *, nothing: str) -> dict:
-    """Read the wanted tensors of a file, and those beside them.
+def embeddings(candidates: list[Module]) -> dict[str, tuple[int, ...]]:
+    """List the copies of embedding and head that PEFT puts beside adapters of them, by tensor."""
+    once = [m for m in candidates if m.layer is None]
+    return {m.key(s): m.linear.shape for m in once for s in ("base_layer.weight", "weight")}
+
+
+def _check_copies(directory, found, copies, linears, names, weights) -> None:
+    """Check that copies of the base's weights in a file are those of this base."""
+    paths = {m.key(s): m.path for m in modules(linears, names) if m.layer is None
+             for s in ("base_layer.weight", "weight")}  # fmt: skip
+    for name in sorted(copies & found.keys()):
+        if weights is None:
+            raise ValueError(
+                f"{directory}: got {name}, a copy of the base's weight; expected it to be compared "
+                "with the base; give the weights"
+            )
+        own = np.asarray(tree.paths(weights)[paths[name]])
+        if not np.array_equal(found[name].astype(own.dtype), own):
+            raise ValueError(
+                f"{directory}: got {name}, which differs from the base's weight; expected a copy "
+                "of it; load the base that the adapter was trained on"
+            )
+
+
+def read_tensors(path: pathlib.Path, wanted, beside=None, *, nothing: str, optional=None) -> dict:
+    """Read the wanted tensors of a file, those beside them, and the optional ones that are there.
 
     Raises:
       ValueError: one is missing or misshapen, there are others, or none is wanted, because of
@@ -228,6 +257,7 @@ def read_tensors(path: pathlib.Path, wanted, beside=None, *, nothing: str) -> di
     with files.open_tensors(path) as handle:
         stored = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118
         shapes = {name: tuple(part.get_shape()) for name, part in stored.items()}
+        every |= {name: shape for name, shape in (optional or {}).items() if name in shapes}
         lines = files.complaints(every, shapes)
         if lines or not wanted:
             listed = files.listing(lines or [nothing])

@@ -51,7 +51,10 @@ class AdaLoraFormat(Format):
         some = next(iter(layers.values()))
         rank = max(x.e.shape[0] for x in layers.values())
         alpha = round(float(some.scale) * (rank + FLOOR), 4)
-        budget = dict(target_r=rank) | dict(hyper.get("budget") or {})
+        budget = dict(target_r=rank, tinit=0, tfinal=0) | dict(hyper.get("budget") or {})
+        # PEFT opens no file without a step at which ranks are given up, trained or not.
+        if not budget.get("total_step"):
+            budget["total_step"] = budget["tinit"] + budget["tfinal"] + 1
         return budget | {
             "bias": "none", "fan_in_fan_out": False, "init_lora_weights": True, "init_r": rank,
             "lora_alpha": number(alpha), "lora_dropout": some.dropout, "r": hyper.get("r", rank),

@@ -11,7 +11,6 @@ rendering up to and with it ends. That is exact or it raises: a template that re
 (some drop old reasoning) needs the tag.
 """
 
-import datetime
 import functools
 import json
 import pathlib
@@ -34,6 +33,8 @@ CHATML = (
 BUILT_IN = {"chatml": CHATML}
 # Unicode noncharacters, reserved for use inside a program: they cannot occur in real text.
 OPEN, CLOSE = "\ufdd0", "\ufdd1"
+# A template is a program that somebody else wrote: it fails in all ways of a small program.
+FAILURES = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 MARKS = re.compile(f"[{OPEN}{CLOSE}]")
 
 
@@ -49,13 +50,15 @@ class TemplateError(ValueError):
     """A template cannot render these messages, or cannot tell what the assistant wrote."""
 
 
-def find(choice: str | None, tokenizer) -> "Template":
+def find(choice: str | None, tokenizer, *, date: str = "") -> "Template":
     """Return the template that `choice` names.
 
     choice: None for the tokenizer's own, "chatml" for the built-in one, the path of a .jinja file,
-    or template source. Raises ValueError when there is none; a default is never guessed.
+    or template source. date: see `Template`. Raises ValueError when there is none; a default is
+    never guessed.
     """
     names = {"bos_token": tokenizer.bos_token or "", "eos_token": tokenizer.eos_token or ""}
+    names["date"] = date
     if choice is None and tokenizer.chat_template is None:
         raise ValueError(
             "data.chat_template: got None, and the tokenizer has no template; expected 'chatml', "
@@ -91,12 +94,19 @@ def _known_markers(choice: str, tokenizer) -> None:
 
 
 class Template:
-    """A compiled chat template with the special tokens that it may print."""
+    """A compiled chat template with the special tokens that it may print.
 
-    def __init__(self, source: str, *, bos_token: str = "", eos_token: str = ""):
+    date: what it prints as today, YYYY-MM-DD; the default is one day for ever, since tokens that
+    change from day to day make a run that nobody can resume or repeat.
+    """
+
+    def __init__(self, source: str, *, bos_token: str = "", eos_token: str = "", date: str = ""):
+        from ftjax.data import limits  # jinja2: slow to import
+
         self.source = source
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
         self._eos = eos_token
+        self._now = limits.clock(date or limits.DATE)
         self.has_tag = re.search(r"\{%-?\s*generation\s*-?%\}", source) is not None
         self._compiled = _compile(source)
 
@@ -121,16 +131,23 @@ class Template:
     def _marked(self, messages: Sequence[dict], *, prompt: bool = False) -> str:
         import jinja2
 
+        from ftjax.data import limits
+
         # `weight` is ours; the rest of a message is the template's business.
         shown = [{k: v for k, v in each.items() if k != "weight"} for each in messages]
         if any(MARKS.search(str(each.get("content"))) for each in shown):
             raise TemplateError("a message holds the noncharacter U+FDD0 or U+FDD1; remove it")
         try:
-            return self._compiled.render(
-                messages=shown, add_generation_prompt=prompt, tools=None, **self._tokens
-            )
-        except (jinja2.TemplateError, TypeError) as error:
-            raise TemplateError(f"the chat template refuses these messages: {error}") from error
+            pieces = self._compiled.generate(
+                messages=shown, add_generation_prompt=prompt, tools=None, _turn=limits.Turns(),
+                strftime_now=self._now, **self._tokens,
+            )  # fmt: skip
+            return limits.join(pieces)
+        except TemplateError:
+            raise
+        except (jinja2.TemplateError, *FAILURES) as error:
+            told = str(error) or type(error).__name__
+            raise TemplateError(f"the chat template refuses these messages: {told}") from error
 
     def _tagged(self, messages: Sequence[dict]) -> tuple[str, list[Span]]:
         pieces = MARKS.split(self._marked(messages))
@@ -168,7 +185,9 @@ class Template:
 @functools.lru_cache(maxsize=32)
 def _compile(source: str):
     import jinja2
-    from jinja2 import ext, nodes, sandbox
+    from jinja2 import ext, nodes
+
+    from ftjax.data import limits
 
     class Generation(ext.Extension):
         """`{% generation %}...{% endgeneration %}`: put marks around what it renders."""
@@ -184,13 +203,14 @@ def _compile(source: str):
         def _mark(self, caller):
             return OPEN + caller() + CLOSE
 
-    environment = sandbox.ImmutableSandboxedEnvironment(
+    environment = limits.Environment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, ext.loopcontrols]
     )
     environment.filters["tojson"] = _tojson
-    environment.globals.update(raise_exception=_raise, strftime_now=_now)
+    environment.globals.update(raise_exception=_raise)
+    environment.filters["_bounded"] = limits.bounded
     try:
-        return environment.from_string(source)
+        return environment.from_string(limits.limit(environment.parse(source)))
     except jinja2.TemplateSyntaxError as error:
         raise ValueError(f"data.chat_template: line {error.lineno}: {error.message}") from error
 
@@ -202,7 +222,3 @@ def _tojson(value, **options) -> str:
 
 def _raise(message: str):
     raise TemplateError(f"the chat template refuses these messages: {message}")
-
-
-def _now(pattern: str) -> str:
-    return datetime.datetime.now().strftime(pattern)

@@ -10,6 +10,9 @@ from contextlib import contextmanager
 
 from ftjax.core.conf import nearest
 
+# Text shrinks to a tenth or so, a file of equal bytes to a thousandth: that is no text.
+MOST_RATIO, LEAST_CHECKED = 200, 2**24
+
 
 def find(path, suffixes: tuple[str, ...], *, where: str) -> list[str]:
     """Return the files that `path` names, sorted within each folder and glob.
@@ -63,5 +66,31 @@ def _near(path: str) -> str:
 @contextmanager
 def opened(path: str) -> Iterator[io.BufferedIOBase]:
     """Open a file for reading bytes, through gzip when its name ends in .gz."""
-    with gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb") as stream:
-        yield stream
+    if not path.endswith(".gz"):
+        with open(path, "rb") as stream:
+            yield stream
+        return
+    with gzip.open(path, "rb") as stream:
+        yield io.BufferedReader(_Bounded(stream, path))
+
+
+class _Bounded(io.RawIOBase):
+    """A gzip stream that raises when it unpacks to far more than text ever does."""
+
+    def __init__(self, stream: gzip.GzipFile, path: str):
+        self._stream, self._path, self._read = stream, path, 0
+        self._most = max(LEAST_CHECKED, MOST_RATIO * os.path.getsize(path))
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        count = self._stream.readinto(buffer)
+        self._read += count
+        if self._read > self._most:
+            raise ValueError(
+                f"{self._path}: got over {self._most} bytes out of {os.path.getsize(self._path)}; "
+                f"expected at most {MOST_RATIO} times as many as are in a .gz; unpack it by hand "
+                "if it is what you want"
+            )
+        return count

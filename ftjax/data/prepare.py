@@ -83,6 +83,7 @@ def load(
     on_bad_row: str = "error",
     loss: str = "completion",
     chat_template: str | None = None,
+    date: str = "",
     append_eos: bool = True,
     special: bool = True,
     progress: Callable[[int, int], None] | None = None,
@@ -94,7 +95,8 @@ def load(
     tokenizer: a Tokenizer or the path of one. kind, fields, on_bad_row: see `rows.check`.
     overlong: see `encode.fit`; None splits texts and truncates the rest, or keeps everything where
     the packing cuts by itself ("bfd_split", "wrapped"). loss, append_eos, special: see
-    `encode.examples`. chat_template: see `chat.find`. progress: called with (rows done, rows).
+    `encode.examples`. chat_template, date: see `chat.find`. progress: called with
+    (rows done, rows).
     Raises ValueError naming the key, or the file, line and field.
     """
     _legal("loss", loss, legal=encode.LOSSES)
@@ -106,7 +108,7 @@ def load(
     opened = conf.build({"name": name, **source}, "data", where="data", **reading)
     parts = opened.parts if isinstance(opened, Mixture) else _single(name, opened, **reading)
     options = {"loss": loss, "append_eos": append_eos, "special": special}
-    options["template"] = _template(chat_template, tokenizer, parts=parts)
+    options["template"] = _template(chat_template, tokenizer, parts=parts, date=date)
     form = _form(parts, packing=packing, loss=loss)
     encoder = Encoder(tokenizer, max_tokens, overlong, options, form)
     return prepare(parts, encoder, on_bad_row=on_bad_row, progress=progress)
@@ -156,9 +158,9 @@ def _single(name: str, opened: Rows, *, kind: str, fields, on_bad_row: str) -> t
     return (Part(name, checked, 1.0),)
 
 
-def _template(choice: str | None, tokenizer, *, parts) -> chat.Template | None:
+def _template(choice: str | None, tokenizer, *, parts, date: str) -> chat.Template | None:
     kinds = {encode.kind_of(row) for part in parts for row in part.rows}
-    return chat.find(choice, tokenizer) if kinds & {"chat", "dialog"} else None
+    return chat.find(choice, tokenizer, date=date) if kinds & {"chat", "dialog"} else None
 
 
 def prepare(

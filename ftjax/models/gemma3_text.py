@@ -32,13 +32,14 @@ def from_hf(config_json: dict[str, Any]) -> gemma.Config:
     config = gemma.read_common(
         keys, post_norms=True, qk_norm=True, rope=far, local_rope=near,
         local=gemma.read_local(keys, every=every),
-        # Absent: Gemma3TextConfig says 256, no caps, and 4096.
+        # Absent: Gemma3TextConfig says 256, no cap, and 4096.
         query_scalar=keys.get("query_pre_attn_scalar", 256),
-        attn_cap=keys.nullable("attn_logit_softcapping", None),
+        attn_cap=None,
         final_cap=keys.nullable("final_logit_softcapping", None),
         window=keys.nullable("sliding_window", 4096),
     )  # fmt: skip
-    keys.finish()
+    # Gemma3TextConfig has it from Gemma 2, and its attention does not read it.
+    keys.finish(harmless={"attn_logit_softcapping"})
     return config
 
 

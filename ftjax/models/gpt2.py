@@ -190,7 +190,7 @@ def from_hf(config_json: dict[str, Any]) -> Config:
         vocab_size=keys.get("vocab_size"), dim=dim, layers=keys.get("n_layer"), heads=heads,
         kv_heads=heads, head_dim=dim // heads,
         ffw=keys.get("n_inner", 4 * dim),  # absent: GPT2Config says four times
-        norm_eps=keys.get("layer_norm_epsilon"), rope=None,
+        norm_eps=keys.get("layer_norm_epsilon", 1e-5), rope=None,  # absent: GPT2Config says 1e-5
         tied=keys.get("tie_word_embeddings", True),  # absent: GPT2Config says yes
         max_positions=keys.get("n_positions"),
         init_scale=keys.get("initializer_range", 0.02),  # absent: GPT2Config says 0.02

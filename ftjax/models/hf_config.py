@@ -112,12 +112,25 @@ class Keys:
                 f"{self.where}: got rope_theta={self.json['rope_theta']} beside "
                 f"rope_parameters with {theta}; expected one"
             )
-        partial = 1.0
-        if may_be_partial:  # absent: the whole head
-            partial = parameters.pop("partial_rotary_factor", None)
-            partial = partial or self.get("partial_rotary_factor", 1.0)
+        partial = self._partial(parameters.pop("partial_rotary_factor", None))
+        if partial != 1.0 and not may_be_partial:
+            raise ValueError(
+                f"{self.where}: got partial_rotary_factor={partial}; expected 1.0: this "
+                "architecture rotates whole heads"
+            )
         found = self.rope_of(parameters, theta=theta)
         return dataclasses.replace(found, partial=float(partial))
+
+    def _partial(self, inside: float | None) -> float:
+        """Read which part of a head is rotated; transformers 5 writes it in two places."""
+        # Absent: the whole head.
+        outside = self.get("partial_rotary_factor", 1.0 if inside is None else inside)
+        if inside not in (None, outside):
+            raise ValueError(
+                f"{self.where}: got partial_rotary_factor={outside} beside rope_parameters with "
+                f"{inside}; expected one"
+            )
+        return float(outside)
 
     def finish(self, *, harmless: Iterable[str] = ()) -> None:
         """Check that nothing is left unread; keys that are null are off.

@@ -92,7 +92,7 @@ NAMES = {
 def read_common(keys: hf_config.Keys, *, kind: type = Config, **special) -> decoder.Config:
     """Read what llama and its relatives have in common; `special` is the family's own fields."""
     if kind is Config:
-        keys.only("hidden_act", ["silu"])
+        keys.only("hidden_act", ["silu"], "silu")  # absent: LlamaConfig says silu
     keys.only("attention_dropout", [0.0], 0.0)  # absent: LlamaConfig says 0
     dim, heads = keys.get("hidden_size"), keys.get("num_attention_heads")
     own = dict(
@@ -100,7 +100,8 @@ def read_common(keys: hf_config.Keys, *, kind: type = Config, **special) -> deco
         heads=heads,
         kv_heads=keys.get("num_key_value_heads", heads),  # absent: LlamaConfig says one per head
         head_dim=keys.get("head_dim", dim // heads),  # absent: LlamaConfig divides
-        ffw=keys.get("intermediate_size"), norm_eps=keys.get("rms_norm_eps"),
+        ffw=keys.get("intermediate_size"),
+        norm_eps=keys.get("rms_norm_eps", 1e-6),  # absent: LlamaConfig says 1e-6
         # Absent: LlamaConfig says 10000.
         rope=special.get("rope") or keys.rope(default_theta=10000.0),
         tied=keys.get("tie_word_embeddings", False),  # absent: LlamaConfig says no

@@ -36,11 +36,13 @@ def from_hf(config_json: dict[str, Any]) -> Config:
         keys, qkv_bias=False, qk_norm=False,
         window=keys.get("sliding_window", None),  # absent: MixtralConfig says none
         rope=keys.rope(default_theta=1e6),  # absent: MixtralConfig says a million
+        norm_eps=keys.get("rms_norm_eps", 1e-5),  # absent: MixtralConfig says 1e-5
+        kv_heads=keys.get("num_key_value_heads", 8),  # absent: MixtralConfig says 8
     )  # fmt: skip
     config = Config(
         **vars(common), experts=keys.get("num_local_experts"), top=keys.get("num_experts_per_tok"),
-        expert_ffw=common.ffw, normalise=True, router_aux=keys.get("router_aux_loss_coef"),
-        dispatch=moe.DROPLESS,
+        expert_ffw=common.ffw, normalise=True, dispatch=moe.DROPLESS,
+        router_aux=keys.get("router_aux_loss_coef", 0.001),  # absent: MixtralConfig says 0.001
     )  # fmt: skip
     keys.finish()
     return config

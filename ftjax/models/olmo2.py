@@ -80,6 +80,5 @@ def from_hf(config_json: dict[str, Any]) -> Config:
 
 def to_hf(config: Config) -> dict[str, Any]:
     """Write a config.json; `from_hf` is its inverse."""
-    common = {k: v for k, v in llama.write_common(config).items() if k != "head_dim"}
     own = {"architectures": ["Olmo2ForCausalLM"], "model_type": "olmo2", "attention_bias": False}
-    return common | own
+    return llama.write_common(config) | own

@@ -105,6 +105,7 @@ def from_hf(config_json: dict[str, Any]) -> Config:
     common = llama.read_common(
         keys, qkv_bias=False, qk_norm=False, window=keys.get("sliding_window", None),
         head_dim=dim // heads,
+        norm_eps=keys.get("rms_norm_eps", 1e-5),  # absent: Phi3Config says 1e-5
         rope=keys.rope(default_theta=10000.0, may_be_partial=True),  # absent: Phi3Config says 10000
     )  # fmt: skip
     keys.finish(harmless={"original_max_position_embeddings"})  # used by longrope alone

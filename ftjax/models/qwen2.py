@@ -48,7 +48,10 @@ def from_hf(config_json: dict[str, Any]) -> llama.Config:
       ValueError: a key is missing, unknown, or has a value that is not supported.
     """
     keys = hf_config.Keys(config_json)
-    config = llama.read_common(keys, qkv_bias=True, qk_norm=False, window=read_window(keys))
+    config = llama.read_common(
+        keys, qkv_bias=True, qk_norm=False, window=read_window(keys),
+        kv_heads=keys.get("num_key_value_heads", 32),  # absent: Qwen2Config says 32
+    )  # fmt: skip
     keys.finish()
     return config
 

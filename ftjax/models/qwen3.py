@@ -18,6 +18,7 @@ def from_hf(config_json: dict[str, Any]) -> llama.Config:
     keys.only("attention_bias", [False], False)  # absent: Qwen3Config says no
     config = llama.read_common(
         keys, qkv_bias=False, qk_norm=True, window=qwen2.read_window(keys),
+        kv_heads=keys.get("num_key_value_heads", 32),  # absent: Qwen3Config says 32
         head_dim=keys.get("head_dim", 128),  # absent: Qwen3Config says 128
     )  # fmt: skip
     keys.finish()

@@ -52,14 +52,15 @@ def from_hf(config_json: dict[str, Any]) -> Config:
     windowed = keys.get("use_sliding_window", False)  # absent: Qwen3MoeConfig says no
     window = keys.get("sliding_window", 4096)  # absent: Qwen3MoeConfig says 4096
     common = llama.read_common(
-        keys, qkv_bias=False, qk_norm=True, window=window if windowed else None
-    )
+        keys, qkv_bias=False, qk_norm=True, window=window if windowed else None,
+        kv_heads=keys.get("num_key_value_heads", 4),  # absent: Qwen3MoeConfig says 4
+    )  # fmt: skip
     count = "num_experts" if "num_experts" in config_json else "num_local_experts"  # older, newer
     config = Config(
         **vars(common), experts=keys.get(count), top=keys.get("num_experts_per_tok"),
         expert_ffw=keys.get("moe_intermediate_size"), dispatch=moe.DROPLESS,
         normalise=keys.get("norm_topk_prob", False),  # absent: Qwen3MoeConfig says no
-        router_aux=keys.get("router_aux_loss_coef"),
+        router_aux=keys.get("router_aux_loss_coef", 0.001),  # absent: Qwen3MoeConfig says 0.001
         sparse_step=keys.get("decoder_sparse_step", 1),  # absent: Qwen3MoeConfig says 1
         dense_layers=tuple(keys.get("mlp_only_layers", ())),  # absent: Qwen3MoeConfig says none
     )  # fmt: skip

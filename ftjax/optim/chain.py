@@ -84,7 +84,8 @@ def make(
     settings = lambda params: leaf_groups.settings(tree.paths(params), **options)
     tx = _around(_kept_in(inner, state_dtype, where), rate, settings, clip_norm)
     if ranks:
-        given = dict(inner=tx, total_steps=total_steps)
+        clipped = lambda g: _clipped(g, clip_norm)
+        given = dict(inner=tx, total_steps=total_steps, clip=clipped)
         tx = conf.call(rank_budget.make, ranks, where=f"{where}.ranks", extra=given)
     return Optimizer(tx, rate)
 
@@ -99,9 +100,7 @@ def _around(inner, rate, settings, clip_norm) -> optax.GradientTransformation:
         return State(count=jnp.zeros((), jnp.int32), inner=inner.init(_float32(params)))
 
     def update(updates, state, params):
-        updates, params = _float32(updates), _float32(params)
-        if clip_norm is not None:
-            updates = clip(updates, max_norm=clip_norm)
+        updates, params = _clipped(updates, clip_norm), _float32(params)
         moves, inner_state = inner.update(updates, state.inner, params)
         lr, of = rate(state.count), settings(params)
         step = lambda path, u, w: lr * of[path].lr_scale * (u - of[path].weight_decay * w)
@@ -126,6 +125,12 @@ def _kept_in(inner, dtype: str, where: str) -> optax.GradientTransformation:
         return moves, cast(state, dtype)
 
     return optax.GradientTransformation(lambda params: cast(inner.init(params), dtype), update)
+
+
+def _clipped(updates, clip_norm):
+    """Return gradients as the direction sees them."""
+    updates = _float32(updates)
+    return updates if clip_norm is None else clip(updates, max_norm=clip_norm)
 
 
 def names() -> list[str]:

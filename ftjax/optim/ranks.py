@@ -2,14 +2,16 @@
 
 Every rank of an adapter with factors a, e, b has a score: how much the loss depends on it,
 
-    I = |w * dL/dw|    averaged over steps (beta1), times its averaged deviation (beta2)
+    I = |w * g|        averaged over steps (beta1), times its averaged deviation (beta2)
     score = I(e) + mean I(column of a) + mean I(row of b)
 
-and the e of all but the `budget` highest scores of the whole model are set to zero. The budget is
-that of all ranks for `init_steps`, falls as a cubic to `target_rank` per weight, and what is left
-`final_steps` before the end stays. Between allocations (`every_steps`) a zeroed e may come back.
+where g is the clipped gradient dL/dw, as PEFT reads it after the step; the e of all but the
+`budget` highest scores of the whole model are set to zero. The budget is that of all ranks for
+`init_steps`, falls as a cubic to `target_rank` per weight, and what is left `final_steps` before
+the end stays. Between allocations (`every_steps`) a zeroed e may come back.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -33,9 +35,9 @@ class State(NamedTuple):
 def make(
     inner: optax.GradientTransformation, *, target_rank: Count, total_steps: int,
     init_steps: Natural = 0, final_steps: Natural = 0, every_steps: Count = 1,
-    beta1: Decay = 0.85, beta2: Decay = 0.85,
+    beta1: Decay = 0.85, beta2: Decay = 0.85, clip: Callable = lambda gradients: gradients,
 ) -> optax.GradientTransformation:  # fmt: skip
-    """Put the budget around `inner`.
+    """Put the budget around `inner`, which does by itself what `clip` does to gradients.
 
     Raises:
       ValueError: the phases do not fit into the steps; or, at `init`, no adapter has ranks to give.
@@ -52,7 +54,8 @@ def make(
     def update(updates, state, params):
         step = state.count + 1
         moves, inner_state = inner.update(updates, state.inner, params)
-        now = jax.tree.map(lambda w, g, u: jnp.abs((w + u) * g), params, updates, moves)
+        new = jax.tree.map(jnp.add, params, moves)
+        now = jax.tree.map(lambda w, g: jnp.abs(w * g), new, clip(updates))
         importance = _mix(state.importance, now, beta1)
         apart = jax.tree.map(lambda x, mean: jnp.abs(x - mean), now, importance)
         deviation = _mix(state.deviation, apart, beta2)

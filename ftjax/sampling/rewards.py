@@ -16,11 +16,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import regex as regex_lib  # unlike `re` it can be given a time limit
 
 from ftjax.core import conf
 
 # What a function that meets a text it did not expect raises; faults of the machine pass through.
 RAISED = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+MOST_SECONDS = 1.0  # of a pattern over an answer; sound ones take microseconds
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 
@@ -169,8 +171,18 @@ def last_number(text: str) -> float | None:
 
 def pattern(*, regex: str) -> Callable:
     """Give 1 to a text of this form as a whole; a dot matches newlines too."""
-    compiled = re.compile(regex, re.DOTALL)
-    return lambda text, row: float(compiled.fullmatch(text) is not None)
+    compiled = regex_lib.compile(regex, regex_lib.DOTALL)
+
+    def score(text, row):
+        try:
+            return float(compiled.fullmatch(text, timeout=MOST_SECONDS) is not None)
+        except TimeoutError:
+            raise ValueError(
+                f"regex: got {regex!r}, which takes over {MOST_SECONDS} s on {len(text)} "
+                "characters; expected one without repeats inside of repeats"
+            ) from None
+
+    return score
 
 
 def length(*, most: int, least: int = 0, unit: str = "words") -> Callable:

@@ -91,6 +91,8 @@ def in_memory(name):
 def test_gradient_norm_of_every_parameter(folder, results):
     family, model, _ = reference.base(folder)
     grads, expected = results[folder][1]["grads"], reference.read(folder / "meta.json")
+    if "grad_norms" not in expected:
+        pytest.skip("no gradients in this set")
     arrays = {path: np.asarray(g) for path, g in tree.paths(grads).items()}
     squares = collections.Counter()
     for path, stored in hf.stored(model, family.NAMES).items():
@@ -155,7 +157,8 @@ def test_router_logits_and_load_balancing(folder):
 @each
 def test_written_model_is_the_read_one(folder, tmp_path):
     family, model, params = reference.base(folder)
-    hf.save(tmp_path / "out", params, family=family, config=model.config, max_shard_gb=2e-5)
+    half = tree.bytes_of(params) / 2e9  # of all, so that there are several files at any size
+    hf.save(tmp_path / "out", params, family=family, config=model.config, max_shard_gb=half)
     assert (tmp_path / "out" / hf.INDEX).is_file()
     again_family, config = hf.config_of(tmp_path / "out")
     assert (again_family, config) == (family, model.config)

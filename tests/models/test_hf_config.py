@@ -12,6 +12,7 @@ from ftjax.models import (
     mistral,
     mixtral,
     olmo2,
+    phi3,
     presets,
     qwen2,
     qwen3,
@@ -87,8 +88,8 @@ def test_defaults_of_absent_keys():
     assert (config.rope.theta, config.tied, config.init_scale) == (10000.0, False, 0.02)
 
 
-@pytest.mark.parametrize("key", ["hidden_size", "rms_norm_eps", "vocab_size", "hidden_act"])
-def test_sizes_and_numerics_have_no_default(key):
+@pytest.mark.parametrize("key", ["hidden_size", "vocab_size", "num_hidden_layers"])
+def test_sizes_have_no_default(key):
     with pytest.raises(ValueError, match=f"'{key}' is missing"):
         llama.from_hf({k: v for k, v in NANO.items() if k != key})
 
@@ -243,3 +244,43 @@ def test_options_of_experts():
     assert (other.dispatch.kind, other.dispatch.factor, other.router_aux) == ("capacity", 2.0, 0.5)
     with pytest.raises(ValueError, match=r"model\.dispatch: got 'sorted'"):
         mixtral.make(config, dispatch="sorted")
+
+
+@pytest.mark.parametrize("name", [n for n in hf.families() if n != "gpt2"])
+def test_an_absent_epsilon_is_the_one_of_transformers(name):
+    family = hf.family_of(name)
+    config = family.from_hf({k: v for k, v in family.EXAMPLE.items() if k != "rms_norm_eps"})
+    assert config.norm_eps == (1e-5 if name in ("mixtral", "olmo2", "phi3") else 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "heads"), [("qwen2", 32), ("qwen3", 32), ("qwen3_moe", 4), ("mixtral", 8)]
+)
+def test_absent_heads_of_keys_are_those_of_transformers(name, heads):
+    family = hf.family_of(name)
+    given = family.EXAMPLE | {"num_key_value_heads": None}
+    assert family.from_hf(given).kv_heads == heads
+
+
+def test_the_part_that_is_rotated_may_stand_in_two_places():
+    example = {k: v for k, v in phi3.EXAMPLE.items() if k != "rope_scaling"}
+    inside = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
+    both = example | {"partial_rotary_factor": 0.5, "rope_parameters": inside}
+    assert phi3.from_hf(both).rope.partial == 0.5
+    with pytest.raises(ValueError, match=r"partial_rotary_factor=0\.25 beside .*0\.5"):
+        phi3.from_hf(both | {"partial_rotary_factor": 0.25})
+    whole = inside | {"partial_rotary_factor": 1.0}
+    bare = {k: v for k, v in NANO.items() if k != "rope_theta"}
+    assert llama.from_hf(bare | {"rope_parameters": whole}) == llama.from_hf(NANO)
+    with pytest.raises(ValueError, match="rotates whole heads"):
+        llama.from_hf(bare | {"rope_parameters": inside})
+
+
+def test_olmo2_writes_heads_of_another_width():
+    config = olmo2.from_hf(olmo2.EXAMPLE | {"head_dim": 24})
+    assert olmo2.from_hf(olmo2.to_hf(config)) == config
+
+
+def test_gemma3_reads_no_cap_of_scores():
+    config = gemma3_text.from_hf(gemma3_text.EXAMPLE | {"attn_logit_softcapping": 2.0})
+    assert config.attn_cap is None

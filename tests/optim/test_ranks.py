@@ -95,3 +95,15 @@ def test_parameters_without_ranks_are_refused():
         make(target_rank=1).tx.init({"w": jnp.ones(3)})
     with pytest.raises(ValueError, match=r"optim\.ranks\.target: unknown key; did you mean"):
         make(target=1)
+
+
+def test_importance_is_of_clipped_gradients():
+    given = dict(name="sgd", learning_rate=0.01, schedule="constant", total_steps=10)
+    tx = chain.make(**given, clip_norm=0.5, ranks=dict(target_rank=1)).tx
+    g = gradient(0)
+    moves, state = jax.jit(tx.update)(g, tx.init(PARAMS), PARAMS)
+    norm = float(optax.tree.norm(g))
+    assert norm > 1
+    w = np.asarray(PARAMS["norm"] + moves["norm"])
+    wanted = 0.15 * abs(w * np.asarray(g["norm"]) * 0.5 / norm)
+    np.testing.assert_allclose(state.importance["norm"], wanted, rtol=1e-5)
