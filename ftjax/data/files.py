@@ -1,5 +1,6 @@
 """Finding and opening data files: a path, a glob, a folder, or a list of these."""
 
+import contextlib
 import glob
 import gzip
 import io
@@ -62,6 +63,8 @@ def _near(path: str) -> str:
 
 @contextmanager
 def opened(path: str) -> Iterator[io.BufferedIOBase]:
-    """Open a file for reading bytes, through gzip when its name ends in .gz."""
-    with gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb") as stream:
-        yield stream
+    """Open a file for reading bytes, through gzip when its name ends in .gz or it begins so."""
+    with open(path, "rb") as stream:
+        packed = path.endswith(".gz") or stream.peek(2)[:2] == b"\x1f\x8b"
+        with gzip.open(stream, "rb") if packed else contextlib.nullcontext(stream) as unpacked:
+            yield unpacked

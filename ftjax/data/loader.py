@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ftjax.core import conf
-from ftjax.data import draw, encode, packing, prepare, rows
+from ftjax.data import draw, encode, packing, prepare, rows, stops
 from ftjax.data.prepare import Data
 
 # More batches than anybody trains for; grain wants a length.
@@ -285,7 +285,7 @@ class Loader:
         self._reading = None
 
     def summary(self) -> dict:
-        """Return rows, examples, tokens, targets, what was cut or left out, and the fill."""
+        """Return rows, their forms and ends, tokens, targets, what was cut or left out."""
         data, count = self.data, self.data.count
         plan = self.epoch(0).plan
         parts = Counter()
@@ -297,6 +297,9 @@ class Loader:
             "parts": dict(parts),
             "tokens": len(data.store.tokens),
             "targets": data.store.targets(),
+            "forms": dict(data.forms),
+            "unread_columns": dict(data.unread),
+            "stops": stops.told(data.turns),
             "bad": rows.count_bad(data.bad),
             "truncated": count["truncated"],
             "split": count["split"],

@@ -44,7 +44,9 @@ def test_wrong_arguments(arguments, told):
 
 
 def test_weights_of_rows_and_messages():
-    assert check({"text": "a", "weight": 2}, "text")["weight"] == 2.0
+    asked = {"weight": "weight"}
+    assert check({"text": "a", "weight": 2}, "text", fields=asked)["weight"] == 2.0
+    assert check({"text": "a", "weight": None}, "text", fields=asked)["weight"] == 1.0
     assert check({"text": "a", "score": 0.5}, "text", fields={"weight": "score"})["weight"] == 0.5
     messages = [
         {"role": "user", "content": "a"},
