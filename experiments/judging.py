@@ -87,7 +87,7 @@ class Judge:
             answer = [{"role": "assistant", "content": text}]
         (example,) = encode.examples(
             [{"prompt": prompt, "response": answer, "weight": 1.0}], tokenizer,
-            template=generating.find_template(tokenizer, data.get("chat_template")),
+            template=generating.template_of(tokenizer, data),
             **{key: data[key] for key in ENCODING if key in data},
         )  # fmt: skip
         return tuple(part[: data["max_tokens"]] for part in example)

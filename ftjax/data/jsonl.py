@@ -28,8 +28,13 @@ def make(*, path) -> Rows:
     path: a file (.jsonl, .jsonl.gz), glob, folder, or a list of these.
     Raises ValueError for a path that names nothing and for an empty, damaged or foreign file.
     """
+    return read(path, where="data.path")
+
+
+def read(path, *, where: str) -> Rows:
+    """Read files as `make` does; `where` names the key or flag that gave the path, for errors."""
     rows, places, bad = [], [], []
-    for file in files.find(path, SUFFIXES, where="data.path"):
+    for file in files.find(path, SUFFIXES, where=where):
         before = len(rows) + len(bad)
         for place, read in _items(file):
             try:
@@ -40,7 +45,7 @@ def make(*, path) -> Rows:
         if len(rows) + len(bad) == before:
             raise ValueError(
                 f"{file}:1: got an empty file; expected one JSON object a line; "
-                "fill it or take it out of data.path"
+                f"fill it or take it out of {where}"
             )
     return Rows(rows, where=places.__getitem__, bad=bad)
 

@@ -265,6 +265,7 @@ def _nothing_left(part: Part, count: Counter, *, bad: list[BadRow]) -> str:
     why = ", ".join(f"{n} x {what}" for what, n in count.items()) or "no rows"
     first = f"; the first bad row: {bad[0].message}" if bad else ""
     return (
-        f"data: part {part.name!r}: got no example from {len(part.rows)} rows ({why}); expected at "
-        f"least one with a target; raise max_tokens or check the fields{first}"
+        f"data: part {part.name!r} ({part.rows.where(0)} and on): got no example from "
+        f"{len(part.rows)} rows ({why}); expected at least one with a target; raise max_tokens or "
+        f"check the fields{first}"
     )
