@@ -141,7 +141,7 @@ def _refuse(row, given: dict, field: str) -> None:
 
 def _role(row, role, field: str) -> str:
     mapped = row.roles.get(role, role) if isinstance(role, str) else role
-    if isinstance(mapped, str) and mapped in (ROLES if mapped == role else MAPPED):
+    if isinstance(mapped, str) and mapped in (MAPPED if role in row.roles else ROLES):
         return mapped
     like = ALIASES.get(role) if isinstance(role, str) else None
     hint = f"did you mean {like!r}? " if like else nearest(str(role), ROLES)
