@@ -53,10 +53,10 @@ def of_start(head: bytes) -> tuple[str, str] | None:
     return None
 
 
-def of_line(line: bytes, *, position: int, first: bool) -> tuple[str, str]:
+def of_line(line: bytes, *, position: int, told: str, first: bool) -> tuple[str, str]:
     """Return what a line is that is no JSON, and what mends it.
 
-    position: where the parser stopped. first: it is the first line of its file.
+    position, told: where the parser stopped, and why. first: it is the first line of its file.
     """
     text = line.strip()
     if b"\0" in line:
@@ -74,6 +74,9 @@ def of_line(line: bytes, *, position: int, first: bool) -> tuple[str, str]:
         return "a table (CSV) with its header", CSV
     if text in (b"{", b"["):
         return "JSON over several lines", "put each object on one line: `jq -c . {} > NEW`"
-    if text.startswith(b"{") and position >= len(text):
+    if "control character" in told and position < len(text):
+        return "a raw tab or line end in a text", "write it as \\t or \\n"
+    cut = position >= len(text) or told.startswith("Unterminated")
+    if text.startswith(b"{") and cut:
         return "a line that is cut off", "fetch the file again; or drop its last line: `sed '$d'`"
     return "", "repair the line; a pretty-printed file converts with `jq -c . {} > NEW`"

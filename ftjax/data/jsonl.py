@@ -113,7 +113,7 @@ def parse(line: bytes, where: str, *, first: bool = False) -> dict:
             "(line)",
             found=f"byte 0x{line[error.start]:02x} at column {error.start + 1}",
             expected="UTF-8",
-            fix="convert the file, for example with `iconv -f latin1 -t utf-8`",
+            fix=f"convert the file: `iconv -f latin1 -t utf-8 {where.rpartition(':')[0]} > NEW`",
             reason="invalid UTF-8",
         ) from error
     except json.JSONDecodeError as error:
@@ -151,7 +151,7 @@ def _unique(pairs: list[tuple]) -> dict:
 def _broken(line: bytes, where: str, error: json.JSONDecodeError, *, first: bool) -> RowError:
     at = len(line.decode("utf-8")[: error.pos].encode("utf-8"))
     start = len(line) - len(line.lstrip())
-    what, mend = foreign.of_line(line, position=at - start, first=first)
+    what, mend = foreign.of_line(line, position=at - start, told=error.msg, first=first)
     told = f"broken JSON at column {error.colno} ({error.msg})"
     return RowError(
         where,

@@ -75,7 +75,8 @@ RENDERED = {
     "splits reasoning off the content": (
         each("{% if m.role == 'user' %}{{ m.content }}>{% else %}"
              "{% set p = m.content.split('</think>') %}"
-             "<think>{{ p[0].replace('<think>', '') | trim }}</think>{{ p[1] | trim }}|{% endif %}"),
+             "<think>{{ p[0].replace('<think>', '') | trim }}</think>"
+             "{{ p[1] | trim }}|{% endif %}"),
         [U, TAGGED], "Hi>⟦<think>so it is</think>Yo|⟧"),
     "reasoning_content": (
         each("{% if m.reasoning_content %}({{ m.reasoning_content }}){% endif %}{{ m.content }}|"),
