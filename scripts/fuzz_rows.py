@@ -59,6 +59,11 @@ KEYS = [
     "",
     "\ud83d",
 ]
+# What a fault of ours would raise.
+CRASHES = (
+    TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError, OSError,
+    AssertionError, MemoryError,
+)  # fmt: skip
 TEMPLATE = (
     "{% for t in tools or [] %}{{ t | tojson }}{% endfor %}{% for m in messages %}<|im_start|>"
     "{{ m.role + ':' + m.content }}{{ m.reasoning_content or '' }}{% for c in m.tool_calls or [] %}"
@@ -166,7 +171,7 @@ def run(count: int, seed: int, *, stop: bool = False) -> dict[str, Counter]:
             rng = random.Random(f"{seed} {n}")
             try:
                 change, how = attempt(rng, tokens, pathlib.Path(folder))
-            except Exception as error:
+            except CRASHES as error:
                 if stop:
                     raise
                 change, how = f"number {n}: {type(error).__name__}: {str(error)[:80]!r}", "CRASH"
