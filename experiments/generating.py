@@ -67,6 +67,9 @@ def _asked(raw: dict, where: str) -> Asked:
     if row.raw.get(field) is None:
         told = f"got {str(raw)[:80]!r}; expected an object with prompt or messages"
         raise ValueError(f"{where}: {told}")
+    if not isinstance(row.raw[field], list | str):
+        fix, expected = "write one of them", "text or a list of messages"
+        raise row.wrong(field, row.raw[field], expected=expected, fix=fix, reason="wrong type")
     messages, beside = row.beside(row.messages(row.raw[field], field))
     return Asked({"messages": messages, **beside} if beside else messages, adapter)
 
