@@ -29,7 +29,7 @@ from ftjax.train import state as states
 GROUPS = ("new", "old")
 BATCH = 16
 # Keys of a data section that an evaluation takes from the run's.
-TEMPLATE = ("chat_template", "template_args")
+TEMPLATE = ("chat_template", "template_args", "allow_dropped")
 SAMPLED = ("max_new_tokens", "temperature", "until")
 
 

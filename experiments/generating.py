@@ -74,7 +74,7 @@ def _asked(raw: dict, where: str) -> Asked:
     return Asked({"messages": messages, **beside} if beside else messages, adapter)
 
 
-def _conversation(prompt) -> tuple[list[dict], list | None]:
+def conversation(prompt) -> tuple[list[dict], list | None]:
     """Return the checked messages and the tools of a prompt."""
     raw = prompt if isinstance(prompt, Mapping) else {"messages": prompt}
     row = Row(raw, "prompt", fields={}, kind="chat")
@@ -98,7 +98,7 @@ def make_encode(tokenizer, *, template: chat.Template | None, wrap: bool = False
                 "prompt: got messages, and the tokenizer has no chat template; expected text; "
                 "pass --chat_template"
             )
-        messages, tools = _conversation(messages)
+        messages, tools = conversation(messages)
         rendered = template.opening(messages, tools=tools)
         # The template prints bos itself where the model has one.
         return tokenizer.encode(rendered, add_special_tokens=False)
@@ -106,21 +106,21 @@ def make_encode(tokenizer, *, template: chat.Template | None, wrap: bool = False
     return encode
 
 
-def find_template(
-    tokenizer, choice: str | None, arguments: Mapping | None = None
-) -> chat.Template | None:
+def find_template(tokenizer, choice: str | None, **options) -> chat.Template | None:
     """Return the chat template that `choice` names, or the tokenizer's own, or None.
 
-    arguments: what `data.template_args` gives to it.
+    options: those of `chat.find`.
     """
     if choice is None and tokenizer.chat_template is None:
         return None
-    return chat.find(choice, tokenizer, arguments=arguments)
+    return chat.find(choice, tokenizer, **options)
 
 
 def template_of(tokenizer, data: Mapping) -> chat.Template | None:
-    """Return the chat template of a data section, with its arguments."""
-    return find_template(tokenizer, data.get("chat_template"), data.get("template_args"))
+    """Return the chat template of a data section, with its options."""
+    named = {"template_args": "arguments", "allow_dropped": "allow_dropped"}
+    options = {name: data[key] for key, name in named.items() if key in data}
+    return find_template(tokenizer, data.get("chat_template"), **options)
 
 
 def stop_ids(tokenizer, data: Mapping | None = None) -> tuple[int, ...]:

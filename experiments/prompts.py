@@ -14,7 +14,7 @@ from ftjax.data import draw
 from ftjax.sampling import text
 
 # Keys of a data section that say how rows become tokens; the others are the source's.
-ENCODING = ("max_tokens", "chat_template", "template_args", "fields")
+ENCODING = ("max_tokens", "chat_template", "template_args", "allow_dropped", "fields")
 
 
 class Bad(NamedTuple):

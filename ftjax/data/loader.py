@@ -300,6 +300,7 @@ class Loader:
             "forms": dict(data.forms),
             "unread_columns": dict(data.unread),
             "stops": stops.told(data.turns),
+            "duplicates": data.duplicates,
             "bad": rows.count_bad(data.bad),
             "truncated": count["truncated"],
             "split": count["split"],

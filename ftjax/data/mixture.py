@@ -59,6 +59,7 @@ class Mixture(Rows):
 def make(
     *, parts, kind: str = "prompt", fields: Mapping | None = None, on_bad_row: str = "error",
     form: str = "auto", roles: Mapping | None = None, turns: str = "all",
+    on_duplicate: str = "keep",
 ):  # fmt: skip
     """Open every part by its `name` and check its rows.
 
@@ -70,6 +71,7 @@ def make(
     if not parts:
         raise ValueError("data.parts: got no part; expected a list of dicts; add one")
     reading = {"on_bad_row": on_bad_row, "roles": roles, "turns": turns}
+    reading["on_duplicate"] = on_duplicate
     opened = [
         _part(dict(spec), n, kind=kind, fields=fields, form=form, **reading)
         for n, spec in enumerate(parts)

@@ -30,7 +30,8 @@ class Data(NamedTuple):
 
     rows: checked rows read. count: what happened to them. bad: rows that could not be used.
     forms: form of `forms` -> rows. unread: column -> rows in which nobody read it. turns: of all
-    examples, the learned `turns` and those that `ended` in a stop token.
+    examples, the learned `turns` and those that `ended` in a stop token. duplicates: rows that are
+    the same as another one of their part.
     """
 
     store: Store | groups.Groups
@@ -44,6 +45,7 @@ class Data(NamedTuple):
     forms: Counter
     unread: Counter
     turns: Counter
+    duplicates: int
 
 
 class Form(NamedTuple):
@@ -87,7 +89,8 @@ class Encoder(NamedTuple):
 def load(
     *, name: str, tokenizer, max_tokens: int, kind: str = "prompt", fields: Mapping | None = None,
     packing: str = "bfd", overlong: str | None = None, on_bad_row: str = "error",
-    form: str = "auto", roles: Mapping | None = None, turns: str = "all", loss: str = "completion",
+    form: str = "auto", roles: Mapping | None = None, turns: str = "all",
+    on_duplicate: str = "keep", loss: str = "completion",
     chat_template: str | None = None, template_args: Mapping | None = None,
     allow_dropped: Sequence[str] = (), allow_no_stop: bool = False, append_eos: bool = True,
     special: bool = True, progress: Callable[[int, int], None] | None = None, **source,
@@ -95,7 +98,8 @@ def load(
     """Open a source by name, check its rows and encode them.
 
     name: a source module of `ftjax.data` or a dotted path, `source` its keywords. tokenizer: a
-    Tokenizer or the path of one. kind, fields, on_bad_row, form, roles, turns: see `rows.check`.
+    Tokenizer or the path of one. kind, fields, on_bad_row, form, roles, turns, on_duplicate: see
+    `rows.check`.
     overlong: see `encode.fit`; None splits texts and truncates the rest, or keeps everything where
     the packing cuts by itself ("bfd_split", "wrapped"). loss, append_eos, special: see
     `encode.examples`. chat_template, template_args, allow_dropped: see `chat.find`. allow_no_stop:
@@ -107,7 +111,8 @@ def load(
         tokenizer = tokenizer_lib.load(tokenizer)
     _check_loss(loss, turns)
     reading = {"kind": kind, "fields": fields, "on_bad_row": on_bad_row, "form": form}
-    parts = _parts(name, source, **reading, roles=roles, turns=turns)
+    reading |= {"roles": roles, "turns": turns, "on_duplicate": on_duplicate}
+    parts = _parts(name, source, **reading)
     options = {"loss": loss, "append_eos": append_eos, "special": special}
     named = {"arguments": template_args, "allow_dropped": allow_dropped}
     options["template"] = _template(chat_template, tokenizer, parts=parts, **named)
@@ -227,7 +232,8 @@ def prepare(
     names, shares = tuple(p.name for p in parts), tuple(p.share for p in parts)
     pad_id = encoder.tokenizer.pad_id
     store = encoder.form.store(examples, encoder.max_tokens)
-    counted = dict(forms=forms, unread=unread, turns=turns)
+    same = sum(part.rows.duplicates for part in parts)
+    counted = dict(forms=forms, unread=unread, turns=turns, duplicates=same)
     return Data(store, names, tuple(counts), shares, total, count, bad, pad_id, **counted)
 
 

@@ -17,6 +17,7 @@ row by a number of it; an assistant message may carry a `weight`, see `messages`
           fields=dict(prompt="{question}\n\n{context}", response="{answers[0]}"))
 """
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -26,6 +27,7 @@ from ftjax.data import messages as messages_lib
 from ftjax.data.row import KINDS, BadRow, Row, RowError
 
 MODES = ("error", "skip")
+DUPLICATES = ("keep", "skip", "error")
 TURNS = ("all", "last", "each")
 # Fields beside those of its kind that a conversation may have.
 BESIDE = ("tools", "system")
@@ -38,18 +40,21 @@ class Rows(Sequence):
     where: index -> "file:line" or the like, for errors.
     bad: rows that the source could not even parse. They are not part of the sequence.
     weighted: `weight` in a row is meant as the weight of its loss. unread: column -> rows where
-    nobody read it. forms: form of `forms` -> rows of it.
+    nobody read it. forms: form of `forms` -> rows of it. duplicates: rows that another one before
+    is the same as.
     """
 
     def __init__(
         self, rows: Sequence, *, where: Callable[[int], str], bad: Iterable[BadRow] = (),
         weighted: bool = False, unread: Mapping | None = None, forms: Mapping | None = None,
+        duplicates: int = 0,
     ):  # fmt: skip
         self._rows = rows
         self._where = where
         self.bad = list(bad)
         self.weighted = weighted
         self.unread, self.forms = Counter(unread), Counter(forms)
+        self.duplicates = duplicates
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -65,6 +70,7 @@ class Rows(Sequence):
 def check(
     source: Rows, kind: str, *, fields: Mapping | None = None, on_bad_row: str = "error",
     form: str = "auto", roles: Mapping | None = None, turns: str = "all",
+    on_duplicate: str = "keep",
 ):  # fmt: skip
     """Return `source` as Rows of the fields of `kind`, every row checked.
 
@@ -73,12 +79,15 @@ def check(
     form: one of `forms.FORMS`, or "auto": recognised row by row where `fields` names nothing else.
     roles: role in the file -> role of a message. turns: "all" learns every assistant turn of a
     conversation, "last" the last one, "each" makes one example of each turn and what is before it.
+    on_duplicate: rows that give the same example are counted; "skip" leaves all but the first out,
+    "error" refuses them.
     Raises RowError, or ValueError for wrong arguments or when no row is left.
     """
     _legal("kind", kind, legal=KINDS)
     _legal("on_bad_row", on_bad_row, legal=MODES)
     _legal("form", form, legal=("auto", *forms.FORMS))
     _legal("turns", turns, legal=TURNS)
+    _legal("on_duplicate", on_duplicate, legal=DUPLICATES)
     fields, roles = dict(fields or {}), dict(roles or {})
     for name in fields:
         _legal("fields", name, legal=(*KINDS[kind], *BESIDE, "weight"))
@@ -88,23 +97,53 @@ def check(
         raise ValueError(f"{source.bad[0].message}{SKIP_HINT}")
     options = dict(fields=fields, roles=roles, form=form, kind=kind)
     options["weighted"] = getattr(source, "weighted", False)
-    return _checked(source, turns=turns, skip=on_bad_row == "skip", **options)
+    seen = Seen(source.where, on_duplicate)
+    return _checked(source, turns=turns, skip=on_bad_row == "skip", seen=seen, **options)
 
 
 SKIP_HINT = "; or set on_bad_row='skip' to leave such rows out and count them"
 
 
-def _checked(source: Rows, *, turns: str, skip: bool, kind: str, **options) -> Rows:
+class Seen:
+    """The rows so far, by hash: finds duplicates, and counts them."""
+
+    def __init__(self, where: Callable[[int], str], on_duplicate: str):
+        self._where, self._mode, self._first, self.count = where, on_duplicate, {}, 0
+
+    def is_left_out(self, i: int, parsed: dict, bad: list[BadRow]) -> bool:
+        """Return whether row `i` is to be skipped, noting it in `bad`; raises RowError for it."""
+        text = json.dumps(parsed, sort_keys=True, default=str)
+        first = self._first.setdefault(hash(text), i)
+        if first == i:
+            return False
+        self.count += 1
+        if self._mode == "keep":
+            return False
+        error = RowError(
+            self._where(i), "(row)", found=f"the same as {self._where(first)}",
+            expected="another row", fix="delete it, or set data.on_duplicate='skip' or 'keep'",
+            reason="duplicate",
+        )  # fmt: skip
+        if self._mode == "error":
+            raise ValueError(str(error))
+        bad.append(error.bad)
+        return True
+
+
+def _checked(source: Rows, *, turns: str, skip: bool, seen: Seen, kind: str, **options) -> Rows:
     good, places, bad, unread, found = [], [], list(source.bad), Counter(), Counter()
     for i in range(len(source)):
         try:
             row = Row(source[i], source.where(i), kind=kind, **options)
-            parsed = _taken(PARSERS[kind](row), turns)
+            parsed = PARSERS[kind](row)
         except RowError as error:
             if not skip:
                 raise ValueError(f"{error}{SKIP_HINT}") from error
             bad.append(error.bad)
             continue
+        if seen.is_left_out(i, parsed, bad):
+            continue
+        parsed = _taken(parsed, turns)
         good += parsed
         places += [i] * len(parsed)
         unread.update(row.unread())
@@ -112,7 +151,7 @@ def _checked(source: Rows, *, turns: str, skip: bool, kind: str, **options) -> R
     if not good:
         raise ValueError(f"data: got no usable row; expected at least one; {_first(bad)}")
     where = lambda i: source.where(places[i])
-    return Rows(good, where=where, bad=bad, unread=unread, forms=found)
+    return Rows(good, where=where, bad=bad, unread=unread, forms=found, duplicates=seen.count)
 
 
 def _taken(row: dict, turns: str) -> list[dict]:

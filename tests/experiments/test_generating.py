@@ -181,7 +181,7 @@ def test_tools_and_begun_answers_reach_the_template(template):
     assert len(encode(begun)) > len(encode(begun[:1]))
     shown = generating.find_template(
         Words(), "{% for t in tools or [] %}{{ t.function.name }} {% endfor %}"
-        "{{ messages[-1].content }}{% if thinks %} yes{% endif %}", {"thinks": True},
+        "{{ messages[-1].content }}{% if thinks %} yes{% endif %}", arguments={"thinks": True},
     )  # fmt: skip
     encode = generating.make_encode(Words(), template=shown)
     assert encode({"messages": [user("a")], "tools": [{"name": "look"}]}) == [4, 1, 3]
