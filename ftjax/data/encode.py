@@ -113,7 +113,11 @@ def _chat(rows, tokenizer, *, template, special, loss, **_):
             rendered.append((template.whole(messages, tools=tools), []))
         else:
             prompt = len(row.get("prompt", ()))
-            rendered.append(template.spans(messages, tools=tools, prompt=prompt))
+            text, spans = template.spans(messages, tools=tools, prompt=prompt)
+            if prompt and spans and messages[-1]["role"] == "assistant":
+                # A response ends where the text does, line end of the template included, as in TRL.
+                spans[-1] = spans[-1]._replace(end=len(text))
+            rendered.append((text, spans))
     encodings = encode_batch([text for text, _ in rendered])
     for row, (_, spans), encoding in zip(rows, rendered, encodings, strict=True):
         yield Example(encoding.ids, _assistant_weights(row["messages"], spans, encoding=encoding))
