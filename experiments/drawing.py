@@ -90,7 +90,8 @@ def _program(parts, model, samples: int) -> Callable:
     r: Rollout = parts.settings.rollout
     return sampling.make(
         model, max_new_tokens=r.max_new_tokens, temperature=r.temperature,
-        stop_ids=generating.stop_ids(parts.tokenizer), pad_id=parts.tokenizer.pad_id or 0,
+        stop_ids=generating.stop_ids(parts.tokenizer, parts.settings.data),
+        pad_id=parts.tokenizer.pad_id or 0,
         samples=samples, slots=r.slots or None, tempered=True,
         out_shardings=meshes.replicated(parts.mesh),
     )  # fmt: skip

@@ -8,17 +8,18 @@ it must not forget. Scores of every example are kept in DIR/evals/<step>.npz, so
 between two steps has a paired confidence interval.
 """
 
+import contextlib
 import dataclasses
 import io
 import pathlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from experiments import generating, judging, setup
+from experiments import commands, generating, judging, setup
 from experiments.artifacts import Artifacts
 from ftjax.core import conf, files
 from ftjax.core import mesh as meshes
@@ -30,6 +31,8 @@ from ftjax.train import state as states
 
 GROUPS = ("new", "old")
 BATCH = 16
+# Keys of a data section that an evaluation takes from the run's.
+TEMPLATE = ("chat_template", "template_args", "allow_dropped", "date")
 SAMPLED = ("max_new_tokens", "temperature", "until")
 
 
@@ -126,11 +129,12 @@ def _evaluator(spec: dict, parts: setup.Parts, *, where: str):
     data, limit = dict(spec.pop("data")), spec.pop("rows", None)
     offered = dict(model=parts.model, tokenizer=parts.tokenizer, mesh=parts.mesh)
     if spec["name"] == "nll":
-        examples = _examples(data, parts, limit)
+        examples = _examples(data, parts, limit, where=f"{where}.data")
         offered |= dict(examples=examples, byte_counts=_byte_counts(examples, parts.tokenizer))
     elif spec["name"] == "preference":
         data.setdefault("kind", "preference")
-        pairs = [group.answers for group in _examples(data, parts, limit)]
+        groups = _examples(data, parts, limit, where=f"{where}.data")
+        pairs = [group.answers for group in groups]
         offered |= dict(pairs=pairs, reference=parts.reference.params)
     else:
         offered["rows"] = _rows(data, limit, where=f"{where}.data")
@@ -149,7 +153,7 @@ def _sampling(spec: dict, keys: Mapping, parts: setup.Parts, data: Mapping) -> d
     given = keys | {key: spec.pop(key) for key in (*SAMPLED, "batch_size") if key in spec}
     return given | dict(
         model=parts.model, tokenizer=parts.tokenizer, mesh=parts.mesh, encode=_encode(parts, data),
-        stop_ids=generating.stop_ids(parts.tokenizer),
+        stop_ids=generating.stop_ids(parts.tokenizer, _templated(parts, data)),
     )  # fmt: skip
 
 
@@ -192,10 +196,15 @@ def _start_of(parts: setup.Parts) -> Callable | None:
 
 def _encode(parts: setup.Parts, data: Mapping) -> Callable:
     """Make the encoder of prompts: messages go through the template, texts stay as they are."""
-    choice = data.get("chat_template", parts.settings.data.get("chat_template"))
-    date = data.get("date", parts.settings.data.get("date", ""))
-    template = generating.find_template(parts.tokenizer, choice, date=date)
+    template = generating.template_of(parts.tokenizer, _templated(parts, data))
     return generating.make_encode(parts.tokenizer, template=template)
+
+
+def _templated(parts: setup.Parts, data: Mapping) -> Mapping:
+    """Return a data section with the run's own template, unless it names another."""
+    run = parts.settings.data
+    own = {key: run[key] for key in TEMPLATE if key in run and "chat_template" not in data}
+    return own | dict(data)
 
 
 def _byte_counts(examples: list, tokenizer) -> list[int] | None:
@@ -205,17 +214,34 @@ def _byte_counts(examples: list, tokenizer) -> list[int] | None:
     return counts if any(counts) else None
 
 
-def _examples(data: dict, parts: setup.Parts, limit: int | None) -> list:
-    """Encode a data section; the longest example is the training's, unless it says otherwise."""
+def _examples(data: dict, parts: setup.Parts, limit: int | None, *, where: str) -> list:
+    """Encode a data section; length and template are the training's, unless it says otherwise."""
     data.setdefault("max_tokens", parts.settings.data["max_tokens"])
+    if data.get("kind") == parts.settings.data.get("kind"):
+        data = _templated(parts, data)
     given = dict(tokenizer=parts.tokenizer, batch_size=1)
-    store = loaders.make(**data, **given).data.store
+    with _named(where):
+        store = loaders.make(**data, **given).data.store
     return [store[i] for i in _spread(len(store), limit)]
 
 
 def _rows(data: dict, limit: int | None, *, where: str) -> list[dict]:
-    source = conf.build(data, "data", where=where)
+    own = {key: value for key, value in data.items() if key not in TEMPLATE}
+    source = conf.build(own, "data", where=where)
+    if bad := getattr(source, "bad", ()):
+        raise ValueError(f"{where}: {bad[0].message}")
     return [source[i] for i in _spread(len(source), limit)]
+
+
+@contextlib.contextmanager
+def _named(where: str) -> Iterator[None]:
+    """Put the name of the evaluation before what its data are refused for."""
+    try:
+        yield
+    except ValueError as error:
+        if not commands.is_message(error):
+            raise
+        raise ValueError(f"{where}: {error}") from error
 
 
 def _spread(count: int, limit: int | None) -> list[int]:
@@ -233,6 +259,7 @@ def _sampler(parts: setup.Parts) -> Callable | None:
     respond = text.make(
         parts.model, parts.tokenizer, max_new_tokens=spec.max_new_tokens,
         temperature=spec.temperature, batch_size=meshes.rows(BATCH, parts.mesh), mesh=parts.mesh,
+        stop_ids=generating.stop_ids(parts.tokenizer, parts.settings.data),
     )  # fmt: skip
     key = jax.random.key(parts.settings.seed.sampling)
 

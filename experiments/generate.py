@@ -58,11 +58,13 @@ def main(argv: list[str]) -> None:
     parts, params = load(adapters=bool(given))
     params, of_rows = several.over(parts, params, given, which)
     data = parts.settings.data
-    choice = TEMPLATE.value or data.get("chat_template")
-    template = generating.find_template(parts.tokenizer, choice, date=data.get("date", ""))
+    shown = {**data, "chat_template": TEMPLATE.value or data.get("chat_template")}
+    if TEMPLATE.value:
+        shown.pop("template_args", None)  # those of the run's own template
+    template = generating.template_of(parts.tokenizer, shown)
     options = dict(
         max_new_tokens=NEW.value, temperature=TEMPERATURE.value, top_k=TOP_K.value,
-        top_p=TOP_P.value, min_p=MIN_P.value, stop_ids=generating.stop_ids(parts.tokenizer),
+        top_p=TOP_P.value, min_p=MIN_P.value, stop_ids=generating.stop_ids(parts.tokenizer, shown),
     )  # fmt: skip
     if CHAT.value:
         talk(parts, params, template, options)

@@ -4,17 +4,17 @@
 `converse` reads and writes through what it is given.
 """
 
+import codecs
 import dataclasses
 import json
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ftjax.data import chat
-from ftjax.sampling import text
+from ftjax.data import chat, files, foreign, jsonl, stops
+from ftjax.data.row import Row
 
-# Ends of turns in common chat templates; those that the vocabulary lacks are left out.
-TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>")
+FLAG = "--prompts_file"
 HELP = "/reset forgets what was said, /quit ends"
 
 
@@ -28,30 +28,65 @@ class Asked(NamedTuple):
 def read_prompts(path: pathlib.Path) -> list[Asked]:
     """Read prompts: the `prompt` (or `messages`) of each line of .jsonl, or the lines of a text.
 
-    The `adapter` of a line of .jsonl is the name of one.
+    The `adapter` of a line of .jsonl is the name of one; `tools` go with messages.
 
     Raises:
-      ValueError: a line has no prompt.
+      ValueError: a file or a line that cannot be read or has no prompt, named.
     """
-    lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
-    if pathlib.Path(path).suffix != ".jsonl":
-        return [Asked(line) for line in lines if line.strip()]
-    return [_asked(line, f"{path}:{i}") for i, line in enumerate(lines, 1) if line.strip()]
+    if not str(path).endswith(jsonl.SUFFIXES):
+        return [Asked(line) for line in _text_lines(path) if line.strip()]
+    found = jsonl.read(path, where=FLAG)
+    if found.bad:
+        raise ValueError(found.bad[0].message)
+    return [_asked(found[i], found.where(i)) for i in range(len(found))]
 
 
-def _asked(line: str, where: str) -> Asked:
-    row = json.loads(line)
-    if not isinstance(row, dict) or not ({"prompt", "messages"} & row.keys()):
-        raise ValueError(f"{where}: got {line[:80]!r}; expected an object with prompt or messages")
-    if not isinstance(row.get("adapter"), str | None):
-        raise ValueError(f"{where}: got adapter={row['adapter']!r}; expected a name, or none")
-    return Asked(row["prompt"] if "prompt" in row else row["messages"], row.get("adapter"))
+def _text_lines(path: pathlib.Path) -> list[str]:
+    [file, *_] = files.find(path, (".txt",), where=FLAG)
+    content = pathlib.Path(file).read_bytes()
+    if found := foreign.of_start(content):
+        what, mend = found
+        raise ValueError(f"{file}: got {what}; expected text in UTF-8; {mend.format(file)}")
+    try:
+        return content.removeprefix(codecs.BOM_UTF8).decode("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{file}: got byte 0x{content[error.start]:02x} at {error.start}; expected UTF-8; "
+            f"convert it: `iconv -f latin1 -t utf-8 {file} > NEW`"
+        ) from error
+
+
+def _asked(raw: dict, where: str) -> Asked:
+    adapter = raw.get("adapter")
+    if not isinstance(adapter, str | None):
+        raise ValueError(f"{where}: got adapter={adapter!r}; expected a name, or none")
+    row = Row(raw, where, fields={}, kind="chat" if raw.get("prompt") is None else "prompt")
+    if isinstance(raw.get("prompt"), str):
+        return Asked(row.checked_text(raw["prompt"], "prompt", empty=True), adapter)
+    field = "messages" if raw.get("prompt") is None else "prompt"
+    if row.raw.get(field) is None:
+        told = f"got {str(raw)[:80]!r}; expected an object with prompt or messages"
+        raise ValueError(f"{where}: {told}")
+    if not isinstance(row.raw[field], list | str):
+        fix, expected = "write one of them", "text or a list of messages"
+        raise row.wrong(field, row.raw[field], expected=expected, fix=fix, reason="wrong type")
+    messages, beside = row.beside(row.messages(row.raw[field], field))
+    return Asked({"messages": messages, **beside} if beside else messages, adapter)
+
+
+def conversation(prompt) -> tuple[list[dict], list | None]:
+    """Return the checked messages and the tools of a prompt."""
+    raw = prompt if isinstance(prompt, Mapping) else {"messages": prompt}
+    row = Row(raw, "prompt", fields={}, kind="chat")
+    messages, beside = row.beside(row.messages(row.value("messages"), "messages"))
+    return messages, beside.get("tools")
 
 
 def make_encode(tokenizer, *, template: chat.Template | None, wrap: bool = False) -> Callable:
-    """Make `encode(prompt) -> ids` for strings and for lists of messages.
+    """Make `encode(prompt) -> ids` for strings, lists of messages, {"messages", "tools"}.
 
-    template: of messages. wrap: a string is what a user says, and goes through the template too.
+    A list that ends with the assistant is continued. template: of messages. wrap: a string is what
+    a user says, and goes through the template too.
     """
 
     def encode(prompt) -> list[int]:
@@ -63,26 +98,34 @@ def make_encode(tokenizer, *, template: chat.Template | None, wrap: bool = False
                 "prompt: got messages, and the tokenizer has no chat template; expected text; "
                 "pass --chat_template"
             )
-        rendered = template.render(messages, add_generation_prompt=True)
+        messages, tools = conversation(messages)
+        rendered = template.opening(messages, tools=tools)
         # The template prints bos itself where the model has one.
         return tokenizer.encode(rendered, add_special_tokens=False)
 
     return encode
 
 
-def find_template(tokenizer, choice: str | None, *, date: str = "") -> chat.Template | None:
+def find_template(tokenizer, choice: str | None, **options) -> chat.Template | None:
     """Return the chat template that `choice` names, or the tokenizer's own, or None.
 
-    date: what it prints as today; see `chat.Template`.
+    options: those of `chat.find`.
     """
     if choice is None and tokenizer.chat_template is None:
         return None
-    return chat.find(choice, tokenizer, date=date)
+    return chat.find(choice, tokenizer, **options)
 
 
-def stop_ids(tokenizer) -> tuple[int, ...]:
-    """List the ids that end an answer: eos and the known ends of turns."""
-    return text.stops(tokenizer, TURN_ENDS)
+def template_of(tokenizer, data: Mapping) -> chat.Template | None:
+    """Return the chat template of a data section, with its options."""
+    named = {"template_args": "arguments", "allow_dropped": "allow_dropped", "date": "date"}
+    options = {name: data[key] for key, name in named.items() if key in data}
+    return find_template(tokenizer, data.get("chat_template"), **options)
+
+
+def stop_ids(tokenizer, data: Mapping | None = None) -> tuple[int, ...]:
+    """List the ids that end an answer: of the tokenizer, the model's files and the template."""
+    return stops.ids(tokenizer, template_of(tokenizer, data or {}))
 
 
 @dataclasses.dataclass

@@ -85,13 +85,13 @@ class Judge:
         """Encode an answer as `data` of the run does, cut to the length that it knows."""
         tokenizer, data = self._run.parts.tokenizer, self._run.parts.settings.data
         prompt, answer = row["prompt"], text
+        tools = None
         if not isinstance(prompt, str):
+            prompt, tools = generating.conversation(prompt)
             answer = [{"role": "assistant", "content": text}]
         (example,) = encode.examples(
-            [{"prompt": prompt, "response": answer, "weight": 1.0}], tokenizer,
-            template=generating.find_template(
-                tokenizer, data.get("chat_template"), date=data.get("date", "")
-            ),
+            [{"prompt": prompt, "response": answer, "tools": tools, "weight": 1.0}], tokenizer,
+            template=generating.template_of(tokenizer, data),
             unfinished=not row.get("finished", True),
             **{key: data[key] for key in ENCODING if key in data},
         )  # fmt: skip

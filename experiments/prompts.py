@@ -14,7 +14,7 @@ from ftjax.data import draw
 from ftjax.sampling import text
 
 # Keys of a data section that say how rows become tokens; the others are the source's.
-ENCODING = ("max_tokens", "chat_template", "date", "fields")
+ENCODING = ("max_tokens", "chat_template", "template_args", "allow_dropped", "date", "fields")
 
 
 class Bad(NamedTuple):
@@ -35,9 +35,7 @@ class Prompts:
         self.bad: list[Bad] = []
         self.data, self._seed, self._tokenizer = self, s.seed.data, parts.tokenizer
         self.most = s.data["max_tokens"] - s.rollout.max_new_tokens
-        template = generating.find_template(
-            parts.tokenizer, s.data.get("chat_template"), date=s.data.get("date", "")
-        )
+        template = generating.template_of(parts.tokenizer, s.data)
         self._field = s.data.get("fields", {}).get("prompt", "prompt")
         self._encode = generating.make_encode(parts.tokenizer, template=template)
         self._order = functools.lru_cache(2)(self._epoch)

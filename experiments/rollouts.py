@@ -93,7 +93,7 @@ class Sampler:
     def __init__(self, p: running.Plan, first, frozen):
         self.settings, self.parts, self.prompts = p.settings, p.parts, p.loader
         r: Rollout = self.settings.rollout
-        self.stop_ids = generating.stop_ids(self.parts.tokenizer)
+        self.stop_ids = generating.stop_ids(self.parts.tokenizer, self.settings.data)
         self.pad_id = self.parts.tokenizer.pad_id or 0
         self.rewards = judging.make(self.settings.rewards, faults=r.faults, mesh=self.parts.mesh)
         self.lessons = lessons.make(self.settings, self.parts.objective)

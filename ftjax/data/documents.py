@@ -9,7 +9,8 @@ lost: that is what `overlong` means by default for the kind "text".
 import codecs
 
 from ftjax.data import files, jsonl
-from ftjax.data.rows import BadRow, RowError, Rows
+from ftjax.data.row import BadRow, RowError
+from ftjax.data.rows import Rows
 
 TEXT = (".txt", ".txt.gz", ".md", ".md.gz", ".rst")
 

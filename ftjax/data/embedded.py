@@ -32,7 +32,7 @@ DOMAINS = {
 
 def make(
     *, domain: str, split: str = "train", rows: int | None = None, seed: int = 0,
-    emphasis: float = 1.0, **domain_options,
+    emphasis: float = 1.0, form: str | None = None, **domain_options,
 ) -> generated.Generated:  # fmt: skip
     """Make the rows of one domain: a sequence of dicts with `.where(i)`.
 
@@ -42,10 +42,11 @@ def make(
     """
     source = DOMAINS[generated.legal(domain, DOMAINS, "embedded: domain")]
     known = set(inspect.signature(source).parameters) - {"domain"}
+    domain_options |= {} if form is None else {"form": form}
     for option in domain_options:
         generated.legal(option, known, f"embedded: option of {domain!r}")
     found = source(split=split, rows=rows, seed=seed, **domain_options)
     if emphasis == 1.0:
         return found
     draw = lambda index: {**found[index], "weight": emphasis}
-    return generated.Generated(draw, count=len(found), name=found.name)
+    return generated.Generated(draw, count=len(found), name=found.name, weighted=True)

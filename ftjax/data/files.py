@@ -65,13 +65,14 @@ def _near(path: str) -> str:
 
 @contextmanager
 def opened(path: str) -> Iterator[io.BufferedIOBase]:
-    """Open a file for reading bytes, through gzip when its name ends in .gz."""
-    if not path.endswith(".gz"):
-        with open(path, "rb") as stream:
+    """Open a file for reading bytes, through gzip when its name ends in .gz or it begins so."""
+    with open(path, "rb") as stream:
+        packed = path.endswith(".gz") or stream.peek(2)[:2] == b"\x1f\x8b"
+        if not packed:
             yield stream
-        return
-    with gzip.open(path, "rb") as stream:
-        yield io.BufferedReader(_Bounded(stream, path))
+            return
+        with gzip.open(stream, "rb") as unpacked:
+            yield io.BufferedReader(_Bounded(unpacked, path))
 
 
 class _Bounded(io.RawIOBase):

@@ -54,13 +54,17 @@ def legal(value, allowed, where: str):
 
 
 class Generated(collections.abc.Sequence):
-    """A sequence of `count` rows, each computed by `draw(index)` when it is asked for."""
+    """A sequence of `count` rows, each computed by `draw(index)` when it is asked for.
 
-    def __init__(self, draw, *, count: int, name: str):
+    weighted: their `weight` is the weight of the loss.
+    """
+
+    def __init__(self, draw, *, count: int, name: str, weighted: bool = False):
         if count < 0:
             raise ValueError(f"{name}: got rows={count}; expected 0 or more; leave it out for all")
         self.draw, self.count, self.name = draw, count, name
         self.bad: list = []
+        self.weighted = weighted
 
     def __len__(self) -> int:
         return self.count

@@ -35,7 +35,7 @@ class Group(NamedTuple):
 def examples(rows: Sequence[dict], tokenizer, **options) -> list[Group]:
     """Encode checked rows of `preference_rows`; the options are those of `encode.examples`."""
     flat = [
-        {"prompt": row["prompt"], "response": answer, "weight": 1.0}
+        {"prompt": row["prompt"], "response": answer, "weight": 1.0, "tools": row.get("tools")}
         for row in rows
         for answer in row["answers"]
     ]

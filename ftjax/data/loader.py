@@ -27,7 +27,7 @@ import numpy as np
 
 from ftjax.core import conf
 from ftjax.core.typed import Count
-from ftjax.data import draw, encode, groups, packing, prepare, rows
+from ftjax.data import draw, encode, groups, packing, prepare, rows, stops
 from ftjax.data.prepare import Data
 
 LEFT_OUT = (encode.TOO_LONG, encode.NO_TARGET, groups.EQUAL)  # why a good row is no example
@@ -311,7 +311,7 @@ class Loader:
         self._reading = None
 
     def summary(self) -> dict:
-        """Return rows, examples, tokens, targets, what was cut or left out, and the fill."""
+        """Return rows, their forms and ends, tokens, targets, what was cut or left out."""
         data, count = self.data, self.data.count
         plan = self.epoch(0).plan
         parts = Counter()
@@ -323,6 +323,10 @@ class Loader:
             "parts": dict(parts),
             "tokens": len(data.store.tokens),
             "targets": data.store.targets(),
+            "forms": dict(data.forms),
+            "unread_columns": dict(data.unread),
+            "stops": stops.told(data.turns),
+            "duplicates": data.duplicates,
             "bad": rows.count_bad(data.bad),
             "truncated": count["truncated"],
             "split": count["split"],

@@ -15,6 +15,7 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from ftjax.core import conf
+from ftjax.data import forms
 from ftjax.data import rows as rows_lib
 from ftjax.data.rows import Rows
 
@@ -34,6 +35,7 @@ class Mixture(Rows):
         self.parts = tuple(parts)
         self._ends = list(accumulate(len(part.rows) for part in parts))
         self.bad = [bad for part in parts for bad in part.rows.bad]
+        self.weighted = False
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -54,24 +56,31 @@ class Mixture(Rows):
         return self.parts[p], i - (self._ends[p - 1] if p else 0)
 
 
-def make(*, parts, kind: str = "prompt", fields: Mapping | None = None, on_bad_row: str = "error"):
+def make(
+    *, parts, kind: str = "prompt", fields: Mapping | None = None, on_bad_row: str = "error",
+    form: str = "auto", roles: Mapping | None = None, turns: str = "all",
+    on_duplicate: str = "keep",
+):  # fmt: skip
     """Open every part by its `name` and check its rows.
 
     parts: dicts of `name`, `weight` (above 0; only ratios matter), optionally `label` for the
-    summary, `kind` and `fields` (else those given here), and the keywords of that source.
+    summary, `kind`, `fields` and `form` (else those given here), and the keywords of that source.
+    The other arguments are those of `rows.check`.
     Raises ValueError naming the part.
     """
     if not parts:
         raise ValueError("data.parts: got no part; expected a list of dicts; add one")
+    reading = {"on_bad_row": on_bad_row, "roles": roles, "turns": turns}
+    reading["on_duplicate"] = on_duplicate
     opened = [
-        _part(dict(spec), n, kind=kind, fields=fields, on_bad_row=on_bad_row)
+        _part(dict(spec), n, kind=kind, fields=fields, form=form, **reading)
         for n, spec in enumerate(parts)
     ]
     total = sum(part.share for part in opened)
     return Mixture([part._replace(share=part.share / total) for part in opened])
 
 
-def _part(spec: dict, n: int, *, kind, fields, on_bad_row) -> Part:
+def _part(spec: dict, n: int, *, kind, fields, form, **reading) -> Part:
     where = f"data.parts[{n}]"
     weight = spec.pop("weight", None)
     if not isinstance(weight, int | float) or isinstance(weight, bool) or not weight > 0:
@@ -82,7 +91,10 @@ def _part(spec: dict, n: int, *, kind, fields, on_bad_row) -> Part:
     label = spec.pop("label", None) or f"{spec.get('name')}:{n}"
     # The shared field map belongs to the shared kind: a part of another kind starts from none.
     fields = spec.pop("fields", None if "kind" in spec else fields)
+    form = "auto" if "kind" in spec else form
+    if "form" in spec and not forms.of_source(spec.get("name"), where=f"{where}.name"):
+        form = spec.pop("form")
     kind = spec.pop("kind", kind)
     source = conf.build(spec, "data", where=where)
-    checked = rows_lib.check(source, kind, fields=fields, on_bad_row=on_bad_row)
+    checked = rows_lib.check(source, kind, fields=fields, form=form, **reading)
     return Part(label, checked, float(weight))

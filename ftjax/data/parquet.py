@@ -29,7 +29,8 @@ def _read(file: str, columns: Sequence[str] | None) -> list[dict]:
     try:
         reader = parquet.ParquetFile(file)
         _known(columns or (), reader.schema_arrow.names, file=file)
-        return reader.read(columns=list(columns) if columns else None).to_pylist()
+        table = reader.read(columns=list(columns) if columns else None)
+        return table.to_pylist(maps_as_pydicts="strict")
     except (arrow.ArrowInvalid, OSError) as error:
         raise ValueError(
             f"{file}: got damaged parquet data ({error}); expected a complete file; fetch it again"

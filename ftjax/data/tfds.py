@@ -9,7 +9,8 @@ format (`file_format="array_record"`); bytes become text.
 
 from collections.abc import Sequence
 
-from ftjax.data.rows import RowError, Rows
+from ftjax.data.row import RowError
+from ftjax.data.rows import Rows
 
 
 def make(*, split: str, builder: str | None = None, path: str | None = None, data_dir=None) -> Rows:

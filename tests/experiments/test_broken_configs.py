@@ -205,3 +205,11 @@ def test_a_key_of_another_evaluator_is_refused(lab):
     data = dict(name="embedded", domain="skills", split="test", rows=4)
     changes = {"evals.task": dict(name="nll", data=data, max_new_tokens=4)}
     assert "evals.task.max_new_tokens: unknown key" in complaint(lab, changes)
+
+
+@pytest.mark.parametrize("name", ["nll", "generate"])
+def test_data_of_an_evaluation_are_refused_under_its_name(lab, tmp_path, name):
+    path = tmp_path / "held.jsonl"
+    path.write_text('{"prompt": "a", "respond": "b"}\n' if name == "nll" else "{\n")
+    changes = {"evals.task": dict(name=name, data=dict(name="jsonl", path=str(path)))}
+    assert complaint(lab, changes).startswith(f"evals.task.data: {path}:1: ")

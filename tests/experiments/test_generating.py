@@ -137,6 +137,56 @@ def test_prompts_files(tmp_path):
         generating.read_prompts(bad)
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b'{"prompt": "x"', "a line that is cut off"),
+        ('{"prompt": "x"}'.encode("utf-16"), "iconv -f utf-16 -t utf-8"),
+        (b'{"prompt": null}', "expected an object with prompt or messages"),
+        (b'{"prompt": 5}', "expected text or a list of messages"),
+        (b'{"prompt": "\\ud83d"}', "half a character"),
+        (b'{"messages": [{"role": "gpt", "content": "x"}]}', "messages[0].role"),
+        (b"", "take it out of --prompts_file"),
+    ],
+)
+def test_prompts_files_that_are_not_in_order(content, words, tmp_path):
+    (tmp_path / "q.jsonl").write_bytes(content)
+    with pytest.raises(ValueError, match="got") as error:
+        generating.read_prompts(tmp_path / "q.jsonl")
+    assert words in str(error.value)
+    assert str(tmp_path / "q.jsonl") in str(error.value)
+
+
+def test_prompts_files_in_other_forms(tmp_path):
+    lines = [
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]},
+        {"conversations": [{"from": "human", "value": "hi"}]},
+        {"prompt": [user("hi")], "tools": [{"name": "look"}], "system": "be kind"},
+    ]
+    (tmp_path / "q.json").write_text(json.dumps(lines))
+    first, second, third = generating.read_prompts(tmp_path / "q.json")
+    assert first.prompt == second.prompt == [user("hi")]
+    assert [each["role"] for each in third.prompt["messages"]] == ["system", "user"]
+    assert third.prompt["tools"][0]["function"] == {"name": "look"}
+    (tmp_path / "q.txt").write_bytes(b"\xef\xbb\xbfhi\n")
+    assert generating.read_prompts(tmp_path / "q.txt") == [generating.Asked("hi")]
+    with pytest.raises(ValueError, match=r"--prompts_file: got .*nothing\.txt"):
+        generating.read_prompts(tmp_path / "nothing.txt")
+
+
+def test_tools_and_begun_answers_reach_the_template(template):
+    encode = generating.make_encode(Words(), template=template)
+    begun = [user("a bb"), {"role": "assistant", "content": "ccc dddd"}]
+    assert encode(begun)[-1] == 4
+    assert len(encode(begun)) > len(encode(begun[:1]))
+    shown = generating.find_template(
+        Words(), "{% for t in tools or [] %}{{ t.function.name }} {% endfor %}"
+        "{{ messages[-1].content }}{% if thinks %} yes{% endif %}", arguments={"thinks": True},
+    )  # fmt: skip
+    encode = generating.make_encode(Words(), template=shown)
+    assert encode({"messages": [user("a")], "tools": [{"name": "look"}]}) == [4, 1, 3]
+
+
 def test_results_are_json_lines(tmp_path):
     generating.write_results(tmp_path / "out.jsonl", ["a", [user("b")]], ["é", "y\nz"])
     rows = list(map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines()))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from experiments import describing, running, settings, workdirs
+from experiments import describing, masks, running, settings, workdirs
 from ftjax.core import tree
 from ftjax.train import compile as compiling
 from tests.experiments.conftest import metrics, train
@@ -108,6 +108,18 @@ def test_a_dry_run_shows_what_would_happen(lab, kind):
     assert re.search(r"weights, frozen +\d+\.\d+ GiB a device", text)
     assert re.search(r"temporary on cpu +\d", text)
     assert re.search(r"Q: what is \d+\?\nA:⟦( it is)+ \d+\n(<[^>]+>)?⟧", text)
+
+
+def test_a_page_shows_what_is_learned(lab, tmp_path):
+    rows = [{"prompt": "a < b\n", "response": "\nso & so"}, {"prompt": "c:", "response": "d"}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    plan = running.plan(lab.settings(**{"data.path": str(tmp_path / "rows.jsonl")}))
+    assert masks.write(plan, count=1, path=tmp_path / "run" / "mask.html") == 1
+    page = (tmp_path / "run" / "mask.html").read_text()
+    assert re.search(r"<pre>\na &lt; b\n<mark>\nso &amp; so(&lt;[^<]+)?</mark></pre>", page)
+    assert "1 shown of 2 examples; 2 of 2 learned turns end in a stop token" in page
+    assert masks.write(plan, count=9, path=tmp_path / "mask.html") == 2
+    assert "http" not in page
 
 
 def test_bad_rows_are_skipped_and_reported(lab, tmp_path):
