@@ -20,9 +20,6 @@ CONFIG = conf.flag()
 WORKDIR = flags.DEFINE_string("workdir", "", "directory of the run; one that holds a run resumes")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "print config, sizes and the first example, and exit")
 ALLOW = flags.DEFINE_bool("allow_config_change", False, "resume although the config has changed")
-COORDINATOR = flags.DEFINE_string("coordinator", "", "host:port, to join processes by hand")
-PROCESSES = flags.DEFINE_integer("processes", 1, "number of processes, with --coordinator")
-INDEX = flags.DEFINE_integer("index", 0, "number of this process, with --coordinator")
 
 
 def main(argv: list[str]) -> None:
@@ -32,12 +29,9 @@ def main(argv: list[str]) -> None:
     if not WORKDIR.value and not DRY_RUN.value:
         raise app.UsageError("--workdir: got none; expected a directory for the run")
     chosen = settings.read(conf.given(CONFIG))
-    from experiments import describing, running  # jax and the rest import slowly: behind the flags
-    from ftjax.core import mesh
-    from ftjax.train import device
+    commands.start()
+    from experiments import describing, running  # slow to import
 
-    mesh.start(coordinator=COORDINATOR.value, processes=PROCESSES.value, index=INDEX.value)
-    device.reuse_memory()
     if DRY_RUN.value:
         describing.show(running.plan(chosen))
         return
