@@ -29,7 +29,6 @@ MESSAGES = (ValueError, RuntimeError, FloatingPointError)
 
 def run(main) -> None:
     """Parse the flags, run `main(argv)` and leave the process."""
-
     for flag in (COORDINATOR, PROCESSES, INDEX):  # for --help
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[flag.name])
 
