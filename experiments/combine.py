@@ -28,11 +28,12 @@ def main(argv: list[str]) -> None:
     """Run what the flags say."""
     if len(argv) > 1:
         raise app.UsageError(f"got the arguments {argv[1:]}; expected flags alone")
+    commands.start()
     import jax  # slow to import
 
     from experiments import bases
     from ftjax.adapters import combine, peft
-    from ftjax.core import files
+    from ftjax.core import files, processes
     from ftjax.models import hf
 
     given = [weighted(text) for text in ADAPTERS.value]
@@ -45,8 +46,9 @@ def main(argv: list[str]) -> None:
         found, [weight for _, weight in given], kind=KIND.value, linears=own["linears"],
         rank=RANK.value, density=DENSITY.value, sign=SIGN.value, key=jax.random.key(SEED.value),
     )  # fmt: skip
-    peft.save(OUT.value, made, base_model=BASE.value or named, **own)
-    print(f"{len(found)} adapters, {KIND.value}: {OUT.value}")
+    if processes.is_first():
+        peft.save(OUT.value, made, base_model=BASE.value or named, **own)
+        print(f"{len(found)} adapters, {KIND.value}: {OUT.value}")
 
 
 def weighted(text: str) -> tuple[pathlib.Path, float]:

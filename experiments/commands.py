@@ -1,5 +1,9 @@
 """The frame of every command: what a user can mend ends in one line, our faults in a traceback.
 
+    def main(argv):
+        ...                     # flags and config, which import nothing slow
+        commands.start()        # joins the processes of the run; then jax may be used
+
     if __name__ == "__main__":
         commands.run(main)
 
@@ -8,6 +12,7 @@ for cannot be done, and the last line says why.
 """
 
 import os
+import re
 import sys
 import traceback
 from typing import NoReturn
@@ -16,6 +21,11 @@ from absl import app, flags, logging
 
 from ftjax.core import conf
 
+COORDINATOR = flags.DEFINE_string("coordinator", "", "host:port, to join processes by hand")
+PROCESSES = flags.DEFINE_integer(
+    "processes", None, "their number, with --coordinator; 1: alone, whatever a launcher says"
+)
+INDEX = flags.DEFINE_integer("index", None, "number of this process, with --coordinator")
 OURS = ("ftjax", "experiments", "configs", "_config", "__main__")
 MESSAGES = (ValueError, RuntimeError, FloatingPointError)
 
@@ -24,6 +34,8 @@ def run(main) -> None:
     """Parse the flags, run `main(argv)` and leave the process."""
     # With its own frames cut out, as by default, what jax raises seems to come from our last line.
     os.environ.setdefault("JAX_TRACEBACK_FILTERING", "off")
+    for flag in (COORDINATOR, PROCESSES, INDEX):  # for --help
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[flag.name])
 
     def quietly(argv: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # libraries tell of all they do at the level of info
@@ -38,6 +50,46 @@ def run(main) -> None:
         if not is_message(error):
             raise
         _leave(str(error))
+
+
+def start() -> None:
+    """Start the process as every command does: join the others of the run, reuse memory.
+
+    Raises:
+      ValueError: the flags or the launcher tell of others that cannot be joined.
+    """
+    from ftjax.core import processes  # jax imports slowly: behind the flags
+    from ftjax.train import device
+
+    processes.start(coordinator=COORDINATOR.value, processes=PROCESSES.value, index=INDEX.value)
+    device.reuse_memory()
+
+
+def define_mesh() -> flags.FlagHolder[list[str]]:
+    """Define --mesh of a command that reads a run; see `mesh_of`."""
+    return flags.DEFINE_list(
+        "mesh", [], "AXIS=SIZE,... of the devices here, such as fsdp=2; the run's, fitted to them"
+    )
+
+
+def mesh_of(given: list[str]) -> dict[str, int] | None:
+    """Read AXIS=SIZE of each; None without any.
+
+    Raises:
+      ValueError: one is not of this form, or names no axis.
+    """
+    from ftjax.core import mesh as meshes
+
+    found = {}
+    for text in given:
+        axis, _, size = text.partition("=")
+        if axis not in meshes.AXES or not re.fullmatch(r"-1|\d+", size):
+            raise ValueError(
+                f"--mesh: got {text!r}; expected AXIS=SIZE of {', '.join(meshes.AXES)}, such as "
+                "fsdp=2; one size may be -1, the rest of the devices"
+            )
+        found[axis] = int(size)
+    return found or None
 
 
 def is_message(error: Exception) -> bool:

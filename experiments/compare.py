@@ -13,7 +13,7 @@ import sys
 
 from absl import app, flags
 
-from experiments import commands
+from experiments import commands, settings
 from ftjax.core import conf
 
 CONFIG = flags.DEFINE_string("config", None, "file.py or file.py:arg with get_config() and sweep()")
@@ -25,10 +25,10 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"got the arguments {argv[1:]}; expected flags alone")
     variants = read(CONFIG.value)
-    from experiments import results, running, settings
-    from ftjax.train import device
+    commands.start()
+    from experiments import results, running  # slow to import
+    from ftjax.core import processes
 
-    device.reuse_memory()
     workdir, found, failed = pathlib.Path(WORKDIR.value), {}, {}
     for label, config in variants.items():
         sys.stdout.write(f"\n== {label}\n")
@@ -40,10 +40,11 @@ def main(argv: list[str]) -> None:
             failed[label] = str(error)
             sys.stdout.write(f"{label} ended: {error}\n")
             continue
-        if outcome.table is None:  # stopped by a signal; the next call goes on
+        if not outcome.has_ended:  # stopped by a signal; the next call goes on
             return
         found[label] = outcome.table
-    results.join(found, workdir, failed=failed)
+    if processes.is_first():
+        results.join(found, workdir, failed=failed)
     if failed:  # the table is there; the exit code says that it is not whole
         raise RuntimeError(
             f"compare: {len(failed)} of {len(variants)} variants have no result: "

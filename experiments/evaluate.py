@@ -15,6 +15,7 @@ from experiments import commands
 
 WORKDIR = flags.DEFINE_string("workdir", None, "directory of the run", required=True)
 CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "latest, best or a step")
+MESH = commands.define_mesh()
 OUTPUT = flags.DEFINE_string("output", "", "JSON file; DIR/evals/compare_<step>.json if not given")
 
 
@@ -22,17 +23,21 @@ def main(argv: list[str]) -> None:
     """Run what the flags say."""
     if len(argv) > 1:
         raise app.UsageError(f"got the arguments {argv[1:]}; expected flags alone")
+    commands.start()
     from experiments import artifacts, comparing, evaluating, workdirs  # jax: slow to import
-    from ftjax.core import files
+    from ftjax.core import files, processes
 
     workdir = pathlib.Path(WORKDIR.value)
-    run = workdirs.load(workdir, checkpoint=CHECKPOINT.value)
+    sizes = commands.mesh_of(MESH.value)
+    run = workdirs.load(workdir, checkpoint=CHECKPOINT.value, sizes=sizes)
     evaluation = evaluating.build(run.parts)
     if not evaluation.evaluators:
         raise app.UsageError(
             f"--workdir: got {WORKDIR.value!r}, whose config has no evals; expected one at least"
         )
     found = comparing.compare(evaluation.evaluators, run.base, run.params)
+    if not processes.is_first():
+        return
     print(comparing.text(found, evaluation.groups, step=run.step))
     path = pathlib.Path(OUTPUT.value or artifacts.Artifacts(workdir).comparison(run.step))
     files.write_json(path, comparing.record(found, evaluation.groups, step=run.step))

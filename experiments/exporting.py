@@ -28,7 +28,7 @@ from experiments import saving, setup
 from experiments.artifacts import Artifacts
 from ftjax.adapters import base as adapters
 from ftjax.adapters import peft
-from ftjax.core import files, tree
+from ftjax.core import files, processes, tree
 from ftjax.models import hf
 from ftjax.train import digest
 from ftjax.train import state as states
@@ -66,6 +66,7 @@ def write(
     for name, head in heads.items() if jax.process_index() == 0 else ():
         scores = {"score.weight": np.asarray(head)[None]}  # as classifiers of one label have it
         files.write_tensors(folder / f"{name}_head.safetensors", scores)
+    processes.any_process(False)  # whoever reads next, in any process, finds the files
     return "adapter" if adapter and not refusal else "model"
 
 

@@ -43,6 +43,7 @@ NEW = flags.DEFINE_integer("max_new_tokens", 128, "tokens of an answer at most",
 UNTIL = flags.DEFINE_multi_string("until", [], "cut each text before this string; not in chats")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "prompts at a time", lower_bound=1)
 SEED = flags.DEFINE_integer("seed", 0, "of the sampling")
+MESH = commands.define_mesh()
 OUTPUT = flags.DEFINE_string("output", "", "write JSON lines of prompt and text to this file too")
 
 
@@ -51,7 +52,13 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"got the arguments {argv[1:]}; expected flags; quote the prompt")
     check_flags()
-    from experiments import generating, several  # jax and the rest: slow to import
+    commands.start()
+    import jax  # slow to import
+
+    from experiments import generating, several
+
+    if CHAT.value and jax.process_count() > 1:
+        raise app.UsageError(f"--chat: got {jax.process_count()} processes; expected one")
 
     asked, given = prompts(), several.named(ADAPTER.value)
     which = several.places(asked, given)
@@ -73,7 +80,7 @@ def main(argv: list[str]) -> None:
     wrap = bool(TEMPLATE.value) or data.get("kind") == "chat"
     options["encode"] = generating.make_encode(parts.tokenizer, template=template, wrap=wrap)
     texts = [each.prompt for each in asked]
-    if len(texts) == 1 and not UNTIL.value:
+    if len(texts) == 1 and not UNTIL.value and jax.process_count() == 1:
         stream(parts, params, texts[0], options)
     else:
         write(parts, params, texts, options, of_rows=of_rows)
@@ -106,13 +113,14 @@ def load(*, adapters: bool):
     """Read the parts and weights that the flags name; `adapters` come in place of a run's own."""
     from experiments import several, workdirs
 
+    workdir, sizes = pathlib.Path(WORKDIR.value), commands.mesh_of(MESH.value)
     if WORKDIR.value and not (BASE.value or adapters):
-        run = workdirs.load(pathlib.Path(WORKDIR.value), checkpoint=CHECKPOINT.value)
+        run = workdirs.load(workdir, checkpoint=CHECKPOINT.value, sizes=sizes)
         return run.parts, run.params
     if WORKDIR.value:
-        parts = workdirs.parts_of(pathlib.Path(WORKDIR.value))
+        parts = workdirs.parts_of(workdir, sizes=sizes)
     else:
-        parts = several.parts_over(MODEL.value)
+        parts = several.parts_over(MODEL.value, sizes=sizes)
     return parts, workdirs.base_of(parts)
 
 
@@ -136,6 +144,7 @@ def write(parts, params, asked: list, options: dict, *, of_rows) -> None:
 
     from experiments import generating
     from ftjax.core import mesh as meshes
+    from ftjax.core import processes
     from ftjax.sampling import text
 
     respond = text.make(
@@ -144,6 +153,8 @@ def write(parts, params, asked: list, options: dict, *, of_rows) -> None:
     )  # fmt: skip
     key, show = jax.random.key(SEED.value), progress(len(asked))
     texts = respond(params, asked, key, of_rows=of_rows, progress=show)
+    if not processes.is_first():
+        return
     for prompt, new in zip(asked, texts, strict=True):
         print(f"> {prompt}\n{new}\n")
     if OUTPUT.value:

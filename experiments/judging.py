@@ -41,7 +41,7 @@ def model(*, workdir: str, checkpoint: str = "latest", mesh=None) -> rewards.Who
     Raises:
       ValueError: the directory holds no run, or one that trains no reward head.
     """
-    return rewards.Whole(Judge(pathlib.Path(workdir), checkpoint, mesh).score)
+    return rewards.Whole(Judge(pathlib.Path(workdir), checkpoint, mesh).score, collective=True)
 
 
 @functools.lru_cache(maxsize=2)

@@ -23,8 +23,8 @@ INSTEAD = {one: other for pair in TWO_WAYS for one, other in (pair, pair[::-1])}
 Keys = dict[str, Any]  # annotations by key
 # What the program sets itself, of all functions below.
 SET = (
-    "total_steps", "where", "inner", "devices", "model", "tokenizer", "process_index",
-    "process_count", "progress", "respond", "examples", "byte_counts", "pairs", "reference",
+    "total_steps", "where", "inner", "devices", "model", "tokenizer", "local_rows",
+    "progress", "respond", "examples", "byte_counts", "pairs", "reference",
     "sample", "base_of", "mesh",
 )  # fmt: skip
 OF_EVALS = ("name", "group", "data", "rows", "max_new_tokens", "temperature", "until", "rewards")

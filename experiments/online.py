@@ -29,18 +29,11 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"got the arguments {argv[1:]}; expected flags alone")
     chosen = settings.read(keys.read(CONFIG))
-    from experiments import rollouts  # jax and the rest import slowly: behind the flags
-    from ftjax.core import mesh
-    from ftjax.train import device
+    commands.start()
+    from experiments import rollouts  # slow to import
 
-    mesh.start()
-    device.reuse_memory()
-    rollouts.train(
-        chosen,
-        pathlib.Path(WORKDIR.value),
-        allow_config_change=ALLOW.value,
-        restart_data=RESTART_DATA.value,
-    )
+    options = dict(allow_config_change=ALLOW.value, restart_data=RESTART_DATA.value)
+    rollouts.train(chosen, pathlib.Path(WORKDIR.value), **options)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from ftjax.train import metrics, report, summary
 from ftjax.train import table as tables
 
 CURVES = ("loss", "grad_norm", "learning_rate")
+ENDED = ("done", "data ended")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +25,12 @@ class Outcome:
     """How a run ended: "done", "data ended", "SIGTERM" or "SIGINT"; and what it changed."""
 
     stopped: str
-    table: tables.Table | None
+    table: tables.Table | None  # of a run that has ended, in the process that reports
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether there is nothing left to train, in every process."""
+        return self.stopped in ENDED
 
 
 def progress(what: str) -> Callable[[int, int], None]:
@@ -44,7 +50,7 @@ def progress(what: str) -> Callable[[int, int], None]:
 
 def finish(plan, run, params, workdir: pathlib.Path, *, seconds: float) -> Outcome:
     """Export the weights and write the reports of a run that has ended."""
-    if run.stopped not in ("done", "data ended"):
+    if run.stopped not in ENDED:
         return Outcome(run.stopped, None)
     exporting.update(plan.parts, params, Artifacts(workdir), step=run.step)
     if jax.process_index() != 0:

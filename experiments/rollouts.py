@@ -274,9 +274,8 @@ def couple(p: running.Plan, state, frozen, workdir) -> tuple[Rollouts, Step]:
 
 
 def _check_prompts(prompts: int, mesh) -> None:
-    replicas = mesh.shape["data"] * mesh.shape["fsdp"]
-    if prompts % replicas:
+    if prompts % (replicas := meshes.replicas(mesh)):
         raise ValueError(
-            f"rollout.prompts: got {prompts}; expected a multiple of data x fsdp = {replicas}, the "
-            "replicas that they lie on; change one of them"
+            f"rollout.prompts: got {prompts}; expected a multiple of {replicas}, the replicas that "
+            f"they lie on ({' x '.join(meshes.RULES['B'])}); change one of them"
         )

@@ -60,15 +60,16 @@ class Plan:
     length: lengths.Length
 
 
-def plan(settings: Settings, *, progress=None, load: Callable | None = None) -> Plan:
+def plan(settings: Settings, *, progress=None, load: Callable | None = None, mesh=None) -> Plan:
     """Resolve and check settings; `progress(rows done, rows)` is called while data is encoded.
 
     load: `(parts, progress) -> loader`, where batches are not encoded rows.
+    mesh: in place of the settings', as for `setup.build`.
 
     Raises:
       ValueError: anything wrong with them, or with the data that they name.
     """
-    parts = setup.build(settings)
+    parts = setup.build(settings, mesh=mesh)
     setup.check_weights(parts)
     meshes.check_batch(settings.batch_size, settings.accumulate, parts.mesh)
     if settings.compile == "pmap":
@@ -146,7 +147,7 @@ def _loader(parts: setup.Parts, progress) -> loaders.Loader:
     s = parts.settings
     given = dict(
         tokenizer=parts.tokenizer, batch_size=s.batch_size, seed=s.seed.data, progress=progress,
-        process_index=jax.process_index(), process_count=jax.process_count(),
+        local_rows=meshes.local_rows(s.batch_size, parts.mesh),
     )  # fmt: skip
     return open_data(s.data, where="data", **given)
 
@@ -207,7 +208,8 @@ class Batches:
         return self
 
     def __next__(self):
-        return meshes.put_local(next(self._loader), self._mesh)
+        rows = self._loader.batch_size
+        return meshes.put_local(next(self._loader), self._mesh, rows=rows)
 
     def state(self) -> dict:
         """Return the loader's position."""

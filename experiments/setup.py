@@ -153,14 +153,18 @@ class Parts:
         return tokens.beside(found, dense[tokens.PATH], ids=ids) if ids else found
 
 
-def build(settings: Settings) -> Parts:
+def build(settings: Settings, *, mesh: jax.sharding.Mesh | None = None) -> Parts:
     """Resolve mesh, model, tokenizer, adapter, what trains, and what it is compared with.
+
+    mesh: in place of the settings', such as one of a topology's devices; see `core.mesh.make`.
 
     Raises:
       ValueError: names the key, what it holds and what was expected.
     """
-    mesh = conf.call(meshes.make, settings.mesh, where="mesh")
+    if mesh is None:
+        mesh = conf.call(meshes.make, settings.mesh, where="mesh")
     family, model, source = bases.read(settings.model)
+    meshes.check_sizes(model.config.sizes, mesh)
     found = _tokenizer_source(settings.tokenizer, source)
     tokenizer = tokenizers.load(str(found))
     if tokenizer.vocab_size > model.config.vocab_size:

@@ -24,9 +24,13 @@ from ftjax.core import mesh as meshes
 BASE = -1  # in place of an adapter's place
 
 
-def parts_over(directory: str) -> setup.Parts:
-    """Build the parts of a run that does not train: a base, its tokenizer, no adapter."""
+def parts_over(directory: str, *, sizes: Mapping[str, int] | None = None) -> setup.Parts:
+    """Build the parts of a run that does not train: a base, its tokenizer, no adapter.
+
+    sizes: of the mesh; all devices side by side when not given.
+    """
     c = common.base()
+    c.mesh.update(sizes or {})
     c.model.base, c.steps, c.optim.learning_rate = directory, 1, 0.0
     return setup.build(settings.read(c))
 

@@ -14,7 +14,7 @@ import sys
 
 from absl import app, flags
 
-from experiments import commands
+from experiments import commands, settings
 from ftjax.core import conf
 
 CONFIG = flags.DEFINE_string(
@@ -27,20 +27,16 @@ def main(argv: list[str]) -> None:
     """Run what the flags say."""
     if len(argv) > 1:
         raise app.UsageError(f"got the arguments {argv[1:]}; expected flags alone")
-    from experiments import rollouts, running, settings
-
     workdir = pathlib.Path(WORKDIR.value)
     chosen = {label: settings.read(c) for label, c in read(CONFIG.value, workdir).items()}
-    from ftjax.core import mesh
-    from ftjax.train import device
+    commands.start()
+    from experiments import rollouts, running  # slow to import
 
-    mesh.start()
-    device.reuse_memory()
     for number, (label, own) in enumerate(chosen.items(), 1):
         sys.stdout.write(f"\n== {label} ({number} of {len(chosen)})\n")
         sys.stdout.flush()
         train = running.train if own.rollout is None else rollouts.train
-        if train(own, workdir / label).table is None:  # stopped by a signal; the next call goes on
+        if not train(own, workdir / label).has_ended:  # stopped by a signal; the next call goes on
             return
 
 

@@ -101,7 +101,8 @@ def find(parts, objective, loader, model, *, workdir: pathlib.Path) -> dict[str,
             "init, such as 'kaiming'"
         )
     count = parts.settings.adapter.get("batches", BATCHES)
-    batches = [meshes.put_local(loader.batch(g), parts.mesh) for g in range(count)]
+    put = functools.partial(meshes.put_local, mesh=parts.mesh, rows=loader.batch_size)
+    batches = [put(loader.batch(g)) for g in range(count)]
     with jax.set_mesh(parts.mesh):
         found = _directions(parts, model, batches) | _steps(parts, objective, model, batches)
     _write(workdir, found)
@@ -173,7 +174,9 @@ def _factors(parts, path: str, a: jax.Array, b: jax.Array | None = None) -> tupl
 
 
 def _write(workdir: pathlib.Path, found: dict[str, tuple]) -> None:
-    whole = lambda x: x if x.is_fully_addressable else multihost_utils.process_allgather(x)
+    whole = lambda x: (
+        x if x.is_fully_addressable else multihost_utils.process_allgather(x, tiled=True)
+    )
     named = {f"{path}.{name}": np.asarray(whole(x)) for path, pair in found.items()
              for name, x in zip("ab", pair, strict=True)}  # fmt: skip
     if jax.process_index() == 0:

@@ -28,9 +28,6 @@ MASK = flags.DEFINE_integer(
     lower_bound=0,
 )  # fmt: skip
 ALLOW = flags.DEFINE_bool("allow_config_change", False, "resume although the config has changed")
-COORDINATOR = flags.DEFINE_string("coordinator", "", "host:port, to join processes by hand")
-PROCESSES = flags.DEFINE_integer("processes", 1, "number of processes, with --coordinator")
-INDEX = flags.DEFINE_integer("index", 0, "number of this process, with --coordinator")
 
 
 def main(argv: list[str]) -> None:
@@ -40,12 +37,9 @@ def main(argv: list[str]) -> None:
     if not WORKDIR.value and not DRY_RUN.value and not MASK.value:
         raise app.UsageError("--workdir: got none; expected a directory for the run")
     chosen = settings.read(keys.read(CONFIG))
-    from experiments import describing, masks, running  # jax imports slowly: behind the flags
-    from ftjax.core import mesh
-    from ftjax.train import device
+    commands.start()
+    from experiments import describing, masks, running  # slow to import
 
-    mesh.start(coordinator=COORDINATOR.value, processes=PROCESSES.value, index=INDEX.value)
-    device.reuse_memory()
     if MASK.value:
         page = pathlib.Path(WORKDIR.value or ".") / "mask.html"
         shown = masks.write(running.plan(chosen), count=MASK.value, path=page)

@@ -8,11 +8,16 @@ run.base                                      # what the run started from, adapt
 import dataclasses
 import json
 import pathlib
+import sys
+from collections.abc import Mapping
 
+import jax
 import optax
 
 from experiments import saving, settings, setup, starting
 from experiments.artifacts import Artifacts
+from ftjax.core import conf, processes
+from ftjax.core import mesh as meshes
 from ftjax.train import state as states
 
 
@@ -26,11 +31,17 @@ class Run:
     step: int
 
 
-def parts_of(workdir: pathlib.Path, *, mesh=None) -> setup.Parts:
-    """Build the parts of the run that `workdir` holds; on another mesh where one is given.
+def parts_of(
+    workdir: pathlib.Path, *, mesh=None, sizes: Mapping[str, int] | None = None
+) -> setup.Parts:
+    """Build the parts of the run that `workdir` holds, on the devices that are there.
+
+    Args:
+      mesh: another one than the run's own. sizes: of one over all devices here. Without either the
+        run's sizes are fitted to the devices.
 
     Raises:
-      ValueError: the directory holds no run.
+      ValueError: the directory holds no run, or the sizes do not fit.
     """
     path = Artifacts(workdir).config
     if not path.is_file():
@@ -39,9 +50,26 @@ def parts_of(workdir: pathlib.Path, *, mesh=None) -> setup.Parts:
             "a run of experiments.train"
         )
     config = json.loads(path.read_text(encoding="utf-8"))
-    if mesh is not None:
-        config["mesh"] = dict(mesh.shape)
-    return setup.build(settings.read(config))
+    run = settings.read(config)
+    if mesh is None:
+        mesh = conf.call(meshes.make, sizes or _fitted(run.mesh), where="--mesh")
+    return setup.build(run, mesh=mesh)
+
+
+def _fitted(sizes: Mapping[str, int]) -> dict[str, int]:
+    """Fit a run's mesh to the devices here; what that changes is said."""
+    count = jax.device_count()
+    try:
+        meshes.resolve(dict.fromkeys(meshes.AXES, 1) | {"data": -1} | dict(sizes), count)
+        return dict(sizes)
+    except ValueError:
+        found = meshes.fit(sizes, count)
+    if processes.is_first():
+        sys.stderr.write(
+            f"mesh: the run's is {dict(sizes)}; read on {count} devices as {found}; --mesh chooses "
+            "another\n"
+        )
+    return found
 
 
 def base_of(parts: setup.Parts) -> dict:
@@ -49,15 +77,15 @@ def base_of(parts: setup.Parts) -> dict:
     return setup.weights(parts) | {"adapters": None}
 
 
-def load(workdir: pathlib.Path, *, checkpoint: str = "latest", mesh=None) -> Run:
+def load(workdir: pathlib.Path, *, checkpoint: str = "latest", mesh=None, sizes=None) -> Run:
     """Load a run with the weights of a checkpoint: "latest", "best" or a step.
 
-    mesh: another one than the run's own.
+    mesh, sizes: see `parts_of`.
 
     Raises:
       ValueError: there is no run, or no such checkpoint.
     """
-    parts = parts_of(workdir, mesh=mesh)
+    parts = parts_of(workdir, mesh=mesh, sizes=sizes)
     folder = Artifacts(workdir).checkpoints
     found = None
     if folder.is_dir():

@@ -92,7 +92,7 @@ def batch_of(*, reference: str):
     batch |= dict(weights=np.float32(at >= PROMPT), examples=np.ones((PAIRS, 1), np.float32))
     if reference == "cached":
         batch["reference"] = -9 + generator.normal(size=shape).astype(np.float32)
-    return meshes.put_local(batch, meshes.make())
+    return meshes.put_local(batch, meshes.make(), rows=PAIRS)
 
 
 def measure(mode: str, *, reference: str, steps: int, warmup: int, **options) -> dict:

@@ -107,7 +107,8 @@ def batch_of(shape: dict):
     at = np.broadcast_to(np.arange(SEQUENCE), rows)
     batch = dict(tokens=tokens, positions=at, segments=np.ones(rows))
     batch = jax.tree.map(lambda x: np.asarray(x, np.int32), batch)
-    return meshes.put_local(batch | dict(weights=np.float32(at > 0)), meshes.make())
+    batch |= dict(weights=np.float32(at > 0))
+    return meshes.put_local(batch, meshes.make(), rows=len(tokens))
 
 
 def quantiles(values) -> dict[str, float]:

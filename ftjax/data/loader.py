@@ -6,8 +6,8 @@
 
 Every epoch is drawn by seed, packed by a plan made from the lengths alone, and its rows shuffled.
 The epochs' rows form one endless sequence, and global batch g is rows [g B, (g + 1) B) of it, of
-which each process takes its slice. Any batch can be computed at once, so the whole state is one
-integer, `next_batch`, beside a fingerprint of what it counts in.
+which each process takes those that lie on its devices. Any batch can be computed at once, so the
+whole state is one integer, `next_batch`, beside a fingerprint of what it counts in.
 
 weights[b, t] is the weight of tokens[b, t] as a target, predicted from t - 1. Segment 0 is padding.
 The kinds of preference data give batches [B, P, T]; see `groups`.
@@ -20,7 +20,7 @@ import json
 import math
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -45,15 +45,16 @@ def make(
     shuffle: bool = True,
     seed: int = 0,
     epochs: Count | None = None,
-    process_index: int = 0,
-    process_count: int = 1,
+    local_rows: Sequence[int] | None = None,
     **examples,
 ) -> "Loader":
     """Load, encode and plan a data set; the keywords are a config's `data` section.
 
     batch_size: rows of a batch, over all processes. max_tokens: its width, and the longest example.
-    packing: see `packing`. epochs: None goes on for ever. examples: the keywords of `prepare.load`
-    (name, tokenizer, kind, fields, loss, ...), and those of the source that `name` names.
+    packing: see `packing`. epochs: None goes on for ever. local_rows: those of a batch that this
+    process takes, all when None; see `core.mesh.local_rows`. examples: the keywords of
+    `prepare.load` (name, tokenizer, kind, fields, loss, ...), and those of the source that `name`
+    names.
     Raises ValueError naming the key, or the file, line and field.
     """
     _check_keys(examples)
@@ -66,8 +67,7 @@ def make(
         shuffle=shuffle,
         seed=seed,
         epochs=epochs,
-        process_index=process_index,
-        process_count=process_count,
+        local_rows=local_rows,
     )
 
 
@@ -133,21 +133,19 @@ class Loader:
         shuffle: bool = True,
         seed: int = 0,
         epochs: int | None = None,
-        process_index: int = 0,
-        process_count: int = 1,
+        local_rows: Sequence[int] | None = None,
     ):
-        _check_sizes(batch_size=batch_size, max_tokens=max_tokens, process_count=process_count)
+        _check_sizes(batch_size=batch_size, max_tokens=max_tokens)
         _check_seed(seed)
-        if batch_size % process_count or not 0 <= process_index < process_count:
+        self._local = list(range(batch_size) if local_rows is None else local_rows)
+        if not set(self._local) <= set(range(batch_size)):
             raise ValueError(
-                f"data.batch_size: got {batch_size} over process {process_index} of {process_count}"
-                "; expected a multiple of the number of processes; change batch_size"
+                f"data.batch_size: got {batch_size} with the rows {self._local} of this process; "
+                "expected rows of the batch; change batch_size"
             )
         self.data, self.max_tokens, self.batch_size = data, max_tokens, batch_size
         self._packing, self._shuffle, self._seed = packing, shuffle, seed
         self._epochs = epochs
-        local = batch_size // process_count
-        self._local = range(process_index * local, (process_index + 1) * local)
         self._next = 0
         self._reading = None
         self._ends: list[int] = []  # rows of all epochs up to and with the i-th
@@ -215,7 +213,7 @@ class Loader:
         return self._ends[0] / self.batch_size
 
     def batch(self, g: int) -> dict[str, np.ndarray]:
-        """Return this process's rows of global batch `g`: arrays [B / processes, T]."""
+        """Return this process's rows of global batch `g`: arrays [its rows, T]."""
         with self._lock:
             wanted = [self._find(g * self.batch_size + n) for n in self._local]
         return self._fill(wanted)
