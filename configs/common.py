@@ -9,7 +9,7 @@ import math
 import os
 import pathlib
 
-from ftjax.core import conf
+from ftjax.core import config as conf
 from ftjax.optim import rates
 
 parse_arg = conf.parse_arg
@@ -91,7 +91,7 @@ def online(c, *, prompts: int, samples: int, max_new_tokens: int):
         mixture=conf.placeholder(float),  # the reference's share in a rival; None = the objective's
     )
     c.rewards = conf.create()  # label -> dict(name=..., weight=1.0, ...)
-    c.advantages = conf.create()  # how they become credit or pairs; see `experiments/lessons.py`
+    c.advantages = conf.create()  # how they become credit or pairs; see `ftjax/rl/batches.py`
     return c
 
 

@@ -19,7 +19,7 @@ Two CPU cores, about an hour; `ftjax/assets/tiny/README.md` has the numbers of t
 
 from configs import common
 
-# (share of tokens in each stage, mean tokens of a row, options of `ftjax.data.embedded.make`)
+# (share of tokens in each stage, mean tokens of a row, options of `data.sources.embedded.make`)
 SHARES = (
     ((0.13, 0.09, 0.14), 85, dict(domain="english")),
     ((0.13, 0.09, 0.14), 137, dict(domain="code")),

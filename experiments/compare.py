@@ -13,8 +13,9 @@ import sys
 
 from absl import app, flags
 
-from experiments import commands, settings
-from ftjax.core import conf
+from experiments import cli
+from ftjax.core import config as conf
+from ftjax.run import config as settings
 
 CONFIG = flags.DEFINE_string("config", None, "file.py or file.py:arg with get_config() and sweep()")
 WORKDIR = flags.DEFINE_string("workdir", None, "directory of the runs; it resumes what it holds")
@@ -25,17 +26,18 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"got the arguments {argv[1:]}; expected flags alone")
     variants = read(CONFIG.value)
-    commands.start()
-    from experiments import results, running  # slow to import
+    cli.start()
     from ftjax.core import processes
+    from ftjax.run import finish  # slow to import
+    from ftjax.run import plan as running
 
     workdir, found, failed = pathlib.Path(WORKDIR.value), {}, {}
     for label, config in variants.items():
         sys.stdout.write(f"\n== {label}\n")
         try:
             outcome = running.train(settings.read(config), workdir / label)
-        except commands.MESSAGES as error:
-            if not commands.is_message(error):
+        except cli.MESSAGES as error:
+            if not cli.is_message(error):
                 raise
             failed[label] = str(error)
             sys.stdout.write(f"{label} ended: {error}\n")
@@ -44,7 +46,7 @@ def main(argv: list[str]) -> None:
             return
         found[label] = outcome.table
     if processes.is_first():
-        results.join(found, workdir, failed=failed)
+        finish.join(found, workdir, failed=failed)
     if failed:  # the table is there; the exit code says that it is not whole
         raise RuntimeError(
             f"compare: {len(failed)} of {len(variants)} variants have no result: "
@@ -66,4 +68,4 @@ def read(config: str) -> dict:
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["config", "workdir"])
-    commands.run(main)
+    cli.run(main)

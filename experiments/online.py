@@ -13,8 +13,10 @@ import pathlib
 
 from absl import app, flags
 
-from experiments import commands, keys, settings
-from ftjax.core import conf
+from experiments import cli
+from ftjax.core import config as conf
+from ftjax.run import config as settings
+from ftjax.run import keys
 
 CONFIG = conf.flag()
 WORKDIR = flags.DEFINE_string("workdir", None, "directory of the run; one that holds a run resumes")
@@ -29,14 +31,14 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"got the arguments {argv[1:]}; expected flags alone")
     chosen = settings.read(keys.read(CONFIG))
-    commands.start()
-    from experiments import rollouts  # slow to import
+    cli.start()
+    from ftjax.rl import rollout  # slow to import
 
     options = dict(allow_config_change=ALLOW.value, restart_data=RESTART_DATA.value)
-    rollouts.train(chosen, pathlib.Path(WORKDIR.value), **options)
+    rollout.train(chosen, pathlib.Path(WORKDIR.value), **options)
 
 
 if __name__ == "__main__":
     conf.define_required(CONFIG)
     flags.mark_flag_as_required("workdir")
-    commands.run(main)
+    cli.run(main)

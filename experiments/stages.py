@@ -14,8 +14,9 @@ import sys
 
 from absl import app, flags
 
-from experiments import commands, settings
-from ftjax.core import conf
+from experiments import cli
+from ftjax.core import config as conf
+from ftjax.run import config as settings
 
 CONFIG = flags.DEFINE_string(
     "config", None, "file.py or file.py:arg with get_config() and stages()"
@@ -29,13 +30,14 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"got the arguments {argv[1:]}; expected flags alone")
     workdir = pathlib.Path(WORKDIR.value)
     chosen = {label: settings.read(c) for label, c in read(CONFIG.value, workdir).items()}
-    commands.start()
-    from experiments import rollouts, running  # slow to import
+    cli.start()
+    from ftjax.rl import rollout
+    from ftjax.run import plan as running  # slow to import
 
     for number, (label, own) in enumerate(chosen.items(), 1):
         sys.stdout.write(f"\n== {label} ({number} of {len(chosen)})\n")
         sys.stdout.flush()
-        train = running.train if own.rollout is None else rollouts.train
+        train = running.train if own.rollout is None else rollout.train
         if not train(own, workdir / label).has_ended:  # stopped by a signal; the next call goes on
             return
 
@@ -54,4 +56,4 @@ def read(config: str, workdir: pathlib.Path) -> dict:
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["config", "workdir"])
-    commands.run(main)
+    cli.run(main)

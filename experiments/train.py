@@ -14,8 +14,10 @@ import pathlib
 
 from absl import app, flags
 
-from experiments import commands, keys, settings
-from ftjax.core import conf
+from experiments import cli
+from ftjax.core import config as conf
+from ftjax.run import config as settings
+from ftjax.run import keys
 
 CONFIG = conf.flag()
 WORKDIR = flags.DEFINE_string("workdir", "", "directory of the run; one that holds a run resumes")
@@ -37,16 +39,17 @@ def main(argv: list[str]) -> None:
     if not WORKDIR.value and not DRY_RUN.value and not MASK.value:
         raise app.UsageError("--workdir: got none; expected a directory for the run")
     chosen = settings.read(keys.read(CONFIG))
-    commands.start()
-    from experiments import describing, masks, running  # slow to import
+    cli.start()
+    from ftjax.run import dry_run, mask_page  # slow to import
+    from ftjax.run import plan as running
 
     if MASK.value:
         page = pathlib.Path(WORKDIR.value or ".") / "mask.html"
-        shown = masks.write(running.plan(chosen), count=MASK.value, path=page)
+        shown = mask_page.write(running.plan(chosen), count=MASK.value, path=page)
         print(f"{page}: {shown} examples")
         return
     if DRY_RUN.value:
-        describing.show(running.plan(chosen))
+        dry_run.show(running.plan(chosen))
         return
     running.train(
         chosen,
@@ -58,4 +61,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     conf.define_required(CONFIG)
-    commands.run(main)
+    cli.run(main)

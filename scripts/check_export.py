@@ -20,17 +20,20 @@ def make(out: pathlib.Path) -> None:
     """Write a model, its merged forms and its adapters with the logits that we compute."""
     import jax
 
-    from ftjax.adapters import base, methods, peft
-    from ftjax.models import hf, llama
+    from ftjax.adapters.lib import protocol as base
+    from ftjax.adapters.multi import catalogue
+    from ftjax.adapters.peft import io as peft
+    from ftjax.models.families import llama
+    from ftjax.models.hf import checkpoint
 
     model = llama.make(llama.from_hf(llama.EXAMPLE))
     weights = model.init(jax.random.key(0))
     given = dict(linears=model.linears, names=llama.NAMES)
-    save = lambda name, w: hf.save(out / name, w, family=llama, config=model.config)
+    save = lambda name, w: checkpoint.save(out / name, w, family=llama, config=model.config)
     save("base", weights)
     _expect(out / "base", model, weights, None)
-    for name, module in methods.modules().items():
-        if methods.is_of_model(name):
+    for name, module in catalogue.modules().items():
+        if catalogue.is_of_model(name):
             continue
         made = module.make(**module.EXAMPLE)
         if base.is_informed(made):

@@ -92,7 +92,7 @@ def test_only_conf_imports_ml_collections():
         for _, name in imports(tree)
         if name.split(".")[0] == "ml_collections"
     }
-    assert users == {"ftjax/core/conf.py"}
+    assert users == {"ftjax/core/config.py"}
 
 
 def test_functions_are_at_most_40_lines():

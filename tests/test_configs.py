@@ -12,16 +12,19 @@ import time
 import pytest
 
 import ftjax
-from experiments import rollouts, running, settings
-from ftjax.core import conf, tree
-from ftjax.models import hf
+from ftjax.core import config as conf
+from ftjax.core import tree
+from ftjax.models.hf import checkpoint
 from ftjax.optim import groups
+from ftjax.rl import rollout
+from ftjax.run import config as settings
+from ftjax.run import plan as running
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FILES = sorted(p for p in (ROOT / "configs").glob("*.py") if p.stem not in ("__init__", "common"))
 WEIGHTS = pathlib.Path(ftjax.__file__).parent / "assets" / "tiny" / "model.safetensors"
 LONGEST_S = 60
-MAINS = {"train": running.train, "online": rollouts.train}
+MAINS = {"train": running.train, "online": rollout.train}
 each = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 
 
@@ -87,9 +90,9 @@ def has_full(path):
         return False
 
 
-@pytest.mark.parametrize("family", sorted(hf.families()))
+@pytest.mark.parametrize("family", sorted(checkpoint.families()))
 def test_full_fine_tuning_finds_its_patterns_in_every_family(family):
-    family = hf.family_of(family)
+    family = checkpoint.family_of(family)
     names = tree.paths({"model": family.make(family.from_hf(family.EXAMPLE)).abstract})
     whole = [load(path, arg="full") for path in FILES if has_full(path)]
     kinds = {tuple(c.optim.no_decay) for c in whole + [load(path) for path in FILES]}

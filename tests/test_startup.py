@@ -23,7 +23,7 @@ print(json.dumps(dict(seconds=seconds, loaded=[n for n in sys.modules if "." not
 
 @pytest.fixture(scope="module")
 def started():
-    names = ["jax", "ftjax", "ftjax.core.tree", "ftjax.core.conf"]
+    names = ["jax", "ftjax", "ftjax.core.tree", "ftjax.core.config"]
     command = [sys.executable, "-W", "error", "-c", SCRIPT, *names]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     return json.loads(done.stdout)

@@ -11,7 +11,8 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from ftjax.adapters import base, lora
+from ftjax.adapters import lora
+from ftjax.adapters.lib import protocol
 from ftjax.core import einsum
 from ftjax.core.typed import Chance, Count, Positive
 
@@ -22,7 +23,7 @@ FLOOR = 1e-5  # PEFT divides alpha by rank + 1e-5
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class AdaLoRA(base.Adapter):
+class AdaLoRA(protocol.Adapter):
     """Factors a (contracted letters, R) and b (R, kept letters), values e (R), scale s."""
 
     a: jax.Array

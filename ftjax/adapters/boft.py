@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ftjax.adapters import base, matrix, rotation
-from ftjax.adapters.peft_format import Format
+from ftjax.adapters.lib import matrix, protocol, rotation
+from ftjax.adapters.peft.format import Format
 from ftjax.core import einsum
 from ftjax.core.typed import Count
 from ftjax.ops import linear, remat
@@ -23,7 +23,7 @@ EXAMPLE = dict(block=4, factors=1)
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class BOFT(base.Adapter):
+class BOFT(protocol.Adapter):
     """Matrices q [factors, blocks, b, b]; the gain, over the kept letters."""
 
     q: jax.Array

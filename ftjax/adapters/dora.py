@@ -15,7 +15,8 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from ftjax.adapters import base, lora, matrix
+from ftjax.adapters import lora
+from ftjax.adapters.lib import matrix, protocol
 from ftjax.core import einsum
 from ftjax.core.typed import Chance, Count, Positive
 from ftjax.ops import products, remat
@@ -25,7 +26,7 @@ EXAMPLE = dict(rank=4, alpha=8.0)
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class DoRA(base.Adapter):
+class DoRA(protocol.Adapter):
     """Factors a and b as in LoRA, lengths m (kept letters), scale s; s = 0 adapts nothing."""
 
     a: jax.Array

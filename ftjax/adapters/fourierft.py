@@ -19,8 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ftjax.adapters import base, lora, matrix, peft_config
-from ftjax.adapters.peft_format import Format, number, pattern
+from ftjax.adapters import lora
+from ftjax.adapters.lib import matrix, protocol
+from ftjax.adapters.peft import config as peft_config
+from ftjax.adapters.peft.format import Format, number, pattern
 from ftjax.core import einsum
 from ftjax.core.typed import Count, Natural, Positive
 
@@ -31,7 +33,7 @@ LARGE = (2**32 - 1) // 20  # elements of a matrix from which on 32 bits a draw a
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class FourierFT(base.Adapter):
+class FourierFT(protocol.Adapter):
     """Coefficients c [n]; the scale s, a scalar."""
 
     c: jax.Array

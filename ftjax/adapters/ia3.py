@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ftjax.adapters import base, matrix, peft_config
-from ftjax.adapters.peft_format import Format
+from ftjax.adapters.lib import matrix, protocol
+from ftjax.adapters.peft import config as peft_config
+from ftjax.adapters.peft.format import Format
 from ftjax.core import einsum
 from ftjax.ops import linear, remat
 
@@ -22,7 +23,7 @@ EXAMPLE = dict(inputs="F")
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class IA3(base.Adapter):
+class IA3(protocol.Adapter):
     """A gain, over the input's letters if `inward`, else over the output's."""
 
     gain: jax.Array

@@ -14,8 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ftjax.adapters import base, lora, matrix, peft_lora, peft_lycoris
-from ftjax.core import einsum, layout
+from ftjax.adapters import lora
+from ftjax.adapters.lib import matrix, protocol
+from ftjax.adapters.peft import lora as peft_lora
+from ftjax.adapters.peft import lycoris
+from ftjax.core import einsum, torch_layout
 from ftjax.core.typed import Count, Positive
 from ftjax.ops import products
 
@@ -24,7 +27,7 @@ EXAMPLE = dict(rank=4, alpha=8.0)
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class LoHa(base.Adapter):
+class LoHa(protocol.Adapter):
     """Factors a1, a2 (contracted letters, R) and b1, b2 (R, kept letters); scale s, a scalar."""
 
     a1: jax.Array
@@ -86,7 +89,7 @@ def make(*, rank: Count, alpha: Positive):
 # -- PEFT's files ----------------------------------------------------------------------------------
 
 
-class LohaFormat(peft_lycoris.Lycoris):
+class LohaFormat(lycoris.Lycoris):
     """Tensors hada_w1_a (out, r), hada_w1_b (r, in) and the same of w2: a there is b here."""
 
     peft_type, kinds = "LOHA", (LoHa,)
@@ -107,8 +110,8 @@ class LohaFormat(peft_lycoris.Lycoris):
         b, a = _layouts(module.e)
         known, factors = module.sizes | {"R": rank}, []
         for w in ("hada_w1", "hada_w2"):
-            factors.append(layout.Layout(a, low.a).from_torch(tensors[f"{w}_b"], known))
-            factors.append(layout.Layout(b, low.b).from_torch(tensors[f"{w}_a"], known))
+            factors.append(torch_layout.Layout(a, low.a).from_torch(tensors[f"{w}_b"], known))
+            factors.append(torch_layout.Layout(b, low.b).from_torch(tensors[f"{w}_a"], known))
         return LoHa(*factors, np.float32(peft_lora.scale_of(module.name, hyper)))
 
     def to_torch(self, module, adapter):
@@ -119,8 +122,8 @@ class LohaFormat(peft_lycoris.Lycoris):
             ("hada_w1", adapter.a1, adapter.b1),
             ("hada_w2", adapter.a2, adapter.b2),
         ):
-            result[f"{w}_a"] = layout.Layout(b, low.b).to_torch(ours_b)
-            result[f"{w}_b"] = layout.Layout(a, low.a).to_torch(ours_a)
+            result[f"{w}_a"] = torch_layout.Layout(b, low.b).to_torch(ours_b)
+            result[f"{w}_b"] = torch_layout.Layout(a, low.a).to_torch(ours_a)
         return result
 
 

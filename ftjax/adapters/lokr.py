@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ftjax.adapters import base, matrix, peft_lora, peft_lycoris
+from ftjax.adapters.lib import matrix, protocol
+from ftjax.adapters.peft import lora, lycoris
 from ftjax.core import einsum
 from ftjax.core.typed import Count, Positive
 from ftjax.ops import linear, products
@@ -27,7 +28,7 @@ Factor = tuple[jax.Array, ...]  # a matrix, or two that multiply to it
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class LoKr(base.Adapter):
+class LoKr(protocol.Adapter):
     """Factors w1 and w2, each one matrix or the two that multiply to it; scale s, a scalar."""
 
     w1: Factor
@@ -122,11 +123,11 @@ def make(*, rank: Count, alpha: Positive, factor: int = -1, both: bool = False):
 # -- PEFT's files ----------------------------------------------------------------------------------
 
 
-class LokrFormat(peft_lycoris.Lycoris):
+class LokrFormat(lycoris.Lycoris):
     """Tensors lokr_w1 (o1, i1) or lokr_w1_a (o1, r) and lokr_w1_b (r, i1); the same of w2."""
 
     peft_type, kinds = "LOKR", (LoKr,)
-    keys = peft_lycoris.Lycoris.keys | {"decompose_both", "decompose_factor"}
+    keys = lycoris.Lycoris.keys | {"decompose_both", "decompose_factor"}
 
     def read(self, config):
         """Read ranks, alphas and how sizes are split."""
@@ -145,12 +146,12 @@ class LokrFormat(peft_lycoris.Lycoris):
         """Take the rank from the settings: matrices that are whole do not show it."""
         if "rank" not in hyper:
             raise ValueError("LoKr: got no rank in hyper; expected the adapter's own settings")
-        return peft_lora.rank_of(name, {"rank_pattern": {}} | hyper)
+        return lora.rank_of(name, {"rank_pattern": {}} | hyper)
 
     def shapes(self, module, hyper):
         """Give the shapes of one tensor or two for each of w1 and w2."""
         both = shapes(
-            module.outputs, module.inputs, rank=peft_lora.rank_of(module.name, hyper),
+            module.outputs, module.inputs, rank=lora.rank_of(module.name, hyper),
             factor=hyper["factor"], both=hyper["both"],
         )  # fmt: skip
         return _named(*both)
@@ -161,7 +162,7 @@ class LokrFormat(peft_lycoris.Lycoris):
             tuple(tensors[suffix] for suffix in sorted(tensors) if suffix.startswith(w))
             for w in ("lokr_w1", "lokr_w2")
         )
-        return LoKr(first, second, np.float32(peft_lora.scale_of(module.name, hyper)))
+        return LoKr(first, second, np.float32(lora.scale_of(module.name, hyper)))
 
     def to_torch(self, module, adapter):
         """Give the matrices as they are."""

@@ -14,8 +14,9 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from ftjax.adapters import base, starts
-from ftjax.core import conf, einsum, tree
+from ftjax.adapters.lib import inits, protocol
+from ftjax.core import config as conf
+from ftjax.core import einsum, tree
 from ftjax.core.typed import Chance, Count, Positive
 from ftjax.ops import linear, lowrank, products
 
@@ -24,7 +25,7 @@ EXAMPLE = dict(rank=4, alpha=8.0)
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class LoRA(base.Adapter):
+class LoRA(protocol.Adapter):
     """Factors a (contracted letters, R) and b (R, kept letters); scale s, a scalar."""
 
     a: jax.Array
@@ -77,7 +78,7 @@ class LoRA(base.Adapter):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class OffsetLoRA(base.Adapter):
+class OffsetLoRA(protocol.Adapter):
     """A LoRA beside a frozen low-rank term: w' = w + s * (a b + a0 b0).
 
     With a0 b0 = -(a b at the start) the factors may start anywhere, and the base stays as it is:
@@ -199,7 +200,7 @@ def make(
     scale = alpha / (rank**0.5 if rslora else rank)
 
     def around(a: jax.Array, b: jax.Array) -> LoRA | OffsetLoRA:
-        if init not in starts.SUBTRACTED:
+        if init not in inits.SUBTRACTED:
             return LoRA(a, b, jnp.float32(scale), dropout)
         return OffsetLoRA(a, b, a, -b, jnp.float32(scale), dropout)
 
@@ -215,10 +216,10 @@ def make(
         unit = scale**-0.5 if init == "loftq" else 1.0
         return around(*(unit * x for x in factors))
 
-    if init not in starts.NEEDS:
+    if init not in inits.NEEDS:
         return start
     options = dict(rank=rank, scale=scale, iterations=iterations, rho=rho)
-    return base.Informed(starts.NEEDS[init], informed, options)
+    return protocol.Informed(inits.NEEDS[init], informed, options)
 
 
 def check_width(rank: int, linears: Mapping, *, where) -> None:
@@ -257,10 +258,10 @@ def zeros(init: str, equation: str, shape: tuple[int, ...], *, rank: int):
 
 def draw(init: str, key: jax.Array, equation: str, w: jax.Array, *, rank: int, scale: float):
     """Make the factors a and b, in the equation's letters, as the start `init` has them."""
-    if init in starts.DISPLACED:
+    if init in inits.DISPLACED:
         sides = lowrank.sides(equation, w.shape)
         _check_rank(init, equation, rank=rank, sides=sides, most=min(sides))
-    a, b = starts.STARTS[init](key, lowrank.matrix(equation, w), rank, scale)
+    a, b = inits.STARTS[init](key, lowrank.matrix(equation, w), rank, scale)
     return lowrank.factors(equation, w.shape, a, b)
 
 
@@ -277,7 +278,7 @@ def _check(rank: int, dropout: float, init: str) -> None:
         raise ValueError(f"adapter.rank: got {rank}; expected at least 1")
     if not 0 <= dropout < 1:
         raise ValueError(f"adapter.dropout: got {dropout}; expected 0 <= dropout < 1")
-    legal = [*starts.STARTS, *starts.NEEDS]
+    legal = [*inits.STARTS, *inits.NEEDS]
     if init not in legal:
         hint = conf.nearest(init, legal)
         raise ValueError(f"adapter.init: got {init!r}; {hint}expected one of {conf.listed(legal)}")

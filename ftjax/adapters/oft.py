@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ftjax.adapters import base, matrix, rotation
-from ftjax.adapters.peft_format import Format
+from ftjax.adapters.lib import matrix, protocol, rotation
+from ftjax.adapters.peft.format import Format
 from ftjax.core import einsum
 from ftjax.core.typed import Count, Natural
 from ftjax.ops import linear
@@ -26,7 +26,7 @@ TERMS = 5  # of PEFT's series, unless a file says otherwise
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class OFT(base.Adapter):
+class OFT(protocol.Adapter):
     """Upper triangles q [blocks, b(b-1)/2]; a single one of them serves all blocks."""
 
     q: jax.Array

@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ftjax.adapters import base, peft_format
-from ftjax.core import layout
+from ftjax.adapters.lib import protocol
+from ftjax.adapters.peft import format as peft_format
+from ftjax.core import torch_layout as layout
 from ftjax.core.typed import Count, Positive
 
 EXAMPLE = dict(tokens=3)
@@ -21,7 +22,7 @@ EXAMPLE = dict(tokens=3)
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Prefix(base.Adapter):
+class Prefix(protocol.Adapter):
     """Keys and values of the virtual tokens in every layer, [L, n, K, H] each."""
 
     k: jax.Array
@@ -34,20 +35,20 @@ class Prefix(base.Adapter):
         return Prefix("LSKH", "LSKH")
 
 
-def make(*, tokens: Count, init_scale: Positive = 0.02) -> base.OfModel:
+def make(*, tokens: Count, init_scale: Positive = 0.02) -> protocol.OfModel:
     """Make the initialiser of a prefix of `tokens` keys and values, normal times `init_scale`.
 
     Raises:
       ValueError: there are no tokens.
     """
-    base.check_tokens(tokens)
+    protocol.check_tokens(tokens)
 
     def init(key: jax.Array, sizes, weights) -> Prefix:
         shape = (sizes["L"], tokens, sizes["K"], sizes["H"])
         draw = lambda key: init_scale * jax.random.normal(key, shape, jnp.float32)
         return Prefix(*map(draw, jax.random.split(key)))
 
-    return base.OfModel("prefix", init)
+    return protocol.OfModel("prefix", init)
 
 
 class PrefixFormat(peft_format.Format):

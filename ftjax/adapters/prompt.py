@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ftjax.adapters import base, peft_format
+from ftjax.adapters.lib import protocol
+from ftjax.adapters.peft import format as peft_format
 from ftjax.core.typed import Count
 
 EXAMPLE = dict(tokens=3)
@@ -23,7 +24,7 @@ EXAMPLE = dict(tokens=3)
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Prompt(base.Adapter):
+class Prompt(protocol.Adapter):
     """Embeddings of the virtual tokens, [n, D]: to them, what the embedding is to real ones."""
 
     embeddings: jax.Array
@@ -39,7 +40,7 @@ class Prompt(base.Adapter):
         return Prompt("SD")
 
 
-def make(*, tokens: Count, ids: Sequence[int] = ()) -> base.OfModel:
+def make(*, tokens: Count, ids: Sequence[int] = ()) -> protocol.OfModel:
     """Make the initialiser of a prompt.
 
     Args:
@@ -49,7 +50,7 @@ def make(*, tokens: Count, ids: Sequence[int] = ()) -> base.OfModel:
     Raises:
       ValueError: n is not positive.
     """
-    base.check_tokens(tokens)
+    protocol.check_tokens(tokens)
 
     def init(key: jax.Array, sizes, weights) -> Prompt:
         table_VD = weights["embed"]
@@ -57,7 +58,7 @@ def make(*, tokens: Count, ids: Sequence[int] = ()) -> base.OfModel:
         chosen = jnp.resize(jnp.asarray(ids), tokens) if ids else drawn
         return Prompt(table_VD[chosen].astype(jnp.float32))
 
-    return base.OfModel("prompt", init)
+    return protocol.OfModel("prompt", init)
 
 
 class PromptFormat(peft_format.Format):

@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ftjax.adapters import base, lora, matrix
-from ftjax.adapters.peft_format import Format, number
-from ftjax.core import einsum, layout, tree
+from ftjax.adapters import lora
+from ftjax.adapters.lib import matrix, protocol
+from ftjax.adapters.peft.format import Format, number
+from ftjax.core import einsum, torch_layout, tree
 from ftjax.core.typed import Count, Natural, Positive
 
 EXAMPLE = dict(rank=4)
@@ -24,7 +25,7 @@ EXAMPLE = dict(rank=4)
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class VeRA(base.Adapter):
+class VeRA(protocol.Adapter):
     """Projections a (contracted letters, R), b (R, kept); vectors d (R), g (kept); scale s."""
 
     a: jax.Array
@@ -162,8 +163,8 @@ class VeraFormat(Format):
         e, low = module.e, einsum.lora(module.linear.equation)
         sizes = module.sizes | {"R": hyper["rank"]}
         a, b = tensors[A][:, : module.inputs], tensors[B][: module.outputs]
-        a = layout.Layout(("R", e.contracted), low.a).from_torch(a, sizes)
-        b = layout.Layout((e.kept, "R"), low.b).from_torch(b, sizes)
+        a = torch_layout.Layout(("R", e.contracted), low.a).from_torch(a, sizes)
+        b = torch_layout.Layout((e.kept, "R"), low.b).from_torch(b, sizes)
         d, g = tensors["vera_lambda_d"], tensors["vera_lambda_b"]
         g = g.reshape([sizes[c] for c in e.kept])
         return VeRA(tree.Shared(a), tree.Shared(b), d, g, np.float32(1))

@@ -20,8 +20,8 @@ import pathlib
 import re
 from collections.abc import Mapping, Sequence
 
-from ftjax.core import conf
-from ftjax.core.conf import nearest
+from ftjax.core import config as conf
+from ftjax.core.config import nearest
 from ftjax.data import messages as messages_lib
 from ftjax.data import shown, spans
 from ftjax.data.spans import Span, TemplateError
@@ -102,11 +102,11 @@ class Template:
         self, source: str, *, bos_token: str = "", eos_token: str = "", date: str = "",
         arguments: Mapping | None = None, allow_dropped: Sequence[str] = (),
     ):  # fmt: skip
-        from ftjax.data import limits  # jinja2: slow to import
+        from ftjax.data import template_limits  # jinja2: slow to import
 
         self.source = source
         self.eos = eos_token
-        self._now = limits.clock(date or limits.DATE)
+        self._now = template_limits.clock(date or template_limits.DATE)
         self.has_tag = re.search(r"\{%-?\s*generation\s*-?%\}", source) is not None
         self._compiled = _compile(source)
         self.arguments, self.allow_dropped = dict(arguments or {}), tuple(allow_dropped)
@@ -197,14 +197,14 @@ class Template:
         """Return the text with the marks around what `{% generation %}` encloses."""
         import jinja2
 
-        from ftjax.data import limits
+        from ftjax.data import template_limits
 
         # What templates see is a copy: some change it.
         seen = [self._seen(each) for each in messages]
         given = {"messages": seen, "tools": copy.deepcopy(tools), "documents": None}
-        given |= {"strftime_now": self._now, "_turn": limits.Turns()}
+        given |= {"strftime_now": self._now, "_turn": template_limits.Turns()}
         try:
-            return limits.join(
+            return template_limits.join(
                 self._compiled.generate(**given | self._names | {"add_generation_prompt": prompt})
             )
         except TemplateError:
@@ -280,11 +280,11 @@ def _check_reserved(messages: Sequence[dict], tools) -> None:
 def _compile(source: str):
     import jinja2
 
-    from ftjax.data import limits
+    from ftjax.data import template_limits
 
     environment = _environment()
     try:
-        return environment.from_string(limits.limit(environment.parse(source)))
+        return environment.from_string(template_limits.limit(environment.parse(source)))
     except jinja2.TemplateSyntaxError as error:
         raise ValueError(f"data.chat_template: line {error.lineno}: {error.message}") from error
 
@@ -293,7 +293,7 @@ def _compile(source: str):
 def _environment():
     from jinja2 import ext, nodes
 
-    from ftjax.data import limits
+    from ftjax.data import template_limits
 
     class Generation(ext.Extension):
         """`{% generation %}...{% endgeneration %}`: put marks around what it renders."""
@@ -309,12 +309,12 @@ def _environment():
         def _mark(self, caller):
             return spans.OPEN + caller() + spans.CLOSE
 
-    environment = limits.Environment(
+    environment = template_limits.Environment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, ext.loopcontrols]
     )
     environment.filters["tojson"] = _tojson
     environment.globals.update(raise_exception=_raise)
-    environment.filters["_bounded"] = limits.bounded
+    environment.filters["_bounded"] = template_limits.bounded
     return environment
 
 

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ftjax.data import chat, literal, spans
+from ftjax.data import chat, spans, special_tokens
 from ftjax.data.tokenizer import Encoding
 
 LOSSES = ("completion", "all")
@@ -156,13 +156,13 @@ def _reading(tokenizer, rows, template, *, special: bool):
     if special:
         plain = functools.partial(tokenizer.encode_batch, add_special_tokens=False)
         return lambda value: value, plain
-    guard = _guard(tokenizer, literal.free([rows, template.source, template.arguments]))
+    guard = _guard(tokenizer, special_tokens.free([rows, template.source, template.arguments]))
     return guard.hide, guard.encode_batch
 
 
 @functools.lru_cache(maxsize=4)
-def _guard(tokenizer, start: int) -> literal.Guard:
-    return literal.Guard(tokenizer, start)
+def _guard(tokenizer, start: int) -> special_tokens.Guard:
+    return special_tokens.Guard(tokenizer, start)
 
 
 ENCODERS = {"text": _text, "prompt": _prompt, "dialog": _dialog, "chat": _chat}

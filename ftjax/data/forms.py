@@ -15,7 +15,7 @@ kind "prompt" the alpaca prompt is the instruction, the input if there is one, a
 import inspect
 from collections.abc import Mapping
 
-from ftjax.core import conf
+from ftjax.core import config as conf
 from ftjax.data import messages as messages_lib
 
 # form -> the fields that a row of it must have.
@@ -82,7 +82,7 @@ def convert(row, form: str, kind: str) -> None:
 
 def of_source(name: str, *, where: str) -> bool:
     """Return whether a source has an option `form` of its own, as those that make their rows do."""
-    make = vars(conf.resolve(name, "data", where=where)).get("make")
+    make = vars(conf.resolve(name, "data.sources", where=where)).get("make")
     known = inspect.signature(make).parameters if callable(make) else ()
     # A mixture has both, and hands them on.
     return "form" in known and "fields" not in known

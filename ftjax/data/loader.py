@@ -25,12 +25,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ftjax.core import conf
+from ftjax.core import config as conf
 from ftjax.core.typed import Count
-from ftjax.data import draw, encode, groups, packing, prepare, rows, stops
+from ftjax.data import (
+    answer_groups,
+    encode,
+    epoch_order,
+    packing,
+    prepare,
+    rows,
+    stops,
+)
 from ftjax.data.prepare import Data
 
-LEFT_OUT = (encode.TOO_LONG, encode.NO_TARGET, groups.EQUAL)  # why a good row is no example
+LEFT_OUT = (encode.TOO_LONG, encode.NO_TARGET, answer_groups.EQUAL)  # why a good row is no example
 
 # More batches than anybody trains for; grain wants a length.
 ENDLESS = 2**40
@@ -84,7 +92,7 @@ def _check_keys(given: Mapping) -> None:
     missing = {"name", "tokenizer"} - set(given)
     if missing:
         raise ValueError(f"data: got no {conf.listed(missing)}; expected it; add it")
-    opener = vars(conf.resolve(given["name"], "data", where="data.name")).get("make")
+    opener = vars(conf.resolve(given["name"], "data.sources", where="data.name")).get("make")
     if opener is None:
         return  # opening it says so
     known = [make, prepare.load, opener]
@@ -247,8 +255,8 @@ class Loader:
     def _make_epoch(self, e: int) -> Epoch:
         when = {"seed": self._seed, "epoch": e}
         counts, shares = self.data.counts, self.data.shares
-        plan = self._plan(draw.order(counts, shares, shuffle=self._shuffle, **when))
-        order = draw.permutation(plan.rows, **when) if self._shuffle else range(plan.rows)
+        plan = self._plan(epoch_order.order(counts, shares, shuffle=self._shuffle, **when))
+        order = epoch_order.permutation(plan.rows, **when) if self._shuffle else range(plan.rows)
         return Epoch(plan, np.asarray(order))
 
     def _plan(self, drawn: np.ndarray) -> packing.Plan:

@@ -12,7 +12,7 @@ text are parsed. Whatever else a message has (`name`, `tool_call_id`) goes to th
 import json
 from collections.abc import Mapping
 
-from ftjax.core.conf import nearest
+from ftjax.core.config import nearest
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 # What `data.roles` may map to: some templates print these two in a form of their own.

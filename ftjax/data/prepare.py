@@ -13,12 +13,21 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from ftjax.core import conf
-from ftjax.data import chat, encode, forms, groups, packing, preference_rows, rows, stops
+from ftjax.core import config as conf
+from ftjax.data import (
+    answer_groups,
+    chat,
+    encode,
+    forms,
+    packing,
+    preference_rows,
+    rows,
+    stops,
+)
 from ftjax.data import tokenizer as tokenizer_lib
-from ftjax.data.mixture import Mixture, Part
 from ftjax.data.row import BadRow
 from ftjax.data.rows import SKIP_HINT, Rows
+from ftjax.data.sources.mixture import Mixture, Part
 from ftjax.data.store import Store
 
 # Rows tokenised in one call: enough to keep the tokenizer's threads busy, and to report progress.
@@ -34,7 +43,7 @@ class Data(NamedTuple):
     the same as another one of their part.
     """
 
-    store: Store | groups.Groups
+    store: Store | answer_groups.Groups
     names: tuple[str, ...]
     counts: tuple[int, ...]
     shares: tuple[float, ...]
@@ -57,7 +66,7 @@ class Form(NamedTuple):
 
 
 TOKENS = Form(encode.examples, encode.fit, lambda examples, max_tokens: Store(examples))
-ANSWERS = Form(groups.examples, groups.fit, groups.store)
+ANSWERS = Form(answer_groups.examples, answer_groups.fit, answer_groups.store)
 
 
 class Encoder(NamedTuple):
@@ -72,7 +81,7 @@ class Encoder(NamedTuple):
 
     def ended(self, example) -> Counter:
         """Count the learned turns of an example, and those that end in a stop token."""
-        answers = example.answers if isinstance(example, groups.Group) else [example]
+        answers = example.answers if isinstance(example, answer_groups.Group) else [example]
         each = (stops.count(one, self.stop_ids, self.tokenizer.decode) for one in answers)
         return sum(each, Counter())
 
@@ -142,7 +151,7 @@ def _parts(name: str, source: dict, *, form: str, **reading) -> tuple[Part, ...]
         form, offered = "auto", reading
     else:
         offered = {"form": form, **reading}
-    opened = conf.build({"name": name, **source}, "data", where="data", **offered)
+    opened = conf.build({"name": name, **source}, "data.sources", where="data", **offered)
     if isinstance(opened, Mixture):
         return opened.parts
     return (Part(name, rows.check(opened, form=form, **reading), 1.0),)

@@ -6,7 +6,7 @@ import string
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from ftjax.core.conf import nearest
+from ftjax.core.config import nearest
 from ftjax.data import forms, preference_rows
 from ftjax.data import messages as messages_lib
 

@@ -21,7 +21,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from ftjax.core.conf import nearest
+from ftjax.core.config import nearest
 from ftjax.data import forms, preference_rows
 from ftjax.data import messages as messages_lib
 from ftjax.data.row import KINDS, BadRow, Row, RowError

@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from ftjax.core.conf import listed, nearest
-from ftjax.evals import base
+from ftjax.core.config import listed, nearest
+from ftjax.evals.lib import scoring
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 DROPPED = str.maketrans("", "", string.punctuation)
@@ -27,7 +27,7 @@ METRICS = ("exact_match", "f1")  # of the summary
 def make(
     *, respond: Callable, rows: Sequence[Mapping], template: str | None = None,
     normalize: str = "none",
-) -> base.Evaluator:  # fmt: skip
+) -> scoring.Evaluator:  # fmt: skip
     """Make the evaluator of {exact_match, f1}.
 
     Args:
@@ -51,7 +51,7 @@ def make(
     def per_example(params) -> dict[str, np.ndarray]:
         return compare(respond(params, prompts), wanted, normalize=normalize)
 
-    return base.Evaluator(per_example, summary)
+    return scoring.Evaluator(per_example, summary)
 
 
 def compare(
@@ -65,7 +65,7 @@ def compare(
     return {"exact_match": np.array(best(exact_match)), "f1": np.array(best(f1))}
 
 
-def summary(arrays: base.Arrays) -> dict[str, float]:
+def summary(arrays: scoring.Arrays) -> dict[str, float]:
     """Average over examples."""
     return {name: float(np.mean(arrays[name])) for name in ("exact_match", "f1")}
 

@@ -15,9 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from ftjax.core.conf import listed, nearest
+from ftjax.core.config import listed, nearest
 from ftjax.core.typed import Count
-from ftjax.evals import base
+from ftjax.evals.lib import scoring
 from ftjax.ops import products
 
 METRICS = ("accuracy", "reward_margin", "reward_chosen", "reward_rejected")  # of the summary
@@ -26,7 +26,7 @@ METRICS = ("accuracy", "reward_margin", "reward_chosen", "reward_rejected")  # o
 def make(
     *, model, pairs: Sequence, score: str = "ratio", beta: float = 0.1,
     reference: Callable | None = None, batch_size: Count = 8, chunk: Count = 64, mesh=None,
-) -> base.Evaluator:  # fmt: skip
+) -> scoring.Evaluator:  # fmt: skip
     """Make the evaluator of {accuracy, reward_margin, reward_chosen, reward_rejected}.
 
     Args:
@@ -57,10 +57,10 @@ def make(
         found = rewards(params, flat).reshape(-1, 2)
         return {"chosen": found[:, 0], "rejected": found[:, 1]}
 
-    return base.Evaluator(per_example, summary)
+    return scoring.Evaluator(per_example, summary)
 
 
-def summary(arrays: base.Arrays) -> dict[str, float]:
+def summary(arrays: scoring.Arrays) -> dict[str, float]:
     """Summarise rewards of `chosen` and `rejected` answers."""
     margin = arrays["chosen"] - arrays["rejected"]
     return {
@@ -77,7 +77,7 @@ def adapters_off(params: Mapping) -> dict:
 
 
 def _ratio(model, *, beta, reference, **options):
-    score = base.make_scorer(model, **options)
+    score = scoring.make_scorer(model, **options)
 
     def rewards(params, examples):
         return beta * (score(params, examples)[0] - score(reference(params), examples)[0])
@@ -87,7 +87,7 @@ def _ratio(model, *, beta, reference, **options):
 
 def _likelihood(model, *, beta, reference, **options):
     del beta, reference
-    score = base.make_scorer(model, **options)
+    score = scoring.make_scorer(model, **options)
 
     def rewards(params, examples):
         logp, tokens = score(params, examples)
@@ -108,7 +108,7 @@ def make_rewarder(model, *, batch_size: int, mesh=None) -> Callable:
         x_BD = jnp.take_along_axis(x_BTD, at[:, None, None], 1)[:, 0].astype(jnp.float32)
         return (products.einsum("BD,D->B", x_BD, params["head"]["reward"]),)
 
-    run = base.make_runner(model, last, batch_size=batch_size, mesh=mesh)
+    run = scoring.make_runner(model, last, batch_size=batch_size, mesh=mesh)
     return lambda params, examples: run(params, examples, count=1)[0]
 
 

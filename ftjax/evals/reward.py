@@ -12,13 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from ftjax.core.typed import Count
-from ftjax.evals import base, generate
+from ftjax.evals import generate
+from ftjax.evals.lib import scoring
 
 
 def make(
     *, model, sample: Callable, rewards: Callable, rows: Sequence[Mapping],
     base_of: Callable | None = None, batch_size: Count = 8, chunk: Count = 64, mesh=None,
-) -> base.Evaluator:  # fmt: skip
+) -> scoring.Evaluator:  # fmt: skip
     """Make the evaluator of {reward, reward_<label>, kl, answer_tokens}.
 
     Args:
@@ -37,7 +38,7 @@ def make(
         raise ValueError("evals.reward: got no row; expected prompts; check its data")
     prompts = [generate.prompt_of(row) for row in rows]
     asked = [{**row, "prompt": prompt} for row, prompt in zip(rows, prompts, strict=True)]
-    score = base.make_scorer(model, batch_size=batch_size, chunk=chunk, mesh=mesh)
+    score = scoring.make_scorer(model, batch_size=batch_size, chunk=chunk, mesh=mesh)
 
     def per_example(params) -> dict[str, np.ndarray]:
         answers = sample(params, prompts)
@@ -54,10 +55,10 @@ def make(
             found["kl"] = own - other
         return found
 
-    return base.Evaluator(per_example, summary)
+    return scoring.Evaluator(per_example, summary)
 
 
-def summary(arrays: base.Arrays) -> dict[str, float]:
+def summary(arrays: scoring.Arrays) -> dict[str, float]:
     """Average over prompts; a part of the reward over those of which it says something."""
     means = {name: float(np.nanmean(array)) for name, array in arrays.items()}
     return dict(sorted(means.items()))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ftjax.core import mesh
-from ftjax.models import base, virtual
+from ftjax.models import base, virtual_tokens
 from ftjax.ops import attention, remat, rope
 
 
@@ -39,7 +39,7 @@ def attend(q, k, v, context: base.Context, cache=None, *, scale: float, cap: flo
     if context.rotation is not None:
         q, k = rope.rotate(q, *context.rotation), rope.rotate(k, *context.rotation)
     new = {"k": k, "v": v}
-    k, v = virtual.join(context.prefix, k, v)
+    k, v = virtual_tokens.join(context.prefix, k, v)
     if cache is None:
         mixed = attention.attend_causal(q, k, v, context.mask_BTS, scale=scale, cap=cap)
     else:

@@ -29,9 +29,8 @@ from flax import nnx
 
 from ftjax.core import mesh, tree
 from ftjax.core.mean import Mean
-from ftjax.models import base, virtual
-from ftjax.ops import attention, linear, products, quantize, rope
-from ftjax.ops import cap as capping
+from ftjax.models import base, virtual_tokens
+from ftjax.ops import attention, linear, products, quantize, rope, softcap
 from ftjax.ops import remat as policies
 
 HEAD = "BTD,VD->BTV"
@@ -224,14 +223,14 @@ class Model:
           aux: return also what the blocks give beside their states, {stack: tree on L}, last.
         """
         adapters = adapters or {}
-        before = virtual.count(adapters)
+        before = virtual_tokens.count(adapters)
         slots, past = cache and cache["k"].shape[-1], None if fresh else cache
         options = dict(adapters=adapters, slots=slots, fresh=fresh)
         contexts = self._contexts(positions_BT, segments_BT, **options)
         run = functools.partial(self._layer, contexts=contexts, past=past, key=key)
         ends, site = self.ends_of(params), base.Site(tree.unshared(adapters), key)
         x = mesh.constrain(ends.enter(tokens_BT, positions_BT + before, site), "BTD")
-        x = x, virtual.enter(ends, adapters)
+        x = x, virtual_tokens.enter(ends, adapters)
         (x, _), new, given = self._layers(params, x, adapters, run, keep=cache is not None)
         outputs = [ends.leave(x)]
         if fresh:
@@ -251,12 +250,12 @@ class Model:
         self, positions_BT, segments_BT, *, adapters, slots: int | None, fresh: bool
     ) -> dict[Kind, base.Context]:
         """Make the context of every kind of layer, and of the virtual tokens of a prompt."""
-        before = virtual.count(adapters)
+        before = virtual_tokens.count(adapters)
         length = before + (slots or positions_BT.shape[1])
         make = functools.partial(self._contexts_of, length=length)
         slots = None if fresh else slots
         contexts = make(positions_BT, segments_BT, slots=slots, before=before)
-        if virtual.STREAM not in adapters:
+        if virtual_tokens.STREAM not in adapters:
             return contexts
         places = jnp.arange(before)[None]
         own = make(places, jnp.ones_like(places), slots=None, before=0)
@@ -282,7 +281,7 @@ class Model:
     def _layers(self, params, x, adapters, make: Callable, *, keep: bool):
         """Run all layers: x, new keys and values, and what they give beside it, by stack."""
         kinds, news, given = self.config.kinds, [], {name: [] for name in self.stacks}
-        every = jnp.arange(len(kinds)), virtual.prefix(adapters)
+        every = jnp.arange(len(kinds)), virtual_tokens.prefix(adapters)
         for run in runs(kinds):
             cut = functools.partial(_groups, kinds, run)
             stacks = {name: (params[name], adapters.get(name)) for name in run.stacks}
@@ -349,7 +348,7 @@ class Model:
         """Compute logits [..., V] in float32 of hidden states [..., D]."""
         w, cap = self.head(params, adapters)
         z = products.matmul(x.reshape(-1, x.shape[-1]), w.astype(self.dtype).T)
-        return capping.apply(z.astype(jnp.float32), cap).reshape(*x.shape[:-1], -1)
+        return softcap.apply(z.astype(jnp.float32), cap).reshape(*x.shape[:-1], -1)
 
     def init_cache(self, *, batch: int, length: int, dtype=None) -> dict[str, jax.Array]:
         """Make an empty cache for rows of up to `length` positions; its letters: `base.CACHE`."""

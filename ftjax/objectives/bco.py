@@ -11,8 +11,8 @@ import jax.numpy as jnp
 
 from ftjax.core.mean import Mean
 from ftjax.core.typed import Positive
-from ftjax.objectives import sequence
-from ftjax.objectives.spec import Spec
+from ftjax.objectives.losses import sequence
+from ftjax.objectives.losses.spec import Spec
 
 EXAMPLE = dict(beta=0.3)
 # delta is one number a microbatch: the mean over its rows.

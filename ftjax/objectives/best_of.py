@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from ftjax.objectives import advantages, sft
-from ftjax.objectives.spec import Spec
+from ftjax.objectives import sft
+from ftjax.objectives.losses import advantages
+from ftjax.objectives.losses.spec import Spec
 
 EXAMPLE = dict()
 SPEC = Spec(data="experience")

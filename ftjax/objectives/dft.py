@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from ftjax.core.mean import Mean
-from ftjax.objectives.spec import Spec
+from ftjax.objectives.losses.spec import Spec
 
 EXAMPLE = dict()
 SPEC = Spec(data="tokens")

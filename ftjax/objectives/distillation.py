@@ -13,7 +13,7 @@ import functools
 
 from ftjax.core.mean import Mean
 from ftjax.core.typed import NonNegative, Positive, Share
-from ftjax.objectives.spec import Spec
+from ftjax.objectives.losses.spec import Spec
 from ftjax.ops import divergence
 
 EXAMPLE = dict(beta=0.5, temperature=2.0, nll=0.5)

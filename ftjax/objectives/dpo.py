@@ -14,11 +14,11 @@ import inspect
 import jax
 import jax.numpy as jnp
 
-from ftjax.core import conf
+from ftjax.core import config as conf
 from ftjax.core.mean import Mean
 from ftjax.core.typed import Finite, NonNegative, Positive, Share
-from ftjax.objectives import divergences, pairs, sequence
-from ftjax.objectives.spec import Spec
+from ftjax.objectives.losses import dpo_losses, f_divergence, sequence
+from ftjax.objectives.losses.spec import Spec
 
 EXAMPLE = dict(loss=("sigmoid", "ipo"), loss_weights=(0.8, 0.2), sft=0.5, tail=0.5)
 SORTING = {"aot", "aot_unpaired"}  # names in `pairs` whose losses are of quantiles, not of pairs
@@ -55,9 +55,9 @@ def make(
     scales = (1.0,) * len(names) if loss_weights is None else tuple(loss_weights)
     _check(beta, label_smoothing, names=names, scales=scales, sft=sft, wpo=wpo)
     options = dict(label_smoothing=label_smoothing, tau=tau)
-    losses = _bind(names, pairs, dict(beta=beta), options, where="objective.loss")
+    losses = _bind(names, dpo_losses, dict(beta=beta), options, where="objective.loss")
     where = "objective.divergence"
-    (value,) = _bind((divergence,), divergences, {}, dict(alpha=alpha), where=where)
+    (value,) = _bind((divergence,), f_divergence, {}, dict(alpha=alpha), where=where)
 
     def objective(policy, reference, batch, key):
         scores = policy.statistics(batch, key, squares=wpo)
@@ -116,10 +116,10 @@ def _bind(names, module, given: dict, options: dict, *, where: str) -> list:
     return bound
 
 
-def _pairs(value_BPS, own, base, weight_BS) -> pairs.Pairs:
+def _pairs(value_BPS, own, base, weight_BS) -> dpo_losses.Pairs:
     tokens = jnp.maximum(own.tokens, 1)
     margin = lambda found: found.logp[:, 0] - found.logp[:, 1]
-    return pairs.Pairs(
+    return dpo_losses.Pairs(
         value_BPS[:, 0], value_BPS[:, 1], tokens[:, 0], tokens[:, 1], margin(own), margin(base),
         weight_BS,
     )  # fmt: skip

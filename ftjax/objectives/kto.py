@@ -13,8 +13,8 @@ import jax.numpy as jnp
 
 from ftjax.core.mean import Mean
 from ftjax.core.typed import NonNegative, Positive
-from ftjax.objectives import sequence
-from ftjax.objectives.spec import Spec
+from ftjax.objectives.losses import sequence
+from ftjax.objectives.losses.spec import Spec
 
 EXAMPLE = dict(beta=0.3, good_weight=1.5, bad_weight=0.75)
 # z is one number a microbatch: the mean over its rows.

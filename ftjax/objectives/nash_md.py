@@ -12,8 +12,8 @@ import jax
 
 from ftjax.core.mean import Mean
 from ftjax.core.typed import NonNegative
-from ftjax.objectives import sequence
-from ftjax.objectives.spec import Spec
+from ftjax.objectives.losses import sequence
+from ftjax.objectives.losses.spec import Spec
 
 EXAMPLE = dict(beta=0.5)
 SPEC = Spec(data="duel", reference=True, rival=0.5)

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 
 from ftjax.core.mean import Mean
 from ftjax.core.typed import NonNegative
-from ftjax.objectives import sequence
-from ftjax.objectives.spec import Spec
+from ftjax.objectives.losses import sequence
+from ftjax.objectives.losses.spec import Spec
 
 EXAMPLE = dict(beta=0.5)
 HIGHEST = -1e-7  # of a mean log-probability: at 0, p = 1, the odds are infinite

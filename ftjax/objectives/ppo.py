@@ -15,9 +15,9 @@ import jax.numpy as jnp
 
 from ftjax.core.mean import Mean
 from ftjax.core.typed import NonNegative, Positive, Share
-from ftjax.objectives import advantages
-from ftjax.objectives import kl as estimators
-from ftjax.objectives.spec import Spec
+from ftjax.objectives.losses import advantages
+from ftjax.objectives.losses import kl as estimators
+from ftjax.objectives.losses.spec import Spec
 
 EXAMPLE = dict(clip=0.2, value_weight=0.5)
 SPEC = Spec(data="experience", heads=("value",), ratio=True, kl_scale=True)

@@ -11,9 +11,10 @@ from collections.abc import Callable
 import jax.numpy as jnp
 
 from ftjax.core.typed import NonNegative, Positive, Share
-from ftjax.objectives import advantages, grpo
-from ftjax.objectives import kl as estimators
-from ftjax.objectives.spec import Spec
+from ftjax.objectives import grpo
+from ftjax.objectives.losses import advantages
+from ftjax.objectives.losses import kl as estimators
+from ftjax.objectives.losses.spec import Spec
 
 EXAMPLE = dict(low=0.2, high=0.2)
 SPEC = Spec(data="experience", ratio=True, kl_scale=True)

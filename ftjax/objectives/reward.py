@@ -11,8 +11,9 @@ import jax.numpy as jnp
 
 from ftjax.core.mean import Mean
 from ftjax.core.typed import NonNegative
-from ftjax.objectives import contrast, sequence
-from ftjax.objectives.spec import Spec
+from ftjax.objectives.losses import margin as contrast
+from ftjax.objectives.losses import sequence
+from ftjax.objectives.losses.spec import Spec
 
 EXAMPLE = dict(centre=0.1)
 SPEC = Spec(data="preference", heads=("reward",))

@@ -11,9 +11,9 @@ from collections.abc import Callable
 import jax.numpy as jnp
 
 from ftjax.core.typed import NonNegative, Positive
-from ftjax.objectives import advantages, grpo
-from ftjax.objectives import kl as estimators
-from ftjax.objectives.spec import Spec
+from ftjax.objectives import grpo
+from ftjax.objectives.losses import advantages, kl
+from ftjax.objectives.losses.spec import Spec
 
 EXAMPLE = dict(low=0.2, high=0.2)
 SPEC = Spec(data="experience", ratio=True, kl_scale=True)
@@ -40,7 +40,7 @@ def make_advantages(
         rewards_B = advantages.total(experience.rewards_BF, experience.weights_F)
         rewards_B = rewards_B if clip is None else jnp.clip(rewards_B, *clip)
         if kl_weight:
-            kl_BT = estimators.k1(experience.logps_BT, experience.ref_logps_BT)
+            kl_BT = kl.k1(experience.logps_BT, experience.ref_logps_BT)
             rewards_B -= kl_weight * experience.kl_scale * (kl_BT * experience.mask_BT).sum(-1)
         found = advantages.leave_one_out(rewards_B, size=experience.samples)
         return {"advantages": advantages.normalised(found) if normalise else found}

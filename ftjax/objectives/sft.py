@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from ftjax.core.mean import Mean
 from ftjax.core.typed import Chance, NonNegative
-from ftjax.objectives.spec import Spec
+from ftjax.objectives.losses.spec import Spec
 
 EXAMPLE = dict(label_smoothing=0.1, z_loss=1e-4)
 SPEC = Spec(data="tokens")

@@ -12,8 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from ftjax.core.typed import NonNegative, Positive, Share
-from ftjax.objectives import contrast, cpo, sequence
-from ftjax.objectives.spec import Spec
+from ftjax.objectives import cpo
+from ftjax.objectives.losses import margin as contrast
+from ftjax.objectives.losses import sequence
+from ftjax.objectives.losses.spec import Spec
 
 EXAMPLE = dict(beta=2.0, gamma=0.5, alpha=0.25, nll=0.5)
 SPEC = Spec(data="preference")

@@ -12,11 +12,12 @@ there is none, and the bonus stays. `loss` names one of `contrast`; "squared" is
 import jax
 import jax.numpy as jnp
 
-from ftjax.core import conf
+from ftjax.core import config as conf
 from ftjax.core.mean import Mean
 from ftjax.core.typed import NonNegative, Positive
-from ftjax.objectives import contrast, sequence
-from ftjax.objectives.spec import Spec
+from ftjax.objectives.losses import margin as contrast
+from ftjax.objectives.losses import sequence
+from ftjax.objectives.losses.spec import Spec
 
 EXAMPLE = dict(beta=0.5, alpha=0.1, loss="squared")
 SPEC = Spec(data="duel", reference=True)

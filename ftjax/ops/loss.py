@@ -20,8 +20,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from ftjax.ops import cap as capping
-from ftjax.ops import products
+from ftjax.ops import products, softcap
 
 
 def logps(
@@ -96,7 +95,7 @@ def _products(x_BCD, w_VD):
 
 
 def _logits(x_BCD, w_VD, cap):
-    return capping.apply(_products(x_BCD, w_VD), cap)
+    return softcap.apply(_products(x_BCD, w_VD), cap)
 
 
 def _is_target(targets, size: int):
@@ -121,7 +120,7 @@ def _forward(chunk, cap, x, w, targets):
         x_BCD, targets_BC = inputs
         logits = _logits(x_BCD, w, cap)
         logp, logz, p = _statistics(logits, targets_BC)
-        p = p * capping.slope(logits, cap)
+        p = p * softcap.slope(logits, cap)
         expected = products.matmul(p.astype(w.dtype).reshape(-1, w.shape[0]), w)
         return logp, logz, expected.reshape(x_BCD.shape)
 
@@ -132,7 +131,7 @@ def _forward(chunk, cap, x, w, targets):
 def _backward(chunk, cap, residuals, cotangents):
     x, w, targets, expected, logit = residuals
     g_logp, g_logz = (g[..., None] for g in cotangents)
-    own = capping.slope(logit[..., None], cap) * g_logp
+    own = softcap.slope(logit[..., None], cap) * g_logp
     dx = (own * w[targets] + (g_logz - g_logp) * expected).astype(x.dtype)
 
     def one(total, inputs):
@@ -140,7 +139,7 @@ def _backward(chunk, cap, residuals, cotangents):
         logits = _logits(x_BCD, w, cap)
         p = _statistics(logits, targets_BC)[2]
         g = jnp.where(_is_target(targets_BC, w.shape[0]), g_logp, 0) + (g_logz - g_logp) * p
-        g = g * capping.slope(logits, cap)
+        g = g * softcap.slope(logits, cap)
         g_2d, x_2d = g.reshape(-1, w.shape[0]).astype(x.dtype), x_BCD.reshape(-1, x.shape[-1])
         return total + products.summed("VM,MD->VD", g_2d.T, x_2d), None
 
@@ -184,7 +183,7 @@ def _total(static, x, w, targets, weights):
 
 
 def _chunk_total(loss, cap, products, targets, weights):
-    logits = capping.apply(products, cap)
+    logits = softcap.apply(products, cap)
     logp, logz, _ = _statistics(logits, targets)
     return (weights * loss(logp, logz, logits.mean(-1))).sum(), logp
 

@@ -15,7 +15,8 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 
-from ftjax.core import conf, typed
+from ftjax.core import config as conf
+from ftjax.core import typed
 from ftjax.core.typed import Natural, Share
 
 Schedule = Callable[[jax.typing.ArrayLike], jax.Array]

@@ -20,7 +20,8 @@ from typing import NamedTuple
 import numpy as np
 import regex as regex_lib  # unlike `re` it can be given a time limit
 
-from ftjax.core import conf, processes
+from ftjax.core import config as conf
+from ftjax.core import processes
 
 # What a function that meets a text it did not expect raises; faults of the machine pass through.
 RAISED = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)

@@ -16,8 +16,8 @@ import jax
 import numpy as np
 
 from ftjax.core import mesh as meshes
-from ftjax.core import padding
-from ftjax.sampling import generate as generating
+from ftjax.core import shapes
+from ftjax.sampling import generation
 
 
 class Answer(NamedTuple):
@@ -68,7 +68,7 @@ def make_sampler(
     """
     stop_ids = stops(tokenizer) if stop_ids is None else tuple(stop_ids)
     meshes.check_batch(batch_size, 1, mesh)
-    generate = generating.make(
+    generate = generation.make(
         model, stop_ids=stop_ids, pad_id=_pad(tokenizer), **sampling,
         out_shardings=None if mesh is None else meshes.replicated(mesh),
     )  # fmt: skip
@@ -101,7 +101,7 @@ def make_stream(
 ) -> Callable:  # fmt: skip
     """Make `stream(params, prompt, key) -> iterator of pieces of text`, for one prompt."""
     stop_ids = stops(tokenizer) if stop_ids is None else stop_ids
-    tokens = generating.make_stream(model, stop_ids=stop_ids, pad_id=_pad(tokenizer), **sampling)
+    tokens = generation.make_stream(model, stop_ids=stop_ids, pad_id=_pad(tokenizer), **sampling)
 
     def stream(params, prompt, key) -> Iterator[str]:
         ids = prompt_ids(prompt, tokenizer, encode=encode)
@@ -183,12 +183,12 @@ def _groups(ids: list[list[int]], size: int) -> Iterator[list[int]]:
 def _batch(ids: list[list[int]], batch_size: int, pad_id: int, mesh):
     filled = ids + [[]] * (batch_size - len(ids))
     # The width is rounded here, on the host, so that few shapes are sent to the devices.
-    prompts = padding.rows(filled, max(map(len, ids)), fill=pad_id)
+    prompts = shapes.rows(filled, max(map(len, ids)), fill=pad_id)
     batch = prompts, np.int32([len(each) for each in filled])
     return batch if mesh is None else meshes.put(batch, meshes.batch_shardings(batch, mesh))
 
 
-def _new_ids(output: generating.Output) -> list[list[int]]:
+def _new_ids(output: generation.Output) -> list[list[int]]:
     tokens, lengths = np.asarray(output.tokens), np.asarray(output.lengths)
     return [row[:length].tolist() for row, length in zip(tokens, lengths, strict=True)]
 

@@ -28,8 +28,8 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
 from ftjax.core import files, tree
-from ftjax.train import digest, layout
-from ftjax.train.versions import versions
+from ftjax.core.versions import versions
+from ftjax.train import digest, serialize
 
 Tree = Any
 FAILURES = (OSError, ValueError, RuntimeError)
@@ -101,9 +101,9 @@ class Checkpoints:
         if step in self.steps():
             return
         start, self._saving = time.perf_counter(), step
-        meta = {**self._identity, "versions": versions(), "tree": layout.listing(state)}
+        meta = {**self._identity, "versions": versions(), "tree": serialize.listing(state)}
         items = ocp.args.Composite(
-            state=ocp.args.StandardSave(layout.to_disk(state)),
+            state=ocp.args.StandardSave(serialize.to_disk(state)),
             data=ocp.args.JsonSave(files.plain({"data": data})),
             meta=ocp.args.JsonSave(meta),
         )
@@ -260,13 +260,13 @@ class Checkpoints:
         try:
             side = self._manager.restore(step, args=ocp.args.Composite(data=read(), meta=read()))
             self._check(step, side["meta"], like, partial=partial)
-            nested = self._arrays(step, layout.abstract(like), partial=partial)
+            nested = self._arrays(step, serialize.abstract(like), partial=partial)
         except _Mismatch:
             raise
         except FAILURES as error:
             self._set_aside(step, "unreadable", str(error))
             return None
-        state = layout.from_disk(nested, like=like)
+        state = serialize.from_disk(nested, like=like)
         return Restored(step, state, side["data"]["data"], side["meta"])
 
     def _arrays(self, step: int, like: dict, *, partial: bool) -> dict:
@@ -290,7 +290,7 @@ class Checkpoints:
                 "values; restore them, choose another directory, or pass "
                 "--allow_config_change:\n" + "\n".join(changed)
             )
-        if lines := layout.compare(meta["tree"], like, partial=partial):
+        if lines := serialize.compare(meta["tree"], like, partial=partial):
             raise _Mismatch(
                 f"{where}: got a state of other paths, shapes or dtypes; expected the tree that "
                 "was saved; look for a changed adapter, rank, optimizer or model:\n"

@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from ftjax.core import device
 from ftjax.core.mean import Mean
-from ftjax.train import device, flops
-from ftjax.train.metrics import CLOCK, Writer
+from ftjax.report.writers import CLOCK, Writer
+from ftjax.train import flops
 from ftjax.train.vanish import Vanish
 from ftjax.train.window import Window
 

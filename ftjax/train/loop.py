@@ -21,10 +21,10 @@ import jax
 import numpy as np
 
 from ftjax.core import tree
+from ftjax.report.writers import Writer
 from ftjax.train import flops
 from ftjax.train.checkpoint import CheckpointError, Checkpoints
 from ftjax.train.journal import Journal
-from ftjax.train.metrics import Writer
 from ftjax.train.stop import Stop
 
 Tree = Any

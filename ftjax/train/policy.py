@@ -1,7 +1,7 @@
 """What an objective sees of a model: a policy that gives statistics of the tokens of a batch.
 
 A batch is [B,T], or [B,P,T] where answers belong together; every result has its leading axes. The
-reference of preference losses is another policy: see `ftjax.train.reference`.
+reference of preference losses is another policy: see `ftjax.train.reference_policy`.
 """
 
 import dataclasses

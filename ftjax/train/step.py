@@ -15,7 +15,7 @@ import optax
 
 from ftjax.core import rng, tree
 from ftjax.optim import ema as averages
-from ftjax.train import reference as references
+from ftjax.train import reference_policy
 from ftjax.train.policy import Policy
 from ftjax.train.state import State
 
@@ -24,7 +24,7 @@ def make_step(
     model, objective, tx, *, penalties: Mapping[str, Callable] | None = None,
     learning_rate: Callable | None = None, accumulate: int = 1, chunk: int = 64,
     ema_decay: float | None = None, reduce: Callable = lambda x: x,
-    shard_key: Callable = lambda key: key, reference: Callable = references.adapters_off,
+    shard_key: Callable = lambda key: key, reference: Callable = reference_policy.adapters_off,
 ) -> Callable:  # fmt: skip
     """Make `step(state, frozen, batch) -> (state, metrics)`.
 
@@ -64,7 +64,7 @@ def make_step(
 
 def make_gradients(
     model, objective, *, penalties: Mapping[str, Callable] | None = None, accumulate: int = 1,
-    chunk: int = 64, reference: Callable = references.adapters_off,
+    chunk: int = 64, reference: Callable = reference_policy.adapters_off,
 ) -> Callable:  # fmt: skip
     """Make `(trainable, frozen, batch, key, reduce) -> (gradients, metrics)` of the mean loss."""
 

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from ftjax.adapters import adalora, base, boft, fourierft, ia3, lokr, lora, oft, peft, vera
+from ftjax.adapters import adalora, boft, fourierft, ia3, lokr, lora, oft, vera
+from ftjax.adapters.lib import protocol
+from ftjax.adapters.peft import io as peft
 from ftjax.models.base import Linear
 
 LINEARS = {
@@ -26,14 +28,14 @@ def adapters(method, *, paths=tuple(LINEARS)):
     weights = {}
     for path in paths:
         linear = LINEARS[path]
-        base.insert(weights, path, np.ones((linear.stack, *linear.shape), np.float32))
-    found = base.init(method, jax.random.key(0), LINEARS, weights, where=list(paths))
+        protocol.insert(weights, path, np.ones((linear.stack, *linear.shape), np.float32))
+    found = protocol.init(method, jax.random.key(0), LINEARS, weights, where=list(paths))
     move = lambda x: x + np.linspace(0.1, 1, x.size, dtype=np.float32).reshape(x.shape)
     result = {}
-    for path, adapter in base.sites(found).items():
+    for path, adapter in protocol.sites(found).items():
         data = {name: vars(adapter)[name] for name in adapter.FROZEN}
         moved = jax.tree.map(move, adapter)
-        base.insert(result, path, type(adapter)(**(vars(moved) | data)))
+        protocol.insert(result, path, type(adapter)(**(vars(moved) | data)))
     return result
 
 
@@ -79,7 +81,7 @@ def test_the_series_is_the_config_s(tmp_path):
     assert save(tmp_path / "out", found, block=4)["use_cayley_neumann"] is False
     change(tmp_path / "out", use_cayley_neumann=True)
     series = peft.load(tmp_path / "out", **GIVEN)
-    assert {x.terms for x in base.sites(series).values()} == {oft.TERMS}
+    assert {x.terms for x in protocol.sites(series).values()} == {oft.TERMS}
 
 
 def test_one_size_of_blocks_for_all(tmp_path):
@@ -175,7 +177,7 @@ EMBED_NAMES = {"embed": "model.embed_tokens.weight"}
 def embedding(tmp_path, copy):
     """Save a LoRA of an embedding as PEFT does, with a copy of the weight beside it."""
     w = np.arange(72, dtype=np.float32).reshape(9, 8)
-    found = base.init(lora.make(rank=2, alpha=2.0), jax.random.key(0), EMBED, {"embed": w},
+    found = protocol.init(lora.make(rank=2, alpha=2.0), jax.random.key(0), EMBED, {"embed": w},
                       where=["embed"])  # fmt: skip
     own = dict(linears=EMBED, names=EMBED_NAMES)
     peft.save(tmp_path / "out", found, base_model=None, **own)

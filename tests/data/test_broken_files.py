@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from ftjax.data import jsonl, rows
+from ftjax.data import rows
+from ftjax.data.sources import jsonl
 
 GOOD = {
     "text": {"text": "a whole sentence"},

@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from ftjax.data import jsonl, rows
+from ftjax.data import rows
+from ftjax.data.sources import jsonl
 
 ROW = {"prompt": "a", "response": "é"}
 LINE = json.dumps(ROW, ensure_ascii=False)

@@ -3,7 +3,9 @@
 import json
 
 from configs import common
-from experiments import costs, running, settings
+from ftjax.run import config as settings
+from ftjax.run import costs
+from ftjax.run import plan as running
 from ftjax.train import flops
 from tests.experiments.conftest import metrics
 

@@ -8,9 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import describing, exporting, running, workdirs
 from ftjax.core import tree
-from ftjax.models import hf, llama
+from ftjax.models.families import llama
+from ftjax.models.hf import checkpoint
+from ftjax.run import (
+    dry_run,
+    reader,
+)
+from ftjax.run import (
+    export as exporting,
+)
+from ftjax.run import (
+    plan as running,
+)
 from ftjax.train.checkpoint import Checkpoints
 from tests.experiments import conftest as labs
 
@@ -25,7 +35,7 @@ def low(lab, tmp_path_factory):
     """Changes of a config: fine-tuning a base in bfloat16 in full, computed in bfloat16."""
     root = tmp_path_factory.mktemp("low")
     params = llama.make(labs.CONFIG).init(jax.random.key(0))
-    hf.save(root / "base", params, family=llama, config=labs.CONFIG, dtype="bfloat16")
+    checkpoint.save(root / "base", params, family=llama, config=labs.CONFIG, dtype="bfloat16")
     for file in (lab.root / "base").glob("tokenizer*.json"):
         shutil.copy(file, root / "base")
     return FULL | {"model.base": str(root / "base"), "model.compute_dtype": "bfloat16"}
@@ -55,7 +65,7 @@ def test_what_trains_is_float32_and_what_is_frozen_is_as_stored(lab, low):
 
 def test_a_small_update_moves_every_weight(lab, low, run):
     """In bfloat16 one step at 1e-5 changes 2 % of them."""
-    read = workdirs.load(run)
+    read = reader.load(run)
     before, after = (tree.paths(x["model"])["blocks/mlp/up"] for x in (read.base, read.params))
     assert np.mean(np.asarray(before != after)) > 0.9
 
@@ -81,10 +91,10 @@ def test_a_run_resumes_into_abstract_arrays(lab, low, run, tmp_path, monkeypatch
 
 
 def test_an_export_is_rounded_once_to_the_type_of_the_base(run, tmp_path):
-    read = workdirs.load(run)
+    read = reader.load(run)
     assert exporting.write(read.parts, read.params, tmp_path / "out") == "model"
     assert json.loads((tmp_path / "out/config.json").read_text())["torch_dtype"] == "bfloat16"
-    again = hf.load(tmp_path / "out", read.parts.model, names=llama.NAMES)
+    again = checkpoint.load(tmp_path / "out", read.parts.model, names=llama.NAMES)
     for path, wanted in tree.paths(read.params["model"]).items():
         found = tree.paths(again)[path]
         assert (wanted.dtype, found.dtype) == (jnp.float32, jnp.bfloat16)
@@ -96,7 +106,7 @@ def test_a_dry_run_counts_true_bytes(lab, low):
     plan = running.plan(lab.settings(**low | {"adapter": lora}))
     size = 2 * tree.size_of(plan.frozen["model"])
     assert tree.bytes_of(plan.frozen["model"]) == size
-    assert describing.sizes(plan)["base"].startswith(f"{size:,} bytes")
+    assert dry_run.sizes(plan)["base"].startswith(f"{size:,} bytes")
 
 
 def test_other_types_are_chosen_on_purpose(lab, low):

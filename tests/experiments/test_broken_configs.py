@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 
-from experiments import running
-from ftjax.adapters import peft
+from ftjax.adapters.peft import io as peft
 from ftjax.data import encode
+from ftjax.run import plan as running
 from ftjax.train import compile as compiling
 
 LONG = dict(name="jsonl", path="rows.jsonl", max_tokens=512)

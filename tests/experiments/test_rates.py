@@ -6,9 +6,10 @@ import jax
 import pytest
 
 from configs import common
-from experiments import bases, settings
-from ftjax.core import conf
+from ftjax.core import config as conf
 from ftjax.optim import rates
+from ftjax.run import bases
+from ftjax.run import config as settings
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 
 from ftjax.core import tree
 from ftjax.models import base as models
-from ftjax.models import hf
+from ftjax.models.hf import checkpoint
 from tests.golden import reference
 
 FOLDERS = reference.model_folders()
@@ -32,7 +32,7 @@ def results(golden, quick_compiles):
 
 
 def test_every_family_that_we_have_is_here(golden, results):
-    types = {reference.read(f / hf.CONFIG)["model_type"] for f in results}
+    types = {reference.read(f / checkpoint.CONFIG)["model_type"] for f in results}
     all_types = {reference.read(path)["model_type"] for path in golden.glob("models/*/config.json")}
     assert types == all_types & reference.SUPPORTED
     assert types
@@ -40,7 +40,7 @@ def test_every_family_that_we_have_is_here(golden, results):
 
 @each
 def test_both_dialects_say_the_same(folder):
-    family = hf.family_of(reference.read(folder / hf.CONFIG)["model_type"])
+    family = checkpoint.family_of(reference.read(folder / checkpoint.CONFIG)["model_type"])
     new, old = (family.from_hf(reference.read(folder / f"config{v}.json")) for v in ("", ".v4"))
     assert new == old == family.from_hf(family.to_hf(new))
 
@@ -95,7 +95,7 @@ def test_gradient_norm_of_every_parameter(folder, results):
         pytest.skip("no gradients in this set")
     arrays = {path: np.asarray(g) for path, g in tree.paths(grads).items()}
     squares = collections.Counter()
-    for path, stored in hf.stored(model, family.NAMES).items():
+    for path, stored in checkpoint.stored(model, family.NAMES).items():
         for index, name in stored.names():
             squares[in_memory(name)] += float(np.square(arrays[path][index]).sum())
     norms = {name: square**0.5 for name, square in squares.items()}
@@ -149,7 +149,7 @@ def test_router_logits_and_load_balancing(folder):
     terms = model.auxiliary_terms(aux, batch["segments"])
     balance = float(terms["router/balance"].value())
     assert balance == pytest.approx(float(io["aux_loss"]), rel=1e-5)
-    coefficient = reference.read(folder / hf.CONFIG)["router_aux_loss_coef"]
+    coefficient = reference.read(folder / checkpoint.CONFIG)["router_aux_loss_coef"]
     assert float(terms["loss"].value()) == pytest.approx(coefficient * balance, rel=1e-6)
     assert float(terms["router/dropped"].value()) == 0
 
@@ -158,9 +158,9 @@ def test_router_logits_and_load_balancing(folder):
 def test_written_model_is_the_read_one(folder, tmp_path):
     family, model, params = reference.base(folder)
     half = tree.bytes_of(params) / 2e9  # of all, so that there are several files at any size
-    hf.save(tmp_path / "out", params, family=family, config=model.config, max_shard_gb=half)
-    assert (tmp_path / "out" / hf.INDEX).is_file()
-    again_family, config = hf.config_of(tmp_path / "out")
+    checkpoint.save(tmp_path / "out", params, family=family, config=model.config, max_shard_gb=half)
+    assert (tmp_path / "out" / checkpoint.INDEX).is_file()
+    again_family, config = checkpoint.config_of(tmp_path / "out")
     assert (again_family, config) == (family, model.config)
-    again = hf.load(tmp_path / "out", model, names=family.NAMES)
+    again = checkpoint.load(tmp_path / "out", model, names=family.NAMES)
     jax.tree.map(np.testing.assert_array_equal, again, params)

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import answers, lessons
 from ftjax.core.mean import Mean
-from ftjax.objectives.advantages import Experience
-from ftjax.sampling import generate
-from ftjax.train import reference as references
+from ftjax.objectives.losses.advantages import Experience
+from ftjax.rl import batches, rollout_batch
+from ftjax.sampling import generation
+from ftjax.train import reference_policy
 from ftjax.train.policy import Policy
 from tests.laws import subjects
 
@@ -30,13 +30,13 @@ LEARN_FROM_CONSTANTS = ("ppo", "best_of")
 def sampled(temperature):
     """Sample answers of the policy as a run does; returns the batch."""
     model, prompts = subjects.model(FAMILY), np.arange(1, 1 + 3 * PROMPTS).reshape(PROMPTS, 3)
-    draw = generate.make(
+    draw = generation.make(
         model, max_new_tokens=NEW, temperature=temperature, samples=SAMPLES, tempered=True
     )
     lengths, params = np.full(PROMPTS, 3, np.int32), params_of("sft")
     output = jax.tree.map(np.asarray, draw(params, np.int32(prompts), lengths, jax.random.key(0)))
     repeat = lambda each: np.repeat(each, SAMPLES, axis=0)
-    return answers.batch_of(repeat(np.int32(prompts)), repeat(lengths), output)
+    return rollout_batch.batch_of(repeat(np.int32(prompts)), repeat(lengths), output)
 
 
 def params_of(name):
@@ -53,7 +53,7 @@ def test_the_first_ratio_is_1_at_every_temperature(name, temperature):
 
     def run(params):
         policy = Policy(subjects.model(FAMILY), params, subjects.CHUNK)
-        found = objective(policy, references.adapters_off(policy, batch), batch | more, None)
+        found = objective(policy, reference_policy.adapters_off(policy, batch), batch | more, None)
         return found["ratio"].value()
 
     assert float(jax.jit(run)(params_of(name))) == pytest.approx(1, abs=1e-5)
@@ -86,7 +86,7 @@ def taught(name, reward, keywords):
         rollout=rollout, advantages=keywords, objective=dict(name=name), rewards={"r": {}},
         reference=types.SimpleNamespace(name="adapters_off"),
     )  # fmt: skip
-    return lessons.make(settings, subjects.OBJECTIVES[name]).teach(experience, batch)[0]
+    return batches.make(settings, subjects.OBJECTIVES[name]).teach(experience, batch)[0]
 
 
 @pytest.mark.parametrize("name", [n for n in ONLINE if n not in LEARN_FROM_CONSTANTS])

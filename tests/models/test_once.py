@@ -6,7 +6,7 @@ import hashlib
 import jax
 import jax.numpy as jnp
 
-from ftjax.models import digests
+from ftjax.models.hf import digests
 from tests.laws import subjects
 
 

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 import ftjax
-from ftjax.adapters import base as adapter_trees
-from ftjax.adapters import starts
+from ftjax.adapters.lib import inits, protocol
 from ftjax.ops import products
 from ftjax.train.step import make_gradients
 from tests.laws import subjects
@@ -82,7 +81,7 @@ def test_a_step_in_float32_is_float32(family):
 def test_adapters_are_merged_and_applied_in_float32(adapter):
     model = subjects.model(subjects.PLAIN)
     adapters = jax.eval_shape(lambda: subjects.adapters(adapter, subjects.PLAIN))
-    check(lambda w, own: adapter_trees.merge(w, own, model.linears), model.abstract, adapters)
+    check(lambda w, own: protocol.merge(w, own, model.linears), model.abstract, adapters)
     batch = subjects.batch()
     where = dict(positions_BT=batch["positions"], segments_BT=batch["segments"])
     run = lambda w, own: model.hidden(w, batch["tokens"], adapters=own, **where)
@@ -91,7 +90,7 @@ def test_adapters_are_merged_and_applied_in_float32(adapter):
 
 def test_starts_are_made_in_float32():
     w, key = jnp.ones((8, 6)), jax.random.key(0)
-    for start in starts.STARTS.values():
+    for start in inits.STARTS.values():
         check(lambda w, start=start: start(key, w, 2, 1.0), w)
 
 

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from ftjax.core import mesh as meshes
-from ftjax.sampling import generate as generating
-from ftjax.sampling import text
+from ftjax.sampling import generation, text
 
 PROMPTS = ["abc", "z", "hello", "qq", "wxyzwxyz"]
 
@@ -18,7 +17,7 @@ def respond(model, tokens):
 
 def test_texts_come_in_order_and_without_dummies(model, params, tokens):
     found = text.make(model, tokens, max_new_tokens=8, batch_size=2)(params, PROMPTS)
-    generate = generating.make(model, max_new_tokens=8, stop_ids=(2,))
+    generate = generation.make(model, max_new_tokens=8, stop_ids=(2,))
     assert len(found) == 5
     for prompt, new in zip(PROMPTS, found, strict=True):
         ids = np.int32([tokens.encode(prompt)])
@@ -44,7 +43,7 @@ def test_a_stop_token_is_left_out(model, params, tokens):
 
 
 def text_ids(model, params, tokens):
-    stream = generating.make_stream(model, max_new_tokens=8)
+    stream = generation.make_stream(model, max_new_tokens=8)
     return list(stream(params, tokens.encode("abc"), jax.random.key(0)))
 
 

@@ -1,7 +1,7 @@
 import jax
 import pytest
 
-from ftjax.models import llama
+from ftjax.models.families import llama
 from ftjax.ops import rope
 from ftjax.train import flops
 

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from ftjax.adapters import base as adapter_trees
 from ftjax.adapters import lora
+from ftjax.adapters.lib import protocol
 from ftjax.core import mesh as meshes
 from ftjax.core import rounding
-from ftjax.models import hf
+from ftjax.models.hf import checkpoint
 from ftjax.train import compile as compiling
 from ftjax.train import state as states
 from ftjax.train.policy import Policy
@@ -32,7 +32,7 @@ LOW = jnp.bfloat16
 
 @functools.cache
 def model():
-    module = hf.family_of(subjects.PLAIN)
+    module = checkpoint.family_of(subjects.PLAIN)
     config = module.from_hf(module.EXAMPLE)
     config = dataclasses.replace(
         config, layers=4, dim=64, heads=4, kv_heads=2, head_dim=16, ffw=192
@@ -45,7 +45,7 @@ def params():
     draw = lambda: subjects.jitter(model().init(jax.random.key(0)), scale=0.1)
     weights = jax.jit(draw)()
     method = lora.make(rank=4, alpha=8.0)
-    start = lambda key, w: adapter_trees.init(method, key, model().linears, w, where="blocks/**")
+    start = lambda key, w: protocol.init(method, key, model().linears, w, where="blocks/**")
     return {"model": weights, "adapters": jax.jit(start)(jax.random.key(1), weights)}
 
 
