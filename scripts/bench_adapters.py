@@ -8,9 +8,9 @@ All methods that `ftjax/adapters` holds adapt all linear maps of one float32 lla
 a method are its EXAMPLE's, whose ranks, alphas, blocks and numbers of frequencies grow with
 `--rank` as LoRA's rank does; see `ftjax/adapters/multi/catalogue.py`. The steps run in turn in one
 process, so that whatever else the machine does slows all alike; the median counts. FLOPs are XLA's
-count for the compiled step of one layer (it counts loops once), memory is what XLA plans for the step and its
-arguments. Prints a table; `--json` keeps the numbers, `--out` puts the ratios into a document,
-between two marks.
+count for the compiled step of one layer (it counts loops once), memory is what XLA plans for the
+step and its arguments. Prints a table; `--json` keeps the numbers, `--out` puts the ratios into a
+document, between two marks.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""What one method says about its files in PEFT's format: the seam between `peft.py` and methods.
+"""What one method says about its files in PEFT's format: the seam between `io.py` and methods.
 
-A method brings an object `PEFT = MyFormat()`, in its own file or in `peft_<method>.py`, where it
-is found by listing the folder:
+A method that PEFT has brings an object `PEFT = MyFormat()` in a file of this folder that is named
+after it, where it is found by listing the folder:
 
     class MyFormat(Format):
         peft_type, kinds = "MY_METHOD", (MyAdapter,)
@@ -14,7 +14,7 @@ is found by listing the folder:
         def to_torch(self, module, adapter):               {"my_a": array, ...}
 
 The rest has defaults: stacking layers, tensors that exist once in a file, methods without modules.
-Which modules are targeted, whether all tensors are there, is nobody's business but `peft.py`'s.
+Which modules are targeted, whether all tensors are there, is handled in `io.py`.
 """
 
 import collections

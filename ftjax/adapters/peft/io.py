@@ -39,14 +39,8 @@ SAVED = "modules_to_save"
 @functools.cache
 def formats() -> dict[str, Format]:
     """List the methods that have files in PEFT's format, by `peft_type`: every `PEFT` here."""
-    rooms = (ftjax.adapters, ftjax.adapters.peft)
-    names = [
-        f"{room.__name__}.{module.name}"
-        for room in rooms
-        for module in pkgutil.iter_modules(room.__path__)
-        if not module.ispkg
-    ]
-    modules = (importlib.import_module(name) for name in names)
+    names = [module.name for module in pkgutil.iter_modules(ftjax.adapters.peft.__path__)]
+    modules = (importlib.import_module(f"{ftjax.adapters.peft.__name__}.{name}") for name in names)
     found = [vars(module)["PEFT"] for module in modules if "PEFT" in vars(module)]
     return {method.peft_type: method for method in found}
 
