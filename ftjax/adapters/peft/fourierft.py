@@ -47,8 +47,7 @@ class FourierFormat(Format):
         if size >= fourierft.LARGE:
             raise ValueError(
                 f"{module.name}: got a matrix of {size:,} elements; expected fewer than "
-                f"{fourierft.LARGE:,}: PEFT draws the positions in larger ones in a way that is not "
-                "known here"
+                f"{fourierft.LARGE:,}: how PEFT draws positions in larger ones is not known here"
             )
         patterns, common = hyper["frequency_pattern"], hyper["frequencies"]
         if hyper["share"]:
