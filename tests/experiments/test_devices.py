@@ -165,7 +165,7 @@ def advance(settings, workdir, until):
     plan = running.plan(settings)
     state, frozen = running.arrays(plan)
     batches, writers = running.Batches(plan.loader, plan.parts.mesh), running.writers_of(
-        settings, workdir)  # fmt: skip
+        settings, workdir, until=until)  # fmt: skip
     with saved_state.open_checkpoints(plan.parts, workdir) as checkpoints:
         state, progress = loop.resume(checkpoints, state, batches, writers=writers)
         result = loop.run(
