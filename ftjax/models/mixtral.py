@@ -39,7 +39,7 @@ def from_hf(config_json: dict[str, Any]) -> Config:
     config = Config(
         **vars(common), experts=keys.get("num_local_experts"), top=keys.get("num_experts_per_tok"),
         expert_ffw=common.ffw, normalise=True, router_aux=keys.get("router_aux_loss_coef"),
-        dispatch=moe.DROPLESS,
+        shared_ffw=None, dispatch=moe.DROPLESS,
     )  # fmt: skip
     keys.finish()
     return config

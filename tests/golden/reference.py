@@ -30,8 +30,8 @@ def read(path):
 
 
 def model_folders():
-    """Every model folder of a type that we have."""
-    found = sorted(folder().glob("models/*/config.json"))
+    """Every model folder of a type that we have, of both sets of families."""
+    found = sorted(folder().glob("models*/*/config.json"))
     return [path.parent for path in found if read(path)["model_type"] in SUPPORTED]
 
 

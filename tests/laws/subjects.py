@@ -23,7 +23,9 @@ def modules_with(package, name):
     return {n: module for n, module in modules.items() if name in vars(module)}
 
 
-FAMILIES = hf.families()
+# A wrapper's text model is that of another family.
+WRAPPERS = [name for name in hf.families() if "WRAPS" in vars(hf.family_of(name))]
+FAMILIES = [name for name in hf.families() if name not in WRAPPERS]
 PLAIN = "llama"  # the family of laws that are not about families
 ADAPTERS = modules_with(ftjax.adapters, "EXAMPLE")
 OBJECTIVES = modules_with(ftjax.objectives, "EXAMPLE")
