@@ -13,7 +13,7 @@ Two CPU cores, about a minute a run. Expect eval/medical/nll 4.81 before and abo
 """
 
 from configs import common, sft_medical
-from ftjax.adapters import methods
+from ftjax.adapters.multi import catalogue
 
 STARTS = dict(  # LoRA that begins elsewhere, or has another scale
     rslora=dict(rslora=True), pissa=dict(init="pissa"), milora=dict(init="milora"),
@@ -36,11 +36,12 @@ def get_config(arg=None):
     c.trainable, c.optim.no_decay = BASE.get(arg.method, ()), ()
     if arg.method not in BASE:
         name = "lora" if arg.method in STARTS else arg.method
-        own = methods.example(name, rank=arg.rank) | STARTS.get(arg.method, {})
-        c.adapter = dict(name=name, where="" if methods.is_of_model(name) else "blocks/**", **own)
+        own = catalogue.example(name, rank=arg.rank) | STARTS.get(arg.method, {})
+        c.adapter = dict(name=name, where="" if catalogue.is_of_model(name) else "blocks/**", **own)
     if arg.method == "loftq":  # over a base in four bits, which it repairs
         c.model.quantize.name = "nf4"
-    c.optim.learning_rate = arg.rate or rates(arg.method)[1]
+    full = arg.method in BASE
+    c.optim.learning_rate = arg.rate or common.rate(arg.base, rates(arg.method)[1], full=full)
     held = dict(c.evals.medical.data, path=f"{arg.data}/medical/medquad/validation.jsonl.gz")
     c.evals.choice = dict(c.evals.medical, data=held)
     c.samples.prompts = ()
@@ -56,6 +57,6 @@ def sweep():
     """List every method at each of its learning rates."""
     return {
         f"{method}-{rate:g}": f"method={method},rate={rate:g}"
-        for method in (*methods.names(), *STARTS, *BASE)
+        for method in (*catalogue.names(), *STARTS, *BASE)
         for rate in rates(method)
     }

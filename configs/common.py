@@ -4,9 +4,13 @@ A config file starts from `base()`, sets what differs, and is locked by the main
 here cannot be set, and a key that nothing reads is an error.
 """
 
+import json
+import math
 import os
+import pathlib
 
-from ftjax.core import conf
+from ftjax.core import config as conf
+from ftjax.optim import rates
 
 parse_arg = conf.parse_arg
 
@@ -18,8 +22,9 @@ def base():
     c.model = dict(
         base="tiny",  # a Hugging Face directory; "tiny" is the embedded one; "" = random weights
         preset="",  # sizes by public name, when the weights are random
-        param_dtype="",  # of the weights in memory; "" = as stored
-        compute_dtype="float32",
+        param_dtype="",  # of frozen weights in memory, and of exports; "" = as stored
+        train_dtype="float32",  # of weights that train; in bfloat16 small updates round to nothing
+        compute_dtype="",  # "" = float32; bfloat16 on accelerators from 300M parameters on
         remat="light",  # what the backward pass keeps: none | light | full
         chunk=64,  # positions per chunk of the log-probabilities
         # Of families with experts; "" and None are the family's own:
@@ -41,7 +46,8 @@ def base():
     c.evals = conf.create()
     c.samples = conf.create(prompts=(), max_new_tokens=32, temperature=0.0)
     c.mesh = dict(data=-1, fsdp=1, expert=1, tensor=1)
-    c.steps = conf.placeholder(int, required=True)
+    c.steps = conf.placeholder(int)  # the length of the run, or
+    c.epochs = conf.placeholder(float)  # ... how often it goes through the data: one of them
     c.batch_size, c.accumulate = 8, 1
     c.compile = "jit"
     c.ema_decay = conf.placeholder(float)
@@ -59,9 +65,10 @@ def optim():
         learning_rate=conf.placeholder(float, required=True),
         schedule=dict(name="cosine", warmup_steps=0),
         weight_decay=0.0,
-        no_decay=(),  # path patterns, such as "**norm"
+        no_decay=(),  # path patterns, such as "**{norm,bias}"
         groups=(),  # (path pattern, dict(lr_scale=..., weight_decay=...)) pairs
         clip_norm=1.0,
+        state_dtype="float32",  # of the moments; bfloat16 halves them and rounds them each step
         ranks=conf.create(),  # AdaLoRA's budget: target_rank, init_steps, final_steps, every_steps
     )
 
@@ -73,29 +80,59 @@ def online(c, *, prompts: int, samples: int, max_new_tokens: int):
         samples=samples,  # ... so many to each: a group
         epochs=1,  # passes over the answers of a round, in batches of batch_size
         max_new_tokens=max_new_tokens,
-        temperature=1.0,
+        temperature=1.0,  # of the sampling, and of the probabilities that its ratios compare
         slots=0,  # rows that are sampled at a time; 0 = all of a round
-        until=(),  # strings before which a text is cut for the rewards
+        until=(),  # strings that end an answer; they are no part of its text
+        mask_truncated=False,  # leave out answers that came to no end within max_new_tokens
+        missing_eos_penalty=conf.placeholder(float),  # taken off the reward of such answers
         faults="raise",  # of reward functions: raise | skip
         kl_target=conf.placeholder(float),  # of the controller of kl_weight; None = it stays
-        kl_horizon=10_000,  # answers in which the controller reacts
+        kl_horizon=conf.placeholder(int),  # answers in which it reacts; None = 10,000
         mixture=conf.placeholder(float),  # the reference's share in a rival; None = the objective's
     )
     c.rewards = conf.create()  # label -> dict(name=..., weight=1.0, ...)
-    c.advantages = conf.create()  # how they become credit or pairs; see `experiments/lessons.py`
+    c.advantages = conf.create()  # how they become credit or pairs; see `ftjax/rl/batches.py`
     return c
+
+
+def rate(base: str, tiny: float, *, full: bool, preference: bool = False) -> float:
+    """Return the learning rate to begin with: `tiny` for bases of the embedded one's size.
+
+    For larger ones it is that of `ftjax.optim.rates`, which has the sources.
+    """
+    size = parameters(base)
+    if rates.is_tiny(size):
+        return tiny
+    return rates.usual(size, full=full, preference=preference)
+
+
+def parameters(base: str) -> int:
+    """Count the parameters in a directory's safetensors by their headers; 0 where there are none.
+
+    A header is its length in eight bytes and JSON. What cannot be read is refused when the base is.
+    """
+    count = 0
+    for path in sorted(pathlib.Path(base).glob("*.safetensors")) if base else ():
+        try:
+            with path.open("rb") as file:
+                header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+            shapes = [each["shape"] for name, each in header.items() if name != "__metadata__"]
+            count += sum(map(math.prod, shapes))
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, MemoryError):
+            return 0
+    return count
 
 
 def tune(c, *, full: bool, rank: int = 16):
     """Choose between full fine-tuning and LoRA on all linear maps, with usual learning rates."""
     if full:
-        c.optim.learning_rate = 3e-4
-        c.optim.no_decay = ("**norm",)
+        c.optim.learning_rate = rate(c.model.base, 3e-4, full=True)
+        c.optim.no_decay = ("**{norm,norm/*,bias}",)  # of a family, those that it has
         return c
     # More of it: groups=(("blocks/mlp/*", dict(rank=4)),) changes keywords at some paths.
     c.adapter = dict(name="lora", where="blocks/**", rank=rank, rslora=False, dropout=0.0)
     c.adapter.alpha = 2.0 * c.adapter.get_ref("rank")  # follows --config.adapter.rank
-    c.optim.learning_rate = 3e-3
+    c.optim.learning_rate = rate(c.model.base, 3e-3, full=False)
     return c
 
 
@@ -110,7 +147,7 @@ def domain(arg):
     c = base()
     c.model.base = arg.base
     tune(c, full=arg.full, rank=arg.rank)
-    c.optim.schedule = dict(name="cosine", warmup_steps=arg.steps // 20)
+    c.optim.schedule = dict(name="cosine", warmup_ratio=0.05)
     c.steps, c.batch_size = arg.steps, 16
     return general(c, arg.data)
 
@@ -182,8 +219,9 @@ def preference(arg, *, kind: str = "preference", score: str = "ratio", **source)
     c = base()
     c.model.base = arg.base
     tune(c, full=arg.full, rank=arg.rank)
-    c.optim.learning_rate = 3e-5 if arg.full else 1e-3
-    c.optim.schedule = dict(name="linear", warmup_steps=arg.steps // 20)
+    tiny = 3e-5 if arg.full else 1e-3
+    c.optim.learning_rate = rate(arg.base, tiny, full=arg.full, preference=True)
+    c.optim.schedule = dict(name="linear", warmup_ratio=0.05)
     c.seed = dict(data=arg.seed, init=arg.seed, adapter=arg.seed, sampling=arg.seed)
     folders = [f"{arg.data}/preference/{name}" for name in arg.parts.split("+")]
     own = dict(name="jsonl", path=[f"{folder}/train.jsonl.gz" for folder in folders])

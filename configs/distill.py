@@ -23,8 +23,8 @@ def get_config(arg=None):
     c.model.base, c.model.preset = arg.base, "" if arg.base else "tiny"
     c.tokenizer = "" if arg.base else "tiny"
     common.tune(c, full=True)
-    c.optim.learning_rate = 1e-3
-    c.optim.schedule = dict(name="cosine", warmup_steps=arg.steps // 20)
+    c.optim.learning_rate = common.rate(arg.base, 1e-3, full=True)
+    c.optim.schedule = dict(name="cosine", warmup_ratio=0.05)
     c.objective = dict(name="distillation", beta=arg.beta, temperature=arg.temperature, nll=arg.nll)
     c.reference = dict(name="model", base=arg.teacher, folder="")
     text = dict(name="embedded", domain="english", kind="text")

@@ -7,7 +7,7 @@ r"""DPO on human preferences (HH-RLHF, helpful and harmless), with LoRA or in fu
 
 DATA holds preference/{hh_helpful,hh_harmless}/{train,test}.jsonl.gz with `prompt` (messages),
 `chosen` and `rejected`; FTJAX_DATA is its default. `loss=ipo` and the other names in
-`ftjax.objectives.pairs` change the loss, `beta=0.3` its strength,
+`ftjax.objectives.losses.dpo_losses` change the loss, `beta=0.3` its strength,
 `parts=hh_helpful+hh_harmless,tokens=512` the data and what of it is read,
 `transcripts=FILES` reads HH-RLHF's own format, whole conversations as text. With LoRA the reference
 is the base with adapters off; `full` keeps a frozen copy, and `cached` computes the reference's

@@ -24,8 +24,8 @@ def get_config(arg=None):
     c.model.param_dtype = c.model.compute_dtype = "bfloat16"
     c.model.remat, c.model.chunk = "full", 512
     common.tune(c, full=False, rank=arg.rank)
-    c.optim.learning_rate = 5e-5
-    c.optim.schedule = dict(name="linear", warmup_steps=arg.steps // 10)
+    c.optim.learning_rate = 5e-6
+    c.optim.schedule = dict(name="linear", warmup_ratio=0.1)
     c.objective = dict(name="dpo", beta=arg.beta)
     c.data = dict(name="jsonl", path=arg.path, kind="preference", max_tokens=2048)
     if arg.held:

@@ -30,7 +30,7 @@ def get_config(arg=None):
     c.objective = dict(name="grpo", loss=arg.loss, low=0.2, high=0.28, kl_weight=0.001)
     c.rewards.right = dict(name="number", field="answer")
     c.rewards.form = dict(name="pattern", regex=r".*#### -?[\d,.]+\s*", weight=0.1)
-    c.optim.learning_rate = 1e-5 if arg.base != "tiny" else 1e-3
+    c.optim.learning_rate = common.rate(arg.base, 1e-3, full=False, preference=True)
     c.optim.schedule = dict(name="constant")
     c.steps, c.batch_size, c.log_every_steps = arg.steps, 64, 1
     if arg.runlocal:

@@ -21,7 +21,8 @@ def get_config(arg=None):
     c.objective = dict(name="kto", beta=arg.beta)
     c.evals.pairs.beta = arg.beta
     c.batch_size = 16  # an answer says less than a pair
-    c.optim.learning_rate = 3e-5 if arg.full else 5e-4
+    tiny = 3e-5 if arg.full else 5e-4
+    c.optim.learning_rate = common.rate(arg.base, tiny, full=arg.full, preference=True)
     if arg.full:
         c.reference.name = "frozen"
     return common.shrink(c, stand_in=True, kind="unpaired") if arg.runlocal else c

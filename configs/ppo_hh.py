@@ -70,7 +70,7 @@ def ppo(arg):
     c.rewards.learned = dict(name="model", workdir=made(arg, "reward"))
     c.evals.held = dict(name="reward", group="new", data=source("test"), rows=200)
     common.general(c, arg.data)
-    c.optim.learning_rate = 1e-3
+    c.optim.learning_rate = common.rate(arg.base, 1e-3, full=False, preference=True)
     c.optim.schedule = dict(name="constant")
     c.steps, c.batch_size, c.log_every_steps = arg.steps, 16, 8
     if not arg.runlocal:

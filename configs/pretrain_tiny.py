@@ -19,7 +19,7 @@ Two CPU cores, about an hour; `ftjax/assets/tiny/README.md` has the numbers of t
 
 from configs import common
 
-# (share of tokens in each stage, mean tokens of a row, options of `ftjax.data.embedded.make`)
+# (share of tokens in each stage, mean tokens of a row, options of `data.sources.embedded.make`)
 SHARES = (
     ((0.13, 0.09, 0.14), 85, dict(domain="english")),
     ((0.13, 0.09, 0.14), 137, dict(domain="code")),
@@ -65,13 +65,13 @@ def get_config(arg=None):
     c.model = dict(c.model, base=arg.base, preset="" if arg.base else "tiny")
     c.tokenizer = "tiny"
     c.optim.learning_rate = 3e-3
-    c.optim.schedule = dict(name="constant", warmup_steps=250)
+    c.optim.schedule = dict(name="constant", warmup_ratio=250 / steps)
     if arg.stage > 1:
-        fall = dict(name="wsd", decay_steps=steps // 2, final_fraction=0.05)
-        c.optim.schedule = dict(fall, warmup_steps=250)
+        fall = dict(name="wsd", decay_ratio=0.5, final_fraction=0.05)
+        c.optim.schedule = dict(fall, warmup_ratio=250 / steps)
     c.optim.weight_decay = 0.05
     c.optim.b2 = 0.98
-    c.optim.no_decay = ("**norm",)
+    c.optim.no_decay = ("**{norm,norm/*,bias}",)
     tokens = TOKENS // 1000 if arg.runlocal else TOKENS
     c.data = dict(
         name="mixture", parts=mixture(arg.stage, tokens), max_tokens=SEQUENCE, packing="bfd",
@@ -81,10 +81,11 @@ def get_config(arg=None):
     c.log_every_steps = 20
     c.checkpoint.every_steps = 250
     held = dict(name="embedded", split="test", rows=128)
-    c.evals.reading = dict(name="generate", data=dict(held, domain="reading"), max_new_tokens=8)
+    words = dict(name="generate", max_new_tokens=8, normalize="squad")
+    c.evals.reading = dict(words, data=dict(held, domain="reading"))
     seen = dict(held, domain="reading", split="validation")
-    c.evals.reading_seen_wordings = dict(name="generate", data=seen, max_new_tokens=8)
-    c.evals.facts = dict(name="generate", data=dict(held, domain="facts"), max_new_tokens=8)
+    c.evals.reading_seen_wordings = dict(words, data=seen)
+    c.evals.facts = dict(words, data=dict(held, domain="facts"))
     shots = dict(held, domain="skills", shots=4)
     c.evals.skills_4shot = dict(name="generate", data=shots, max_new_tokens=16)
     c.evals.skills = dict(name="generate", data=dict(held, domain="skills"), max_new_tokens=16)

@@ -35,11 +35,14 @@ def get_config(arg=None):
         ),
         max_tokens=128,
     )
-    c.evals.facts_new = dict(name="generate", group="new", data=dict(people, split="test"))
+    c.evals.facts_new = dict(
+        name="generate", group="new", normalize="squad", data=dict(people, split="test")
+    )
     c.evals.skill_new = dict(name="generate", group="new", data=dict(skill, split="test"), rows=64)
     for domain in ("facts", "reading", "skills"):
         held = dict(name="embedded", domain=domain, split="test")
         c.evals[domain] = dict(name="generate", data=held, rows=64, max_new_tokens=12)
+        c.evals[domain].normalize = "none" if domain == "skills" else "squad"
     for domain in ("english", "code", "languages"):
         kind = "prompt" if domain == "languages" else "text"
         held = dict(name="embedded", domain=domain, split="test", kind=kind, loss="all")
@@ -51,7 +54,7 @@ def get_config(arg=None):
     )
     c.samples.max_new_tokens = 12
     c.steps, c.batch_size, c.log_every_steps = arg.steps, 16, 20
-    c.optim.schedule = dict(name="cosine", warmup_steps=arg.steps // 20)
+    c.optim.schedule = dict(name="cosine", warmup_ratio=0.05)
     return common.shrink(c) if arg.runlocal else c
 
 

@@ -4,9 +4,9 @@ r"""Supervised fine-tuning on any JSONL file of prompts and responses.
     python -m experiments.train --config configs/sft.py:path=train.jsonl,full --workdir runs/full
 
 Every line is an object with `prompt` and `response`; `prompt=instruction,response=output` names
-other fields, `kind=chat` takes `messages`; `path=a.jsonl+b.jsonl` joins files. `held=test.jsonl` is
-evaluated before and after. The base is the embedded one; `base=DIR` takes any Hugging Face
-directory of a supported family.
+other fields, `kind=chat` takes conversations; rows of other tools are recognised (docs/data.md).
+`path=a.jsonl+b.jsonl` joins files. `held=test.jsonl` is evaluated before and after. The base is the
+embedded one; `base=DIR` takes any Hugging Face directory of a supported family.
 
 Hardware: the embedded base runs on two CPU cores; see the other configs for pods. On the twelve
 rows of the default file nothing but the plumbing is to be seen: expect the loss to fall.
@@ -34,5 +34,5 @@ def get_config(arg=None):
         held = dict(name="jsonl", path=arg.held, kind=arg.kind, fields=fields)
         c.evals.held = dict(name="nll", group="new", data=held, rows=500)
     c.steps, c.batch_size = arg.steps, 16
-    c.optim.schedule = dict(name="cosine", warmup_steps=arg.steps // 20)
+    c.optim.schedule = dict(name="cosine", warmup_ratio=0.05)
     return common.shrink(c) if arg.runlocal else c

@@ -23,7 +23,7 @@ def get_config(arg=None):
     c.model.remat, c.model.chunk = "full", 512
     common.tune(c, full=False, rank=arg.rank)
     c.optim.learning_rate = 2e-4
-    c.optim.schedule = dict(name="cosine", warmup_steps=arg.steps // 20)
+    c.optim.schedule = dict(name="cosine", warmup_ratio=0.05)
     c.data = dict(name="jsonl", path=arg.path, kind=arg.kind, max_tokens=4096)
     if arg.held:
         held = dict(name="jsonl", path=arg.held, kind=arg.kind)

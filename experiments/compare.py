@@ -13,8 +13,9 @@ import sys
 
 from absl import app, flags
 
-from experiments import commands
-from ftjax.core import conf
+from experiments import cli
+from ftjax.core import config as conf
+from ftjax.run import config as settings
 
 CONFIG = flags.DEFINE_string("config", None, "file.py or file.py:arg with get_config() and sweep()")
 WORKDIR = flags.DEFINE_string("workdir", None, "directory of the runs; it resumes what it holds")
@@ -25,18 +26,32 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"got the arguments {argv[1:]}; expected flags alone")
     variants = read(CONFIG.value)
-    from experiments import results, running, settings
-    from ftjax.train import device
+    cli.start()
+    from ftjax.core import processes
+    from ftjax.run import finish  # slow to import
+    from ftjax.run import plan as running
 
-    device.reuse_memory()
-    workdir, found = pathlib.Path(WORKDIR.value), {}
+    workdir, found, failed = pathlib.Path(WORKDIR.value), {}, {}
     for label, config in variants.items():
         sys.stdout.write(f"\n== {label}\n")
-        outcome = running.train(settings.read(config), workdir / label)
-        if outcome.table is None:  # stopped by a signal; the next call goes on
+        try:
+            outcome = running.train(settings.read(config), workdir / label)
+        except cli.MESSAGES as error:
+            if not cli.is_message(error):
+                raise
+            failed[label] = str(error)
+            sys.stdout.write(f"{label} ended: {error}\n")
+            continue
+        if not outcome.has_ended:  # stopped by a signal; the next call goes on
             return
         found[label] = outcome.table
-    results.join(found, workdir)
+    if processes.is_first():
+        finish.join(found, workdir, failed=failed)
+    if failed:  # the table is there; the exit code says that it is not whole
+        raise RuntimeError(
+            f"compare: {len(failed)} of {len(variants)} variants have no result: "
+            + "; ".join(f"{label}: {reason}" for label, reason in failed.items())
+        )
 
 
 def read(config: str) -> dict:
@@ -53,4 +68,4 @@ def read(config: str) -> dict:
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["config", "workdir"])
-    commands.run(main)
+    cli.run(main)

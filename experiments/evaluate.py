@@ -11,10 +11,11 @@ import pathlib
 
 from absl import app, flags
 
-from experiments import commands
+from experiments import cli
 
 WORKDIR = flags.DEFINE_string("workdir", None, "directory of the run", required=True)
 CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "latest, best or a step")
+MESH = cli.define_mesh()
 OUTPUT = flags.DEFINE_string("output", "", "JSON file; DIR/evals/compare_<step>.json if not given")
 
 
@@ -22,22 +23,33 @@ def main(argv: list[str]) -> None:
     """Run what the flags say."""
     if len(argv) > 1:
         raise app.UsageError(f"got the arguments {argv[1:]}; expected flags alone")
-    from experiments import comparing, evaluating, workdirs  # jax: slow to import
-    from ftjax.core import files
+    cli.start()
+    from ftjax.core import files, processes
+    from ftjax.run import (
+        artifacts,
+        comparison,
+        reader,
+    )  # jax: slow to import
+    from ftjax.run import (
+        evaluation as evaluating,
+    )
 
     workdir = pathlib.Path(WORKDIR.value)
-    run = workdirs.load(workdir, checkpoint=CHECKPOINT.value)
+    sizes = cli.mesh_of(MESH.value)
+    run = reader.load(workdir, checkpoint=CHECKPOINT.value, sizes=sizes)
     evaluation = evaluating.build(run.parts)
     if not evaluation.evaluators:
         raise app.UsageError(
             f"--workdir: got {WORKDIR.value!r}, whose config has no evals; expected one at least"
         )
-    found = comparing.compare(evaluation.evaluators, run.base, run.params)
-    print(comparing.text(found, evaluation.groups, step=run.step))
-    path = pathlib.Path(OUTPUT.value or workdir / "evals" / f"compare_{run.step}.json")
-    files.write_json(path, comparing.record(found, evaluation.groups, step=run.step))
+    found = comparison.compare(evaluation.evaluators, run.base, run.params)
+    if not processes.is_first():
+        return
+    print(comparison.text(found, evaluation.groups, step=run.step))
+    path = pathlib.Path(OUTPUT.value or artifacts.Artifacts(workdir).comparison(run.step))
+    files.write_json(path, comparison.record(found, evaluation.groups, step=run.step))
     print(f"\nAll numbers: {path}")
 
 
 if __name__ == "__main__":
-    commands.run(main)
+    cli.run(main)

@@ -15,17 +15,18 @@ import pathlib
 
 from absl import app, flags
 
-from experiments import commands
+from experiments import cli
 
 WORKDIR = flags.DEFINE_string("workdir", None, "directory of the run", required=True)
 OUT = flags.DEFINE_string("out", None, "directory to write, new or empty", required=True)
 CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "latest, best or a step")
 MERGE = flags.DEFINE_bool("merge", False, "merge the adapter into the base")
 ADAPTER_ONLY = flags.DEFINE_bool("adapter_only", False, "write the adapter and nothing else")
-DTYPE = flags.DEFINE_enum("dtype", None, ["bf16", "f32"], "of the files; the weights' own if none")
+DTYPE = flags.DEFINE_enum("dtype", None, ["bf16", "f32"], "of the files; the base's own if none")
 MAX_SHARD_GB = flags.DEFINE_float(
     "max_shard_gb", 5.0, "most 10^9 bytes of a file of a model", lower_bound=1e-6
 )
+MESH = cli.define_mesh()
 DTYPES = {None: None, "bf16": "bfloat16", "f32": "float32"}
 
 
@@ -35,22 +36,27 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"got the arguments {argv[1:]}; expected flags alone")
     if MERGE.value and ADAPTER_ONLY.value:
         raise app.UsageError("expected --merge or --adapter_only, and not both")
-    from experiments import exporting, workdirs  # jax: slow to import
+    cli.start()
+    from ftjax.core import processes
+    from ftjax.run import export as exporting  # slow to import
+    from ftjax.run import reader
 
-    parts = workdirs.parts_of(pathlib.Path(WORKDIR.value))
+    workdir, sizes = pathlib.Path(WORKDIR.value), cli.mesh_of(MESH.value)
+    parts = reader.parts_of(workdir, sizes=sizes)
     if parts.method is None and (MERGE.value or ADAPTER_ONLY.value):
         raise app.UsageError(
             f"--workdir: got {WORKDIR.value!r}, a run without an adapter; expected one that has "
             "one; leave out --merge and --adapter_only"
         )
     form = "model" if MERGE.value else "adapter" if ADAPTER_ONLY.value else ""
-    run = workdirs.load(pathlib.Path(WORKDIR.value), checkpoint=CHECKPOINT.value)
+    run = reader.load(workdir, checkpoint=CHECKPOINT.value, sizes=sizes)
     out, dtype = pathlib.Path(OUT.value), DTYPES[DTYPE.value]
     form = exporting.write(
         run.parts, run.params, out, form=form, dtype=dtype, max_shard_gb=MAX_SHARD_GB.value
     )
-    print(f"step {run.step}, {form}: {out}")
+    if processes.is_first():
+        print(f"step {run.step}, {form}: {out}")
 
 
 if __name__ == "__main__":
-    commands.run(main)
+    cli.run(main)

@@ -21,7 +21,7 @@ import sys
 
 from absl import app, flags
 
-from experiments import commands
+from experiments import cli
 
 WORKDIR = flags.DEFINE_string("workdir", "", "directory of the run")
 MODEL = flags.DEFINE_string("model", "", "a base in place of a run: a directory, or tiny")
@@ -43,6 +43,7 @@ NEW = flags.DEFINE_integer("max_new_tokens", 128, "tokens of an answer at most",
 UNTIL = flags.DEFINE_multi_string("until", [], "cut each text before this string; not in chats")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "prompts at a time", lower_bound=1)
 SEED = flags.DEFINE_integer("seed", 0, "of the sampling")
+MESH = cli.define_mesh()
 OUTPUT = flags.DEFINE_string("output", "", "write JSON lines of prompt and text to this file too")
 
 
@@ -51,27 +52,35 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"got the arguments {argv[1:]}; expected flags; quote the prompt")
     check_flags()
-    from experiments import generating, several  # jax and the rest: slow to import
+    cli.start()
+    import jax  # slow to import
 
-    asked, given = prompts(), several.named(ADAPTER.value)
-    which = several.places(asked, given)
+    from ftjax.run import named_adapters, prompting
+
+    if CHAT.value and jax.process_count() > 1:
+        raise app.UsageError(f"--chat: got {jax.process_count()} processes; expected one")
+
+    asked, given = prompts(), named_adapters.named(ADAPTER.value)
+    which = named_adapters.places(asked, given)
     parts, params = load(adapters=bool(given))
-    params, of_rows = several.over(parts, params, given, which)
+    params, of_rows = named_adapters.over(parts, params, given, which)
     data = parts.settings.data
-    choice = TEMPLATE.value or data.get("chat_template")
-    template = generating.find_template(parts.tokenizer, choice)
+    shown = {**data, "chat_template": TEMPLATE.value or data.get("chat_template")}
+    if TEMPLATE.value:
+        shown.pop("template_args", None)  # those of the run's own template
+    template = prompting.template_of(parts.tokenizer, shown)
     options = dict(
         max_new_tokens=NEW.value, temperature=TEMPERATURE.value, top_k=TOP_K.value,
-        top_p=TOP_P.value, min_p=MIN_P.value, stop_ids=generating.stop_ids(parts.tokenizer),
+        top_p=TOP_P.value, min_p=MIN_P.value, stop_ids=prompting.stop_ids(parts.tokenizer, shown),
     )  # fmt: skip
     if CHAT.value:
         talk(parts, params, template, options)
         return
     # A model trained on messages expects what a user says inside its template.
     wrap = bool(TEMPLATE.value) or data.get("kind") == "chat"
-    options["encode"] = generating.make_encode(parts.tokenizer, template=template, wrap=wrap)
+    options["encode"] = prompting.make_encode(parts.tokenizer, template=template, wrap=wrap)
     texts = [each.prompt for each in asked]
-    if len(texts) == 1 and not UNTIL.value:
+    if len(texts) == 1 and not UNTIL.value and jax.process_count() == 1:
         stream(parts, params, texts[0], options)
     else:
         write(parts, params, texts, options, of_rows=of_rows)
@@ -92,26 +101,27 @@ def check_flags() -> None:
 
 def prompts() -> list:
     """Collect the prompts; a chat begins with none, which stands for what will be said."""
-    from experiments import generating
+    from ftjax.run import prompting
 
     if CHAT.value:
-        return [generating.Asked("")]
-    found = [generating.Asked(prompt) for prompt in PROMPT.value]
-    return found + (generating.read_prompts(PROMPTS_FILE.value) if PROMPTS_FILE.value else [])
+        return [prompting.Asked("")]
+    found = [prompting.Asked(prompt) for prompt in PROMPT.value]
+    return found + (prompting.read_prompts(PROMPTS_FILE.value) if PROMPTS_FILE.value else [])
 
 
 def load(*, adapters: bool):
     """Read the parts and weights that the flags name; `adapters` come in place of a run's own."""
-    from experiments import several, workdirs
+    from ftjax.run import named_adapters, reader
 
+    workdir, sizes = pathlib.Path(WORKDIR.value), cli.mesh_of(MESH.value)
     if WORKDIR.value and not (BASE.value or adapters):
-        run = workdirs.load(pathlib.Path(WORKDIR.value), checkpoint=CHECKPOINT.value)
+        run = reader.load(workdir, checkpoint=CHECKPOINT.value, sizes=sizes)
         return run.parts, run.params
     if WORKDIR.value:
-        parts = workdirs.parts_of(pathlib.Path(WORKDIR.value))
+        parts = reader.parts_of(workdir, sizes=sizes)
     else:
-        parts = several.parts_over(MODEL.value)
-    return parts, workdirs.base_of(parts)
+        parts = named_adapters.parts_over(MODEL.value, sizes=sizes)
+    return parts, reader.base_of(parts)
 
 
 def progress(total: int):
@@ -132,8 +142,9 @@ def write(parts, params, asked: list, options: dict, *, of_rows) -> None:
     """Continue every prompt and print the texts."""
     import jax
 
-    from experiments import generating
     from ftjax.core import mesh as meshes
+    from ftjax.core import processes
+    from ftjax.run import prompting
     from ftjax.sampling import text
 
     respond = text.make(
@@ -142,10 +153,12 @@ def write(parts, params, asked: list, options: dict, *, of_rows) -> None:
     )  # fmt: skip
     key, show = jax.random.key(SEED.value), progress(len(asked))
     texts = respond(params, asked, key, of_rows=of_rows, progress=show)
+    if not processes.is_first():
+        return
     for prompt, new in zip(asked, texts, strict=True):
         print(f"> {prompt}\n{new}\n")
     if OUTPUT.value:
-        generating.write_results(OUTPUT.value, asked, texts)
+        prompting.write_results(OUTPUT.value, asked, texts)
 
 
 def show(piece: str) -> None:
@@ -158,7 +171,7 @@ def stream(parts, params, prompt, options: dict) -> None:
     """Continue one prompt, and print what comes as it comes."""
     import jax
 
-    from experiments import generating
+    from ftjax.run import prompting
     from ftjax.sampling import text
 
     pieces, said = text.make_stream(parts.model, parts.tokenizer, **options), []
@@ -169,31 +182,31 @@ def stream(parts, params, prompt, options: dict) -> None:
             said.append(piece)
     show("\n\n")
     if OUTPUT.value:
-        generating.write_results(OUTPUT.value, [prompt], ["".join(said)])
+        prompting.write_results(OUTPUT.value, [prompt], ["".join(said)])
 
 
 def talk(parts, params, template, options: dict) -> None:
     """Talk with the person at the terminal."""
     import jax
 
-    from experiments import generating
+    from ftjax.run import prompting
     from ftjax.sampling import text
 
-    encode = generating.make_encode(parts.tokenizer, template=template)
+    encode = prompting.make_encode(parts.tokenizer, template=template)
     stream = text.make_stream(parts.model, parts.tokenizer, encode=encode, **options)
     key = jax.random.key(SEED.value)
     most = parts.model.config.max_positions - options["max_new_tokens"]
-    dialog = generating.Dialog(encode, template is not None, most, SYSTEM.value)
+    dialog = prompting.Dialog(encode, template is not None, most, SYSTEM.value)
     if template is None:
         print("No chat template: your text is continued as it is.")
-    print(generating.HELP)
+    print(prompting.HELP)
 
     def answer(prompt, number: int):
         return stream(params, prompt, jax.random.fold_in(key, number))
 
     with jax.set_mesh(parts.mesh):
-        generating.converse(dialog, answer, read=lambda: input("> "), write=show)
+        prompting.converse(dialog, answer, read=lambda: input("> "), write=show)
 
 
 if __name__ == "__main__":
-    commands.run(main)
+    cli.run(main)

@@ -13,11 +13,16 @@ import pathlib
 
 from absl import app, flags
 
-from experiments import commands, settings
-from ftjax.core import conf
+from experiments import cli
+from ftjax.core import config as conf
+from ftjax.run import config as settings
+from ftjax.run import keys
 
 CONFIG = conf.flag()
 WORKDIR = flags.DEFINE_string("workdir", None, "directory of the run; one that holds a run resumes")
+RESTART_DATA = flags.DEFINE_bool(
+    "restart_data", False, "resume with the data from their beginning: other data or batch size"
+)
 ALLOW = flags.DEFINE_bool("allow_config_change", False, "resume although the config has changed")
 
 
@@ -25,17 +30,15 @@ def main(argv: list[str]) -> None:
     """Run what the flags say."""
     if len(argv) > 1:
         raise app.UsageError(f"got the arguments {argv[1:]}; expected flags alone")
-    chosen = settings.read(conf.given(CONFIG))
-    from experiments import rollouts  # jax and the rest import slowly: behind the flags
-    from ftjax.core import mesh
-    from ftjax.train import device
+    chosen = settings.read(keys.read(CONFIG))
+    cli.start()
+    from ftjax.rl import rollout  # slow to import
 
-    mesh.start()
-    device.reuse_memory()
-    rollouts.train(chosen, pathlib.Path(WORKDIR.value), allow_config_change=ALLOW.value)
+    options = dict(allow_config_change=ALLOW.value, restart_data=RESTART_DATA.value)
+    rollout.train(chosen, pathlib.Path(WORKDIR.value), **options)
 
 
 if __name__ == "__main__":
     conf.define_required(CONFIG)
     flags.mark_flag_as_required("workdir")
-    commands.run(main)
+    cli.run(main)

@@ -14,8 +14,9 @@ import sys
 
 from absl import app, flags
 
-from experiments import commands
-from ftjax.core import conf
+from experiments import cli
+from ftjax.core import config as conf
+from ftjax.run import config as settings
 
 CONFIG = flags.DEFINE_string(
     "config", None, "file.py or file.py:arg with get_config() and stages()"
@@ -27,20 +28,17 @@ def main(argv: list[str]) -> None:
     """Run what the flags say."""
     if len(argv) > 1:
         raise app.UsageError(f"got the arguments {argv[1:]}; expected flags alone")
-    from experiments import rollouts, running, settings
-
     workdir = pathlib.Path(WORKDIR.value)
     chosen = {label: settings.read(c) for label, c in read(CONFIG.value, workdir).items()}
-    from ftjax.core import mesh
-    from ftjax.train import device
+    cli.start()
+    from ftjax.rl import rollout
+    from ftjax.run import plan as running  # slow to import
 
-    mesh.start()
-    device.reuse_memory()
     for number, (label, own) in enumerate(chosen.items(), 1):
         sys.stdout.write(f"\n== {label} ({number} of {len(chosen)})\n")
         sys.stdout.flush()
-        train = running.train if own.rollout is None else rollouts.train
-        if train(own, workdir / label).table is None:  # stopped by a signal; the next call goes on
+        train = running.train if own.rollout is None else rollout.train
+        if not train(own, workdir / label).has_ended:  # stopped by a signal; the next call goes on
             return
 
 
@@ -58,4 +56,4 @@ def read(config: str, workdir: pathlib.Path) -> dict:
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["config", "workdir"])
-    commands.run(main)
+    cli.run(main)

@@ -22,7 +22,7 @@ HEADS = ("method", "trainable", "rate", "new domain", "old domain", "ms/step", "
 
 def variants(arg: str, only: str) -> dict[str, str]:
     """List label and arg of every run; `only` names methods."""
-    from ftjax.core import conf
+    from ftjax.core import config as conf
 
     chosen = set(filter(None, only.split(",")))
     found = conf.load_function(CONFIG, "sweep")()
@@ -46,11 +46,11 @@ def losses(row: dict) -> dict[str, float]:
 
 def outcome(label: str, workdir: pathlib.Path) -> dict:
     """Read what a run cost and what its first and last evaluations say."""
-    from ftjax.train import metrics
+    from ftjax.report import writers
 
     summary, rows = (
         runs.summary_of(workdir / label),
-        metrics.read(workdir / label / "metrics.jsonl"),
+        writers.read(workdir / label / "metrics.jsonl"),
     )
     scored = [row for row in rows if f"eval/{CHOICE}/nll" in row]
     seconds = [row["time/step_s"] for row in rows if "time/step_s" in row]

@@ -6,11 +6,11 @@ r"""Measure a training step of every adapter against LoRA of the same rank and f
 
 All methods that `ftjax/adapters` holds adapt all linear maps of one float32 llama. The settings of
 a method are its EXAMPLE's, whose ranks, alphas, blocks and numbers of frequencies grow with
-`--rank` as LoRA's rank does; see `ftjax/adapters/methods.py`. The steps run in turn in one process,
-so that whatever else the machine does slows all alike; the median counts. FLOPs are XLA's count for
-the compiled step of one layer (it counts loops once), memory is what XLA plans for the step and its
-arguments. Prints a table; `--json` keeps the numbers, `--out` puts the ratios into a document,
-between two marks.
+`--rank` as LoRA's rank does; see `ftjax/adapters/multi/catalogue.py`. The steps run in turn in one
+process, so that whatever else the machine does slows all alike; the median counts. FLOPs are XLA's
+count for the compiled step of one layer (it counts loops once), memory is what XLA plans for the
+step and its arguments. Prints a table; `--json` keeps the numbers, `--out` puts the ratios into a
+document, between two marks.
 """
 
 import argparse
@@ -165,14 +165,14 @@ def choose(text: str, names: list[str]) -> list[str]:
 
 def main() -> None:
     """Print the table."""
-    from ftjax.adapters import methods
-    from ftjax.train import device
+    from ftjax.adapters.multi import catalogue
+    from ftjax.core import device
 
     given = parser().parse_args()
     device.reuse_memory()
-    shape, names = shape_of(given), choose(given.methods, [*methods.names(), FULL])
-    hyper = {n: methods.example(n, rank=given.rank) for n in names if n != FULL}
-    made = {n: methods.modules()[n].make(**own) for n, own in hyper.items()}
+    shape, names = shape_of(given), choose(given.methods, [*catalogue.names(), FULL])
+    hyper = {n: catalogue.example(n, rank=given.rank) for n in names if n != FULL}
+    made = {n: catalogue.modules()[n].make(**own) for n, own in hyper.items()}
     chosen = {n: made.get(n) for n in names}
     found = measure(chosen, shape, steps=given.steps, warmup=given.warmup)
     print(table(found))

@@ -22,8 +22,8 @@ import numpy as np
 
 import ftjax
 from ftjax.core import tree
-from ftjax.models import hf
-from ftjax.sampling import generate as generating
+from ftjax.models.hf import checkpoint
+from ftjax.sampling import generation
 from ftjax.train import compile as compiling
 
 TINY = pathlib.Path(ftjax.__file__).parent / "assets" / "tiny"
@@ -56,8 +56,8 @@ def measure(model, params, *, batch: int, args) -> dict:
     prompts = rng.integers(3, model.config.vocab_size, (batch, length)).astype(np.int32)
     lengths = np.full(batch, length, np.int32)
     options = dict(temperature=1.0, cache_dtype=args.cache or None)
-    many = generating.make(model, max_new_tokens=args.new, **options)
-    one = generating.make(model, max_new_tokens=1, **options)
+    many = generation.make(model, max_new_tokens=args.new, **options)
+    one = generation.make(model, max_new_tokens=1, **options)
     first = seconds(lambda: one(params, prompts, lengths, key), repeats=args.repeats)
     whole = seconds(lambda: many(params, prompts, lengths, key), repeats=args.repeats)
     before = compiling.programs()
@@ -81,9 +81,9 @@ def main() -> None:
     parser.add_argument("--cache", default="", help="type of keys and values, such as int8")
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
-    family, config = hf.config_of(pathlib.Path(args.base))
+    family, config = checkpoint.config_of(pathlib.Path(args.base))
     model = family.make(config)
-    params = {"model": hf.load(pathlib.Path(args.base), model, names=family.NAMES)}
+    params = {"model": checkpoint.load(pathlib.Path(args.base), model, names=family.NAMES)}
     count, size = tree.size_of(params), tree.bytes_of(params)
     bandwidth, speed = machine(args.repeats)
     shown = {"weights": count, "gb_per_s": bandwidth / 1e9, "gflop_per_s": speed / 1e9}

@@ -30,10 +30,10 @@ def write_model(directory: pathlib.Path, *, gb: float, max_shard_gb: float = 0.5
     import jax.numpy as jnp
 
     from ftjax.core import tree
-    from ftjax.models import hf, presets
+    from ftjax.models.hf import checkpoint, presets
 
     config = dict(presets.PRESETS["llama3.2-1b"], vocab_size=32000, num_hidden_layers=1)
-    family = hf.family_of("llama")
+    family = checkpoint.family_of("llama")
     per_layer = _bytes(family, config, layers=2) - _bytes(family, config, layers=1)
     rest = _bytes(family, config, layers=1) - per_layer
     layers = max(1, round((gb * 1e9 - rest) / per_layer))
@@ -42,7 +42,7 @@ def write_model(directory: pathlib.Path, *, gb: float, max_shard_gb: float = 0.5
     noise = draw.integers(0, 2**15, 2**20).astype(np.uint16).view(jnp.bfloat16)
     fill = lambda leaf: np.resize(noise, leaf.shape)
     params = tree.map_with_paths(lambda _, leaf: fill(leaf), family.make(config).abstract)
-    hf.save(directory, params, family=family, config=config, max_shard_gb=max_shard_gb)
+    checkpoint.save(directory, params, family=family, config=config, max_shard_gb=max_shard_gb)
 
 
 def _bytes(family, config: dict, *, layers: int) -> int:
@@ -57,15 +57,15 @@ def load(directory: pathlib.Path) -> dict:
     import jax
 
     from ftjax.core import tree
-    from ftjax.models import hf
+    from ftjax.models.hf import checkpoint
 
-    family, config = hf.config_of(directory)
+    family, config = checkpoint.config_of(directory)
     model = family.make(config)
     jax.block_until_ready(jax.numpy.zeros(1) + 1)
     before, start, used = _peak(), time.perf_counter(), time.process_time()
-    hf.stored(model, family.NAMES)
+    checkpoint.stored(model, family.NAMES)
     shapes = time.perf_counter() - start
-    params = jax.block_until_ready(hf.load(directory, model, names=family.NAMES))
+    params = jax.block_until_ready(checkpoint.load(directory, model, names=family.NAMES))
     seconds, used = time.perf_counter() - start, time.process_time() - used
     largest = max(leaf.nbytes for leaf in jax.tree.leaves(params))
     beyond = _peak() - before - tree.bytes_of(params)

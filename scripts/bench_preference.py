@@ -27,7 +27,7 @@ PAIRS, SEQUENCE, PROMPT = 4, 256, 64
 
 def optimizer_of():
     """Make AdamW with clipping."""
-    from ftjax.optim import chain
+    from ftjax.optim import optimizer as chain
 
     return chain.make(
         name="adamw", learning_rate=1e-4, schedule="constant", total_steps=10_000,
@@ -40,12 +40,12 @@ def setup(mode: str, *, reference: str, **options):
     import jax
     import jax.numpy as jnp
 
-    from ftjax.adapters import base as adapters
     from ftjax.adapters import lora
+    from ftjax.adapters.lib import protocol
     from ftjax.core import mesh as meshes
     from ftjax.objectives import dpo
     from ftjax.train import compile as compiling
-    from ftjax.train import reference as references
+    from ftjax.train import reference_policy
     from ftjax.train import state as states
     from ftjax.train.step import make_step
 
@@ -56,7 +56,7 @@ def setup(mode: str, *, reference: str, **options):
     def create(key):
         weights, inside, more = model.init(key), None, {}
         if mode == "lora":
-            inside = adapters.init(method, key, model.linears, weights, where="blocks/**")
+            inside = protocol.init(method, key, model.linears, weights, where="blocks/**")
         if reference == "frozen":
             more = {"reference": {"model": jax.tree.map(jnp.copy, weights), "adapters": None}}
         pattern = "model/**" if inside is None else "adapters/**"
@@ -72,7 +72,7 @@ def setup(mode: str, *, reference: str, **options):
     state, frozen = jax.jit(create, out_shardings=(places, meshes.replicated(mesh)))(key)
     step = make_step(
         model, dpo.make(), optimizer.tx, learning_rate=optimizer.learning_rate,
-        reference=vars(references)[reference],
+        reference=vars(reference_policy)[reference],
     )  # fmt: skip
     return compiling.jit(step, mesh=mesh, state=places), state, frozen
 
@@ -92,7 +92,7 @@ def batch_of(*, reference: str):
     batch |= dict(weights=np.float32(at >= PROMPT), examples=np.ones((PAIRS, 1), np.float32))
     if reference == "cached":
         batch["reference"] = -9 + generator.normal(size=shape).astype(np.float32)
-    return meshes.put_local(batch, meshes.make())
+    return meshes.put_local(batch, meshes.make(), rows=PAIRS)
 
 
 def measure(mode: str, *, reference: str, steps: int, warmup: int, **options) -> dict:
@@ -137,7 +137,7 @@ def parser() -> argparse.ArgumentParser:
 
 def one(mode: str, given: argparse.Namespace) -> dict:
     """Measure one mode in this process, prepared as `experiments/train.py` prepares its own."""
-    from ftjax.train import device
+    from ftjax.core import device
 
     device.reuse_memory()
     reference = given.reference or {"lora": "adapters_off", "full": "frozen"}[mode]

@@ -6,7 +6,7 @@ r"""Measure training on a CPU: speed, memory and compile time of the step that a
 
 The shape is a float32 llama of dim 256, 4 layers, 4 heads, ffw 1024 and 4096 tied tokens, on full
 rows of 8 x 256; LoRA of rank 8 is on all seven linear maps; the optimizer is AdamW. Model,
-adapters, optimizer, step and compilation are the ones of `experiments/running.py`. Prints JSON.
+adapters, optimizer, step and compilation are the ones of `ftjax/run/plan.py`. Prints JSON.
 """
 
 import argparse
@@ -34,7 +34,7 @@ GIB = 2**30
 
 def model_of(shape: dict, **options):
     """Make the handle of a tied llama from a config.json, as loading a checkpoint does."""
-    from ftjax.models import llama
+    from ftjax.models.families import llama
 
     heads = ("num_attention_heads", "heads"), ("num_key_value_heads", "kv_heads")
     sizes = ("hidden_size", "dim"), ("num_hidden_layers", "layers"), ("intermediate_size", "ffw")
@@ -60,16 +60,16 @@ def training(method, shape: dict, **options):
     """
     import jax
 
-    from ftjax.adapters import base as adapters
+    from ftjax.adapters.lib import protocol
     from ftjax.core import mesh as meshes
     from ftjax.objectives import sft
-    from ftjax.optim import chain
+    from ftjax.optim import optimizer as chain
     from ftjax.train import compile as compiling
     from ftjax.train import state as states
     from ftjax.train.step import make_step
 
     model, mesh = model_of(shape, **options), meshes.make()
-    where = "" if isinstance(method, adapters.OfModel) else "blocks/**"
+    where = "" if isinstance(method, protocol.OfModel) else "blocks/**"
     optimizer = chain.make(
         name="adamw", learning_rate=1e-3, schedule="constant", total_steps=10_000,
         weight_decay=0.01, clip_norm=1.0,
@@ -79,7 +79,7 @@ def training(method, shape: dict, **options):
         weights, inside = model.init(key), None
         if method is not None:
             own = dict(where=where, sizes=model.config.sizes)
-            inside = adapters.init(method, key, model.linears, weights, **own)
+            inside = protocol.init(method, key, model.linears, weights, **own)
         pattern = "model/**" if inside is None else "adapters/**"
         trainable, frozen = states.split({"model": weights, "adapters": inside}, pattern)
         return states.create(trainable, optimizer.tx, key=key), frozen
@@ -107,7 +107,8 @@ def batch_of(shape: dict):
     at = np.broadcast_to(np.arange(SEQUENCE), rows)
     batch = dict(tokens=tokens, positions=at, segments=np.ones(rows))
     batch = jax.tree.map(lambda x: np.asarray(x, np.int32), batch)
-    return meshes.put_local(batch | dict(weights=np.float32(at > 0)), meshes.make())
+    batch |= dict(weights=np.float32(at > 0))
+    return meshes.put_local(batch, meshes.make(), rows=len(tokens))
 
 
 def quantiles(values) -> dict[str, float]:
@@ -197,7 +198,7 @@ def in_new_process(child: str) -> dict:
 
 def one(child: str, given: argparse.Namespace) -> dict:
     """Measure one thing in this process, prepared as `experiments/train.py` prepares its own."""
-    from ftjax.train import device
+    from ftjax.core import device
 
     device.reuse_memory()
     shape, options = SHAPES[given.shape], {"remat": given.remat} if given.remat else {}

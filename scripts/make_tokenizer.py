@@ -15,7 +15,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from configs import pretrain_tiny
-from ftjax.data import embedded
+from ftjax.data.sources import embedded
 
 SPECIAL = ("<|pad|>", "<|bos|>", "<|eos|>", "<|im_start|>", "<|im_end|>")
 VOCABULARY = 2048

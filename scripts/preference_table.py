@@ -30,9 +30,9 @@ def first_stage(data: str, parts: str, steps: int) -> str:
 
 def outcome(folder: pathlib.Path) -> tuple[dict, dict]:
     """Read the first and the last evaluation of a run."""
-    from ftjax.train import metrics
+    from ftjax.report import writers
 
-    scored = [row for row in metrics.read(folder / "metrics.jsonl") if ACCURACY in row]
+    scored = [row for row in writers.read(folder / "metrics.jsonl") if ACCURACY in row]
     return scored[0], scored[-1]
 
 

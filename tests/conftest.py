@@ -15,9 +15,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import jax
 import pytest
 
-from ftjax.core import mesh
+from ftjax.core import processes
 
-mesh.start()  # of one process: steadies fake devices
+processes.start()  # of one process: steadies fake devices
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CACHE = os.environ.get("FTJAX_TEST_CACHE", os.path.join(tempfile.gettempdir(), "ftjax-xla-cache"))

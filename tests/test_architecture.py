@@ -1,22 +1,41 @@
 """The rules of the house, read off the syntax trees of all its files."""
 
 import ast
+import collections
 import pathlib
 import re
 
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-LEAVES = ("objectives", "penalties", "optim", "data", "sampling", "evals")
-MAY_IMPORT = {  # besides itself
-    "core": set(),
-    "ops": {"core"},
-    "models": {"core", "ops"},
-    "adapters": {"core", "ops"},
-    **{room: {"core", "ops"} for room in LEAVES},
-    "train": {"core", "ops", "models", "adapters", *LEAVES},
+# A room may import those of the floors below, and no other room of its own floor.
+FLOORS = (
+    ("core",),
+    ("ops", "data", "optim", "penalties", "sampling"),
+    ("models", "adapters", "objectives", "evals"),
+    ("report",),
+    ("train",),
+    ("run",),
+    ("rl",),
+)
+MAY_IMPORT = {
+    room: {below for lower in FLOORS[:level] for below in lower}
+    for level, floor in enumerate(FLOORS)
+    for room in floor
 }
 ROOMS = sorted(MAY_IMPORT)
+# What every module that stands directly in a plug-in folder defines, so that the names which an
+# error lists are those of plug-ins alone.
+PLUGINS = {
+    "adapters": ("make", "EXAMPLE"),
+    "objectives": ("make", "EXAMPLE"),
+    "penalties": ("make", "EXAMPLE"),
+    "evals": ("make",),
+    "data/sources": ("make",),
+    "models/families": ("make", "from_hf", "to_hf", "NAMES", "EXAMPLE"),
+}
+# Folders whose modules are named after plug-ins or after the files that they read.
+NAMED_AFTER_OTHERS = {"lib", "peft", "hf"}
 FOLDERS = ("ftjax", "experiments", "configs", "scripts", "tests")
 NNX_TRANSFORMS = {"jit", "grad", "value_and_grad", "scan", "vmap", "remat", "Optimizer"}
 VAGUE = {"utils", "util", "helpers", "helper", "misc"}
@@ -85,14 +104,89 @@ def test_imports_point_one_way(room):
     assert not wrong, f"{room} may import ftjax.{sorted(legal)} only"
 
 
-def test_only_conf_imports_ml_collections():
+def test_no_module_imports_itself_through_others():
+    modules = {module_of(path): tree for path, tree in PACKAGE.items()}
+    graph = {
+        module: {name if name in modules else name.rpartition(".")[0] for _, name in imports(tree)}
+        & modules.keys() - {module}
+        for module, tree in modules.items()
+    }
+    while leaves := {module for module, needs in graph.items() if not needs}:
+        graph = {module: needs - leaves for module, needs in graph.items() if module not in leaves}
+    assert graph == {}  # what is left imports a circle, or is on one
+
+
+def module_of(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+@pytest.mark.parametrize("folder", PLUGINS)
+def test_plugin_folders_hold_plugins_alone(folder):
+    files = [p for p in sorted((ROOT / "ftjax" / folder).glob("*.py")) if p.stem != "__init__"]
+    wrong = {
+        name_of(path): sorted(lacking)
+        for path in files
+        if (lacking := set(PLUGINS[folder]) - top_level_names(PACKAGE[path]))
+    }
+    assert len(files) > 1
+    assert wrong == {}
+
+
+def top_level_names(tree):
+    """Return what a module defines at its top level: functions, classes and assigned names."""
+    targets = [
+        target
+        for node in tree.body
+        if isinstance(node, ast.Assign | ast.AnnAssign)
+        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+    ]
+    assigned = {n.id for target in targets for n in ast.walk(target) if isinstance(n, ast.Name)}
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    imported = {name.rpartition(".")[2] for _, name in imports(tree)}
+    return assigned | imported | {node.name for node in tree.body if isinstance(node, kinds)}
+
+
+def test_no_name_of_a_module_is_used_twice():
+    found = collections.defaultdict(list)
+    for path in PACKAGE:
+        folder = path.parent.relative_to(ROOT / "ftjax")
+        if path.stem not in ("__init__", "config") and not NAMED_AFTER_OTHERS & set(folder.parts):
+            found[path.stem].append(folder.as_posix())
+    twice = {name: folders for name, folders in found.items() if len(folders) > 1}
+    # Plug-ins of different kinds may share a name: an objective and an evaluator called `reward`.
+    assert {n: f for n, f in twice.items() if not set(f) <= set(PLUGINS)} == {}
+
+
+def test_attributes_are_not_read_through_vars():
+    wrong = [
+        name_of(path, node)
+        for path, tree in SOURCE.items()
+        for node in ast.walk(tree)
+        if is_constant_lookup(node)
+    ]
+    assert wrong == []
+
+
+def is_constant_lookup(node):
+    """Return whether a node is `vars(x)["name"]` or `vars(x).get("name")`."""
+    if isinstance(node, ast.Subscript):
+        holder, key = node.value, node.slice
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args:
+        holder, key = node.func.value, node.args[0]
+    else:
+        return False
+    is_vars = isinstance(holder, ast.Call) and identifier(holder.func) == "vars"
+    return is_vars and isinstance(key, ast.Constant)
+
+
+def test_only_core_config_imports_ml_collections():
     users = {
         name_of(path)
         for path, tree in TREES.items()
         for _, name in imports(tree)
         if name.split(".")[0] == "ml_collections"
     }
-    assert users == {"ftjax/core/conf.py"}
+    assert users == {"ftjax/core/config.py"}
 
 
 def test_functions_are_at_most_40_lines():

@@ -12,14 +12,19 @@ import time
 import pytest
 
 import ftjax
-from experiments import rollouts, running, settings
-from ftjax.core import conf
+from ftjax.core import config as conf
+from ftjax.core import tree
+from ftjax.models.hf import checkpoint
+from ftjax.optim import groups
+from ftjax.rl import rollout
+from ftjax.run import config as settings
+from ftjax.run import plan as running
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FILES = sorted(p for p in (ROOT / "configs").glob("*.py") if p.stem not in ("__init__", "common"))
 WEIGHTS = pathlib.Path(ftjax.__file__).parent / "assets" / "tiny" / "model.safetensors"
 LONGEST_S = 60
-MAINS = {"train": running.train, "online": rollouts.train}
+MAINS = {"train": running.train, "online": rollout.train}
 each = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 
 
@@ -75,3 +80,25 @@ def test_two_steps_run_within_a_minute(path, tmp_path, capsys):
     assert (tmp_path / "run" / "report.html").is_file()
     assert any((tmp_path / "run" / "export").iterdir())
     assert time.perf_counter() - start < LONGEST_S
+
+
+def has_full(path):
+    """Return whether a config can fine-tune the whole model."""
+    try:
+        return bool(load(path, arg="full"))
+    except ValueError:  # its methods are others
+        return False
+
+
+@pytest.mark.parametrize("family", sorted(checkpoint.families()))
+def test_full_fine_tuning_finds_its_patterns_in_every_family(family):
+    family = checkpoint.family_of(family)
+    names = tree.paths({"model": family.make(family.from_hf(family.EXAMPLE)).abstract})
+    whole = [load(path, arg="full") for path in FILES if has_full(path)]
+    kinds = {tuple(c.optim.no_decay) for c in whole + [load(path) for path in FILES]}
+    assert any(kinds)
+    for patterns in kinds:
+        found = groups.settings(names, weight_decay=0.1, no_decay=patterns)
+        kept = {name for name, each in found.items() if each.weight_decay == 0}
+        vectors = {name for name in names if re.search(r"norm|bias", name)}
+        assert kept == (vectors if patterns else set())

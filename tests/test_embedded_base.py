@@ -7,10 +7,12 @@ import re
 import numpy as np
 import pytest
 
-from experiments import bases
-from ftjax.data import embedded, languages, tokenizer
+from ftjax.data import tokenizer
+from ftjax.data.sources import embedded
+from ftjax.data.worlds import languages
 from ftjax.evals import choice, generate, nll
-from ftjax.models import hf
+from ftjax.models.hf import checkpoint
+from ftjax.run import bases
 from ftjax.sampling import text
 
 FOLDER = bases.locate(bases.TINY)
@@ -19,9 +21,9 @@ WEIGHTS = FOLDER / "model.safetensors"
 
 @pytest.fixture(scope="module")
 def base():
-    family, config = hf.config_of(FOLDER)
+    family, config = checkpoint.config_of(FOLDER)
     model = family.make(config)
-    return model, {"model": hf.load(FOLDER, model, names=family.NAMES), "adapters": None}
+    return model, {"model": checkpoint.load(FOLDER, model, names=family.NAMES), "adapters": None}
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ print(json.dumps(dict(seconds=seconds, loaded=[n for n in sys.modules if "." not
 
 @pytest.fixture(scope="module")
 def started():
-    names = ["jax", "ftjax", "ftjax.core.tree", "ftjax.core.conf"]
+    names = ["jax", "ftjax", "ftjax.core.tree", "ftjax.core.config"]
     command = [sys.executable, "-W", "error", "-c", SCRIPT, *names]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     return json.loads(done.stdout)
@@ -42,7 +42,10 @@ def test_importing_ftjax_loads_nothing_heavy(started):
 # Wrong commands: (arguments, what the one line must say).
 WRONG = [
     ("--config=configs/sft.py --dry_run --config.optim.learning_rat=1", "learning_rate"),
-    ("--config=configs/sft.py --dry_run --config.steps=abc", "config.steps=abc: invalid literal"),
+    (
+        "--config=configs/sft.py --dry_run --config.steps=abc",
+        "config.steps: got 'abc'; expected int",
+    ),
     ("--config=configs/sft.py:rnk=3 --dry_run", "did you mean 'rank'"),
     ("--config=configs/absent.py --dry_run", "configs/absent.py"),
     ("--config=configs/sft.py --dryrun", "dryrun"),
@@ -87,6 +90,19 @@ def test_what_is_wrong_with_a_plan_is_one_line_too():
     )
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert done.stderr.startswith("error: data.path: got 'absent.jsonl'; expected")
+
+
+def test_what_is_raised_under_jit_is_one_line_too():
+    """A pattern is matched while the first state is traced: jax annotates what is raised there."""
+    done, _ = command("--config=configs/sft.py --dry_run --config.optim.no_decay=('**nrm',)")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith("error: optim.no_decay: got the pattern '**nrm'")
+
+
+def test_wrong_usage_is_one_line():
+    done, _ = command("--config=configs/sft.py")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: --workdir: got none; expected a directory for the run\n"
 
 
 def test_a_fault_of_the_program_shows_its_traceback(tmp_path):

@@ -11,8 +11,10 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from ftjax.adapters import base, lora
+from ftjax.adapters import lora
+from ftjax.adapters.lib import protocol
 from ftjax.core import einsum
+from ftjax.core.typed import Chance, Count, Positive
 
 EXAMPLE = dict(rank=4, alpha=8.0)
 DEVIATION = 0.02
@@ -21,7 +23,7 @@ FLOOR = 1e-5  # PEFT divides alpha by rank + 1e-5
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class AdaLoRA(base.Adapter):
+class AdaLoRA(protocol.Adapter):
     """Factors a (contracted letters, R) and b (R, kept letters), values e (R), scale s."""
 
     a: jax.Array
@@ -61,7 +63,7 @@ class AdaLoRA(base.Adapter):
         return AdaLoRA(e.a, einsum.parse(equation).shared + "R", e.b, "", self.dropout)
 
 
-def make(*, rank: int, alpha: float, dropout: float = 0.0):
+def make(*, rank: Count, alpha: Positive, dropout: Chance = 0.0):
     """Make the initialiser of AdaLoRA adapters; `rank` is the one before any is given up."""
     low = lora.make(rank=rank, alpha=alpha, dropout=dropout)
 

@@ -15,16 +15,18 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from ftjax.adapters import base, lora, matrix
+from ftjax.adapters import lora
+from ftjax.adapters.lib import matrix, protocol
 from ftjax.core import einsum
-from ftjax.ops import remat
+from ftjax.core.typed import Chance, Count, Positive
+from ftjax.ops import products, remat
 
 EXAMPLE = dict(rank=4, alpha=8.0)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class DoRA(base.Adapter):
+class DoRA(protocol.Adapter):
     """Factors a and b as in LoRA, lengths m (kept letters), scale s; s = 0 adapts nothing."""
 
     a: jax.Array
@@ -79,7 +81,7 @@ def outputs(equation: str) -> str:
 def norm(equation: str, w: jax.Array) -> jax.Array:
     """Compute the length of every output's weights, float32."""
     e, w = einsum.parse(equation), w.astype(jnp.float32)
-    return jnp.sqrt(jnp.einsum(f"{e.w},{e.w}->{outputs(equation)}", w, w))
+    return jnp.sqrt(products.einsum(f"{e.w},{e.w}->{outputs(equation)}", w, w))
 
 
 def low_rank_norm(equation: str, w: jax.Array, low: lora.LoRA) -> jax.Array:
@@ -87,18 +89,18 @@ def low_rank_norm(equation: str, w: jax.Array, low: lora.LoRA) -> jax.Array:
     w, a, b = (jax.lax.stop_gradient(x).astype(jnp.float32) for x in (w, low.a, low.b))
     scale, e, factors = low.scale, einsum.parse(equation), einsum.lora(equation)
     out, again = outputs(equation), lambda letters: letters.replace("R", "Q")
-    own = jnp.einsum(f"{e.w},{e.w}->{out}", w, w)
-    through = jnp.einsum(f"{factors.a},{e.w}->{factors.b}", a, w)
+    own = products.einsum(f"{e.w},{e.w}->{out}", w, w)
+    through = products.einsum(f"{factors.a},{e.w}->{factors.b}", a, w)
     # Sums, not einsums: XLA would turn the whole of `through` to batch over outputs.
     over_rank = lambda x, y: (x * y).sum(factors.b.index("R"))
     cross = over_rank(through, b)
-    gram = jnp.einsum(f"{factors.a},{again(factors.a)}->{e.shared}RQ", a, a)
-    turned = jnp.einsum(f"{e.shared}RQ,{again(factors.b)}->{factors.b}", gram, b)
+    gram = products.einsum(f"{factors.a},{again(factors.a)}->{e.shared}RQ", a, a)
+    turned = products.einsum(f"{e.shared}RQ,{again(factors.b)}->{factors.b}", gram, b)
     added = over_rank(turned, b)
     return jnp.sqrt(jnp.maximum(own + 2 * scale * cross + scale**2 * added, 0.0))
 
 
-def make(*, rank: int, alpha: float, rslora: bool = False, dropout: float = 0.0):
+def make(*, rank: Count, alpha: Positive, rslora: bool = False, dropout: Chance = 0.0):
     """Make the initialiser of DoRA adapters; the keywords are LoRA's."""
     low = lora.make(rank=rank, alpha=alpha, rslora=rslora, dropout=dropout)
 

@@ -10,10 +10,8 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from ftjax.adapters import base, matrix, peft_config
-from ftjax.adapters.peft_format import Format
+from ftjax.adapters.lib import matrix, protocol
 from ftjax.core import einsum
 from ftjax.ops import linear, remat
 
@@ -22,7 +20,7 @@ EXAMPLE = dict(inputs="F")
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class IA3(base.Adapter):
+class IA3(protocol.Adapter):
     """A gain, over the input's letters if `inward`, else over the output's."""
 
     gain: jax.Array
@@ -61,52 +59,3 @@ def make(*, inputs: str = "F"):
         return IA3(jnp.ones(shape, jnp.float32), inward)
 
     return init
-
-
-# -- PEFT's files ----------------------------------------------------------------------------------
-
-
-class Ia3Format(Format):
-    """A tensor ia3_l: (1, in) for the modules called feed-forward, (out, 1) for the others."""
-
-    peft_type, kinds = "IA3", (IA3,)
-    keys = frozenset({"fan_in_fan_out", "feedforward_modules", "init_ia3_weights"})
-    lacks = frozenset({"layers_pattern", "layers_to_transform"})
-
-    def read(self, config):
-        """Read which modules scale their input."""
-        return dict(inward=config.get("feedforward_modules") or ())
-
-    def write(self, layers, hyper):
-        """Name the modules that scale their input."""
-        inward = {name.rsplit(".", 1)[-1] for name, x in layers.items() if x.inward}
-        own = {"fan_in_fan_out": False, "init_ia3_weights": True}
-        return own | {"feedforward_modules": sorted(inward)}
-
-    def shapes(self, module, hyper):
-        """Give (1, in) or (out, 1)."""
-        inward = peft_config.match(hyper["inward"], module.name)
-        return {"ia3_l": (1, module.inputs) if inward else (module.outputs, 1)}
-
-    def from_torch(self, module, hyper, tensors):
-        """Unflatten the gain into our letters."""
-        inward, e = peft_config.match(hyper["inward"], module.name), module.e
-        gain = tensors["ia3_l"].reshape(
-            [module.sizes[c] for c in (e.contracted if inward else e.kept)]
-        )
-        return IA3(gain, inward)
-
-    def to_torch(self, module, adapter):
-        """Flatten the gain."""
-        return {"ia3_l": adapter.gain.reshape((1, -1) if adapter.inward else (-1, 1))}
-
-    def trim(self, adapter):
-        """Leave out a layer that is not adapted: all ones."""
-        return adapter if np.any(adapter.gain != 1) else None
-
-    def absent(self, like):
-        """Scale by one."""
-        return jax.tree.map(np.ones_like, like)
-
-
-PEFT = Ia3Format()

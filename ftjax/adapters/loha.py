@@ -12,17 +12,19 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from ftjax.adapters import base, lora, matrix, peft_lora, peft_lycoris
-from ftjax.core import einsum, layout
+from ftjax.adapters import lora
+from ftjax.adapters.lib import matrix, protocol
+from ftjax.core import einsum
+from ftjax.core.typed import Count, Positive
+from ftjax.ops import products
 
 EXAMPLE = dict(rank=4, alpha=8.0)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class LoHa(base.Adapter):
+class LoHa(protocol.Adapter):
     """Factors a1, a2 (contracted letters, R) and b1, b2 (R, kept letters); scale s, a scalar."""
 
     a1: jax.Array
@@ -36,7 +38,7 @@ class LoHa(base.Adapter):
 
     def merge(self, equation: str, w: jax.Array) -> jax.Array:
         """Compute w + s * (a1 b1) . (a2 b2)."""
-        one = lambda a, b: jnp.einsum(einsum.lora(equation).weight, a, b)
+        one = lambda a, b: products.einsum(einsum.lora(equation).weight, a, b)
         return w + (self.scale * one(self.a1, self.b1) * one(self.a2, self.b2)).astype(w.dtype)
 
     def apply(self, equation: str, x: jax.Array, w: jax.Array, key=None) -> jax.Array:
@@ -60,7 +62,7 @@ def _pairs(first: jax.Array, second: jax.Array, axis: int) -> jax.Array:
     return product.reshape(*first.shape[:axis], -1, *first.shape[axis + 1 :])
 
 
-def make(*, rank: int, alpha: float):
+def make(*, rank: Count, alpha: Positive):
     """Make the initialiser of LoHa adapters, float32 whatever the base's dtype.
 
     Raises:
@@ -79,52 +81,3 @@ def make(*, rank: int, alpha: float):
         return LoHa(a1, b1, a2, b2, jnp.float32(alpha / rank))
 
     return init
-
-
-# -- PEFT's files ----------------------------------------------------------------------------------
-
-
-class LohaFormat(peft_lycoris.Lycoris):
-    """Tensors hada_w1_a (out, r), hada_w1_b (r, in) and the same of w2: a there is b here."""
-
-    peft_type, kinds = "LOHA", (LoHa,)
-
-    def rank(self, name, adapter, hyper):
-        """Take the rank from the factors."""
-        return adapter.b1.shape[0]
-
-    def shapes(self, module, hyper):
-        """Give (out, r) and (r, in), twice."""
-        rank = peft_lora.rank_of(module.name, hyper)
-        one = lambda w: {f"{w}_a": (module.outputs, rank), f"{w}_b": (rank, module.inputs)}
-        return one("hada_w1") | one("hada_w2")
-
-    def from_torch(self, module, hyper, tensors):
-        """Unflatten the factors into our letters."""
-        low, rank = einsum.lora(module.linear.equation), peft_lora.rank_of(module.name, hyper)
-        b, a = _layouts(module.e)
-        known, factors = module.sizes | {"R": rank}, []
-        for w in ("hada_w1", "hada_w2"):
-            factors.append(layout.Layout(a, low.a).from_torch(tensors[f"{w}_b"], known))
-            factors.append(layout.Layout(b, low.b).from_torch(tensors[f"{w}_a"], known))
-        return LoHa(*factors, np.float32(peft_lora.scale_of(module.name, hyper)))
-
-    def to_torch(self, module, adapter):
-        """Flatten the factors."""
-        low = einsum.lora(module.linear.equation)
-        (b, a), result = _layouts(module.e), {}
-        for w, ours_a, ours_b in (
-            ("hada_w1", adapter.a1, adapter.b1),
-            ("hada_w2", adapter.a2, adapter.b2),
-        ):
-            result[f"{w}_a"] = layout.Layout(b, low.b).to_torch(ours_b)
-            result[f"{w}_b"] = layout.Layout(a, low.a).to_torch(ours_a)
-        return result
-
-
-def _layouts(e: einsum.Einsum) -> tuple[tuple[str, str], tuple[str, str]]:
-    """Name torch's axes of our b and of our a."""
-    return (e.kept, "R"), ("R", e.contracted)
-
-
-PEFT = LohaFormat()

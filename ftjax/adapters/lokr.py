@@ -3,8 +3,9 @@
     w' = w + s * kron(w1, w2)               s = alpha / R, on the weight as a matrix (out, in)
 
 With out = o1 o2 and in = i1 i2, w1 is (o1, i1) and w2 (o2, i2). The factors of a size are the ones
-nearest each other, or `factor` and the rest where it divides. w2 is itself a product of rank R
-where R is less than half of its larger side; so is w1 with `both`. w1 starts at zero.
+nearest each other, or `factor` and the rest where it divides; w1 has the first. w2 is itself a
+product of rank R where R is less than half of its larger side; so is w1 with `both`. w1 starts at
+zero.
 """
 
 import dataclasses
@@ -13,11 +14,11 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from ftjax.adapters import base, matrix, peft_lora, peft_lycoris
+from ftjax.adapters.lib import matrix, protocol
 from ftjax.core import einsum
-from ftjax.ops import linear
+from ftjax.core.typed import Count, Positive
+from ftjax.ops import linear, products
 
 EXAMPLE = dict(rank=2, alpha=4.0)
 Factor = tuple[jax.Array, ...]  # a matrix, or two that multiply to it
@@ -25,7 +26,7 @@ Factor = tuple[jax.Array, ...]  # a matrix, or two that multiply to it
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class LoKr(base.Adapter):
+class LoKr(protocol.Adapter):
     """Factors w1 and w2, each one matrix or the two that multiply to it; scale s, a scalar."""
 
     w1: Factor
@@ -37,7 +38,7 @@ class LoKr(base.Adapter):
     def merge(self, equation: str, w: jax.Array) -> jax.Array:
         """Compute w + s * kron(w1, w2)."""
         lead, made, summed = matrix.sizes(equation, w.shape)
-        kron = jnp.einsum("...ab,...cd->...acbd", _whole(self.w1), _whole(self.w2))
+        kron = products.einsum("...ab,...cd->...acbd", _whole(self.w1), _whole(self.w2))
         delta = matrix.unflatten(equation, kron.reshape(*lead, made, summed), w.shape)
         return w + (self.scale * delta).astype(w.dtype)
 
@@ -52,9 +53,9 @@ class LoKr(base.Adapter):
         lead = moved.shape[:-1]
         inner = moved.reshape(*lead, i1, -1)
         for factor in reversed(self.w2):
-            inner = inner @ factor.T.astype(x.dtype)
+            inner = jnp.matmul(inner, factor.T.astype(x.dtype), precision=products.precision(x))
         w1 = (self.scale * _whole(self.w1)).astype(x.dtype)
-        delta = jnp.einsum("...ic,oi->...oc", inner, w1)
+        delta = jnp.einsum("...ic,oi->...oc", inner, w1, precision=products.precision(x))
         return linear.contract(equation, x, w) + delta.reshape(*lead, *(known[c] for c in e.kept))
 
     def axes(self, equation: str) -> "LoKr":
@@ -64,13 +65,17 @@ class LoKr(base.Adapter):
 
 
 def _whole(factor: Factor) -> jax.Array:
-    return factor[0] if len(factor) == 1 else factor[0] @ factor[1]
+    return factor[0] if len(factor) == 1 else jnp.matmul(*factor, precision=products.HIGHEST)
 
 
 def split(size: int, factor: int) -> tuple[int, int]:
-    """Split a size into two factors, the smaller first; -1 makes them as near as they can be."""
+    """Split a size into two factors as PEFT does.
+
+    A factor that divides comes first, also where it is the larger of the two; else the smaller is
+    the first, of at most `factor`. -1 makes them as near as they can be.
+    """
     if factor > 0 and size % factor == 0:
-        return min(factor, size // factor), max(factor, size // factor)
+        return factor, size // factor
     most = math.isqrt(size) if factor < 0 else min(factor, math.isqrt(size))
     small = max(n for n in range(1, most + 1) if size % n == 0)
     return small, size // small
@@ -88,7 +93,7 @@ def _factored(rows: int, columns: int, rank: int) -> tuple:
     return ((rows, rank), (rank, columns)) if few else ((rows, columns),)
 
 
-def make(*, rank: int, alpha: float, factor: int = -1, both: bool = False):
+def make(*, rank: Count, alpha: Positive, factor: int = -1, both: bool = False):
     """Make the initialiser of LoKr adapters, float32 whatever the base's dtype.
 
     Raises:
@@ -111,64 +116,3 @@ def make(*, rank: int, alpha: float, factor: int = -1, both: bool = False):
         return LoKr(w1, w2, jnp.float32(alpha / rank))
 
     return init
-
-
-# -- PEFT's files ----------------------------------------------------------------------------------
-
-
-class LokrFormat(peft_lycoris.Lycoris):
-    """Tensors lokr_w1 (o1, i1) or lokr_w1_a (o1, r) and lokr_w1_b (r, i1); the same of w2."""
-
-    peft_type, kinds = "LOKR", (LoKr,)
-    keys = peft_lycoris.Lycoris.keys | {"decompose_both", "decompose_factor"}
-
-    def read(self, config):
-        """Read ranks, alphas and how sizes are split."""
-        both, factor = bool(config.get("decompose_both")), config.get("decompose_factor", -1)
-        return super().read(config) | dict(both=both, factor=factor)
-
-    def write(self, layers, hyper):
-        """Write ranks, alphas and how sizes are split."""
-        return super().write(layers, hyper) | {
-            "decompose_both": bool(hyper.get("both", False)),
-            "decompose_factor": hyper.get("factor", -1),
-            "rank_dropout_scale": False,
-        }
-
-    def rank(self, name, adapter, hyper):
-        """Take the rank from the settings: matrices that are whole do not show it."""
-        if "rank" not in hyper:
-            raise ValueError("LoKr: got no rank in hyper; expected the adapter's own settings")
-        return peft_lora.rank_of(name, {"rank_pattern": {}} | hyper)
-
-    def shapes(self, module, hyper):
-        """Give the shapes of one tensor or two for each of w1 and w2."""
-        both = shapes(
-            module.outputs, module.inputs, rank=peft_lora.rank_of(module.name, hyper),
-            factor=hyper["factor"], both=hyper["both"],
-        )  # fmt: skip
-        return _named(*both)
-
-    def from_torch(self, module, hyper, tensors):
-        """Take the matrices as they are."""
-        first, second = (
-            tuple(tensors[suffix] for suffix in sorted(tensors) if suffix.startswith(w))
-            for w in ("lokr_w1", "lokr_w2")
-        )
-        return LoKr(first, second, np.float32(peft_lora.scale_of(module.name, hyper)))
-
-    def to_torch(self, module, adapter):
-        """Give the matrices as they are."""
-        return _named(adapter.w1, adapter.w2)
-
-
-def _named(first: tuple, second: tuple) -> dict:
-    """Name what belongs to the matrices of w1 and w2 as PEFT does."""
-    result = {}
-    for name, parts in (("lokr_w1", first), ("lokr_w2", second)):
-        ends = ("",) if len(parts) == 1 else ("_a", "_b")
-        result |= {name + end: part for end, part in zip(ends, parts, strict=True)}
-    return result
-
-
-PEFT = LokrFormat()

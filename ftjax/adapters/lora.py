@@ -8,21 +8,24 @@ forward pass is the base's, whatever `init` says (see `starts`; LoftQ's alone is
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from ftjax.adapters import base, starts
-from ftjax.core import conf, einsum
-from ftjax.ops import linear, lowrank
+from ftjax.adapters.lib import inits, protocol
+from ftjax.core import config as conf
+from ftjax.core import einsum, tree
+from ftjax.core.typed import Chance, Count, Positive
+from ftjax.ops import linear, lowrank, products
 
 EXAMPLE = dict(rank=4, alpha=8.0)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class LoRA(base.Adapter):
+class LoRA(protocol.Adapter):
     """Factors a (contracted letters, R) and b (R, kept letters); scale s, a scalar."""
 
     a: jax.Array
@@ -35,7 +38,7 @@ class LoRA(base.Adapter):
 
     def merge(self, equation: str, w: jax.Array) -> jax.Array:
         """Compute w + s * a b."""
-        delta = jnp.einsum(einsum.lora(equation).weight, self.a, self.b)
+        delta = products.einsum(einsum.lora(equation).weight, self.a, self.b)
         return w + (self.scale * delta).astype(w.dtype)
 
     def apply(self, equation: str, x: jax.Array, w: jax.Array, key=None) -> jax.Array:
@@ -75,7 +78,7 @@ class LoRA(base.Adapter):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class OffsetLoRA(base.Adapter):
+class OffsetLoRA(protocol.Adapter):
     """A LoRA beside a frozen low-rank term: w' = w + s * (a b + a0 b0).
 
     With a0 b0 = -(a b at the start) the factors may start anywhere, and the base stays as it is:
@@ -155,7 +158,8 @@ def _merged_backward(equation, residuals, g):
     u, db = _pull(g, e.up, low, b)
     # The narrow matrix first, and the barrier so that it stays first: eight times as fast on a CPU.
     rank = a.shape[-1]
-    da = jax.lax.optimization_barrier(u.reshape(-1, rank).T @ x.reshape(-1, a.size // rank))
+    da = products.matmul(u.reshape(-1, rank).T, x.reshape(-1, a.size // rank))
+    da = jax.lax.optimization_barrier(da)
     da = da.T.reshape(a.shape)
     return dx, dw, scale * da, scale * db, (low * u).sum()
 
@@ -178,8 +182,8 @@ def _dropout(x: jax.Array, rate: float, key) -> jax.Array:
 
 
 def make(
-    *, rank: int, alpha: float, rslora: bool = False, dropout: float = 0.0, init: str = "kaiming",
-    iterations: int = 1, rho: float = 1.0,
+    *, rank: Count, alpha: Positive, rslora: bool = False, dropout: Chance = 0.0,
+    init: str = "kaiming", iterations: Count = 1, rho: Positive = 1.0,
 ):  # fmt: skip
     """Make the initialiser of LoRA adapters, float32 whatever the base's dtype.
 
@@ -196,7 +200,7 @@ def make(
     scale = alpha / (rank**0.5 if rslora else rank)
 
     def around(a: jax.Array, b: jax.Array) -> LoRA | OffsetLoRA:
-        if init not in starts.SUBTRACTED:
+        if init not in inits.SUBTRACTED:
             return LoRA(a, b, jnp.float32(scale), dropout)
         return OffsetLoRA(a, b, a, -b, jnp.float32(scale), dropout)
 
@@ -212,10 +216,25 @@ def make(
         unit = scale**-0.5 if init == "loftq" else 1.0
         return around(*(unit * x for x in factors))
 
-    if init not in starts.NEEDS:
+    if init not in inits.NEEDS:
         return start
     options = dict(rank=rank, scale=scale, iterations=iterations, rho=rho)
-    return base.Informed(starts.NEEDS[init], informed, options)
+    return protocol.Informed(inits.NEEDS[init], informed, options)
+
+
+def check_width(rank: int, linears: Mapping, *, where) -> None:
+    """Check that the rank is at most the smaller side of the widest weight.
+
+    No change of a weight has a higher rank. Raises ValueError with that weight.
+    """
+    chosen = tree.select(where, linears, where="adapter.where")
+    sides = {p: lowrank.sides(linears[p].equation, linears[p].shape) for p in chosen}
+    path = max(sides, key=lambda path: min(sides[path]))
+    if rank > (most := min(sides[path])):
+        raise ValueError(
+            f"adapter.rank: got {rank}, above the width of every weight (the widest is {path}, "
+            f"{sides[path][0]} x {sides[path][1]}); expected at most {most}; lower it"
+        )
 
 
 def widest(rank: int, rho: float) -> int:
@@ -239,10 +258,10 @@ def zeros(init: str, equation: str, shape: tuple[int, ...], *, rank: int):
 
 def draw(init: str, key: jax.Array, equation: str, w: jax.Array, *, rank: int, scale: float):
     """Make the factors a and b, in the equation's letters, as the start `init` has them."""
-    if init in starts.DISPLACED:
+    if init in inits.DISPLACED:
         sides = lowrank.sides(equation, w.shape)
         _check_rank(init, equation, rank=rank, sides=sides, most=min(sides))
-    a, b = starts.STARTS[init](key, lowrank.matrix(equation, w), rank, scale)
+    a, b = inits.STARTS[init](key, lowrank.matrix(equation, w), rank, scale)
     return lowrank.factors(equation, w.shape, a, b)
 
 
@@ -259,7 +278,7 @@ def _check(rank: int, dropout: float, init: str) -> None:
         raise ValueError(f"adapter.rank: got {rank}; expected at least 1")
     if not 0 <= dropout < 1:
         raise ValueError(f"adapter.dropout: got {dropout}; expected 0 <= dropout < 1")
-    legal = [*starts.STARTS, *starts.NEEDS]
+    legal = [*inits.STARTS, *inits.NEEDS]
     if init not in legal:
         hint = conf.nearest(init, legal)
         raise ValueError(f"adapter.init: got {init!r}; {hint}expected one of {conf.listed(legal)}")

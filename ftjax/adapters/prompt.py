@@ -13,16 +13,16 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from ftjax.adapters import base, peft_format
+from ftjax.adapters.lib import protocol
+from ftjax.core.typed import Count
 
 EXAMPLE = dict(tokens=3)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Prompt(base.Adapter):
+class Prompt(protocol.Adapter):
     """Embeddings of the virtual tokens, [n, D]: to them, what the embedding is to real ones."""
 
     embeddings: jax.Array
@@ -38,7 +38,7 @@ class Prompt(base.Adapter):
         return Prompt("SD")
 
 
-def make(*, tokens: int, ids: Sequence[int] = ()) -> base.OfModel:
+def make(*, tokens: Count, ids: Sequence[int] = ()) -> protocol.OfModel:
     """Make the initialiser of a prompt.
 
     Args:
@@ -48,7 +48,7 @@ def make(*, tokens: int, ids: Sequence[int] = ()) -> base.OfModel:
     Raises:
       ValueError: n is not positive.
     """
-    base.check_tokens(tokens)
+    protocol.check_tokens(tokens)
 
     def init(key: jax.Array, sizes, weights) -> Prompt:
         table_VD = weights["embed"]
@@ -56,45 +56,4 @@ def make(*, tokens: int, ids: Sequence[int] = ()) -> base.OfModel:
         chosen = jnp.resize(jnp.asarray(ids), tokens) if ids else drawn
         return Prompt(table_VD[chosen].astype(jnp.float32))
 
-    return base.OfModel("prompt", init)
-
-
-class PromptFormat(peft_format.Format):
-    """PEFT's file: one tensor (n, D)."""
-
-    peft_type, kinds, has_targets = "PROMPT_TUNING", (Prompt,), False
-    # Some tell how the embeddings once started, some repeat sizes of the model.
-    keys = frozenset({
-        "num_attention_heads", "num_layers", "num_transformer_submodules", "num_virtual_tokens",
-        "prompt_tuning_init", "prompt_tuning_init_text", "token_dim",
-    })  # fmt: skip
-    required = frozenset({"num_virtual_tokens", "token_dim"})
-
-    def read(self, config):
-        """Read the shape of the prompt."""
-        peft_format.one_submodule(config)
-        return dict(tokens=config["num_virtual_tokens"], dim=config["token_dim"])
-
-    def write(self, layers, hyper):
-        """Write the shape of the prompt."""
-        tokens, dim = layers["prompt"].embeddings.shape
-        return dict(
-            num_transformer_submodules=1, num_virtual_tokens=tokens, token_dim=dim,
-            prompt_tuning_init="RANDOM", prompt_tuning_init_text=None, tokenizer_kwargs=None,
-            tokenizer_name_or_path=None,
-        )  # fmt: skip
-
-    def shapes_once(self, modules, hyper):
-        """Give (n, D)."""
-        return {"prompt_embeddings": (hyper["tokens"], hyper["dim"])}
-
-    def build_once(self, hyper, tensors):
-        """Take the tensor as it is."""
-        return {"prompt": Prompt(jnp.asarray(tensors["prompt_embeddings"]))}
-
-    def to_torch_once(self, adapters):
-        """Give the tensor as it is."""
-        return {"prompt_embeddings": np.asarray(adapters["prompt"].embeddings)}
-
-
-PEFT = PromptFormat()
+    return protocol.OfModel("prompt", init)

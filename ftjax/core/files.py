@@ -79,18 +79,33 @@ def read_json(path: pathlib.Path) -> dict:
 
 def write_text(path: os.PathLike | str, text: str) -> pathlib.Path:
     """Write `text` to `path` so that a crash leaves the old file or the new one, never a part."""
+    return write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: os.PathLike | str, content: bytes) -> pathlib.Path:
+    """Write `content` to `path`, atomically as `write_text` does."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(beside, "w", encoding="utf-8") as file:
-            file.write(text)
+        with open(beside, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
+        sync(path.parent)
     finally:
         beside.unlink(missing_ok=True)
     return path
+
+
+def sync(path: pathlib.Path) -> None:
+    """Flush a file, or the names that a directory holds, to the disk."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def write_json(path: os.PathLike | str, value: Any) -> pathlib.Path:
@@ -157,12 +172,12 @@ def publish(directory: str | os.PathLike) -> Iterator[pathlib.Path]:
     draft.mkdir()
     try:
         yield draft
-        for path in draft.iterdir():  # on the disk before the name is
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+        for path in [*draft.rglob("*"), draft]:  # on the disk before the name is
+            sync(path)
         if target.exists():
             target.rmdir()
         draft.rename(target)
+        sync(target.parent)  # a rename is a change of the parent: without this it may be lost
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 

@@ -11,18 +11,15 @@ a size that it does not divide stays whole:
 """
 
 import math
-import os
+import sys
 from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXES = ("data", "fsdp", "expert", "tensor")
-# What launchers set on the hosts of a run with several processes.
-LAUNCHERS = ("SLURM_JOB_NUM_NODES", "TPU_WORKER_HOSTNAMES", "JAX_COORDINATOR_ADDRESS")
-SCHEDULER = "xla_cpu_enable_concurrency_optimized_scheduler"
-PATIENCE = "xla_cpu_collective_call_terminate_timeout_seconds"
 RULES: Mapping[str, tuple[str, ...]] = {
     "B": ("data", "fsdp", "expert"),
     "D": ("fsdp",),
@@ -33,6 +30,12 @@ RULES: Mapping[str, tuple[str, ...]] = {
     "I": ("tensor",),
     "V": ("tensor",),
 }
+# How messages name what a letter counts.
+WORDS = {
+    "D": "the width of the model", "E": "the experts", "N": "the heads", "K": "the heads of keys",
+    "F": "the width of the feed-forward layers", "I": "the inner width", "V": "the vocabulary",
+}  # fmt: skip
+MAY_STAY_WHOLE = ("K", "V")
 
 
 def make(
@@ -41,14 +44,41 @@ def make(
 ) -> Mesh:  # fmt: skip
     """Build a mesh over `devices` (all of them when not given); one axis may be -1: the rest.
 
+    devices: of this machine, or of a topology that programs are only compiled for.
+
     Raises:
       ValueError: the sizes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else list(devices)
     sizes = {"data": data, "fsdp": fsdp, "expert": expert, "tensor": tensor}
-    sizes = resolve(sizes, len(devices))
-    shape = tuple(sizes.values())
-    return Mesh(np.asarray(devices).reshape(shape), AXES, axis_types=(AxisType.Auto,) * len(shape))
+    shape = tuple(resolve(sizes, len(devices)).values())
+    # Auto, since `jax.make_mesh` gives Explicit axes, under which plain matmuls do not trace.
+    return Mesh(arrange(devices, shape), AXES, axis_types=(AxisType.Auto,) * len(shape))
+
+
+def arrange(devices: Sequence, shape: tuple[int, ...]) -> np.ndarray:
+    """Lay devices into an array: a TPU's so that neighbours on an axis are neighbours on its torus.
+
+    Where a TPU has several slices, with the slower network between them, they divide `data`.
+
+    Raises:
+      ValueError: they do not divide it.
+    """
+    if devices[0].platform != "tpu" or len(devices) == 1:
+        return np.asarray(devices).reshape(shape)
+    # An axis may lie on a part of an axis of the torus: fsdp=64 x tensor=4 on 16x16.
+    options = dict(devices=devices, allow_split_physical_axes=True)
+    slices = len({device.slice_index for device in devices})
+    if slices == 1:
+        return mesh_utils.create_device_mesh(shape, **options)
+    data, *rest = shape
+    if data % slices:
+        raise ValueError(
+            f"mesh.data: got {data}; expected a multiple of {slices}, the slices of the devices; "
+            f"use mesh.data={slices} and less of the other axes"
+        )
+    inner, outer = (data // slices, *rest), (slices, *(1 for _ in rest))
+    return mesh_utils.create_hybrid_device_mesh(inner, outer, **options)
 
 
 def resolve(sizes: Mapping[str, int], count: int) -> dict[str, int]:
@@ -60,6 +90,52 @@ def resolve(sizes: Mapping[str, int], count: int) -> dict[str, int]:
         fix = "give one axis -1 to take the rest" if not free else "use sizes that divide it"
         raise ValueError(f"mesh: got {dict(sizes)}; expected a product of {count} devices; {fix}")
     return {name: count // fixed if size == -1 else size for name, size in sizes.items()}
+
+
+def fit(sizes: Mapping[str, int], count: int) -> dict[str, int]:
+    """Change sizes that were chosen for other devices as little as `count` devices need.
+
+    Axes that cut weights stay, or become the largest divisor that fits; `data` takes the rest.
+    """
+    found, left = {}, count
+    for axis in ("tensor", "expert", "fsdp"):
+        wanted = sizes.get(axis, 1)
+        found[axis] = math.gcd(left if wanted == -1 else wanted, left)
+        left //= found[axis]
+    return {axis: found.get(axis, left) for axis in AXES}
+
+
+def check_sizes(sizes: Mapping[str, int], mesh: Mesh) -> None:
+    """Check that the mesh divides a model's sizes by letter, which `spec` would else leave whole.
+
+    The heads of keys may be fewer than the shards and the vocabulary odd: that costs memory, no
+    more, and is said.
+
+    Raises:
+      ValueError: an axis does not divide another size; with the sizes that do.
+    """
+    for letter, size in sizes.items():
+        for axis in RULES.get(letter, ()):
+            parts = mesh.shape[axis]
+            if size % parts == 0:
+                continue
+            if letter in MAY_STAY_WHOLE:
+                sys.stderr.write(
+                    f"mesh.{axis}: {parts} does not divide {WORDS[letter]} ({size}): every one of "
+                    f"the {parts} devices holds all of it\n"
+                )
+                continue
+            legal = [n for n in range(1, parts + 1) if _divides(n, axis, sizes, mesh)]
+            raise ValueError(
+                f"mesh.{axis}: got {parts}, which does not divide {WORDS[letter]} ({size}); "
+                f"expected one of {', '.join(map(str, legal))}; use mesh.{axis}={legal[-1]}"
+            )
+
+
+def _divides(parts: int, axis: str, sizes: Mapping[str, int], mesh: Mesh) -> bool:
+    own = [n for letter, n in sizes.items()
+           if axis in RULES.get(letter, ()) and letter not in MAY_STAY_WHOLE]  # fmt: skip
+    return not any(n % parts for n in [*own, mesh.shape[axis] * mesh.shape["data"]])
 
 
 def spec(letters: str, shape: Sequence[int], mesh: Mesh) -> PartitionSpec:
@@ -88,8 +164,11 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def batch_shardings(batch, mesh: Mesh):
     """Shard the first axis of every array of a batch over the replicas."""
-    first = NamedSharding(mesh, PartitionSpec(RULES["B"]))
-    return jax.tree.map(lambda leaf: first, batch)
+    return jax.tree.map(lambda leaf: _batch_sharding(mesh), batch)
+
+
+def _batch_sharding(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec(RULES["B"]))
 
 
 def replicas(mesh: Mesh) -> int:
@@ -141,35 +220,30 @@ def put(value, shardings):
     return jax.tree.map(place, value, shardings)
 
 
-def put_local(batch, mesh: Mesh):
-    """Place a batch of which every process has its own rows on the mesh."""
-    place = jax.make_array_from_process_local_data
-    return jax.tree.map(place, batch_shardings(batch, mesh), batch)
+def local_rows(rows: int, mesh: Mesh) -> list[int]:
+    """List the rows of a batch of `rows` that lie on this process's devices, in order.
 
-
-def start(*, coordinator: str = "", processes: int = 1, index: int = 0) -> None:
-    """Join the processes of a run, before anything else of jax is used.
-
-    With a coordinator (`host:port`) the processes are counted by hand; without one they are found
-    where a launcher names them (SLURM, TPU pods, MPI), and one process is enough where none does.
+    Processes that are parts of one replica, as `tensor` across hosts makes them, have the same.
     """
-    _steady_fake_devices()
-    if coordinator:
-        jax.distributed.initialize(coordinator, num_processes=processes, process_id=index)
-    elif any(name in os.environ for name in LAUNCHERS):
-        jax.distributed.initialize()
+    places = _batch_sharding(mesh).addressable_devices_indices_map((rows,))
+    return sorted({row for (rows_of,) in places.values() for row in range(rows)[rows_of]})
 
 
-def _steady_fake_devices() -> None:
-    """Let several devices on one CPU run collectives in one order, and wait for each other.
+def put_local(batch, mesh: Mesh, *, rows: int):
+    """Place a batch of `rows` rows, of which every process has its `local_rows`, on the mesh.
 
-    The default scheduler may start independent collectives in another order on each device; with
-    fewer cores than devices they then wait for each other for ever. Nor may devices that wait hold
-    the last threads that another one needs: NPROC is how many XLA makes, by default one a device.
-    And on a busy machine a device may come late, for which XLA ends the process after 40 seconds.
+    Raises:
+      ValueError: the batch has another number of rows.
     """
-    flags = os.environ.get("XLA_FLAGS", "")
-    many = os.environ.get("JAX_NUM_CPU_DEVICES", "1") != "1" or "host_platform_device" in flags
-    if many and SCHEDULER not in flags:
-        os.environ.setdefault("NPROC", "32")
-        os.environ["XLA_FLAGS"] = f"{flags} --{SCHEDULER}=false --{PATIENCE}=600".strip()
+    own, sharding = np.asarray(local_rows(rows, mesh)), _batch_sharding(mesh)
+
+    def place(leaf):
+        if len(leaf) != len(own):
+            raise ValueError(
+                f"batch_size: got {len(leaf)} rows in process {jax.process_index()}; expected "
+                f"{len(own)}, its part of a batch of {rows} on the mesh {dict(mesh.shape)}"
+            )
+        pick = lambda index: leaf[np.searchsorted(own, range(rows)[index[0]])]
+        return jax.make_array_from_callback((rows, *leaf.shape[1:]), sharding, pick)
+
+    return jax.tree.map(place, batch)

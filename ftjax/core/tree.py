@@ -1,6 +1,7 @@
 """Trees by path: every leaf has a name like `model/blocks/attn/q`, and patterns choose among them.
 
-A pattern is a glob over path segments: `*` stays within one segment, `**` crosses them. So
+A pattern is a glob over path segments: `*` stays within one segment, `**` crosses them, and
+`{norm,bias}` is either of them. So
 `adapters/**` is every adapter leaf, `**/b` every leaf called b, and `model/blocks/attn/*` the
 attention weights. A pattern that matches nothing is an error: it is always a typo.
 
@@ -102,9 +103,15 @@ def map_with_paths(function, tree: Tree, *rest: Tree, is_leaf=None) -> Tree:
 
 @functools.cache
 def _regex(pattern: str) -> re.Pattern:
-    pieces = re.split(r"(\*\*|\*)", pattern)
-    wild = {"**": ".*", "*": "[^/]*"}
-    return re.compile("".join(wild.get(piece) or re.escape(piece) for piece in pieces))
+    pieces = re.split(r"(\*\*|\*|\{[^{}]*\})", pattern)
+    return re.compile("".join(map(_piece, pieces)))
+
+
+def _piece(piece: str) -> str:
+    """Write a piece of a pattern as a regular expression."""
+    if piece.startswith("{") and piece.endswith("}"):
+        return f"(?:{'|'.join(_regex(each).pattern for each in piece[1:-1].split(','))})"
+    return {"**": ".*", "*": "[^/]*"}.get(piece) or re.escape(piece)
 
 
 def matches(pattern: str, path: str) -> bool:

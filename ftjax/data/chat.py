@@ -7,19 +7,24 @@
 Templates are Jinja, run in the sandbox and with the options that Hugging Face runs them with.
 `{% generation %}` marks what the assistant wrote. Stock templates lack it; for those, turn i begins
 where the rendering of the messages before it plus the generation prompt ends, and ends where the
-rendering up to and with it ends. That is exact or it raises: a template that rewrites earlier turns
-(some drop old reasoning) needs the tag.
+rendering up to and with it ends. That is exact or it raises: where a template rewrites earlier
+turns (some drop old reasoning), each turn is an example of its own, or it needs the tag.
+
+What a template leaves out of a conversation is an error too, unless `allow_dropped` names it.
 """
 
-import datetime
+import copy
 import functools
 import json
 import pathlib
 import re
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
-from ftjax.core.conf import nearest
+from ftjax.core import config as conf
+from ftjax.core.config import nearest
+from ftjax.data import messages as messages_lib
+from ftjax.data import shown, spans
+from ftjax.data.spans import Span, TemplateError
 
 # Our own plain template, for base models that have none; never used without being asked for.
 CHATML = (
@@ -32,30 +37,24 @@ CHATML = (
     "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
 )
 BUILT_IN = {"chatml": CHATML}
-# Unicode noncharacters, reserved for use inside a program: they cannot occur in real text.
-OPEN, CLOSE = "\ufdd0", "\ufdd1"
-MARKS = re.compile(f"[{OPEN}{CLOSE}]")
+RESERVED = re.compile(f"[{spans.OPEN}-{shown.LAST}]")
+# A template is a program that somebody else wrote: it fails in all ways of a small program.
+FAILURES = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+DROPPED = (*messages_lib.MAPPED, *shown.PARTS)
 
 
-class Span(NamedTuple):
-    """Characters [start, end) of the text, written in assistant turn `turn` (from 0)."""
-
-    start: int
-    end: int
-    turn: int
-
-
-class TemplateError(ValueError):
-    """A template cannot render these messages, or cannot tell what the assistant wrote."""
-
-
-def find(choice: str | None, tokenizer) -> "Template":
+def find(
+    choice: str | None, tokenizer, *, arguments: Mapping | None = None,
+    allow_dropped: Sequence[str] = (), date: str = "",
+) -> "Template":  # fmt: skip
     """Return the template that `choice` names.
 
     choice: None for the tokenizer's own, "chatml" for the built-in one, the path of a .jinja file,
-    or template source. Raises ValueError when there is none; a default is never guessed.
+    or template source. arguments, allow_dropped, date: see `Template`.
+    Raises ValueError when there is none; a default is never guessed.
     """
     names = {"bos_token": tokenizer.bos_token or "", "eos_token": tokenizer.eos_token or ""}
+    names |= {"arguments": arguments, "allow_dropped": allow_dropped, "date": date}
     if choice is None and tokenizer.chat_template is None:
         raise ValueError(
             "data.chat_template: got None, and the tokenizer has no template; expected 'chatml', "
@@ -91,84 +90,210 @@ def _known_markers(choice: str, tokenizer) -> None:
 
 
 class Template:
-    """A compiled chat template with the special tokens that it may print."""
+    """A compiled chat template with the special tokens that it may print.
 
-    def __init__(self, source: str, *, bos_token: str = "", eos_token: str = ""):
+    arguments: values that the template reads by name, such as enable_thinking=False.
+    allow_dropped: what it may leave out: roles, "reasoning", "tool_calls" and "tools".
+    date: what it prints as today, YYYY-MM-DD; the default is one day for ever, since tokens that
+    change from day to day make a run that nobody can resume or repeat.
+    """
+
+    def __init__(
+        self, source: str, *, bos_token: str = "", eos_token: str = "", date: str = "",
+        arguments: Mapping | None = None, allow_dropped: Sequence[str] = (),
+    ):  # fmt: skip
+        from ftjax.data import template_limits  # jinja2: slow to import
+
         self.source = source
-        self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
-        self._eos = eos_token
+        self.eos = eos_token
+        self._now = template_limits.clock(date or template_limits.DATE)
         self.has_tag = re.search(r"\{%-?\s*generation\s*-?%\}", source) is not None
         self._compiled = _compile(source)
+        self.arguments, self.allow_dropped = dict(arguments or {}), tuple(allow_dropped)
+        self._check_options()
+        self._names = {"bos_token": bos_token, "eos_token": eos_token, **self.arguments}
+        # The name by which this template reads the reasoning of a message.
+        read = (key for key in messages_lib.REASONING if key in source)
+        self._reasoning = next(read, messages_lib.REASONING[0])
 
-    def render(self, messages: Sequence[dict], *, add_generation_prompt: bool = False) -> str:
+    def render(
+        self, messages: Sequence[dict], *, tools: Sequence[dict] | None = None,
+        add_generation_prompt: bool = False,
+    ) -> str:  # fmt: skip
         """Return the text of `messages`, ready for the assistant if `add_generation_prompt`."""
-        return MARKS.sub("", self._marked(messages, prompt=add_generation_prompt))
+        _check_reserved(messages, tools)
+        return self.text(messages, tools, prompt=add_generation_prompt)
 
-    def spans(self, messages: Sequence[dict]) -> tuple[str, list[Span]]:
+    def whole(self, messages: Sequence[dict], *, tools: Sequence[dict] | None = None) -> str:
+        """Return the text of `messages`; raises TemplateError unless all of them is in it."""
+        text = self.render(messages, tools=tools)
+        self._check_shown(text, messages, tools)
+        return text
+
+    def opening(self, messages: Sequence[dict], *, tools: Sequence[dict] | None = None) -> str:
+        """Return the text that a model is to go on from.
+
+        After an assistant message it is that message, not ended; else the assistant's header.
+        """
+        if messages[-1]["role"] != "assistant" or messages[-1].get("tool_calls"):
+            return self.render(messages, tools=tools, add_generation_prompt=True)
+        _check_reserved(messages, tools)
+        text, mark, _ = self.text(shown.mark(messages), tools).partition(shown.FIRST)
+        if not mark:
+            raise TemplateError("the chat template does not print the last message; change one")
+        return text
+
+    def ending(self) -> str:
+        """Return what the template prints behind what the assistant says, "" if it cannot tell."""
+        asked = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        try:
+            return self.text(shown.mark(asked), None).partition(shown.FIRST)[2]
+        except TemplateError:
+            return ""
+
+    def spans(
+        self, messages: Sequence[dict], *, tools: Sequence[dict] | None = None, prompt: int = 0
+    ) -> tuple[str, list[Span]]:
         """Return the text of `messages` and what of it the assistant wrote.
 
-        Raises TemplateError when nothing was, or when it cannot be told.
+        prompt: the number of messages at the beginning that are given and not learned.
+        Raises TemplateError when nothing was, when it cannot be told, or when something of the
+        conversation is not in the text.
         """
-        text, spans = self._tagged(messages) if self.has_tag else self._by_prefix(messages)
-        spans = [span for span in spans if span.end > span.start]
-        if not spans:
+        _check_reserved(messages, tools)
+        find = spans.tagged if self.has_tag else spans.by_prefix
+        text, found = find(self, messages, tools, prompt)
+        found = [span for span in found if span.end > span.start]
+        if not found and any(spans.learned(messages, prompt)):
             raise TemplateError(
                 "the chat template renders no assistant text; expected at least one character to "
                 "train on; check the messages and the template's {% generation %} blocks"
             )
-        return text, spans
+        self._check_shown(text, messages, tools)
+        return text, found
 
-    def _marked(self, messages: Sequence[dict], *, prompt: bool = False) -> str:
+    def _check_options(self) -> None:
+        from jinja2 import meta
+
+        names = meta.find_undeclared_variables(_environment().parse(self.source))
+        for name in self.arguments:
+            if name not in names:
+                raise ValueError(
+                    f"data.template_args: got {name!r}; expected a name that the chat template "
+                    f"reads: {conf.listed(names)}; {nearest(name, names)}drop it"
+                )
+        for part in self.allow_dropped:
+            if part not in DROPPED:
+                raise ValueError(
+                    f"data.allow_dropped: got {part!r}; expected some of {', '.join(DROPPED)}; "
+                    f"{nearest(part, DROPPED)}"
+                )
+
+    def text(self, messages, tools, *, prompt: bool = False) -> str:
+        """Return the text of messages that are known to hold no marks."""
+        return spans.MARKS.sub("", self.marked(messages, tools, prompt=prompt))
+
+    def marked(self, messages, tools, *, prompt: bool = False) -> str:
+        """Return the text with the marks around what `{% generation %}` encloses."""
         import jinja2
 
-        # `weight` is ours; the rest of a message is the template's business.
-        shown = [{k: v for k, v in each.items() if k != "weight"} for each in messages]
-        if any(MARKS.search(str(each.get("content"))) for each in shown):
-            raise TemplateError("a message holds the noncharacter U+FDD0 or U+FDD1; remove it")
+        from ftjax.data import template_limits
+
+        # What templates see is a copy: some change it.
+        seen = [self._seen(each) for each in messages]
+        given = {"messages": seen, "tools": copy.deepcopy(tools), "documents": None}
+        given |= {"strftime_now": self._now, "_turn": template_limits.Turns()}
         try:
-            return self._compiled.render(
-                messages=shown, add_generation_prompt=prompt, tools=None, **self._tokens
+            return template_limits.join(
+                self._compiled.generate(**given | self._names | {"add_generation_prompt": prompt})
             )
-        except (jinja2.TemplateError, TypeError) as error:
-            raise TemplateError(f"the chat template refuses these messages: {error}") from error
+        except TemplateError:
+            raise  # `raise_exception` in the template
+        except (jinja2.TemplateError, *FAILURES) as error:
+            told = str(error) or type(error).__name__
+            raise TemplateError(f"the chat template refuses these messages: {told}") from error
 
-    def _tagged(self, messages: Sequence[dict]) -> tuple[str, list[Span]]:
-        pieces = MARKS.split(self._marked(messages))
-        found: list[list[int]] = []
-        at = 0
-        for n, piece in enumerate(pieces):
-            # Odd pieces lie between OPEN and CLOSE. One that begins where the last ended (a
-            # template that adds eos in a block of its own) is the same turn.
-            if n % 2 and found and found[-1][1] == at:
-                found[-1][1] = at + len(piece)
-            elif n % 2:
-                found.append([at, at + len(piece)])
-            at += len(piece)
-        return "".join(pieces), [Span(*each, turn) for turn, each in enumerate(found)]
+    def _seen(self, message: dict) -> dict:
+        """Return a message as this template reads it."""
+        found = {k: v for k, v in message.items() if k not in ("weight", "reasoning_content")}
+        if "reasoning_content" in message:
+            found[self._reasoning] = message["reasoning_content"]
+        if "tool_calls" in message:
+            found["tool_calls"] = [self._seen_call(each) for each in message["tool_calls"]]
+        return found
 
-    def _by_prefix(self, messages: Sequence[dict]) -> tuple[str, list[Span]]:
-        text, spans = self.render(messages), []
-        turns = [n for n, each in enumerate(messages) if each["role"] == "assistant"]
-        for turn, n in enumerate(turns):
-            before = self.render(messages[:n], add_generation_prompt=True)
-            upto = self.render(messages[: n + 1])
-            if not text.startswith(upto):
-                # Some templates print eos after the last message, whichever that is.
-                upto = upto.removesuffix(self._eos)
-            if not text.startswith(upto) or not upto.startswith(before):
-                raise TemplateError(
-                    f"the chat template does not print message {n} the same way with and without "
-                    "the messages after it, so what the assistant wrote cannot be told; use a "
-                    "template with {% generation %} blocks or loss='all'"
-                )
-            spans.append(Span(len(before), len(upto), turn))
-        return text, spans
+    def _seen_call(self, call: dict) -> dict:
+        function = dict(call["function"])
+        if self._wants_json:
+            function["arguments"] = _tojson(function["arguments"])
+        return call | {"function": function}
+
+    @functools.cached_property
+    def _wants_json(self) -> bool:
+        """Return whether the template prints arguments as they are, so that they must be text."""
+        self._wants_json = False  # while it is found out
+        call = {"type": "function", "function": {"name": "f", "arguments": {"city": "x"}}}
+        calls = {"role": "assistant", "content": "", "tool_calls": [{"id": "call00001"} | call]}
+        asked = [{"role": "user", "content": "a"}, calls]
+        try:
+            return "{'city': 'x'}" in self.text(asked, None)
+        except TemplateError as error:
+            return "must be str" in str(error) or "concatenate" in str(error)
+
+    def _check_shown(self, text: str, messages, tools) -> None:
+        for n, part in shown.left_out(messages, tools=tools, text=text, render=self._probe):
+            # Reasoning of a turn that is only context goes as the template has it.
+            context = part == "reasoning" and messages[n].get("weight", 1.0) == 0
+            if part in self.allow_dropped or context:
+                continue
+            if part == "tools":
+                what = "the tools of the row"
+            elif part in shown.PARTS:
+                what = f"the {part.replace('_', ' ')} of message {n}"
+            else:
+                what = f"message {n} ({part}), or not as it is"
+            if part == "reasoning":
+                advice = "data.turns='each' learns each turn as it is printed when it is the last; "
+            else:
+                advice = ""
+            raise TemplateError(
+                f"the chat template does not show {what}; expected all of a conversation in the "
+                f"text; choose a template that prints it, take it out of the data, {advice}or "
+                f"accept it with data.allow_dropped=({part!r},)"
+            )
+
+    def _probe(self, messages, tools) -> str | None:
+        try:
+            return self.text(messages, tools)
+        except TemplateError:
+            return None
+
+
+def _check_reserved(messages: Sequence[dict], tools) -> None:
+    if RESERVED.search(json.dumps([list(messages), tools], ensure_ascii=False, default=str)):
+        raise TemplateError(
+            "a message holds a noncharacter between U+FDD0 and U+FDE3, which no text has; remove it"
+        )
 
 
 @functools.lru_cache(maxsize=32)
 def _compile(source: str):
     import jinja2
-    from jinja2 import ext, nodes, sandbox
+
+    from ftjax.data import template_limits
+
+    environment = _environment()
+    try:
+        return environment.from_string(template_limits.limit(environment.parse(source)))
+    except jinja2.TemplateSyntaxError as error:
+        raise ValueError(f"data.chat_template: line {error.lineno}: {error.message}") from error
+
+
+@functools.cache
+def _environment():
+    from jinja2 import ext, nodes
+
+    from ftjax.data import template_limits
 
     class Generation(ext.Extension):
         """`{% generation %}...{% endgeneration %}`: put marks around what it renders."""
@@ -182,17 +307,15 @@ def _compile(source: str):
             return nodes.CallBlock(call, [], [], body).set_lineno(line)
 
         def _mark(self, caller):
-            return OPEN + caller() + CLOSE
+            return spans.OPEN + caller() + spans.CLOSE
 
-    environment = sandbox.ImmutableSandboxedEnvironment(
+    environment = template_limits.Environment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, ext.loopcontrols]
     )
     environment.filters["tojson"] = _tojson
-    environment.globals.update(raise_exception=_raise, strftime_now=_now)
-    try:
-        return environment.from_string(source)
-    except jinja2.TemplateSyntaxError as error:
-        raise ValueError(f"data.chat_template: line {error.lineno}: {error.message}") from error
+    environment.globals.update(raise_exception=_raise)
+    environment.filters["_bounded"] = template_limits.bounded
+    return environment
 
 
 def _tojson(value, **options) -> str:
@@ -202,7 +325,3 @@ def _tojson(value, **options) -> str:
 
 def _raise(message: str):
     raise TemplateError(f"the chat template refuses these messages: {message}")
-
-
-def _now(pattern: str) -> str:
-    return datetime.datetime.now().strftime(pattern)

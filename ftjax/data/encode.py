@@ -4,9 +4,10 @@
     prompt    tokens of prompt+response + eos     targets: from where they leave the prompt's tokens
     chat      tokens of the rendered template     targets: what the assistant wrote
 
-`loss="all"` makes every token a target. Prompt and response are tokenised as one text, so the model
-sees the same tokens as in use; the response begins where the tokens of the prompt alone and those
-of the whole first differ. The weight of a token is row weight x message weight x (is a target). A
+A prompt of messages with its response is a chat whose first messages are given. `loss="all"` makes
+every token a target. Prompt and response are tokenised as one text, so the model sees the same
+tokens as in use; the response begins where the tokens of the prompt alone and those of the whole
+first differ. The weight of a token is row weight x message weight x (is a target). A
 first token has no predecessor to be predicted from; packing gives it weight 0.
 
 `fit` cuts what is longer than `max_tokens`, and counts: truncated, split, dropped.
@@ -19,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ftjax.data import chat, literal
+from ftjax.data import chat, spans, special_tokens
 from ftjax.data.tokenizer import Encoding
 
 LOSSES = ("completion", "all")
@@ -43,13 +44,15 @@ def examples(
     template: "chat.Template | None" = None,
     append_eos: bool = True,
     special: bool = True,
+    unfinished: bool = False,
 ) -> list[Example]:
     """Encode checked rows, kinds mixed as they come, in order.
 
     template: needed for messages. append_eos: end texts and responses with eos (a chat template
     prints its own ends). special: read special-token strings inside prompts, responses and texts as
     tokens, and in messages those of every role; if not, a template's own markers, and what the
-    assistant says, still are.
+    assistant says, still are. unfinished: responses were cut off: nothing ends them, neither eos
+    nor the template's end of a turn.
     Raises TemplateError for messages that give no target, ValueError without an eos token.
     """
     found: list[Example | None] = [None] * len(rows)
@@ -58,7 +61,8 @@ def examples(
         if not index:
             continue
         chosen = [rows[i] for i in index]
-        options = {"template": template, "append_eos": append_eos, "special": special}
+        options = {"template": template, "append_eos": append_eos, "special": special, "loss": loss}
+        options["unfinished"] = unfinished
         for i, example in zip(index, encode(chosen, tokenizer, **options), strict=True):
             weights = np.ones(len(example.tokens)) if loss == "all" else example.weights
             weights = np.asarray(weights * rows[i]["weight"], np.float32)
@@ -82,43 +86,83 @@ def _text(rows, tokenizer, *, append_eos, special, **_):
         yield Example(ids, np.ones(len(ids)))
 
 
-def _prompt(rows, tokenizer, *, append_eos, special, **_):
+def _prompt(rows, tokenizer, *, append_eos, special, unfinished, **_):
     prompts = tokenizer.encode_batch([row["prompt"] for row in rows], special=special)
     wholes = [row["prompt"] + row["response"] for row in rows]
     wholes = tokenizer.encode_batch(wholes, special=special)
     for prompt, whole in zip(prompts, wholes, strict=True):
-        ids = _ended(whole.ids, tokenizer, append_eos=append_eos)
+        ids = _ended(whole.ids, tokenizer, append_eos=append_eos and not unfinished)
+        if unfinished and ids and ids[-1] == tokenizer.eos_id:  # of a tokenizer that adds its own
+            ids = ids[:-1]
         yield Example(ids, _after(prompt.ids, ids))
 
 
-def _dialog(rows, tokenizer, *, template, special, **_):
-    hide, encode_batch = _reading(tokenizer, special=special)
+def _dialog(rows, tokenizer, **options):
     for row in rows:
-        prompt = template.render(hide(row["prompt"]), add_generation_prompt=True)
-        whole = template.render(hide([*row["prompt"], *row["response"]]))
-        prompt, whole = encode_batch([prompt, whole])
-        yield Example(whole.ids, _after(prompt.ids, whole.ids))
+        if row["prompt"][-1]["role"] == "assistant":
+            raise chat.TemplateError(
+                "the prompt ends with an assistant message; expected one of somebody else, which "
+                "the response answers; move it into the response"
+            )
+        messages = [*row["prompt"], *row["response"]]
+        if options["loss"] == "all" or len(row["response"]) > 1 or "weight" in messages[-1]:
+            yield from _chat([row | {"messages": messages}], tokenizer, **options)
+        else:
+            yield _answer(row, tokenizer, **options)
 
 
-def _chat(rows, tokenizer, *, template, special, **_):
-    hide, encode_batch = _reading(tokenizer, special=special)
-    rendered = [template.spans(hide(row["messages"])) for row in rows]
+def _answer(row, tokenizer, *, template, special, unfinished, **_) -> Example:
+    """Learn all that the template prints behind the prompt, its end of the turn included."""
+    hide, encode_batch = _reading(tokenizer, [row], template, special=special)
+    messages, tools = hide([*row["prompt"], *row["response"]]), hide(row.get("tools"))
+    prompt = template.render(messages[:-1], tools=tools, add_generation_prompt=True)
+    if unfinished:
+        whole = prompt + messages[-1]["content"]
+    else:
+        whole = template.whole(messages, tools=tools)
+        spans.opens(template, whole, messages[:-1], tools, len(messages) - 1)
+    before, ids = (encoding.ids for encoding in encode_batch([prompt, whole]))
+    return Example(ids, _after(before, ids))
+
+
+def _chat(rows, tokenizer, *, template, special, loss, **_):
+    hide, encode_batch = _reading(tokenizer, rows, template, special=special)
+    rendered = []
+    for row in rows:
+        messages, tools = hide(row["messages"]), hide(row.get("tools"))
+        if loss == "all":
+            _check_unmasked(messages)
+            rendered.append((template.whole(messages, tools=tools), []))
+        else:
+            prompt = len(row.get("prompt", ()))
+            rendered.append(template.spans(messages, tools=tools, prompt=prompt))
     encodings = encode_batch([text for text, _ in rendered])
-    for row, (_, spans), encoding in zip(rows, rendered, encodings, strict=True):
-        yield Example(encoding.ids, _assistant_weights(row["messages"], spans, encoding=encoding))
+    for row, (_, found), encoding in zip(rows, rendered, encodings, strict=True):
+        yield Example(encoding.ids, _assistant_weights(row["messages"], found, encoding=encoding))
 
 
-def _reading(tokenizer, *, special: bool):
+def _check_unmasked(messages: list[dict]) -> None:
+    """Raise where a message asks for a weight of its own, which loss="all" does not give."""
+    for n, each in enumerate(messages):
+        if each.get("weight", 1.0) != 1.0:
+            raise chat.TemplateError(
+                f"message {n} has the weight {each['weight']} (or train, training, loss_mask), and "
+                "loss='all' learns every token; expected none; drop it, or set loss='completion'"
+            )
+
+
+def _reading(tokenizer, rows, template, *, special: bool):
     """Return (hide, encode_batch) for messages; a template prints bos itself where it wants it."""
     if special:
-        return list, functools.partial(tokenizer.encode_batch, add_special_tokens=False)
-    guard = _guard(tokenizer)
+        plain = functools.partial(tokenizer.encode_batch, add_special_tokens=False)
+        return lambda value: value, plain
+    guard = _guard(tokenizer, special_tokens.free([rows, template.source, template.arguments]))
     return guard.hide, guard.encode_batch
 
 
 @functools.lru_cache(maxsize=4)
-def _guard(tokenizer) -> literal.Guard:
-    return literal.Guard(tokenizer)
+def _guard(tokenizer, start: int) -> special_tokens.Guard:
+    return special_tokens.Guard(tokenizer, start)
 
 
 ENCODERS = {"text": _text, "prompt": _prompt, "dialog": _dialog, "chat": _chat}
@@ -145,11 +189,6 @@ def _after(prompt: list[int], whole: list[int]) -> np.ndarray:
 def _assistant_weights(messages: list[dict], spans: list[chat.Span], *, encoding: Encoding):
     """Return the message weight for every token that overlaps a span, 0 elsewhere."""
     turns = [each.get("weight", 1.0) for each in messages if each["role"] == "assistant"]
-    if len(spans) != len(turns) and set(turns) != {1.0}:
-        raise chat.TemplateError(
-            f"messages carry weights, but the chat template marks {len(spans)} spans for "
-            f"{len(turns)} assistant turns; put one {{% generation %}} block around each turn"
-        )
     weights = np.zeros(len(encoding.ids))
     offsets = np.asarray(encoding.offsets, np.int64).reshape(-1, 2)
     for span in spans:

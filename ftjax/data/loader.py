@@ -6,8 +6,8 @@
 
 Every epoch is drawn by seed, packed by a plan made from the lengths alone, and its rows shuffled.
 The epochs' rows form one endless sequence, and global batch g is rows [g B, (g + 1) B) of it, of
-which each process takes its slice. Any batch can be computed at once, so the whole state is one
-integer, `next_batch`, beside a fingerprint of what it counts in.
+which each process takes those that lie on its devices. Any batch can be computed at once, so the
+whole state is one integer, `next_batch`, beside a fingerprint of what it counts in.
 
 weights[b, t] is the weight of tokens[b, t] as a target, predicted from t - 1. Segment 0 is padding.
 The kinds of preference data give batches [B, P, T]; see `groups`.
@@ -17,16 +17,28 @@ import bisect
 import hashlib
 import inspect
 import json
+import math
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from ftjax.core import conf
-from ftjax.data import draw, encode, packing, prepare, rows
+from ftjax.core import config as conf
+from ftjax.core.typed import Count
+from ftjax.data import (
+    answer_groups,
+    encode,
+    epoch_order,
+    packing,
+    prepare,
+    rows,
+    stops,
+)
 from ftjax.data.prepare import Data
+
+LEFT_OUT = (encode.TOO_LONG, encode.NO_TARGET, answer_groups.EQUAL)  # why a good row is no example
 
 # More batches than anybody trains for; grain wants a length.
 ENDLESS = 2**40
@@ -36,20 +48,21 @@ PREFETCH = 4
 def make(
     *,
     batch_size: int,
-    max_tokens: int,
+    max_tokens: Count,
     packing: str = "bfd",
     shuffle: bool = True,
     seed: int = 0,
-    epochs: int | None = None,
-    process_index: int = 0,
-    process_count: int = 1,
+    epochs: Count | None = None,
+    local_rows: Sequence[int] | None = None,
     **examples,
 ) -> "Loader":
     """Load, encode and plan a data set; the keywords are a config's `data` section.
 
     batch_size: rows of a batch, over all processes. max_tokens: its width, and the longest example.
-    packing: see `packing`. epochs: None goes on for ever. examples: the keywords of `prepare.load`
-    (name, tokenizer, kind, fields, loss, ...), and those of the source that `name` names.
+    packing: see `packing`. epochs: None goes on for ever. local_rows: those of a batch that this
+    process takes, all when None; see `core.mesh.local_rows`. examples: the keywords of
+    `prepare.load` (name, tokenizer, kind, fields, loss, ...), and those of the source that `name`
+    names.
     Raises ValueError naming the key, or the file, line and field.
     """
     _check_keys(examples)
@@ -62,9 +75,16 @@ def make(
         shuffle=shuffle,
         seed=seed,
         epochs=epochs,
-        process_index=process_index,
-        process_count=process_count,
+        local_rows=local_rows,
     )
+
+
+def check_types(data: Mapping, *, where: str) -> None:
+    """Raise ValueError for a value that `make` or `prepare.load` do not take, naming its key."""
+    for function in (make, prepare.load):
+        for name, parameter in inspect.signature(function).parameters.items():
+            if name in data and parameter.kind is not parameter.VAR_KEYWORD:
+                conf.check(data[name], parameter.annotation, where=f"{where}.{name}")
 
 
 def _check_keys(given: Mapping) -> None:
@@ -72,7 +92,7 @@ def _check_keys(given: Mapping) -> None:
     missing = {"name", "tokenizer"} - set(given)
     if missing:
         raise ValueError(f"data: got no {conf.listed(missing)}; expected it; add it")
-    opener = vars(conf.resolve(given["name"], "data", where="data.name")).get("make")
+    opener = vars(conf.resolve(given["name"], "data.sources", where="data.name")).get("make")
     if opener is None:
         return  # opening it says so
     known = [make, prepare.load, opener]
@@ -121,21 +141,19 @@ class Loader:
         shuffle: bool = True,
         seed: int = 0,
         epochs: int | None = None,
-        process_index: int = 0,
-        process_count: int = 1,
+        local_rows: Sequence[int] | None = None,
     ):
-        _check_sizes(batch_size=batch_size, max_tokens=max_tokens, process_count=process_count)
+        _check_sizes(batch_size=batch_size, max_tokens=max_tokens)
         _check_seed(seed)
-        if batch_size % process_count or not 0 <= process_index < process_count:
+        self._local = list(range(batch_size) if local_rows is None else local_rows)
+        if not set(self._local) <= set(range(batch_size)):
             raise ValueError(
-                f"data.batch_size: got {batch_size} over process {process_index} of {process_count}"
-                "; expected a multiple of the number of processes; change batch_size"
+                f"data.batch_size: got {batch_size} with the rows {self._local} of this process; "
+                "expected rows of the batch; change batch_size"
             )
         self.data, self.max_tokens, self.batch_size = data, max_tokens, batch_size
         self._packing, self._shuffle, self._seed = packing, shuffle, seed
         self._epochs = epochs
-        local = batch_size // process_count
-        self._local = range(process_index * local, (process_index + 1) * local)
         self._next = 0
         self._reading = None
         self._ends: list[int] = []  # rows of all epochs up to and with the i-th
@@ -184,13 +202,26 @@ class Loader:
         self._extend(epochs=self._epochs)
         return -(-self._ends[self._epochs - 1] // self.batch_size)
 
+    def batches_in(self, epochs: float) -> int:
+        """Return how many batches show the data so often: rounded up, none of them padded."""
+        whole = int(epochs)
+        self._extend(epochs=whole + 1)
+        before = self._ends[whole - 1] if whole else 0
+        rows = before + (epochs - whole) * (self._ends[whole] - before)
+        return max(1, math.ceil(rows / self.batch_size - 1e-9))
+
+    @property
+    def ends(self) -> bool:
+        """Return whether the data end, after so many epochs."""
+        return self._epochs is not None
+
     def batches_per_epoch(self) -> float:
         """Return the length of the first epoch in batches."""
         self._extend(epochs=1)
         return self._ends[0] / self.batch_size
 
     def batch(self, g: int) -> dict[str, np.ndarray]:
-        """Return this process's rows of global batch `g`: arrays [B / processes, T]."""
+        """Return this process's rows of global batch `g`: arrays [its rows, T]."""
         with self._lock:
             wanted = [self._find(g * self.batch_size + n) for n in self._local]
         return self._fill(wanted)
@@ -224,8 +255,8 @@ class Loader:
     def _make_epoch(self, e: int) -> Epoch:
         when = {"seed": self._seed, "epoch": e}
         counts, shares = self.data.counts, self.data.shares
-        plan = self._plan(draw.order(counts, shares, shuffle=self._shuffle, **when))
-        order = draw.permutation(plan.rows, **when) if self._shuffle else range(plan.rows)
+        plan = self._plan(epoch_order.order(counts, shares, shuffle=self._shuffle, **when))
+        order = epoch_order.permutation(plan.rows, **when) if self._shuffle else range(plan.rows)
         return Epoch(plan, np.asarray(order))
 
     def _plan(self, drawn: np.ndarray) -> packing.Plan:
@@ -273,7 +304,8 @@ class Loader:
             ]
             raise ValueError(
                 f"data: got a saved position in another sequence of batches: {', '.join(differs)}; "
-                "expected the same data and settings; undo the change, or start the data afresh"
+                "expected the same data and settings; undo the change, or start the data afresh "
+                "with --restart_data"
             )
         self._next = int(state["next_batch"])
         self.close()
@@ -285,7 +317,7 @@ class Loader:
         self._reading = None
 
     def summary(self) -> dict:
-        """Return rows, examples, tokens, targets, what was cut or left out, and the fill."""
+        """Return rows, their forms and ends, tokens, targets, what was cut or left out."""
         data, count = self.data, self.data.count
         plan = self.epoch(0).plan
         parts = Counter()
@@ -297,10 +329,14 @@ class Loader:
             "parts": dict(parts),
             "tokens": len(data.store.tokens),
             "targets": data.store.targets(),
+            "forms": dict(data.forms),
+            "unread_columns": dict(data.unread),
+            "stops": stops.told(data.turns),
+            "duplicates": data.duplicates,
             "bad": rows.count_bad(data.bad),
             "truncated": count["truncated"],
             "split": count["split"],
-            "dropped": {key: count[key] for key in (encode.TOO_LONG, encode.NO_TARGET)},
+            "dropped": {key: count[key] for key in LEFT_OUT},
             "epoch_rows": plan.rows,
             "fill": data.store.inside(plan) / (plan.rows * self.max_tokens * data.store.width),
         }

@@ -59,7 +59,8 @@ def _has(row, field: str) -> bool:
 
 
 def _example(row, prompt, answers) -> dict:
-    return {"prompt": prompt, "answers": answers, "weight": row.weight()}
+    prompt, beside = row.beside(prompt) if isinstance(prompt, list) else (prompt, {})
+    return {"prompt": prompt, "answers": answers, "weight": row.weight(), **beside}
 
 
 def _prompt(row):

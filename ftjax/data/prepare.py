@@ -13,11 +13,21 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from ftjax.core import conf
-from ftjax.data import chat, encode, groups, packing, preference_rows, rows
+from ftjax.core import config as conf
+from ftjax.data import (
+    answer_groups,
+    chat,
+    encode,
+    forms,
+    packing,
+    preference_rows,
+    rows,
+    stops,
+)
 from ftjax.data import tokenizer as tokenizer_lib
-from ftjax.data.mixture import Mixture, Part
-from ftjax.data.rows import SKIP_HINT, BadRow, Rows
+from ftjax.data.row import BadRow
+from ftjax.data.rows import SKIP_HINT, Rows
+from ftjax.data.sources.mixture import Mixture, Part
 from ftjax.data.store import Store
 
 # Rows tokenised in one call: enough to keep the tokenizer's threads busy, and to report progress.
@@ -28,9 +38,12 @@ class Data(NamedTuple):
     """Encoded parts. counts and shares: examples and share of each part, in the store's order.
 
     rows: checked rows read. count: what happened to them. bad: rows that could not be used.
+    forms: form of `forms` -> rows. unread: column -> rows in which nobody read it. turns: of all
+    examples, the learned `turns` and those that `ended` in a stop token. duplicates: rows that are
+    the same as another one of their part.
     """
 
-    store: Store | groups.Groups
+    store: Store | answer_groups.Groups
     names: tuple[str, ...]
     counts: tuple[int, ...]
     shares: tuple[float, ...]
@@ -38,6 +51,10 @@ class Data(NamedTuple):
     count: Counter
     bad: list[BadRow]
     pad_id: int
+    forms: Counter
+    unread: Counter
+    turns: Counter
+    duplicates: int
 
 
 class Form(NamedTuple):
@@ -49,7 +66,7 @@ class Form(NamedTuple):
 
 
 TOKENS = Form(encode.examples, encode.fit, lambda examples, max_tokens: Store(examples))
-ANSWERS = Form(groups.examples, groups.fit, groups.store)
+ANSWERS = Form(answer_groups.examples, answer_groups.fit, answer_groups.store)
 
 
 class Encoder(NamedTuple):
@@ -60,6 +77,13 @@ class Encoder(NamedTuple):
     overlong: str | None
     options: Mapping
     form: Form = TOKENS
+    stop_ids: tuple[int, ...] = ()
+
+    def ended(self, example) -> Counter:
+        """Count the learned turns of an example, and those that end in a stop token."""
+        answers = example.answers if isinstance(example, answer_groups.Group) else [example]
+        each = (stops.count(one, self.stop_ids, self.tokenizer.decode) for one in answers)
+        return sum(each, Counter())
 
     def examples(self, chosen: Sequence[dict]) -> list:
         """Encode rows, whatever their length."""
@@ -72,44 +96,65 @@ class Encoder(NamedTuple):
 
 
 def load(
-    *,
-    name: str,
-    tokenizer,
-    max_tokens: int,
-    kind: str = "prompt",
-    fields: Mapping | None = None,
-    packing: str = "bfd",
-    overlong: str | None = None,
-    on_bad_row: str = "error",
-    loss: str = "completion",
-    chat_template: str | None = None,
-    append_eos: bool = True,
-    special: bool = True,
-    progress: Callable[[int, int], None] | None = None,
-    **source,
-) -> Data:
+    *, name: str, tokenizer, max_tokens: int, kind: str = "prompt", fields: Mapping | None = None,
+    packing: str = "bfd", overlong: str | None = None, on_bad_row: str = "error",
+    form: str = "auto", roles: Mapping | None = None, turns: str = "all",
+    on_duplicate: str = "keep", loss: str = "completion",
+    chat_template: str | None = None, template_args: Mapping | None = None, date: str = "",
+    allow_dropped: Sequence[str] = (), allow_no_stop: bool = False, append_eos: bool = True,
+    special: bool = True, progress: Callable[[int, int], None] | None = None, **source,
+) -> Data:  # fmt: skip
     """Open a source by name, check its rows and encode them.
 
-    name: a source module of `ftjax.data` or a dotted path, `source` its keywords.
-    tokenizer: a Tokenizer or the path of one. kind, fields, on_bad_row: see `rows.check`.
+    name: a source module of `ftjax.data` or a dotted path, `source` its keywords. tokenizer: a
+    Tokenizer or the path of one. kind, fields, on_bad_row, form, roles, turns, on_duplicate: see
+    `rows.check`.
     overlong: see `encode.fit`; None splits texts and truncates the rest, or keeps everything where
     the packing cuts by itself ("bfd_split", "wrapped"). loss, append_eos, special: see
-    `encode.examples`. chat_template: see `chat.find`. progress: called with (rows done, rows).
+    `encode.examples`. chat_template, template_args, allow_dropped, date: see `chat.find`.
+    allow_no_stop: accept data none of whose answers end in a stop token. progress: called with
+    (rows done, rows).
     Raises ValueError naming the key, or the file, line and field.
     """
-    _legal("loss", loss, legal=encode.LOSSES)
     overlong = _overlong(overlong, packing)
-    tokenizer = (
-        tokenizer_lib.load(tokenizer) if isinstance(tokenizer, str | os.PathLike) else tokenizer
-    )
-    reading = {"kind": kind, "fields": fields, "on_bad_row": on_bad_row}
-    opened = conf.build({"name": name, **source}, "data", where="data", **reading)
-    parts = opened.parts if isinstance(opened, Mixture) else _single(name, opened, **reading)
+    if isinstance(tokenizer, str | os.PathLike):
+        tokenizer = tokenizer_lib.load(tokenizer)
+    _check_loss(loss, turns)
+    reading = {"kind": kind, "fields": fields, "on_bad_row": on_bad_row, "form": form}
+    reading |= {"roles": roles, "turns": turns, "on_duplicate": on_duplicate}
+    parts = _parts(name, source, **reading)
     options = {"loss": loss, "append_eos": append_eos, "special": special}
-    options["template"] = _template(chat_template, tokenizer, parts=parts)
-    form = _form(parts, packing=packing, loss=loss)
-    encoder = Encoder(tokenizer, max_tokens, overlong, options, form)
-    return prepare(parts, encoder, on_bad_row=on_bad_row, progress=progress)
+    named = {"arguments": template_args, "allow_dropped": allow_dropped, "date": date}
+    options["template"] = _template(chat_template, tokenizer, parts=parts, **named)
+    made_of = _form(parts, packing=packing, loss=loss)
+    stop_ids = stops.ids(tokenizer, options["template"])
+    encoder = Encoder(tokenizer, max_tokens, overlong, options, made_of, stop_ids)
+    data = prepare(parts, encoder, on_bad_row=on_bad_row, progress=progress)
+    if append_eos and not allow_no_stop:
+        stops.check(data.turns)
+    return data
+
+
+def _check_loss(loss: str, turns: str) -> None:
+    _legal("loss", loss, legal=encode.LOSSES)
+    if turns != "all" and loss == "all":
+        raise ValueError(
+            f"data.turns: got {turns!r} with loss='all', which learns every token; expected 'all'; "
+            "change one of them"
+        )
+
+
+def _parts(name: str, source: dict, *, form: str, **reading) -> tuple[Part, ...]:
+    """Open the source; `form` is its own keyword where it has one."""
+    if forms.of_source(name, where="data.name"):
+        source |= {} if form == "auto" else {"form": form}
+        form, offered = "auto", reading
+    else:
+        offered = {"form": form, **reading}
+    opened = conf.build({"name": name, **source}, "data.sources", where="data", **offered)
+    if isinstance(opened, Mixture):
+        return opened.parts
+    return (Part(name, rows.check(opened, form=form, **reading), 1.0),)
 
 
 def _legal(key: str, value, *, legal: tuple[str, ...]) -> None:
@@ -151,14 +196,16 @@ def _form(parts: Sequence[Part], *, packing: str, loss: str) -> Form:
     return ANSWERS
 
 
-def _single(name: str, opened: Rows, *, kind: str, fields, on_bad_row: str) -> tuple[Part, ...]:
-    checked = rows.check(opened, kind, fields=fields, on_bad_row=on_bad_row)
-    return (Part(name, checked, 1.0),)
-
-
-def _template(choice: str | None, tokenizer, *, parts) -> chat.Template | None:
+def _template(choice: str | None, tokenizer, *, parts, **options) -> chat.Template | None:
     kinds = {encode.kind_of(row) for part in parts for row in part.rows}
-    return chat.find(choice, tokenizer) if kinds & {"chat", "dialog"} else None
+    if kinds & {"chat", "dialog"}:
+        return chat.find(choice, tokenizer, **options)
+    if options["arguments"]:
+        raise ValueError(
+            f"data.template_args: got {options['arguments']!r}, and no row has messages; expected "
+            "none; set data.kind='chat' for rows that are to go through a template"
+        )
+    return None
 
 
 def prepare(
@@ -174,11 +221,15 @@ def prepare(
     """
     total = sum(len(part.rows) for part in parts)
     examples, counts, count, bad, done = [], [], Counter(), [], 0
+    turns, forms, unread = Counter(), Counter(), Counter()
     for part in parts:
         before = len(examples)
         bad += part.rows.bad
+        forms += part.rows.forms
+        unread += part.rows.unread
         for chunk in _chunks(len(part.rows)):
             for i, example in _encoded(part.rows, chunk, encoder=encoder, bad=bad):
+                turns += encoder.ended(example)
                 examples += _fitted(part.rows, i, example=example, encoder=encoder, count=count)
             if bad and on_bad_row == "error":
                 raise ValueError(bad[0].message + SKIP_HINT)
@@ -191,7 +242,9 @@ def prepare(
     names, shares = tuple(p.name for p in parts), tuple(p.share for p in parts)
     pad_id = encoder.tokenizer.pad_id
     store = encoder.form.store(examples, encoder.max_tokens)
-    return Data(store, names, tuple(counts), shares, total, count, bad, pad_id)
+    same = sum(part.rows.duplicates for part in parts)
+    counted = dict(forms=forms, unread=unread, turns=turns, duplicates=same)
+    return Data(store, names, tuple(counts), shares, total, count, bad, pad_id, **counted)
 
 
 def _chunks(size: int) -> Iterator[range]:
@@ -228,6 +281,7 @@ def _nothing_left(part: Part, count: Counter, *, bad: list[BadRow]) -> str:
     why = ", ".join(f"{n} x {what}" for what, n in count.items()) or "no rows"
     first = f"; the first bad row: {bad[0].message}" if bad else ""
     return (
-        f"data: part {part.name!r}: got no example from {len(part.rows)} rows ({why}); expected at "
-        f"least one with a target; raise max_tokens or check the fields{first}"
+        f"data: part {part.name!r} ({part.rows.where(0)} and on): got no example from "
+        f"{len(part.rows)} rows ({why}); expected at least one with a target; raise max_tokens or "
+        f"check the fields{first}"
     )

@@ -27,7 +27,9 @@ def load(file) -> tokenizer.Tokenizer:
         backend = Backend(content, add_bos=config.get("add_bos_token", True))
     except RuntimeError as error:
         raise ValueError(f"{file}: got {error}; expected a SentencePiece model") from error
-    return tokenizer.Tokenizer(backend, files=files, **tokenizer.read_special(files, backend))
+    special = tokenizer.read_special(files, backend)
+    stop_ids = tokenizer.read_stops(file)
+    return tokenizer.Tokenizer(backend, files=files, stop_ids=stop_ids, **special)
 
 
 class Backend:

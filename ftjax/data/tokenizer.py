@@ -18,6 +18,8 @@ from typing import NamedTuple
 
 ROLES = ("bos", "eos", "pad")
 SIDE_FILES = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+# Files of the model that name the tokens a text ends with.
+STOP_FILES = ("config.json", "generation_config.json")
 # Used only for a lone tokenizer.json, which does not say what its special tokens are for.
 USUAL = {
     "bos": ("<|bos|>", "<bos>", "<s>", "<|begin_of_text|>", "<|startoftext|>", "[BOS]"),
@@ -38,9 +40,13 @@ class Tokenizer:
 
     bos_id, eos_id: int or None. pad_id: an int in any case: the pad token, else eos, else 0.
     chat_template: Jinja source or None. vocab_size: the largest id + 1, added tokens included.
+    stop_ids: the ids that the model's own files call ends of a text.
     """
 
-    def __init__(self, backend, *, files: dict[str, bytes], names: dict[str, str | None], template):
+    def __init__(
+        self, backend, *, files: dict[str, bytes], names: dict[str, str | None], template,
+        stop_ids: Sequence[int] = (),
+    ):  # fmt: skip
         self._backend, self._files = backend, dict(files)
         self._literal = None
         self.bos_token, self.eos_token, self.pad_token = (names[role] for role in ROLES)
@@ -48,6 +54,7 @@ class Tokenizer:
         self.pad_id = next((i for i in (pad_id, self.eos_id) if i is not None), 0)
         self.chat_template = template
         self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values()) + 1
+        self.stop_ids = tuple(i for i in stop_ids if 0 <= i < self.vocab_size)
 
     def _id(self, token: str | None, role: str) -> int | None:
         found = None if token is None else self._backend.token_to_id(token)
@@ -68,9 +75,11 @@ class Tokenizer:
         add_special_tokens: add what the tokenizer puts around a text (often bos).
         special: read strings such as "<|im_end|>" in the text as the token they spell; if not, they
         are ordinary text (tokens added to the vocabulary but not marked special are always read).
+        A text that begins with bos does not get another one.
         """
         backend = self._parser(special=special)
-        return backend.encode(text, add_special_tokens=add_special_tokens).ids
+        found = backend.encode(text, add_special_tokens=add_special_tokens).ids
+        return found[self._doubled(found) :] if add_special_tokens else found
 
     def encode_batch(
         self, texts: Sequence[str], *, add_special_tokens: bool = True, special: bool = True
@@ -78,7 +87,21 @@ class Tokenizer:
         """Return ids and offsets of many texts, on several threads; options as for `encode`."""
         backend = self._parser(special=special)
         found = backend.encode_batch(list(texts), add_special_tokens=add_special_tokens)
-        return [Encoding(each.ids, each.offsets) for each in found]
+        found = [Encoding(each.ids, each.offsets) for each in found]
+        if not add_special_tokens:
+            return found
+        doubled = (self._doubled(each.ids) for each in found)
+        return [
+            Encoding(each.ids[n:], each.offsets[n:]) if n else each
+            for each, n in zip(found, doubled, strict=True)
+        ]
+
+    def _doubled(self, ids: Sequence[int]) -> int:
+        """Count the bos tokens that another one follows."""
+        if self.bos_id is None:
+            return 0
+        run = next((n for n, i in enumerate(ids) if i != self.bos_id), len(ids))
+        return max(run - 1, 0)
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
         """Return the text of `ids`."""
@@ -144,7 +167,8 @@ def load(path) -> Tokenizer:
     backend.no_truncation()
     backend.no_padding()
     files = {"tokenizer.json": content} | read_side_files(file)
-    return Tokenizer(backend, files=files, **read_special(files, backend))
+    special, stop_ids = read_special(files, backend), read_stops(file)
+    return Tokenizer(backend, files=files, stop_ids=stop_ids, **special)
 
 
 def _check_json(file: pathlib.Path, content: bytes) -> None:
@@ -183,6 +207,26 @@ def read_side_files(file: pathlib.Path) -> dict[str, bytes]:
         return {}
     beside = (file.with_name(name) for name in SIDE_FILES)
     return {each.name: each.read_bytes() for each in beside if each.is_file()}
+
+
+def read_stops(file: pathlib.Path) -> list[int]:
+    """Return every `eos_token_id` of the model's files beside a tokenizer."""
+    found = []
+    for name in STOP_FILES if file.name in ("tokenizer.json", "tokenizer.model") else ():
+        beside = file.with_name(name)
+        if not beside.is_file():
+            continue
+        try:
+            config = json.loads(beside.read_bytes())
+            texts = config.get("text_config") or {}
+            ids = config.get("eos_token_id", texts.get("eos_token_id"))
+        except (ValueError, AttributeError, RecursionError) as error:
+            raise ValueError(
+                f"{beside}: got broken JSON ({error}); expected an object; fetch the file again"
+            ) from error
+        ids = ids if isinstance(ids, list) else [ids]
+        found += [i for i in ids if isinstance(i, int) and not isinstance(i, bool)]
+    return found
 
 
 def read_special(files: dict[str, bytes], backend) -> dict:

@@ -11,15 +11,18 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ftjax.evals import base
+from ftjax.core.typed import Count
+from ftjax.evals.lib import scoring
 
 NORMALIZATIONS = ("none", "tokens", "bytes")
+
+METRICS = ("accuracy", "margin", "nll", "chance")  # of the summary
 
 
 def make(
     *, model, tokenizer, rows: Sequence[Mapping], normalization: str = "none",
-    template: str = "{prompt}", batch_size: int = 8, chunk: int = 64, mesh=None,
-) -> base.Evaluator:  # fmt: skip
+    template: str = "{prompt}", batch_size: Count = 8, chunk: Count = 64, mesh=None,
+) -> scoring.Evaluator:  # fmt: skip
     """Make the evaluator of {accuracy, margin, nll, chance}.
 
     Args:
@@ -45,14 +48,14 @@ def make(
             examples.append(encode(prompt, choice, tokenizer))
             lengths.append(_length(choice, examples[-1], normalization))
     counts = [len(row["choices"]) for row in rows]
-    score = base.make_scorer(model, batch_size=batch_size, chunk=chunk, mesh=mesh)
+    score = scoring.make_scorer(model, batch_size=batch_size, chunk=chunk, mesh=mesh)
 
     def per_example(params) -> dict[str, np.ndarray]:
         logp, _ = score(params, examples)
         by_row = lambda flat: np.split(flat, np.cumsum(counts)[:-1])
         return decide(by_row(logp), by_row(np.array(lengths)), answers)
 
-    return base.Evaluator(per_example, summary)
+    return scoring.Evaluator(per_example, summary)
 
 
 def decide(logps: Sequence, lengths: Sequence, answers: Sequence[int]) -> dict[str, np.ndarray]:
@@ -72,7 +75,7 @@ def decide(logps: Sequence, lengths: Sequence, answers: Sequence[int]) -> dict[s
     return {name: np.array(column, np.float64) for name, column in table.items()}
 
 
-def summary(arrays: base.Arrays) -> dict[str, float]:
+def summary(arrays: scoring.Arrays) -> dict[str, float]:
     """Average the columns of `decide`; nll is the mean over rows of the answer's total nats."""
     names = {"accuracy": "correct", "margin": "margin", "nll": "nll", "chance": "chance"}
     return {name: float(np.mean(arrays[column])) for name, column in names.items()}

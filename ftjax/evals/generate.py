@@ -1,8 +1,11 @@
-"""Generated answers against references: exact match and token F1, as SQuAD defines them.
+"""Generated answers against references: exact match and token F1.
 
-Both compare normalised text (lower case, no punctuation, no articles, single spaces; arXiv
-1606.05250). F1 is the harmonic mean of precision and recall over the bag of words. With several
-references an answer counts as its best match.
+    none    texts as they are, white space at their ends aside
+    squad   lower case, no punctuation, no articles, single spaces (arXiv:1606.05250)
+
+Squad's rules are for words of a passage: they make 3.5 of 35, -3 of 3, and drop the letter a. F1 is
+the harmonic mean of precision and recall over the bag of words. With several references an answer
+counts as its best match.
 """
 
 import collections
@@ -12,15 +15,19 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from ftjax.evals import base
+from ftjax.core.config import listed, nearest
+from ftjax.evals.lib import scoring
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 DROPPED = str.maketrans("", "", string.punctuation)
 
+METRICS = ("exact_match", "f1")  # of the summary
+
 
 def make(
-    *, respond: Callable, rows: Sequence[Mapping], template: str | None = None
-) -> base.Evaluator:
+    *, respond: Callable, rows: Sequence[Mapping], template: str | None = None,
+    normalize: str = "none",
+) -> scoring.Evaluator:  # fmt: skip
     """Make the evaluator of {exact_match, f1}.
 
     Args:
@@ -28,43 +35,58 @@ def make(
       rows: {"prompt" or "question", and "response", "answer" or a list "answers"}.
       template: of the prompt, with the row's fields; None gives the row's prompt as it is, which
         may be a list of messages.
+      normalize: what texts are compared after, "none" or "squad".
+
+    Raises:
+      ValueError: an unknown one, or a row without an answer.
     """
+    if normalize not in NORMALIZERS:
+        raise ValueError(
+            f"evals.generate.normalize: got {normalize!r}; expected one of {listed(NORMALIZERS)}; "
+            f"{nearest(normalize, NORMALIZERS)}"
+        )
     prompts = [prompt_of(row, template) for row in rows]
     wanted = [references(row, where=f"row {i}") for i, row in enumerate(rows)]
 
     def per_example(params) -> dict[str, np.ndarray]:
-        return compare(respond(params, prompts), wanted)
+        return compare(respond(params, prompts), wanted, normalize=normalize)
 
-    return base.Evaluator(per_example, summary)
+    return scoring.Evaluator(per_example, summary)
 
 
-def compare(texts: Sequence[str], wanted: Sequence[Sequence[str]]) -> dict[str, np.ndarray]:
+def compare(
+    texts: Sequence[str], wanted: Sequence[Sequence[str]], *, normalize: str
+) -> dict[str, np.ndarray]:
     """Score texts against their references: arrays exact_match, f1 [n]."""
     best = lambda metric: [
-        max(metric(text, each) for each in references)
+        max(metric(text, each, normalize=normalize) for each in references)
         for text, references in zip(texts, wanted, strict=True)
     ]
     return {"exact_match": np.array(best(exact_match)), "f1": np.array(best(f1))}
 
 
-def summary(arrays: base.Arrays) -> dict[str, float]:
+def summary(arrays: scoring.Arrays) -> dict[str, float]:
     """Average over examples."""
     return {name: float(np.mean(arrays[name])) for name in ("exact_match", "f1")}
 
 
-def normalize(text: str) -> str:
+def squad(text: str) -> str:
     """Lower the case, strip punctuation, then articles, then surplus white space."""
     return " ".join(ARTICLES.sub(" ", text.lower().translate(DROPPED)).split())
 
 
-def exact_match(text: str, reference: str) -> float:
+NORMALIZERS: Mapping[str, Callable] = {"none": str.strip, "squad": squad}
+
+
+def exact_match(text: str, reference: str, *, normalize: str) -> float:
     """Return 1.0 when the normalised texts are equal, else 0.0."""
-    return float(normalize(text) == normalize(reference))
+    change = NORMALIZERS[normalize]
+    return float(change(text) == change(reference))
 
 
-def f1(text: str, reference: str) -> float:
+def f1(text: str, reference: str, *, normalize: str) -> float:
     """Return the F1 of the bags of normalised words; two empty texts agree."""
-    ours, theirs = normalize(text).split(), normalize(reference).split()
+    ours, theirs = (NORMALIZERS[normalize](each).split() for each in (text, reference))
     if not ours or not theirs:
         return float(ours == theirs)
     common = (collections.Counter(ours) & collections.Counter(theirs)).total()

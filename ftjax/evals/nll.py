@@ -13,13 +13,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ftjax.evals import base
+from ftjax.core.typed import Count
+from ftjax.evals.lib import scoring
+
+METRICS = ("nll", "nll_per_example", "perplexity", "tokens", "bits_per_byte")  # of the summary
 
 
 def make(
-    *, model, examples: Sequence, byte_counts: Sequence[int] | None = None, batch_size: int = 8,
-    chunk: int = 64, mesh=None,
-) -> base.Evaluator:  # fmt: skip
+    *, model, examples: Sequence, byte_counts: Sequence[int] | None = None, batch_size: Count = 8,
+    chunk: Count = 64, mesh=None,
+) -> scoring.Evaluator:  # fmt: skip
     """Make the evaluator of {nll, nll_per_example, perplexity, tokens[, bits_per_byte]}.
 
     Args:
@@ -44,17 +47,17 @@ def make(
             f"evals.nll.byte_counts: got {len(byte_counts)}; expected {len(examples)}, one per "
             "example"
         )
-    score = base.make_scorer(model, batch_size=batch_size, chunk=chunk, mesh=mesh)
+    score = scoring.make_scorer(model, batch_size=batch_size, chunk=chunk, mesh=mesh)
 
     def per_example(params) -> dict[str, np.ndarray]:
         logp, weight = score(params, examples)
         arrays = {"nll": -logp, "tokens": weight}
         return arrays if byte_counts is None else arrays | {"bytes": np.float64(byte_counts)}
 
-    return base.Evaluator(per_example, summary)
+    return scoring.Evaluator(per_example, summary)
 
 
-def summary(arrays: base.Arrays) -> dict[str, float]:
+def summary(arrays: scoring.Arrays) -> dict[str, float]:
     """Summarise per-example `nll` (a sum, nats), `tokens` (target weight) and maybe `bytes`."""
     total, tokens = arrays["nll"].sum(), arrays["tokens"].sum()
     has = arrays["tokens"] > 0  # an example without targets has no mean

@@ -15,14 +15,18 @@ from collections.abc import Callable, Mapping, Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from ftjax.core.conf import listed, nearest
-from ftjax.evals import base
+from ftjax.core.config import listed, nearest
+from ftjax.core.typed import Count
+from ftjax.evals.lib import scoring
+from ftjax.ops import products
+
+METRICS = ("accuracy", "reward_margin", "reward_chosen", "reward_rejected")  # of the summary
 
 
 def make(
     *, model, pairs: Sequence, score: str = "ratio", beta: float = 0.1,
-    reference: Callable | None = None, batch_size: int = 8, chunk: int = 64, mesh=None,
-) -> base.Evaluator:  # fmt: skip
+    reference: Callable | None = None, batch_size: Count = 8, chunk: Count = 64, mesh=None,
+) -> scoring.Evaluator:  # fmt: skip
     """Make the evaluator of {accuracy, reward_margin, reward_chosen, reward_rejected}.
 
     Args:
@@ -53,10 +57,10 @@ def make(
         found = rewards(params, flat).reshape(-1, 2)
         return {"chosen": found[:, 0], "rejected": found[:, 1]}
 
-    return base.Evaluator(per_example, summary)
+    return scoring.Evaluator(per_example, summary)
 
 
-def summary(arrays: base.Arrays) -> dict[str, float]:
+def summary(arrays: scoring.Arrays) -> dict[str, float]:
     """Summarise rewards of `chosen` and `rejected` answers."""
     margin = arrays["chosen"] - arrays["rejected"]
     return {
@@ -73,7 +77,7 @@ def adapters_off(params: Mapping) -> dict:
 
 
 def _ratio(model, *, beta, reference, **options):
-    score = base.make_scorer(model, **options)
+    score = scoring.make_scorer(model, **options)
 
     def rewards(params, examples):
         return beta * (score(params, examples)[0] - score(reference(params), examples)[0])
@@ -83,7 +87,7 @@ def _ratio(model, *, beta, reference, **options):
 
 def _likelihood(model, *, beta, reference, **options):
     del beta, reference
-    score = base.make_scorer(model, **options)
+    score = scoring.make_scorer(model, **options)
 
     def rewards(params, examples):
         logp, tokens = score(params, examples)
@@ -102,9 +106,9 @@ def make_rewarder(model, *, batch_size: int, mesh=None) -> Callable:
         )  # fmt: skip
         at = jnp.maximum(batch["segments"].sum(-1) - 1, 0)
         x_BD = jnp.take_along_axis(x_BTD, at[:, None, None], 1)[:, 0].astype(jnp.float32)
-        return (x_BD @ params["head"]["reward"],)
+        return (products.einsum("BD,D->B", x_BD, params["head"]["reward"]),)
 
-    run = base.make_runner(model, last, batch_size=batch_size, mesh=mesh)
+    run = scoring.make_runner(model, last, batch_size=batch_size, mesh=mesh)
     return lambda params, examples: run(params, examples, count=1)[0]
 
 

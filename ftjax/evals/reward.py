@@ -11,18 +11,20 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from ftjax.evals import base, generate
+from ftjax.core.typed import Count
+from ftjax.evals import generate
+from ftjax.evals.lib import scoring
 
 
 def make(
     *, model, sample: Callable, rewards: Callable, rows: Sequence[Mapping],
-    base_of: Callable | None = None, batch_size: int = 8, chunk: int = 64, mesh=None,
-) -> base.Evaluator:  # fmt: skip
+    base_of: Callable | None = None, batch_size: Count = 8, chunk: Count = 64, mesh=None,
+) -> scoring.Evaluator:  # fmt: skip
     """Make the evaluator of {reward, reward_<label>, kl, answer_tokens}.
 
     Args:
       model: the handle.
-      sample: (params, prompts) -> answers with `prompt` and `tokens` (ids) and `text`.
+      sample: (params, prompts) -> answers, as `sampling.text.make_sampler` makes.
       rewards: (texts, rows) -> values [n,F], NaN where one says nothing, as `sampling.rewards`
         makes; with `functions` by label and their `weights`.
       rows: with a `prompt` (or `question`), and what the rewards look at.
@@ -30,18 +32,18 @@ def make(
       batch_size: answers at a time. chunk: positions of logits at a time.
       mesh: shard the answers over its replicas.
 
-    Raises:
-      ValueError: no row.
+    Raises ValueError when there is no row.
     """
     if not rows:
         raise ValueError("evals.reward: got no row; expected prompts; check its data")
     prompts = [generate.prompt_of(row) for row in rows]
     asked = [{**row, "prompt": prompt} for row, prompt in zip(rows, prompts, strict=True)]
-    score = base.make_scorer(model, batch_size=batch_size, chunk=chunk, mesh=mesh)
+    score = scoring.make_scorer(model, batch_size=batch_size, chunk=chunk, mesh=mesh)
 
     def per_example(params) -> dict[str, np.ndarray]:
         answers = sample(params, prompts)
-        values = rewards([answer.text for answer in answers], asked).values_BF
+        ends = [{**row, "finished": a.finished} for row, a in zip(asked, answers, strict=True)]
+        values = rewards([answer.text for answer in answers], ends).values_BF
         named = zip(rewards.functions, values.T, strict=True)
         found = {
             "reward": np.nansum(values * np.float32(rewards.weights), -1),
@@ -53,10 +55,10 @@ def make(
             found["kl"] = own - other
         return found
 
-    return base.Evaluator(per_example, summary)
+    return scoring.Evaluator(per_example, summary)
 
 
-def summary(arrays: base.Arrays) -> dict[str, float]:
+def summary(arrays: scoring.Arrays) -> dict[str, float]:
     """Average over prompts; a part of the reward over those of which it says something."""
     means = {name: float(np.nanmean(array)) for name, array in arrays.items()}
     return dict(sorted(means.items()))

@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ftjax.core import einsum, layout, rng, tree
+from ftjax.core import einsum, rng, tree
+from ftjax.core import torch_layout as layout
 from ftjax.ops import linear, remat
 
 Params = Mapping[str, Any]

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ftjax.core import mesh
-from ftjax.models import base, virtual
+from ftjax.models import base, virtual_tokens
 from ftjax.ops import attention, remat, rope
 
 
@@ -41,7 +41,7 @@ def attend(q, k, v, context: base.Context, cache=None, *, scale: float, cap: flo
     if context.query_factor is not None:
         q = q * context.query_factor.astype(q.dtype)
     new = {"k": k, "v": v}
-    k, v = virtual.join(context.prefix, k, v)
+    k, v = virtual_tokens.join(context.prefix, k, v)
     if cache is None:
         mixed = attention.attend_causal(q, k, v, context.mask_BTS, scale=scale, cap=cap)
     else:

@@ -12,7 +12,7 @@ What a layer caches is its stack's own: keys and values by slot, or a state that
 that every call replaces (see `base.CACHE`).
 
 Layers with the same parameters are stacked on a leading axis L. What else differs between them (the
-window, the rotary embedding) is a `Kind`, and they run in groups: `groups.runs` cuts the list of
+window, the rotary embedding) is a `Kind`, and they run in groups: `layer_runs` cuts the list of
 kinds into the largest repeating ones, each one `lax.scan` whose body holds one group, so compile
 time does not grow with depth.
 
@@ -31,9 +31,8 @@ from flax import nnx
 
 from ftjax.core import mesh, tree
 from ftjax.core.mean import Mean
-from ftjax.models import base, groups, virtual
-from ftjax.ops import attention, linear, quantize, rope
-from ftjax.ops import cap as capping
+from ftjax.models import base, layer_runs, virtual_tokens
+from ftjax.ops import attention, linear, products, quantize, rope, softcap
 from ftjax.ops import remat as policies
 
 HEAD = "BTD,VD->BTV"
@@ -93,7 +92,10 @@ class Config:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """The handle of a decoder; see `make`. Holds no arrays."""
+    """The handle of a decoder; see `make`. Holds no arrays.
+
+    Its declarations are traced once and shared: whoever changes one copies it first.
+    """
 
     config: Any
     ends: Callable
@@ -106,7 +108,7 @@ class Model:
 
     # -- declarations ------------------------------------------------------------------------------
 
-    @property
+    @functools.cached_property
     def stacks(self) -> dict[str, tuple[int, ...]]:
         """The numbers of the layers in every stack, in the order of its axis L."""
         numbers = collections.defaultdict(tuple)
@@ -124,7 +126,7 @@ class Model:
             params[name] = jax.vmap(one)(keys[jnp.array(self.stacks[name])])
         return params
 
-    @property
+    @functools.cached_property
     def abstract(self) -> base.Params:
         """Shapes and types of every parameter, in the structure of the parameters."""
         return jax.eval_shape(self.init, jax.random.key(0))
@@ -140,23 +142,23 @@ class Model:
         inner = {s: base.metadata(self._abstract(b), name) for s, b in self._own_blocks.items()}
         return base.metadata(self._abstract(self.ends), name) | inner
 
-    @property
+    @functools.cached_property
     def axes(self) -> base.Params:
         """Letters of every parameter, in the structure of the parameters."""
         stack = lambda path, letters: "L" * (path.split("/")[0] in self.stacks) + letters
         return tree.map_with_paths(stack, self._metadata("axes"))
 
-    @property
+    @functools.cached_property
     def equations(self) -> dict[str, str]:
         """The equation of every parameter by path; empty for norms and biases."""
         return tree.paths(self._metadata("equation"))
 
-    @property
+    @functools.cached_property
     def stored(self) -> dict[str, str]:
         """The axes that every parameter has in a checkpoint, runs of letters: "D,CNH"."""
         return tree.paths(self._metadata("stored"))
 
-    @property
+    @functools.cached_property
     def linears(self) -> dict[str, base.Linear]:
         """Every linear map by path (`blocks/attn/q`), the embedding among them as a lookup."""
         found = {}
@@ -176,7 +178,8 @@ class Model:
         """Compute the final hidden states [B,T,D], after the last norm.
 
         Args:
-          params: the model's parameters, in any float type; they are cast to the compute type.
+          params: the model's parameters, in any float type; a layer casts its own to the compute
+            type, so that no second copy of them all lives through the step.
           tokens_BT: token ids.
           positions_BT: positions, restarting in each packed example.
           segments_BT: 0 for padding, 1.. for the examples of a packed row.
@@ -188,16 +191,15 @@ class Model:
           key: for the adapters' dropout; None means evaluation.
           aux: return also what the blocks give beside their states, {stack: tree on L}, last.
         """
-        params = quantize.cast(params, self.dtype)
         adapters = adapters or {}
-        before = virtual.count(adapters)
+        before = virtual_tokens.count(adapters)
         slots, past = cache and self._slots(cache), None if fresh else cache
         options = dict(adapters=adapters, slots=slots, fresh=fresh)
         contexts = self._contexts(positions_BT, segments_BT, **options)
         run = functools.partial(self._layer, contexts=contexts, past=past, key=key)
         ends, site = self.ends_of(params), base.Site(tree.unshared(adapters), key)
         x = mesh.constrain(ends.enter(tokens_BT, positions_BT + before, site), "BTD")
-        x = x, virtual.enter(ends, adapters)
+        x = x, virtual_tokens.enter(ends, adapters)
         (x, _), new, given = self._layers(params, x, adapters, run, keep=cache is not None)
         outputs = [ends.leave(x)]
         if cache is not None:
@@ -216,18 +218,18 @@ class Model:
     def ends_of(self, params) -> nnx.Module:
         """Return the module of what exists once, with its parameters: it embeds and normalises."""
         own = {name: params[name] for name in base.metadata(self._abstract(self.ends), "axes")}
-        return nnx.merge(nnx.graphdef(self._abstract(self.ends)), own)
+        return nnx.merge(nnx.graphdef(self._abstract(self.ends)), quantize.cast(own, self.dtype))
 
     def _contexts(
         self, positions_BT, segments_BT, *, adapters, slots: int | None, fresh: bool
     ) -> dict[Kind, base.Context]:
         """Make the context of every kind of layer, and of the virtual tokens of a prompt."""
-        before = virtual.count(adapters)
+        before = virtual_tokens.count(adapters)
         length = before + (slots or positions_BT.shape[1])
         make = functools.partial(self._contexts_of, length=length)
         slots = None if fresh else slots
         contexts = make(positions_BT, segments_BT, slots=slots, before=before)
-        if virtual.STREAM not in adapters:
+        if virtual_tokens.STREAM not in adapters:
             return contexts
         places = jnp.arange(before)[None]
         own = make(places, jnp.ones_like(places), slots=None, before=0)
@@ -258,10 +260,10 @@ class Model:
     def _layers(self, params, x, adapters, make: Callable, *, keep: bool):
         """Run all layers: x, new keys and values, and what they give beside it, both by stack."""
         kinds, news, given = self.config.kinds, self._by_stack(), self._by_stack()
-        every = jnp.arange(len(kinds)), virtual.prefix(adapters)
+        every = jnp.arange(len(kinds)), virtual_tokens.prefix(adapters)
         shared = {kind.shares for kind in kinds if kind.shares}
-        for run in groups.runs(kinds):
-            cut = functools.partial(groups.cut, kinds, run)
+        for run in layer_runs.runs(kinds):
+            cut = functools.partial(layer_runs.cut, kinds, run)
             own = {name: jnp.arange(len(numbers)) for name, numbers in self.stacks.items()}
             stacks = {name: (params[name], adapters.get(name), own[name]) for name in run.stacks}
             inputs = {name: cut(stack, of=name) for name, stack in stacks.items()}, cut(every)
@@ -272,13 +274,13 @@ class Model:
             x, outputs = base.scan(layers, x, inputs, **loop)
             for name in run.stacks:
                 own = [o for o, kind in zip(outputs, run.group, strict=True) if kind.stack == name]
-                news[name].append(groups.interleave([new for new, _ in own]))
-                given[name].append(groups.interleave([aux for _, aux in own]))
-        join = lambda parts: {name: groups.join(own) for name, own in parts.items()}
+                news[name].append(layer_runs.interleave([new for new, _ in own]))
+                given[name].append(layer_runs.interleave([aux for _, aux in own]))
+        join = lambda parts: {name: layer_runs.join(own) for name, own in parts.items()}
         return x, {name: new and new[0] for name, new in join(news).items()}, join(given)
 
     def _layer(
-        self, run: groups.Run, turn: int, *, contexts, past, key, keep, shared
+        self, run: layer_runs.Run, turn: int, *, contexts, past, key, keep, shared
     ) -> Callable:  # fmt: skip
         """Make the layer at one place of a group, a function of its x and the group's inputs.
 
@@ -297,7 +299,7 @@ class Model:
             number, prefix = pick(every, turn)
             layer_key = None if key is None else jax.random.fold_in(key, number)
             site = base.Site(adapters or {}, layer_key)
-            module, context = nnx.merge(graph, block), contexts[kind]
+            module, context = nnx.merge(graph, quantize.cast(block, self.dtype)), contexts[kind]
             source, place = (kind.shares, -1) if kind.shares else (kind.stack, place)
             lent, lent_prefix = shared[source] if kind.shares else (None, None)
             if prompt is not None:
@@ -312,6 +314,11 @@ class Model:
 
     def _by_stack(self) -> dict[str, list]:
         return {name: [] for name in self.stacks}
+
+    def cast(self, params) -> base.Params:
+        """Cast the stacks of layers to the compute type: once, for who runs them many times."""
+        own = {name: quantize.cast(params[name], self.dtype) for name in self.stacks}
+        return {**params, **own}
 
     def auxiliary_terms(self, aux, segments_BT) -> dict[str, Mean] | None:
         """Compute the family's own "loss", and metrics, of what `hidden(aux=True)` gave."""
@@ -333,8 +340,8 @@ class Model:
     def logits(self, params, x, *, adapters=None) -> jax.Array:
         """Compute logits [..., V] in float32 of hidden states [..., D]."""
         w, cap = self.head(params, adapters)
-        z = x.reshape(-1, x.shape[-1]) @ w.astype(self.dtype).T
-        return capping.apply(z.astype(jnp.float32), cap).reshape(*x.shape[:-1], -1)
+        z = products.matmul(x.reshape(-1, x.shape[-1]), w.astype(self.dtype).T)
+        return softcap.apply(z.astype(jnp.float32), cap).reshape(*x.shape[:-1], -1)
 
     def init_cache(self, *, batch: int, length: int, dtype=None) -> dict[str, Any]:
         """Make an empty cache for rows of up to `length` positions, by stack; see `base.CACHE`."""

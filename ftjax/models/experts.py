@@ -18,7 +18,8 @@ from flax import nnx
 
 from ftjax.core import mesh, rng, tree
 from ftjax.core.mean import Mean
-from ftjax.models import base, blocks, decoder, llama
+from ftjax.models import base, blocks, decoder
+from ftjax.models.families import llama
 from ftjax.ops import grouped, linear, moe, norm, remat
 
 

@@ -10,15 +10,16 @@ import jax
 import jax.numpy as jnp
 
 from ftjax.core.mean import Mean
-from ftjax.objectives import sequence
+from ftjax.core.typed import Positive
+from ftjax.objectives.losses import sequence
+from ftjax.objectives.losses.spec import Spec
 
 EXAMPLE = dict(beta=0.3)
-KIND = "unpaired"
-REFERENCE = True
-COUPLED = "delta averages the rows of a microbatch"
+# delta is one number a microbatch: the mean over its rows.
+SPEC = Spec(data="unpaired", reference=True, couples_rows=True)
 
 
-def make(*, beta: float = 0.1):
+def make(*, beta: Positive = 0.1):
     """Make the objective.
 
     Raises:

@@ -7,10 +7,12 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from ftjax.objectives import advantages, sft
+from ftjax.objectives import sft
+from ftjax.objectives.losses import advantages
+from ftjax.objectives.losses.spec import Spec
 
 EXAMPLE = dict()
-KIND = "experience"
+SPEC = Spec(data="experience")
 
 
 def make() -> Callable:

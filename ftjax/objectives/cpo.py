@@ -5,17 +5,19 @@
 `loss` names one of `contrast`; "squared" (IPO) takes log-probabilities per token.
 """
 
-from ftjax.core import conf
+from ftjax.core import config as conf
 from ftjax.core.mean import Mean
-from ftjax.objectives import contrast, sequence
+from ftjax.core.typed import NonNegative, Positive, Share
+from ftjax.objectives.losses import margin, sequence
+from ftjax.objectives.losses.spec import Spec
 
 EXAMPLE = dict(loss="squared", beta=0.5, nll=0.5)
-KIND = "preference"
+SPEC = Spec(data="preference")
 
 
 def make(
-    *, beta: float = 0.1, loss: str = "sigmoid", nll: float = 1.0,
-    label_smoothing: float | None = None,
+    *, beta: Positive = 0.1, loss: str = "sigmoid", nll: NonNegative = 1.0,
+    label_smoothing: Share | None = None,
 ):  # fmt: skip
     """Make the objective.
 
@@ -29,8 +31,8 @@ def make(
       ValueError: an unknown loss, or one without label smoothing that is given some.
     """
     smoothing = {} if label_smoothing is None else dict(label_smoothing=label_smoothing)
-    found = conf.function(loss, contrast, where="objective.loss")
-    if smoothing and found is not contrast.sigmoid:
+    found = conf.function(loss, margin, where="objective.loss")
+    if smoothing and found is not margin.sigmoid:
         raise ValueError(
             f"objective.label_smoothing: got {label_smoothing}, which only sigmoid has"
         )
@@ -39,7 +41,7 @@ def make(
         del reference
         logps = policy.logps(batch, key)
         own = sequence.answers(logps, batch)
-        x_BPS = own.mean_logp if found is contrast.squared else own.logp
+        x_BPS = own.mean_logp if found is margin.squared else own.logp
         losses = found(x_BPS[:, 0] - x_BPS[:, 1], beta=beta, **smoothing)
         return with_nll(losses, logps, batch, nll=nll) | sequence.pair_metrics(
             beta * x_BPS, batch["examples"]

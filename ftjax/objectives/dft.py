@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from ftjax.core.mean import Mean
+from ftjax.objectives.losses.spec import Spec
 
 EXAMPLE = dict()
-KIND = "tokens"
+SPEC = Spec(data="tokens")
 
 
 def make():

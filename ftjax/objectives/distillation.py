@@ -12,14 +12,15 @@ base itself, which holds a student to what the base knows while it learns someth
 import functools
 
 from ftjax.core.mean import Mean
+from ftjax.core.typed import NonNegative, Positive, Share
+from ftjax.objectives.losses.spec import Spec
 from ftjax.ops import divergence
 
 EXAMPLE = dict(beta=0.5, temperature=2.0, nll=0.5)
-KIND = "tokens"
-REFERENCE = True
+SPEC = Spec(data="tokens", reference=True)
 
 
-def make(*, beta: float = 0.0, temperature: float = 1.0, nll: float = 0.0):
+def make(*, beta: Share = 0.0, temperature: Positive = 1.0, nll: NonNegative = 0.0):
     """Make the objective.
 
     Args:

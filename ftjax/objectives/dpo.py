@@ -14,19 +14,30 @@ import inspect
 import jax
 import jax.numpy as jnp
 
-from ftjax.core import conf
+from ftjax.core import config as conf
 from ftjax.core.mean import Mean
-from ftjax.objectives import divergences, pairs, sequence
+from ftjax.core.typed import Finite, NonNegative, Positive, Share
+from ftjax.objectives.losses import dpo_losses, f_divergence, sequence
+from ftjax.objectives.losses.spec import Spec
 
 EXAMPLE = dict(loss=("sigmoid", "ipo"), loss_weights=(0.8, 0.2), sft=0.5, tail=0.5)
-KIND = "preference"
-REFERENCE = True
+SORTING = {"aot", "aot_unpaired"}  # names in `pairs` whose losses are of quantiles, not of pairs
+
+
+def _names(loss) -> tuple[str, ...]:
+    return (loss,) if isinstance(loss, str) else tuple(loss)
+
+
+SPEC = Spec(
+    data="preference", reference=True,
+    couples_rows=lambda loss="sigmoid", **_: bool(SORTING & set(_names(loss))),
+)  # fmt: skip
 
 
 def make(
-    *, beta: float = 0.1, loss="sigmoid", loss_weights=None, sft: float = 0.0,
+    *, beta: Positive = 0.1, loss="sigmoid", loss_weights=None, sft: NonNegative = 0.0,
     divergence: str = "reverse_kl", alpha: float | None = None, wpo: bool = False,
-    label_smoothing: float | None = None, tau: float | None = None, tail: float | None = None,
+    label_smoothing: Share | None = None, tau: Positive | None = None, tail: Finite | None = None,
 ):  # fmt: skip
     """Make the objective.
 
@@ -38,15 +49,15 @@ def make(
       label_smoothing, tau: for the losses that have them.
       tail: LD-DPO's weight of the longer answer's rest. wpo: weigh pairs by their likelihood.
 
-    Raises ValueError for an unknown name, an option that no chosen loss has, or a wrong value.
+    Raises ValueError for an unknown name, an option that a chosen loss has not, or a wrong value.
     """
-    names = (loss,) if isinstance(loss, str) else tuple(loss)
+    names = _names(loss)
     scales = (1.0,) * len(names) if loss_weights is None else tuple(loss_weights)
-    _check(beta, label_smoothing, names=names, scales=scales, sft=sft)
+    _check(beta, label_smoothing, names=names, scales=scales, sft=sft, wpo=wpo)
     options = dict(label_smoothing=label_smoothing, tau=tau)
-    losses = _bind(names, pairs, dict(beta=beta), options, where="objective.loss")
+    losses = _bind(names, dpo_losses, dict(beta=beta), options, where="objective.loss")
     where = "objective.divergence"
-    (value,) = _bind((divergence,), divergences, {}, dict(alpha=alpha), where=where)
+    (value,) = _bind((divergence,), f_divergence, {}, dict(alpha=alpha), where=where)
 
     def objective(policy, reference, batch, key):
         scores = policy.statistics(batch, key, squares=wpo)
@@ -65,7 +76,12 @@ def make(
     return objective
 
 
-def _check(beta: float, label_smoothing: float | None, *, names, scales, sft: float) -> None:
+def _check(beta: float, label_smoothing: float | None, *, names, scales, sft: float, wpo: bool):
+    if wpo and SORTING & set(names):
+        raise ValueError(
+            f"objective.wpo: got True with loss {conf.listed(names)}; expected losses of single "
+            "pairs: quantiles belong to no pair whose likelihood could weigh them; drop wpo"
+        )
     if not beta > 0:
         raise ValueError(f"objective.beta: got {beta}; expected a number above 0, such as 0.1")
     if label_smoothing is not None and not 0 <= label_smoothing < 0.5:
@@ -100,10 +116,10 @@ def _bind(names, module, given: dict, options: dict, *, where: str) -> list:
     return bound
 
 
-def _pairs(value_BPS, own, base, weight_BS) -> pairs.Pairs:
+def _pairs(value_BPS, own, base, weight_BS) -> dpo_losses.Pairs:
     tokens = jnp.maximum(own.tokens, 1)
     margin = lambda found: found.logp[:, 0] - found.logp[:, 1]
-    return pairs.Pairs(
+    return dpo_losses.Pairs(
         value_BPS[:, 0], value_BPS[:, 1], tokens[:, 0], tokens[:, 1], margin(own), margin(base),
         weight_BS,
     )  # fmt: skip

@@ -21,14 +21,20 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from ftjax.core import conf
+from ftjax.core import config as conf
 from ftjax.core.mean import Mean
-from ftjax.objectives import advantages, surrogates
-from ftjax.objectives import kl as estimators
-from ftjax.objectives.surrogates import Terms, still
+from ftjax.core.typed import Count, NonNegative, Positive, Share
+from ftjax.objectives.losses import advantages, policy_gradient
+from ftjax.objectives.losses import kl as estimators
+from ftjax.objectives.losses.policy_gradient import Terms, still
+from ftjax.objectives.losses.spec import Spec
 
 EXAMPLE = dict(loss="grpo", low=0.2, high=0.28, kl_weight=0.1, entropy_weight=0.01)
-KIND = "experience"
+SPEC = Spec(
+    data="experience", ratio=True,
+    # The highest share of the entropies is found among the tokens of a microbatch.
+    couples_rows=lambda entropy_share=1.0, **_: entropy_share < 1,
+)  # fmt: skip
 
 
 class Variant(NamedTuple):
@@ -42,7 +48,7 @@ class Variant(NamedTuple):
 def of_sequences(values_BT, mask_BT, limit) -> Mean:
     """Average rows, each of which is the mean of its tokens."""
     del limit
-    return Mean(surrogates.row_mean(values_BT, mask_BT).sum(), _rows(mask_BT))
+    return Mean(policy_gradient.row_mean(values_BT, mask_BT).sum(), _rows(mask_BT))
 
 
 def of_tokens(values_BT, mask_BT, limit) -> Mean:
@@ -67,24 +73,24 @@ def _rows(mask_BT):
 
 
 VARIANTS: Mapping[str, Variant] = {
-    "grpo": Variant(surrogates.clip, of_sequences),
-    "bnpo": Variant(surrogates.clip, of_tokens),
-    "dapo": Variant(surrogates.clip, of_tokens),
-    "dr_grpo": Variant(surrogates.clip, of_limit),
-    "luspo": Variant(surrogates.clip, of_sums, "sequence"),
-    "gspo": Variant(surrogates.clip, of_sequences, "sequence"),
-    "cispo": Variant(surrogates.cispo, of_tokens),
-    "sapo": Variant(surrogates.sapo, of_sequences),
-    "vespo": Variant(surrogates.vespo, of_tokens),
-    "gmpo": Variant(surrogates.gmpo, of_sequences),
+    "grpo": Variant(policy_gradient.clip, of_sequences),
+    "bnpo": Variant(policy_gradient.clip, of_tokens),
+    "dapo": Variant(policy_gradient.clip, of_tokens),
+    "dr_grpo": Variant(policy_gradient.clip, of_limit),
+    "luspo": Variant(policy_gradient.clip, of_sums, "sequence"),
+    "gspo": Variant(policy_gradient.clip, of_sequences, "sequence"),
+    "cispo": Variant(policy_gradient.cispo, of_tokens),
+    "sapo": Variant(policy_gradient.sapo, of_sequences),
+    "vespo": Variant(policy_gradient.vespo, of_tokens),
+    "gmpo": Variant(policy_gradient.gmpo, of_sequences),
 }
 
 
 def make(
-    *, loss: str = "dapo", importance: str | None = None, limit: int | None = None,
-    kl_weight: float = 0.0, kl: str = "k3", kl_corrected: bool = True,
-    entropy_weight: float = 0.0, entropy_share: float = 1.0, off_policy_most: float | None = None,
-    temperature: float = 1.0, **of_loss,
+    *, loss: str = "dapo", importance: str | None = None, limit: Count | None = None,
+    kl_weight: NonNegative = 0.0, kl: str = "k3", kl_corrected: bool = True,
+    entropy_weight: float = 0.0, entropy_share: Share = 1.0,
+    off_policy_most: Positive | None = None, temperature: Positive = 1.0, **of_loss,
 ) -> Callable:  # fmt: skip
     """Make the objective.
 
@@ -96,10 +102,10 @@ def make(
         weigh it by the ratio, which makes its gradient right.
       entropy_weight: of a bonus for entropy; entropy_share: of a microbatch's tokens to train on.
       off_policy_most: leave out bad rows whose mean log-ratio of sampler to policy is above it.
-      temperature: of the sampling; log-probabilities are under it.
+      temperature: of the sampling; log-probabilities are under it, so that the first ratio is 1.
     """
     variant = _find("loss", loss, VARIANTS)
-    level = _find("importance", importance or variant.importance, surrogates.IMPORTANCE)
+    level = _find("importance", importance or variant.importance, policy_gradient.IMPORTANCE)
     _find("kl", kl, estimators.ESTIMATORS)
     _check_limit(limit, loss)
     surrogate = conf.call(variant.surrogate, of_loss, where="objective")
@@ -112,7 +118,7 @@ def make(
         metrics = _metrics(terms)
         if kl_weight:
             kl_BT = estimators.ESTIMATORS[kl](scores.logp, _base(reference, batch, temperature))
-            kl_BT *= surrogates.ratio_of(terms) if kl_corrected else 1
+            kl_BT *= policy_gradient.ratio_of(terms) if kl_corrected else 1
             values_BT, metrics["kl"] = values_BT + kl_weight * kl_BT, Mean.of(kl_BT, terms.mask_BT)
         losses = (variant.average(values_BT, terms.mask_BT, limit),)
         if entropy_weight:
@@ -165,7 +171,7 @@ def highest(entropy_BT, mask_BT, *, share: float):
 
 def on_policy(terms: Terms, *, most: float):
     """Mark rows to train on: good ones, and those that the policy has not left, [B, 1]."""
-    away = -surrogates.row_mean(still(terms.tokens_BT), terms.mask_BT)
+    away = -policy_gradient.row_mean(still(terms.tokens_BT), terms.mask_BT)
     return (terms.advantage >= 0) | (away <= most)
 
 

@@ -12,16 +12,19 @@ import jax
 import jax.numpy as jnp
 
 from ftjax.core.mean import Mean
-from ftjax.objectives import sequence
+from ftjax.core.typed import NonNegative, Positive
+from ftjax.objectives.losses import sequence
+from ftjax.objectives.losses.spec import Spec
 
 EXAMPLE = dict(beta=0.3, good_weight=1.5, bad_weight=0.75)
-KIND = "unpaired"
-REFERENCE = True
 # z is one number a microbatch: the mean over its rows.
-COUPLED = "z averages the rows of a microbatch"
+SPEC = Spec(data="unpaired", reference=True, couples_rows=lambda kl=True, **_: kl)
 
 
-def make(*, beta: float = 0.1, good_weight: float = 1.0, bad_weight: float = 1.0, kl: bool = True):
+def make(
+    *, beta: Positive = 0.1, good_weight: NonNegative = 1.0, bad_weight: NonNegative = 1.0,
+    kl: bool = True,
+):  # fmt: skip
     """Make the objective; the weights make up for a lack of good or of bad answers.
 
     Raises:
@@ -44,8 +47,8 @@ def make(*, beta: float = 0.1, good_weight: float = 1.0, bad_weight: float = 1.0
         r_BS = ratio(policy, reference, sequence.take(batch, 0), key)
         z = Mean(jnp.float32(0), jnp.float32(1))
         if kl:
-            other = ratio(policy, reference, sequence.take(batch, 1))
-            z = Mean.of(jax.lax.stop_gradient(other), weight_BS)
+            other = ratio(policy.without_gradient(), reference, sequence.take(batch, 1))
+            z = Mean.of(other, weight_BS)
         level = jax.nn.relu(z.value())
         loss = losses(r_BS, good_BS, level, beta=beta)
         loss = loss * jnp.where(good_BS > 0, good_weight, bad_weight)

@@ -11,15 +11,15 @@ every token. `probability` [B,S] of the batch is that of the own answer winning.
 import jax
 
 from ftjax.core.mean import Mean
-from ftjax.objectives import sequence
+from ftjax.core.typed import NonNegative
+from ftjax.objectives.losses import sequence
+from ftjax.objectives.losses.spec import Spec
 
 EXAMPLE = dict(beta=0.5)
-KIND = "duel"
-REFERENCE = True
-RIVAL = 0.5  # m, the reference's share in the mixture that the other answers come from
+SPEC = Spec(data="duel", reference=True, rival=0.5)
 
 
-def make(*, beta: float = 0.1):
+def make(*, beta: NonNegative = 0.1):
     """Make the objective; `beta` is the weight of the divergence.
 
     Raises:

@@ -10,13 +10,16 @@ import jax
 import jax.numpy as jnp
 
 from ftjax.core.mean import Mean
-from ftjax.objectives import sequence
+from ftjax.core.typed import NonNegative
+from ftjax.objectives.losses import sequence
+from ftjax.objectives.losses.spec import Spec
 
 EXAMPLE = dict(beta=0.5)
-KIND = "preference"
+HIGHEST = -1e-7  # of a mean log-probability: at 0, p = 1, the odds are infinite
+SPEC = Spec(data="preference")
 
 
-def make(*, beta: float = 0.1):
+def make(*, beta: NonNegative = 0.1):
     """Make the objective.
 
     Raises:
@@ -42,6 +45,10 @@ def make(*, beta: float = 0.1):
 
 
 def log_odds_ratio(chosen, rejected) -> jax.Array:
-    """Compute log odds(chosen) - log odds(rejected) from mean log-probabilities below 0."""
-    log_odds = lambda logp: logp - jnp.log(-jnp.expm1(logp))
+    """Compute log odds(chosen) - log odds(rejected) from mean log-probabilities."""
+
+    def log_odds(logp):
+        logp = jnp.minimum(logp, HIGHEST)
+        return logp - jnp.log(-jnp.expm1(logp))
+
     return log_odds(chosen) - log_odds(rejected)

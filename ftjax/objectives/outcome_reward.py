@@ -10,11 +10,11 @@ token: s = <head/reward, x>. As a reward it is used like that of `reward`.
 import jax
 
 from ftjax.core.mean import Mean
-from ftjax.objectives import sequence
+from ftjax.objectives.losses import sequence
+from ftjax.objectives.losses.spec import Spec
 
 EXAMPLE = dict()
-KIND = "unpaired"
-HEADS = ("reward",)
+SPEC = Spec(data="unpaired", heads=("reward",))
 
 
 def make():

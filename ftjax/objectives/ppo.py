@@ -14,17 +14,18 @@ import jax
 import jax.numpy as jnp
 
 from ftjax.core.mean import Mean
-from ftjax.objectives import advantages
-from ftjax.objectives import kl as estimators
+from ftjax.core.typed import NonNegative, Positive, Share
+from ftjax.objectives.losses import advantages
+from ftjax.objectives.losses import kl as estimators
+from ftjax.objectives.losses.spec import Spec
 
 EXAMPLE = dict(clip=0.2, value_weight=0.5)
-KIND = "experience"
-HEADS = ("value",)
+SPEC = Spec(data="experience", heads=("value",), ratio=True, kl_scale=True)
 
 
 def make(
-    *, clip: float = 0.2, value_clip: float = 0.2, value_weight: float = 0.1,
-    temperature: float = 1.0,
+    *, clip: Positive = 0.2, value_clip: Positive = 0.2, value_weight: NonNegative = 0.1,
+    temperature: Positive = 1.0,
 ) -> Callable:  # fmt: skip
     """Make the objective; `temperature` is that of the sampling."""
 
@@ -50,7 +51,7 @@ def make(
 
 
 def make_advantages(
-    *, kl_weight: float = 0.05, kl: str = "k1", discount: float = 1.0, decay: float = 0.95
+    *, kl_weight: NonNegative = 0.05, kl: str = "k1", discount: Share = 1.0, decay: Share = 0.95
 ) -> Callable:
     """Make `(experience) -> {"advantages", "returns", "old_values"}`, all [B, T].
 

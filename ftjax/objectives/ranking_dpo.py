@@ -7,15 +7,17 @@ The appendix of arXiv:2305.18290 has the derivation; two answers give plain DPO.
 
 import jax
 
-from ftjax.core import conf
-from ftjax.objectives import orders, ranking_reward, sequence
+from ftjax.core import config as conf
+from ftjax.core.typed import Positive
+from ftjax.objectives import ranking_reward
+from ftjax.objectives.losses import ranking, sequence
+from ftjax.objectives.losses.spec import Spec
 
 EXAMPLE = dict(beta=0.3)
-KIND = "ranking"
-REFERENCE = True
+SPEC = Spec(data="ranking", reference=True)
 
 
-def make(*, beta: float = 0.1, loss: str = "plackett_luce"):
+def make(*, beta: Positive = 0.1, loss: str = "plackett_luce"):
     """Make the objective; `loss` is plackett_luce, all_pairs or the dotted path of one's own.
 
     Raises:
@@ -23,7 +25,7 @@ def make(*, beta: float = 0.1, loss: str = "plackett_luce"):
     """
     if not beta > 0:
         raise ValueError(f"objective.beta: got {beta}; expected a number above 0, such as 0.1")
-    found = conf.function(loss, orders, where="objective.loss")
+    found = conf.function(loss, ranking, where="objective.loss")
 
     def objective(policy, reference, batch, key):
         own = sequence.answers(policy.logps(batch, key), batch)

@@ -5,18 +5,18 @@
 P runs over the answers, the best first; examples of fewer answers leave the last ones empty.
 """
 
-from ftjax.core import conf
+from ftjax.core import config as conf
 from ftjax.core.mean import Mean
-from ftjax.objectives import orders, sequence
+from ftjax.objectives.losses import ranking, sequence
+from ftjax.objectives.losses.spec import Spec
 
 EXAMPLE = dict(loss="all_pairs")
-KIND = "ranking"
-HEADS = ("reward",)
+SPEC = Spec(data="ranking", heads=("reward",))
 
 
 def make(*, loss: str = "plackett_luce"):
     """Make the objective; `loss` is plackett_luce, all_pairs or the dotted path of one's own."""
-    found = conf.function(loss, orders, where="objective.loss")
+    found = conf.function(loss, ranking, where="objective.loss")
 
     def objective(policy, reference, batch, key):
         del reference
@@ -37,5 +37,5 @@ def ranked(loss, scores_BPS, batch) -> dict:
 
 def is_best_first(scores_BPS, there):
     """Say whether the first answer has the highest score."""
-    rest = (scores_BPS * there + orders.LOW * (1 - there))[:, 1:].max(1)
+    rest = (scores_BPS * there + ranking.LOW * (1 - there))[:, 1:].max(1)
     return scores_BPS[:, 0] > rest

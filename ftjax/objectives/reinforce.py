@@ -10,19 +10,24 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from ftjax.objectives import advantages, grpo
-from ftjax.objectives import kl as estimators
+from ftjax.core.typed import NonNegative, Positive, Share
+from ftjax.objectives import grpo
+from ftjax.objectives.losses import advantages
+from ftjax.objectives.losses import kl as estimators
+from ftjax.objectives.losses.spec import Spec
 
 EXAMPLE = dict(low=0.2, high=0.2)
-KIND = "experience"
+SPEC = Spec(data="experience", ratio=True, kl_scale=True)
 
 
-def make(*, low: float = 0.2, high: float = 0.2, temperature: float = 1.0) -> Callable:
+def make(*, low: Positive = 0.2, high: Positive = 0.2, temperature: Positive = 1.0) -> Callable:
     """Make the objective; the batch is that of `grpo`, with an advantage for every token."""
     return grpo.make(loss="dapo", low=low, high=high, temperature=temperature)
 
 
-def make_advantages(*, kl_weight: float = 0.01, discount: float = 1.0, kl: str = "k1") -> Callable:
+def make_advantages(
+    *, kl_weight: NonNegative = 0.01, discount: Share = 1.0, kl: str = "k1"
+) -> Callable:
     """Make `(experience) -> {"advantages": [B, T]}`."""
     estimate = estimators.ESTIMATORS[kl]
 

@@ -10,14 +10,16 @@ an answer is read at its last token: s = <head/reward, x>.
 import jax.numpy as jnp
 
 from ftjax.core.mean import Mean
-from ftjax.objectives import contrast, sequence
+from ftjax.core.typed import NonNegative
+from ftjax.objectives.losses import margin as contrast
+from ftjax.objectives.losses import sequence
+from ftjax.objectives.losses.spec import Spec
 
 EXAMPLE = dict(centre=0.1)
-KIND = "preference"
-HEADS = ("reward",)
+SPEC = Spec(data="preference", heads=("reward",))
 
 
-def make(*, centre: float = 0.0):
+def make(*, centre: NonNegative = 0.0):
     """Make the objective; `centre` is the weight of the centring term, such as 0.01.
 
     Raises:

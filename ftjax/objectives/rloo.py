@@ -10,21 +10,23 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from ftjax.objectives import advantages, grpo
-from ftjax.objectives import kl as estimators
+from ftjax.core.typed import NonNegative, Positive
+from ftjax.objectives import grpo
+from ftjax.objectives.losses import advantages, kl
+from ftjax.objectives.losses.spec import Spec
 
 EXAMPLE = dict(low=0.2, high=0.2)
-KIND = "experience"
+SPEC = Spec(data="experience", ratio=True, kl_scale=True)
 
 
-def make(*, low: float = 0.2, high: float = 0.2, temperature: float = 1.0) -> Callable:
+def make(*, low: Positive = 0.2, high: Positive = 0.2, temperature: Positive = 1.0) -> Callable:
     """Make the objective; the batch is that of `grpo`."""
     numbers = dict(low=low, high=high, temperature=temperature)
     return grpo.make(loss="grpo", importance="whole", **numbers)
 
 
 def make_advantages(
-    *, kl_weight: float = 0.05, clip: tuple | None = None, normalise: bool = False
+    *, kl_weight: NonNegative = 0.05, clip: tuple | None = None, normalise: bool = False
 ) -> Callable:
     """Make `(experience) -> {"advantages": [B]}`.
 
@@ -38,7 +40,7 @@ def make_advantages(
         rewards_B = advantages.total(experience.rewards_BF, experience.weights_F)
         rewards_B = rewards_B if clip is None else jnp.clip(rewards_B, *clip)
         if kl_weight:
-            kl_BT = estimators.k1(experience.logps_BT, experience.ref_logps_BT)
+            kl_BT = kl.k1(experience.logps_BT, experience.ref_logps_BT)
             rewards_B -= kl_weight * experience.kl_scale * (kl_BT * experience.mask_BT).sum(-1)
         found = advantages.leave_one_out(rewards_B, size=experience.samples)
         return {"advantages": advantages.normalised(found) if normalise else found}

@@ -3,19 +3,20 @@
     loss = sum_t w_t * [-(1 - s) log p_t(y_t) - s * mean_v log p_t(v) + z * (log Z_t)^2] / sum_t w_t
 
 with label smoothing s (arXiv:1512.00567) and z-loss z (arXiv:2204.02311). The weights come from the
-batch: 0 on prompts and padding, the product of the row's and the token's weight elsewhere. A family
-with a loss of its own, such as the load balancing of experts, adds it.
+batch: 0 on prompts and padding, the product of the row's and the token's weight elsewhere.
 """
 
 import jax.numpy as jnp
 
 from ftjax.core.mean import Mean
+from ftjax.core.typed import Chance, NonNegative
+from ftjax.objectives.losses.spec import Spec
 
 EXAMPLE = dict(label_smoothing=0.1, z_loss=1e-4)
-KIND = "tokens"
+SPEC = Spec(data="tokens")
 
 
-def make(*, label_smoothing: float = 0.0, z_loss: float = 0.0):
+def make(*, label_smoothing: Chance = 0.0, z_loss: NonNegative = 0.0):
     """Make the objective.
 
     Raises:
@@ -37,9 +38,6 @@ def make(*, label_smoothing: float = 0.0, z_loss: float = 0.0):
         weights = batch["weights"][..., 1:]
         found = policy.total(token_loss, batch, weights, key)
         nll = Mean.of(-found.logp, weights)
-        metrics = {"loss": Mean(found.value, nll.weight), "nll": nll}
-        if found.aux is None:
-            return metrics
-        return metrics | found.aux | {"loss": (metrics["loss"], found.aux["loss"])}
+        return {"loss": Mean(found.value, nll.weight), "nll": nll}
 
     return objective

@@ -11,15 +11,19 @@ likely answers are pushed less.
 import jax
 import jax.numpy as jnp
 
-from ftjax.objectives import contrast, cpo, sequence
+from ftjax.core.typed import NonNegative, Positive, Share
+from ftjax.objectives import cpo
+from ftjax.objectives.losses import margin as contrast
+from ftjax.objectives.losses import sequence
+from ftjax.objectives.losses.spec import Spec
 
 EXAMPLE = dict(beta=2.0, gamma=0.5, alpha=0.25, nll=0.5)
-KIND = "preference"
+SPEC = Spec(data="preference")
 
 
 def make(
-    *, beta: float = 2.0, gamma: float = 1.0, alpha: float = 0.0, nll: float = 0.0,
-    label_smoothing: float = 0.0,
+    *, beta: Positive = 2.0, gamma: NonNegative = 1.0, alpha: NonNegative = 0.0,
+    nll: NonNegative = 0.0, label_smoothing: Share = 0.0,
 ):  # fmt: skip
     """Make the objective.
 

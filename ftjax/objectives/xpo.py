@@ -12,17 +12,18 @@ there is none, and the bonus stays. `loss` names one of `contrast`; "squared" is
 import jax
 import jax.numpy as jnp
 
-from ftjax.core import conf
+from ftjax.core import config as conf
 from ftjax.core.mean import Mean
-from ftjax.objectives import contrast, sequence
+from ftjax.core.typed import NonNegative, Positive
+from ftjax.objectives.losses import margin as contrast
+from ftjax.objectives.losses import sequence
+from ftjax.objectives.losses.spec import Spec
 
 EXAMPLE = dict(beta=0.5, alpha=0.1, loss="squared")
-KIND = "duel"
-REFERENCE = True
-RIVAL = 1.0  # the reference's share in the mixture that the other answers come from
+SPEC = Spec(data="duel", reference=True)
 
 
-def make(*, beta: float = 0.1, alpha: float = 1e-5, loss: str = "sigmoid"):
+def make(*, beta: Positive = 0.1, alpha: NonNegative = 1e-5, loss: str = "sigmoid"):
     """Make the objective.
 
     Args:

@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ftjax.ops import cap as capping
-from ftjax.ops import remat
+from ftjax.ops import products, remat, softcap
 
 LEAST_BLOCK, BLOCKS = 128, 8
 MASKED = -1e30  # finite, so that a fully masked row gives an average and not NaN
@@ -87,7 +86,7 @@ def attend_cached(q_BTNH, parts, *, scale: float, cap: float | None = None) -> j
     scores = [_product("bkmh,bkhs->bkms", q * scale, k) for k in keys]
     mask_BTS = jnp.concatenate(masks, -1)
     block = (0, *mask_BTS.shape[1:])
-    scores = capping.apply(jnp.concatenate(scores, -1), cap) + _bias(mask_BTS, block, q)
+    scores = softcap.apply(jnp.concatenate(scores, -1), cap) + _bias(mask_BTS, block, q)
     weights = jnp.exp(scores - scores.max(-1, keepdims=True))
     cuts = np.cumsum([v.shape[2] for v in values])[:-1]
     mix = lambda w, v: _product("bkms,bksh->bkmh", w.astype(v.dtype), v)
@@ -121,7 +120,7 @@ def _core(q_BKMH, k_BKSH, v_BKSH, mask_BTS, numbers, blocks):
     return _forward(q_BKMH, k_BKSH, v_BKSH, mask_BTS, numbers, blocks)[0]
 
 
-_product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+_product = products.summed
 
 
 def _rows(block, mask_BTS, q_BKMH) -> slice:
@@ -144,7 +143,7 @@ def _forward(q, k, v, mask, numbers, blocks):
     for block in blocks:
         rows, end = _rows(block, mask, q), block[2]
         scores = _product("bkmh,bksh->bkms", q[:, :, rows] * scale, k[:, :, :end])
-        scores = capping.apply(scores, cap) + _bias(mask, block, q)
+        scores = softcap.apply(scores, cap) + _bias(mask, block, q)
         largest = scores.max(-1, keepdims=True)
         weights = jnp.exp(scores - largest)
         total = weights.sum(-1, keepdims=True)
@@ -166,10 +165,10 @@ def _backward(numbers, blocks, residuals, g):
     for block in reversed(blocks):  # the last one sees all keys
         rows, end = _rows(block, mask, q), block[2]
         q_i, g_i, k_i, v_i = q[:, :, rows] * scale, g[:, :, rows], k[:, :, :end], v[:, :, :end]
-        scores = capping.apply(_product("bkmh,bksh->bkms", q_i, k_i), cap)
+        scores = softcap.apply(_product("bkmh,bksh->bkms", q_i, k_i), cap)
         weights = jnp.exp(scores + _bias(mask, block, q) - logsum[:, :, rows, None])
         dscores = weights * (_product("bkmh,bksh->bkms", g_i, v_i) - through[:, :, rows])
-        dscores = (dscores * capping.slope(scores, cap)).astype(q.dtype)
+        dscores = (dscores * softcap.slope(scores, cap)).astype(q.dtype)
         dq.append(scale * _product("bkms,bksh->bkmh", dscores, k_i))
         dv = _add(dv, _product("bkms,bkmh->bkhs", weights.astype(g.dtype), g_i))
         dk = _add(dk, _product("bkms,bkmh->bkhs", dscores, q_i))

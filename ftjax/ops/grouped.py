@@ -25,6 +25,7 @@ from jax.sharding import PartitionSpec as P
 
 from ftjax.core import einsum
 from ftjax.core import mesh as meshes
+from ftjax.ops import products
 from ftjax.ops.moe import Choice
 
 BLOCK = 32  # rows; at most, a smaller power of two where experts have fewer
@@ -98,12 +99,12 @@ def contract(groups: Groups, equation: str, x: jax.Array, w: jax.Array) -> jax.A
 
 def _by_blocks(x, w_EIO, groups: Groups):
     blocks = x.reshape(groups.expert_J.shape[0], -1, x.shape[-1])
-    y = jax.lax.map(lambda one: one[0] @ w_EIO[one[1]], (blocks, groups.expert_J))
+    y = jax.lax.map(lambda one: products.matmul(one[0], w_EIO[one[1]]), (blocks, groups.expert_J))
     return y.reshape(x.shape[0], -1)
 
 
 def _ragged(x, w_EIO, groups: Groups):
-    return jax.lax.ragged_dot(x, w_EIO, groups.counts_E)
+    return jax.lax.ragged_dot(x, w_EIO, groups.counts_E, precision=products.precision(x, w_EIO))
 
 
 # -- dropless dispatch -----------------------------------------------------------------------------
@@ -140,7 +141,7 @@ def _local(run, x_BTD, expert_BTk, gate_BTk, weights, *, experts, first, part):
     x = x_BTD.reshape(rows * width, -1)
     y = run(weights, take(x, places.row_at // top), partial(contract, groups), part)
     y_BTkD = take(y, places.of_row).reshape(rows, width, top, -1)
-    return jnp.einsum("BTkD,BTk->BTD", y_BTkD, gate_BTk.astype(y.dtype))
+    return products.einsum("BTkD,BTk->BTD", y_BTkD, gate_BTk.astype(y.dtype))
 
 
 def _over_mesh(local, mesh, experts: int, letters):

@@ -10,10 +10,9 @@ An embedding is the linear map `LOOKUP` of one-hot tokens, done by taking rows: 
 import functools
 
 import jax
-import jax.numpy as jnp
 
 from ftjax.core import einsum
-from ftjax.ops import quantize
+from ftjax.ops import products, quantize
 
 LOOKUP = "BTV,VD->BTD"
 
@@ -61,28 +60,29 @@ def contract(equation: str, x: jax.Array, w: jax.Array) -> jax.Array:
     rows = e.x.removesuffix(e.contracted)
     fits = not e.shared and e.x == rows + e.contracted and e.y == rows + e.kept
     if not fits or e.w not in (e.contracted + e.kept, e.kept + e.contracted):
-        return jnp.einsum(equation, x, w)
+        return products.einsum(equation, x, w)
     sizes = einsum.sizes(e.x, x.shape) | einsum.sizes(e.w, w.shape)
     summed, made = einsum.size(e.contracted, sizes), einsum.size(e.kept, sizes)
     x_2d = x.reshape(-1, summed)
     if e.w == e.contracted + e.kept:
         w_2d = w.reshape(summed, made)
-        y_2d = _narrowing(x_2d, w_2d) if summed > made else x_2d @ w_2d
+        y_2d = _narrowing(x_2d, w_2d) if summed > made else products.matmul(x_2d, w_2d)
     else:
-        y_2d = x_2d @ w.reshape(made, summed).T
+        y_2d = products.matmul(x_2d, w.reshape(made, summed).T)
     return y_2d.reshape([sizes[c] for c in e.y])
 
 
 @jax.custom_vjp
 def _narrowing(x, w):
     """Compute x w, [rows,K] [K,N] with K > N."""
-    return x @ w
+    return products.matmul(x, w)
 
 
 def _narrowing_backward(residuals, g):
     """Make dw with its N as rows, behind a barrier so that it stays so: faster on a CPU."""
     x, w = residuals
-    return g @ w.T, jax.lax.optimization_barrier(g.T @ x).T
+    dw = jax.lax.optimization_barrier(products.matmul(g.T, x)).T
+    return products.matmul(g, w.T), dw
 
 
-_narrowing.defvjp(lambda x, w: (x @ w, (x, w)), _narrowing_backward)
+_narrowing.defvjp(lambda x, w: (products.matmul(x, w), (x, w)), _narrowing_backward)

@@ -20,7 +20,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from ftjax.ops import cap as capping
+from ftjax.ops import products, softcap
 
 
 def logps(
@@ -43,7 +43,8 @@ def logps(
 def mean_logits(x_BTD, w_VD, *, chunk: int, cap: float | None = None) -> jax.Array:
     """Compute the mean of the logits over the vocabulary, [B,T] float32."""
     if cap is None:
-        return x_BTD.astype(jnp.float32) @ w_VD.astype(jnp.float32).mean(0)
+        mean_D = w_VD.astype(jnp.float32).mean(0)
+        return products.einsum("BTD,D->BT", x_BTD.astype(jnp.float32), mean_D)
     return along(lambda logits: logits.mean(-1), (x_BTD, w_VD, cap), chunk=chunk)
 
 
@@ -89,11 +90,12 @@ def _whole(chunked):
 
 def _products(x_BCD, w_VD):
     B, C, D = x_BCD.shape
-    return (x_BCD.reshape(-1, D) @ w_VD.T).reshape(B, C, -1).astype(jnp.float32)
+    z = products.matmul(x_BCD.reshape(-1, D), w_VD.T)
+    return z.reshape(B, C, -1).astype(jnp.float32)
 
 
 def _logits(x_BCD, w_VD, cap):
-    return capping.apply(_products(x_BCD, w_VD), cap)
+    return softcap.apply(_products(x_BCD, w_VD), cap)
 
 
 def _is_target(targets, size: int):
@@ -118,9 +120,9 @@ def _forward(chunk, cap, x, w, targets):
         x_BCD, targets_BC = inputs
         logits = _logits(x_BCD, w, cap)
         logp, logz, p = _statistics(logits, targets_BC)
-        p = p * capping.slope(logits, cap)
-        expected = (p.astype(w.dtype).reshape(-1, w.shape[0]) @ w).reshape(x_BCD.shape)
-        return logp, logz, expected
+        p = p * softcap.slope(logits, cap)
+        expected = products.matmul(p.astype(w.dtype).reshape(-1, w.shape[0]), w)
+        return logp, logz, expected.reshape(x_BCD.shape)
 
     logp, logz, expected = map(_whole, jax.lax.map(one, _chunks(chunk, x, targets)))
     return (logp, logz), (x, w, targets, expected, logp + logz)
@@ -129,7 +131,7 @@ def _forward(chunk, cap, x, w, targets):
 def _backward(chunk, cap, residuals, cotangents):
     x, w, targets, expected, logit = residuals
     g_logp, g_logz = (g[..., None] for g in cotangents)
-    own = capping.slope(logit[..., None], cap) * g_logp
+    own = softcap.slope(logit[..., None], cap) * g_logp
     dx = (own * w[targets] + (g_logz - g_logp) * expected).astype(x.dtype)
 
     def one(total, inputs):
@@ -137,9 +139,9 @@ def _backward(chunk, cap, residuals, cotangents):
         logits = _logits(x_BCD, w, cap)
         p = _statistics(logits, targets_BC)[2]
         g = jnp.where(_is_target(targets_BC, w.shape[0]), g_logp, 0) + (g_logz - g_logp) * p
-        g = g * capping.slope(logits, cap)
+        g = g * softcap.slope(logits, cap)
         g_2d, x_2d = g.reshape(-1, w.shape[0]).astype(x.dtype), x_BCD.reshape(-1, x.shape[-1])
-        return total + (g_2d.T @ x_2d).astype(jnp.float32), None
+        return total + products.summed("VM,MD->VD", g_2d.T, x_2d), None
 
     chunked = _chunks(chunk, x, targets, g_logp, g_logz)
     dw, _ = jax.lax.scan(one, jnp.zeros(w.shape, jnp.float32), chunked)
@@ -181,7 +183,7 @@ def _total(static, x, w, targets, weights):
 
 
 def _chunk_total(loss, cap, products, targets, weights):
-    logits = capping.apply(products, cap)
+    logits = softcap.apply(products, cap)
     logp, logz, _ = _statistics(logits, targets)
     return (weights * loss(logp, logz, logits.mean(-1))).sum(), logp
 
@@ -195,8 +197,8 @@ def _total_forward(static, x, w, targets, weights):
         (value, logp), g = gradient(_products(x_BCD, w), *rest)
         x_2d, g_2d = x_BCD.reshape(-1, x.shape[-1]), g.reshape(-1, w.shape[0]).astype(x.dtype)
         # Tokens are many and features few: this way round a CPU multiplies faster.
-        dw = dw + (x_2d.T @ g_2d).astype(jnp.float32)
-        return dw, (value, logp, (g_2d @ w).reshape(x_BCD.shape))
+        dw = dw + products.summed("DM,MV->DV", x_2d.T, g_2d)
+        return dw, (value, logp, products.matmul(g_2d, w).reshape(x_BCD.shape))
 
     chunked = _chunks(chunk, x, targets, weights)
     dw, (values, logp, dx) = jax.lax.scan(one, jnp.zeros(w.shape[::-1], jnp.float32), chunked)

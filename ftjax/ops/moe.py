@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from ftjax.core.mean import Mean
+from ftjax.ops import products
 
 DISPATCH = ("dropless", "capacity")
 
@@ -81,7 +82,7 @@ def load(logits_BTE, choice: Choice, segments_BT, *, dropped=0.0) -> Load:
     experts = logits_BTE.shape[-1]
     seats_BTE = jax.nn.one_hot(choice.expert, experts).sum(-2)
     probability_BTE = jax.nn.softmax(logits_BTE.astype(jnp.float32))
-    over_tokens = lambda x_BTE: jnp.einsum("BTE,BT->E", x_BTE, real_BT)
+    over_tokens = lambda x_BTE: products.einsum("BTE,BT->E", x_BTE, real_BT)
     return Load(
         jax.lax.stop_gradient(over_tokens(seats_BTE)), over_tokens(probability_BTE),
         jnp.asarray(dropped, jnp.float32),
@@ -141,9 +142,9 @@ def seat(choice: Choice, segments_BT, *, experts: int, seats: int) -> Seats:
 
 def to_seats(x_BTD: jax.Array, seats: Seats) -> jax.Array:
     """Bring tokens to their seats: [E,B,S,D], zero where nobody sits."""
-    return jnp.einsum("BTES,BTD->EBSD", seats.dispatch.astype(x_BTD.dtype), x_BTD)
+    return products.einsum("BTES,BTD->EBSD", seats.dispatch.astype(x_BTD.dtype), x_BTD)
 
 
 def from_seats(y_EBSD: jax.Array, seats: Seats) -> jax.Array:
     """Bring the experts' answers back, weighted and summed: [B,T,D]."""
-    return jnp.einsum("BTES,EBSD->BTD", seats.combine.astype(y_EBSD.dtype), y_EBSD)
+    return products.einsum("BTES,EBSD->BTD", seats.combine.astype(y_EBSD.dtype), y_EBSD)

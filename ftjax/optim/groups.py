@@ -7,7 +7,8 @@ no_decay=["**/*norm", "**/*bias"]          no weight decay there
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from ftjax.core import conf, tree
+from ftjax.core import config as conf
+from ftjax.core import tree
 
 
 class Setting(NamedTuple):

@@ -6,11 +6,13 @@ weight * mean over all a, b of |a^T a - 1|, |b b^T - 1|          Frobenius norms
 import jax.numpy as jnp
 
 from ftjax.core import tree
+from ftjax.core.typed import NonNegative
+from ftjax.ops import products
 
 EXAMPLE = dict(weight=0.5)
 
 
-def make(*, weight: float):
+def make(*, weight: NonNegative):
     """Make the penalty on every adapter that has a, e and b.
 
     Raises:
@@ -36,5 +38,5 @@ def make(*, weight: float):
 
 def _distance(rows) -> jnp.ndarray:
     """Measure how far the rows of each matrix [..., R, n] are from orthonormal: a flat array."""
-    gram = rows @ rows.swapaxes(-1, -2) - jnp.eye(rows.shape[-2])
+    gram = jnp.matmul(rows, rows.mT, precision=products.HIGHEST) - jnp.eye(rows.shape[-2])
     return jnp.sqrt(jnp.square(gram).sum((-1, -2)) + 1e-12).reshape(-1)  # smooth at zero

@@ -4,11 +4,13 @@ r"""Rewards: what a sampled answer is worth, by functions of the text and of the
     rewards(["4"], [{"prompt": "2 + 2 =", "answer": "4"}])   ->  Scores(values [1, 2], skipped 0)
 
 `name` is a function of this module or a dotted path to a function of one's own. Called with the
-other keywords it returns `score(text, row) -> float`; None says nothing, and counts as nothing.
+other keywords it returns `score(text, row) -> float`; None says nothing, and counts as nothing. Of
+several processes the first scores, and all get what it found.
 Nothing here runs what a model wrote: code is parsed, no more.
 """
 
 import ast
+import functools
 import importlib
 import math
 import re
@@ -16,18 +18,26 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import regex as regex_lib  # unlike `re` it can be given a time limit
 
-from ftjax.core import conf
+from ftjax.core import config as conf
+from ftjax.core import processes
 
 # What a function that meets a text it did not expect raises; faults of the machine pass through.
 RAISED = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+MOST_SECONDS = 1.0  # of a pattern over an answer; sound ones take microseconds
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 
 class Whole(NamedTuple):
-    """A reward that scores many answers at once: `score(texts, rows) -> [B]`, as a model does."""
+    """A reward that scores many answers at once: `score(texts, rows) -> [B]`, as a model does.
+
+    collective: every process must take part, for the model lies on all devices; any other reward is
+      asked in process 0 alone, since a server or a draw would answer each process differently.
+    """
 
     score: Callable
+    collective: bool = False
 
 
 class Scores(NamedTuple):
@@ -53,7 +63,8 @@ class Rewards(NamedTuple):
         """
         columns, skipped = [], 0
         for label, function in self.functions.items():
-            found = _scores(label, function, texts, rows)
+            ask = functools.partial(_scores, label, function, texts, rows)
+            found = ask() if _is_collective(function) else processes.on_first(ask)
             faults = [fault for _, fault in found if fault]
             if faults and not self.skip:
                 raise ValueError(faults[0])
@@ -105,6 +116,10 @@ def find(name: str, known: Mapping[str, Callable], *, where: str = "reward") -> 
             f"{where}.name: got {name!r}; expected one of {conf.listed(known)}, or the dotted "
             f"path of a function; {conf.nearest(str(name), known)}"
         ) from error
+
+
+def _is_collective(function: Callable | Whole) -> bool:
+    return isinstance(function, Whole) and function.collective
 
 
 def _scores(label: str, function, texts: Sequence[str], rows: Sequence[Mapping]) -> list:
@@ -169,8 +184,18 @@ def last_number(text: str) -> float | None:
 
 def pattern(*, regex: str) -> Callable:
     """Give 1 to a text of this form as a whole; a dot matches newlines too."""
-    compiled = re.compile(regex, re.DOTALL)
-    return lambda text, row: float(compiled.fullmatch(text) is not None)
+    compiled = regex_lib.compile(regex, regex_lib.DOTALL)
+
+    def score(text, row):
+        try:
+            return float(compiled.fullmatch(text, timeout=MOST_SECONDS) is not None)
+        except TimeoutError:
+            raise ValueError(
+                f"regex: got {regex!r}, which takes over {MOST_SECONDS} s on {len(text)} "
+                "characters; expected one without repeats inside of repeats"
+            ) from None
+
+    return score
 
 
 def length(*, most: int, least: int = 0, unit: str = "words") -> Callable:

@@ -7,6 +7,7 @@ The last batch is filled with dummy rows. Prompts run in order of length, so tha
 prompts of one bucket, and prompt i draws with fold_in(key, i) wherever it ends up.
 """
 
+import bisect
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -15,16 +16,28 @@ import jax
 import numpy as np
 
 from ftjax.core import mesh as meshes
-from ftjax.core import padding
-from ftjax.sampling import generate as generating
+from ftjax.core import shapes
+from ftjax.sampling import generation
 
 
 class Answer(NamedTuple):
-    """A sampled continuation: token ids of its prompt and its own (a stop token too), the text."""
+    """A sampled continuation: token ids of its prompt and its own (a stop token too), the text.
+
+    finished: whether it ended by itself, at a stop token or a stop string.
+    """
 
     prompt: list[int]
     tokens: list[int]
     text: str
+    finished: bool
+
+
+class Ended(NamedTuple):
+    """Where an answer ends: how many of its tokens belong to it, its text, whether that is all."""
+
+    count: int
+    text: str
+    finished: bool
 
 
 def make(model, tokenizer, **options) -> Callable:
@@ -48,14 +61,14 @@ def make_sampler(
       tokenizer: `encode`, `decode`, `bos_id`, `eos_id`, `pad_id`.
       batch_size: rows at a time; over a mesh, a multiple of its replicas.
       stop_ids: tokens that end a text and are left out of it; the eos token when not given.
-      until: the text is cut before the first of these strings (a newline, for one line).
+      until: an answer ends before the first of these strings (a newline, for one line).
       encode: prompt -> ids, for chat templates; `tokenizer.encode` when not given.
       mesh: shard the rows over its replicas.
       sampling: max_new_tokens and how tokens are drawn, see `generate.make`.
     """
     stop_ids = stops(tokenizer) if stop_ids is None else tuple(stop_ids)
     meshes.check_batch(batch_size, 1, mesh)
-    generate = generating.make(
+    generate = generation.make(
         model, stop_ids=stop_ids, pad_id=_pad(tokenizer), **sampling,
         out_shardings=None if mesh is None else meshes.replicated(mesh),
     )  # fmt: skip
@@ -70,8 +83,8 @@ def make_sampler(
             with _under(mesh):
                 found = _new_ids(generate(own, *batch, _row_keys(key, rows, mesh)))[: len(index)]
             for i, new in zip(index, found, strict=True):
-                said = tokenizer.decode(without_stop(new, stop_ids))
-                answers[i] = Answer(ids[i], new, cut(said, until))
+                end = ended(new, decode=tokenizer.decode, stop_ids=stop_ids, until=until)
+                answers[i] = Answer(ids[i], new[: end.count], end.text, end.finished)
             progress(len(index), sum(map(len, found)))
         return answers
 
@@ -88,7 +101,7 @@ def make_stream(
 ) -> Callable:  # fmt: skip
     """Make `stream(params, prompt, key) -> iterator of pieces of text`, for one prompt."""
     stop_ids = stops(tokenizer) if stop_ids is None else stop_ids
-    tokens = generating.make_stream(model, stop_ids=stop_ids, pad_id=_pad(tokenizer), **sampling)
+    tokens = generation.make_stream(model, stop_ids=stop_ids, pad_id=_pad(tokenizer), **sampling)
 
     def stream(params, prompt, key) -> Iterator[str]:
         ids = prompt_ids(prompt, tokenizer, encode=encode)
@@ -137,6 +150,25 @@ def without_stop(ids: list[int], stop_ids: Sequence[int]) -> list[int]:
     return ids[:-1] if ids and ids[-1] in stop_ids else ids
 
 
+def ended(
+    ids: list[int], *, decode: Callable, stop_ids: Sequence[int], until: Sequence[str] | str
+) -> Ended:
+    """Find the end of sampled tokens: a stop token, or the token that completes a stop string.
+
+    What follows such a token belongs to no answer: a sampler that knew strings would not have
+    drawn it. The text has neither the stop token nor the stop string.
+    """
+    until = (until,) if isinstance(until, str) else tuple(until)
+    body = without_stop(ids, stop_ids)
+    text = decode(body)
+    if cut(text, until) == text:
+        return Ended(len(ids), text, len(body) < len(ids))
+    # More tokens decode to more text, so the first that completes a string is found by halving.
+    is_complete = lambda count: any(each in decode(body[:count]) for each in until)
+    count = 1 + bisect.bisect_left(range(1, len(body) + 1), True, key=is_complete)
+    return Ended(count, cut(decode(body[:count]), until), True)
+
+
 def cut(text: str, until: Sequence[str]) -> str:
     """Keep the text before the first occurrence of any of these strings."""
     return text[: min((at for each in until if (at := text.find(each)) >= 0), default=len(text))]
@@ -151,12 +183,12 @@ def _groups(ids: list[list[int]], size: int) -> Iterator[list[int]]:
 def _batch(ids: list[list[int]], batch_size: int, pad_id: int, mesh):
     filled = ids + [[]] * (batch_size - len(ids))
     # The width is rounded here, on the host, so that few shapes are sent to the devices.
-    prompts = padding.rows(filled, max(map(len, ids)), fill=pad_id)
+    prompts = shapes.rows(filled, max(map(len, ids)), fill=pad_id)
     batch = prompts, np.int32([len(each) for each in filled])
     return batch if mesh is None else meshes.put(batch, meshes.batch_shardings(batch, mesh))
 
 
-def _new_ids(output: generating.Output) -> list[list[int]]:
+def _new_ids(output: generation.Output) -> list[list[int]]:
     tokens, lengths = np.asarray(output.tokens), np.asarray(output.lengths)
     return [row[:length].tolist() for row, length in zip(tokens, lengths, strict=True)]
 

@@ -12,6 +12,7 @@ rename, after our digest is in.
 A damaged step is renamed to `<step>.bad-<reason>`, with a warning, and the one before is used.
 """
 
+import json
 import math
 import os
 import pathlib
@@ -27,8 +28,8 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
 from ftjax.core import files, tree
-from ftjax.train import digest, layout
-from ftjax.train.versions import versions
+from ftjax.core.versions import versions
+from ftjax.train import digest, serialize
 
 Tree = Any
 FAILURES = (OSError, ValueError, RuntimeError)
@@ -79,8 +80,14 @@ class Checkpoints:
         self._identity = files.plain({"config": config or {}, "frozen": frozen or {}})
         self._free, self._allow_change, self._read_only = free, allow_config_change, read_only
         self._best, self._mode, self._saving = best, mode, None
+        self._set_aside_unscored()
         self._manager = ocp.CheckpointManager(self.directory, options=self._options(keep))
         self.blocked_s = 0.0
+
+    @property
+    def best(self) -> str | None:
+        """The metric that ranks steps."""
+        return self._best
 
     def save(self, step: int, state: Tree, *, data: Any = None, metrics: dict | None = None):
         """Start to write `step`; return once `state` may be donated (it is copied to the host).
@@ -94,9 +101,9 @@ class Checkpoints:
         if step in self.steps():
             return
         start, self._saving = time.perf_counter(), step
-        meta = {**self._identity, "versions": versions(), "tree": layout.listing(state)}
+        meta = {**self._identity, "versions": versions(), "tree": serialize.listing(state)}
         items = ocp.args.Composite(
-            state=ocp.args.StandardSave(layout.to_disk(state)),
+            state=ocp.args.StandardSave(serialize.to_disk(state)),
             data=ocp.args.JsonSave(files.plain({"data": data})),
             meta=ocp.args.JsonSave(meta),
         )
@@ -143,7 +150,7 @@ class Checkpoints:
     def best_step(self) -> int | None:
         """Return the step with the best metric, None without one."""
         self.wait()
-        found = {step: self._manager.metrics(step) or {} for step in self.steps()}
+        found = {step: _scored(self.directory / str(step)) for step in self.steps()}
         return _best({step: x["value"] for step, x in found.items() if x}, self._mode)
 
     def wait(self) -> None:
@@ -168,11 +175,26 @@ class Checkpoints:
     def __exit__(self, kind, error, trace) -> None:
         self.close()
 
+    def _set_aside_unscored(self) -> None:
+        """Set steps with unreadable metrics aside: orbax reads those of every step as it opens."""
+        if self._read_only or jax.process_index() != 0:
+            return
+        for folder in self.directory.glob("[0-9]*"):
+            if folder.name.isdigit() and _scored(folder) is None:
+                aside = digest.quarantine(folder, reason="metrics")
+                warnings.warn(
+                    f"checkpoint {folder} is damaged: its metrics cannot be read; it is renamed to "
+                    f"{aside.name} and the step before is used",
+                    RuntimeWarning,
+                    stacklevel=3,
+                )
+
     def _options(self, keep: int) -> ocp.CheckpointManagerOptions:
         keepers = [policies.LatestN(keep), _KeepBest(self._mode)]
         return ocp.CheckpointManagerOptions(
             # Orbax stores metrics only when told to rank; `_KeepBest` ranks in its place.
-            best_fn=(lambda metrics: 0.0) if self._best else None,
+            # A reader ranks nothing, and so never stumbles over damaged metrics.
+            best_fn=(lambda metrics: 0.0) if self._best and not self._read_only else None,
             preservation_policy=policies.AnyPreservationPolicy(keepers),
             cleanup_tmp_directories=not self._read_only,
             create=not self._read_only,
@@ -238,13 +260,13 @@ class Checkpoints:
         try:
             side = self._manager.restore(step, args=ocp.args.Composite(data=read(), meta=read()))
             self._check(step, side["meta"], like, partial=partial)
-            nested = self._arrays(step, layout.abstract(like), partial=partial)
+            nested = self._arrays(step, serialize.abstract(like), partial=partial)
         except _Mismatch:
             raise
         except FAILURES as error:
             self._set_aside(step, "unreadable", str(error))
             return None
-        state = layout.from_disk(nested, like=like)
+        state = serialize.from_disk(nested, like=like)
         return Restored(step, state, side["data"]["data"], side["meta"])
 
     def _arrays(self, step: int, like: dict, *, partial: bool) -> dict:
@@ -266,9 +288,9 @@ class Checkpoints:
             raise _Mismatch(
                 f"{where}: got a config other than the one it was saved with; expected the same "
                 "values; restore them, choose another directory, or pass "
-                "allow_config_change=True:\n" + "\n".join(changed)
+                "--allow_config_change:\n" + "\n".join(changed)
             )
-        if lines := layout.compare(meta["tree"], like, partial=partial):
+        if lines := serialize.compare(meta["tree"], like, partial=partial):
             raise _Mismatch(
                 f"{where}: got a state of other paths, shapes or dtypes; expected the tree that "
                 "was saved; look for a changed adapter, rank, optimizer or model:\n"
@@ -295,6 +317,18 @@ class _KeepBest:
 def _best(scores: dict[int, float], mode: str) -> int | None:
     pick = min if mode == "min" else max
     return pick(scores, key=scores.__getitem__) if scores else None
+
+
+def _scored(folder: pathlib.Path) -> dict | None:
+    """Read the metric that a step was saved with; empty without one, None where it is damaged."""
+    path = folder / "metrics" / "metrics"
+    if not path.parent.is_dir():
+        return {}
+    try:
+        found = json.loads(path.read_text())
+        return {"value": float(found["value"])} if found else {}
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
 
 
 def _any_process(here: bool) -> bool:

@@ -3,17 +3,20 @@
 `jit` is right nearly always: arrays are global, sharded over the axes of the mesh, and the compiler
 puts in the communication. `pmap` is right for plain replicated data parallelism where one wants to
 see the single reduction by name, or to compare with code that is written so. In current JAX it is a
-wrapper over jit and shard_map, so it is no faster, and every device holds all weights.
+wrapper over jit and shard_map, so it is no faster, and every device holds all weights. It takes no
+compiler options: in bfloat16 a policy and its reference agree under `jit` alone (`core.rounding`).
 """
 
 from collections.abc import Callable
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ftjax.core import mesh as meshes
+from ftjax.core import rounding
 
 AXIS = "data"
 EVENT = "/jax/core/compile/backend_compile_duration"
@@ -33,13 +36,18 @@ def programs() -> int:
     return len(_compiled)
 
 
-def jit(step: Callable, *, mesh, state) -> Callable:
+def jit(step: Callable, *, mesh, state, dtype=jnp.float32) -> Callable:
     """Compile `step(state, frozen, batch)` for global arrays; `state` is a tree of shardings.
+
+    dtype: the type of the computation, see `core.rounding`.
 
     The state is donated; the frozen arrays are neither donated nor returned. Output shardings are
     explicit: without them the second call would compile again.
     """
-    compiled = jax.jit(step, donate_argnums=0, out_shardings=(state, meshes.replicated(mesh)))
+    compiled = jax.jit(
+        step, donate_argnums=0, out_shardings=(state, meshes.replicated(mesh)),
+        compiler_options=rounding.compiler_options(dtype),
+    )  # fmt: skip
     return Compiled(compiled, mesh)
 
 

@@ -21,9 +21,9 @@ NAME = "digest.json"
 UNSIGNED = {NAME, "commit_success.txt", "_CHECKPOINT_METADATA"}
 
 
-def write(directory: pathlib.Path) -> None:
-    """Write `digest.json` for all files under `directory`, atomically."""
-    files.write_json(directory / NAME, {"sha256": _digests(directory)})
+def write(directory: pathlib.Path, **more) -> None:
+    """Write `digest.json` for all files under `directory`, atomically; `more` stands in it too."""
+    files.write_json(directory / NAME, {**more, "sha256": _digests(directory)})
 
 
 def problem(directory: pathlib.Path) -> tuple[str, str] | None:
@@ -44,6 +44,27 @@ def problem(directory: pathlib.Path) -> tuple[str, str] | None:
             size = (directory / name).stat().st_size
             return "digest", f"{name} ({size} bytes) has changed since it was written"
     return None
+
+
+def sign(path: pathlib.Path) -> None:
+    """Write the digest of one file beside it, to `<name>.sha256`."""
+    files.write_text(_beside(path), _sha256(path) + "\n")
+
+
+def file_problem(path: pathlib.Path) -> str | None:
+    """Compare a file with the digest beside it; None when it is unchanged, else a sentence."""
+    try:
+        expected = _beside(path).read_text().strip()
+    except OSError as error:
+        return f"its digest cannot be read ({error})"
+    same = _sha256(path) == expected
+    return (
+        None if same else f"{path.stat().st_size} bytes that have changed since they were written"
+    )
+
+
+def _beside(path: pathlib.Path) -> pathlib.Path:
+    return path.with_name(f"{path.name}.sha256")
 
 
 def quarantine(directory: pathlib.Path, *, reason: str) -> pathlib.Path:

@@ -1,8 +1,13 @@
 """The book-keeping of a run: read each step's metrics late, make rows of them, time the phases.
 
-A row holds the window's means, `tokens` (all seen so far), and under `time/` what depends on the
-machine: seconds a step, seconds waiting for data, evaluating and blocked by checkpoints, tokens a
-second, MFU = tokens/s * FLOPs per token / (devices * peak), memory.
+A row holds the window's means, `tokens` and `padding` (positions seen so far that are tokens, and
+those that are not), and under `time/` what depends on the machine: seconds a step, seconds waiting
+for data, evaluating and blocked by checkpoints, tokens a second, memory, and
+
+    MFU = tokens/s * FLOPs per token / (devices * peak)
+
+of tokens without padding, which is no work asked for. `mfu` counts all of attention, as PaLM does,
+`mfu_causal` the half that a causal mask leaves.
 """
 
 import contextlib
@@ -13,9 +18,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from ftjax.core import device
 from ftjax.core.mean import Mean
-from ftjax.train import device
-from ftjax.train.metrics import CLOCK, Writer
+from ftjax.report.writers import CLOCK, Writer
+from ftjax.train import flops
+from ftjax.train.vanish import Vanish
 from ftjax.train.window import Window
 
 PHASES = ("compile", "data", "eval", "checkpoint")
@@ -37,11 +44,13 @@ class Journal:
         writers: tuple[Writer, ...],
         log_every_steps: int,
         progress: dict | None = None,
-        flops_per_token: float | None = None,
+        flops_per_token: flops.Cost | None = None,
     ):
         """Start anew, or from the `progress` that `dump` gave."""
         progress = progress or {}
         self.tokens: int = progress.get("tokens", 0)
+        self.padding: int | None = progress.get("padding")  # None: the step does not count it
+        self.gradient = Vanish(progress.get("gradient"))
         self.unfinished: dict | None = progress.get("row")
         self.row: dict = {}
         self.seconds = dict.fromkeys(PHASES, 0.0)
@@ -64,6 +73,7 @@ class Journal:
     def push(self, step: int, metrics: dict, *, tokens: int, blame: Callable[[], str]) -> None:
         """Take the metrics of a step just sent to the devices; read those of the step before.
 
+        tokens: of the batch, padding included, which a metric `tokens` of the step tells apart.
         blame: tells the batch and the last good checkpoint, should the loss not be finite.
         """
         before, self._pending = self._pending, _Pending(step, metrics, tokens, blame)
@@ -87,23 +97,38 @@ class Journal:
 
     def dump(self, row: dict | None = None) -> dict:
         """Return the progress to save; `row` is one that still waits for its evaluations."""
-        return {"tokens": self.tokens, "window": self._window.dump(), "row": row}
+        counts = {"tokens": self.tokens, "padding": self.padding}
+        return counts | {
+            "gradient": self.gradient.dump(), "window": self._window.dump(), "row": row
+        }  # fmt: skip
 
     def _read(self, pending: _Pending, *, log: bool) -> dict:
-        metrics = jax.device_get(pending.metrics)
+        metrics = dict(jax.device_get(pending.metrics))
         loss = _value(metrics["loss"])
         if not np.isfinite(loss):
             raise FloatingPointError(
                 f"loop: step {pending.step}: got a loss of {loss}; expected a finite number; "
                 f"{pending.blame()}"
             )
+        tokens = self._count(metrics.pop("tokens", None), pending.tokens)
+        if "grad_norm" in metrics:
+            self.gradient.see(pending.step, _value(metrics["grad_norm"]))
         self._window.add(metrics)
-        self.tokens += pending.tokens
-        self._read_tokens += pending.tokens
+        self.tokens += tokens
+        self._read_tokens += tokens
         self._read_steps += 1
         if not log and pending.step % self._log_every_steps:
             return {}
-        return self._window.take() | {"tokens": self.tokens} | self._speed()
+        counts = {"tokens": self.tokens}
+        counts |= {} if self.padding is None else {"padding": self.padding}
+        return self._window.take() | counts | self._speed()
+
+    def _count(self, tokens: Any, positions: int) -> int:
+        """Return the tokens of a batch that are no padding, and add up what is."""
+        if tokens is None:
+            return positions
+        self.padding = (self.padding or 0) + positions - int(tokens)
+        return int(tokens)
 
     def _totals(self) -> dict[str, float]:
         counts = {"steps": self._read_steps, "tokens": self._read_tokens}
@@ -123,15 +148,15 @@ class Journal:
             "tokens_per_s": past["tokens"] / training,
             "memory_gib": device.peak_memory_bytes() / 2**30,
         }
-        mfu = self._mfu(numbers["tokens_per_s"])
-        numbers |= {} if mfu is None else {"mfu": mfu}
+        numbers |= self._mfu(numbers["tokens_per_s"])
         return {CLOCK + name: value for name, value in numbers.items()}
 
-    def _mfu(self, tokens_per_s: float) -> float | None:
+    def _mfu(self, tokens_per_s: float) -> dict[str, float]:
         peak = device.peak_flops()
         if peak is None or self._flops_per_token is None:
-            return None
-        return tokens_per_s * self._flops_per_token / (peak * jax.device_count())
+            return {}
+        share, cost = tokens_per_s / (peak * jax.device_count()), self._flops_per_token
+        return {"mfu": share * cost.full, "mfu_causal": share * cost.causal}
 
 
 def _value(metric: Any) -> float:

@@ -21,9 +21,10 @@ import jax
 import numpy as np
 
 from ftjax.core import tree
+from ftjax.report.writers import Writer
+from ftjax.train import flops
 from ftjax.train.checkpoint import CheckpointError, Checkpoints
 from ftjax.train.journal import Journal
-from ftjax.train.metrics import Writer
 from ftjax.train.stop import Stop
 
 Tree = Any
@@ -49,7 +50,9 @@ class Result(NamedTuple):
     """How a run ended.
 
     stopped: "done", "data ended", "SIGTERM" or "SIGINT".
-    row: the last logged numbers. tokens: all tokens seen. seconds: by phase, of this process.
+    row: the last logged numbers. tokens: all tokens seen, less padding. seconds: by phase, of this
+    process. padding: positions without a token, None where the step does not count them.
+    vanished: the step since which the gradient is zero, None where it is not; see `vanish`.
     """
 
     state: Any
@@ -58,6 +61,8 @@ class Result(NamedTuple):
     row: dict
     tokens: int
     seconds: dict[str, float]
+    padding: int | None = None
+    vanished: int | None = None
 
 
 @runtime_checkable
@@ -72,9 +77,13 @@ class Positioned(Protocol):
 
 
 def resume(
-    checkpoints: Checkpoints, state: Any, batches: Positioned, *, writers: Sequence[Writer] = ()
-) -> tuple[Any, dict | None]:
+    checkpoints: Checkpoints, state: Any, batches: Positioned, *, writers: Sequence[Writer] = (),
+    restart_data: bool = False,
+) -> tuple[Any, dict | None]:  # fmt: skip
     """Restore state, data position and log from the newest good checkpoint.
+
+    state: shapes, types and shardings of the one to restore, or such a state itself.
+    restart_data: leave the data at their beginning, whatever they were when it was saved.
 
     Returns (state, progress for `run`); the state as given and None where nothing was saved.
     """
@@ -85,7 +94,10 @@ def resume(
     progress = restored.data["progress"]
     # A row that still waits for its evaluations is written again, whole.
     _rewind(writers, restored.step - (progress["row"] is not None))
-    batches.restore(restored.data["batches"])
+    if restart_data:
+        sys.stderr.write(f"--restart_data: the data start afresh after step {restored.step}\n")
+    else:
+        batches.restore(restored.data["batches"])
     return restored.state, progress
 
 
@@ -107,8 +119,8 @@ def run(
     checkpoints: Checkpoints | None = None,
     save_every_steps: int | None = None,
     progress: dict | None = None,
-    flops_per_token: float | None = None,
-    count_tokens: Callable[[Any], int] = lambda batch: batch["tokens"].size,
+    flops_per_token: flops.Cost | None = None,
+    count_tokens: Callable[[Any], int] = lambda batch: batch["tokens"].size,  # and padding
 ) -> Result:
     """Train from `state.step` until step `until`, and return how it ended.
 
@@ -146,8 +158,12 @@ class _Keeper:
         self._position = self._batches.state() if known else None
         return self._position
 
-    def due(self, number: int) -> bool:
-        return bool(self._checkpoints and self._every_steps and number % self._every_steps == 0)
+    def due(self, number: int, *, evaluated: bool) -> bool:
+        """Return whether to save: where it is time, and where the metric to choose by is known."""
+        if self._checkpoints is None:
+            return False
+        is_time = bool(self._every_steps and number % self._every_steps == 0)
+        return is_time or (evaluated and (self._checkpoints.best or "").startswith("eval/"))
 
     def last(self) -> str:
         steps = self._checkpoints.steps() if self._checkpoints else []
@@ -221,9 +237,14 @@ class _Run:
                     self._visit(number, state)
         if number > first:
             self._end(number, state, stopped)
-        stopped = stopped or ("done" if number >= self._until else "data ended")
+        if stopped is None and number < self._until:
+            stopped = "data ended"
+            sys.stderr.write(f"data ended: after step {number} of {self._until}\n")
+        stopped = stopped or "done"
         journal = self._journal
-        return Result(state, number, stopped, journal.row, journal.tokens, journal.seconds)
+        vanished = journal.gradient.tell(number)
+        counts = dict(tokens=journal.tokens, padding=journal.padding, vanished=vanished)
+        return Result(state, number, stopped, journal.row, seconds=journal.seconds, **counts)
 
     def _fetch(self, number: int) -> tuple[Any, dict | None] | None:
         """Return the batch after step `number` and its position; None when there is no more."""
@@ -255,7 +276,8 @@ class _Run:
 
     def _visit(self, number: int, state: Any) -> None:
         """Evaluate and save where it is time; the last step belongs to `_end`."""
-        hooks, save = self._due(number), self._keeper.due(number)
+        hooks = self._due(number)
+        save = self._keeper.due(number, evaluated=bool(hooks))
         if not (hooks or save):
             return
         row = self._journal.catch_up() | self._call(hooks, number, state)

@@ -1,7 +1,7 @@
 """What an objective sees of a model: a policy that gives statistics of the tokens of a batch.
 
 A batch is [B,T], or [B,P,T] where answers belong together; every result has its leading axes. The
-reference of preference losses is another policy: see `ftjax.train.reference`.
+reference of preference losses is another policy: see `ftjax.train.reference_policy`.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from ftjax.core.mean import Mean
-from ftjax.ops import divergence
+from ftjax.ops import divergence, products
 from ftjax.ops import loss as losses
 
 
@@ -24,7 +24,6 @@ class Statistics(NamedTuple):
     mean_logit: jax.Array  # mean over the vocabulary, for label smoothing
     log_squares: jax.Array | None  # log sum_v p_v^2 where asked for; without gradient
     entropy: jax.Array | None = None  # of the distribution over the vocabulary, where asked for
-    aux: dict[str, Mean] | None = None  # the family's own "loss", such as load balancing, + metrics
 
 
 class Total(NamedTuple):
@@ -32,19 +31,23 @@ class Total(NamedTuple):
 
     value: jax.Array  # float32 scalar
     logp: jax.Array  # log p(target) [..., T-1], without gradient
-    aux: dict[str, Mean] | None
 
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """A model with parameters {"model": ..., "adapters": ..., maybe "head": ...}."""
+    """A model with parameters {"model": ..., "adapters": ..., maybe "head": ...}.
+
+    own_terms: where every forward pass leaves the family's own "loss" (such as the load balancing
+      of experts) and metrics, for whoever differentiates; None = they are not wanted.
+    """
 
     model: Any
     params: Any
     chunk: int
+    own_terms: list[dict[str, Mean]] | None = dataclasses.field(default=None, kw_only=True)
 
-    def states(self, batch, key=None) -> tuple[jax.Array, dict[str, Mean] | None]:
-        """Compute hidden states, leading axes made one, and the family's own terms or None."""
+    def hidden(self, batch, key=None) -> jax.Array:
+        """Compute final hidden states [..., T, D] of a batch, its leading axes made one."""
         tokens, positions, segments = (
             batch[name].reshape(-1, batch[name].shape[-1])
             for name in ("tokens", "positions", "segments")
@@ -53,11 +56,10 @@ class Policy:
             self.params["model"], tokens, positions_BT=positions, segments_BT=segments,
             adapters=self.params.get("adapters"), key=key, aux=True,
         )  # fmt: skip
-        return x, self.model.auxiliary_terms(aux, segments)
-
-    def hidden(self, batch, key=None) -> jax.Array:
-        """Compute final hidden states [..., T, D] of a batch, its leading axes made one."""
-        return self.states(batch, key)[0]
+        terms = self.model.auxiliary_terms(aux, segments)
+        if terms is not None and self.own_terms is not None:
+            self.own_terms.append(terms)
+        return x
 
     def head(self, x) -> tuple[jax.Array, float | None]:
         """Return the output embedding [V,D] in the type of hidden states, and the logits' cap."""
@@ -69,7 +71,7 @@ class Policy:
         temperature: float = 1.0,
     ) -> Statistics:  # fmt: skip
         """Score every token of the batch as the target of the position before it."""
-        x, aux = self.states(batch, key)
+        x = self.hidden(batch, key)
         w, cap = self.head(x)
         x, cap = x / temperature, None if cap is None else cap / temperature
         # All T positions go through, the last with a dummy target: T keeps its round size.
@@ -80,20 +82,20 @@ class Policy:
         of_logits = lambda f: back(losses.along(f, (x, w, cap), chunk=self.chunk))
         squared = back(losses.log_squares(x, w, chunk=self.chunk, cap=cap)) if squares else None
         entropies = of_logits(divergence.entropy) if entropy else None
-        return Statistics(back(logp), back(logz), back(mean_logit), squared, entropies, aux)
+        return Statistics(back(logp), back(logz), back(mean_logit), squared, entropies)
 
     def total(self, loss: Callable, batch, weights, key=None) -> Total:
         """Sum `weights * loss(log p, log Z, mean logit)` over the targets.
 
         The same number as from `statistics`, for less: see `ops.loss.total`.
         """
-        x, aux = self.states(batch, key)
+        x = self.hidden(batch, key)
         w, cap = self.head(x)
         targets = jnp.roll(batch["tokens"], -1, axis=-1).reshape(x.shape[:2])
         last = [(0, 0)] * (weights.ndim - 1) + [(0, 1)]
         own = jnp.pad(weights, last).reshape(x.shape[:2]).astype(jnp.float32)
         value, logp = losses.total(loss, x, w, targets, own, chunk=self.chunk, cap=cap)
-        return Total(value, logp.reshape(batch["tokens"].shape)[..., :-1], aux)
+        return Total(value, logp.reshape(batch["tokens"].shape)[..., :-1])
 
     def logps(self, batch, key=None) -> jax.Array:
         """Compute log p of every target [..., T-1]."""
@@ -109,25 +111,30 @@ class Policy:
     def scores(self, batch, key=None, *, head: str = "reward") -> jax.Array:
         """Apply a scalar head to every token [..., T], float32."""
         x = self.hidden(batch, key).astype(jnp.float32)
-        found = x @ self.params["head"][head].astype(jnp.float32)
+        found = products.einsum("BTD,D->BT", x, self.params["head"][head].astype(jnp.float32))
         return found.reshape(batch["tokens"].shape)
 
     def held(self, batch, key=None) -> "Held":
         """Compute the hidden states of a batch once, for all that is asked of it."""
-        return Held(self.model, self.params, self.chunk, self.states(batch, key))
+        return Held(self.model, self.params, self.chunk, self.hidden(batch, key))
 
     def without_adapters(self) -> "Policy":
         """Return the base policy: the same weights, adapters off."""
         return dataclasses.replace(self, params=self.params | {"adapters": None})
+
+    def without_gradient(self) -> "Policy":
+        """Return the same policy for what no gradient goes through."""
+        params = jax.lax.stop_gradient(self.params)
+        return dataclasses.replace(self, params=params, own_terms=None)
 
 
 @dataclasses.dataclass(frozen=True)
 class Held(Policy):
     """A policy whose hidden states of the batch are there already."""
 
-    found: tuple[jax.Array, dict[str, Mean] | None]
+    found: jax.Array
 
-    def states(self, batch, key=None) -> tuple[jax.Array, dict[str, Mean] | None]:
+    def hidden(self, batch, key=None) -> jax.Array:
         """Return what was found."""
         return self.found
 

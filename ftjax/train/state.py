@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ftjax.adapters import base as adapter_trees
+from ftjax.adapters.lib import protocol
 from ftjax.core import mesh as meshes
 from ftjax.core import tree
 from ftjax.ops import quantize
-from ftjax.optim import chain
 from ftjax.optim import ema as averages
+from ftjax.optim import optimizer
 
 
 class State(NamedTuple):
@@ -36,7 +36,7 @@ def split(params, patterns) -> tuple[Any, Any]:
       ValueError: a pattern matches nothing or what is quantised, or nothing would train.
     """
     _check_dense(params, patterns)
-    data = adapter_trees.frozen_paths(params.get("adapters") or {}, prefix="adapters")
+    data = protocol.frozen_paths(params.get("adapters") or {}, prefix="adapters")
     data |= {path for path in tree.paths(params) if path.startswith("reference/")}
     trainable, frozen = tree.partition(params, patterns, where="trainable", exclude=data)
     if not jax.tree.leaves(trainable):
@@ -69,7 +69,7 @@ def axes(model, params) -> dict:
     Adapters may be None; the heads are scalar ones, on the final hidden state.
     """
     adapters = params["adapters"]
-    inside = None if adapters is None else adapter_trees.axes(adapters, model.linears)
+    inside = None if adapters is None else protocol.axes(adapters, model.linears)
     own = {"model": quantize.axes(model.axes, params["model"]), "adapters": inside}
     return own | {"head": dict.fromkeys(params["head"], "D")} if "head" in params else own
 
@@ -85,5 +85,5 @@ def shardings(state: State, letters, tx, mesh) -> State:
     )  # fmt: skip
     params = meshes.shardings(holes, state.params, mesh)
     whole = meshes.replicated(mesh)
-    opt_state = chain.state_shardings(tx, state.params, params)
+    opt_state = optimizer.state_shardings(tx, state.params, params)
     return State(whole, params, opt_state, None if state.ema is None else params, whole)

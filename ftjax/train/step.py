@@ -6,6 +6,7 @@ devices) are added first, which needs no forward pass, then each microbatch cont
 total / that sum, and gradients only add.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 
 import jax
@@ -14,7 +15,7 @@ import optax
 
 from ftjax.core import rng, tree
 from ftjax.optim import ema as averages
-from ftjax.train import reference as references
+from ftjax.train import reference_policy
 from ftjax.train.policy import Policy
 from ftjax.train.state import State
 
@@ -23,7 +24,7 @@ def make_step(
     model, objective, tx, *, penalties: Mapping[str, Callable] | None = None,
     learning_rate: Callable | None = None, accumulate: int = 1, chunk: int = 64,
     ema_decay: float | None = None, reduce: Callable = lambda x: x,
-    shard_key: Callable = lambda key: key, reference: Callable = references.adapters_off,
+    shard_key: Callable = lambda key: key, reference: Callable = reference_policy.adapters_off,
 ) -> Callable:  # fmt: skip
     """Make `step(state, frozen, batch) -> (state, metrics)`.
 
@@ -36,11 +37,10 @@ def make_step(
       accumulate: into how many microbatches the batch is cut.
       chunk: positions per chunk of the log-probabilities.
       ema_decay: keep an exponential moving average of the trainables with this decay.
-      reduce: sums a tree over the devices of a mapped axis; under jit arrays are global.
-      shard_key: makes a key differ between such devices.
+      reduce: sums a tree over the devices of a mapped axis; shard_key makes a key differ there.
       reference: `(policy, batch) -> policy`, what preference losses compare with.
 
-    Metrics are `Mean`s and scalars; reading them is the loop's business.
+    Metrics are `Mean`s and scalars, `tokens` the batch's less its padding; the loop reads them.
     """
     options = dict(penalties=penalties, accumulate=accumulate, chunk=chunk, reference=reference)
     gradients = make_gradients(model, objective, **options)
@@ -51,6 +51,7 @@ def make_step(
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics["grad_norm"] = optax.tree.norm(grads)
+        metrics["tokens"] = reduce((batch["segments"] > 0).sum())
         if learning_rate is not None:
             metrics["learning_rate"] = learning_rate(state.step)
         ema = state.ema
@@ -63,15 +64,16 @@ def make_step(
 
 def make_gradients(
     model, objective, *, penalties: Mapping[str, Callable] | None = None, accumulate: int = 1,
-    chunk: int = 64, reference: Callable = references.adapters_off,
+    chunk: int = 64, reference: Callable = reference_policy.adapters_off,
 ) -> Callable:  # fmt: skip
     """Make `(trainable, frozen, batch, key, reduce) -> (gradients, metrics)` of the mean loss."""
 
     def outputs(trainable, frozen, batch, key):
         params = tree.combine(trainable, frozen)
-        policy = Policy(model, params, chunk)
-        fixed = Policy(model, jax.lax.stop_gradient(params), chunk)
-        return objective(policy, reference(fixed, batch), batch, key)
+        policy = Policy(model, params, chunk, own_terms=[])
+        fixed = policy.without_gradient()
+        metrics = objective(policy, reference(fixed, batch), batch, key)
+        return _with_own_terms(metrics, policy.own_terms)
 
     def gradients(trainable, frozen, batch, key, reduce):
         micro = (_cut(batch, accumulate), jax.random.split(key, accumulate))
@@ -111,6 +113,14 @@ def _penalise(result, penalties: Mapping[str, Callable], trainable, frozen):
     return jax.tree.map(jnp.add, result[0], own), result[1] | values
 
 
+def _with_own_terms(metrics: dict, found: list[dict]) -> dict:
+    """Add what the model's family adds to any loss: the mean over the passes that were made."""
+    if not found:
+        return metrics
+    own = functools.reduce(lambda a, b: {name: a[name] + b[name] for name in a}, found)
+    return metrics | own | {"loss": (*_terms(metrics), own["loss"])}
+
+
 def _terms(metrics) -> tuple:
     """The loss is one `Mean`, or a tuple of them to be added, each over its own weight."""
     loss = metrics["loss"]
@@ -127,8 +137,12 @@ def _cut(batch, count: int):
 
 
 def _sum_over(function: Callable, inputs):
-    """Add `function` of every slice of `inputs` along the first axis, one at a time."""
+    """Add `function` of every slice of `inputs` along the first axis, one at a time.
+
+    Sums of lower types are float32: the last of many small terms would round away.
+    """
     first = jax.eval_shape(lambda xs: function(jax.tree.map(lambda x: x[0], xs)), inputs)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), first)
+    wide = lambda leaf: jnp.promote_types(leaf.dtype, jnp.float32)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, wide(leaf)), first)
     add = lambda total, one: (jax.tree.map(jnp.add, total, function(one)), None)
     return jax.lax.scan(add, zeros, inputs)[0]

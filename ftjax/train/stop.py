@@ -5,9 +5,11 @@ the same step, so under `jax.distributed` the step is agreed by JAX's preemption
 hears SIGTERM itself; `jax.distributed.initialize` must then have run before.
 """
 
+import contextlib
 import signal
 import sys
 import threading
+from collections.abc import Callable, Iterator
 
 import jax
 from jax.experimental import multihost_utils
@@ -48,3 +50,30 @@ class Stop:
         self.reason = signal.Signals(number).name
         again = "; once more to leave at once" if number == signal.SIGINT else ""
         sys.stderr.write(f"\n{self.reason}: saving after this step{again}\n")
+
+
+@contextlib.contextmanager
+def leaving(has_checkpoint: Callable[[], bool]) -> Iterator[None]:
+    """Leave at SIGTERM with code 0 where a checkpoint exists, else with 143, running all cleanups.
+
+    For all of a run that is outside its loop, where `Stop` takes over: nothing there is worth
+    saving. Several processes stop together in the loop alone, see above.
+    """
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or jax.distributed.is_initialized()
+    ):
+        yield
+        return
+
+    def leave(number: int, frame) -> None:
+        saved = has_checkpoint()
+        what = "the last checkpoint stays" if saved else "no checkpoint was saved yet"
+        sys.stderr.write(f"\nSIGTERM: stopped; {what}\n")
+        raise SystemExit(0 if saved else 128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

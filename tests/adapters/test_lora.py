@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ftjax.adapters import base, lora, starts
+from ftjax.adapters import lora
+from ftjax.adapters.lib import inits
+from ftjax.adapters.lib import protocol as base
 from ftjax.models.base import Linear
 
 EQUATION = "BTNH,NHD->BTD"
@@ -57,7 +59,7 @@ def test_dropout_acts_on_the_low_rank_branch_with_a_key_only():
     np.testing.assert_allclose(zero_up.apply(EQUATION, x, W, keys[0]), base, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("init", starts.STARTS)
+@pytest.mark.parametrize("init", inits.STARTS)
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 def test_every_start_is_the_base(init, dropout):
     adapter = make(init=init, dropout=dropout)
@@ -83,14 +85,14 @@ def test_singular_triplets(init, kept):
 def test_the_first_step_of_lora_ga_is_the_gradient_s_best_cut():
     """To first order s (da b + a db), with da = s g b^T and db = s a^T g: cut to rank 2 R."""
     g = jax.random.normal(jax.random.key(5), (32, 16))
-    a, b = starts.lora_ga(g, 3)
+    a, b = inits.lora_ga(g, 3)
     moved = g @ b.T @ b + a @ a.T @ g
     u, s, v = np.linalg.svd(g, full_matrices=False)
     best = u[:, :6] * s[:6] @ v[:6]
-    np.testing.assert_allclose(moved, 16**0.5 / starts.GAMMA * best, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(moved, 16**0.5 / inits.GAMMA * best, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("init", starts.NEEDS)
+@pytest.mark.parametrize("init", inits.NEEDS)
 def test_around_found_factors_it_is_the_base_unless_declared_otherwise(init):
     method = make_method(init=init)
     blank = method.init(None, SITE, W, None)
@@ -99,15 +101,15 @@ def test_around_found_factors_it_is_the_base_unless_declared_otherwise(init):
     b = 0 * b if init == "eva" else b
     merged = method.init(None, SITE, W, (a, b)).merge(EQUATION, W)
     moved = jnp.abs(merged - W).max()
-    assert bool(moved > 0.1) == (init in starts.NOT_THE_BASE)
-    if init in starts.NOT_THE_BASE:  # the factors are those of the product, whatever the scale
+    assert bool(moved > 0.1) == (init in inits.NOT_THE_BASE)
+    if init in inits.NOT_THE_BASE:  # the factors are those of the product, whatever the scale
         product = jnp.einsum("NHR,RD->NHD", a, b)
         np.testing.assert_allclose(merged, W + product, rtol=1e-4, atol=1e-4)
 
 
 def test_ranks_go_where_the_energy_is():
     shares = {"x": jnp.array([[0.5, 0.1], [0.2, 0.1]]), "y": jnp.array([[0.9, 0.05]])}
-    kept = starts.redistribute(shares, 3)
+    kept = inits.redistribute(shares, 3)
     np.testing.assert_array_equal(kept["x"], [[True, False], [True, False]])
     np.testing.assert_array_equal(kept["y"], [[True, False]])
 

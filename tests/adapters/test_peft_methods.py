@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from ftjax.adapters import base, boft, fourierft, ia3, lokr, oft, peft, vera
+from ftjax.adapters import adalora, boft, fourierft, ia3, lokr, lora, oft, vera
+from ftjax.adapters.lib import protocol
+from ftjax.adapters.peft import io as peft
 from ftjax.models.base import Linear
 
 LINEARS = {
@@ -26,14 +28,14 @@ def adapters(method, *, paths=tuple(LINEARS)):
     weights = {}
     for path in paths:
         linear = LINEARS[path]
-        base.insert(weights, path, np.ones((linear.stack, *linear.shape), np.float32))
-    found = base.init(method, jax.random.key(0), LINEARS, weights, where=list(paths))
+        protocol.insert(weights, path, np.ones((linear.stack, *linear.shape), np.float32))
+    found = protocol.init(method, jax.random.key(0), LINEARS, weights, where=list(paths))
     move = lambda x: x + np.linspace(0.1, 1, x.size, dtype=np.float32).reshape(x.shape)
     result = {}
-    for path, adapter in base.sites(found).items():
+    for path, adapter in protocol.sites(found).items():
         data = {name: vars(adapter)[name] for name in adapter.FROZEN}
         moved = jax.tree.map(move, adapter)
-        base.insert(result, path, type(adapter)(**(vars(moved) | data)))
+        protocol.insert(result, path, type(adapter)(**(vars(moved) | data)))
     return result
 
 
@@ -79,7 +81,7 @@ def test_the_series_is_the_config_s(tmp_path):
     assert save(tmp_path / "out", found, block=4)["use_cayley_neumann"] is False
     change(tmp_path / "out", use_cayley_neumann=True)
     series = peft.load(tmp_path / "out", **GIVEN)
-    assert {x.terms for x in base.sites(series).values()} == {oft.TERMS}
+    assert {x.terms for x in protocol.sites(series).values()} == {oft.TERMS}
 
 
 def test_one_size_of_blocks_for_all(tmp_path):
@@ -127,3 +129,68 @@ def test_layers_with_other_numbers_of_frequencies_are_refused(tmp_path):
     save_file(tensors | {key: np.ascontiguousarray(tensors[key][:3])}, path)
     with pytest.raises(ValueError, match=r"FOURIERFT: got layers of one map that differ"):
         peft.load(tmp_path / "out", **GIVEN)
+
+
+def factors(size, factor):
+    """Walk through the divisors in rising order while their sum falls, as PEFT does."""
+    if factor > 0 and size % factor == 0:
+        return factor, size // factor
+    most = size if factor == -1 else factor
+    pair = (1, size)
+    for small in (n for n in range(2, size + 1) if size % n == 0):
+        if pair[0] >= pair[1] or small > most or small + size // small > sum(pair):
+            break
+        pair = (small, size // small)
+    return min(pair), max(pair)
+
+
+def test_lokr_splits_every_size_as_peft_does():
+    for size in range(1, 200):
+        for factor in (-1, *range(1, 40), size, 2 * size):
+            own = lokr.split(size, factor)
+            if factor > 0 and size % factor == 0:
+                assert own == (factor, size // factor)
+            assert own == factors(size, factor), (size, factor)
+            assert own[0] * own[1] == size
+
+
+def test_lokr_with_a_factor_above_the_root_of_the_size(tmp_path):
+    found = adapters(lokr.make(rank=2, alpha=2.0, factor=4), paths=["blocks/mlp/down"])
+    save(tmp_path / "out", found, rank=2, alpha=2.0, factor=4)
+    tensors = load_file(tmp_path / "out" / peft.WEIGHTS)
+    shapes = {name.rsplit(".", 1)[-1]: x.shape for name, x in tensors.items()}
+    assert shapes["lokr_w1"] == (4, 4)  # of 8 = 4 x 2 outputs and 12 = 4 x 3 inputs
+    jax.tree.map(np.testing.assert_array_equal, peft.load(tmp_path / "out", **GIVEN), found)
+
+
+@pytest.mark.parametrize("budget", [None, dict(tinit=3, tfinal=2)])
+def test_adalora_has_the_steps_without_which_peft_opens_no_file(budget, tmp_path):
+    hyper = {} if budget is None else dict(budget=budget)
+    config = save(tmp_path / "out", adapters(adalora.make(rank=2, alpha=2.0)), **hyper)
+    assert config["total_step"] > config["tinit"] + config["tfinal"]
+
+
+EMBED = {"embed": Linear("BTV,VD->BTD", (9, 8), None)}
+EMBED_NAMES = {"embed": "model.embed_tokens.weight"}
+
+
+def embedding(tmp_path, copy):
+    """Save a LoRA of an embedding as PEFT does, with a copy of the weight beside it."""
+    w = np.arange(72, dtype=np.float32).reshape(9, 8)
+    found = protocol.init(lora.make(rank=2, alpha=2.0), jax.random.key(0), EMBED, {"embed": w},
+                      where=["embed"])  # fmt: skip
+    own = dict(linears=EMBED, names=EMBED_NAMES)
+    peft.save(tmp_path / "out", found, base_model=None, **own)
+    path = tmp_path / "out" / peft.WEIGHTS
+    key = "base_model.model.model.embed_tokens.base_layer.weight"
+    save_file(load_file(path) | {key: copy(w)}, path)
+    return peft.load(tmp_path / "out", weights={"embed": w}, **own), found
+
+
+def test_a_copy_of_the_embedding_beside_its_adapter(tmp_path):
+    jax.tree.map(np.testing.assert_array_equal, *embedding(tmp_path, lambda w: w))
+
+
+def test_a_copy_of_another_embedding_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"base_layer\.weight, which differs"):
+        embedding(tmp_path, lambda w: w + 1)

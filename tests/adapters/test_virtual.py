@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ftjax.adapters import base, peft, prefix, prompt
+from ftjax.adapters import prefix, prompt
+from ftjax.adapters.lib import protocol
+from ftjax.adapters.peft import io as peft
 from ftjax.core import files
 
 SIZES = dict(V=11, D=4, L=3, K=2, H=5)
@@ -19,7 +21,7 @@ FILES = {
 
 
 def draw(method):
-    return base.init(method, jax.random.key(0), {}, {"embed": TABLE}, where="", sizes=SIZES)
+    return protocol.init(method, jax.random.key(0), {}, {"embed": TABLE}, where="", sizes=SIZES)
 
 
 def test_a_prompt_starts_as_tokens():

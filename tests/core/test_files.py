@@ -1,6 +1,7 @@
 """Tensor files with broken headers, names that lead elsewhere, and directories all or nothing."""
 
 import json
+import os
 import struct
 import tracemalloc
 
@@ -147,3 +148,21 @@ def test_complaints_name_everything():
     ]  # fmt: skip
     assert files.complaints(wanted, wanted | {"z": ()}, ignored={"z"}) == []
     assert files.listing(["x"] * 3, most=2) == "x; x; and 1 more"
+
+
+def test_names_are_on_the_disk_too(tmp_path, monkeypatch):
+    """A rename is lost in a power failure until the folder that holds the name is flushed."""
+    synced, fsync = [], os.fsync
+
+    def record(number):
+        synced.append(os.fstat(number).st_ino)
+        fsync(number)
+
+    monkeypatch.setattr(os, "fsync", record)
+    files.write_text(tmp_path / "a" / "x", "1")
+    assert synced[-1] == (tmp_path / "a").stat().st_ino
+    with files.publish(tmp_path / "b" / "out") as draft:
+        (draft / "deep").mkdir()
+        (draft / "deep" / "x").write_text("1")
+    assert synced[-1] == (tmp_path / "b").stat().st_ino
+    assert (tmp_path / "b" / "out" / "deep" / "x").stat().st_ino in synced

@@ -70,3 +70,11 @@ def test_mapping_gives_the_path():
 def test_sizes():
     arrays = {"a": np.zeros((2, 3), np.float32), "b": np.zeros(5, np.int8)}
     assert (tree.size_of(arrays), tree.bytes_of(arrays)) == (11, 29)
+
+
+def test_alternatives_in_braces():
+    assert tree.matches("**{norm,norm/*,bias}", "model/attn_norm")
+    assert tree.matches("**{norm,norm/*,bias}", "model/attn_norm/scale")
+    assert tree.matches("**{norm,norm/*,bias}", "model/q_bias")
+    assert not tree.matches("**{norm,norm/*,bias}", "model/norm/a/b")
+    assert not tree.matches("a,b", "a")

@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from ftjax.data import jsonl, rows
+from ftjax.data import rows
+from ftjax.data.sources import jsonl
 
 GOOD = {
     "text": {"text": "a whole sentence"},
@@ -25,8 +26,10 @@ def chat(*messages):
 
 # name: (kind, the bad line, reason to count by, field, what was found, words of the fix)
 BROKEN = {
-    "cut off JSON": ("prompt", '{"prompt": "a", "resp', "broken JSON", "(line)", "column", "jq -c"),
-    "two objects": ("text", '{"text": "a"} {"b": 1}', "broken JSON", "(line)", "Extra", "repair"),
+    "cut off JSON": ("prompt", '{"prompt": "a", "resp', "broken JSON", "(line)", 
+                     "a line that is cut off", "fetch"),
+    "two objects": ("text", '{"text": "a"} {"b": 1}', "broken JSON", "(line)", 
+                    "two JSON values", "jq -c ."),
     "array": ("text", '["a"]', "not an object", "(line)", "list ['a']", "jq -c '.[]'"),
     "number": ("text", "17", "not an object", "(line)", "int 17", "write {...}"),
     "latin-1": ("text", b'{"text": "caf\xe9"}', "invalid UTF-8", "(line)", "0xe9", "iconv"),
@@ -50,8 +53,8 @@ BROKEN = {
                          '[{"role"'),
     "no content": ("chat", chat(("user",), ("assistant", "b")), "wrong type",
                    "messages[0].content", "null", "write it as text"),
-    "from and value": ("chat", '{"messages": [{"from": "human", "value": "a"}]}', "bad message",
-                       "messages[0]", "dict", "'role' and 'content'"),
+    "no role": ("chat", '{"messages": [{"speaker": "human", "value": "a"}]}', "bad message",
+                "messages[0]", "dict", "'role' and 'content'"),
     "weight of a question": (
         "chat", '{"messages": [{"role": "user", "content": "a", "weight": 1}]}', "bad weight",
         "messages[0]", "user weight", "only assistant turns"),
@@ -59,6 +62,10 @@ BROKEN = {
                         "plain number"),
     "NaN weight": ("prompt", NAN, "bad weight", "weight", "nan", "plain number"),
 }  # fmt: skip
+
+
+# A row's weight has to be asked for; rows without one weigh 1.
+FIELDS = {"weight": "weight"}
 
 
 def write(path, lines):
@@ -79,7 +86,7 @@ def broken(request, tmp_path):
 def test_error_names_file_line_field_and_fix(broken):
     path, kind, (_, field, found, fix) = broken
     with pytest.raises(ValueError, match="got ") as error:
-        rows.check(jsonl.make(path=path), kind)
+        rows.check(jsonl.make(path=path), kind, fields=FIELDS)
     message = str(error.value)
     assert message.startswith(f"{path}:4: field {field!r}: got ")
     assert found in message
@@ -90,7 +97,7 @@ def test_error_names_file_line_field_and_fix(broken):
 
 def test_skip_leaves_it_out_and_counts_it(broken):
     path, kind, (reason, field, *_) = broken
-    found = rows.check(jsonl.make(path=path), kind, on_bad_row="skip")
+    found = rows.check(jsonl.make(path=path), kind, fields=FIELDS, on_bad_row="skip")
     assert [found.where(i) for i in range(len(found))] == [f"{path}:{n}" for n in (1, 2, 5)]
     counted = rows.count_bad(found.bad)
     assert counted["count"] == 1

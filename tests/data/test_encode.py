@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ftjax.data import encode
+from ftjax.data import chat, encode
 from ftjax.data.encode import Example
 
 
@@ -110,3 +110,18 @@ def test_truncation_that_leaves_no_target_is_counted():
 
 def test_a_first_token_alone_is_no_target():
     assert encode.fit(example(1), 4, overlong="truncate") == ([], {"no target left": 1})
+
+
+def test_nothing_ends_an_unfinished_response(bpe):
+    found = prompt(bpe, "2 + 2 =", " four", unfinished=True)
+    assert found.tokens.tolist() == bpe.encode("2 + 2 = four")
+    template = chat.find("chatml", bpe)
+    row = {"prompt": [dict(role="user", content="2 + 2")], "weight": 1.0}
+    row["response"] = [dict(role="assistant", content="four")]
+    whole, cut = (
+        encode.examples([row], bpe, template=template, unfinished=is_cut)[0].tokens.tolist()
+        for is_cut in (False, True)
+    )
+    assert whole[: len(cut)] == cut
+    assert bpe.decode(cut, skip_special_tokens=False).endswith("four")
+    assert len(whole) > len(cut)

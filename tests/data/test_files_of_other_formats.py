@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from ftjax.data import documents, parquet, rows, tfds
+from ftjax.data import rows
+from ftjax.data.sources import documents, parquet, tfds
 
 DATA = [
     {"prompt": f"question {n}", "response": f"answer é {n}", "tags": ["a", "b"]} for n in range(5)

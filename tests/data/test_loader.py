@@ -136,7 +136,8 @@ def test_state_of_other_batches_is_refused(make, change, told):
 @pytest.mark.parametrize("processes", [2, 4])
 def test_processes_share_the_same_global_batches(make, processes):
     whole = take(make(), 20)
-    parts = [make(process_index=p, process_count=processes) for p in range(processes)]
+    rows = np.split(np.arange(make().batch_size), processes)
+    parts = [make(local_rows=each) for each in rows]
     slices = zip(*(take(part, 20) for part in parts), strict=True)
     together = [{k: np.concatenate([s[k] for s in each]) for k in KEYS} for each in slices]
     assert_same(together, whole)
@@ -214,7 +215,7 @@ def test_mixture_draws_examples_by_share(path, bpe, tmp_path):
         ({"overlong": "keep"}, r"data\.overlong: got 'keep' with packing='bfd'"),
         ({"batch_size": 0}, r"data\.batch_size: got 0; expected a whole number above 0"),
         ({"seed": -1}, r"data\.seed: got -1; expected a whole number from 0 on"),
-        ({"process_count": 3}, r"data\.batch_size: got 4 over process 0 of 3"),
+        ({"local_rows": [3, 4]}, r"data\.batch_size: got 4 with the rows \[3, 4\]"),
         ({"kind": "promt"}, r"kind: got 'promt'.*did you mean 'prompt'"),
         ({"path": "nowhere.jsonl"}, r"data\.path: got 'nowhere\.jsonl'"),
     ],

@@ -18,7 +18,7 @@ def check(kind, *found, **options):
 
 
 def test_a_pair():
-    row = check("preference", PAIR | {"margin": 2, "weight": 0.5})[0]
+    row = check("preference", PAIR | {"margin": 2, "weight": 0.5}, fields={"weight": "weight"})[0]
     assert row == {
         "prompt": "Why?",
         "answers": [" Because.", " No."],

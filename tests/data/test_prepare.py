@@ -69,7 +69,7 @@ def test_rows_that_the_template_refuses(load):
     )
     source += "{% if add_generation_prompt %} {% endif %}"
     rows = [{"messages": TURNS}, {"messages": bad}, {"messages": TURNS}]
-    options = {"kind": "chat", "chat_template": source}
+    options = {"kind": "chat", "chat_template": source, "allow_no_stop": True}
     with pytest.raises(ValueError, match=r"train\.jsonl:2: field 'messages': .*no system.*skip"):
         load(rows, **options)
     data = load(rows, **options, on_bad_row="skip")

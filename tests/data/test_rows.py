@@ -44,7 +44,9 @@ def test_wrong_arguments(arguments, told):
 
 
 def test_weights_of_rows_and_messages():
-    assert check({"text": "a", "weight": 2}, "text")["weight"] == 2.0
+    asked = {"weight": "weight"}
+    assert check({"text": "a", "weight": 2}, "text", fields=asked)["weight"] == 2.0
+    assert check({"text": "a", "weight": None}, "text", fields=asked)["weight"] == 1.0
     assert check({"text": "a", "score": 0.5}, "text", fields={"weight": "score"})["weight"] == 0.5
     messages = [
         {"role": "user", "content": "a"},
@@ -57,6 +59,18 @@ def test_prompt_of_messages_takes_an_answer_as_text():
     prompt = [{"role": "user", "content": "a"}]
     found = check({"prompt": prompt, "chosen": "b"}, "prompt", fields={"response": "chosen"})
     assert found["response"] == [{"role": "assistant", "content": "b"}]
+
+
+def test_duplicates_are_counted_left_out_or_refused():
+    found = [{"text": "a", "id": 1}, {"text": "b", "id": 2}, {"text": "a", "id": 3}]
+    source = Rows(found, where=lambda i: f"x:{i + 1}")
+    kept = rows.check(source, "text")
+    assert (len(kept), kept.duplicates, kept.bad) == (3, 1, [])
+    left = rows.check(source, "text", on_duplicate="skip")
+    assert (len(left), left.duplicates) == (2, 1)
+    assert rows.count_bad(left.bad)["reasons"] == {"duplicate": 1}
+    with pytest.raises(ValueError, match=r"x:3: field '\(row\)': got the same as x:1; expected"):
+        rows.check(source, "text", on_duplicate="error")
 
 
 def test_empty_prompt_is_fine():

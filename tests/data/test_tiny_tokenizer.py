@@ -8,7 +8,8 @@ import tokenizers
 
 import ftjax
 from configs import pretrain_tiny
-from ftjax.data import embedded, relations, skills
+from ftjax.data.sources import embedded
+from ftjax.data.worlds import relations, skills
 from scripts import make_tokenizer
 
 FOLDER = pathlib.Path(ftjax.__file__).parent / "assets" / "tiny"

@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from ftjax.adapters import base as adapters
 from ftjax.adapters import lora
-from ftjax.models import llama
+from ftjax.adapters.lib import protocol
+from ftjax.models.families import llama
 from ftjax.ops import rope
 
 CONFIG = llama.Config(
@@ -44,7 +44,7 @@ def params(model):
 @pytest.fixture(scope="session")
 def adapted(model, params):
     init = lora.make(rank=2, alpha=8.0)
-    tree = adapters.init(
+    tree = protocol.init(
         init, jax.random.key(1), model.linears, params["model"], where=["blocks/**", "head"]
     )
     noisy = lambda x: x + 0.2 * jax.random.normal(jax.random.key(2), x.shape)

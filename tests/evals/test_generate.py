@@ -13,7 +13,7 @@ from ftjax.evals import generate
     ],
 )  # fmt: skip
 def test_normalisation(text, expected):
-    assert generate.normalize(text) == expected
+    assert generate.squad(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -31,13 +31,33 @@ def test_normalisation(text, expected):
     ],
 )
 def test_scores(text, reference, exact, f1):
-    assert generate.exact_match(text, reference) == exact
-    assert generate.f1(text, reference) == pytest.approx(f1)
-    assert generate.f1(reference, text) == pytest.approx(f1)
+    squad = dict(normalize="squad")
+    assert generate.exact_match(text, reference, **squad) == exact
+    assert generate.f1(text, reference, **squad) == pytest.approx(f1)
+    assert generate.f1(reference, text, **squad) == pytest.approx(f1)
+
+
+@pytest.mark.parametrize(
+    ("text", "reference", "exact", "f1"),
+    [("-3", "3", 0, 0), ("3.5", "35", 0, 0), ("o t k", "o t a k", 0, 6 / 7), ("", "a", 0, 0),
+     (" 3.5\n", "3.5", 1, 1), ("The cat", "the cat", 0, 0.5)],
+)  # fmt: skip
+def test_texts_are_compared_as_they_are_unless_asked(text, reference, exact, f1):
+    rows = [dict(prompt="p", answer=reference)]
+    found = generate.make(respond=lambda params, prompts: [text], rows=rows)(None)
+    assert found == dict(exact_match=exact, f1=pytest.approx(f1))
+
+
+def test_an_unknown_normalization_is_refused():
+    rows = [dict(prompt="p", answer="a")]
+    with pytest.raises(ValueError, match=r"normalize: got 'sqad'; .*did you mean 'squad'"):
+        generate.make(respond=None, rows=rows, normalize="sqad")
 
 
 def test_the_best_reference_counts():
-    found = generate.compare(["big cat", "x"], [["dog", "cat", "big cats"], ["y"]])
+    found = generate.compare(
+        ["big cat", "x"], [["dog", "cat", "big cats"], ["y"]], normalize="squad"
+    )
     np.testing.assert_array_equal(found["exact_match"], [0, 0])
     np.testing.assert_allclose(found["f1"], [2 / 3, 0])
 
@@ -55,7 +75,7 @@ def test_the_evaluator_hands_over_prompts_and_averages():
         seen.append((params, list(prompts)))
         return ["the cat", "hound", "a snowy owl", "ray"]
 
-    evaluate = generate.make(respond=respond, rows=rows)
+    evaluate = generate.make(respond=respond, rows=rows, normalize="squad")
     found = evaluate("params")
     assert seen == [("params", ["p0", "p1", rows[2]["prompt"], "p3"])]
     assert found == dict(exact_match=0.5, f1=pytest.approx((1 + 1 + 2 / 3) / 4))

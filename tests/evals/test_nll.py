@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from ftjax.core import mesh as meshes
-from ftjax.evals import base, nll
+from ftjax.evals import nll
+from ftjax.evals.lib import scoring
 
 
 def make_examples(count=7):
@@ -148,7 +149,7 @@ def test_longer_than_the_model_is_an_error(model, params):
 
 def test_batches_cover_every_example_once_and_pad_with_nothing():
     seen = []
-    for index, batch in base.batches(EXAMPLES, batch_size=3, most=64):
+    for index, batch in scoring.batches(EXAMPLES, batch_size=3, most=64):
         assert batch["tokens"].shape[0] == 3
         for row, i in enumerate(index):
             n = len(EXAMPLES[i][0])

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ftjax.evals import base, preference
+from ftjax.evals import preference
+from ftjax.evals.lib import scoring
 
 GENERATOR = np.random.default_rng(0)
 
@@ -31,7 +32,7 @@ def test_a_model_is_at_chance_against_itself(model, params):
 def test_the_ratio_is_that_of_sums(model, params):
     other = {"model": model.init(jax.random.key(1)), "adapters": None}
     got = make(model, beta=0.3, reference=lambda _: other).examples(params)
-    score = base.make_scorer(model, batch_size=4)
+    score = scoring.make_scorer(model, batch_size=4)
     for side, name in enumerate(("chosen", "rejected")):
         flat = [pair[side] for pair in PAIRS]
         wanted = 0.3 * (score(params, flat)[0] - score(other, flat)[0])
@@ -40,7 +41,7 @@ def test_the_ratio_is_that_of_sums(model, params):
 
 def test_likelihood_is_per_token(model, params):
     got = make(model, score="likelihood").examples(params)["chosen"]
-    logp, tokens = base.make_scorer(model, batch_size=4)(params, [pair[0] for pair in PAIRS])
+    logp, tokens = scoring.make_scorer(model, batch_size=4)(params, [pair[0] for pair in PAIRS])
     np.testing.assert_allclose(got, logp / tokens, rtol=1e-5)
 
 

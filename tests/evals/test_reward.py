@@ -3,11 +3,15 @@
 import numpy as np
 import pytest
 
-from ftjax.evals import base, reward
+from ftjax.evals import reward
+from ftjax.evals.lib import scoring
 from ftjax.sampling import rewards, text
 
 ROWS = [{"question": "one"}, {"prompt": "two and two"}]
-ANSWERS = [text.Answer([1, 5, 6], [7, 8, 2], "a b"), text.Answer([1, 9], [10, 2], "c")]
+ANSWERS = [
+    text.Answer([1, 5, 6], [7, 8, 2], "a b", finished=True),
+    text.Answer([1, 9], [10, 2], "c", finished=True),
+]
 SPECS = {
     "short": dict(name="length", most=1, weight=2.0),
     "silent": dict(name=f"{__name__}.silent"),
@@ -47,7 +51,7 @@ def test_a_reward_is_the_sum_of_what_is_said(model, params):
 def test_the_divergence_is_of_the_sampled_tokens_alone(model, params, adapted):
     evaluate, _ = make(model, base_of=lambda own: {**own, "adapters": None}, batch_size=2)
     assert evaluate(params)["kl"] == 0
-    score = base.make_scorer(model, batch_size=1)
+    score = scoring.make_scorer(model, batch_size=1)
     wanted = []
     for answer in ANSWERS:
         tokens = np.int32([*answer.prompt, *answer.tokens])

@@ -12,10 +12,12 @@ import pytest
 
 import ftjax
 from configs import common
-from experiments import running, settings
 from ftjax.core import mesh as meshes
-from ftjax.models import hf, llama
+from ftjax.models.families import llama
+from ftjax.models.hf import checkpoint
 from ftjax.ops import rope
+from ftjax.run import config as settings
+from ftjax.run import plan as running
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 ASSETS = pathlib.Path(ftjax.__file__).parent / "assets" / "tiny"
@@ -77,7 +79,7 @@ def lab(tmp_path_factory):
     """See `Lab`; made once."""
     root = tmp_path_factory.mktemp("lab")
     params = llama.make(CONFIG).init(jax.random.key(0))
-    hf.save(root / "base", params, family=llama, config=CONFIG)
+    checkpoint.save(root / "base", params, family=llama, config=CONFIG)
     for file in ASSETS.glob("tokenizer*.json"):
         shutil.copy(file, root / "base")
     said = lambda i: " it is" * (1 + i % 4)

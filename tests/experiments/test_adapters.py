@@ -7,15 +7,20 @@ import pytest
 import safetensors.numpy
 
 from configs import adapters_medical
-from experiments import running, settings, setup, workdirs
-from ftjax.adapters import base, methods, peft
+from ftjax.adapters.lib import protocol
+from ftjax.adapters.multi import catalogue
+from ftjax.adapters.peft import io as peft
 from ftjax.core import tree
+from ftjax.run import build as setup
+from ftjax.run import config as settings
+from ftjax.run import plan as running
+from ftjax.run import reader
 from ftjax.train.policy import Policy
 from tests.experiments.conftest import metrics
 
 
 @pytest.mark.parametrize(
-    "method", [*methods.names(), *adapters_medical.STARTS, *adapters_medical.BASE]
+    "method", [*catalogue.names(), *adapters_medical.STARTS, *adapters_medical.BASE]
 )
 def test_a_config_of_every_method_builds(method):
     config = adapters_medical.get_config(f"method={method},runlocal")
@@ -41,12 +46,12 @@ def test_a_displaced_start_trains_over_the_same_base(lab, pissa):
     ranks = {name: t.shape[0] for name, t in tensors.items() if name.endswith("lora_A.weight")}
     wanted = {name: 2 if ".mlp." in name else 4 for name in ranks}
     assert ranks == wanted
-    run = workdirs.load(pissa)
+    run = reader.load(pissa)
     again = peft.load(
         pissa / "export", linears=run.parts.model.linears, names=run.parts.family.NAMES
     )
     merged = (
-        base.merge(run.params["model"], adapters, run.parts.model.linears)
+        protocol.merge(run.params["model"], adapters, run.parts.model.linears)
         for adapters in (run.params["adapters"], again)
     )
     for ours, theirs in zip(*(tree.paths(m).values() for m in merged), strict=True):
@@ -69,7 +74,7 @@ def test_adalora_gives_ranks_up(lab, tmp_path):
 
 
 def test_a_new_task_on_top_of_a_past_one(lab, tmp_path, pissa):
-    past, run = str(pissa / "export"), workdirs.load(pissa)
+    past, run = str(pissa / "export"), reader.load(pissa)
     penalties = dict(apart=dict(name="past", weight=0.1))
     changes = {"adapter.past": (past,), "penalties": penalties}
     settings = lab.settings(**changes)

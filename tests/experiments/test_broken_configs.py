@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 
-from experiments import running
-from ftjax.adapters import peft
+from ftjax.adapters.peft import io as peft
 from ftjax.data import encode
+from ftjax.run import plan as running
 from ftjax.train import compile as compiling
 
 LONG = dict(name="jsonl", path="rows.jsonl", max_tokens=512)
@@ -71,6 +71,64 @@ BROKEN = {  # name: (changes, patterns that the message must match)
         [r"evals\.task\.group: got 'newer'; expected one of new, old; did you mean 'new'"]),
     "evaluation without data": (
         {"evals.task": dict(name="nll")}, [r"evals\.task: got the keys name; expected also data"]),
+    "clipping to nothing": (
+        {"optim.clip_norm": 0.0}, [r"optim\.clip_norm: got 0.0; expected above 0"]),
+    "clipping that turns the gradient": (
+        {"optim.clip_norm": -1}, [r"optim\.clip_norm: got -1.0; expected above 0"]),
+    "no learning rate": (
+        {"optim.learning_rate": -1e-3}, [r"optim\.learning_rate: got -0.001; expected above 0"]),
+    "infinite learning rate": (
+        {"optim.learning_rate": float("inf")}, [r"optim\.learning_rate: got inf; expected above"]),
+    "decay above one": ({"optim.b2": 1.5}, [r"optim\.b2: got 1.5; expected at least 0 and below"]),
+    "negative decay": ({"optim.b1": -0.1}, [r"optim\.b1: got -0.1; expected at least 0"]),
+    "growing weights": ({"optim.weight_decay": -0.1}, [r"optim\.weight_decay: got -0.1; expected"]),
+    "an average that stands still": (
+        {"ema_decay": 1.0}, [r"ema_decay: got 1.0; expected at least 0 and below 1"]),
+    "alpha of nothing": ({"adapter.alpha": 0.0}, [r"adapter\.alpha: got 0.0; expected above 0"]),
+    "negative alpha": ({"adapter.alpha": -8.0}, [r"adapter\.alpha: got -8.0; expected above 0"]),
+    "rank of nothing": ({"adapter.rank": 0}, [r"adapter\.rank: got 0; expected at least 1"]),
+    "rank above the width": (
+        {"adapter.rank": 1000}, [r"adapter\.rank: got 1000, above the width of every .* at most"]),
+    "dropout of everything": (
+        {"adapter.dropout": 1.0}, [r"adapter\.dropout: got 1.0; expected at least 0 and below 1"]),
+    "chunks of nothing": ({"model.chunk": 0}, [r"model\.chunk: got 0; expected at least 1"]),
+    "penalty below zero": (
+        {"penalties.o": dict(name="orthogonal", weight=-1.0)},
+        [r"penalties\.o\.weight: got -1.0; expected at least 0"]),
+    "warm-up beyond the end": (
+        {"optim.schedule": dict(name="constant", warmup_steps=9)},
+        [r"schedule\.warmup_steps: got 9; expected 0 to total_steps = 3"]),
+    "no epochs": ({"steps": None, "epochs": 0.0}, ["epochs: got 0.0; expected above 0"]),
+    "epochs beside steps": ({"epochs": 2.0}, ["steps: got 3 beside epochs"]),
+    "seed below zero": ({"seed.data": -1}, [r"seed\.data: got -1; expected at least 0"]),
+    "samples at a negative temperature": (
+        {"samples.temperature": -1.0}, [r"samples\.temperature: got -1.0; expected at least 0"]),
+    "data of no tokens": (
+        {"data.max_tokens": 0}, [r"data\.max_tokens: got 0; expected at least 1"]),
+    "a switch that is a text": (
+        {"data.shuffle": "no"}, [r"data\.shuffle: got 'no'; expected bool"]),
+    "a section that is a text": (
+        {"objective": "dpo"}, ["objective: got 'dpo'; expected a section"]),
+    "a typed section that is a text": (
+        {"checkpoint": 3}, ["checkpoint: got 3; expected a section"]),
+    "an evaluation that is a text": ({"evals.x": "nll"}, [r"evals: got .*a section.* at \['x'\]"]),
+    "groups that are no pairs": (
+        {"optim.groups": (("**/b", 16.0),)}, [r"optim\.groups: got .*at \[1\], got 16.0"]),
+    "groups of adapters that are no pairs": (
+        {"adapter.groups": ("blocks/**",)}, [r"adapter\.groups: got .* at \[0\]"]),
+    "no decay at numbers": ({"optim.no_decay": (1,)}, [r"optim\.no_decay: got .*str at \[0\]"]),
+    "sites that are numbers": ({"adapter.where": 3}, [r"adapter\.where: got 3; expected str"]),
+    "trainables that are numbers": (
+        dict(trainable=(1,)), [r"trainable: got .*str at \[0\], got 1"]),
+    "rows that are a text": (
+        {"evals.task": dict(name="nll", rows="all", data=LONG)},
+        [r"evals\.task\.rows: got 'all'; expected int"]),
+    "data of an evaluation that is a text": (
+        {"evals.task": dict(name="nll", data="x.jsonl")}, [r"evals\.task\.data: got 'x.jsonl'"]),
+    "temperature that is a text": (
+        {"samples.temperature": "hot"}, [r"samples\.temperature: got 'hot'; expected float"]),
+    "prompts that are one text": (
+        {"samples.prompts": "hello"}, [r"samples\.prompts: got 'hello'; expected a list of str"]),
     "unknown compiler": (dict(compile="pmp"), ["compile: got 'pmp'; expected one of jit, pmap"]),
     "pmap over shards": (
         {"compile": "pmap", "mesh.fsdp": 2}, ["compile: got 'pmap'.*'fsdp': 2.*use compile='jit'"]),
@@ -147,3 +205,11 @@ def test_a_key_of_another_evaluator_is_refused(lab):
     data = dict(name="embedded", domain="skills", split="test", rows=4)
     changes = {"evals.task": dict(name="nll", data=data, max_new_tokens=4)}
     assert "evals.task.max_new_tokens: unknown key" in complaint(lab, changes)
+
+
+@pytest.mark.parametrize("name", ["nll", "generate"])
+def test_data_of_an_evaluation_are_refused_under_its_name(lab, tmp_path, name):
+    path = tmp_path / "held.jsonl"
+    path.write_text('{"prompt": "a", "respond": "b"}\n' if name == "nll" else "{\n")
+    changes = {"evals.task": dict(name=name, data=dict(name="jsonl", path=str(path)))}
+    assert complaint(lab, changes).startswith(f"evals.task.data: {path}:1: ")

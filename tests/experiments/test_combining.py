@@ -6,14 +6,15 @@ import sys
 import jax
 import numpy as np
 
-from experiments import exporting
-from ftjax.adapters import base, peft
+from ftjax.adapters.lib import protocol
+from ftjax.adapters.peft import io as peft
+from ftjax.run import export as exporting
 from tests.experiments.conftest import ROOT, environment
 from tests.experiments.test_export import drawn
 
 
 def combine(*arguments):
-    command = [sys.executable, "-m", "experiments.combine", *map(str, arguments)]
+    command = [sys.executable, "-m", "experiments.merge_adapters", *map(str, arguments)]
     return subprocess.run(
         command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
     )
@@ -31,7 +32,7 @@ def test_two_adapters_become_one(lab, tmp_path):
     assert done.returncode == 0, done.stderr
     linears = parts.model.linears
     own = dict(linears=linears, names=parts.family.NAMES)
-    merged = lambda tree: base.merge(params["model"], tree, linears)["blocks"]["mlp"]["up"]
+    merged = lambda tree: protocol.merge(params["model"], tree, linears)["blocks"]["mlp"]["up"]
     got = merged(peft.load(tmp_path / "out", **own))
     start = params["model"]["blocks"]["mlp"]["up"]
     a, b = (merged(found["adapters"]) - start for found in (params, halved))

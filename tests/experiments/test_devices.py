@@ -7,9 +7,10 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import running, saving
 from ftjax.core import mesh as meshes
 from ftjax.core import tree
+from ftjax.run import plan as running
+from ftjax.run import saved_state
 from ftjax.train import loop
 from ftjax.train import state as states
 from tests.experiments.conftest import metrics
@@ -165,7 +166,7 @@ def advance(settings, workdir, until):
     state, frozen = running.arrays(plan)
     batches, writers = running.Batches(plan.loader, plan.parts.mesh), running.writers_of(
         settings, workdir)  # fmt: skip
-    with saving.open_checkpoints(plan.parts, workdir) as checkpoints:
+    with saved_state.open_checkpoints(plan.parts, workdir) as checkpoints:
         state, progress = loop.resume(checkpoints, state, batches, writers=writers)
         result = loop.run(
             running.compiled_step(plan), state, frozen, batches, until=until, log_every_steps=1,

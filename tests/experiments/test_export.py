@@ -12,11 +12,14 @@ import pytest
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer, models
 
-from experiments import bases, exporting, settings, setup
-from ftjax.adapters import base as adapter_trees
-from ftjax.adapters import peft
+from ftjax.adapters.lib import protocol
+from ftjax.adapters.peft import io as peft
 from ftjax.core import tree
-from ftjax.models import hf
+from ftjax.models.hf import checkpoint as hf
+from ftjax.run import bases
+from ftjax.run import build as setup
+from ftjax.run import config as settings
+from ftjax.run import export as exporting
 from tests.experiments.conftest import ROOT, environment
 
 TOKENS = np.arange(1, 25, dtype=np.int32).reshape(2, 12)
@@ -123,7 +126,7 @@ def test_a_model_comes_with_all_that_transformers_reads(written, lab):
 def test_merging_rounds_once(lab, tmp_path):
     parts, params = drawn(lab)
     half = params | {"model": jax.tree.map(lambda x: x.astype(jnp.bfloat16), params["model"])}
-    exporting.write(parts, half, tmp_path / "bf16", form="model")
+    exporting.write(parts, half, tmp_path / "bf16", form="model", dtype="bfloat16")
     exporting.write(parts, half, tmp_path / "f32", form="model", dtype="float32")
     rounded, exact = (load_file(tmp_path / name / hf.WEIGHTS) for name in ("bf16", "f32"))
     for name, tensor in exact.items():
@@ -186,7 +189,7 @@ def test_names_and_fields_are_those_of_peft(golden, lab, tmp_path, case):
     parts = setup.build(lab.settings(**{"model.base": str(base)} | changes))
     how = dict(linears=parts.model.linears, names=parts.family.NAMES)
     params = {"model": {}, "adapters": peft.load(folder, **how)}
-    assert adapter_trees.sites(params["adapters"])
+    assert protocol.sites(params["adapters"])
     exporting.write(parts, params, tmp_path / "out")
     found, wanted = (load_file(where / peft.WEIGHTS) for where in (tmp_path / "out", folder))
     assert found.keys() == wanted.keys()

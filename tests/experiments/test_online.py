@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from configs import common
-from experiments import answers, rollouts, settings
+from ftjax.rl import rollout, rollout_batch
+from ftjax.run import config as settings
 from tests.experiments.conftest import LONGEST_S, ROOT, environment, finish, metrics
 
 CONFIG = """
@@ -97,17 +98,17 @@ def plain(lab, **changes):
 )  # fmt: skip
 def test_wrong_configs_are_refused(changes, told, lab):
     with pytest.raises(ValueError, match=told):
-        rollouts.check(plain(lab, **changes))
+        rollout.check(plain(lab, **changes))
 
 
 def test_a_config_that_samples_nothing_is_refused(lab):
     with pytest.raises(ValueError, match="rollout: got none; expected a section"):
-        rollouts.check(lab.settings())
+        rollout.check(lab.settings())
 
 
 def test_arrays_survive_json():
     for array in (np.float32([[np.nan, 1e-38], [3, -0.0]]), np.arange(6, dtype=np.int32)):
-        found = answers.unpack(json.loads(json.dumps(answers.pack(array))))
+        found = rollout_batch.unpack(json.loads(json.dumps(rollout_batch.pack(array))))
         assert found.dtype == array.dtype
         np.testing.assert_array_equal(found, array)
 
@@ -118,7 +119,7 @@ def test_one_device_and_eight_learn_the_same(lab, tmp_path, use_devices):
         use_devices(devices)
         short = {"rewards.short": dict(name="length", most=6, unit="characters")}
         chosen = plain(lab, objective=dict(name="ppo"), **short, **{"rollout.epochs": 2})
-        rollouts.train(chosen, tmp_path / str(devices))
+        rollout.train(chosen, tmp_path / str(devices))
         found[devices] = metrics(tmp_path / str(devices))
     assert len(found[1]) == len(found[8]) == 3
     for one, eight in zip(found[1], found[8], strict=True):

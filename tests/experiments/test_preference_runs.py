@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from experiments import references, running, workdirs
+from ftjax.run import plan as running
+from ftjax.run import reader, reference
 from tests.experiments import conftest
 
 PAIRS = dict(name="judged", domain="skills", skills="count", rows=24)
@@ -50,7 +51,7 @@ def test_a_cached_reference_trains_the_same_and_is_computed_once(lab, work, tmp_
     first = conftest.train(preferring(lab, **cached), tmp_path / "first")
     np.testing.assert_allclose(losses(first), losses(work), rtol=1e-5)
     assert len(list((tmp_path / "kept").glob("*.npy"))) == 1
-    monkeypatch.setattr(references, "_logps", None)  # would fail if it were called
+    monkeypatch.setattr(reference, "_logps", None)  # would fail if it were called
     again = conftest.train(preferring(lab, **cached), tmp_path / "again")
     assert losses(again) == losses(first)
 
@@ -69,7 +70,7 @@ def test_a_reward_head_trains_and_is_exported(lab, tmp_path):
     (head,) = load_file(found / "export" / "reward_head.safetensors").values()
     assert head.shape == (1, conftest.CONFIG.dim)
     assert np.abs(head).max() > 0
-    loaded = workdirs.load(found)
+    loaded = reader.load(found)
     np.testing.assert_array_equal(loaded.params["head"]["reward"], head[0])
     assert not np.any(loaded.base["head"]["reward"])
 
@@ -85,6 +86,18 @@ WRONG = {
         r"reference\.name: got 'frozen', which objective .*orpo.* does not use",
     ),
     "a base that nothing reads": ({"reference.base": "x"}, r"reference\.base: got 'x' with name="),
+    "a folder that nothing writes to": (
+        {"reference.folder": "x"},
+        r"reference\.folder: got 'x' with name='adapters_off'",
+    ),
+    "coupled rows that are parted": (
+        {"objective": dict(name="dpo", loss="aot"), "accumulate": 2},
+        r"accumulate: got 2 for objective 'dpo', whose loss of a row depends on the other rows",
+    ),
+    "rewards of a run that reads data": (
+        {"rewards": {"exact": dict(name="exact")}},
+        "rewards: got a section that nothing reads",
+    ),
     "data of another kind": (
         {"data": dict(PAIRS, kind="unpaired", max_tokens=64)},
         r"data\.kind: got data of kind 'unpaired' for .*dpo; expected 'preference'",

@@ -12,8 +12,18 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from experiments import describing, running, settings, workdirs
 from ftjax.core import tree
+from ftjax.run import (
+    config as settings,
+)
+from ftjax.run import (
+    dry_run,
+    mask_page,
+    reader,
+)
+from ftjax.run import (
+    plan as running,
+)
 from ftjax.train import compile as compiling
 from tests.experiments.conftest import metrics, train
 
@@ -61,8 +71,8 @@ def test_an_average_is_kept_evaluated_and_exported(lab, tmp_path, plain):
     averaged = lab.run("ema", tmp_path, ema_decay=0.5)
     assert metrics(averaged)[-1]["loss"] == pytest.approx(metrics(plain)[-1]["loss"], rel=1e-5)
     assert differ(adapter(averaged), adapter(plain))
-    steps = [workdirs.load(plain, checkpoint=str(step)).params["adapters"] for step in (1, 2, 3)]
-    own = tree.paths(workdirs.load(averaged).params["adapters"])
+    steps = [reader.load(plain, checkpoint=str(step)).params["adapters"] for step in (1, 2, 3)]
+    own = tree.paths(reader.load(averaged).params["adapters"])
     first = [tree.paths(each) for each in steps]
     for path, leaf in own.items():
         if path.endswith("/b"):  # starts at 0: 0.5 x3 + 0.25 x2 + 0.125 x1
@@ -82,7 +92,7 @@ def test_options_of_the_loss_change_the_loss_and_not_the_first_nll(lab, tmp_path
 def test_an_exported_adapter_is_a_start(lab, tmp_path, plain):
     again = lab.settings(adapter_from=str(plain / "export"))
     state, _ = running.arrays(running.plan(again))
-    end = workdirs.load(plain).params["adapters"]
+    end = reader.load(plain).params["adapters"]
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6),
         tree.paths(state.params["adapters"]),
@@ -99,7 +109,7 @@ def test_an_exported_adapter_is_a_start(lab, tmp_path, plain):
 def test_a_dry_run_shows_what_would_happen(lab, kind):
     out = io.StringIO()
     plan = running.plan(lab.settings(compile=kind))
-    describing.show(plan, stream=out)
+    dry_run.show(plan, stream=out)
     text = out.getvalue()
     config, _ = json.JSONDecoder().raw_decode(text)
     assert settings.read(config).steps == 3
@@ -108,6 +118,18 @@ def test_a_dry_run_shows_what_would_happen(lab, kind):
     assert re.search(r"weights, frozen +\d+\.\d+ GiB a device", text)
     assert re.search(r"temporary on cpu +\d", text)
     assert re.search(r"Q: what is \d+\?\nA:⟦( it is)+ \d+\n(<[^>]+>)?⟧", text)
+
+
+def test_a_page_shows_what_is_learned(lab, tmp_path):
+    rows = [{"prompt": "a < b\n", "response": "\nso & so"}, {"prompt": "c:", "response": "d"}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    plan = running.plan(lab.settings(**{"data.path": str(tmp_path / "rows.jsonl")}))
+    assert mask_page.write(plan, count=1, path=tmp_path / "run" / "mask.html") == 1
+    page = (tmp_path / "run" / "mask.html").read_text()
+    assert re.search(r"<pre>\na &lt; b\n<mark>\nso &amp; so(&lt;[^<]+)?</mark></pre>", page)
+    assert "1 shown of 2 examples; 2 of 2 learned turns end in a stop token" in page
+    assert mask_page.write(plan, count=9, path=tmp_path / "mask.html") == 2
+    assert "http" not in page
 
 
 def test_bad_rows_are_skipped_and_reported(lab, tmp_path):

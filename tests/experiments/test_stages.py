@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import judging, rollouts, workdirs
+from ftjax.rl import rollout
+from ftjax.run import reader, reward_model
 from tests.experiments.conftest import LONGEST_S, ROOT, environment, metrics, train
 from tests.experiments.test_online import plain
 
@@ -28,11 +29,11 @@ def judge(lab):
 
 
 def test_it_scores_answers_as_the_pairs_it_learned_from(judge):
-    mix = judging.make({"learned": dict(name="model", workdir=str(judge))})
+    mix = reward_model.make({"learned": dict(name="model", workdir=str(judge))})
     texts = [row[side] for row in PAIRS for side in ("chosen", "rejected")]
     found = mix(texts, [row for row in PAIRS for _ in range(2)]).values_BF.reshape(-1, 2)
     assert (found[:, 0] > found[:, 1]).mean() > 0.9
-    run = workdirs.load(judge)
+    run = reader.load(judge)
     tokenizer, model = run.parts.tokenizer, run.parts.model
     ids = [*tokenizer.encode(PAIRS[3]["prompt"] + PAIRS[3]["chosen"]), tokenizer.eos_id]
     tokens = jnp.asarray([ids])
@@ -47,10 +48,10 @@ def test_it_scores_answers_as_the_pairs_it_learned_from(judge):
 def test_it_says_what_a_reward_model_is(judge, lab, trained, tmp_path):
     spec = lambda folder: {"learned": dict(name="model", workdir=str(folder))}
     with pytest.raises(ValueError, match=r"which has no config\.json"):
-        rollouts.check(plain(lab, rewards=spec(tmp_path)))
+        rollout.check(plain(lab, rewards=spec(tmp_path)))
     with pytest.raises(ValueError, match="objective is 'sft'; expected a run that trains a reward"):
-        rollouts.check(plain(lab, rewards=spec(trained.workdir)))
-    rollouts.check(plain(lab, rewards=spec(judge)))
+        rollout.check(plain(lab, rewards=spec(trained.workdir)))
+    rollout.check(plain(lab, rewards=spec(judge)))
 
 
 def test_a_policy_learns_from_it_and_is_measured_on_held_out_prompts(judge, lab, tmp_path):
@@ -59,7 +60,7 @@ def test_a_policy_learns_from_it_and_is_measured_on_held_out_prompts(judge, lab,
         "rewards": {"learned": dict(name="model", workdir=str(judge))}, "evals": {"held": held},
         "objective": dict(name="ppo"), "batch_size": 8, "steps": 2,
     }  # fmt: skip
-    rollouts.train(plain(lab, **changes), tmp_path / "run")
+    rollout.train(plain(lab, **changes), tmp_path / "run")
     rows = metrics(tmp_path / "run")
     first, last = (row for row in rows if "eval/held/reward" in row)
     assert first["eval/held/kl"] == 0

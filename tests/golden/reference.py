@@ -8,15 +8,15 @@ import pathlib
 import jax
 import numpy as np
 
-from ftjax.adapters import peft
+from ftjax.adapters.peft import io as peft
 from ftjax.core import tree
-from ftjax.models import hf
+from ftjax.models.hf import checkpoint
 from ftjax.objectives import sft
 from ftjax.train import state as states
 from ftjax.train.policy import Held, Policy
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-SUPPORTED = frozenset(hf.families())
+SUPPORTED = frozenset(checkpoint.families())
 CHUNK = 7  # does not divide the rows' length
 
 
@@ -47,9 +47,9 @@ def id_of(path) -> str:
 @functools.cache
 def base(directory):
     """Read a golden model once: (family, model, params)."""
-    family, config = hf.config_of(directory)
+    family, config = checkpoint.config_of(directory)
     model = family.make(config)
-    return family, model, hf.load(directory, model, names=family.NAMES)
+    return family, model, checkpoint.load(directory, model, names=family.NAMES)
 
 
 def io(path) -> dict[str, np.ndarray]:
@@ -85,7 +85,7 @@ def evaluate(model, path, params, batch):
     def outputs(part):
         own = tree.combine(part, frozen)
         x = Policy(model, own, CHUNK).hidden(batch)
-        policy = Held(model, own, CHUNK, (x, None))
+        policy = Held(model, own, CHUNK, x)
         logits = model.logits(own["model"], x, adapters=own["adapters"])
         loss = objective(policy, policy, batch, None)["loss"].value()
         return loss, dict(loss=loss, logp=policy.logps(batch), logits=logits, hidden=x)

@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from ftjax.adapters import base, ln_tuning, peft, whole
+from ftjax.adapters.lib import protocol
+from ftjax.adapters.peft import base_modules as whole
+from ftjax.adapters.peft import io as peft
+from ftjax.adapters.peft import ln_tuning
 from ftjax.core import tree
-from ftjax.models import hf
+from ftjax.models.hf import checkpoint
 from tests.golden import reference
 
 
@@ -92,7 +95,7 @@ def test_logits(folder, results):
 def test_what_changes_no_weight_does_not_merge(folder):
     model, params = load(folder)
     with pytest.raises(ValueError, match="has to stay an adapter"):
-        base.merge(params["model"], params["adapters"], model.linears)
+        protocol.merge(params["model"], params["adapters"], model.linears)
     assert "merged_logits" not in reference.io(folder)
 
 
@@ -100,7 +103,7 @@ def test_what_changes_no_weight_does_not_merge(folder):
 def test_merged_logits_and_weights(folder, results):
     seen = results[folder][0]
     model, params = load(folder)
-    merged = base.merge(params["model"], params["adapters"], model.linears)
+    merged = protocol.merge(params["model"], params["adapters"], model.linears)
     io = reference.io(base_of(folder))
     batch = reference.batch_of(io["input_ids"], io["attention_mask"])
     x = model.hidden(
@@ -116,7 +119,7 @@ def test_merged_logits_and_weights(folder, results):
 
 
 def check_merged_weights(folder, model, merged):
-    stored = hf.stored(model, reference.base(base_of(folder))[0].NAMES)
+    stored = checkpoint.stored(model, reference.base(base_of(folder))[0].NAMES)
     arrays = {path: np.asarray(leaf) for path, leaf in tree.paths(merged).items()}
     ours = {
         name: s.layout.to_torch(arrays[path][index])
@@ -161,7 +164,7 @@ def whole_gradients(folder):
 def by_tensor(folder, adapters):
     """Name and shape the arrays of an adapter tree as PEFT does, without finding true ranks."""
     family, model, _ = reference.base(base_of(folder))
-    settings, found = peft.settings_of(folder), base.sites(adapters)
+    settings, found = peft.settings_of(folder), protocol.sites(adapters)
     result = dict(settings.method.to_torch_once(found))
     for m in settings.targeted(peft.modules(model.linears, family.NAMES)):
         own = peft.of_layer(found[m.path], m.layer)
@@ -232,17 +235,17 @@ def delta_weights(folder):
 def check_residual(folder, model, weights, adapters):
     """Without a and b there is the base that PEFT trains such an adapter on."""
     start = lambda x: dataclasses.replace(x, a=0 * x.a)
-    found = {path: start(adapter) for path, adapter in base.sites(adapters).items()}
+    found = {path: start(adapter) for path, adapter in protocol.sites(adapters).items()}
     residual = {}
     for path, adapter in found.items():
-        base.insert(residual, path, adapter)
-    merged = tree.paths(base.merge(weights, residual, model.linears))
+        protocol.insert(residual, path, adapter)
+    merged = tree.paths(protocol.merge(weights, residual, model.linears))
     wanted, names = (
         load_file(folder / "residual_base.safetensors"),
         reference.base(base_of(folder))[0].NAMES,
     )
     for path in found:
-        plan = hf.stored(model, names)[path]
+        plan = checkpoint.stored(model, names)[path]
         for index, name in plan.names():
             ours = plan.layout.to_torch(np.asarray(merged[path][index]))
             np.testing.assert_allclose(ours, wanted[name], rtol=1e-4, atol=1e-5, err_msg=name)

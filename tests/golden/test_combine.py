@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from ftjax.adapters import base, combine, peft
+from ftjax.adapters.lib import protocol
+from ftjax.adapters.multi import merging
+from ftjax.adapters.peft import io as peft
 from ftjax.core import tree
 from tests.golden import reference
 from tests.golden.test_adapters import base_of
@@ -33,9 +35,9 @@ def test_there_are_combinations(golden):
 def test_a_combination(folder, name):
     meta, source, family, model, params, found = read(folder)
     options = {NAMES[key]: value for key, value in meta["specs"][name].items()}
-    kind = next(k for k in sorted(combine.KINDS, key=len, reverse=True) if name.startswith(k))
-    made = combine.adapters(found, meta["weights"], kind=kind, linears=model.linears, **options)
-    merged = base.merge(params, made, model.linears)
+    kind = next(k for k in sorted(merging.KINDS, key=len, reverse=True) if name.startswith(k))
+    made = merging.adapters(found, meta["weights"], kind=kind, linears=model.linears, **options)
+    merged = protocol.merge(params, made, model.linears)
     io, inputs = reference.io(folder), reference.io(source)
     batch = reference.batch_of(inputs["input_ids"], inputs["attention_mask"])
     x = model.hidden(
@@ -55,7 +57,7 @@ def test_a_combination(folder, name):
 @pytest.mark.parametrize("folder", FOLDERS, ids=reference.id_of)
 def test_both_active_is_the_sum(folder):
     _, source, _, model, params, found = read(folder)
-    made = combine.adapters(found, [1.0] * len(found), kind="cat", linears=model.linears)
+    made = merging.adapters(found, [1.0] * len(found), kind="cat", linears=model.linears)
     inputs = reference.io(source)
     batch = reference.batch_of(inputs["input_ids"], inputs["attention_mask"])
     x = model.hidden(

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from ftjax.adapters import fourierft, peft, vera
+from ftjax.adapters import fourierft, vera
+from ftjax.adapters.peft import io as peft
 from tests.golden import reference
 
 

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from ftjax.adapters import ln_tuning, peft
+from ftjax.adapters.peft import io as peft
+from ftjax.adapters.peft import ln_tuning
 from ftjax.core import tree
-from ftjax.models import hf
+from ftjax.models.hf import checkpoint
 from tests.golden import reference
 
 FOLDERS = [
@@ -20,7 +21,7 @@ each = pytest.mark.parametrize("folder", FOLDERS, ids=reference.id_of)
 def load(folder):
     config = reference.read(folder / peft.CONFIG)
     source = reference.folder() / config["base_model_name_or_path"]
-    if reference.read(source / hf.CONFIG)["model_type"] not in reference.SUPPORTED:
+    if reference.read(source / checkpoint.CONFIG)["model_type"] not in reference.SUPPORTED:
         pytest.skip("of a family that has no file yet")
     family, model, params = reference.base(source)
     given = dict(linears=model.linears, names=family.NAMES)

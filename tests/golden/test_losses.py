@@ -14,20 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ftjax.objectives import (
-    bco,
-    contrast,
-    cpo,
-    dft,
-    dpo,
-    kto,
-    orpo,
-    pairs,
-    reward,
-    sequence,
-    sft,
-    simpo,
-)  # fmt: skip
+from ftjax.objectives import bco, cpo, dft, dpo, kto, orpo, reward, sft, simpo
+from ftjax.objectives.losses import dpo_losses as pairs
+from ftjax.objectives.losses import margin as contrast
+from ftjax.objectives.losses import sequence
 from ftjax.ops import divergence, loss
 from ftjax.train.policy import Statistics, Total
 from tests.golden import reference
@@ -107,7 +97,7 @@ class Scored(Given):
 
     def total(self, loss, batch, weights, key=None):
         zeros = jnp.zeros_like(self.logp)
-        return Total((weights * loss(self.logp, zeros, zeros)).sum(), self.logp, None)
+        return Total((weights * loss(self.logp, zeros, zeros)).sum(), self.logp)
 
 
 # -- DPO -------------------------------------------------------------------------------------------

@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ftjax.adapters import base as adapters
 from ftjax.adapters import lora
+from ftjax.adapters.lib import protocol as adapters
 from ftjax.core import mesh as meshes
 from ftjax.core import tree
 from ftjax.models import base as models
-from ftjax.models import blocks, hf
-from ftjax.sampling import generate as generating
+from ftjax.models import blocks
+from ftjax.models.hf import checkpoint
+from ftjax.sampling import generation as generating
 from tests.golden import reference
 
 FOLDERS = reference.model_folders()
@@ -36,7 +37,7 @@ def results(golden, quick_compiles):
 
 
 def test_every_family_that_we_have_is_here(golden, results):
-    types = {reference.read(f / hf.CONFIG)["model_type"] for f in results}
+    types = {reference.read(f / checkpoint.CONFIG)["model_type"] for f in results}
     configs = golden.glob("models*/*/config.json")
     all_types = {reference.read(path)["model_type"] for path in configs}
     assert types == all_types & reference.SUPPORTED
@@ -45,8 +46,8 @@ def test_every_family_that_we_have_is_here(golden, results):
 
 @each
 def test_both_dialects_say_the_same(folder):
-    family = hf.family_of(reference.read(folder / hf.CONFIG)["model_type"])
-    new = family.from_hf(reference.read(folder / hf.CONFIG))
+    family = checkpoint.family_of(reference.read(folder / checkpoint.CONFIG)["model_type"])
+    new = family.from_hf(reference.read(folder / checkpoint.CONFIG))
     assert family.from_hf(family.to_hf(new)) == new
     for path in folder.glob("config.*.json"):  # of an older release, or of the hub
         assert family.from_hf(reference.read(path)) == new, path.name
@@ -100,9 +101,11 @@ def in_memory(name):
 def test_gradient_norm_of_every_parameter(folder, results):
     family, model, _ = reference.base(folder)
     grads, expected = results[folder][1]["grads"], reference.read(folder / "meta.json")
+    if "grad_norms" not in expected:
+        pytest.skip("no gradients in this set")
     arrays = {path: np.asarray(g) for path, g in tree.paths(grads).items()}
     squares = collections.Counter()
-    for path, stored in hf.stored(model, family.NAMES).items():
+    for path, stored in checkpoint.stored(model, family.NAMES).items():
         for index, name in stored.names():
             squares[in_memory(name)] += float(np.square(arrays[path][index]).sum())
     norms = {name: square**0.5 for name, square in squares.items()}
@@ -162,7 +165,7 @@ def test_a_step_of_lora_on_eight_devices(folder, quick_compiles):
     """At its start an adapter changes nothing: the loss is the reference's, on any mesh."""
     family, model, _ = reference.base(folder)
     io, mesh = reference.io(folder), meshes.make(data=1, fsdp=2, expert=2, tensor=2)
-    params = hf.load(folder, model, names=family.NAMES, dtype=np.float32, mesh=mesh)
+    params = checkpoint.load(folder, model, names=family.NAMES, dtype=np.float32, mesh=mesh)
     batch = reference.batch_of(io["input_ids"], io["attention_mask"])
     twice = jax.tree.map(lambda x: np.concatenate([x, x]), batch)
     places = meshes.batch_shardings(twice, mesh)
@@ -199,7 +202,7 @@ def test_router_logits_and_load_balancing(folder):
     terms = model.auxiliary_terms(aux, batch["segments"])
     balance = float(terms["router/balance"].value())
     assert balance == pytest.approx(float(io["aux_loss"]), rel=1e-5)
-    config_json = reference.read(folder / hf.CONFIG)
+    config_json = reference.read(folder / checkpoint.CONFIG)
     coefficient = config_json.get("text_config", config_json)["router_aux_loss_coef"]
     assert float(terms["loss"].value()) == pytest.approx(coefficient * balance, rel=1e-6)
     assert float(terms["router/dropped"].value()) == 0
@@ -234,9 +237,10 @@ def check_router(model, aux, io):
 @each
 def test_written_model_is_the_read_one(folder, tmp_path):
     family, model, params = reference.base(folder)
-    hf.save(tmp_path / "out", params, family=family, config=model.config, max_shard_gb=2e-5)
-    assert (tmp_path / "out" / hf.INDEX).is_file()
-    again_family, config = hf.config_of(tmp_path / "out")
+    half = tree.bytes_of(params) / 2e9  # of all, so that there are several files at any size
+    checkpoint.save(tmp_path / "out", params, family=family, config=model.config, max_shard_gb=half)
+    assert (tmp_path / "out" / checkpoint.INDEX).is_file()
+    again_family, config = checkpoint.config_of(tmp_path / "out")
     assert (again_family, config) == (family, model.config)
-    again = hf.load(tmp_path / "out", model, names=family.NAMES)
+    again = checkpoint.load(tmp_path / "out", model, names=family.NAMES)
     jax.tree.map(np.testing.assert_array_equal, again, params)

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ftjax.objectives import advantages, grpo, nash_md, ppo, rloo, xpo
+from ftjax.objectives import grpo, nash_md, ppo, rloo, xpo
+from ftjax.objectives.losses import advantages
 from tests.golden import reference
 
 ONLINE = ("xpo", "nash_md", "gspo_token")  # of the group `legacy`; its others are offline

@@ -9,8 +9,7 @@ from safetensors.numpy import load_file
 from ftjax.core import mesh as meshes
 from ftjax.core import tree
 from ftjax.objectives import dpo, kto, reward
-from ftjax.train import compile
-from ftjax.train import reference as references
+from ftjax.train import compile, reference_policy
 from ftjax.train import state as states
 from ftjax.train import step as steps
 from tests.golden import reference
@@ -124,7 +123,7 @@ def test_curve(case, tmp_path):
     accumulate = args["gradient_accumulation_steps"]
     make = steps.make_step(
         model, OBJECTIVES[kind_of(case)](args), optim.tx, learning_rate=optim.learning_rate,
-        accumulate=accumulate, chunk=reference.CHUNK, reference=references.frozen,
+        accumulate=accumulate, chunk=reference.CHUNK, reference=reference_policy.frozen,
     )  # fmt: skip
     step = compile.jit(make, mesh=mesh, state=places)
     batches = list(batches_of(case, accumulate))

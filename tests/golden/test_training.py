@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from ftjax.adapters import peft
+from ftjax.adapters.peft import io as peft
 from ftjax.core import files, tree
 from ftjax.core import mesh as meshes
-from ftjax.models import hf
+from ftjax.models.hf import checkpoint
 from ftjax.objectives import sft
-from ftjax.optim import chain
+from ftjax.optim import optimizer as chain
 from ftjax.train import compile
 from ftjax.train import state as states
 from ftjax.train import step as steps
@@ -152,6 +152,6 @@ def test_curve(case, tmp_path):
         wanted = read_adapters(end, model, family, tmp_path / "end")
         check_weights(params["adapters"], wanted, moved=1e-3 * args["learning_rate"])
         return
-    files.write_tensors(tmp_path / hf.WEIGHTS, end)
-    wanted = hf.load(tmp_path, model, names=family.NAMES)
+    files.write_tensors(tmp_path / checkpoint.WEIGHTS, end)
+    wanted = checkpoint.load(tmp_path, model, names=family.NAMES)
     check_weights(params["model"], wanted, moved=1e-3 * args["learning_rate"])

@@ -10,22 +10,23 @@ import numpy as np
 
 import ftjax.adapters
 import ftjax.objectives
-from ftjax.adapters import base as adapter_trees
+from ftjax.adapters.lib import protocol
 from ftjax.core import rng
-from ftjax.models import hf
-from ftjax.train import reference as references
+from ftjax.models.hf import checkpoint
+from ftjax.train import reference_policy
 
 
 def modules_with(package, name):
     """List the modules of a package that define `name`."""
-    found = (m.name for m in pkgutil.iter_modules(package.__path__))
+    found = (m.name for m in pkgutil.iter_modules(package.__path__) if not m.ispkg)
     modules = {n: importlib.import_module(f"{package.__name__}.{n}") for n in found}
     return {n: module for n, module in modules.items() if name in vars(module)}
 
 
 # A wrapper's text model is that of another family.
-WRAPPERS = [name for name in hf.families() if "WRAPS" in vars(hf.family_of(name))]
-FAMILIES = [name for name in hf.families() if name not in WRAPPERS]
+TYPES = checkpoint.families()
+WRAPPERS = [name for name in TYPES if "WRAPS" in vars(checkpoint.family_of(name))]
+FAMILIES = [name for name in TYPES if name not in WRAPPERS]
 PLAIN = "llama"  # the family of laws that are not about families
 ADAPTERS = modules_with(ftjax.adapters, "EXAMPLE")
 OBJECTIVES = modules_with(ftjax.objectives, "EXAMPLE")
@@ -36,7 +37,7 @@ T = 12
 @functools.cache
 def model(family, *, tied=True, **options):
     """Make a small model; `options` are those of the family's `make`."""
-    module = hf.family_of(family)
+    module = checkpoint.family_of(family)
     config = dataclasses.replace(module.from_hf(module.EXAMPLE), tied=tied)
     return module.make(config, **options)
 
@@ -64,14 +65,14 @@ def method(name):
 
 
 # Prompts and prefixes change no weight: they do not merge, and do not start as the base.
-OF_WEIGHTS = [name for name in ADAPTERS if not isinstance(method(name), adapter_trees.OfModel)]
+OF_WEIGHTS = [name for name in ADAPTERS if not isinstance(method(name), protocol.OfModel)]
 OF_MODELS = [name for name in ADAPTERS if name not in OF_WEIGHTS]
 
 
 def randomised(adapter, *, scale=0.3):
     """Move what trains of one adapter or of a tree of them, and leave its data."""
-    if not adapter_trees.is_adapter(adapter):
-        return jax.tree.map(randomised, adapter, is_leaf=adapter_trees.is_adapter)
+    if not protocol.is_adapter(adapter):
+        return jax.tree.map(randomised, adapter, is_leaf=protocol.is_adapter)
     return replace_data(jitter(adapter, scale=scale), adapter)
 
 
@@ -87,7 +88,7 @@ def adapters(name, family, *, where="blocks/**", tied=True):
     params = weights(family, tied=tied)
     where = where if name in OF_WEIGHTS else ""
     sizes = handle.config.sizes
-    draw = functools.partial(adapter_trees.init, method(name), where=where, sizes=sizes)
+    draw = functools.partial(protocol.init, method(name), where=where, sizes=sizes)
     return jax.jit(lambda key, w: draw(key, handle.linears, w))(key, params)
 
 
@@ -96,7 +97,7 @@ ANSWERS = {"preference": 2, "unpaired": 2, "ranking": 3, "duel": 2}
 
 def batch_for(objective, rows=4):
     """Draw a batch of the kind that an objective learns from."""
-    kind = OBJECTIVES[objective].KIND
+    kind = OBJECTIVES[objective].SPEC.data
     if kind in ANSWERS:
         return answers(rows, count=ANSWERS[kind])
     return batch(rows) | (experience(rows) if kind == "experience" else {})
@@ -130,12 +131,10 @@ def answers(rows=4, *, count):
 
 def params_for(objective, params):
     """Add what an objective needs: a scalar head, and a reference other than the policy."""
-    module, more = vars(OBJECTIVES[objective]), {}
-    if module.get("HEADS"):
-        more["head"] = {
-            name: jitter(np.zeros(32, np.float32), scale=1.0) for name in module["HEADS"]
-        }
-    if module.get("REFERENCE"):
+    spec, more = OBJECTIVES[objective].SPEC, {}
+    if spec.heads:
+        more["head"] = {name: jitter(np.zeros(32, np.float32), scale=1.0) for name in spec.heads}
+    if spec.reference:
         model = jitter(params["model"], scale=0.02, seed=3)
         more["reference"] = {"model": model, "adapters": None}
     return params | more
@@ -143,8 +142,8 @@ def params_for(objective, params):
 
 def reference_for(objective):
     """Return the reference that goes with `params_for`."""
-    has = vars(OBJECTIVES[objective]).get("REFERENCE")
-    return references.frozen if has else references.adapters_off
+    has = OBJECTIVES[objective].SPEC.reference
+    return reference_policy.frozen if has else reference_policy.adapters_off
 
 
 def batch(rows=4):

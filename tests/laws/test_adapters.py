@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 import ftjax.adapters
-from ftjax.adapters import base, lora, peft, starts
+from ftjax.adapters import lora
+from ftjax.adapters.lib import inits, protocol
+from ftjax.adapters.peft import io as peft
 from ftjax.core import einsum, tree
-from ftjax.models import hf
 from ftjax.models.base import Linear
+from ftjax.models.hf import checkpoint
 from ftjax.ops import grouped, linear, lowrank
 from tests.laws import subjects
 
@@ -110,46 +112,46 @@ def found_factors(init, equation, w, rank):
     match init:
         case "eva":
             moments = m @ m.swapaxes(-1, -2)
-            found = jax.vmap(lambda x: starts.eva(x, rank).a)(
+            found = jax.vmap(lambda x: inits.eva(x, rank).a)(
                 moments.reshape(-1, *moments.shape[-2:])
             )
             a = found.reshape(*m.shape[:-1], rank)
             b = jnp.zeros((*m.shape[:-2], rank, m.shape[-1]))
         case "lora_ga":
-            a, b = starts.lora_ga(jax.random.normal(jax.random.key(5), m.shape), rank)
+            a, b = inits.lora_ga(jax.random.normal(jax.random.key(5), m.shape), rank)
         case "loftq":
             a, b = lowrank.triplets(m - jnp.round(m), slice(None, rank))
     return lowrank.factors(equation, w.shape, a, b)
 
 
-@pytest.mark.parametrize("init", [*starts.STARTS, *starts.NEEDS])
+@pytest.mark.parametrize("init", [*inits.STARTS, *inits.NEEDS])
 @for_equations
 def test_every_start_of_lora_is_the_base_or_named_as_another(init, equation):
     _, w, where = site(equation)
     method, key = lora.make(rank=2, alpha=6.0, init=init), jax.random.key(3)
-    if init in starts.NEEDS:
+    if init in inits.NEEDS:
         adapter = method.init(key, where, w, found_factors(init, equation, w, 2))
     else:
         adapter = method(key, where, w)
     assert adapter.a.any()
     moved = float(jnp.abs(adapter.merge(equation, w) - w).max())
-    if init in starts.NOT_THE_BASE:
+    if init in inits.NOT_THE_BASE:
         assert moved > 0.1
     else:
         assert moved < 1e-5
 
 
 def test_every_start_is_listed():
-    own = {n: f for n, f in vars(starts).items() if inspect.isfunction(f) and not n.startswith("_")}
+    own = {n: f for n, f in vars(inits).items() if inspect.isfunction(f) and not n.startswith("_")}
     kinds = {n: tuple(inspect.signature(f).parameters) for n, f in own.items()}
     assert {n for n, names in kinds.items() if names == ("key", "w", "rank", "scale")} == set(
-        starts.STARTS
+        inits.STARTS
     )
     assert {n for n, names in kinds.items() if names[1:] == ("rank",)} | {"loftq"} == set(
-        starts.NEEDS
+        inits.NEEDS
     )
-    for named in (starts.DISPLACED, starts.SUBTRACTED, starts.NOT_THE_BASE):
-        assert set(named) <= starts.STARTS.keys() | starts.NEEDS.keys()
+    for named in (inits.DISPLACED, inits.SUBTRACTED, inits.NOT_THE_BASE):
+        assert set(named) <= inits.STARTS.keys() | inits.NEEDS.keys()
 
 
 @each
@@ -172,14 +174,14 @@ def test_adapters_in_a_model_are_float32_and_stacked(name):
     family = subjects.PLAIN
     handle = subjects.model(family)
     half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), subjects.weights(family))
-    draw = lambda key: base.init(
+    draw = lambda key: protocol.init(
         subjects.method(name), key, handle.linears, half, where=["blocks/attn/*"]
     )
     found = jax.jit(draw)(jax.random.key(0))
-    letters = tree.paths(base.axes(found, handle.linears))
+    letters = tree.paths(protocol.axes(found, handle.linears))
     arrays = tree.paths(found)
     assert letters.keys() == arrays.keys()
-    assert set(base.sites(found)) == {p for p in handle.linears if p.startswith("blocks/attn/")}
+    assert set(protocol.sites(found)) == {p for p in handle.linears if p.startswith("blocks/attn/")}
     once = tree.paths(tree.split_shared(found)[0])
     for path, array in arrays.items():
         assert array.dtype == jnp.float32, path
@@ -202,7 +204,7 @@ def test_merging_rounds_once_to_the_type_of_the_weight(name):
     handle, full = subjects.model(family), subjects.weights(family)
     half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), full)
     found = subjects.randomised(subjects.adapters(name, family, where="blocks/mlp/*"))
-    merge = jax.jit(lambda weights: base.merge(weights, found, handle.linears))
+    merge = jax.jit(lambda weights: protocol.merge(weights, found, handle.linears))
     merged, exact = merge(half), merge(jax.tree.map(lambda x: x.astype(jnp.float32), half))
     for path, leaf in tree.paths(merged).items():
         assert leaf.dtype == jnp.bfloat16
@@ -214,7 +216,7 @@ def test_merging_rounds_once_to_the_type_of_the_weight(name):
 def test_files_mean_the_same_function(name, tmp_path):
     family = subjects.PLAIN
     handle, params = subjects.model(family), subjects.weights(family)
-    names = hf.family_of(family).NAMES
+    names = checkpoint.family_of(family).NAMES
     found = subjects.randomised(subjects.adapters(name, family, where="blocks/attn/*"))
     given = dict(linears=handle.linears, names=names)
     example = dict(subjects.ADAPTERS[name].EXAMPLE)

@@ -6,10 +6,10 @@ import jax
 import jax.extend.core
 import pytest
 
-from ftjax.adapters import base as adapter_trees
-from ftjax.models import hf
+from ftjax.adapters.lib import protocol
+from ftjax.models.hf import checkpoint
 from ftjax.objectives import sft
-from ftjax.optim import chain
+from ftjax.optim import optimizer
 from ftjax.train import state as states
 from ftjax.train import step as steps
 from tests.laws import subjects
@@ -30,14 +30,14 @@ def equations(jaxpr):
 
 def step_size(family, layers, patterns):
     """Count the equations of a whole training step."""
-    module = hf.family_of(family)
+    module = checkpoint.family_of(family)
     config = dataclasses.replace(module.from_hf(module.EXAMPLE), layers=layers)
     model = module.make(config)
-    init = lambda key: adapter_trees.init(
+    init = lambda key: protocol.init(
         subjects.method("lora"), key, model.linears, model.abstract, where="blocks/**"
     )
     params = {"model": model.abstract, "adapters": jax.eval_shape(init, jax.random.key(0))}
-    optim = chain.make(name="adamw", learning_rate=1e-2, schedule="constant", total_steps=3)
+    optim = optimizer.make(name="adamw", learning_rate=1e-2, schedule="constant", total_steps=3)
     trainable, frozen = states.split(params, patterns)
     create = lambda tree: states.create(tree, optim.tx, key=jax.random.key(0))
     step = steps.make_step(model, sft.make(), optim.tx, accumulate=2, chunk=subjects.CHUNK)

@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ftjax.adapters import base
+from ftjax.adapters.lib import protocol
 from ftjax.core import tree
-from ftjax.models import decoder, groups, hf, llama
+from ftjax.models import decoder, layer_runs
+from ftjax.models.families import llama
+from ftjax.models.hf import checkpoint
 from tests.laws import subjects
 
 A, B = (decoder.Kind("blocks", window, None) for window in (None, 3))
@@ -32,7 +34,7 @@ A, B = (decoder.Kind("blocks", window, None) for window in (None, 3))
 )
 def test_runs_repeat_the_largest_groups(kinds, expected):
     names = {"A": A, "B": B}
-    found = groups.runs(tuple(names[letter] for letter in kinds))
+    found = layer_runs.runs(tuple(names[letter] for letter in kinds))
     letter = lambda kind: "A" if kind == A else "B"
     written = [f"{run.count} {''.join(map(letter, run.group))}" for run in found]
     assert ", ".join(written) == expected
@@ -54,7 +56,7 @@ class Mixed(llama.Config):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Toy(base.Adapter):
+class Toy(protocol.Adapter):
     """w * (1 + gain * common): `common` is one scalar for all layers of a stack."""
 
     common: jax.Array
@@ -98,7 +100,7 @@ def subject(name):
     draw = jax.jit(lambda key: subjects.jitter(model.init(key), scale=0.1))
     params = draw(jax.random.key(0))
     where = [*(f"{stack}/attn/q" for stack in model.stacks), "embed"]
-    init = jax.jit(lambda key: base.init(toy, key, model.linears, params, where=where))
+    init = jax.jit(lambda key: protocol.init(toy, key, model.linears, params, where=where))
     return model, params, init(jax.random.key(1))
 
 
@@ -114,12 +116,12 @@ def test_groups_and_stacks_are_the_layers_one_by_one(name):
 @pytest.mark.parametrize("name", PATTERNS)
 def test_layers_share_an_array(name):
     model, params, adapters = subject(name)
-    arrays, letters = tree.paths(adapters), tree.paths(base.axes(adapters, model.linears))
+    arrays, letters = tree.paths(adapters), tree.paths(protocol.axes(adapters, model.linears))
     assert arrays.keys() == letters.keys()
     for path, array in arrays.items():
         assert array.ndim == (path.endswith("gain") and path != "embed/gain"), path
         assert letters[path] == "L" * array.ndim
-    merged = jax.jit(lambda: base.merge(params, adapters, model.linears))()
+    merged = jax.jit(lambda: protocol.merge(params, adapters, model.linears))()
     applied = subjects.forward(model, params, subjects.batch(), adapters=adapters)
     off = dict(adapters=jax.tree.map(lambda x: 0 * x, adapters))
     subjects.close(subjects.forward(model, merged, subjects.batch(), **off), applied)
@@ -152,7 +154,7 @@ def test_a_cache_follows_groups_and_stacks():
 def test_a_checkpoint_numbers_layers_through_all_stacks():
     model = mixed(PATTERNS["stacks"])
     dense = {path.replace("blocks", "dense"): name for path, name in llama.NAMES.items()}
-    plan = hf.stored(model, llama.NAMES | dense)
+    plan = checkpoint.stored(model, llama.NAMES | dense)
     names = [name for _, name in plan["dense/attn/q"].names()]
     assert names == [f"model.layers.{i}.self_attn.q_proj.weight" for i in (0, 2, 4)]
     every = [name for s in plan.values() for _, name in s.names()]
@@ -162,7 +164,7 @@ def test_a_checkpoint_numbers_layers_through_all_stacks():
 def test_what_depends_on_the_layer_cannot_be_shared():
     model = mixed(PATTERNS["alternating"])
     wrong = lambda key, site, w: Toy(tree.Shared(w.mean()), jnp.float32(1))
-    init = lambda key: base.init(wrong, key, model.linears, model.init(key), where="**/q")
+    init = lambda key: protocol.init(wrong, key, model.linears, model.init(key), where="**/q")
     with pytest.raises(ValueError, match="out_axes"):
         jax.eval_shape(init, jax.random.key(0))
 
@@ -172,7 +174,7 @@ def test_an_adapter_of_the_embedding_is_its_merged_table(tied):
     model, batch = subjects.model("llama", tied=tied), subjects.batch()
     params = subjects.weights("llama", tied=tied)
     adapters = subjects.randomised(subjects.adapters("lora", "llama", where="embed", tied=tied))
-    merged = base.merge(params, adapters, model.linears)
+    merged = protocol.merge(params, adapters, model.linears)
     assert np.abs(merged["embed"] - params["embed"]).max() > 1e-3
 
     @jax.jit

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import ftjax.models
+import ftjax.models.families
 from ftjax.core import einsum, tree
 from ftjax.models import hf
 from ftjax.objectives import sft
@@ -41,7 +41,7 @@ def reference(family):
 
 
 def test_every_family_is_found():
-    folder = pathlib.Path(ftjax.models.__file__).parent
+    folder = pathlib.Path(ftjax.models.families.__file__).parent
     defining = {p.stem for p in folder.glob("*.py") if "\ndef from_hf(" in p.read_text()}
     assert defining == set(subjects.FAMILIES) | set(subjects.WRAPPERS)
     for name in subjects.WRAPPERS:

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from ftjax.core.mean import Mean
-from ftjax.train import reference as references
+from ftjax.train import reference_policy
 from ftjax.train.policy import Policy
 from tests.laws import subjects
 
 FAMILY = subjects.PLAIN
-COMPARING = [n for n, m in subjects.OBJECTIVES.items() if m.KIND not in ("tokens", "experience")]
-REFERRING = [n for n in COMPARING if vars(subjects.OBJECTIVES[n]).get("REFERENCE")]
+ALONE = ("tokens", "experience")  # kinds of data whose rows are not compared
+COMPARING = [n for n, m in subjects.OBJECTIVES.items() if m.SPEC.data not in ALONE]
+REFERRING = [n for n in COMPARING if subjects.OBJECTIVES[n].SPEC.reference]
 each = pytest.mark.parametrize("objective", COMPARING)
 
 
@@ -70,7 +71,7 @@ def test_the_first_loss_of_dpo_is_log_2(adapter):
     policy = Policy(subjects.model(FAMILY), params, subjects.CHUNK)
     batch = subjects.answers(count=2)
     dpo = subjects.OBJECTIVES["dpo"].make(beta=0.3)
-    run = lambda: total(dpo(policy, references.adapters_off(policy, batch), batch, None))
+    run = lambda: total(dpo(policy, reference_policy.adapters_off(policy, batch), batch, None))
     assert float(jax.jit(run)()) == pytest.approx(math.log(2), abs=1e-6)
 
 
@@ -88,7 +89,7 @@ def test_a_cached_reference_is_the_computed_one(objective):
     logps = jax.jit(base.logps)(batch)
     known = batch | {"reference": np.pad(logps, ((0, 0), (0, 0), (1, 0)))}
     computed = program(objective)(params, batch)
-    subjects.close(program(objective, references.cached)(params, known), computed)
+    subjects.close(program(objective, reference_policy.cached)(params, known), computed)
 
 
 @each

@@ -5,10 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ftjax.adapters import base, lora, rows
+from ftjax.adapters import lora
+from ftjax.adapters.lib import protocol
+from ftjax.adapters.multi import per_row as rows
 from ftjax.core import tree
-from ftjax.models import mixtral
 from ftjax.models.base import Linear
+from ftjax.models.families import mixtral
 from tests.laws import subjects
 
 WHICH = np.array([2, 0, 3, 1])
@@ -20,7 +22,7 @@ def members(name, count=4, where="blocks/**"):
     start = subjects.adapters(name, FAMILY, where=where)
     moved = lambda x, seed: subjects.replace_data(subjects.jitter(x, scale=0.3, seed=seed), x)
     return [
-        jax.tree.map(lambda x, seed=seed: moved(x, seed), start, is_leaf=base.is_adapter)
+        jax.tree.map(lambda x, seed=seed: moved(x, seed), start, is_leaf=protocol.is_adapter)
         for seed in range(count)
     ]
 
@@ -47,7 +49,7 @@ def test_a_mixed_batch_is_each_adapter_alone(name):
 @pytest.mark.parametrize("name", subjects.OF_WEIGHTS)
 def test_letters_of_a_mixed_batch(name):
     handle, found = subjects.model(FAMILY), mixed(members(name, where="blocks/attn/q"))
-    arrays, letters = tree.paths(found), tree.paths(base.axes(found, handle.linears))
+    arrays, letters = tree.paths(found), tree.paths(protocol.axes(found, handle.linears))
     assert arrays.keys() == letters.keys()
     for path, array in arrays.items():
         assert array.ndim == len(letters[path]), path
@@ -58,7 +60,7 @@ def test_letters_of_a_mixed_batch(name):
 def test_ranks_and_sites_may_differ():
     short = subjects.adapters("lora", FAMILY, where="blocks/attn/*")
     keep = lambda x: lora.LoRA(x.a[..., :2], 1 + x.b[:, :2], x.scale)
-    short = jax.tree.map(keep, short, is_leaf=base.is_adapter)
+    short = jax.tree.map(keep, short, is_leaf=protocol.is_adapter)
     check([short, *members("lora", 2), {}], [3, 0, 2, 1])
 
 
@@ -97,7 +99,7 @@ def test_every_row_has_its_own_dropout_and_its_own_embedding():
         subjects.close(got[row], alone[row], atol=1e-4)
     same = jax.tree.map(lambda x: x[:1].repeat(4, 0), batch)
     dropping = lambda x: lora.LoRA(x.a, x.b, x.scale, 0.5)
-    noisy = [jax.tree.map(dropping, found[0]["blocks"], is_leaf=base.is_adapter)] * 2
+    noisy = [jax.tree.map(dropping, found[0]["blocks"], is_leaf=protocol.is_adapter)] * 2
     noisy = rows.stack([{"blocks": x} for x in noisy], linears=handle.linears)
     noisy = rows.choose(noisy, jnp.zeros(4, jnp.int32))
     x = subjects.forward(handle, params, same, adapters=noisy, key=jax.random.key(0))

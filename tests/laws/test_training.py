@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ftjax.adapters import base
+from ftjax.adapters.lib import protocol
 from ftjax.core import tree
 from ftjax.core.mean import Mean
 from ftjax.objectives import sft
-from ftjax.optim import chain
+from ftjax.optim import optimizer
 from ftjax.train import state as states
 from ftjax.train import step as steps
 from ftjax.train.policy import Policy
@@ -92,7 +92,7 @@ def test_data_of_adapters_never_trains(adapter):
     trainable, _ = states.split(params, "**")
     data = {
         f"adapters/{path}/{name}"
-        for path, found in base.sites(params["adapters"]).items()
+        for path, found in protocol.sites(params["adapters"]).items()
         for name in found.FROZEN
     }
     assert not data & tree.paths(trainable).keys()
@@ -116,10 +116,11 @@ def plain_mean(objective, batches):
 
 @each_objective
 def test_four_microbatches_are_one_batch(objective):
-    """One whose rows depend on each other says so in COUPLED: then they are four batches."""
+    """One whose rows depend on each other says so in its SPEC: then they are four batches."""
     parts, four = gradients_of(objective, "full", 4)
     batch = subjects.batch_for(objective)
-    if vars(subjects.OBJECTIVES[objective]).get("COUPLED"):
+    module = subjects.OBJECTIVES[objective]
+    if module.SPEC.couples(module.EXAMPLE):
         cut = [jax.tree.map(lambda x, i=i: x[i::4], batch) for i in range(4)]
         loss, expected = plain_mean(objective, cut)
         subjects.close(parts["model"], expected)
@@ -161,7 +162,7 @@ def test_a_merged_model_is_the_adapted_one(adapter, where):
     model, params = subjects.model(FAMILY, tied=False), subjects.weights(FAMILY, tied=False)
     batch = subjects.batch()
     found = subjects.randomised(subjects.adapters(adapter, FAMILY, where=where, tied=False))
-    merged = base.merge(params, found, model.linears)
+    merged = protocol.merge(params, found, model.linears)
     run = jax.jit(lambda params: Policy(model, params, subjects.CHUNK).logps(batch))
     adapted, plain, without = (
         run({"model": w, "adapters": a})
@@ -175,7 +176,7 @@ def test_a_merged_model_is_the_adapted_one(adapter, where):
 def test_three_steps(way):
     """Frozen arrays keep their bytes, trainable ones move, the step compiles once."""
     params = params_of(way)
-    optim = chain.make(
+    optim = optimizer.make(
         name="adamw", learning_rate=1e-2, schedule="constant", total_steps=3, clip_norm=1.0
     )
     trainable, frozen = states.split(params, WAYS[way])
@@ -205,7 +206,7 @@ def test_float32_adapters_over_a_bfloat16_base(adapter):
     params = params_of(adapter)
     half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params["model"])
     trainable, frozen = states.split(params | {"model": half}, "adapters/**")
-    optim = chain.make(name="adamw", learning_rate=1e-2, schedule="constant", total_steps=3)
+    optim = optimizer.make(name="adamw", learning_rate=1e-2, schedule="constant", total_steps=3)
     model = subjects.model(FAMILY, dtype=jnp.bfloat16)
     step = jax.jit(steps.make_step(model, sft.make(), optim.tx, chunk=subjects.CHUNK))
     state = states.create(trainable, optim.tx, key=jax.random.key(0))

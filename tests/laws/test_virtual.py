@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ftjax.adapters import base
+from ftjax.adapters.lib import protocol
 from ftjax.adapters.prefix import Prefix
 from ftjax.adapters.prompt import Prompt
 from ftjax.core import einsum, tree
@@ -99,17 +99,17 @@ def test_they_have_letters_train_in_float32_and_do_not_merge(name):
     family = subjects.PLAIN
     handle, method = subjects.model(family), subjects.method(name)
     half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), subjects.weights(family))
-    draw = functools.partial(base.init, method, where="", sizes=handle.config.sizes)
+    draw = functools.partial(protocol.init, method, where="", sizes=handle.config.sizes)
     found = draw(jax.random.key(0), handle.linears, half)
-    letters = tree.paths(base.axes(found, handle.linears))
+    letters = tree.paths(protocol.axes(found, handle.linears))
     sizes = handle.config.sizes | {"S": subjects.ADAPTERS[name].EXAMPLE["tokens"]}
     for path, array in tree.paths(found).items():
         assert array.dtype == jnp.float32
         assert einsum.sizes(letters[path], array.shape).items() <= sizes.items()
     with pytest.raises(ValueError, match="changes none and has to stay an adapter"):
-        base.merge(half, found, handle.linears)
+        protocol.merge(half, found, handle.linears)
     with pytest.raises(ValueError, match=r"adapter\.where: got 'blocks/\*\*'"):
-        base.init(method, jax.random.key(0), handle.linears, half, where="blocks/**")
+        protocol.init(method, jax.random.key(0), handle.linears, half, where="blocks/**")
 
 
 def test_a_prompt_and_a_prefix_exclude_each_other():

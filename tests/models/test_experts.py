@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ftjax.adapters import base, lora
+from ftjax.adapters import lora
+from ftjax.adapters.lib import protocol
 from ftjax.core import mesh as meshes
 from ftjax.core import tree
-from ftjax.models import mixtral
+from ftjax.models.families import mixtral
 from ftjax.objectives import sft
 from ftjax.train import state as states
 from ftjax.train import step as steps
@@ -40,7 +41,7 @@ def params():
 
     def draw():
         weights = subjects.jitter(model.init(jax.random.key(0)), scale=0.1)
-        init = functools.partial(base.init, method, jax.random.key(1), model.linears)
+        init = functools.partial(protocol.init, method, jax.random.key(1), model.linears)
         return weights, init(weights, where="blocks/moe/*")
 
     weights, adapters = jax.jit(draw)()
@@ -104,7 +105,7 @@ def test_a_merged_model_is_the_adapted_one():
     given, batch = params(), subjects.batch()
     run = jax.jit(lambda model, weights, adapters: subjects.forward(
         model, weights, batch, adapters=adapters), static_argnums=0)  # fmt: skip
-    merged = base.merge(given["model"], given["adapters"], make().linears)
+    merged = protocol.merge(given["model"], given["adapters"], make().linears)
     adapted, plain = (run(make(), w, a) for w, a in ((given["model"], given["adapters"]),
                                                      (merged, None)))  # fmt: skip
     seen = batch["segments"] > 0
@@ -116,7 +117,7 @@ def test_a_merged_model_is_the_adapted_one():
 def test_dropout_of_experts_needs_a_key():
     given = params()
     init = lora.make(rank=2, alpha=4.0, dropout=0.5)
-    draw = lambda: base.init(
+    draw = lambda: protocol.init(
         init, jax.random.key(1), make().linears, given["model"], where="blocks/moe/down"
     )
     adapters = subjects.randomised(jax.jit(draw)())
@@ -126,3 +127,17 @@ def test_dropout_of_experts_needs_a_key():
     first, again, other = (run(key) for key in (None, None, jax.random.key(0)))
     np.testing.assert_array_equal(first, again)
     assert float(jnp.abs(first - other).max()) > 1e-4
+
+
+@pytest.mark.parametrize("name", subjects.OBJECTIVES)
+def test_the_routers_loss_is_part_of_every_objective(name):
+    module, model = subjects.OBJECTIVES[name], make(router_aux=1.0)
+    given = subjects.params_for(name, params() | {"adapters": None})
+    trainable, frozen = states.split(given, "model/blocks/moe/router")
+    run = lambda model: steps.make_gradients(
+        model, module.make(**module.EXAMPLE), chunk=subjects.CHUNK,
+        reference=subjects.reference_for(name),
+    )(trainable, frozen, subjects.batch_for(name), jax.random.key(0), lambda x: x)[1]  # fmt: skip
+    found, without = jax.jit(lambda: (run(model), run(make(router_aux=0.0))))()
+    added = float(found["loss"] - without["loss"])
+    assert added == pytest.approx(float(found["router/balance"].value()), rel=1e-3)

@@ -7,7 +7,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from ftjax.core import mesh as meshes
-from ftjax.models import base, gpt2, hf, phi3, presets
+from ftjax.models import base
+from ftjax.models.families import gpt2, phi3
+from ftjax.models.hf import checkpoint as hf
+from ftjax.models.hf import presets
 
 LONG = presets.PRESETS["phi3-mini-128k"]
 

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from ftjax.models import hf, llama
+from ftjax.models.families import llama
+from ftjax.models.hf import checkpoint
 
 COUNT = 500
 HUGE = (2**62, 2**31, -1, 0, 1, 1e300, None, "8", [], {})
@@ -29,8 +30,8 @@ def good(model, tmp_path_factory):
     """The header of a small model as an object, and the bytes behind it."""
     params = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), model.abstract)
     out = tmp_path_factory.mktemp("good") / "model"
-    hf.save(out, params, family=llama, config=model.config)
-    data = (out / hf.WEIGHTS).read_bytes()
+    checkpoint.save(out, params, family=llama, config=model.config)
+    data = (out / checkpoint.WEIGHTS).read_bytes()
     size = struct.unpack("<Q", data[:8])[0]
     return json.loads(data[8 : 8 + size]), data[8 + size :]
 
@@ -93,13 +94,13 @@ WAYS = (flip_bytes, change_size, cut, change_field, change_names)
 
 def test_five_hundred_spoilt_headers(model, good, tmp_path):
     header, body = good
-    text, path = json.dumps(header).encode(), tmp_path / hf.WEIGHTS
+    text, path = json.dumps(header).encode(), tmp_path / checkpoint.WEIGHTS
     draw, errors = np.random.default_rng(0), []
     for number in range(COUNT):
         size, spoilt, rest = WAYS[number % len(WAYS)](draw, text, body)
         path.write_bytes(struct.pack("<Q", size) + spoilt + rest)
         try:
-            found = hf.load(tmp_path, model, names=llama.NAMES)
+            found = checkpoint.load(tmp_path, model, names=llama.NAMES)
         except ValueError as error:
             errors.append(str(error))
         else:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from ftjax.core import tree
-from ftjax.models import hf, llama
+from ftjax.models.families import llama
+from ftjax.models.hf import checkpoint
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 NOISE = 2**23  # bytes: allocators, tables, what jax makes on the way
@@ -46,7 +47,7 @@ def directory(tmp_path_factory):
     fill = lambda _, leaf: np.resize(noise, leaf.shape)
     params = tree.map_with_paths(fill, llama.make(config).abstract)
     out = tmp_path_factory.mktemp("memory") / "model"
-    hf.save(out, params, family=llama, config=config, max_shard_gb=0.05)
+    checkpoint.save(out, params, family=llama, config=config, max_shard_gb=0.05)
     return out
 
 

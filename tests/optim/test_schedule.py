@@ -65,6 +65,16 @@ def test_inverse_sqrt_without_warmup_has_a_timescale():
     np.testing.assert_allclose(got[[0, 12]], [1.0, 0.5], rtol=1e-6)
 
 
+@pytest.mark.parametrize(("total", "ratio", "steps"), [(40, 0.2, 8), (100, 0.29, 29), (2, 0.05, 0)])
+def test_a_ratio_follows_the_length(total, ratio, steps):
+    same = dict(total_steps=total, upto=total)
+    by_ratio = curve("linear", warmup_steps=None, warmup_ratio=ratio, **same)
+    np.testing.assert_array_equal(by_ratio, curve("linear", warmup_steps=steps, **same))
+    falls = dict(warmup_steps=0, total_steps=100, upto=100)
+    half = curve("wsd", decay_ratio=0.5, **falls)
+    np.testing.assert_array_equal(half, curve("wsd", decay_steps=50, **falls))
+
+
 def test_float32_under_jit_and_vmap_over_rates():
     def rate(peak):
         return schedule.make("cosine", learning_rate=peak, total_steps=10, where="s")(5)
@@ -83,6 +93,12 @@ def test_float32_under_jit_and_vmap_over_rates():
         ({"name": "cosine", "warmup": 3}, r"s\.warmup: unknown key; did you mean 'warmup_steps'"),
         ({"name": "linear", "warmup_steps": 50}, "warmup_steps: got 50; expected 0 to .* 40"),
         ({"name": "linear", "warmup_steps": -1}, "warmup_steps: got -1"),
+        ({"name": "constant", "warmup_steps": 41}, "warmup_steps: got 41; expected 0 to .* 40, or"),
+        ({"name": "inverse_sqrt", "warmup_steps": 41}, r"s\.warmup_steps: got 41; expected 0 to"),
+        ({"name": "cosine", "warmup_ratio": 1.5}, r"s\.warmup_ratio: got 1.5; expected at least 0"),
+        ({"name": "cosine", "warmup_ratio": 0.1, "warmup_steps": 3}, "warmup_ratio: got .* beside"),
+        ({"name": "cosine", "final_fraction": -1.0}, r"s\.final_fraction: got -1.0; expected at"),
+        ({"name": "cosine", "warmup_steps": 0.5}, r"s\.warmup_steps: got 0.5; expected int"),
         ({"name": "wsd"}, "expected also decay_steps"),
         ({"name": "wsd", "decay_steps": 41}, "decay_steps: got 41; expected at most 40"),
         ({"name": "wsd", "decay_steps": 4, "decay": "exp"}, "decay: got 'exp'"),

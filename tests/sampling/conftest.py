@@ -3,9 +3,9 @@ import dataclasses
 import jax
 import pytest
 
-from ftjax.adapters import base as adapters
 from ftjax.adapters import lora
-from ftjax.models import llama
+from ftjax.adapters.lib import protocol
+from ftjax.models.families import llama
 from ftjax.ops import rope
 
 CONFIG = llama.Config(
@@ -48,7 +48,7 @@ def params(model):
 def adapted(model, params):
     """The same base with LoRA everywhere, the head too, and a second factor that is not zero."""
     init = lora.make(rank=2, alpha=8.0)
-    tree = adapters.init(
+    tree = protocol.init(
         init, jax.random.key(1), model.linears, params["model"], where=["blocks/**", "head"]
     )
     noisy = lambda x: x + 0.2 * jax.random.normal(jax.random.key(2), x.shape)

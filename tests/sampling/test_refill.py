@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from ftjax.core import mesh as meshes
-from ftjax.core import padding
-from ftjax.sampling import generate as generating
+from ftjax.core import shapes
+from ftjax.sampling import generation
 from ftjax.train.policy import Policy
 
 NEW, SAMPLES, STOPS = 10, 2, tuple(range(20, 30))
 PROMPTS = [[5, 11, 7], [9], [4, 4, 30, 31, 8, 40, 2, 17, 22], [20], [6, 6, 6], [33, 1]]
 LENGTHS = np.int32([len(p) for p in PROMPTS])
-QUEUE = padding.rows(PROMPTS, 16, fill=0)
+QUEUE = shapes.rows(PROMPTS, 16, fill=0)
 KEY = jax.random.key(3)
 KEYS = jnp.stack([jax.random.fold_in(KEY, i) for i in range(len(PROMPTS))])
 
@@ -24,7 +24,7 @@ KEYS = jnp.stack([jax.random.fold_in(KEY, i) for i in range(len(PROMPTS))])
 @functools.cache
 def maker(model, **options):
     plain = dict(max_new_tokens=NEW, temperature=1.0, stop_ids=STOPS, samples=SAMPLES)
-    return generating.make(model, **plain | options)
+    return generation.make(model, **plain | options)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def test_over_a_mesh(model, adapted, wanted):
 def test_the_ratio_of_the_first_step_is_one(model, adapted, wanted):
     """Log-probabilities of the sampler, with a cache, are those that training computes."""
     prompts, lengths = QUEUE.repeat(SAMPLES, 0), LENGTHS.repeat(SAMPLES)
-    tokens, total = generating.join(prompts, lengths, wanted)
+    tokens, total = generation.join(prompts, lengths, wanted)
     places = np.arange(tokens.shape[1])[None]
     batch = {
         "tokens": tokens, "positions": np.broadcast_to(places, tokens.shape),
@@ -111,7 +111,7 @@ def test_frequencies_are_those_of_the_softmax(model, params):
     once = maker(model, max_new_tokens=1, stop_ids=(), samples=draws)
     prompts, lengths = QUEUE[:1], LENGTHS[:1]
     found = np.asarray(once(params, prompts, lengths, jax.random.key(5)).tokens)[:, 0]
-    logits, _ = generating.prefill(model, params, prompts, lengths, length=16)
+    logits, _ = generation.prefill(model, params, prompts, lengths, length=16)
     expected = draws * np.asarray(jax.nn.softmax(logits[0]))
     counts = np.bincount(found, minlength=len(expected))
     often = expected >= 5
@@ -125,10 +125,10 @@ def test_frequencies_are_those_of_the_softmax(model, params):
 def test_lengths_of_one_bucket_share_a_program(model, params):
     traces, counts = [], []
     counted = types.SimpleNamespace(
-        config=model.config, init_cache=model.init_cache, logits=model.logits,
+        config=model.config, init_cache=model.init_cache, logits=model.logits, cast=model.cast,
         hidden=lambda *args, **options: traces.append(1) or model.hidden(*args, **options),
     )  # fmt: skip
-    generate = generating.make(counted, max_new_tokens=4, slots=2)
+    generate = generation.make(counted, max_new_tokens=4, slots=2)
     for width in (3, 9, 12, 16):
         generate(params, *(QUEUE[:3, :width], np.minimum(LENGTHS[:3], width)), KEY)
         counts.append(len(traces))
@@ -138,7 +138,7 @@ def test_lengths_of_one_bucket_share_a_program(model, params):
 def test_a_cache_of_bytes_is_near(model, adapted):
     """The last token of a prompt reads those before it from the cache."""
     prompts, before = QUEUE[2:3], LENGTHS[2:3] - 1
-    wanted, _ = generating.prefill(model, adapted, prompts, before + 1, length=16)
+    wanted, _ = generation.prefill(model, adapted, prompts, before + 1, length=16)
     cache = model.init_cache(batch=1, length=16, dtype="int8")
     assert cache["blocks"]["k"].dtype == jnp.int8
     places = np.arange(16)[None]
@@ -150,7 +150,7 @@ def test_a_cache_of_bytes_is_near(model, adapted):
             segments_BT=np.int32(places < before), adapters=params["adapters"],
         )  # fmt: skip
         last = prompts[0, before]
-        return generating.decode(model, params, last, before, np.array([True]), cache)
+        return generation.decode(model, params, last, before, np.array([True]), cache)
 
     found, cache = logits(adapted, cache)
     error = np.abs(found - wanted).max() / np.abs(wanted).max()

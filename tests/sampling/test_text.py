@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from ftjax.core import mesh as meshes
-from ftjax.sampling import generate as generating
-from ftjax.sampling import text
+from ftjax.sampling import generation, text
 
 PROMPTS = ["abc", "z", "hello", "qq", "wxyzwxyz"]
 
@@ -18,7 +17,7 @@ def respond(model, tokens):
 
 def test_texts_come_in_order_and_without_dummies(model, params, tokens):
     found = text.make(model, tokens, max_new_tokens=8, batch_size=2)(params, PROMPTS)
-    generate = generating.make(model, max_new_tokens=8, stop_ids=(2,))
+    generate = generation.make(model, max_new_tokens=8, stop_ids=(2,))
     assert len(found) == 5
     for prompt, new in zip(PROMPTS, found, strict=True):
         ids = np.int32([tokens.encode(prompt)])
@@ -44,7 +43,7 @@ def test_a_stop_token_is_left_out(model, params, tokens):
 
 
 def text_ids(model, params, tokens):
-    stream = generating.make_stream(model, max_new_tokens=8)
+    stream = generation.make_stream(model, max_new_tokens=8)
     return list(stream(params, tokens.encode("abc"), jax.random.key(0)))
 
 
@@ -109,3 +108,16 @@ def test_stops(tokens):
     assert text.stops(tokens) == (2,)
     assert text.stops(tokens, ["<9>", "<unknown>", "<9>"]) == (2, 9)
     assert text.stops(dataclasses.replace(tokens, eos_id=None)) == ()
+
+
+@pytest.mark.parametrize(
+    ("ids", "until", "wanted"),
+    [("abcd", (), (4, "abcd", False)), ("abc.", (), (4, "abc", True)),
+     ("abcd", ("c",), (3, "ab", True)), ("abcd.", ("bc",), (3, "a", True)),
+     ("abcb", ("b",), (2, "a", True)), ("abcd", ("abcd", "b"), (2, "a", True)),
+     ("abcd", "cx", (4, "abcd", False)), ("", ("a",), (0, "", False))],
+)  # fmt: skip
+def test_an_answer_ends_with_the_token_that_completes_a_stop_string(ids, until, wanted):
+    codes = [ord(letter) for letter in ids]
+    decode = lambda codes: "".join(map(chr, codes))
+    assert text.ended(codes, decode=decode, stop_ids=(ord("."),), until=until) == wanted

@@ -3,7 +3,7 @@
 import pytest
 
 from configs import adapters_medical
-from ftjax.adapters import methods
+from ftjax.adapters.multi import catalogue as methods
 from scripts import adapters_table, bench_adapters
 
 

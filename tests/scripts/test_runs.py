@@ -2,7 +2,7 @@
 
 import pytest
 
-from ftjax.core import conf
+from ftjax.core import config as conf
 from scripts import preference_table, runs
 
 

@@ -15,7 +15,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ftjax.core.mean import Mean
-from ftjax.train import digest, layout
+from ftjax.train import digest, serialize
 from ftjax.train.checkpoint import CheckpointError, Checkpoints
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -46,7 +46,7 @@ def abstract(state, sharding=None):
 def same(a, b):
     assert jax.tree.structure(a) == jax.tree.structure(b)
     for x, y in zip(
-        jax.tree.leaves(layout.to_disk(a)), jax.tree.leaves(layout.to_disk(b)), strict=True
+        jax.tree.leaves(serialize.to_disk(a)), jax.tree.leaves(serialize.to_disk(b)), strict=True
     ):
         assert x.dtype == y.dtype
         np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
@@ -88,7 +88,7 @@ def test_a_concrete_state_serves_as_pattern_and_a_fresh_directory_gives_none(tmp
 
 
 def test_the_disk_holds_plain_nested_dicts():
-    nested = layout.to_disk(make_state(1))
+    nested = serialize.to_disk(make_state(1))
     assert set(nested) == {"step", "params", "opt_state", "key"}
     assert nested["opt_state"]["0"]["mu"]["adapters"]["q"]["total"].shape == (8, 2)
     assert nested["key"].dtype == jnp.uint32
@@ -96,7 +96,7 @@ def test_the_disk_holds_plain_nested_dicts():
 
 def test_two_leaves_on_one_path_are_refused():
     with pytest.raises(ValueError, match="share a path"):
-        layout.to_disk({"a": {"b": jnp.zeros(2)}, "a/b": jnp.zeros(2)})
+        serialize.to_disk({"a": {"b": jnp.zeros(2)}, "a/b": jnp.zeros(2)})
 
 
 def flip_bit(step_folder):
@@ -330,3 +330,16 @@ def test_the_digest_lists_every_file_of_state_data_and_meta(tmp_path):
     listed = json.loads((folder / digest.NAME).read_text())["sha256"]
     assert {name.split("/")[0] for name in listed} == {"state", "data", "meta"}
     assert largest(folder).relative_to(folder).as_posix() in listed
+
+
+def test_damaged_metrics_set_a_step_aside_before_it_is_opened(tmp_path):
+    with Checkpoints(tmp_path, best="eval/nll") as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, make_state(step), metrics={"eval/nll": 1.0 * step})
+    (tmp_path / "2" / "metrics" / "metrics").write_bytes(b"{")
+    with Checkpoints(tmp_path, best="eval/nll", read_only=True) as checkpoints:
+        assert checkpoints.best_step() == 1
+    with pytest.warns(RuntimeWarning, match=r"metrics cannot be read; .*2\.bad-metrics"):
+        checkpoints = Checkpoints(tmp_path, best="eval/nll")
+    with checkpoints:
+        assert checkpoints.restore(make_state()).step == 1

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from ftjax.core.mean import Mean
-from ftjax.train import loop, metrics
+from ftjax.report import writers
+from ftjax.train import loop
 from ftjax.train.checkpoint import CheckpointError, Checkpoints
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -104,7 +105,7 @@ def train(step, folder, *, until=12, batches=None, save=4, log=3, **kw):
     batches = batches or Batches()
     evaluate = lambda now: {"eval/w": float(now.state.params["w"].sum())}
     with (
-        contextlib.closing(metrics.Jsonl(folder / "metrics.jsonl")) as writer,
+        contextlib.closing(writers.Jsonl(folder / "metrics.jsonl")) as writer,
         Checkpoints(folder / "checkpoints", keep=3, best="eval/w") as checkpoints,
     ):
         state, progress = loop.resume(checkpoints, fresh(), batches, writers=[writer])
@@ -127,8 +128,8 @@ def train(step, folder, *, until=12, batches=None, save=4, log=3, **kw):
 
 def rows_of(folder):
     """Rows less everything that depends on the clock."""
-    drop = lambda row: {k: v for k, v in row.items() if not k.startswith(metrics.CLOCK)}
-    return [drop(row) for row in metrics.read(folder / "metrics.jsonl")]
+    drop = lambda row: {k: v for k, v in row.items() if not k.startswith(writers.CLOCK)}
+    return [drop(row) for row in writers.read(folder / "metrics.jsonl")]
 
 
 @pytest.fixture(scope="module")
@@ -158,10 +159,10 @@ def test_rows_hold_exact_window_means_tokens_and_evaluations(whole, step):
 
 def test_times_are_measured_by_phase(whole):
     folder, result = whole
-    row = metrics.read(folder / "metrics.jsonl")[-1]
-    names = {name for name in row if name.startswith(metrics.CLOCK)}
+    row = writers.read(folder / "metrics.jsonl")[-1]
+    names = {name for name in row if name.startswith(writers.CLOCK)}
     expected = ("step_s", "data_s", "eval_s", "checkpoint_s", "tokens_per_s", "memory_gib")
-    assert names == {metrics.CLOCK + name for name in expected}
+    assert names == {writers.CLOCK + name for name in expected}
     assert result.seconds["checkpoint"] > 0
     assert result.seconds["eval"] > 0
 

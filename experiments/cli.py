@@ -1,0 +1,112 @@
+"""The frame of every command: what a user can mend ends in one line, our faults in a traceback.
+
+    def main(argv):
+        ...                     # flags and config, which import nothing slow
+        commands.start()        # joins the processes of the run; then jax may be used
+
+    if __name__ == "__main__":
+        commands.run(main)
+
+Exit codes: 0 done, or stopped by SIGTERM with a checkpoint; 1 anything unforeseen; 2 what was asked
+for cannot be done, and the last line says why.
+"""
+
+import os
+import re
+import sys
+import traceback
+from typing import NoReturn
+
+from absl import app, flags, logging
+
+from ftjax.core import config as conf
+
+COORDINATOR = flags.DEFINE_string("coordinator", "", "host:port, to join processes by hand")
+PROCESSES = flags.DEFINE_integer(
+    "processes", None, "their number, with --coordinator; 1: alone, whatever a launcher says"
+)
+INDEX = flags.DEFINE_integer("index", None, "number of this process, with --coordinator")
+OURS = ("ftjax", "experiments", "configs", "_config", "__main__")
+MESSAGES = (ValueError, RuntimeError, FloatingPointError)
+
+
+def run(main) -> None:
+    """Parse the flags, run `main(argv)` and leave the process."""
+    # With its own frames cut out, as by default, what jax raises seems to come from our last line.
+    os.environ.setdefault("JAX_TRACEBACK_FILTERING", "off")
+    for flag in (COORDINATOR, PROCESSES, INDEX):  # for --help
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[flag.name])
+
+    def quietly(argv: list[str]) -> None:
+        logging.set_verbosity(logging.WARNING)  # libraries tell of all they do at the level of info
+        try:
+            main(argv)
+        except app.UsageError as error:  # absl would print the whole help
+            _leave(str(error))
+
+    try:
+        app.run(quietly, flags_parser=_parse)
+    except MESSAGES as error:
+        if not is_message(error):
+            raise
+        _leave(str(error))
+
+
+def start() -> None:
+    """Start the process as every command does: join the others of the run, reuse memory.
+
+    Raises:
+      ValueError: the flags or the launcher tell of others that cannot be joined.
+    """
+    from ftjax.core import (
+        device,
+        processes,  # jax imports slowly: behind the flags
+    )
+
+    processes.start(coordinator=COORDINATOR.value, processes=PROCESSES.value, index=INDEX.value)
+    device.reuse_memory()
+
+
+def define_mesh() -> flags.FlagHolder[list[str]]:
+    """Define --mesh of a command that reads a run; see `mesh_of`."""
+    return flags.DEFINE_list(
+        "mesh", [], "AXIS=SIZE,... of the devices here, such as fsdp=2; the run's, fitted to them"
+    )
+
+
+def mesh_of(given: list[str]) -> dict[str, int] | None:
+    """Read AXIS=SIZE of each; None without any.
+
+    Raises:
+      ValueError: one is not of this form, or names no axis.
+    """
+    from ftjax.core import mesh as meshes
+
+    found = {}
+    for text in given:
+        axis, _, size = text.partition("=")
+        if axis not in meshes.AXES or not re.fullmatch(r"-1|\d+", size):
+            raise ValueError(
+                f"--mesh: got {text!r}; expected AXIS=SIZE of {', '.join(meshes.AXES)}, such as "
+                "fsdp=2; one size may be -1, the rest of the devices"
+            )
+        found[axis] = int(size)
+    return found or None
+
+
+def is_message(error: Exception) -> bool:
+    """Return whether our own code raised it: then its text says all there is to say."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_globals["__name__"].split(".")[0] in OURS
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(conf.split_keys(argv) if conf.KEYS in flags.FLAGS else argv)
+    except flags.Error as error:
+        _leave(" ".join(str(error).split()))
+
+
+def _leave(message: str) -> NoReturn:
+    sys.stderr.write(f"error: {message}\n")
+    sys.exit(2)

@@ -1,0 +1,243 @@
+"""One row of a source: its fields by name, checked, and the errors that say what is wrong."""
+
+import math
+import re
+import string
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from ftjax.core.config import nearest
+from ftjax.data import forms, preference_rows
+from ftjax.data import messages as messages_lib
+
+KINDS = {
+    "text": ("text",),
+    "prompt": ("prompt", "response"),
+    "chat": ("messages",),
+    **preference_rows.KINDS,
+}
+
+
+# Levels of lists and objects inside of a message: templates walk them by recursion.
+DEEPEST = 100
+
+
+class BadRow(NamedTuple):
+    """A row that was left out: where it is, a short reason to count by, the whole message."""
+
+    where: str
+    reason: str
+    message: str
+
+
+class RowError(ValueError):
+    """A row that cannot be used; `.bad` is its record for the summary."""
+
+    def __init__(self, where: str, field: str, *, found: str, expected: str, fix: str, reason: str):
+        message = f"{where}: field {field!r}: got {found}; expected {expected}; {fix}"
+        super().__init__(message)
+        self.bad = BadRow(where, reason, message)
+
+
+def describe(value) -> str:
+    """Return a value's type and a short look at it, for an error message."""
+    if value is None:
+        return "null"
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+
+
+class _Formatter(string.Formatter):
+    """`str.format` that refuses lists and dicts: nobody wants their Python spelling in a prompt."""
+
+    def format_field(self, value, format_spec):
+        if not isinstance(value, str | int | float) or isinstance(value, bool):
+            raise TypeError(describe(value))
+        return super().format_field(value, format_spec)
+
+
+class Row:
+    """One raw row with its place and field map; every reader raises RowError.
+
+    form: how its fields are spelled. used: the names of the columns that were read.
+    """
+
+    def __init__(
+        self, raw, where: str, *, fields: Mapping, roles: Mapping | None = None, kind: str = "",
+        form: str = "auto", weighted: bool = False,
+    ):  # fmt: skip
+        self.raw, self.place, self.fields = raw, where, fields
+        self.roles, self.weighted, self.used = roles or {}, weighted, set()
+        if not isinstance(raw, Mapping):
+            fix = "write one JSON object a line, such as {...}"
+            raise self.wrong("(row)", raw, expected="an object", fix=fix, reason="not an object")
+        self._columns = tuple(raw)
+        self.form = "fields" if self._mapped(kind) else self._form(kind, form)
+
+    def _mapped(self, kind: str) -> bool:
+        """Return whether the field map says where the fields of the kind are."""
+        return any(self.fields.get(name, name) != name for name in KINDS.get(kind, ()))
+
+    def _form(self, kind: str, form: str) -> str:
+        found = forms.recognise(self.raw, kind) if form == "auto" else form
+        if found is None or kind not in forms.ACCEPTED:
+            return kind
+        if found not in forms.ACCEPTED[kind]:
+            legal = ", ".join(forms.ACCEPTED[kind])
+            raise ValueError(
+                f"data.form: got {form!r}; expected one of {legal} for kind {kind!r}; change one"
+            )
+        for name in forms.FORMS[found] if form != "auto" else ():
+            if name not in self.raw and not (name == "conversations" and "messages" in self.raw):
+                raise self._missing(name, name)
+        forms.convert(self, found, kind)
+        return found
+
+    def put(self, field: str, value, *, used: str) -> None:
+        """Set a field from the column `used`, which another form has in its place."""
+        self.raw = {**self.raw, field: value}
+        self.used.add(used)
+
+    def unread(self) -> set[str]:
+        """Return the columns that hold something and that nobody has read."""
+        names = set(self._columns) - self.used
+        return {str(each) for each in names if self.raw[each] is not None}
+
+    def wrong(self, field: str, value, **advice: str) -> RowError:
+        """Return a RowError that describes `value`; advice: expected, fix and reason."""
+        return self.error(field, describe(value), **advice)
+
+    def error(self, field: str, found: str, **advice: str) -> RowError:
+        """Return a RowError at this row; advice: expected, fix and reason."""
+        return RowError(self.place, field, found=found, **advice)
+
+    def value(self, field: str):
+        """Return the value that the field map names for `field`, formatted if it is a pattern."""
+        spec = self.fields.get(field, field)
+        if "{" in spec:
+            return self._formatted(field, spec)
+        if spec not in self.raw:
+            raise self._missing(spec, field)
+        self.used.add(spec)
+        return self.raw[spec]
+
+    def optional(self, field: str):
+        """Return the value of `field`, None when the row has no such field."""
+        spec = self.fields.get(field, field)
+        return self.value(field) if "{" in spec or spec in self.raw else None
+
+    def _formatted(self, field: str, spec: str) -> str:
+        names = (name for _, name, _, _ in string.Formatter().parse(spec) if name)
+        self.used |= {re.split(r"[.\[]", name, maxsplit=1)[0] for name in names}
+        try:
+            return _Formatter().vformat(spec, (), self.raw)
+        except (KeyError, IndexError) as error:
+            raise self._missing(str(error.args[0]), field) from error
+        except (TypeError, AttributeError, ValueError) as error:
+            expected = "text or numbers in the places of the format string"
+            fix = f"pick an item with '{{field[0]}}' in fields.{field}={spec!r} or change the data"
+            raise self.error(
+                field, str(error), expected=expected, fix=fix, reason="wrong type"
+            ) from error
+
+    def _missing(self, name: str, field: str) -> RowError:
+        have = ", ".join(map(str, self.raw)) or "none"
+        fix = f"{nearest(name, map(str, self.raw))}set fields=dict({field}=...) to a field it has"
+        if field in KINDS["prompt"]:
+            fix += f" ({field}=FIELD behind configs/sft.py:)"
+        if found := next((k for k in ("chat", "prompt") if forms.recognise(self.raw, k)), None):
+            fix += f", or data.kind={found!r} (kind={found})"
+        expected = f"a value for {field!r}"
+        found = f"no such field (the row has: {have})"
+        return self.error(name, found, expected=expected, fix=fix, reason="missing field")
+
+    def text(self, field: str, *, empty: bool = False) -> str:
+        """Return the text of `field`; blank text is refused unless `empty`."""
+        return self.checked_text(self.value(field), field, empty=empty)
+
+    def checked_text(self, value, field: str, *, empty: bool = False) -> str:
+        """Return `value` if it is text that a tokenizer can take."""
+        if not isinstance(value, str):
+            fix = "write it as text"
+            if field.isidentifier():
+                fix += f" or map another field with fields=dict({field}=...)"
+            raise self.wrong(field, value, expected="text", fix=fix, reason="wrong type")
+        if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
+            fix = "repair the lone surrogate escape such as \\ud83d, half of an emoji"
+            raise self.error(
+                field, "half a character", expected="text", fix=fix, reason="invalid unicode"
+            )
+        if not empty and not value.strip():
+            fix = "there is nothing to learn from it: fill it in or delete the row"
+            raise self.error(field, "empty text", expected="text", fix=fix, reason=f"empty {field}")
+        return value
+
+    def whole(self, value, field: str) -> None:
+        """Check every text inside of `value` for half a character, and how deep it is."""
+        if field.count(".") + field.count("[") > DEEPEST:
+            fix = "drop that field"
+            expected = f"at most {DEEPEST} levels"
+            raise self.error(
+                field[:60], "deeper nesting", expected=expected, fix=fix, reason="nested too deep"
+            )
+        if isinstance(value, str):
+            self.checked_text(value, field, empty=True)
+        elif isinstance(value, Mapping):
+            for key, each in value.items():
+                self.whole(key, field)
+                self.whole(each, f"{field}.{key}")
+        elif isinstance(value, list | tuple):
+            for n, each in enumerate(value):
+                self.whole(each, f"{field}[{n}]")
+
+    def weight(self) -> float:
+        """Return the row's loss weight: 1 unless `fields` or the source say where it is."""
+        if "weight" not in self.fields and not self.weighted:
+            return 1.0
+        same = self.fields.get("weight", "weight") == "weight"
+        value = self.optional("weight") if same else self.value("weight")
+        return 1.0 if value is None else self.checked_weight(value, "weight")
+
+    def checked_weight(self, value, field: str) -> float:
+        """Return `value` if it is a finite number of at least 0."""
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not math.isfinite(value) or value < 0:
+            fix = "write a plain number; 0 trains nothing, 1 is the usual weight"
+            expected = "a finite number of at least 0"
+            raise self.error(
+                field, describe(value), expected=expected, fix=fix, reason="bad weight"
+            )
+        return float(value)
+
+    def checked_number(self, value, field: str) -> float:
+        """Return `value` if it is a finite number."""
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not math.isfinite(value):
+            fix = f"write a plain number or drop {field!r}"
+            expected = "a finite number"
+            raise self.error(
+                field, describe(value), expected=expected, fix=fix, reason=f"bad {field}"
+            )
+        return float(value)
+
+    def messages(self, value, field: str) -> list[dict]:
+        """Return `value` if it is a list of messages with known roles and text."""
+        return messages_lib.read(self, value, field)
+
+    def answered(self, messages: list[dict], field: str) -> list[dict]:
+        """Return messages if the assistant says something in each turn that is learned."""
+        return messages_lib.answered(self, messages, field)
+
+    def beside(self, messages: list[dict]) -> tuple[list[dict], dict]:
+        """Return messages after the row's `system`, if it has one, and {"tools": ...}, if any."""
+        tools = messages_lib.tools(self, self.optional("tools"), "tools")
+        system = self.optional("system")
+        if system is not None and self.checked_text(system, "system", empty=True).strip():
+            if messages[0]["role"] == "system":
+                fix = "keep one of them"
+                raise self.wrong(
+                    "system", system, expected="none beside a system message", fix=fix,
+                    reason="two system messages",
+                )  # fmt: skip
+            messages = [{"role": "system", "content": system}, *messages]
+        return messages, {"tools": tools} if tools else {}

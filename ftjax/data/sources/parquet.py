@@ -1,0 +1,57 @@
+"""Parquet files, through pyarrow (`pip install "ftjax[parquet]"`).
+
+make(path="data/train-*.parquet", columns=("prompt", "response"))
+"""
+
+from collections.abc import Sequence
+
+from ftjax.core.config import nearest
+from ftjax.data import locate
+from ftjax.data.rows import Rows
+
+
+def make(*, path, columns: Sequence[str] | None = None) -> Rows:
+    """Read every row of the files that `path` names; nested columns become lists and dicts.
+
+    path: a file, glob, folder, or a list of these. columns: read only these.
+    Raises ImportError without pyarrow; ValueError for a damaged file or an unknown column.
+    """
+    rows, places = [], []
+    for file in locate.find(path, (".parquet",), where="data.path"):
+        found = _read(file, columns)
+        rows += found
+        places += [(file, n) for n in range(len(found))]
+    return Rows(rows, where=lambda i: f"{places[i][0]}:row {places[i][1] + 1}")
+
+
+def _read(file: str, columns: Sequence[str] | None) -> list[dict]:
+    arrow, parquet = _pyarrow()
+    try:
+        reader = parquet.ParquetFile(file)
+        _known(columns or (), reader.schema_arrow.names, file=file)
+        table = reader.read(columns=list(columns) if columns else None)
+        return table.to_pylist(maps_as_pydicts="strict")
+    except (arrow.ArrowInvalid, OSError) as error:
+        raise ValueError(
+            f"{file}: got damaged parquet data ({error}); expected a complete file; fetch it again"
+        ) from error
+
+
+def _known(columns: Sequence[str], names: Sequence[str], *, file: str) -> None:
+    for column in columns:
+        if column not in names:
+            raise ValueError(
+                f"{file}: data.columns: got {column!r}; expected some of {', '.join(names)}; "
+                f"{nearest(column, names)}"
+            )
+
+
+def _pyarrow():
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ImportError(
+            'data.name="parquet" needs pyarrow; install it with: pip install "ftjax[parquet]"'
+        ) from error
+    return pyarrow, pyarrow.parquet

@@ -1,0 +1,103 @@
+r"""A small world of invented people: closed-book facts, told in many wordings and then asked.
+
+Each person of a population has one value for each relation (country, job, ..., year), drawn once
+by the number of the world: the facts are the same for every row seed. Training tells them in some
+wordings; the test split asks in wordings that training never uses.
+
+    train, statements: "Fact: Bamo comes from Peru. The pet of Bamo is a goat."
+    test, questions:   "Q: Where does Bamo come from?\nA:" -> " Peru"
+
+Populations are disjoint: "base" is for pretraining, "new", "new2" and "new3" for fine-tuning.
+"""
+
+import functools
+
+from ftjax.data.worlds import generated, names, relations
+
+POPULATIONS = ("base", "new", "new2", "new3")
+FORMS = ("statements", "questions")
+KINDS = ("seen", "held_out")
+
+
+@functools.cache
+def table(population: str = "base", people: int = 64, world: int = 0) -> dict[str, dict[str, str]]:
+    """Return the ground truth of a population: {name: {relation: value}}."""
+    generated.legal(population, POPULATIONS, "facts: population")
+    rng = generated.generator("facts", population, world)
+    return {
+        name: {key: generated.pick(rng, r.values) for key, r in relations.PEOPLE.items()}
+        for name in names.population(population, people, world)
+    }
+
+
+def make(
+    *,
+    split: str = "train",
+    rows: int | None = None,
+    seed: int = 0,
+    population: str = "base",
+    people: int = 64,
+    world: int = 0,
+    form: str | None = None,
+    wording: str | None = None,
+):
+    """Make closed-book rows about one population of `people` invented people.
+
+    `form` is "statements" (text rows of 2 to 5 facts about one person) or "questions"
+    (prompt/response rows); by default the training split states and the others ask. `wording` is
+    "seen" or "held_out"; by default the test split alone is held out. Questions go through all
+    facts, in random order, before any fact comes again; validation and test hold each once
+    unless `rows` says otherwise.
+    """
+    generated.legal(split, generated.SPLITS, "facts: split")
+    form = generated.legal(
+        form or ("statements" if split == "train" else "questions"), FORMS, "facts: form"
+    )
+    wording = generated.legal(
+        wording or ("held_out" if split == "test" else "seen"), KINDS, "facts: wording"
+    )
+    known = table(population, people, world)
+    key = ("facts", population, world, split, form, wording, seed)
+    draw = _statements(known, wording, key) if form == "statements" else _ask(known, wording, key)
+    if rows is None:
+        every = people * len(relations.PEOPLE)
+        rows = generated.ROWS["train"] if split == "train" else every
+    return generated.Generated(draw, count=rows, name=f"facts-{population}/{split}")
+
+
+def _statements(known, wording, key):
+    def draw(index):
+        rng = generated.generator(*key, index)
+        name = generated.pick(rng, list(known))
+        told = generated.sample(rng, list(relations.PEOPLE), generated.between(rng, (2, 5)))
+        told = {relation: known[name][relation] for relation in told}
+        lines = [_say(rng, name, relation, value, wording) for relation, value in told.items()]
+        return {"text": " ".join(["Fact:", *lines]), "name": name, "facts": told}
+
+    return draw
+
+
+def _say(rng, name, relation, value, wording):
+    r = relations.PEOPLE[relation]
+    options = r.statements if wording == "seen" else r.held_statements
+    return relations.fill(generated.pick(rng, options), name=name, value=value)
+
+
+def _ask(known, wording, key):
+    pairs = [(name, relation) for name in known for relation in relations.PEOPLE]
+
+    @functools.lru_cache(maxsize=4)
+    def order(epoch):
+        return generated.generator(*key, "order", epoch).permutation(len(pairs))
+
+    def draw(index):
+        epoch, place = divmod(index, len(pairs))
+        name, relation = pairs[int(order(epoch)[place])]
+        r, rng = relations.PEOPLE[relation], generated.generator(*key, index)
+        options = r.questions if wording == "seen" else r.held_questions
+        text = relations.fill(generated.pick(rng, options), name=name, value="")
+        answer = known[name][relation]
+        truth = {"name": name, "relation": relation, "choices": sorted(set(r.values))}
+        return generated.question(f"Q: {text}\nA:", answer, **truth)
+
+    return draw

@@ -1,0 +1,131 @@
+"""What an evaluator is: numbers per example, and a summary of them that is pure numpy.
+
+    evaluate = nll.make(model=model, examples=examples)
+    evaluate(params)                        {"nll": 2.31, ...}
+    evaluate.examples(params)               {"nll": array [n], "tokens": array [n]}
+    evaluate.summary(arrays[some indices])  the same metrics of a resample, for a bootstrap
+
+Also the scoring that evaluators share: log-likelihoods of sequences, whatever their lengths. Each
+example's sum is made on the device; sums over examples are made on the host in float64, so results
+do not depend on how examples were batched.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ftjax.core import mesh as meshes
+from ftjax.core import rounding, shapes
+from ftjax.ops import loss
+
+Arrays = Mapping[str, np.ndarray]
+LEAST = 16  # the shortest bucket of lengths
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluator:
+    """A function of params; `examples` and `summary` are its two halves."""
+
+    examples: Callable  # params -> {name: array [n]}
+    summary: Callable[[Arrays], dict[str, float]]
+
+    def __call__(self, params) -> dict[str, float]:
+        """Evaluate {"model", "adapters"}; adapters None or missing = off."""
+        return self.summary(self.examples(params))
+
+
+def make_scorer(model, *, batch_size: int, chunk: int = 64, mesh=None) -> Callable:
+    """Make `score(params, examples) -> (logp [n], weight [n])` in float64.
+
+    `examples` are (tokens int [t], weights float [t]) pairs; weights[i] weighs tokens[i] as the
+    target that is predicted from the tokens before it, so weights[0] never counts:
+
+        logp = sum_{i>0} weights_i * log p(tokens_i | tokens_<i),   weight = sum_{i>0} weights_i
+
+    The compiled program is shared by all calls: one per bucket of lengths (powers of two), and per
+    structure of `params` (with adapters, without).
+
+    Raises (on a call):
+      ValueError: an example is longer than the model's positions.
+    """
+
+    def score_batch(params, batch):
+        logps_BT = target_logps(model, params, batch, chunk=chunk)
+        weights_BT = batch["weights"][:, 1:]
+        # A row of weight 0 must give 0 even where its padding gives infinities.
+        counted = jnp.where(weights_BT == 0, 0, logps_BT * weights_BT)
+        return counted.sum(-1), weights_BT.sum(-1)
+
+    score = make_runner(model, score_batch, batch_size=batch_size, mesh=mesh)
+    return lambda params, examples: tuple(score(params, examples, count=2))
+
+
+def make_runner(model, function: Callable, *, batch_size: int, mesh=None) -> Callable:
+    """Make `run(params, examples, count) -> [count arrays [n] float64]` of a function of batches.
+
+    `function(params, batch)` returns `count` arrays [B]; examples are as for `make_scorer`.
+    """
+    meshes.check_batch(batch_size, 1, mesh)
+    call = jax.jit(
+        function, out_shardings=None if mesh is None else meshes.replicated(mesh),
+        compiler_options=rounding.compiler_options(model.dtype),
+    )  # fmt: skip
+
+    def run(params, examples: Sequence, *, count: int) -> list[np.ndarray]:
+        results = [np.zeros(len(examples)) for _ in range(count)]
+        for index, batch in batches(
+            examples, batch_size=batch_size, most=model.config.max_positions
+        ):
+            with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
+                found = call(params, place(batch, mesh))
+            for result, part in zip(results, found, strict=True):
+                result[index] = np.asarray(part)[: len(index)]
+        return results
+
+    return run
+
+
+def target_logps(model, params, batch, *, chunk: int):
+    """Compute log p(tokens[:, i+1] | tokens[:, :i+1]), [B, T-1] float32; label shift done here."""
+    weights, adapters = params["model"], params.get("adapters")
+    x_BTD = model.hidden(
+        weights, batch["tokens"], positions_BT=batch["positions"], segments_BT=batch["segments"],
+        adapters=adapters,
+    )  # fmt: skip
+    targets_BT = jnp.roll(batch["tokens"], -1, axis=1)
+    w_VD, cap = model.head(weights, adapters)
+    return loss.logps(x_BTD, w_VD, targets_BT, chunk=chunk, cap=cap)[0][:, :-1]
+
+
+def batches(examples: Sequence, *, batch_size: int, most: int):
+    """Yield (indices, batch) over all examples, shortest first; dummies fill the last batch."""
+    order = sorted(range(len(examples)), key=lambda i: len(examples[i][0]))
+    for start in range(0, len(order), batch_size):
+        index = order[start : start + batch_size]
+        chosen = [examples[i] for i in index]
+        width = shapes.bucket(max(len(each[0]) for each in chosen), least=LEAST, most=most)
+        yield index, rectangle(chosen, batch_size=batch_size, width=width)
+
+
+def rectangle(examples: Sequence, *, batch_size: int, width: int) -> dict[str, np.ndarray]:
+    """Lay examples into a batch [batch_size, width]; what is left over is padding, segment 0."""
+    empty = [[]] * (batch_size - len(examples))
+    lengths = np.int32([len(each[0]) for each in examples] + [0] * len(empty))
+    inside = np.arange(width) < lengths[:, None]
+    return {
+        "tokens": shapes.rows([each[0] for each in examples] + empty, width, fill=0),
+        "weights": shapes.rows(
+            [each[1] for each in examples] + empty, width, fill=0, dtype=np.float32
+        ),
+        "segments": inside.astype(np.int32),
+        "positions": np.where(inside, np.arange(width), 0).astype(np.int32),
+    }
+
+
+def place(batch, mesh):
+    """Put a batch that every process has whole on the mesh, if there is one."""
+    return batch if mesh is None else meshes.put(batch, meshes.batch_shardings(batch, mesh))

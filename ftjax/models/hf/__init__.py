@@ -1,0 +1,1 @@
+"""Hugging Face directories: configs and weights, in and out."""

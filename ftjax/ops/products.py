@@ -1,0 +1,65 @@
+"""Products of two arrays, summed in float32 and rounded once to the type of the operands.
+
+Two rules hold for every product of a model:
+
+- float32 means float32. Without a precision an accelerator multiplies float32 operands in passes of
+  bfloat16 (TPU) or TF32 (GPU), so `compute_dtype="float32"` would name another computation there.
+- A lower type is summed in float32 and rounded after the last addition. Where a mesh splits the
+  summed axis, what devices add are float32 partial sums; rounded ones would differ between a policy
+  and its reference, whose products are the same numbers in other programs.
+
+    y = einsum("BTD,DF->BTF", x, w)
+    y = matmul(x, w)                       two-dimensional operands
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def precision(*operands: jax.Array) -> jax.lax.Precision | None:
+    """Return HIGHEST for float32 operands; lower types are multiplied exactly without it."""
+    return HIGHEST if jnp.result_type(*operands) == jnp.float32 else None
+
+
+def einsum(equation: str, x: jax.Array, w: jax.Array) -> jax.Array:
+    """Compute `jnp.einsum(equation, x, w)` of two operands, in their type.
+
+    Every letter of an operand is in the other one or in the result, and none twice in one.
+    """
+    kind = jnp.result_type(x, w)
+    return _einsum(equation, x.astype(kind), w.astype(kind))
+
+
+def matmul(x: jax.Array, w: jax.Array) -> jax.Array:
+    """Compute x w, [M,K] [K,N]."""
+    return einsum("mk,kn->mn", x, w)
+
+
+def summed(equation: str, x: jax.Array, w: jax.Array) -> jax.Array:
+    """Compute the same without the last rounding: float32, with no derivative rule of its own."""
+    options = dict(precision=precision(x, w), preferred_element_type=jnp.float32)
+    return jnp.einsum(equation, x, w, **options)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _einsum(equation, x, w):
+    return summed(equation, x, w).astype(x.dtype)
+
+
+def _forward(equation, x, w):
+    return _einsum(equation, x, w), (x, w)
+
+
+def _backward(equation, residuals, g):
+    """Multiply the cotangent in its own type: the rule of a float32 sum would make it float32."""
+    x, w = residuals
+    inputs, made = equation.split("->")
+    left, right = inputs.split(",")
+    return _einsum(f"{made},{right}->{left}", g, w), _einsum(f"{left},{made}->{right}", x, g)
+
+
+_einsum.defvjp(_forward, _backward)

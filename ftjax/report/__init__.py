@@ -1,0 +1,1 @@
+"""Metrics writers, tables, curves, the page and the summary of a run."""

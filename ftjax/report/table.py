@@ -1,0 +1,128 @@
+"""What was learned and what was forgotten: evaluations in rows, runs in columns.
+
+    learned = table({"before": {"eval/tsql/nll": 1.9, "eval/mmlu/accuracy": 0.31},
+                     "after LoRA": {"eval/tsql/nll": 0.4, "eval/mmlu/accuracy": 0.30}},
+                    groups={"tsql": "new", "mmlu": "old"})
+    print(table_text(learned))
+
+The first run is the one the others are compared with. A change counts as better or worse by the
+metric's own direction: less nll is better, more accuracy is. Where the evaluations of single
+examples give an interval for a change, one that holds 0 is called the same.
+"""
+
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+from ftjax.evals.lib import retention
+
+# The metrics of an evaluation that a reader looks at first; all are in metrics.jsonl.
+SHOWN = ("nll", "bits_per_byte", "accuracy", "exact_match", "f1", "reward", "reward_margin")
+Interval = tuple[float, float]
+GROUPS = {"new": "Learned: the new task", "old": "Kept or forgotten: old abilities"}
+
+
+class Row(NamedTuple):
+    """One metric of one evaluation over all runs; None where a run lacks it."""
+
+    label: str
+    metric: str
+    group: Literal["new", "old"]
+    values: tuple[float | None, ...]
+    intervals: tuple[Interval | None, ...]  # of the change from the first run
+
+    def change(self, column: int) -> float | None:
+        """Return the difference from the first run."""
+        first, value = self.values[0], self.values[column]
+        return None if first is None or value is None else value - first
+
+    def verdict(self, column: int) -> Literal["better", "worse", "same"]:
+        """Judge the change by the metric's direction; within noise or rounding it is the same."""
+        change, interval = self.change(column), self.intervals[column]
+        within_noise = interval is not None and interval[0] <= 0 <= interval[1]
+        if change is None or abs(change) < 5e-4 or within_noise:
+            return "same"
+        return "better" if change * retention.direction(self.metric) > 0 else "worse"
+
+
+class Table(NamedTuple):
+    """Runs by name, and rows grouped new before old."""
+
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+def table(
+    runs: Mapping[str, Mapping[str, float]],
+    *,
+    groups: Mapping[str, str],
+    intervals: Mapping[str, Mapping[str, Interval]] | None = None,
+) -> Table:
+    """Collect `eval/<label>/<metric>` of each run, the run to compare with first.
+
+    groups: "new" or "old" for every label; metrics of labels that it does not name are left out.
+    intervals: by run and metric, of its change from the first run.
+    """
+    for label, group in groups.items():
+        if group not in GROUPS:
+            raise ValueError(f"report.groups.{label}: got {group!r}; expected 'new' or 'old'")
+    names = dict.fromkeys(name for metrics in runs.values() for name in metrics)
+    rows = []
+    for name in names:
+        kind, _, rest = name.partition("/")
+        label, _, metric = rest.partition("/")
+        if kind == "eval" and metric in SHOWN and label in groups:
+            values = tuple(metrics.get(name) for metrics in runs.values())
+            bounds = tuple((intervals or {}).get(run, {}).get(name) for run in runs)
+            rows.append(Row(label, metric, groups[label], values, bounds))
+    rows.sort(key=lambda row: list(GROUPS).index(row.group))
+    return Table(tuple(runs), tuple(rows))
+
+
+def join(found: Mapping[str, Table]) -> Table:
+    """Put the tables of several runs from one base side by side: before, then each run's after."""
+    first = next(iter(found.values()))
+    rows = []
+    for row in first.rows:
+        same = [_find(each, row) for each in found.values()]
+        values = (row.values[0], *(own and own.values[-1] for own in same))
+        rows.append(
+            row._replace(
+                values=values, intervals=(None, *(own and own.intervals[-1] for own in same))
+            )
+        )
+    return Table((first.columns[0], *found), tuple(rows))
+
+
+def _find(learned: Table, wanted: Row) -> Row | None:
+    same = (row for row in learned.rows if row[:3] == wanted[:3])
+    return next(same, None)
+
+
+def table_text(learned: Table) -> str:
+    """Write the table in plain text; `+` marks better, `-` worse."""
+    head = ["", "evaluation", "metric", learned.columns[0]]
+    for name in learned.columns[1:]:
+        head += [name, "change"]
+    lines = [head, *([row.group, row.label, row.metric, *_cells(row)] for row in learned.rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    align = lambda text, i: text.ljust(widths[i]) if i < 3 else text.rjust(widths[i])
+    return "\n".join("  ".join(align(x, i) for i, x in enumerate(x)).rstrip() for x in lines)
+
+
+def _cells(row: Row) -> list[str]:
+    marks = {"better": " +", "worse": " -", "same": "  "}
+    cells = [number(row.values[0])]
+    for column in range(1, len(row.values)):
+        cells.append(number(row.values[column]))
+        cells.append(signed(row.change(column)) + marks[row.verdict(column)])
+    return cells
+
+
+def number(value: float | None) -> str:
+    """Write a value with three decimals, n/a where there is none."""
+    return "n/a" if value is None else f"{value:.3f}"
+
+
+def signed(value: float | None) -> str:
+    """Write a change with its sign."""
+    return "n/a" if value is None else f"{value:+.3f}"

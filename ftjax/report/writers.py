@@ -1,0 +1,247 @@
+"""Where metrics go. A writer has `write(step, row)`, `rewind(step)` and `close()`; a row is a flat
+dict of numbers.
+
+    metrics.jsonl:  {"step": 20, "loss": 2.31, "tokens": 40960, "time/step_s": 0.11, ...}
+
+Everything under `time/` depends on the machine and the moment; all else is equal between two runs
+of one config, and between a resumed run and one that never stopped (`rewind` drops the rows that a
+crash left beyond the checkpoint). The loop lets process 0 alone write.
+"""
+
+import json
+import os
+import pathlib
+import sys
+import warnings
+from typing import Protocol, TextIO
+
+from ftjax.core import files
+from ftjax.report.table import SHOWN
+from ftjax.train import digest
+
+CLOCK = "time/"
+
+
+class Writer(Protocol):
+    """Takes rows of metrics."""
+
+    def write(self, step: int, row: dict) -> None:
+        """Take the numbers of `step`."""
+
+    def rewind(self, step: int) -> None:
+        """Forget all rows after `step`; -1 forgets everything."""
+
+    def close(self) -> None:
+        """Finish writing."""
+
+
+class Jsonl:
+    """Append one JSON object a row to a file, flushed at once; NaN and infinities become null."""
+
+    def __init__(self, path: os.PathLike | str):
+        self.path = pathlib.Path(path)
+        self._file: TextIO | None = None
+
+    def write(self, step: int, row: dict) -> None:
+        """Append the row."""
+        if self._file is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("a", encoding="utf-8")
+        self._file.write(json.dumps(files.plain({"step": step, **row})) + "\n")
+        self._file.flush()
+
+    def rewind(self, step: int) -> None:
+        """Drop the rows after `step`, and a last line that a crash cut short."""
+        self.close()
+        if self.path.exists():
+            kept = [row for row in _readable(self.path) if row["step"] <= step]
+            files.write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def _readable(path: pathlib.Path) -> list[dict]:
+    """Read the rows that can be read; where others are damaged, keep the file under another name.
+
+    A last line without its end was cut short by a crash, and is no damage.
+    """
+    rows, bad = [], []
+    lines = path.read_bytes().split(b"\n")[:-1]
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+            row["step"] + 0
+            rows.append(row)
+        except (ValueError, TypeError, KeyError):
+            bad.append(number)
+    if bad:
+        aside = digest.quarantine(path, reason="line")
+        warnings.warn(
+            f"{path}: got {len(bad)} damaged line(s), first line {bad[0]}; the file is renamed to "
+            f"{aside.name}, and its {len(rows)} good rows are kept",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+    return rows
+
+
+def read(path: os.PathLike | str) -> list[dict]:
+    """Read the rows of a metrics file, less a torn last line."""
+    lines = pathlib.Path(path).read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1] if line]
+
+
+class TensorBoard:
+    """Write event files that TensorBoard reads, through tensorboardX."""
+
+    def __init__(self, directory: os.PathLike | str):
+        self._directory, self._writer, self._purge = os.fspath(directory), None, None
+
+    def write(self, step: int, row: dict) -> None:
+        """Add one scalar for each number."""
+        from tensorboardX import SummaryWriter  # slow to import: only where it is used
+
+        if self._writer is None:
+            self._writer = SummaryWriter(self._directory, purge_step=self._purge)
+        for name, value in row.items():
+            if value is not None:
+                self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+    def rewind(self, step: int) -> None:
+        """Let TensorBoard hide what was written after `step`."""
+        self._purge = step + 1
+
+    def close(self) -> None:
+        """Close the event file."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+class Console:
+    """One line a row; on a terminal a progress bar carries the latest one."""
+
+    def __init__(self, *, until: int, stream: TextIO | None = None):
+        self._until, self._stream, self._bar = until, stream or sys.stderr, None
+        self._start = 0
+
+    def write(self, step: int, row: dict) -> None:
+        """Print the row: training numbers on one line, evaluations on the next."""
+        if "loss" in row:
+            self._train(step, row)
+        scores = [f"{name} {_short(x)}" for name, x in row.items() if _is_score(name)]
+        if scores:
+            self._print(f"step {step}  " + "  ".join(scores))
+
+    def rewind(self, step: int) -> None:
+        """Start the bar at the restored step."""
+        self._start = max(step, 0)
+
+    def close(self) -> None:
+        """End the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def _train(self, step: int, row: dict) -> None:
+        if not self._stream.isatty():
+            self._print(f"step {step}/{self._until}  {line(row, left=self._until - step)}")
+            return
+        from tqdm import tqdm
+
+        if self._bar is None:
+            total = {"total": self._until, "initial": self._start}
+            self._bar = tqdm(**total, file=self._stream, dynamic_ncols=True, unit="step")
+        self._bar.set_postfix_str(line(row, left=None), refresh=False)
+        self._bar.update(step - self._bar.n)
+
+    def _print(self, text: str) -> None:
+        if self._bar is not None:
+            self._bar.write(text, file=self._stream)
+            return
+        self._stream.write(text + "\n")
+        self._stream.flush()
+
+
+def line(row: dict, *, left: int | None) -> str:
+    """Put loss, learning rate, speed, MFU, time left and memory of a row in words.
+
+    left: steps to go; None leaves the time out.
+    """
+    parts = [f"loss {_short(row['loss'])}"]
+    if "learning_rate" in row:
+        parts.append(f"lr {row['learning_rate']:.3g}")
+    if "time/tokens_per_s" in row:
+        parts.append(f"{row['time/tokens_per_s']:,.0f} tok/s")
+    if row.get("time/mfu") is not None:
+        parts.append(f"MFU {row['time/mfu']:.1%}")
+    if row.get("padding"):
+        parts.append(f"{row['padding'] / (row['padding'] + row['tokens']):.0%} padding")
+    if left is not None and "time/step_s" in row:
+        parts.append(f"left {duration(left * row['time/step_s'])}")
+    if "time/memory_gib" in row:
+        parts.append(f"mem {row['time/memory_gib']:.1f} GiB")
+    return "  ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """Write seconds as `1 h 02 min`, `3 min 20 s` or `45 s`."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
+
+
+def _is_score(name: str) -> bool:
+    return name.startswith("eval/") and name.rsplit("/", 1)[-1] in SHOWN
+
+
+def _short(value: float | None) -> str:
+    return "nan" if value is None else f"{value:.4g}"
+
+
+class Wandb:
+    """Send rows to Weights & Biases (`pip install ftjax[wandb]`); its failures never stop a run."""
+
+    def __init__(self, **settings):
+        """Keep `settings` for `wandb.init`: project, name, config, mode, ..."""
+        self._settings, self._run, self._dead = settings, None, False
+        self._failures = (ImportError, OSError, RuntimeError, ValueError, TypeError)
+
+    def write(self, step: int, row: dict) -> None:
+        """Log the row, starting the run at the first."""
+        self._try(self._log, step, row)
+
+    def rewind(self, step: int) -> None:
+        """Do nothing: the service drops rows of steps that it has seen."""
+
+    def close(self) -> None:
+        """Finish the run."""
+        if self._run is not None:
+            self._try(self._run.finish)
+
+    def _log(self, step: int, row: dict) -> None:
+        if self._run is None:
+            import wandb
+
+            self._failures += (wandb.Error,)
+            self._run = wandb.init(**self._settings)
+        self._run.log(row, step=step)
+
+    def _try(self, call, *args) -> None:
+        if self._dead:
+            return
+        try:
+            call(*args)
+        # Network, log-in, quota, another version: none of it is worth the run.
+        except self._failures as error:
+            self._dead = True
+            warnings.warn(
+                f"wandb: {type(error).__name__}: {error}; training goes on without it",
+                RuntimeWarning,
+                stacklevel=3,
+            )

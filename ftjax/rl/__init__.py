@@ -1,0 +1,1 @@
+"""Online runs: prompts, rollouts, rewards and the batches made of them."""

@@ -1,0 +1,210 @@
+"""What adapters start from that is neither their key nor their weight: factors found in data.
+
+    find(parts, objective, loader, model, workdir=...)     before the first step: {path: (a, b)}
+    read(parts, workdir)                                   what the run has found, from then on
+
+EVA takes the second moments of a map's inputs over the run's first batches, LoRA-GA the gradient of
+its weight. One site (a stack of layers) is done at a time, by passes of its own: beside the base
+and a backward pass there is one [L, in, in] or one gradient [L, in, out], float32. The factors are
+kept in the workdir: a run that goes on, and whoever reads it, has those that it began with.
+
+LoftQ is no matter of data: its factors are made while the base is read, see `setup`.
+"""
+
+import functools
+import pathlib
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from jax.experimental import multihost_utils
+
+from ftjax.adapters import lora
+from ftjax.adapters.lib import inits, protocol
+from ftjax.adapters.lib import input_moments as probe
+from ftjax.core import files, tree
+from ftjax.core import mesh as meshes
+from ftjax.data import loader as loaders
+from ftjax.ops import lowrank, quantize
+from ftjax.run.artifacts import Artifacts
+from ftjax.train import digest
+from ftjax.train.step import make_gradients
+
+BATCHES = 4
+DATA = ("inputs", "gradient")
+
+
+def is_base(settings, method, groups) -> bool:
+    """Return whether the adapters of a run change nothing before the first step.
+
+    Given adapters (trained, or of past tasks), virtual tokens and LoftQ's repair of a quantised
+    weight change something.
+    """
+    given = settings.adapter_from or settings.adapter.get("past")
+    methods = (method, *(other for _, other in groups))
+    repairs = any(protocol.is_informed(m) and m.needs == "quantizer" for m in methods)
+    return not (given or isinstance(method, protocol.OfModel) or repairs)
+
+
+def check(parts) -> None:
+    """Check that what adapters start from can be had.
+
+    Raises:
+      ValueError: naming the key.
+    """
+    spec, data = parts.settings.adapter, parts.needing(*DATA)
+    if dense := sorted(parts.needing("quantizer").keys() - parts.quantizers.keys()):
+        raise ValueError(
+            f"adapter.init: got 'loftq' at {dense[0]}, which is not quantised; expected quantised "
+            "weights alone; set model.quantize.name and model.quantize.where"
+        )
+    if "batches" in spec and (not data or spec["batches"] < 1):
+        raise ValueError(
+            f"adapter.batches: got {spec['batches']}; expected at least 1, with adapter.init = "
+            "'eva' or 'lora_ga'; drop it"
+        )
+    if parts.informed and (parts.past or (parts.settings.adapter_from and not data)):
+        raise ValueError(
+            f"adapter.init: got {spec['init']!r} on top of adapters that are given; expected one "
+            "start; drop adapter.past or adapter_from, or choose another init"
+        )
+    linears = parts.model.linears
+    if unseen := [path for path in parts.needing("inputs") if not probe.fits(linears[path])]:
+        raise ValueError(
+            f"adapter.init: got 'eva' at {unseen[0]}; expected maps of the blocks that see every "
+            "token, neither experts nor embedding nor head; change adapter.where"
+        )
+    if parts.needing("gradient") and (parts.heads or parts.reference.name == "cached"):
+        raise ValueError(
+            "adapter.init: got 'lora_ga' with a head that starts at zero, or reference.name = "
+            "'cached'; expected a loss with a gradient before the first step; choose another init"
+        )
+
+
+def find(parts, objective, loader, model, *, workdir: pathlib.Path) -> dict[str, tuple]:
+    """Find the factors of adapters that start from data; nothing for others.
+
+    Those of a run that has saved a checkpoint are read.
+
+    Raises:
+      ValueError: the run has no data to start from.
+    """
+    if not parts.needing(*DATA) or parts.settings.adapter_from:
+        return {}
+    if Artifacts(workdir).has_checkpoint():
+        return read(parts, workdir)
+    if not isinstance(loader, loaders.Loader):
+        raise ValueError(
+            "adapter.init: got a start from data for a run that samples its own; expected another "
+            "init, such as 'kaiming'"
+        )
+    count = parts.settings.adapter.get("batches", BATCHES)
+    put = functools.partial(meshes.put_local, mesh=parts.mesh, rows=loader.batch_size)
+    batches = [put(loader.batch(g)) for g in range(count)]
+    with jax.set_mesh(parts.mesh):
+        found = _directions(parts, model, batches) | _steps(parts, objective, model, batches)
+    _write(workdir, found)
+    return found
+
+
+def _directions(parts, model, batches) -> dict[str, tuple]:
+    """EVA: principal directions of the inputs, given to the layers by what they explain."""
+    methods, found = parts.needing("inputs"), {}
+    for path, method in methods.items():
+        moments = jax.jit(functools.partial(probe.moments, parts.model, path))
+        total = _add(moments(model, batch) for batch in batches)
+        rank = lora.widest(method.options["rank"], method.options["rho"])
+        found[path] = jax.jit(jax.vmap(lambda m, r=rank: inits.eva(m, r)))(total)
+    if any(method.options["rho"] > 1 for method in methods.values()):
+        layers = {path: parts.model.linears[path].stack for path in methods}
+        budget = sum(layers[path] * method.options["rank"] for path, method in methods.items())
+        kept = inits.redistribute({path: own.share for path, own in found.items()}, budget)
+        found = {p: own._replace(a=own.a * kept[p][:, None]) for p, own in found.items()}
+    return {path: _factors(parts, path, own.a) for path, own in found.items()}
+
+
+def _steps(parts, objective, model, batches) -> dict[str, tuple]:
+    """LoRA-GA: singular vectors of the gradient of the weights, one site after the other."""
+    own: dict[str, Any] = {"model": model, "adapters": None}
+    methods, found = parts.needing("gradient"), {}
+    if not methods:
+        return {}
+    own |= parts.reference.arrays(own, parts.mesh, trains=set())
+    for path, method in methods.items():
+        gradient = _gradient(parts, objective, own, path)  # one program for all batches
+        total = _add(map(gradient, batches))
+        site = parts.model.linears[path]
+        one = lambda g, e=site.equation, r=method.options["rank"]: inits.lora_ga(
+            lowrank.matrix(e, g), r
+        )
+        a, b = jax.jit(one if site.stack is None else jax.vmap(one))(total)
+        found[path] = _factors(parts, path, a, b)
+    return found
+
+
+def _gradient(parts, objective, params, path: str):
+    """Make `batch -> gradient of the loss` by one weight, as an array where it is quantised."""
+    where, s = f"model/{path}", parts.settings
+    dense = lambda at, w: quantize.dense(w, jnp.float32) if at == where else w
+    params = tree.map_with_paths(dense, params, is_leaf=quantize.is_quantized)
+    trainable, frozen = tree.partition(params, where, where="adapter.where")
+    gradients = make_gradients(
+        parts.model, objective, accumulate=s.accumulate, chunk=s.model.chunk,
+        reference=parts.reference.function,
+    )  # fmt: skip
+    run = jax.jit(lambda *given: gradients(*given, lambda x: x)[0])
+    key = jax.random.key(s.seed.sampling)
+    return lambda batch: tree.paths(run(trainable, frozen, batch, key))[where]
+
+
+def _add(parts: Iterable[jax.Array]) -> jax.Array:
+    return functools.reduce(jnp.add, (part.astype(jnp.float32) for part in parts))
+
+
+def _factors(parts, path: str, a: jax.Array, b: jax.Array | None = None) -> tuple:
+    """View matrices in the letters of the site; b is zero where there is none."""
+    site = parts.model.linears[path]
+    if b is None:
+        outside = lowrank.sides(site.equation, site.shape)[1]
+        b = jnp.zeros((*a.shape[:-2], a.shape[-1], outside), jnp.float32)
+    one = functools.partial(lowrank.factors, site.equation, site.shape)
+    return (one if site.stack is None else jax.vmap(one))(a, b)
+
+
+def _write(workdir: pathlib.Path, found: dict[str, tuple]) -> None:
+    whole = lambda x: (
+        x if x.is_fully_addressable else multihost_utils.process_allgather(x, tiled=True)
+    )
+    named = {f"{path}.{name}": np.asarray(whole(x)) for path, pair in found.items()
+             for name, x in zip("ab", pair, strict=True)}  # fmt: skip
+    if jax.process_index() == 0:
+        workdir.mkdir(parents=True, exist_ok=True)
+        files.write_tensors(Artifacts(workdir).start, named)
+        digest.sign(Artifacts(workdir).start)
+
+
+def read(parts, workdir: pathlib.Path) -> dict[str, tuple]:
+    """Read the factors that a run began with; nothing where its adapters need none.
+
+    Raises:
+      ValueError: they are not there.
+    """
+    needed = parts.needing(*DATA)
+    if not needed or parts.settings.adapter_from:
+        return {}
+    path = Artifacts(workdir).start
+    if not path.is_file():
+        raise ValueError(
+            f"{path}: got no such file; expected the factors that the run's adapters began with; "
+            "copy it with the run, or train again"
+        )
+    if problem := digest.file_problem(path):
+        raise ValueError(
+            f"{path}: got {problem}; expected the factors that the run's adapters began with; "
+            "restore it from a copy, or train again"
+        )
+    tensors = safetensors.numpy.load_file(path)
+    return {site: (tensors[f"{site}.a"], tensors[f"{site}.b"]) for site in needed}

@@ -1,0 +1,51 @@
+"""The files of a run: every path of a workdir is named here, and nowhere else.
+
+files_of = Artifacts(workdir)
+files_of.metrics, files_of.checkpoints, files_of.scores(100)
+"""
+
+import pathlib
+
+
+class Artifacts:
+    """Paths in the directory of one run; nothing is read or written."""
+
+    def __init__(self, workdir: pathlib.Path | str):
+        root = self.workdir = pathlib.Path(workdir)
+        self.config = root / "config.json"
+        self.summary = root / "summary.json"
+        self.metrics = root / "metrics.jsonl"
+        self.tensorboard = root / "tensorboard"
+        self.report = root / "report.html"
+        self.checkpoints = root / "checkpoints"  # what it resumes from, with a digest of its own
+        self.reference = root / "reference"  # log-probabilities computed once
+        self.start = root / "start.safetensors"  # factors that adapters began with
+        self.evals = root / "evals"
+        self.samples = root / "samples"
+        self.export = root / "export"
+        self.restarts = root / "data_restarts.json"  # after which steps data started afresh
+        self.lock = root / "lock.json"
+
+    def scores(self, step: int) -> pathlib.Path:
+        """Return the file of every single example's scores at `step`."""
+        return self.evals / f"{step}.npz"
+
+    def comparison(self, step: int) -> pathlib.Path:
+        """Return the file that `experiments.evaluate` writes of a checkpoint."""
+        return self.evals / f"compare_{step}.json"
+
+    def sample(self, step: int) -> pathlib.Path:
+        """Return the file of the texts written at `step`."""
+        return self.samples / f"{step}.json"
+
+    def evaluated(self) -> list[int]:
+        """List the steps that have scores, in order."""
+        return sorted(int(path.stem) for path in self.evals.glob("*.npz") if path.stem.isdigit())
+
+    def sampled(self) -> list[int]:
+        """List the steps that have samples, in order."""
+        return sorted(int(path.stem) for path in self.samples.glob("*.json") if path.stem.isdigit())
+
+    def has_checkpoint(self) -> bool:
+        """Return whether a checkpoint was committed, whole or not."""
+        return any(path.name.isdigit() for path in self.checkpoints.glob("*"))

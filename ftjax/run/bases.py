@@ -1,0 +1,82 @@
+"""Which model a run is about: from `c.model` to a family, a handle and a directory of weights."""
+
+import inspect
+import pathlib
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ftjax.core import tree
+from ftjax.models.hf import checkpoint
+from ftjax.optim import rates
+
+TINY = "tiny"
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def read(spec) -> tuple[ModuleType, Any, pathlib.Path | None]:
+    """Read what `c.model` says: the family, the model's handle, the directory of its weights.
+
+    Raises:
+      ValueError: naming the key.
+    """
+    if bool(spec.base) == bool(spec.preset):
+        raise ValueError(
+            f"model: got base={spec.base!r} and preset={spec.preset!r}; expected one of them: a "
+            "base to fine-tune, or a preset to train from random weights"
+        )
+    for key in ("compute_dtype", "param_dtype", "train_dtype"):
+        legal = DTYPES if key == "train_dtype" else ("", *DTYPES)
+        if (name := vars(spec)[key]) not in legal:
+            raise ValueError(f"model.{key}: got {name!r}; expected one of {', '.join(DTYPES)}")
+    source = locate(spec.base) if spec.base else None
+    return (*of(spec, source or spec.preset), source)
+
+
+def of(spec, source) -> tuple[ModuleType, Any]:
+    """Read the family of a checkpoint or a preset, and make the model's handle."""
+    family, config = checkpoint.config_of(source)
+    options = dict(remat=spec.remat, **_of_experts(spec, family))
+    make = lambda dtype: family.make(config, dtype=jnp.dtype(dtype), **options)
+    if spec.compute_dtype:
+        return family, make(spec.compute_dtype)
+    # CPUs compute bfloat16 no faster, and a small base fits an accelerator as it is.
+    model = make("float32")
+    big = jax.default_backend() != "cpu" and tree.size_of(model.abstract) >= rates.BIG
+    return family, make("bfloat16") if big else model
+
+
+def _of_experts(spec, family: ModuleType) -> dict[str, Any]:
+    """Collect the options that only families with experts have.
+
+    Raises:
+      ValueError: one is set for another family.
+    """
+    values = dict(
+        dispatch=spec.dispatch, capacity_factor=spec.capacity_factor, router_aux=spec.router_aux
+    )
+    given = {name: value for name, value in values.items() if value not in ("", None)}
+    for name in given.keys() - inspect.signature(family.make).parameters.keys():
+        kind = family.__name__.rpartition(".")[2]
+        raise ValueError(
+            f"model.{name}: got {given[name]!r} for a {kind}, which has no experts; expected it "
+            "as it is in configs/common.py; leave it out"
+        )
+    return given
+
+
+def locate(base: str) -> pathlib.Path:
+    """Return the directory of a base; the embedded one is called "tiny".
+
+    Raises:
+      ValueError: there is no such directory.
+    """
+    path = pathlib.Path(checkpoint.__file__).parents[2] / "assets" / TINY if base == TINY else base
+    if not pathlib.Path(path).is_dir():
+        raise ValueError(
+            f"model.base: got {base!r}, which is no directory; expected a Hugging Face directory "
+            f"(config.json, safetensors) or {TINY!r}; for random weights set model.preset"
+        )
+    return pathlib.Path(path)

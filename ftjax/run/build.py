@@ -1,0 +1,338 @@
+"""From settings to the parts of a run; whatever can be wrong with them is found here.
+
+    parts = build(settings)       reads files, compiles nothing, puts nothing on a device
+    params = weights(parts)       {"model": ..., "adapters": ...} on the mesh
+
+`parts` is enough for training, evaluation, generation and export, so that every main builds a run
+in the same way.
+"""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable, Iterable, Mapping
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ftjax.adapters import lora
+from ftjax.adapters.lib import protocol, token_rows
+from ftjax.adapters.multi import frozen_adapters
+from ftjax.adapters.peft import io as peft
+from ftjax.core import config as conf
+from ftjax.core import files, tree
+from ftjax.core import mesh as meshes
+from ftjax.core.typed import Count, Natural, Patterns
+from ftjax.data import tokenizer as tokenizers
+from ftjax.models import quantized
+from ftjax.models.hf import checkpoint
+from ftjax.objectives.losses import spec as specs
+from ftjax.ops import loftq, quantize
+from ftjax.run import (
+    adapter_init,
+    bases,
+)
+from ftjax.run import (
+    objective as objectives,
+)
+from ftjax.run import (
+    reference as references,
+)
+from ftjax.run.config import Settings
+from ftjax.train import state as states
+
+# Of the adapter's keys; the others are the method's.
+OURS = {
+    "where": Patterns, "groups": Iterable[tuple[str, Mapping]], "past": Iterable[str],
+    "token_ids": Iterable[Natural], "batches": Count | tuple,
+}  # fmt: skip
+LOW_RANK = ("lora", "dora", "adalora")
+WHOLE = dict(adapters="adapters/**", model="model/**", head="head/**")
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What the settings mean: a mesh, a model without arrays, a tokenizer, an adapter."""
+
+    settings: Settings
+    mesh: jax.sharding.Mesh
+    family: ModuleType
+    model: Any
+    source: pathlib.Path | None  # directory of the base's weights; None = random
+    tokenizer: Any
+    tokenizer_source: pathlib.Path
+    method: Callable | None  # initialiser of adapters
+    groups: tuple[tuple[str, Callable], ...]  # and those of some paths, with other settings
+    past: tuple[dict, ...]  # adapters of past tasks, which stay as they are
+    patterns: tuple[str, ...]  # what trains
+    quantizers: quantized.Quantizers  # what of the base is quantised, and how
+    objective: ModuleType
+    heads: tuple[str, ...]  # scalar heads that the objective trains
+    reference: references.Reference
+
+    @functools.cached_property
+    def abstract(self) -> dict:
+        """Shapes, types and shardings of {"model", "adapters"[, "head"][, "reference"]}."""
+        kept = lambda path, leaf: leaf.update(dtype=self.dtypes[path])
+        model = tree.map_with_paths(kept, self.model.abstract)
+        model = jax.eval_shape(self.quantise, model)
+        inside = None
+        if self.method is not None:
+            key = jax.eval_shape(lambda: jax.random.key(0))
+            inside = jax.eval_shape(self.init_adapters, key, model)
+        params = {"model": model, "adapters": inside}
+        if self.heads:
+            head = jax.ShapeDtypeStruct((self.model.config.dim,), jnp.float32)
+            params["head"] = dict.fromkeys(self.heads, head)
+        places = meshes.shardings(states.axes(self.model, params), params, self.mesh)
+        place = lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s)
+        own = jax.tree.map(place, params, places)
+        return own | self.reference.abstract(own, self.mesh)
+
+    @functools.cached_property
+    def stored(self) -> dict[str, Any]:
+        """The type in which the base's parameters are kept and exported, by path."""
+        if dtype := self.settings.model.param_dtype:
+            return dict.fromkeys(tree.paths(self.model.abstract), jnp.dtype(dtype))
+        if self.source is None:
+            return {path: leaf.dtype for path, leaf in tree.paths(self.model.abstract).items()}
+        return checkpoint.types(self.source, self.model, names=self.family.NAMES)
+
+    @functools.cached_property
+    def dtypes(self) -> dict[str, Any]:
+        """The type in memory of the base's parameters, by path: as stored, less what trains.
+
+        An update is far smaller than a step between numbers of a lower type: most weights would
+        stay where they are.
+        """
+        trains = jnp.dtype(self.settings.model.train_dtype)
+        moves = lambda path: any(tree.matches(p, f"model/{path}") for p in self.patterns)
+        return {path: trains if moves(path) else kept for path, kept in self.stored.items()}
+
+    @property
+    def spec(self) -> specs.Spec:
+        """Return what the objective states about itself."""
+        return specs.of(self.objective)
+
+    @property
+    def starts_as_base(self) -> bool:
+        """Return whether adapters change nothing before the first step."""
+        return adapter_init.is_base(self.settings, self.method, self.groups)
+
+    @property
+    def letters(self) -> dict:
+        """Letters of everything that `abstract` has."""
+        own = states.axes(self.model, self.own)
+        return own | self.reference.letters(own)
+
+    @property
+    def own(self) -> dict:
+        """What `abstract` has, less the reference."""
+        return {name: part for name, part in self.abstract.items() if name != "reference"}
+
+    @property
+    def parameters(self) -> int:
+        """The number of parameters; a quantised weight counts as what it stands for."""
+        beside = {name: part for name, part in self.own.items() if name != "model"}
+        return tree.size_of(self.model.abstract) + tree.size_of(beside)
+
+    def quantise(self, model):
+        """Quantise what the settings say of a base."""
+        return quantized.quantise(model, self.model, self.quantizers)
+
+    @functools.cached_property
+    def informed(self) -> dict[str, protocol.Informed]:
+        """Methods by path of the sites whose adapters start from more than a weight."""
+        if self.method is None or isinstance(self.method, protocol.OfModel):
+            return {}
+        where = dict(where=self.settings.adapter["where"], groups=self.groups)
+        every = protocol.methods_at(self.method, self.model.linears, **where)
+        return {path: own for path, own in every.items() if protocol.is_informed(own)}
+
+    def needing(self, *needs: str) -> dict[str, protocol.Informed]:
+        """Those of them that start from one of these."""
+        return {path: own for path, own in self.informed.items() if own.needs in needs}
+
+    def init_adapters(self, key: jax.Array, model, found=None):
+        """Draw the adapters of this run over a base, around factors that were found for them."""
+        where, linears = self.settings.adapter["where"], self.model.linears
+        options = dict(where=where, groups=self.groups, sizes=self.model.config.sizes, found=found)
+        dense = quantize.dense(model, jnp.float32)
+        fresh = protocol.init(self.method, key, linears, dense, **options)
+        found = frozen_adapters.over(fresh, self.past, linears=linears) if self.past else fresh
+        ids = self.settings.adapter.get("token_ids", ())
+        return token_rows.beside(found, dense[token_rows.PATH], ids=ids) if ids else found
+
+
+def build(settings: Settings, *, mesh: jax.sharding.Mesh | None = None) -> Parts:
+    """Resolve mesh, model, tokenizer, adapter, what trains, and what it is compared with.
+
+    mesh: in place of the settings', such as one of a topology's devices; see `core.mesh.make`.
+
+    Raises:
+      ValueError: names the key, what it holds and what was expected.
+    """
+    if mesh is None:
+        mesh = conf.call(meshes.make, settings.mesh, where="mesh")
+    family, model, source = bases.read(settings.model)
+    meshes.check_sizes(model.config.sizes, mesh)
+    found = _tokenizer_source(settings.tokenizer, source)
+    tokenizer = tokenizers.load(str(found))
+    if tokenizer.vocab_size > model.config.vocab_size:
+        raise ValueError(
+            f"tokenizer: got {tokenizer.vocab_size} tokens for a model of "
+            f"{model.config.vocab_size}; expected at most as many; choose the base's own tokenizer"
+        )
+    method, groups = _methods(settings.adapter)
+    if settings.adapter.get("name") in LOW_RANK:
+        lora.check_width(settings.adapter["rank"], model.linears, where=settings.adapter["where"])
+    given = settings.trainable or (WHOLE["adapters"] if method else WHOLE["model"])
+    patterns = (given,) if isinstance(given, str) else tuple(given)
+    past = tuple(
+        peft.load(directory, linears=model.linears, names=family.NAMES)
+        for directory in settings.adapter.get("past", ())
+    )
+    objective = objectives.module_of(settings)
+    heads = specs.of(objective).heads
+    if heads and not settings.trainable:
+        patterns = (*patterns, WHOLE["head"])
+    reference = references.build(
+        settings.reference, objective=objective, locate=bases.locate, model=model,
+        make=lambda directory: bases.of(settings.model, directory),
+        starts_as_base=adapter_init.is_base(settings, method, groups),
+    )  # fmt: skip
+    quantizers = _quantizers(settings.model.quantize, model)
+    parts = Parts(
+        settings, mesh, family, model, source, tokenizer, found, method, groups, past, patterns,
+        quantizers, objective, heads, reference,
+    )  # fmt: skip
+    adapter_init.check(parts)
+    return parts
+
+
+def _quantizers(spec: Mapping, model) -> quantized.Quantizers:
+    if not spec.get("name"):
+        return {}
+    return conf.call(quantized.choose, spec, where="model.quantize", extra={"model": model})
+
+
+def check_weights(parts: Parts) -> None:
+    """Check that the files which weights will be read from are there.
+
+    Raises:
+      ValueError: they are not.
+    """
+    if parts.source is not None and not any(parts.source.glob("*.safetensors")):
+        raise ValueError(
+            f"model.base: got {parts.settings.model.base!r}, which has no weights; expected a "
+            "directory with *.safetensors; for random weights set model.preset"
+        )
+    if given := parts.settings.adapter_from:
+        if parts.method is None:
+            raise ValueError(
+                f"adapter_from: got {given!r} and no adapter; expected adapter.name = 'lora', with "
+                "adapter.where and adapter.rank as they are there"
+            )
+        files.read_json(pathlib.Path(given) / peft.CONFIG)
+
+
+def _tokenizer_source(name: str, source: pathlib.Path | None) -> pathlib.Path:
+    if name == bases.TINY:
+        return bases.locate(bases.TINY)
+    if name:
+        return pathlib.Path(name)
+    if source is None:
+        raise ValueError("tokenizer: got none, and random weights bring none; expected a path")
+    return source
+
+
+def _methods(spec: Mapping) -> tuple[Callable | None, tuple[tuple[str, Callable], ...]]:
+    """Make the initialiser of adapters, and of `groups`: (path pattern, changed keywords) pairs."""
+    if not spec.get("name"):
+        return None, ()
+    for key, annotation in OURS.items():
+        conf.check(spec.get(key, ()), annotation, where=f"adapter.{key}")
+    own = {key: value for key, value in spec.items() if key not in OURS}
+    groups = [
+        (pattern, conf.build(own | dict(changes), "adapters", where=f"adapter.groups[{pattern!r}]"))
+        for pattern, changes in spec.get("groups", ())
+    ]
+    return conf.build(own, "adapters", where="adapter"), tuple(groups)
+
+
+# -- arrays ----------------------------------------------------------------------------------------
+
+
+def weights(parts: Parts, find: Callable[[Any], Mapping] | None = None) -> dict:
+    """Read (or draw) the base and the adapters, straight onto the mesh; heads start at zero.
+
+    find: of the base, the factors by path of adapters that start from data, see `starting`;
+      without it they change nothing yet.
+    """
+    params = _weights(parts, find)
+    for name in parts.heads:
+        leaf = parts.abstract["head"][name]
+        zeros = jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding)
+        params.setdefault("head", {})[name] = zeros
+    trains = tree.select(parts.patterns, tree.paths(params), where="trainable")
+    return params | parts.reference.arrays(params, parts.mesh, trains=trains)
+
+
+def _weights(parts: Parts, find) -> dict:
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, parts.abstract)
+    seed = parts.settings.seed
+    model, rests = _base(parts)
+    if parts.method is None:
+        return {"model": model, "adapters": None}
+    if parts.settings.adapter_from:
+        return _given(parts, model, shardings["adapters"])
+    init = jax.jit(parts.init_adapters, out_shardings=shardings["adapters"])
+    found = rests | (find(model) if find else {})
+    own = init(jax.random.key(seed.adapter), model, found)
+    return {"model": model, "adapters": own}
+
+
+def _base(parts: Parts) -> tuple[Any, dict]:
+    """Read or draw the base, and the factors of what quantising it for LoftQ loses.
+
+    Both come of the dense weight while it is there: one layer of one matrix at a time.
+    """
+    quantizers = dict(parts.quantizers)
+    for path, method in parts.needing("quantizer").items():
+        quantizers[path] = loftq.over(
+            parts.quantizers[path], parts.model.linears[path].equation,
+            rank=method.options["rank"], iterations=method.options["iterations"],
+        )  # fmt: skip
+    if parts.source is None:
+        kept = lambda path, w: w.astype(parts.dtypes[path])
+        drawn = lambda key: tree.map_with_paths(kept, parts.model.init(key))
+        draw = lambda key: quantized.quantise(drawn(key), parts.model, quantizers)
+        key = jax.random.key(parts.settings.seed.init)
+        abstract = jax.eval_shape(draw, key)
+        letters = quantize.axes(parts.model.axes, abstract)
+        model = jax.jit(draw, out_shardings=meshes.shardings(letters, abstract, parts.mesh))(key)
+    else:
+        model = checkpoint.load(
+            parts.source, parts.model, names=parts.family.NAMES, dtype=parts.dtypes,
+            mesh=parts.mesh, quantizers=quantizers,
+        )  # fmt: skip
+    return loftq.part(model)
+
+
+def _given(parts: Parts, model, shardings) -> dict:
+    """Read the adapters to start from, and the modules of the base that trained beside them."""
+    found, model = peft.load_onto(
+        parts.settings.adapter_from, model, linears=parts.model.linears, names=parts.family.NAMES
+    )
+    wanted = jax.tree.map(lambda leaf: leaf.shape, parts.abstract["adapters"])
+    if wanted != jax.tree.map(lambda leaf: leaf.shape, found):
+        raise ValueError(
+            f"adapter_from: got {parts.settings.adapter_from!r}, whose sites or ranks differ from "
+            "the config's; expected the same; set adapter.where and adapter.rank to its own"
+        )
+    # Modules that trained beside an adapter come in the type of their file.
+    kept = lambda path, w: w if quantize.is_quantized(w) else w.astype(parts.dtypes[path])
+    model = tree.map_with_paths(kept, model, is_leaf=quantize.is_quantized)
+    return {"model": model, "adapters": jax.device_put(found, shardings)}

@@ -1,0 +1,74 @@
+"""A run's evaluations on its base and on a checkpoint, example by example.
+
+    compare(evaluation, base, params)  ->  Comparison(before, after, estimates)
+
+The same examples are scored twice, so every change has a paired confidence interval.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from ftjax.evals.lib import bootstrap, retention
+from ftjax.report import table as tables
+
+KEPT = ("accuracy", "exact_match")  # scores with a known chance level
+
+
+class Comparison(NamedTuple):
+    """Metrics by "<label>/<metric>", and an interval for each change."""
+
+    before: dict[str, float]
+    after: dict[str, float]
+    estimates: dict[str, bootstrap.Estimate]
+
+
+def compare(evaluators: Mapping, base, params) -> Comparison:
+    """Run every evaluator on both params."""
+    result = Comparison({}, {}, {})
+    for label, evaluator in evaluators.items():
+        arrays = evaluator.examples(base), evaluator.examples(params)
+        estimates = bootstrap.differences(evaluator.summary, *arrays)
+        before, after = map(evaluator.summary, arrays)
+        for target, found in zip(result, (before, after, estimates), strict=True):
+            target.update({f"{label}/{name}": value for name, value in found.items()})
+    return result
+
+
+def kept(comparison: Comparison, groups: Mapping[str, str]) -> float | None:
+    """Compute the retention over the old benchmarks that the base is above chance on, or None."""
+    before, after, chance = {}, {}, {}
+    for name, value in comparison.before.items():
+        label, metric = name.rsplit("/", 1)
+        floor = comparison.before.get(f"{label}/chance", 0.0)
+        if groups[label] == "old" and metric in KEPT and value > floor:
+            before[name], after[name], chance[name] = value, comparison.after[name], floor
+    return retention.retention(before, after, chance) if before else None
+
+
+def table(comparison: Comparison, groups: Mapping[str, str], *, step: int) -> tables.Table:
+    """Lay the comparison out as training does at its end."""
+    name = f"step {step}"
+    named = lambda metrics: {f"eval/{key}": value for key, value in metrics.items()}
+    runs = {"base": named(comparison.before), name: named(comparison.after)}
+    bounds = {key: (found.low, found.high) for key, found in comparison.estimates.items()}
+    return tables.table(runs, groups=groups, intervals={name: named(bounds)})
+
+
+def text(comparison: Comparison, groups: Mapping[str, str], *, step: int) -> str:
+    """Write the table, and below it the retention."""
+    share = kept(comparison, groups)
+    shown = "" if share is None else f"\n\nretention {share:.3f} (1 = all above chance is kept)"
+    return tables.table_text(table(comparison, groups, step=step)) + shown
+
+
+def record(comparison: Comparison, groups: Mapping[str, str], *, step: int) -> dict:
+    """Put the comparison into what JSON can hold."""
+    rows = table(comparison, groups, step=step).rows
+    return {
+        "step": step,
+        "before": comparison.before,
+        "after": comparison.after,
+        "change": {name: each._asdict() for name, each in comparison.estimates.items()},
+        "verdicts": {f"{row.label}/{row.metric}": row.verdict(1) for row in rows},
+        "retention": kept(comparison, groups),
+    }

@@ -1,0 +1,273 @@
+"""The evaluations of a run: what `evals` in a config says, built once and run before and after.
+
+    c.evals.medical = dict(name="nll", group="new", data=dict(name="jsonl", path="test.jsonl"))
+    c.evals.facts = dict(name="generate", group="new", data=dict(name="embedded", domain="facts"))
+
+`group` sorts the labels of the learned/forgotten table: "new" is what the run teaches, "old" what
+it must not forget. Scores of every example are kept in DIR/evals/<step>.npz, so that a change
+between two steps has a paired confidence interval.
+"""
+
+import contextlib
+import dataclasses
+import io
+import pathlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments import cli
+from ftjax.core import config as conf
+from ftjax.core import files
+from ftjax.core import mesh as meshes
+from ftjax.core.typed import Count
+from ftjax.data import loader as loaders
+from ftjax.evals import generate, preference
+from ftjax.run import build as setup
+from ftjax.run import prompting, reward_model
+from ftjax.run.artifacts import Artifacts
+from ftjax.sampling import text
+from ftjax.train import state as states
+
+GROUPS = ("new", "old")
+BATCH = 16
+# Keys of a data section that an evaluation takes from the run's.
+TEMPLATE = ("chat_template", "template_args", "allow_dropped", "date")
+SAMPLED = ("max_new_tokens", "temperature", "until")
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Evaluators by label, the group of each, and a function that continues the sample prompts."""
+
+    evaluators: Mapping[str, Any]
+    groups: Mapping[str, str]
+    sample: Callable | None
+
+    def run(self, params, *, step: int, workdir: pathlib.Path) -> dict[str, float]:
+        """Evaluate, keep the scores of every example and the samples, and return the metrics."""
+        numbers, arrays = {}, {}
+        for label, evaluator in self.evaluators.items():
+            found = evaluator.examples(params)
+            arrays |= {f"{label}/{name}": np.asarray(value) for name, value in found.items()}
+            for name, value in evaluator.summary(found).items():
+                numbers[f"eval/{label}/{name}"] = value
+        samples = self.sample(params) if self.sample else []
+        if jax.process_index() == 0:
+            _save(workdir, step, arrays, samples)
+        return numbers
+
+
+def _save(workdir: pathlib.Path, step: int, arrays: dict, samples: list) -> None:
+    own = Artifacts(workdir)
+    packed = io.BytesIO()
+    np.savez(packed, **arrays)
+    files.write_bytes(own.scores(step), packed.getvalue())
+    files.write_json(own.sample(step), samples)
+
+
+def check(evals: Mapping) -> None:
+    """Check what can be checked of a config's evaluations without reading data.
+
+    Raises:
+      ValueError: naming evals.<label> and its key.
+    """
+    for label, spec in evals.items():
+        where, group = f"evals.{label}", spec.get("group", "old")
+        for key in ("name", "data"):
+            if key not in spec:
+                raise ValueError(f"{where}: got the keys {conf.listed(spec)}; expected also {key}")
+        if group not in GROUPS:
+            hint = conf.nearest(group, GROUPS)
+            raise ValueError(
+                f"{where}.group: got {group!r}; expected one of {', '.join(GROUPS)}; {hint}"
+            )
+        conf.resolve(spec["name"], "evals", where=f"{where}.name")
+        conf.check(spec["data"], dict, where=f"{where}.data")
+        conf.check(spec.get("rows"), Count | None, where=f"{where}.rows")
+        loaders.check_types(spec["data"], where=f"{where}.data")
+        conf.resolve(spec["data"].get("name"), "data.sources", where=f"{where}.data.name")
+
+
+def check_best(settings) -> None:
+    """Check that the metric which the best checkpoint is chosen by will be there.
+
+    Raises:
+      ValueError: it will not; the message lists the names there are.
+    """
+    best, names, open_ended = settings.checkpoint.best, ["loss", "grad_norm"], []
+    for label, spec in settings.evals.items():
+        known = vars(conf.resolve(spec["name"], "evals", where=f"evals.{label}.name")).get(
+            "METRICS"
+        )
+        names += [f"eval/{label}/{metric}" for metric in known or ()]
+        open_ended += [] if known else [f"eval/{label}/"]
+    if best and best not in names and not best.startswith(tuple(open_ended)):
+        every = conf.listed([*names, *(f"{start}*" for start in open_ended)])
+        raise ValueError(
+            f"checkpoint.best: got {best!r}; {conf.nearest(best, names)}expected one of {every}; "
+            "change it, or add an evaluation that measures it"
+        )
+
+
+def build(parts: setup.Parts) -> Evaluation:
+    """Build the evaluators of a config.
+
+    Raises:
+      ValueError: naming evals.<label> and its key.
+    """
+    evals = parts.settings.evals
+    check(evals)
+    build_one = lambda label, spec: _evaluator(dict(spec), parts, where=f"evals.{label}")
+    evaluators = {label: build_one(label, spec) for label, spec in evals.items()}
+    groups = {label: spec.get("group", "old") for label, spec in evals.items()}
+    return Evaluation(evaluators, groups, _sampler(parts))
+
+
+def _evaluator(spec: dict, parts: setup.Parts, *, where: str):
+    spec.pop("group", None)
+    data, limit = dict(spec.pop("data")), spec.pop("rows", None)
+    offered = dict(model=parts.model, tokenizer=parts.tokenizer, mesh=parts.mesh)
+    if spec["name"] == "nll":
+        examples = _examples(data, parts, limit, where=f"{where}.data")
+        offered |= dict(examples=examples, byte_counts=_byte_counts(examples, parts.tokenizer))
+    elif spec["name"] == "preference":
+        data.setdefault("kind", "preference")
+        groups = _examples(data, parts, limit, where=f"{where}.data")
+        pairs = [group.answers for group in groups]
+        offered |= dict(pairs=pairs, reference=parts.reference.params)
+    else:
+        offered["rows"] = _rows(data, limit, where=f"{where}.data")
+    if spec["name"] == "generate":
+        keys = dict(max_new_tokens=16, until=("\n",), batch_size=meshes.rows(BATCH, parts.mesh))
+        offered["respond"] = text.make(**_sampling(spec, keys, parts, data))
+    elif spec["name"] == "reward":
+        offered |= _judged(spec, parts, data, offered["rows"], where=where)
+    if spec["name"] != "generate":
+        spec.setdefault("batch_size", meshes.rows(BATCH, parts.mesh))
+    return conf.build(spec, "evals", where=where, **offered)
+
+
+def _sampling(spec: dict, keys: Mapping, parts: setup.Parts, data: Mapping) -> dict:
+    """Take the keys of sampling, which have defaults, out of an evaluation's; add the parts."""
+    given = keys | {key: spec.pop(key) for key in (*SAMPLED, "batch_size") if key in spec}
+    return given | dict(
+        model=parts.model, tokenizer=parts.tokenizer, mesh=parts.mesh, encode=_encode(parts, data),
+        stop_ids=prompting.stop_ids(parts.tokenizer, _templated(parts, data)),
+    )  # fmt: skip
+
+
+def _judged(spec: dict, parts: setup.Parts, data: Mapping, rows: list[dict], *, where: str) -> dict:
+    """Make the sampling and the rewards of an evaluation: the run's own, unless told otherwise.
+
+    Prompts that leave no room for an answer are left out, as in training, and that is said.
+    """
+    rollout, chosen = parts.settings.rollout, spec.pop("rewards", parts.settings.rewards)
+    if not chosen or (rollout is None and "max_new_tokens" not in spec):
+        raise ValueError(
+            f"{where}: got the keys {conf.listed(spec)}; expected also rewards where the run has "
+            "none, and max_new_tokens where it samples nothing to learn from"
+        )
+    own = {key: vars(rollout)[key] for key in SAMPLED} if rollout else dict(temperature=1.0)
+    sampling = _sampling(spec, own | dict(batch_size=meshes.rows(BATCH, parts.mesh)), parts, data)
+    faults = rollout.faults if rollout else "raise"
+    most = parts.settings.data["max_tokens"] - sampling["max_new_tokens"]
+    size = lambda row: len(sampling["encode"](generate.prompt_of(row)))
+    kept = [row for row in rows if size(row) <= most]
+    if len(kept) < len(rows):
+        told = f"{len(rows) - len(kept)} of {len(rows)} prompts have more than {most} tokens"
+        sys.stderr.write(f"{where}: {told}: left out\n")
+    return dict(
+        rows=kept,
+        sample=text.make_sampler(**sampling),
+        rewards=reward_model.make(chosen, faults=faults, mesh=parts.mesh),
+        base_of=_start_of(parts),
+    )
+
+
+def _start_of(parts: setup.Parts) -> Callable | None:
+    """Return `params -> those that the run started from`; None where they are not held."""
+    trainable, _ = states.split(parts.abstract, parts.patterns)
+    if parts.reference.name == "frozen":
+        return parts.reference.params
+    moves = jax.tree.leaves(trainable["model"]) or not parts.starts_as_base
+    return None if moves else preference.adapters_off
+
+
+def _encode(parts: setup.Parts, data: Mapping) -> Callable:
+    """Make the encoder of prompts: messages go through the template, texts stay as they are."""
+    template = prompting.template_of(parts.tokenizer, _templated(parts, data))
+    return prompting.make_encode(parts.tokenizer, template=template)
+
+
+def _templated(parts: setup.Parts, data: Mapping) -> Mapping:
+    """Return a data section with the run's own template, unless it names another."""
+    run = parts.settings.data
+    own = {key: run[key] for key in TEMPLATE if key in run and "chat_template" not in data}
+    return own | dict(data)
+
+
+def _byte_counts(examples: list, tokenizer) -> list[int] | None:
+    """Count the bytes of what each example asks for."""
+    targets = (tokens[1:][weights[1:] > 0].tolist() for tokens, weights in examples)
+    counts = [len(tokenizer.decode(t, skip_special_tokens=True).encode()) for t in targets]
+    return counts if any(counts) else None
+
+
+def _examples(data: dict, parts: setup.Parts, limit: int | None, *, where: str) -> list:
+    """Encode a data section; length and template are the training's, unless it says otherwise."""
+    data.setdefault("max_tokens", parts.settings.data["max_tokens"])
+    if data.get("kind") == parts.settings.data.get("kind"):
+        data = _templated(parts, data)
+    given = dict(tokenizer=parts.tokenizer, batch_size=1)
+    with _named(where):
+        store = loaders.make(**data, **given).data.store
+    return [store[i] for i in _spread(len(store), limit)]
+
+
+def _rows(data: dict, limit: int | None, *, where: str) -> list[dict]:
+    own = {key: value for key, value in data.items() if key not in TEMPLATE}
+    source = conf.build(own, "data.sources", where=where)
+    if bad := getattr(source, "bad", ()):
+        raise ValueError(f"{where}: {bad[0].message}")
+    return [source[i] for i in _spread(len(source), limit)]
+
+
+@contextlib.contextmanager
+def _named(where: str) -> Iterator[None]:
+    """Put the name of the evaluation before what its data are refused for."""
+    try:
+        yield
+    except ValueError as error:
+        if not cli.is_message(error):
+            raise
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _spread(count: int, limit: int | None) -> list[int]:
+    """Choose at most `limit` of `count` indices, evenly spread: the same ones every time."""
+    if limit is None or limit >= count:
+        return list(range(count))
+    return [i * count // limit for i in range(limit)]
+
+
+def _sampler(parts: setup.Parts) -> Callable | None:
+    spec = parts.settings.samples
+    prompts = list(spec.prompts)
+    if not prompts:
+        return None
+    respond = text.make(
+        parts.model, parts.tokenizer, max_new_tokens=spec.max_new_tokens,
+        temperature=spec.temperature, batch_size=meshes.rows(BATCH, parts.mesh), mesh=parts.mesh,
+        stop_ids=prompting.stop_ids(parts.tokenizer, parts.settings.data),
+    )  # fmt: skip
+    key = jax.random.key(parts.settings.seed.sampling)
+
+    def sample(params) -> list[dict]:
+        texts = respond(params, prompts, key)
+        return [{"prompt": p, "text": t} for p, t in zip(prompts, texts, strict=True)]
+
+    return sample

@@ -1,0 +1,179 @@
+"""Taking a run's weights away: an adapter in PEFT's files, or a model that transformers loads.
+
+    write(parts, params, folder)                     what was trained, as an adapter if it can be
+    write(parts, params, folder, form="model")       one model, adapters merged into it
+    update(parts, params, artifacts, step=100)       DIR/export, unless it is whole and of now
+
+Modules of the base that train beside an adapter, such as norms, go with it whole. What PEFT has no
+form for, such as a weight that trains under its own adapter, is merged.
+
+Merging is done in float32 and rounded once. A base that was quantised is merged as the run saw it,
+so that the merged model computes what was trained.
+"""
+
+import hashlib
+import json
+import pathlib
+import shutil
+import sys
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from ftjax.adapters.lib import protocol
+from ftjax.adapters.peft import io as peft
+from ftjax.core import files, processes, tree
+from ftjax.models.hf import checkpoint
+from ftjax.run import build as setup
+from ftjax.run import saved_state
+from ftjax.run.artifacts import Artifacts
+from ftjax.train import digest
+from ftjax.train import state as states
+
+FORMS = ("adapter", "model")
+TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+def write(
+    parts: setup.Parts, params: Mapping[str, Any], folder: pathlib.Path, *, form: str = "",
+    dtype=None, max_shard_gb: float = 5.0,
+) -> str:  # fmt: skip
+    """Write weights to a new directory, which appears when it is complete; returns the form.
+
+    Args:
+      parts, params: of a run.
+      folder: new or empty.
+      form: "adapter", "model", or "" for an adapter where one holds all that the run trains.
+      dtype: of the files. When None, that of the base's files for a model, whatever it was
+        trained in, and the arrays' own for an adapter.
+      max_shard_gb: larger models are split into files of at most this many 10^9 bytes.
+
+    Raises:
+      ValueError: an adapter is asked of a run that has none, or PEFT has no such method.
+    """
+    adapter = form == "adapter" or (not form and parts.method is not None)
+    refusal = _write_adapter(parts, params, folder, dtype) if adapter else ""
+    if refusal and (form or not _merges(params["adapters"])):
+        raise ValueError(refusal)
+    if refusal:
+        sys.stderr.write(f"export: a model, the adapter is merged into it: {refusal}\n")
+    if refusal or not adapter:
+        _write_model(parts, params, folder, dtype, max_shard_gb)
+    heads = _whole(params.get("head") or {})
+    for name, head in heads.items() if jax.process_index() == 0 else ():
+        scores = {"score.weight": np.asarray(head)[None]}  # as classifiers of one label have it
+        files.write_tensors(folder / f"{name}_head.safetensors", scores)
+    processes.any_process(False)  # whoever reads next, in any process, finds the files
+    return "adapter" if adapter and not refusal else "model"
+
+
+def update(parts: setup.Parts, params, artifacts: Artifacts, *, step: int) -> None:
+    """Write a run's export, unless the one that is there is of this very state, and whole.
+
+    Its digest.json names the step and a hash of the checkpoint and the config. One of another state
+    is replaced; a damaged one is set aside as export.bad-<reason>.
+    """
+    target, of = artifacts.export, _identity(parts, artifacts, step)
+    if not _agreed(jax.process_index() == 0 and _is_needed(target, step, of)):
+        return
+    draft = target.with_name(f".{target.name}.new")
+    if jax.process_index() == 0:
+        shutil.rmtree(draft, ignore_errors=True)  # of a process that was killed here
+    write(parts, params, draft)
+    if jax.process_index() == 0:
+        digest.write(draft, step=step, of=of)
+        shutil.rmtree(target, ignore_errors=True)
+        draft.rename(target)
+        files.sync(target.parent)
+
+
+def _identity(parts: setup.Parts, artifacts: Artifacts, step: int) -> str:
+    """Hash the checkpoint of `step`, by its digest, and what of the config may change an export."""
+    saved = artifacts.checkpoints / str(step) / digest.NAME
+    free = {pattern.removesuffix("/**") for pattern in saved_state.FREE}
+    bound = {key: value for key, value in parts.settings.plain.items() if key not in free}
+    plain = json.dumps(files.plain(bound), sort_keys=True)
+    content = saved.read_bytes() if saved.is_file() else b""
+    return hashlib.sha256(content + plain.encode()).hexdigest()
+
+
+def _is_needed(target: pathlib.Path, step: int, of: str) -> bool:
+    """Return whether an export must be written; a damaged one is set aside."""
+    if not target.is_dir() or not any(target.iterdir()):
+        return True
+    if found := digest.problem(target):
+        reason, text = found
+        aside = digest.quarantine(target, reason=reason)
+        warnings.warn(
+            f"{target}: got an export that is damaged: {text}; it is renamed to {aside.name} and "
+            "written again",
+            RuntimeWarning, stacklevel=3,
+        )  # fmt: skip
+        return True
+    known = files.read_json(target / digest.NAME)
+    return (known.get("step"), known.get("of")) != (step, of)
+
+
+def _agreed(here: bool) -> bool:
+    """Let all processes take the branch of process 0."""
+    if jax.process_count() == 1:
+        return here
+    return bool(multihost_utils.broadcast_one_to_all(np.bool_(here)))
+
+
+def _merges(found) -> bool:
+    return all(adapter.MERGES for adapter in protocol.sites(found).values())
+
+
+def _write_adapter(parts, params, folder, dtype) -> str:
+    """Write the adapter and what trained beside it; returns why PEFT cannot have it, or ""."""
+    if parts.method is None:
+        raise ValueError("export: got a run without an adapter; expected one; export the model")
+    if parts.needing("quantizer"):
+        return (
+            "export: got an adapter that repairs its quantised base (adapter.init='loftq'), and no "
+            "file holds that base; expected a model, the adapter merged into it"
+        )
+    trained = tree.paths(states.split(parts.abstract, parts.patterns)[0]["model"]).keys()
+    arrays = tree.paths(params["model"])
+    beside = arrays | _whole({path: arrays[path] for path in trained})
+    own, refusal = _whole(params["adapters"]), ""
+    if jax.process_index() == 0:
+        more = {} if dtype is None else {"dtype": dtype}
+        try:
+            peft.save(
+                folder, own, linears=parts.model.linears, names=parts.family.NAMES,
+                base_model=parts.source and str(parts.source), hyper=parts.settings.adapter,
+                weights=beside, trained=trained, **more,
+            )  # fmt: skip
+        except ValueError as error:
+            refusal = str(error)
+    if jax.process_count() > 1 and multihost_utils.broadcast_one_to_all(np.bool_(refusal)):
+        return refusal or "see process 0"
+    return refusal
+
+
+def _write_model(parts, params, folder, dtype, max_shard_gb) -> None:
+    dtype = dtype or parts.stored["embed"]
+    found = params["adapters"] or {}
+    own = _whole(protocol.merge(params["model"], found, parts.model.linears, dtype=dtype))
+    if jax.process_index() != 0:
+        return
+    source = parts.source or parts.settings.model.preset
+    known = checkpoint.config_json_of(source)
+    checkpoint.save(
+        folder, own, family=parts.family, config=parts.model.config, dtype=dtype,
+        max_shard_gb=max_shard_gb, tokenizer=parts.tokenizer_source,
+        extra={key: known[key] for key in TOKENS if key in known}, source=parts.source,
+    )  # fmt: skip
+
+
+def _whole(arrays):
+    """Bring arrays that other processes hold parts of to this host."""
+    if jax.process_count() == 1:
+        return jax.device_get(arrays)
+    return multihost_utils.process_allgather(arrays, tiled=True)

@@ -1,0 +1,188 @@
+"""What a run leaves behind: exported weights, summary.json, report.html, and the table in print."""
+
+import dataclasses
+import json
+import pathlib
+import sys
+from collections.abc import Callable, Mapping
+
+import jax
+import numpy as np
+
+from ftjax.core import files, tree
+from ftjax.evals.lib import bootstrap
+from ftjax.report import page as report
+from ftjax.report import summary, writers
+from ftjax.report import table as tables
+from ftjax.run import export as exporting
+from ftjax.run.artifacts import Artifacts
+
+CURVES = ("loss", "grad_norm", "learning_rate")
+ENDED = ("done", "data ended")
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a run ended: "done", "data ended", "SIGTERM" or "SIGINT"; and what it changed."""
+
+    stopped: str
+    table: tables.Table | None  # of a run that has ended, in the process that reports
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether there is nothing left to train, in every process."""
+        return self.stopped in ENDED
+
+
+def progress(what: str) -> Callable[[int, int], None]:
+    """Make a callback `(done, total)` that shows a bar on a terminal and nothing elsewhere."""
+    from tqdm import tqdm
+
+    bar = tqdm(desc=what, unit="row", disable=not sys.stderr.isatty(), leave=False)
+
+    def show(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+        if done == total:
+            bar.close()
+
+    return show
+
+
+def finish(plan, run, params, workdir: pathlib.Path, *, seconds: float) -> Outcome:
+    """Export the weights and write the reports of a run that has ended."""
+    if run.stopped not in ENDED:
+        return Outcome(run.stopped, None)
+    exporting.update(plan.parts, params, Artifacts(workdir), step=run.step)
+    if jax.process_index() != 0:
+        return Outcome(run.stopped, None)
+    learned = table(workdir, plan.evaluation, name="after")
+    summary.write(
+        Artifacts(workdir).summary, result=run, wall_s=seconds,
+        bad_rows=[row.message for row in plan.loader.data.bad],
+        trainable_parameters=tree.size_of(plan.state.params),
+        total_parameters=plan.parts.parameters, data=plan.loader.summary(),
+        passes=plan.length.passes_after(run.step),
+        base_bytes=tree.bytes_of(params["model"]),
+    )  # fmt: skip
+    report.write(
+        Artifacts(workdir).report, title=workdir.name, config=plan.settings.plain,
+        rows=curves(workdir), samples=samples(workdir), table=learned,
+        facts=facts(plan, run, seconds),
+    )  # fmt: skip
+    if learned.rows:
+        sys.stdout.write(tables.table_text(learned) + "\n")
+    sys.stdout.write(f"report: {Artifacts(workdir).report}\n")
+    return Outcome(run.stopped, learned)
+
+
+def join(
+    found: Mapping[str, tables.Table], workdir: pathlib.Path, *, failed: Mapping[str, str]
+) -> None:
+    """Print and report what several runs from one base, in DIR/<label>, learned and forgot.
+
+    failed: by label, why a run has no result.
+    """
+    if not found:
+        return
+    learned, rows, shown = tables.join(found), [], []
+    for label in found:
+        for row in writers.read(Artifacts(workdir / label).metrics):
+            named = {f"run/{label}/{name}": row[name] for name in CURVES if name in row}
+            rows.append({"step": row["step"], **named})
+        shown += [
+            own._replace(prompt=f"[{label}] {own.prompt}") for own in samples(workdir / label)
+        ]
+    ended = {f"{label} has no result": why for label, why in failed.items()}
+    config = {label: files.read_json(Artifacts(workdir / label).config) for label in found}
+    report.write(
+        Artifacts(workdir).report, title=workdir.name, config=config, rows=rows, samples=shown,
+        table=learned, facts={"runs": ", ".join(found), **ended},
+    )  # fmt: skip
+    lines = "".join(f"\n{name}: {why}" for name, why in ended.items())
+    sys.stdout.write(
+        f"\n{tables.table_text(learned)}{lines}\n\nreport: {Artifacts(workdir).report}\n"
+    )
+
+
+def facts(plan, run, seconds: float) -> dict[str, object]:
+    """Collect the headline numbers of a report."""
+    own, whole = tree.size_of(plan.state.params), plan.parts.parameters
+    return {
+        "steps": f"{run.step:,}" + (f" ({run.stopped})" if run.stopped != "done" else ""),
+        "data": plan.length.text(plan.loader.summary()),
+        **({"gradient": f"zero since step {run.vanished}"} if run.vanished else {}),
+        "tokens": f"{run.tokens:,}" + (f" and {run.padding:,} padding" if run.padding else ""),
+        "trainable": f"{own:,} of {whole:,} parameters",
+        "wall time": writers.duration(seconds),
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+    }
+
+
+# -- before and after ------------------------------------------------------------------------------
+
+
+def numbers(workdir: pathlib.Path, step: int) -> dict[str, float]:
+    """Read the evaluation metrics of one step."""
+    rows = [row for row in writers.read(Artifacts(workdir).metrics) if row["step"] == step]
+    return {k: v for row in rows for k, v in row.items() if k.startswith("eval/")}
+
+
+def curves(workdir: pathlib.Path) -> list[dict]:
+    """Read the metrics worth a curve: training's own, and what the table shows."""
+    is_shown = lambda name: (
+        name in ("step", *CURVES)
+        or (name.startswith("eval/") and name.rsplit("/", 1)[-1] in tables.SHOWN)
+    )
+    rows = writers.read(Artifacts(workdir).metrics)
+    return [{name: value for name, value in row.items() if is_shown(name)} for row in rows]
+
+
+def table(workdir: pathlib.Path, evaluation, *, name: str) -> tables.Table:
+    """Compare the first and the last evaluation of a run."""
+    steps = Artifacts(workdir).evaluated()
+    if not steps:
+        return tables.table({}, groups={})
+    runs = {"before": numbers(workdir, steps[0]), name: numbers(workdir, steps[-1])}
+    changes = {name: intervals(workdir, evaluation)}
+    return tables.table(runs, groups=evaluation.groups, intervals=changes)
+
+
+def intervals(workdir: pathlib.Path, evaluation) -> dict[str, tuple[float, float]]:
+    """Bootstrap the change of every metric from the scores of single examples.
+
+    An evaluation that was added later, or that has other examples now, has no interval.
+    """
+    steps = Artifacts(workdir).evaluated()
+    first, last = (np.load(Artifacts(workdir).scores(step)) for step in (steps[0], steps[-1]))
+    found = {}
+    for label, evaluator in evaluation.evaluators.items():
+        before, after = _of(first, label), _of(last, label)
+        if not before or _sizes(before) != _sizes(after):
+            continue
+        changes = bootstrap.differences(evaluator.summary, before, after)
+        found |= {f"eval/{label}/{k}": (change.low, change.high) for k, change in changes.items()}
+    return found
+
+
+def _sizes(arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
+    return {name: len(values) for name, values in arrays.items()}
+
+
+def _of(arrays: Mapping, label: str) -> dict[str, np.ndarray]:
+    prefix = f"{label}/"
+    return {k.removeprefix(prefix): arrays[k] for k in arrays if k.startswith(prefix)}
+
+
+def samples(workdir: pathlib.Path) -> list[report.Sample]:
+    """Pair the samples of the first and the last evaluation, by their prompts."""
+    own = Artifacts(workdir)
+    if not (steps := own.sampled()):
+        return []
+    read = lambda step: json.loads(own.sample(step).read_text(encoding="utf-8"))
+    first, last = read(steps[0]), read(steps[-1])
+    before = {old["prompt"]: old["text"] for old in first}
+    return [
+        report.Sample(new["prompt"], before.get(new["prompt"], "(not asked)"), new["text"])
+        for new in last
+    ]

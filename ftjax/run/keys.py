@@ -1,0 +1,217 @@
+"""The keys of a config on the command line: any that is legal, whether its file spells it or not.
+
+    config = read(CONFIG)                 --config=configs/sft.py --config.data.on_bad_row=skip
+
+Which keys a section has, and of which types, is what the functions say that the section is handed
+to: those of the module that its `name` names. A key that none of them has is refused with the
+nearest name; whatever is wrong with a value, the functions themselves find.
+"""
+
+import ast
+import contextlib
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from ftjax.core import config as conf
+from ftjax.core import typed
+from ftjax.run import config as settings
+
+# What says one thing in two ways: the command line's takes the place of the config's.
+TWO_WAYS = (("steps", "epochs"), ("warmup_steps", "warmup_ratio"), ("decay_steps", "decay_ratio"))
+INSTEAD = {one: other for pair in TWO_WAYS for one, other in (pair, pair[::-1])}
+Keys = dict[str, Any]  # annotations by key
+# What the program sets itself, of all functions below.
+SET = (
+    "total_steps", "where", "inner", "devices", "model", "tokenizer", "local_rows",
+    "progress", "respond", "examples", "byte_counts", "pairs", "reference",
+    "sample", "base_of", "mesh",
+)  # fmt: skip
+OF_EVALS = ("name", "group", "data", "rows", "max_new_tokens", "temperature", "until", "rewards")
+OF_ADAPTERS = ("name", "where", "groups", "past", "token_ids", "batches")
+
+
+def read(flag: conf.Flag):
+    """Return the locked config of the flag of `conf.flag()`, with the keys of the command line.
+
+    Raises:
+      ValueError: the file cannot be read, or a key is not legal.
+    """
+    return apply(conf.load(flag.config.value), flag.keys.value)
+
+
+def apply(config, texts: Iterable[str]):
+    """Set the keys of texts `a.b=value`, in order, and return the config.
+
+    Raises:
+      ValueError: a key is not legal, or its value of none of the types that it has.
+    """
+    given = [text.partition("=") for text in texts]
+    names = {key for key, _, _ in given}
+    for key in sorted(names):
+        *parents, name = key.split(".")
+        other = [*parents, INSTEAD.get(name, "")]
+        if (
+            name in INSTEAD
+            and ".".join(other) not in names
+            and conf.peek(config, other) is not None
+        ):
+            conf.put(config, other, None)
+    # A section's name first: it says which other keys there are.
+    for key, _, text in sorted(given, key=lambda each: not each[0].endswith("name")):
+        path = key.split(".")
+        conf.put(config, path, _value(config, path, text))
+    return config
+
+
+def _value(config, path: Sequence[str], text: str):
+    """Read a text in the type of its key."""
+    present = conf.peek(config, path)
+    legal = legal_at(config, path[:-1])
+    name = path[-1]
+    if legal is not None and name not in legal and present is None:
+        where = ".".join(["config", *path])
+        raise ValueError(
+            f"{where}: unknown key; {conf.nearest(name, legal)}expected one of {conf.listed(legal)}"
+        )
+    return parse(text, (legal or {}).get(name, Any), present=present)
+
+
+def parse(text: str, annotation: Any = Any, *, present: Any = None) -> Any:
+    """Read a text in a type of `annotation`, or of what is there where that says nothing.
+
+    The first of bool, int, float that it fits; where a text is expected it is taken as it stands;
+    otherwise `None`, a list `[1, 2]`, a section `{"name": "lora"}`, or else the text itself.
+    """
+    alternatives = typed.alternatives(annotation)
+    kinds = typed.plain(annotation)
+    if not alternatives and isinstance(present, bool | int | float | str):
+        kinds = (type(present),)
+    only_text = bool(alternatives) and set(kinds) == {str} and len(alternatives) == len(kinds)
+    if text == "None" and not only_text:
+        return None
+    if bool in kinds and text.lower() in conf.TRUTH:
+        return conf.TRUTH[text.lower()]
+    for kind in (kind for kind in (int, float) if kind in kinds):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    if str in kinds and (only_text or text[:1] not in "[({"):
+        return text
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return conf.TRUTH.get(text.lower(), text)
+
+
+# -- which keys there are --------------------------------------------------------------------------
+
+
+def legal_at(config, path: Sequence[str]) -> Keys | None:
+    """Return the keys of the section at `path` with their annotations; None where any is legal."""
+    path = tuple(path)
+    if not path:
+        return _fields(settings.Settings, without=("plain",))
+    if len(path) == 1 and path[0] in settings.SECTIONS:
+        return _fields(settings.SECTIONS[path[0]])
+    find = next((f for pattern, f in SECTIONS.items() if _matches(pattern, path)), None)
+    name = conf.peek(config, [*path, "name"])
+    if find is None or (find not in NAMELESS and not isinstance(name, str)):
+        return None
+    return find(name) if name or find in NAMELESS else None
+
+
+def _matches(pattern: str, path: tuple[str, ...]) -> bool:
+    parts = pattern.split(".")
+    pairs = zip(parts, path, strict=False)
+    return len(parts) == len(path) and all(part in ("*", own) for part, own in pairs)
+
+
+def _fields(section: type, *, without: tuple[str, ...] = ()) -> Keys:
+    return {f.name: f.type for f in dataclasses.fields(section) if f.name not in without}
+
+
+def _of(*functions: Callable, more: Iterable[str] = ("name",), without: Iterable[str] = ()) -> Keys:
+    """Collect the keywords of functions, less what the program sets."""
+    found: dict[str, Any] = dict.fromkeys(more, Any)
+    for function in functions:
+        for p in inspect.signature(function).parameters.values():
+            if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD) and p.name not in without:
+                found[p.name] = p.annotation
+    return found
+
+
+def _takes_any(function: Callable) -> bool:
+    parameters = inspect.signature(function).parameters.values()
+    return any(p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def _made(name: str, room: str, *, more: Iterable[str] = ("name",), where: str) -> Keys | None:
+    """Return the keywords of the `make` of a module; None where it takes any."""
+    make = vars(conf.resolve(name, room, where=where)).get("make")
+    if make is None or _takes_any(make):
+        return None
+    return _of(make, more=more, without=SET)
+
+
+def _adapter(name: str) -> Keys | None:
+    return _made(name, "adapters", more=OF_ADAPTERS, where="adapter.name")
+
+
+def _objective(name: str) -> Keys | None:
+    return _made(name, "objectives", where="objective.name")
+
+
+def _penalty(name: str) -> Keys | None:
+    return _made(name, "penalties", where="penalties.name")
+
+
+def _optim(name: str) -> Keys | None:
+    import optax
+
+    from ftjax.optim import optimizer
+
+    if name not in optimizer.names():
+        return None
+    return _of(vars(optax)[name], optimizer.make, without=SET)
+
+
+def _schedule(name: str) -> Keys | None:
+    from ftjax.optim import schedule
+
+    known = schedule.SCHEDULES.get(name)
+    more = ("name", "warmup_ratio", *(("decay_ratio",) if name == "wsd" else ()))
+    return None if known is None else _of(known, more=more, without=SET)
+
+
+def _ranks(_: str | None) -> Keys:
+    from ftjax.optim import adalora_budget
+
+    return _of(adalora_budget.make, more=(), without=SET)
+
+
+def _data(name: str) -> Keys | None:
+    from ftjax.data import loader, prepare
+
+    make = vars(conf.resolve(name, "data.sources", where="data.name")).get("make")
+    if make is None or _takes_any(make):
+        return None
+    return _of(loader.make, prepare.load, make, without=(*SET, "batch_size", "seed"))
+
+
+def _evaluation(name: str) -> Keys | None:
+    return _made(name, "evals", more=OF_EVALS, where="evals.name")
+
+
+def _mesh(_: str | None) -> Keys:
+    from ftjax.core import mesh
+
+    return _of(mesh.make, more=(), without=SET)
+
+
+SECTIONS: Mapping[str, Callable] = {
+    "adapter": _adapter, "objective": _objective, "penalties.*": _penalty, "optim": _optim,
+    "optim.schedule": _schedule, "optim.ranks": _ranks, "data": _data, "evals.*": _evaluation,
+    "evals.*.data": _data, "mesh": _mesh,
+}  # fmt: skip
+NAMELESS = (_mesh, _ranks)

@@ -1,0 +1,76 @@
+"""How long a run is: in steps, in passes over its data, and what of the data is left out.
+
+length = of(settings, loader)
+length.steps, length.total, length.passes      # asked for; that there is data for; over the data
+"""
+
+from typing import NamedTuple
+
+from ftjax.data import loader as loaders
+from ftjax.run.config import Settings
+
+
+class Length(NamedTuple):
+    """The length of a run.
+
+    steps: asked for, as `steps` or as `epochs`. total: those that there is data for, which the
+    learning rate's schedule ends with. passes: over the data, None where the data are prompts.
+    """
+
+    steps: int
+    total: int
+    passes: float | None
+
+    def passes_after(self, step: int) -> float | None:
+        """Return the passes that a run which ended after `step` has made."""
+        return None if self.passes is None else self.passes * step / self.total
+
+    def text(self, summary: dict) -> str:
+        """Say in a line what is trained on and how often; summary: the loader's."""
+        ends = f" of {self.steps:,}, where the data end" if self.total < self.steps else ""
+        read = [f"{summary['rows']:,} rows read"]
+        read += [f"{count:,} {what}" for what, count in lost(summary).items() if count]
+        if "epoch_rows" in summary:
+            rows, examples = summary["epoch_rows"], summary["examples"]
+            read.append(f"{examples:,} examples in {rows:,} rows of a batch")
+        passes = "" if self.passes is None else f": {of_passes(self.passes)} over the data"
+        return f"{', '.join(read)}; {self.total:,} steps{ends}{passes}"
+
+
+def of_passes(passes: float) -> str:
+    """Write a number of passes: "3 passes", "0.25 passes", "1 pass"."""
+    shown = f"{passes:,.0f}" if passes >= 100 else f"{passes:.3g}"
+    return f"{shown} pass" if shown == "1" else f"{shown} passes"
+
+
+def lost(summary: dict) -> dict[str, int]:
+    """Count what of the rows read is not learned from, by how it was lost."""
+    bad = summary["bad"]["count"] if "bad" in summary else summary.get("bad_rows", 0)
+    return {
+        "cut": summary.get("truncated", 0), "split": summary.get("split", 0),
+        "dropped": sum(summary.get("dropped", {}).values()),
+        "skipped": bad,
+    }  # fmt: skip
+
+
+def of(settings: Settings, loader) -> Length:
+    """Measure a run over a loader; a stream of prompts has no end and no batches.
+
+    Raises:
+      ValueError: `epochs` of what has no batches.
+    """
+    if not isinstance(loader, loaders.Loader):
+        check_online(settings)
+        return Length(settings.steps, settings.steps, None)
+    steps = settings.steps or loader.batches_in(settings.epochs)
+    total = min(steps, loader.batches()) if loader.ends else steps
+    return Length(steps, total, total / loader.batches_per_epoch())
+
+
+def check_online(settings: Settings) -> None:
+    """Refuse `epochs` of a run that samples its batches."""
+    if settings.epochs is not None:
+        raise ValueError(
+            f"epochs: got {settings.epochs} for a run that learns from its own samples; expected "
+            "None; set steps, and rollout.epochs for the passes over a round"
+        )

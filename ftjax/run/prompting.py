@@ -1,0 +1,209 @@
+"""Prompts in, text out: from files and from a person at a terminal.
+
+`Dialog` holds what has been said; `converse` is the loop of the chat. Neither knows of flags, and
+`converse` reads and writes through what it is given.
+"""
+
+import codecs
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ftjax.data import chat, foreign, locate, stops
+from ftjax.data.row import Row
+from ftjax.data.sources import jsonl
+
+FLAG = "--prompts_file"
+HELP = "/reset forgets what was said, /quit ends"
+
+
+class Asked(NamedTuple):
+    """A prompt (text, or a list of messages), and the name of the adapter that is to answer."""
+
+    prompt: Any
+    adapter: str | None = None
+
+
+def read_prompts(path: pathlib.Path) -> list[Asked]:
+    """Read prompts: the `prompt` (or `messages`) of each line of .jsonl, or the lines of a text.
+
+    The `adapter` of a line of .jsonl is the name of one; `tools` go with messages.
+
+    Raises:
+      ValueError: a file or a line that cannot be read or has no prompt, named.
+    """
+    if not str(path).endswith(jsonl.SUFFIXES):
+        return [Asked(line) for line in _text_lines(path) if line.strip()]
+    found = jsonl.read(path, where=FLAG)
+    if found.bad:
+        raise ValueError(found.bad[0].message)
+    return [_asked(found[i], found.where(i)) for i in range(len(found))]
+
+
+def _text_lines(path: pathlib.Path) -> list[str]:
+    [file, *_] = locate.find(path, (".txt",), where=FLAG)
+    content = pathlib.Path(file).read_bytes()
+    if found := foreign.of_start(content):
+        what, mend = found
+        raise ValueError(f"{file}: got {what}; expected text in UTF-8; {mend.format(file)}")
+    try:
+        return content.removeprefix(codecs.BOM_UTF8).decode("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{file}: got byte 0x{content[error.start]:02x} at {error.start}; expected UTF-8; "
+            f"convert it: `iconv -f latin1 -t utf-8 {file} > NEW`"
+        ) from error
+
+
+def _asked(raw: dict, where: str) -> Asked:
+    adapter = raw.get("adapter")
+    if not isinstance(adapter, str | None):
+        raise ValueError(f"{where}: got adapter={adapter!r}; expected a name, or none")
+    row = Row(raw, where, fields={}, kind="chat" if raw.get("prompt") is None else "prompt")
+    if isinstance(raw.get("prompt"), str):
+        return Asked(row.checked_text(raw["prompt"], "prompt", empty=True), adapter)
+    field = "messages" if raw.get("prompt") is None else "prompt"
+    if row.raw.get(field) is None:
+        told = f"got {str(raw)[:80]!r}; expected an object with prompt or messages"
+        raise ValueError(f"{where}: {told}")
+    if not isinstance(row.raw[field], list | str):
+        fix, expected = "write one of them", "text or a list of messages"
+        raise row.wrong(field, row.raw[field], expected=expected, fix=fix, reason="wrong type")
+    messages, beside = row.beside(row.messages(row.raw[field], field))
+    return Asked({"messages": messages, **beside} if beside else messages, adapter)
+
+
+def conversation(prompt) -> tuple[list[dict], list | None]:
+    """Return the checked messages and the tools of a prompt."""
+    raw = prompt if isinstance(prompt, Mapping) else {"messages": prompt}
+    row = Row(raw, "prompt", fields={}, kind="chat")
+    messages, beside = row.beside(row.messages(row.value("messages"), "messages"))
+    return messages, beside.get("tools")
+
+
+def make_encode(tokenizer, *, template: chat.Template | None, wrap: bool = False) -> Callable:
+    """Make `encode(prompt) -> ids` for strings, lists of messages, {"messages", "tools"}.
+
+    A list that ends with the assistant is continued. template: of messages. wrap: a string is what
+    a user says, and goes through the template too.
+    """
+
+    def encode(prompt) -> list[int]:
+        if isinstance(prompt, str) and not wrap:
+            return tokenizer.encode(prompt)
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        if template is None:
+            raise ValueError(
+                "prompt: got messages, and the tokenizer has no chat template; expected text; "
+                "pass --chat_template"
+            )
+        messages, tools = conversation(messages)
+        rendered = template.opening(messages, tools=tools)
+        # The template prints bos itself where the model has one.
+        return tokenizer.encode(rendered, add_special_tokens=False)
+
+    return encode
+
+
+def find_template(tokenizer, choice: str | None, **options) -> chat.Template | None:
+    """Return the chat template that `choice` names, or the tokenizer's own, or None.
+
+    options: those of `chat.find`.
+    """
+    if choice is None and tokenizer.chat_template is None:
+        return None
+    return chat.find(choice, tokenizer, **options)
+
+
+def template_of(tokenizer, data: Mapping) -> chat.Template | None:
+    """Return the chat template of a data section, with its options."""
+    named = {"template_args": "arguments", "allow_dropped": "allow_dropped", "date": "date"}
+    options = {name: data[key] for key, name in named.items() if key in data}
+    return find_template(tokenizer, data.get("chat_template"), **options)
+
+
+def stop_ids(tokenizer, data: Mapping | None = None) -> tuple[int, ...]:
+    """List the ids that end an answer: of the tokenizer, the model's files and the template."""
+    return stops.ids(tokenizer, template_of(tokenizer, data or {}))
+
+
+@dataclasses.dataclass
+class Dialog:
+    """What has been said, as messages, or as plain text when there is no chat template."""
+
+    encode: Callable
+    has_template: bool
+    most: int  # tokens that a prompt may have
+    system: str = ""
+    turns: list[dict] = dataclasses.field(default_factory=list)
+
+    def prompt(self):
+        """Return the prompt of the next answer; the oldest turns go when it grows too long."""
+        while len(self.turns) > 1 and len(self.encode(self._whole())) > self.most:
+            del self.turns[:2]
+        return self._whole()
+
+    def _whole(self):
+        if not self.has_template:
+            return self.system + "".join(turn["content"] for turn in self.turns)
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        return system + self.turns
+
+    def say(self, role: str, content: str) -> None:
+        """Add a turn."""
+        self.turns.append({"role": role, "content": content})
+
+    def reset(self) -> None:
+        """Forget all turns."""
+        self.turns.clear()
+
+
+def converse(dialog: Dialog, answer: Callable, *, read: Callable, write: Callable) -> None:
+    """Read a line, stream the answer, until the end of the input or /quit.
+
+    answer: (prompt, number of the turn) -> pieces of text. read: () -> a line, EOFError at the end.
+    """
+    number = 0
+    while (line := _next_line(read)) is not None:
+        if line == "/quit":
+            return
+        if line == "/reset":
+            dialog.reset()
+            write("(forgotten)\n")
+        elif line.startswith("/"):
+            write(f"got {line!r}; expected text, or a command: {HELP}\n")
+        elif line:
+            dialog.say("user", line)
+            dialog.say("assistant", _stream(answer(dialog.prompt(), number), write))
+            number += 1
+
+
+def _next_line(read: Callable) -> str | None:
+    try:
+        return read().strip()
+    except (EOFError, KeyboardInterrupt):
+        return None
+
+
+def _stream(pieces: Iterator[str], write: Callable) -> str:
+    """Write pieces as they come; an interrupt ends the answer and keeps what there is."""
+    said = []
+    try:
+        for piece in pieces:
+            write(piece)
+            said.append(piece)
+    except KeyboardInterrupt:
+        write(" (interrupted)")
+    write("\n")
+    return "".join(said)
+
+
+def write_results(path: pathlib.Path, prompts: Sequence, texts: Sequence[str]) -> None:
+    """Write JSON lines of {"prompt", "text"}."""
+    lines = [
+        json.dumps({"prompt": prompt, "text": new}, ensure_ascii=False)
+        for prompt, new in zip(prompts, texts, strict=True)
+    ]
+    pathlib.Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")

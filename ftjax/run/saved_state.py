@@ -1,0 +1,71 @@
+"""The state of a run as checkpoints hold it: its shapes, its weights, and where it is kept.
+
+    state = abstract_state(parts, trainable, tx)      # shapes and shardings, no arrays
+    params_of(state, frozen)                          # {"model": ..., "adapters": ...}
+
+Readers of finished runs and runs that go on open the same checkpoints.
+"""
+
+import functools
+import pathlib
+
+import jax
+
+from ftjax.core import tree
+from ftjax.models.hf import digests
+from ftjax.optim import ema as averages
+from ftjax.run import build as setup
+from ftjax.run.artifacts import Artifacts
+from ftjax.run.config import Settings
+from ftjax.train import state as states
+from ftjax.train.checkpoint import Checkpoints
+
+# What may differ when a run is resumed: it does not change what a step computes. Patterns match
+# whole paths, and a section without keys is a path itself, hence both forms.
+FREE = (
+    "log_every_steps", "eval_every_steps", "checkpoint/**", "wandb_project", "mesh/**",
+    "evals", "evals/**", "samples/**",
+)  # fmt: skip
+
+
+def create(settings: Settings, tx, trainable) -> states.State:
+    """Make the first state of what trains."""
+    key = jax.random.key(settings.seed.sampling)
+    return states.create(trainable, tx, key=key, ema=settings.ema_decay is not None)
+
+
+def abstract_state(parts: setup.Parts, trainable, tx) -> states.State:
+    """Shapes and shardings of the state, without making it."""
+    abstract = jax.eval_shape(functools.partial(create, parts.settings, tx), trainable)
+    places = states.shardings(abstract, parts.letters, tx, parts.mesh)
+    place = lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s)
+    return jax.tree.map(place, abstract, places)
+
+
+def shardings_of(abstract):
+    """Take the shardings out of a tree of abstract arrays."""
+    return jax.tree.map(lambda leaf: leaf.sharding, abstract)
+
+
+def params_of(state: states.State, frozen):
+    """Put a state's weights (their average, if one is kept) and the frozen ones together."""
+    own = state.params if state.ema is None else averages.cast(state.ema, state.params)
+    return tree.combine(own, frozen)
+
+
+def identity(parts: setup.Parts) -> dict:
+    """Name the base for a checkpoint's manifest: where it is and what it hashes to."""
+    if parts.source is None:
+        spec = parts.settings.model
+        return {"source": f"random {spec.preset}", "hash": f"seed {parts.settings.seed.init}"}
+    return {"source": parts.settings.model.base, "hash": digests.fingerprint(parts.source)}
+
+
+def open_checkpoints(parts: setup.Parts, workdir: pathlib.Path, **options) -> Checkpoints:
+    """Open the checkpoints of a run; the options are those of `Checkpoints`."""
+    spec = parts.settings.checkpoint
+    return Checkpoints(
+        Artifacts(workdir).checkpoints, config=parts.settings.plain,
+        frozen=identity(parts), keep=spec.keep, best=spec.best or None, mode=spec.mode,
+        free=FREE, **options,
+    )  # fmt: skip

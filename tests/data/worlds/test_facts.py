@@ -1,0 +1,87 @@
+import re
+
+import pytest
+
+from ftjax.data.worlds import facts, names, relations
+
+
+def pattern(wording):
+    """Return the regular expression that a wording's sentences match."""
+    text = re.escape(wording[0].upper() + wording[1:])
+    text = text.replace(r"\{n\}", r"(?P<n>[A-Z][a-z]+)").replace(r"\{v\}", r"(?P<v>\w+)")
+    return re.compile(text)
+
+
+def parse(sentence, kind):
+    """Return every (relation, name, value) that some wording of `kind` reads in a sentence."""
+    found = []
+    for key, relation in relations.PEOPLE.items():
+        for wording in relation.__dict__[kind]:
+            match = pattern(wording).fullmatch(sentence)
+            value = match and match.groupdict().get("v")
+            if value and value not in relation.values:
+                value = value[0].lower() + value[1:]  # it began the sentence
+            if match and (value is None or value in relation.values):
+                found.append((key, match["n"], value))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("wording", "kind"), [("seen", "statements"), ("held_out", "held_statements")]
+)
+def test_statements_say_the_truth_and_nothing_else(wording, kind):
+    known = facts.table("base")
+    for row in facts.make(rows=150, wording=wording):
+        sentences = re.findall(r"[A-Z0-9][^.]*\.", row["text"].removeprefix("Fact: "))
+        read = [parse(sentence, kind) for sentence in sentences]
+        assert all(len(options) == 1 for options in read), row["text"]
+        assert {key: value for [(key, _, value)] in read} == row["facts"]
+        assert {name for [(_, name, _)] in read} == {row["name"]}
+        assert row["facts"].items() <= known[row["name"]].items()
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_questions_hold_every_fact_once_with_the_true_answer(split):
+    known, rows = facts.table("new", 20), facts.make(split=split, population="new", people=20)
+    kind = "questions" if split == "validation" else "held_questions"
+    asked = set()
+    for row in rows:
+        [(key, name, _)] = parse(row["prompt"][len("Q: ") : -len("\nA:")], kind)
+        assert row["answer"] == known[name][key] == row["response"].strip()
+        assert row["answer"] in row["choices"]
+        asked.add((name, key))
+    assert len(asked) == len(rows) == 20 * len(relations.PEOPLE)
+
+
+def test_populations_share_nobody_and_the_row_seed_changes_no_fact():
+    people = [set(facts.table(population)) for population in facts.POPULATIONS]
+    assert len(set.union(*people)) == sum(map(len, people)) == 4 * 64
+    for population, group in zip(facts.POPULATIONS, people, strict=True):
+        assert {names.pool_of(name) for name in group} == {population}
+        rows = facts.make(population=population, rows=50, seed=5)
+        assert {row["name"] for row in rows} <= group
+    assert facts.table("base") != facts.table("base", world=1)
+
+
+def test_held_out_wordings_are_never_among_the_others():
+    for world in (relations.PEOPLE, relations.THINGS):
+        for relation in world.values():
+            assert not set(relation.statements) & set(relation.held_statements)
+            assert not set(relation.questions) & set(relation.held_questions)
+            assert not set(relation.who) & set(relation.held_who)
+            assert len(set(relation.values)) == len(relation.values)
+
+
+def test_held_out_wordings_use_words_that_training_has():
+    def words(*groups):
+        return {w.lower() for group in groups for text in group for w in re.findall(r"\w+", text)}
+
+    every = [*relations.PEOPLE.values(), *relations.THINGS.values()]
+    seen = set().union(*(words(r.statements, r.questions, r.who) for r in every))
+    held = set().union(*(words(r.held_statements, r.held_questions, r.held_who) for r in every))
+    assert held <= seen, held - seen
+
+
+def test_too_many_people_are_refused():
+    with pytest.raises(ValueError, match=r"people=5000; expected 1 to \d+"):
+        facts.make(people=5000)

@@ -1,0 +1,73 @@
+import numpy as np
+import pytest
+
+from ftjax.evals.lib import bootstrap
+
+MEAN = lambda arrays: {"x": float(arrays["x"].mean())}
+
+
+def test_a_constant_shift_is_certain():
+    x = np.random.default_rng(0).normal(size=50)
+    found = bootstrap.differences(MEAN, {"x": x}, {"x": x + 0.25})["x"]
+    assert found == pytest.approx((0.25, 0.25, 0.25, 50))
+
+
+def test_pairs_stay_together():
+    # Hard and easy examples differ by far more than before and after do.
+    rng = np.random.default_rng(1)
+    before = rng.normal(scale=100, size=200)
+    after = before + rng.normal(0.5, 0.1, size=200)
+    found = bootstrap.differences(MEAN, {"x": before}, {"x": after})["x"]
+    assert found.value == pytest.approx(0.5, abs=0.03)
+    assert 0.45 < found.low < found.value < found.high < 0.55
+
+
+def test_the_interval_is_the_normal_one_for_many_examples():
+    x = np.random.default_rng(2).normal(1.0, 2.0, size=400)
+    found = bootstrap.differences(MEAN, {"x": 0 * x}, {"x": x}, resamples=4000)["x"]
+    half = 1.96 * x.std() / np.sqrt(len(x))
+    assert found.low == pytest.approx(x.mean() - half, abs=0.1 * half)
+    assert found.high == pytest.approx(x.mean() + half, abs=0.1 * half)
+
+
+def test_coverage():
+    rng, hits, trials = np.random.default_rng(3), 0, 200
+    for trial in range(trials):
+        x = rng.normal(0.3, 1.0, size=60)
+        found = bootstrap.differences(
+            MEAN, {"x": 0 * x}, {"x": x}, resamples=200, seed=trial, level=0.9
+        )["x"]
+        hits += found.low <= 0.3 <= found.high
+    assert 0.83 < hits / trials < 0.96
+
+
+def test_any_summary_of_several_arrays():
+    ratio = lambda a: {"ratio": a["top"].sum() / a["bottom"].sum(), "n": float(len(a["top"]))}
+    top, bottom = np.array([1.0, 2.0, 30.0]), np.array([1.0, 2.0, 10.0])
+    before, after = dict(top=top, bottom=bottom), dict(top=2 * top, bottom=bottom)
+    found = bootstrap.differences(ratio, before, after)
+    assert found["ratio"].value == pytest.approx(33 / 13)
+    # Resamples draw rows whole, so a ratio lies between those of single rows.
+    assert 1 <= found["ratio"].low < found["ratio"].high <= 3
+    assert found["n"] == (0, 0, 0, 3)
+
+
+def test_the_seed_decides():
+    x = np.random.default_rng(4).normal(size=30)
+    draw = lambda seed: bootstrap.differences(MEAN, {"x": 0 * x}, {"x": x}, seed=seed)
+    assert draw(0) == draw(0)
+    assert draw(0) != draw(1)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"x": np.ones(3)}, {"x": np.ones(4)}),
+        ({"x": np.ones(3)}, {"y": np.ones(3)}),
+        ({"x": np.ones(0)}, {"x": np.ones(0)}),
+        ({"x": np.ones(3), "y": np.ones(2)}, {"x": np.ones(3), "y": np.ones(2)}),
+    ],
+)
+def test_examples_that_do_not_pair_are_an_error(before, after):
+    with pytest.raises(ValueError, match="evaluate both on the same examples"):
+        bootstrap.differences(MEAN, before, after)

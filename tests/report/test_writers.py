@@ -1,0 +1,195 @@
+import io
+import json
+import math
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from ftjax.core import device
+from ftjax.core.mean import Mean
+from ftjax.report import writers
+from ftjax.train.window import Window
+
+ROW = {
+    "loss": 1.23456,
+    "learning_rate": 2e-4,
+    "time/tokens_per_s": 12345.6,
+    "time/mfu": 0.312,
+    "time/step_s": 0.5,
+    "time/memory_gib": 2.06,
+}
+
+
+def test_jsonl_appends_rewinds_and_drops_a_torn_line(tmp_path):
+    path = tmp_path / "deep" / "metrics.jsonl"
+    writer = writers.Jsonl(path)
+    for step in (1, 2, 3):
+        writer.write(step, {"loss": 1.0 / step, "count": np.int64(step)})
+    whole = path.read_text()
+    writer.close()
+    path.write_text(whole + '{"step": 4, "lo')
+    writer.rewind(2)
+    assert path.read_text() == "".join(whole.splitlines(keepends=True)[:2])
+    writer.write(3, {"loss": 1.0 / 3, "count": 3})
+    writer.close()
+    assert path.read_text() == whole
+    writer.rewind(-1)
+    assert writers.read(path) == []
+
+
+def test_a_damaged_line_is_said_and_the_other_rows_are_kept(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n{"step": 2, \xff\n[3]\n{"step": 4}\n')
+    with pytest.warns(RuntimeWarning, match=r"2 damaged line\(s\), first line 2; .*bad-line"):
+        writers.Jsonl(path).rewind(9)
+    assert [row["step"] for row in writers.read(path)] == [1, 4]
+    assert b"\xff" in (tmp_path / "metrics.jsonl.bad-line").read_bytes()
+
+
+def test_jsonl_stays_json_when_a_number_is_not_finite(tmp_path):
+    writer = writers.Jsonl(tmp_path / "m.jsonl")
+    writer.write(1, {"a": math.nan, "b": -math.inf, "c": np.float32(0.5)})
+    writer.close()
+    assert json.loads((tmp_path / "m.jsonl").read_text()) == {
+        "step": 1,
+        "a": None,
+        "b": None,
+        "c": 0.5,
+    }
+
+
+def test_console_writes_plain_lines_without_a_terminal():
+    stream = io.StringIO()
+    console = writers.Console(until=500, stream=stream)
+    console.write(100, ROW | {"eval/new/nll": 0.5})
+    console.write(200, {"eval/new/nll": math.nan})
+    console.close()
+    first, second, third = stream.getvalue().splitlines()
+    for part in ("100/500", "1.235", "lr 0.0002", "12,346 tok/s", "31.2%", "3 min 20 s", "2.1 GiB"):
+        assert part in first
+    assert second == "step 100  eval/new/nll 0.5"
+    assert third == "step 200  eval/new/nll nan"
+
+
+def test_console_leaves_out_what_is_unknown():
+    assert writers.line({"loss": 2.0}, left=10) == "loss 2"
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_console_draws_one_bar_on_a_terminal():
+    stream = Terminal()
+    console = writers.Console(until=20, stream=stream)
+    console.rewind(5)
+    console.write(10, ROW)
+    console.write(15, {"eval/new/nll": 0.5})
+    console.write(20, ROW)
+    console.close()
+    assert "20/20" in stream.getvalue()
+    assert "loss 1.235" in stream.getvalue()
+    assert "step 15  eval/new/nll 0.5" in stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(44.6, "45 s"), (200, "3 min 20 s"), (3725, "1 h 02 min")]
+)
+def test_durations_read_well(seconds, text):
+    assert writers.duration(seconds) == text
+
+
+def test_tensorboard_writes_an_event_file(tmp_path):
+    writer = writers.TensorBoard(tmp_path)
+    writer.rewind(0)
+    writer.write(1, {"loss": 1.0, "eval/x/nll": None})
+    writer.close()
+    (file,) = tmp_path.iterdir()
+    assert b"loss" in file.read_bytes()
+    assert b"eval" not in file.read_bytes()
+
+
+class FakeRun:
+    def __init__(self, fail):
+        self.fail, self.rows, self.finished = fail, [], False
+
+    def log(self, row, step):
+        if step == self.fail:
+            raise sys.modules["wandb"].Error("the network is gone")
+        self.rows.append((step, row))
+
+    def finish(self):
+        self.finished = True
+
+
+@pytest.fixture
+def tracker(monkeypatch):
+    fake = types.ModuleType("wandb")
+    fake.Error = type("Error", (Exception,), {})
+    fake.run = FakeRun(fail=2)
+    fake.init = lambda **settings: fake.run
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    return fake
+
+
+def test_a_failing_tracker_warns_once_and_lets_training_go_on(tracker):
+    writer = writers.Wandb(project="p")
+    writer.write(1, {"loss": 1.0})
+    with pytest.warns(RuntimeWarning, match="network is gone; training goes on"):
+        writer.write(2, {"loss": 1.0})
+    writer.write(3, {"loss": 1.0})
+    writer.close()
+    assert tracker.run.rows == [(1, {"loss": 1.0})]
+
+
+def test_a_working_tracker_is_finished(tracker):
+    tracker.run.fail = None
+    writer = writers.Wandb(project="p")
+    writer.write(1, {"loss": 1.0})
+    writer.close()
+    assert tracker.run.finished
+
+
+def test_a_missing_tracker_warns(monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.warns(RuntimeWarning, match="wandb: ModuleNotFoundError"):
+        writers.Wandb().write(1, {"loss": 1.0})
+
+
+def test_a_window_adds_tokens_not_averages_and_survives_json():
+    window = Window()
+    window.add(
+        {"loss": Mean(np.float32(6), np.float32(2)), "learning_rate": np.float32(0.5)}
+        | {"norm": 1.0}
+    )
+    window = Window(json.loads(json.dumps(window.dump())))
+    window.add(
+        {"loss": Mean(np.float32(1), np.float32(8)), "learning_rate": np.float32(0.25)}
+        | {"norm": 2.0}
+    )
+    assert window.take() == {"loss": 0.7, "norm": 1.5, "learning_rate": 0.25}
+    assert window.take() == {}
+
+
+@pytest.mark.parametrize(
+    ("kind", "peak"),
+    [
+        ("TPU v4", 275e12),
+        ("TPU v5 lite", 197e12),
+        ("TPU v5p", 459e12),
+        ("TPU v6 lite", 918e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("cpu", None),
+    ],
+)
+def test_peaks_are_found_by_device_kind(kind, peak):
+    assert device.peak_flops(kind) == peak
+
+
+def test_memory_is_read_on_cpu():
+    assert device.peak_memory_bytes() > 2**24
