@@ -21,9 +21,9 @@ from ftjax.ops import linear, remat
 
 Params = Mapping[str, Any]
 
-# A cache: keys stand features first, as the scores of one query multiply them.
-CACHE = {"k": "LBKHS", "v": "LBKSH", "k_scale": "LBKS", "v_scale": "LBKS"}
-NEW = ("k", "v")  # of tokens at hand, [L,B,T,K,H]
+# What a stack of attention layers caches, S being its slots. Keys stand features first, as the
+# scores of one query multiply them. Layers with a state name arrays without S (see `decoder`).
+CACHE = {"k": "LBKHS", "v": "LBKSH"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,22 +58,32 @@ class Linear:
 
 def weight(
     equation: str, sizes: Mapping[str, int], *, key: jax.Array, scale: float,
-    inputs_first: bool = False,
+    inputs_first: bool = False, stored: str = "",
 ) -> nnx.Param:  # fmt: skip
     """Declare the weight of a linear map, normal with standard deviation `scale`.
 
-    `inputs_first`: checkpoints keep it as (in, out) and not as (out, in).
+    `inputs_first`: checkpoints keep it as (in, out) and not as (out, in). `stored`: they keep it
+    with these axes, runs of letters such as "E,CI,D".
     """
     letters = einsum.parse(equation).w
     value = scale * jax.random.normal(key, [sizes[c] for c in letters], jnp.float32)
-    stored = layout.linear(equation, inputs_first=inputs_first)
-    return _declare(value, letters, equation, stored, inputs_first=inputs_first)
+    if stored:
+        own = layout.Layout(tuple(stored.split(",")), letters)
+    else:
+        own = layout.linear(equation, inputs_first=inputs_first)
+    return _declare(value, letters, equation, own, inputs_first=inputs_first)
 
 
-def table(letters: str, sizes: Mapping[str, int], *, key: jax.Array, scale: float) -> nnx.Param:
-    """Declare an array that no linear map owns and that checkpoints keep with the same axes."""
+def table(
+    letters: str, sizes: Mapping[str, int], *, key: jax.Array, scale: float, stored: str = ""
+) -> nnx.Param:
+    """Declare an array that no linear map owns.
+
+    Checkpoints keep it with the same axes, or with those of `stored`, runs of letters.
+    """
     value = scale * jax.random.normal(key, [sizes[c] for c in letters], jnp.float32)
-    return _declare(value, letters, "", layout.Layout(tuple(letters), letters))
+    groups = tuple(stored.split(",")) if stored else tuple(letters)
+    return _declare(value, letters, "", layout.Layout(groups, letters))
 
 
 def vector(letters: str, sizes: Mapping[str, int], *, fill: float) -> nnx.Param:
@@ -97,8 +107,10 @@ class Context:
     mask_BTS: jax.Array  # of keys at hand
     rotation: tuple[jax.Array, jax.Array] | None  # cosines and sines; None = positions are learned
     segments_BT: jax.Array
+    query_factor: jax.Array | None = None  # [B,T,1,1], multiplies rotated queries
     past_BTS: jax.Array | None = None  # of slots in the cache
     virtual: "Context | None" = None  # of a prompt's tokens, which come before
+    shared: Mapping[str, jax.Array] | None = None  # keys and values of the layer that lends them
     prefix: Mapping[str, jax.Array] | None = None  # keys and values [1,n,K,H] that all queries see
 
 
@@ -177,52 +189,73 @@ def scan(layers, x, inputs, *, length: int, policy: str, loop: bool):
 # -- caches ----------------------------------------------------------------------------------------
 
 
-def empty_cache(sizes: Mapping[str, int], dtype) -> dict[str, jax.Array]:
-    """Make a cache of zeros, its letters those of CACHE; in int8 with scales."""
-    types = {name: dtype for name in NEW}
-    if jnp.dtype(dtype) == jnp.int8:
-        types |= {f"{name}_scale": jnp.float32 for name in NEW}
-    return {n: jnp.zeros([sizes[c] for c in CACHE[n]], kind) for n, kind in types.items()}
+def empty_cache(letters: Mapping[str, str], sizes: Mapping[str, int], dtype) -> dict:
+    """Make a cache of zeros with these letters; in int8 with scales. States are float32."""
+    shape = lambda order: [sizes[c] for c in order]
+    types = {n: dtype if "S" in order else jnp.float32 for n, order in letters.items()}
+    cache = {n: jnp.zeros(shape(order), types[n]) for n, order in letters.items()}
+    if jnp.dtype(dtype) != jnp.int8:
+        return cache
+    slotted = {f"{n}_scale": _scale(order) for n, order in letters.items() if "S" in order}
+    return cache | {n: jnp.zeros(shape(order), jnp.float32) for n, order in slotted.items()}
 
 
-def write_cache(cache, new, slots_BT):
-    """Write keys and values [L,B,T,K,H] of new tokens at their slots; out of range = dropped."""
+def write_cache(cache, new, letters: Mapping[str, str], slots_BT):
+    """Write what new tokens have, [L,B,T,...], at their slots; out of range = dropped.
+
+    A state is replaced.
+    """
     rows_BT = jnp.arange(slots_BT.shape[0])[:, None]
-    new, where = _encode(new, cache), dict(B=rows_BT, S=slots_BT)
+    new, letters, where = *_encode(new, letters, cache), dict(B=rows_BT, S=slots_BT)
 
     def write(name: str, old):
-        at = tuple(where.get(c, slice(None)) for c in CACHE[name])
-        x = _turn(new[name], "BS" + CACHE[name].replace("B", "").replace("S", ""))
+        order = letters[name]
+        if "S" not in order:
+            return new[name].astype(old.dtype)
+        at = tuple(where.get(c, slice(None)) for c in order)
+        x = _turn(new[name], order, "BS" + order.replace("B", "").replace("S", ""))
         return old.at[at].set(x.astype(old.dtype), mode="drop")
 
     return {name: write(name, old) for name, old in cache.items()}
 
 
-def fill_cache(cache, new):
-    """Write keys and values [L,B,T,K,H] of new tokens at the first T slots of a cache."""
-    new = _encode(new, cache)
+def fill_cache(cache, new, letters: Mapping[str, str]):
+    """Write what new tokens have, [L,B,T,...], at the first T slots of a cache."""
+    new, letters = _encode(new, letters, cache)
 
     def fill(name: str, old):
-        x = _turn(new[name], CACHE[name])
+        if "S" not in letters[name]:
+            return new[name].astype(old.dtype)
+        x = _turn(new[name], letters[name], letters[name])
         return jax.lax.dynamic_update_slice(old, x.astype(old.dtype), (0,) * old.ndim)
 
     return {name: fill(name, old) for name, old in cache.items()}
 
 
-def _encode(new, cache):
-    """Round to the steps of an int8 cache: k, v [L,B,T,K,H] and their scales [L,B,T,K]."""
-    if "k_scale" not in cache:
-        return new
-    scales = {n: jnp.abs(x).max(-1).astype(jnp.float32) / 127 for n, x in new.items()}
-    steps = {n: x / jnp.maximum(scales[n], 1e-30)[..., None] for n, x in new.items()}
-    return {n: jnp.round(x) for n, x in steps.items()} | {
-        f"{n}_scale": x for n, x in scales.items()
-    }
+def _encode(new, letters: Mapping[str, str], cache):
+    """Round to the steps of an int8 cache: new arrays with their scales, and all letters."""
+    scaled = [name for name in letters if f"{name}_scale" in cache]
+    found, orders = dict(new), dict(letters)
+    for name in scaled:
+        scale = jnp.abs(new[name]).max(-1).astype(jnp.float32) / 127
+        found[name] = jnp.round(new[name] / jnp.maximum(scale, 1e-30)[..., None])
+        found[f"{name}_scale"], orders[f"{name}_scale"] = scale, _scale(letters[name])
+    return found, orders
 
 
-def _turn(new, letters: str):
-    """Give the axes of new tokens, L B S K and H or none, the order of `letters`."""
-    return new.transpose(["LBSKH".index(c) for c in letters])
+def _of_new(order: str) -> str:
+    """Letters of what new tokens bring: layer, row, token, then what is left of the cache's."""
+    return "LBS" + "".join(c for c in order if c not in "LBS")
+
+
+def _scale(order: str) -> str:
+    """Letters of the scales of an int8 cache: one for the last axis of what is new."""
+    return order.replace(_of_new(order)[-1], "")
+
+
+def _turn(new, order: str, letters: str):
+    """Give the axes of new tokens, of a cache of letters `order`, the order of `letters`."""
+    return new.transpose([_of_new(order).index(c) for c in letters])
 
 
 def read_cache(cache, dtype) -> tuple[jax.Array, jax.Array]:

@@ -38,6 +38,8 @@ def attend(q, k, v, context: base.Context, cache=None, *, scale: float, cap: flo
     """Rotate queries and keys, attend to these and to a cache: [B,T,N,H], new keys and values."""
     if context.rotation is not None:
         q, k = rope.rotate(q, *context.rotation), rope.rotate(k, *context.rotation)
+    if context.query_factor is not None:
+        q = q * context.query_factor.astype(q.dtype)
     new = {"k": k, "v": v}
     k, v = virtual_tokens.join(context.prefix, k, v)
     if cache is None:
@@ -52,14 +54,16 @@ def attend(q, k, v, context: base.Context, cache=None, *, scale: float, cap: flo
 class Attention(nnx.Module):
     """Grouped-query attention.
 
-    `bias` adds biases to q, k, v. `norms` are the letters of the scales that normalise q and k:
-    ("H", "H") head by head, ("NH", "KH") over the whole width, None not at all. Scores are
-    multiplied by `scale` and, where there is a `cap`, become cap * tanh(score / cap).
+    `bias` adds biases to q, k, v, `o_bias` one to the output. `norms` are the letters of the scales
+    that normalise q and k: ("H", "H") head by head, ("NH", "KH") over the whole width, None not at
+    all. Scores are multiplied by `scale` and, where there is a `cap`, become
+    cap * tanh(score / cap).
     """
 
     def __init__(
         self, sizes: Mapping[str, int], *, key, init_scale, norm: Norm, scale: float,
-        bias: bool = False, norms: tuple[str, str] | None = None, cap: float | None = None,
+        bias: bool = False, o_bias: bool = False, norms: tuple[str, str] | None = None,
+        cap: float | None = None,
     ):  # fmt: skip
         keys = jax.random.split(key, 4)
         declare = lambda equation, key: base.weight(equation, sizes, key=key, scale=init_scale)
@@ -68,10 +72,13 @@ class Attention(nnx.Module):
         self.v = declare("BTD,DKH->BTKH", keys[2])
         self.o = declare("BTNH,NHD->BTD", keys[3])
         self.bias, self.norms, self.norm, self.scale, self.cap = bias, norms, norm, scale, cap
+        self.has_o_bias = o_bias
         if bias:
             self.q_bias = base.vector("NH", sizes, fill=0.0)
             self.k_bias = base.vector("KH", sizes, fill=0.0)
             self.v_bias = base.vector("KH", sizes, fill=0.0)
+        if o_bias:
+            self.o_bias = base.vector("D", sizes, fill=0.0)
         if norms:
             self.q_norm, self.k_norm = (norm.declare(letters, sizes) for letters in norms)
 
@@ -79,7 +86,6 @@ class Attention(nnx.Module):
         """Make queries, keys and values, before rotation."""
         q, k, v = (site(n, x_BTD, p) for n, p in (("q", self.q), ("k", self.k), ("v", self.v)))
         if self.bias:
-            add = lambda y, b: y + b[...].astype(y.dtype)
             q, k, v = add(q, self.q_bias), add(k, self.k_bias), add(v, self.v_bias)
         if self.norms:
             q, k = remat.keep(q), remat.keep(k)
@@ -90,36 +96,62 @@ class Attention(nnx.Module):
         """Attend; returns the output [B,T,D] and these tokens' keys and values."""
         q, k, v = self.project(x_BTD, site)
         mixed, new = attend(q, k, v, context, cache, scale=self.scale, cap=self.cap)
-        return site("o", mixed, self.o), new
+        return self.out(mixed, site), new
+
+    def out(self, mixed_BTNH, site: base.Site):
+        """Apply the last map."""
+        y = site("o", mixed_BTNH, self.o)
+        return add(y, self.o_bias) if self.has_o_bias else y
+
+
+def add(y, bias: nnx.Param):
+    """Add a bias in the type of the computation."""
+    return y + bias[...].astype(y.dtype)
 
 
 class GatedMlp(nnx.Module):
-    """Gated feed-forward layer, down(act(gate x) * up x) (arXiv:2002.05202)."""
+    """Gated feed-forward layer, down(act(gate x) * up x) (arXiv:2002.05202).
 
-    def __init__(self, sizes: Mapping[str, int], *, key, scale, activation):
-        keys = jax.random.split(key, 3)
+    `inner` is the letter of its width; `bias` adds biases to all three maps.
+    """
+
+    def __init__(
+        self, sizes: Mapping[str, int], *, key, scale, activation, inner: str = "F",
+        bias: bool = False,
+    ):  # fmt: skip
+        keys, i = jax.random.split(key, 3), inner
         declare = lambda equation, key: base.weight(equation, sizes, key=key, scale=scale)
-        self.gate = declare("BTD,DF->BTF", keys[0])
-        self.up = declare("BTD,DF->BTF", keys[1])
-        self.down = declare("BTF,FD->BTD", keys[2])
-        self.activation = activation
+        self.gate = declare(f"BTD,D{i}->BT{i}", keys[0])
+        self.up = declare(f"BTD,D{i}->BT{i}", keys[1])
+        self.down = declare(f"BT{i},{i}D->BTD", keys[2])
+        self.activation, self.inner, self.bias = activation, inner, bias
+        if bias:
+            self.gate_bias = base.vector(i, sizes, fill=0.0)
+            self.up_bias = base.vector(i, sizes, fill=0.0)
+            self.down_bias = base.vector("D", sizes, fill=0.0)
 
     def __call__(self, x_BTD, site: base.Site):
         """Apply the layer to [B,T,D]."""
-        gate, up = (
-            remat.keep(site(n, x_BTD, p)) for n, p in (("gate", self.gate), ("up", self.up))
-        )
-        hidden = mesh.constrain(self.activation(gate) * up, "BTF")
-        return site("down", hidden, self.down)
+        gate, up = site("gate", x_BTD, self.gate), site("up", x_BTD, self.up)
+        if self.bias:
+            gate, up = add(gate, self.gate_bias), add(up, self.up_bias)
+        gate, up = remat.keep(gate), remat.keep(up)
+        hidden = mesh.constrain(self.activation(gate) * up, f"BT{self.inner}")
+        y = site("down", hidden, self.down)
+        return add(y, self.down_bias) if self.bias else y
 
 
 class Ends(nnx.Module):
     """What exists once: the embedding, the final norm, and the head unless it is tied.
 
-    `embed_scale` multiplies the embedding in the type of the computation.
+    `embed_scale` multiplies the embedding in the type of the computation, `leave_scale` what the
+    head reads.
     """
 
-    def __init__(self, config, key: jax.Array, *, norm: Norm, embed_scale: float | None = None):
+    def __init__(
+        self, config, key: jax.Array, *, norm: Norm, embed_scale: float | None = None,
+        leave_scale: float | None = None,
+    ):  # fmt: skip
         keys = jax.random.split(key)
         table = lambda key: base.weight(
             "BTD,VD->BTV", config.sizes, key=key, scale=config.init_scale
@@ -128,7 +160,7 @@ class Ends(nnx.Module):
         self.final_norm = norm.declare("D", config.sizes)
         if not config.tied:
             self.head = table(keys[1])
-        self.norm, self.embed_scale = norm, embed_scale
+        self.norm, self.embed_scale, self.leave_scale = norm, embed_scale, leave_scale
 
     def enter(self, tokens_BT, positions_BT, site: base.Site):
         """Embed tokens: [B,T,D]."""
@@ -138,4 +170,5 @@ class Ends(nnx.Module):
 
     def leave(self, x_BTD):
         """Normalise what the last layer gives."""
-        return self.norm(x_BTD, self.final_norm)
+        x = self.norm(x_BTD, self.final_norm)
+        return x if self.leave_scale is None else x * jnp.asarray(self.leave_scale, x.dtype)

@@ -8,10 +8,13 @@ stack.
     block(config, key)  parameters of one layer
         (x_BTD, context, site, cache) -> x_BTD, new keys and values, auxiliary (or None)
 
+What a layer caches is its stack's own: keys and values by slot, or a state that has no slots and
+that every call replaces (see `base.CACHE`).
+
 Layers with the same parameters are stacked on a leading axis L. What else differs between them (the
-window, the rotary embedding) is a `Kind`, and they run in groups: `runs` cuts the list of kinds
-into the largest repeating ones, each one `lax.scan` whose body holds one group, so compile time
-does not grow with depth.
+window, the rotary embedding) is a `Kind`, and they run in groups: `layer_runs` cuts the list of
+kinds into the largest repeating ones, each one `lax.scan` whose body holds one group, so compile
+time does not grow with depth.
 
     kinds  local local global local local global local  ->  2 x (local local global), 1 x (local)
 """
@@ -19,8 +22,7 @@ does not grow with depth.
 import collections
 import dataclasses
 import functools
-import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -29,7 +31,7 @@ from flax import nnx
 
 from ftjax.core import mesh, tree
 from ftjax.core.mean import Mean
-from ftjax.models import base, virtual_tokens
+from ftjax.models import base, layer_runs, virtual_tokens
 from ftjax.ops import attention, linear, products, quantize, rope, softcap
 from ftjax.ops import remat as policies
 
@@ -43,6 +45,8 @@ class Kind:
     stack: str  # whose parameters it has
     window: int | None  # None: it sees all that came before
     rope: rope.Rope | None  # None: positions are learned
+    head_dim: int | None = None  # of the heads that are rotated; None: the config's
+    shares: str | None = None  # it takes the keys and values of this stack's last layer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,47 +84,10 @@ class Config:
         """The c of logits c tanh(z / c); None where they are z."""
         return None
 
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """`count` repetitions of a group of layers, from layer `first` on."""
-
-    first: int
-    group: tuple[Kind, ...]
-    count: int
-
-    @functools.cached_property
-    def stacks(self) -> tuple[str, ...]:
-        """The stacks that its layers belong to."""
-        return tuple(dict.fromkeys(kind.stack for kind in self.group))
-
-
-@functools.cache
-def runs(kinds: tuple[Kind, ...]) -> tuple[Run, ...]:
-    """Cut the layers into runs: at each place the group whose repetitions reach farthest."""
-    found, at = [], 0
-    while at < len(kinds):
-        rest = kinds[at:]
-        options = [(g, _repetitions(rest, g)) for g in range(1, len(rest) // 2 + 1)]
-        reach = lambda option: (option[0] * option[1] if option[1] > 1 else 1, -option[0])
-        size, count = max(options, key=reach, default=(1, 1))
-        size = size if count > 1 else 1
-        found.append(Run(at, rest[:size], count))
-        at += size * count
-    return tuple(found)
-
-
-def _repetitions(kinds: Sequence, size: int) -> int:
-    """Count how often the first `size` elements stand one after the other at the start."""
-    same = itertools.takewhile(lambda i: kinds[i] == kinds[i % size], range(len(kinds)))
-    return sum(1 for _ in same) // size
-
-
-def period(values: Sequence) -> tuple:
-    """Return the shortest beginning of which all of `values` is a repetition."""
-    sizes = range(1, len(values) + 1)
-    fits = (g for g in sizes if all(v == values[i % g] for i, v in enumerate(values)))
-    return tuple(values[: next(fits)])
+    @property
+    def spare_tensors(self) -> tuple[str, ...]:
+        """Patterns of tensors that files may have beside and that the text model does not use."""
+        return ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +100,7 @@ class Model:
     config: Any
     ends: Callable
     blocks: tuple[tuple[str, Callable], ...]
+    caches: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
     auxiliary: Callable | None
     remat: str
     scan: bool
@@ -216,7 +184,8 @@ class Model:
           positions_BT: positions, restarting in each packed example.
           segments_BT: 0 for padding, 1.. for the examples of a packed row.
           adapters: a tree that mirrors `params` and holds adapters at some paths; None = off.
-          cache: from `init_cache`; slot = position. When given, (hidden, cache) is returned.
+          cache: from `init_cache`; slot = position. When given, (hidden, cache) is returned. The
+            tokens of a row follow those that are in it, in one segment.
           fresh: the cache is empty and positions are places: the tokens see each other alone, and
             fill the first slots, padding too, which no later token sees before it is overwritten.
           key: for the adapters' dropout; None means evaluation.
@@ -224,7 +193,7 @@ class Model:
         """
         adapters = adapters or {}
         before = virtual_tokens.count(adapters)
-        slots, past = cache and cache["k"].shape[-1], None if fresh else cache
+        slots, past = cache and self._slots(cache), None if fresh else cache
         options = dict(adapters=adapters, slots=slots, fresh=fresh)
         contexts = self._contexts(positions_BT, segments_BT, **options)
         run = functools.partial(self._layer, contexts=contexts, past=past, key=key)
@@ -233,13 +202,18 @@ class Model:
         x = x, virtual_tokens.enter(ends, adapters)
         (x, _), new, given = self._layers(params, x, adapters, run, keep=cache is not None)
         outputs = [ends.leave(x)]
-        if fresh:
-            outputs.append(base.fill_cache(cache, new))
-        elif cache is not None:
-            slots_BT = jnp.where(segments_BT > 0, positions_BT, slots)
-            outputs.append(base.write_cache(cache, new, slots_BT))
+        if cache is not None:
+            slots_BT = None if fresh else jnp.where(segments_BT > 0, positions_BT, slots)
+            outputs.append(self._written(cache, new, slots_BT))
         outputs += [given] * aux
         return tuple(outputs) if len(outputs) > 1 else outputs[0]
+
+    def _written(self, cache, new, slots_BT) -> dict[str, Any]:
+        """Write what new tokens have into a cache, at their slots, or the first ones when None."""
+        if slots_BT is None:
+            return {n: base.fill_cache(c, new[n], self._letters[n]) for n, c in cache.items()}
+        write = functools.partial(base.write_cache, slots_BT=slots_BT)
+        return {n: write(c, new[n], self._letters[n]) for n, c in cache.items()}
 
     def ends_of(self, params) -> nnx.Module:
         """Return the module of what exists once, with its parameters: it embeds and normalises."""
@@ -269,37 +243,50 @@ class Model:
             mask = attention.causal_mask(own, own, window=w)
             mask = attention.see_prefix(mask, positions_BT + before, count=before, window=w)
             masks[w] = mask, slots and past(slots=slots, window=w)
-        ropes = dict.fromkeys(kind.rope for kind in c.kinds)
-        place = functools.partial(rope.tables_of, length=length)
-        tables = {r: r and place(r, c.head_dim, positions_BT + before) for r in ropes}
+        where = positions_BT + before
+        tables = {
+            (r, size): r and rope.tables_of(r, size or c.head_dim, where, length=length)
+            for r, size in dict.fromkeys((kind.rope, kind.head_dim) for kind in c.kinds)
+        }
         return {
-            kind: base.Context(mask, tables[kind.rope], segments_BT, past)
+            kind: base.Context(
+                mask, tables[kind.rope, kind.head_dim], segments_BT,
+                kind.rope and rope.query_factor(kind.rope, where), past,
+            )
             for kind in c.kinds
             for mask, past in [masks[kind.window]]
-        }
+        }  # fmt: skip
 
     def _layers(self, params, x, adapters, make: Callable, *, keep: bool):
-        """Run all layers: x, new keys and values, and what they give beside it, by stack."""
-        kinds, news, given = self.config.kinds, [], {name: [] for name in self.stacks}
+        """Run all layers: x, new keys and values, and what they give beside it, both by stack."""
+        kinds, news, given = self.config.kinds, self._by_stack(), self._by_stack()
         every = jnp.arange(len(kinds)), virtual_tokens.prefix(adapters)
-        for run in runs(kinds):
-            cut = functools.partial(_groups, kinds, run)
-            stacks = {name: (params[name], adapters.get(name)) for name in run.stacks}
+        shared = {kind.shares for kind in kinds if kind.shares}
+        for run in layer_runs.runs(kinds):
+            cut = functools.partial(layer_runs.cut, kinds, run)
+            own = {name: jnp.arange(len(numbers)) for name, numbers in self.stacks.items()}
+            stacks = {name: (params[name], adapters.get(name), own[name]) for name in run.stacks}
             inputs = {name: cut(stack, of=name) for name, stack in stacks.items()}, cut(every)
-            layers = [make(run, turn, keep=keep) for turn in range(len(run.group))]
+            last = {n: jax.tree.map(lambda leaf: leaf[-1], news[n][-1]) for n in shared if news[n]}
+            kept = {name: keep or name in shared for name in run.stacks}
+            layers = [make(run, turn, keep=kept, shared=last) for turn in range(len(run.group))]
             loop = dict(length=run.count, policy=self.remat, loop=not self.scan)
             x, outputs = base.scan(layers, x, inputs, **loop)
-            news.append(_interleave([new for new, _ in outputs]))
             for name in run.stacks:
-                own = (o for o, kind in zip(outputs, run.group, strict=True) if kind.stack == name)
-                given[name].append(_interleave([aux for _, aux in own]))
-        return x, _join(news), {name: _join(parts) for name, parts in given.items()}
+                own = [o for o, kind in zip(outputs, run.group, strict=True) if kind.stack == name]
+                news[name].append(layer_runs.interleave([new for new, _ in own]))
+                given[name].append(layer_runs.interleave([aux for _, aux in own]))
+        join = lambda parts: {name: layer_runs.join(own) for name, own in parts.items()}
+        return x, {name: new and new[0] for name, new in join(news).items()}, join(given)
 
-    def _layer(self, run: Run, turn: int, *, contexts, past, key, keep) -> Callable:
+    def _layer(
+        self, run: layer_runs.Run, turn: int, *, contexts, past, key, keep, shared
+    ) -> Callable:  # fmt: skip
         """Make the layer at one place of a group, a function of its x and the group's inputs.
 
         It reads its part of `past`, the cache, where that lies. New keys and values are given where
-        they are to be kept.
+        they are to be kept, with those of a prompt; `shared` has them of the layers before whose
+        keys and values others take, by stack.
         """
         kind = run.group[turn]
         graph = nnx.graphdef(self._abstract(dict(self.blocks)[kind.stack]))
@@ -308,19 +295,25 @@ class Model:
         def layer(streams, inputs):
             (x, prompt), (stacks, every) = streams, inputs
             pick = lambda tree_, index: tree.map_stacked(lambda leaf: leaf[index], tree_)
-            block, adapters = tree.unshared(pick(stacks[kind.stack], at))
+            block, adapters, place = tree.unshared(pick(stacks[kind.stack], at))
             number, prefix = pick(every, turn)
             layer_key = None if key is None else jax.random.fold_in(key, number)
             site = base.Site(adapters or {}, layer_key)
             module, context = nnx.merge(graph, quantize.cast(block, self.dtype)), contexts[kind]
+            source, place = (kind.shares, -1) if kind.shares else (kind.stack, place)
+            lent, lent_prefix = shared[source] if kind.shares else (None, None)
             if prompt is not None:
-                prompt, prefix, _ = module(prompt, context.virtual, site)
-            context = dataclasses.replace(context, prefix=prefix)
-            cache = jax.tree.map(lambda leaf: leaf[number], past)
+                own = dataclasses.replace(context.virtual, shared=lent_prefix)
+                prompt, prefix, _ = module(prompt, own, site)
+            context = dataclasses.replace(context, prefix=prefix, shared=lent)
+            cache = past and jax.tree.map(lambda leaf: leaf[place], past[source])
             x, new, aux = module(x, context, site, cache)
-            return (x, prompt), (new if keep else None, aux)
+            return (x, prompt), ((new, prefix) if keep[kind.stack] else None, aux)
 
         return layer
+
+    def _by_stack(self) -> dict[str, list]:
+        return {name: [] for name in self.stacks}
 
     def cast(self, params) -> base.Params:
         """Cast the stacks of layers to the compute type: once, for who runs them many times."""
@@ -350,36 +343,32 @@ class Model:
         z = products.matmul(x.reshape(-1, x.shape[-1]), w.astype(self.dtype).T)
         return softcap.apply(z.astype(jnp.float32), cap).reshape(*x.shape[:-1], -1)
 
-    def init_cache(self, *, batch: int, length: int, dtype=None) -> dict[str, jax.Array]:
-        """Make an empty cache for rows of up to `length` positions; its letters: `base.CACHE`."""
+    def init_cache(self, *, batch: int, length: int, dtype=None) -> dict[str, Any]:
+        """Make an empty cache for rows of up to `length` positions, by stack; see `base.CACHE`."""
         sizes = self.config.sizes | dict(B=batch, S=length)
-        return base.empty_cache(sizes, dtype or self.dtype)
+        sizes = {name: sizes | {"L": len(numbers)} for name, numbers in self.stacks.items()}
+        make = functools.partial(base.empty_cache, dtype=dtype or self.dtype)
+        return {name: make(self._letters[name], own) for name, own in sizes.items()}
 
+    @property
+    def _letters(self) -> dict[str, Mapping[str, str]]:
+        """The letters of the cache of every stack."""
+        special = {name: dict(letters) for name, letters in self.caches}
+        return {name: special.get(name, base.CACHE) for name in self.stacks}
 
-def _groups(kinds: Sequence[Kind], run: Run, inputs, of: str | None = None):
-    """Cut a run's groups out of stacked inputs: [L,...] -> [count, layers of a group, ...].
-
-    `of` names the stack whose layers the axis L counts; None counts all.
-    """
-    inside = lambda those: sum(of in (None, kind.stack) for kind in those)
-    first, size = inside(kinds[: run.first]), inside(run.group)
-    span = slice(first, first + size * run.count)
-    cut = lambda leaf: leaf[span].reshape(run.count, size, *leaf.shape[1:])
-    return tree.map_stacked(cut, inputs)
-
-
-def _interleave(outputs: Sequence):
-    """Join what the places of a group gave, [count,...] each, in the order of the layers."""
-    join = lambda *leaves: jnp.stack(leaves, 1).reshape(-1, *leaves[0].shape[1:])
-    return jax.tree.map(join, *outputs)
-
-
-def _join(parts: Sequence):
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+    def _slots(self, cache) -> int:
+        """Count the slots of a cache: the positions that a row may have."""
+        found = (
+            cache[name][leaf].shape[order.index("S")]
+            for name, own in self._letters.items()
+            for leaf, order in own.items() if "S" in order
+        )  # fmt: skip
+        return next(found, self.config.max_positions)
 
 
 def make(
     config: Config, *, ends: Callable, blocks: Mapping[str, Callable],
+    caches: Mapping[str, Mapping[str, str]] | None = None,
     auxiliary: Callable | None = None, remat: str = "light", dtype=jnp.float32, scan: bool = True,
 ) -> Model:  # fmt: skip
     """Make the handle of a model.
@@ -387,6 +376,7 @@ def make(
     Args:
       config: sizes and numerics.
       ends, blocks: makers of the family's modules; blocks by the name of their stack.
+      caches: the letters of what a stack's layers cache, where it is not `base.CACHE`.
       auxiliary: `(config, aux, segments_BT) -> {"loss": Mean, metric: Mean}` of what the blocks
         give beside their states.
       remat: what the backward pass keeps, "none" (all), "light" or "full"; see `ops.remat`.
@@ -394,4 +384,6 @@ def make(
       scan: False unrolls the layers, for tests.
     """
     policies.check(remat)
-    return Model(config, ends, tuple(blocks.items()), auxiliary, remat, scan, jnp.dtype(dtype))
+    special = tuple((name, tuple(letters.items())) for name, letters in (caches or {}).items())
+    made = tuple(blocks.items())
+    return Model(config, ends, made, special, auxiliary, remat, scan, jnp.dtype(dtype))

@@ -4,7 +4,8 @@
 
 An expert is a gated MLP, down(act(gate x) * up x). The experts of a layer are stacked on E, and
 gate and up are one weight with an axis C of two, as adapters of others adapt them: one low-rank `a`
-for both. See `ops.moe` for routing and the two ways of dispatch.
+for both. Beside them there may be an expert that every token meets, as it is or under a gate of its
+own, sigmoid(x g). See `ops.moe` for routing and the two ways of dispatch.
 """
 
 import dataclasses
@@ -31,38 +32,75 @@ class Config(llama.Config):
     expert_ffw: int
     normalise: bool  # the gates of a token sum to 1
     router_aux: float  # coefficient of the load-balancing loss
+    shared_ffw: int | None  # of the expert that every token meets; None: there is none
     dispatch: moe.Dispatch
 
     @property
     def sizes(self) -> dict[str, int]:
         """Sizes by letter, those of experts too."""
-        return super().sizes | dict(E=self.experts, C=2, I=self.expert_ffw)
+        own = dict(E=self.experts, C=2, I=self.expert_ffw, O=1)
+        return super().sizes | own | ({"U": self.shared_ffw} if self.shared_ffw else {})
+
+
+class Shared(nnx.Module):
+    """The expert that every token meets, under a gate of its own if it is `gated`."""
+
+    def __init__(self, config: Config, *, key: jax.Array, activation: Callable, gated: bool):
+        keys, scale = jax.random.split(key), config.init_scale
+        self.mlp = blocks.GatedMlp(
+            config.sizes, key=keys[0], scale=scale, activation=activation, inner="U"
+        )
+        self.gated = gated
+        if gated:
+            self.gate = base.weight("BTD,DO->BTO", config.sizes, key=keys[1], scale=scale)
+
+    def __call__(self, x_BTD, site: base.Site):
+        """Apply the expert to [B,T,D]."""
+        y = self.mlp(x_BTD, site.under("mlp"))
+        return y * jax.nn.sigmoid(site("gate", x_BTD, self.gate)) if self.gated else y
 
 
 class Experts(nnx.Module):
-    """A router and its experts."""
+    """A router and its experts.
 
-    def __init__(self, config: Config, *, key: jax.Array, activation: Callable):
-        keys = jax.random.split(key, 3)
-        declare = lambda equation, key: base.weight(
-            equation, config.sizes, key=key, scale=config.init_scale
+    `shared` says whether there is one that every token meets: None, "plain" or "gated". `fused` are
+    the axes of the two weights in checkpoints that keep the experts of a layer in one tensor.
+    """
+
+    def __init__(
+        self, config: Config, *, key: jax.Array, activation: Callable = jax.nn.silu,
+        shared: str | None = None, fused: tuple[str, str] = ("", ""),
+    ):  # fmt: skip
+        keys = jax.random.split(key, 4)
+        declare = lambda equation, key, stored="": base.weight(
+            equation, config.sizes, key=key, scale=config.init_scale, stored=stored
         )
         self.router = declare("BTD,DE->BTE", keys[0])
-        self.gate_up = declare("EBTD,EDCI->EBTCI", keys[1])
-        self.down = declare("EBTI,EID->EBTD", keys[2])
-        self.config, self.activation = config, activation
+        self.gate_up = declare("EBTD,EDCI->EBTCI", keys[1], fused[0])
+        self.down = declare("EBTI,EID->EBTD", keys[2], fused[1])
+        self.config, self.activation, self.has_shared = config, activation, shared is not None
+        if shared:
+            gated = shared == "gated"
+            self.shared = Shared(config, key=keys[3], activation=activation, gated=gated)
+
+    def route(self, x_BTD, site: base.Site) -> tuple[jax.Array, moe.Choice]:
+        """Choose the experts of every token: the router's logits, float32, and the choice."""
+        logits = site("router", x_BTD, self.router).astype(jnp.float32)
+        return logits, moe.route(logits, top=self.config.top, normalise=self.config.normalise)
 
     def __call__(self, x_BTD, segments_BT, site: base.Site):
         """Apply the layer to [B,T,D]; returns also its router's logits and its load."""
-        c = self.config
-        logits = site("router", x_BTD, self.router).astype(jnp.float32)
-        choice = moe.route(logits, top=c.top, normalise=c.normalise)
-        if c.dispatch.kind == "dropless":
+        y, given = self.mix(x_BTD, *self.route(x_BTD, site), segments_BT, site)
+        return y + self.shared(x_BTD, site.under("shared")) if self.has_shared else y, given
+
+    def mix(self, x_BTD, logits, choice: moe.Choice, segments_BT, site: base.Site):
+        """Send tokens to the experts of their choice."""
+        if self.config.dispatch.kind == "dropless":
             y, dropped = self._dropless(x_BTD, choice, site), 0.0
         else:
             y, dropped = self._seated(x_BTD, choice, segments_BT, site)
         load = moe.load(logits, choice, segments_BT, dropped=dropped)
-        return y, {"logits": logits, "load": load}
+        return y, {"logits": logits, "load": load, "choice": choice}
 
     def _seated(self, x_BTD, choice: moe.Choice, segments_BT, site: base.Site):
         c = self.config
@@ -110,13 +148,15 @@ class Block(nnx.Module):
         attn_key, moe_key = jax.random.split(key)
         self.norm = blocks.Norm(norm.rms_norm, 1.0, config.norm_eps)
         self.attn_norm = self.norm.declare("D", config.sizes)
-        self.attn = blocks.Attention(
-            config.sizes, key=attn_key, init_scale=config.init_scale, norm=self.norm,
-            scale=config.head_dim**-0.5, bias=config.qkv_bias,
-            norms=("H", "H") if config.qk_norm else None,
-        )  # fmt: skip
+        self.attn = self.attention(config, attn_key)
         self.mlp_norm = self.norm.declare("D", config.sizes)
-        self.moe = Experts(config, key=moe_key, activation=jax.nn.silu)
+        self.moe = self.mixture(config, moe_key)
+
+    attention = llama.Block.attention
+
+    def mixture(self, config: Config, key: jax.Array) -> Experts:
+        """Make the experts; relatives have their own."""
+        return Experts(config, key=key)
 
     def __call__(self, x_BTD, context: base.Context, site: base.Site, cache=None):
         """Apply the layer; returns [B,T,D], new keys and values, the router's logits and load."""
@@ -130,7 +170,8 @@ class Block(nnx.Module):
 
 def terms(config: Config, aux: Mapping[str, Any], segments_BT) -> dict[str, Mean]:
     """Compute the load-balancing loss with its coefficient, and what to watch of the router."""
-    load = aux["blocks"]["load"]
+    loads = [own["load"] for own in aux.values() if own is not None]
+    load = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *loads)
     layers = load.dropped.shape[0]
     total = jax.tree.map(lambda leaf: leaf.sum(0), load)
     balance = moe.balance(total, layers * (segments_BT > 0).sum())
@@ -143,7 +184,8 @@ def terms(config: Config, aux: Mapping[str, Any], segments_BT) -> dict[str, Mean
 
 def make(
     config: Config, *, dispatch: str = "dropless", capacity_factor: float = 1.25,
-    router_aux: float | None = None, **options,
+    router_aux: float | None = None, blocks: Mapping[str, Callable] | None = None,
+    ends: Callable = llama.ends, **options,
 ) -> decoder.Model:  # fmt: skip
     """Make the handle of a model.
 
@@ -152,13 +194,14 @@ def make(
       dispatch: how tokens reach experts, "dropless" or "capacity".
       capacity_factor: an expert's seats over the mean load, for "capacity".
       router_aux: the coefficient of the load-balancing loss; the checkpoint's when None.
+      blocks, ends: those of `decoder.make`, where a family has its own.
       options: those of `decoder.make`.
     """
     router_aux = config.router_aux if router_aux is None else router_aux
     way = moe.dispatch(dispatch, factor=capacity_factor)
     config = dataclasses.replace(config, dispatch=way, router_aux=router_aux)
-    stacks = {"blocks": Block, "dense": llama.Block}
-    return decoder.make(config, ends=llama.ends, blocks=stacks, auxiliary=terms, **options)
+    stacks = blocks or {"blocks": Block, "dense": llama.Block}
+    return decoder.make(config, ends=ends, blocks=stacks, auxiliary=terms, **options)
 
 
 # -- checkpoints -----------------------------------------------------------------------------------

@@ -168,7 +168,7 @@ def _write_model(parts, params, folder, dtype, max_shard_gb) -> None:
     checkpoint.save(
         folder, own, family=parts.family, config=parts.model.config, dtype=dtype,
         max_shard_gb=max_shard_gb, tokenizer=parts.tokenizer_source,
-        extra={key: known[key] for key in TOKENS if key in known},
+        extra={key: known[key] for key in TOKENS if key in known}, source=parts.source,
     )  # fmt: skip
 
 

@@ -153,7 +153,10 @@ def _read(plan: _Plan, params, prompts_QT, lengths_Q, *, at_once: int):
 
     def one(rows):
         # The whole length that a slot has, which a rotary embedding may depend on; then T of it.
-        _, cache = _prefill(plan.model, params, *rows, plan.empty(at_once, T + plan.new))
+        # The last token of a prompt is read by `_advance`, and a state must not see it twice.
+        tokens, lengths = rows
+        before = jnp.maximum(lengths - 1, 0)
+        _, cache = _prefill(plan.model, params, tokens, before, plan.empty(at_once, T + plan.new))
         part = jax.eval_shape(lambda: plan.empty(at_once, T))
         return jax.tree.map(lambda x, own: x[tuple(map(slice, own.shape))], cache, part)
 
@@ -189,7 +192,7 @@ def _fill(plan: _Plan, queue: _Queue, loop: _Loop) -> _Loop:
 
 
 def _advance(plan: _Plan, params, queue: _Queue, loop: _Loop) -> _Loop:
-    """Read every slot's last token (the first time again the prompt's) and choose the next."""
+    """Read every slot's last token (the first time the prompt's) and choose the next."""
     row_R, count_R, open_R = loop.row_R, loop.count_R, loop.open_R
     at_R = queue.lengths_Q[row_R // plan.samples] - 1 + count_R
     logits_RV, cache = decode(plan.model, params, loop.last_R, at_R, open_R, loop.cache)

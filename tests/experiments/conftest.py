@@ -23,7 +23,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 ASSETS = pathlib.Path(ftjax.__file__).parent / "assets" / "tiny"
 CONFIG = llama.Config(
     vocab_size=2048, dim=32, layers=2, heads=4, kv_heads=2, head_dim=8, ffw=48, norm_eps=1e-5,
-    rope=rope.Rope(1e4), tied=True, qkv_bias=False, qk_norm=False, window=None,
+    rope=rope.Rope(1e4), tied=True, qkv_bias=False, o_bias=False, mlp_bias=False,
+    qk_norm=False, window=None,
     max_positions=256, init_scale=0.3,
 )  # fmt: skip
 LONGEST_S = 100  # of a command

@@ -30,8 +30,8 @@ def read(path):
 
 
 def model_folders():
-    """Every model folder of a type that we have."""
-    found = sorted(folder().glob("models/*/config.json"))
+    """Every model folder of a type that we have, of both sets of families."""
+    found = sorted(folder().glob("models*/*/config.json"))
     return [path.parent for path in found if read(path)["model_type"] in SUPPORTED]
 
 
@@ -85,7 +85,7 @@ def evaluate(model, path, params, batch):
     def outputs(part):
         own = tree.combine(part, frozen)
         x = Policy(model, own, CHUNK).hidden(batch)
-        policy = Held(model, own, CHUNK, (x, None))
+        policy = Held(model, own, CHUNK, x)
         logits = model.logits(own["model"], x, adapters=own["adapters"])
         loss = objective(policy, policy, batch, None)["loss"].value()
         return loss, dict(loss=loss, logp=policy.logps(batch), logits=logits, hidden=x)

@@ -23,7 +23,10 @@ def modules_with(package, name):
     return {n: module for n, module in modules.items() if name in vars(module)}
 
 
-FAMILIES = checkpoint.families()
+# A wrapper's text model is that of another family.
+TYPES = checkpoint.families()
+WRAPPERS = [name for name in TYPES if "WRAPS" in vars(checkpoint.family_of(name))]
+FAMILIES = [name for name in TYPES if name not in WRAPPERS]
 PLAIN = "llama"  # the family of laws that are not about families
 ADAPTERS = modules_with(ftjax.adapters, "EXAMPLE")
 OBJECTIVES = modules_with(ftjax.objectives, "EXAMPLE")

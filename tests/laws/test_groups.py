@@ -10,7 +10,7 @@ import pytest
 
 from ftjax.adapters.lib import protocol
 from ftjax.core import tree
-from ftjax.models import decoder
+from ftjax.models import decoder, layer_runs
 from ftjax.models.families import llama
 from ftjax.models.hf import checkpoint
 from tests.laws import subjects
@@ -34,7 +34,7 @@ A, B = (decoder.Kind("blocks", window, None) for window in (None, 3))
 )
 def test_runs_repeat_the_largest_groups(kinds, expected):
     names = {"A": A, "B": B}
-    found = decoder.runs(tuple(names[letter] for letter in kinds))
+    found = layer_runs.runs(tuple(names[letter] for letter in kinds))
     letter = lambda kind: "A" if kind == A else "B"
     written = [f"{run.count} {''.join(map(letter, run.group))}" for run in found]
     assert ", ".join(written) == expected

@@ -44,6 +44,7 @@ def test_virtual_tokens_do_what_real_ones_do(family):
     def outputs(params):
         cache = handle.init_cache(batch=1, length=longer.shape[1])
         _, cache = run(handle, params, row(IDS[None]), cache=cache)
+        cache = cache["blocks"]
         k_LBSKH, v_LBSKH = jnp.moveaxis(cache["k"], -1, 2), cache["v"].swapaxes(2, 3)
         prefix = Prefix(*(x[:, 0, : len(IDS)] for x in (k_LBSKH, v_LBSKH)))
         prompt = Prompt(params["embed"][IDS])

@@ -48,8 +48,8 @@ def test_llama3_by_wavelength():
 
 
 def test_an_unknown_kind_is_an_error():
-    with pytest.raises(ValueError, match="expected default, linear, llama3 or longrope"):
-        rope.inverse_frequencies(make("yarn", factor=2.0), 8)
+    with pytest.raises(ValueError, match="expected default, linear, llama3, longrope"):
+        rope.inverse_frequencies(make("ntk", factor=2.0), 8)
 
 
 LONGROPE = dict(

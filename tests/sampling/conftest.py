@@ -10,7 +10,8 @@ from ftjax.ops import rope
 
 CONFIG = llama.Config(
     vocab_size=48, dim=32, layers=2, heads=4, kv_heads=2, head_dim=8, ffw=48, norm_eps=1e-5,
-    rope=rope.Rope(1e4), tied=False, qkv_bias=False, qk_norm=False, window=None,
+    rope=rope.Rope(1e4), tied=False, qkv_bias=False, o_bias=False, mlp_bias=False,
+    qk_norm=False, window=None,
     max_positions=128, init_scale=0.5,
 )  # fmt: skip
 

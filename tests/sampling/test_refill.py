@@ -140,7 +140,7 @@ def test_a_cache_of_bytes_is_near(model, adapted):
     prompts, before = QUEUE[2:3], LENGTHS[2:3] - 1
     wanted, _ = generation.prefill(model, adapted, prompts, before + 1, length=16)
     cache = model.init_cache(batch=1, length=16, dtype="int8")
-    assert cache["k"].dtype == jnp.int8
+    assert cache["blocks"]["k"].dtype == jnp.int8
     places = np.arange(16)[None]
 
     @jax.jit
@@ -155,4 +155,4 @@ def test_a_cache_of_bytes_is_near(model, adapted):
     found, cache = logits(adapted, cache)
     error = np.abs(found - wanted).max() / np.abs(wanted).max()
     assert 0 < error < 0.02
-    assert cache["k"].dtype == jnp.int8
+    assert cache["blocks"]["k"].dtype == jnp.int8

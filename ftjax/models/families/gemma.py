@@ -14,7 +14,7 @@ import jax
 from flax import nnx
 
 from ftjax.core import mesh
-from ftjax.models import base, blocks, decoder
+from ftjax.models import base, blocks, decoder, layer_runs
 from ftjax.models.families import llama
 from ftjax.models.hf import config as hf_config
 from ftjax.ops import norm, remat
@@ -128,7 +128,7 @@ def read_local(keys: hf_config.Keys, *, every: int) -> tuple[bool, ...]:
         raise ValueError(
             f"{keys.where}: got layer_types={given}; expected {count} of {sorted(names)}"
         )
-    return decoder.period([names[name] for name in given])
+    return layer_runs.period([names[name] for name in given])
 
 
 def write_common(config: Config) -> dict[str, Any]:

@@ -23,6 +23,8 @@ class Config(decoder.Config):
     """What the relatives switch on or off."""
 
     qkv_bias: bool
+    o_bias: bool
+    mlp_bias: bool
     qk_norm: bool
     window: int | None
 
@@ -36,16 +38,27 @@ class Block(nnx.Module):
     """One decoder layer."""
 
     def __init__(self, config: Config, key: jax.Array):
-        sizes, scale = config.sizes, config.init_scale
         attn_key, mlp_key = jax.random.split(key)
         self.norm = blocks.Norm(norm.rms_norm, 1.0, config.norm_eps)
-        self.attn_norm = self.norm.declare("D", sizes)
-        self.attn = blocks.Attention(
-            sizes, key=attn_key, init_scale=scale, norm=self.norm, scale=config.head_dim**-0.5,
-            bias=config.qkv_bias, norms=("H", "H") if config.qk_norm else None,
+        self.attn_norm = self.norm.declare("D", config.sizes)
+        self.attn = self.attention(config, attn_key)
+        self.mlp_norm = self.norm.declare("D", config.sizes)
+        self.mlp = self.feed_forward(config, mlp_key)
+
+    def attention(self, config: Config, key: jax.Array) -> nnx.Module:
+        """Make the attention; relatives have their own."""
+        return blocks.Attention(
+            config.sizes, key=key, init_scale=config.init_scale, norm=self.norm,
+            scale=config.head_dim**-0.5, bias=config.qkv_bias, o_bias=config.o_bias,
+            norms=("H", "H") if config.qk_norm else None,
         )  # fmt: skip
-        self.mlp_norm = self.norm.declare("D", sizes)
-        self.mlp = blocks.GatedMlp(sizes, key=mlp_key, scale=scale, activation=jax.nn.silu)
+
+    def feed_forward(self, config: Config, key: jax.Array) -> nnx.Module:
+        """Make the MLP; relatives have their own."""
+        return blocks.GatedMlp(
+            config.sizes, key=key, scale=config.init_scale, activation=jax.nn.silu,
+            bias=config.mlp_bias,
+        )  # fmt: skip
 
     def __call__(self, x_BTD, context: base.Context, site: base.Site, cache=None):
         """Apply the layer; returns [B,T,D], their keys and values, nothing auxiliary."""
@@ -80,12 +93,16 @@ NAMES = {
     "blocks/attn/q_bias": "model.layers.{L}.self_attn.q_proj.bias",
     "blocks/attn/k_bias": "model.layers.{L}.self_attn.k_proj.bias",
     "blocks/attn/v_bias": "model.layers.{L}.self_attn.v_proj.bias",
+    "blocks/attn/o_bias": "model.layers.{L}.self_attn.o_proj.bias",
     "blocks/attn/q_norm": "model.layers.{L}.self_attn.q_norm.weight",
     "blocks/attn/k_norm": "model.layers.{L}.self_attn.k_norm.weight",
     "blocks/mlp_norm": "model.layers.{L}.post_attention_layernorm.weight",
     "blocks/mlp/gate": "model.layers.{L}.mlp.gate_proj.weight",
     "blocks/mlp/up": "model.layers.{L}.mlp.up_proj.weight",
     "blocks/mlp/down": "model.layers.{L}.mlp.down_proj.weight",
+    "blocks/mlp/gate_bias": "model.layers.{L}.mlp.gate_proj.bias",
+    "blocks/mlp/up_bias": "model.layers.{L}.mlp.up_proj.bias",
+    "blocks/mlp/down_bias": "model.layers.{L}.mlp.down_proj.bias",
     "final_norm": "model.norm.weight",
     "head": "lm_head.weight",
 }
@@ -93,8 +110,9 @@ NAMES = {
 
 def read_common(keys: hf_config.Keys, *, kind: type = Config, **special) -> decoder.Config:
     """Read what llama and its relatives have in common; `special` is the family's own fields."""
-    if kind is Config:
+    if issubclass(kind, Config):
         keys.only("hidden_act", ["silu"], "silu")  # absent: LlamaConfig says silu
+        special = dict(o_bias=False, mlp_bias=False) | special
     keys.only("attention_dropout", [0.0], 0.0)  # absent: LlamaConfig says 0
     dim, heads = keys.get("hidden_size"), keys.get("num_attention_heads")
     own = dict(
@@ -139,9 +157,11 @@ def from_hf(config_json: dict[str, Any]) -> Config:
       ValueError: a key is missing, unknown, or has a value that is not supported.
     """
     keys = hf_config.Keys(config_json)
-    keys.only("attention_bias", [False], False)  # absent: LlamaConfig says no
-    keys.only("mlp_bias", [False], False)  # absent: LlamaConfig says no
-    config = read_common(keys, qkv_bias=False, qk_norm=False, window=None)
+    bias = keys.get("attention_bias", False)  # absent: LlamaConfig says no
+    config = read_common(
+        keys, qkv_bias=bias, o_bias=bias, qk_norm=False, window=None,
+        mlp_bias=keys.get("mlp_bias", False),  # absent: LlamaConfig says no
+    )  # fmt: skip
     keys.finish()
     return config
 
@@ -149,4 +169,5 @@ def from_hf(config_json: dict[str, Any]) -> Config:
 def to_hf(config: Config) -> dict[str, Any]:
     """Write a config.json; `from_hf` is its inverse."""
     own = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
-    return write_common(config) | own | {"attention_bias": False, "mlp_bias": False}
+    biases = {"attention_bias": config.qkv_bias, "mlp_bias": config.mlp_bias}
+    return write_common(config) | own | biases

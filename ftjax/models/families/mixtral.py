@@ -43,7 +43,7 @@ def from_hf(config_json: dict[str, Any]) -> Config:
     )  # fmt: skip
     config = Config(
         **vars(common), experts=keys.get("num_local_experts"), top=keys.get("num_experts_per_tok"),
-        expert_ffw=common.ffw, normalise=True, dispatch=moe.DROPLESS,
+        expert_ffw=common.ffw, normalise=True, shared_ffw=None, dispatch=moe.DROPLESS,
         router_aux=keys.get("router_aux_loss_coef", 0.001),  # absent: MixtralConfig says 0.001
     )  # fmt: skip
     keys.finish()

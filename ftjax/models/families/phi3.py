@@ -16,7 +16,7 @@ from ftjax.core import mesh
 from ftjax.models import base, blocks, decoder
 from ftjax.models.families import llama
 from ftjax.models.hf import config as hf_config
-from ftjax.ops import norm, remat
+from ftjax.ops import remat
 
 
 class Config(llama.Config):
@@ -62,14 +62,13 @@ class GatedMlp(nnx.Module):
 class Block(llama.Block):
     """One decoder layer."""
 
-    def __init__(self, config: Config, key: jax.Array):
-        sizes, scale = config.sizes, config.init_scale
-        attn_key, mlp_key = jax.random.split(key)
-        self.norm = blocks.Norm(norm.rms_norm, 1.0, config.norm_eps)
-        self.attn_norm = self.norm.declare("D", sizes)
-        self.attn = Attention(sizes, key=attn_key, scale=scale)
-        self.mlp_norm = self.norm.declare("D", sizes)
-        self.mlp = GatedMlp(sizes, key=mlp_key, scale=scale)
+    def attention(self, config: Config, key: jax.Array) -> Attention:
+        """Make the attention with one map."""
+        return Attention(config.sizes, key=key, scale=config.init_scale)
+
+    def feed_forward(self, config: Config, key: jax.Array) -> GatedMlp:
+        """Make the MLP with one map."""
+        return GatedMlp(config.sizes, key=key, scale=config.init_scale)
 
 
 def make(config: Config, **options) -> decoder.Model:

@@ -60,19 +60,28 @@ def from_hf(config_json: dict[str, Any]) -> Config:
     count = "num_experts" if "num_experts" in config_json else "num_local_experts"  # older, newer
     config = Config(
         **vars(common), experts=keys.get(count), top=keys.get("num_experts_per_tok"),
-        expert_ffw=keys.get("moe_intermediate_size"), dispatch=moe.DROPLESS,
+        expert_ffw=keys.get("moe_intermediate_size"), shared_ffw=None, dispatch=moe.DROPLESS,
         normalise=keys.get("norm_topk_prob", False),  # absent: Qwen3MoeConfig says no
         router_aux=keys.get("router_aux_loss_coef", 0.001),  # absent: Qwen3MoeConfig says 0.001
         sparse_step=keys.get("decoder_sparse_step", 1),  # absent: Qwen3MoeConfig says 1
         dense_layers=tuple(keys.get("mlp_only_layers", ())),  # absent: Qwen3MoeConfig says none
     )  # fmt: skip
+    check_experts(keys, config)
+    keys.finish(harmless=["max_window_layers"])  # unlike in Qwen2, all layers have the window
+    return config
+
+
+def check_experts(keys: hf_config.Keys, config: Config) -> None:
+    """Check that some layer has experts.
+
+    Raises:
+      ValueError: none has.
+    """
     if not any(map(config.has_experts, range(config.layers))):
         raise ValueError(
             f"{keys.where}: got mlp_only_layers={list(config.dense_layers)} and "
             f"decoder_sparse_step={config.sparse_step}: no layer has experts; expected some"
         )
-    keys.finish(harmless=["max_window_layers"])  # unlike in Qwen2, all layers have the window
-    return config
 
 
 def to_hf(config: Config) -> dict[str, Any]:

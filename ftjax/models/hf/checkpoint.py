@@ -5,21 +5,20 @@
     params = load(directory, model, names=family.NAMES, dtype=jnp.bfloat16, mesh=mesh)
     save(out, params, family=family, config=config)
 
-A family is a module named after its model type, with `from_hf`, `to_hf`, `make` and `NAMES`: our
-path -> name template. A field of a template is a letter whose index numbers separate tensors, {L}
-being the layer; {C:w1,w3} names them. The shape of each follows from the map's equation (see
+A family is a module (see `hf.model_types`) with `from_hf`, `to_hf`, `make` and `NAMES`: our path ->
+name template. A field of a template is a letter whose index numbers separate tensors, {L} being the
+layer; {C:w1,w3} names them. The shape of each follows from the map's equation (see
 `ftjax.core.torch_layout`).
 """
 
 import dataclasses
 import difflib
 import functools
-import importlib
 import itertools
 import math
 import os
 import pathlib
-import pkgutil
+import re
 import shutil
 import string
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,15 +29,15 @@ from typing import Any
 import jax
 import numpy as np
 
-import ftjax.models.families
 from ftjax.core import einsum, files, tree
 from ftjax.core import mesh as meshes
 from ftjax.core import safetensors as tensors
 from ftjax.core import torch_layout as layout
 from ftjax.models import quantized
-from ftjax.models.hf import presets
+from ftjax.models.hf import model_types, presets, shards
 
-CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+CONFIG, WEIGHTS, INDEX = "config.json", shards.WEIGHTS, shards.INDEX
+families, family_of = model_types.families, model_types.family_of
 READERS = 4  # threads, each at a tensor
 # Rotary frequencies and causal masks, which old exports keep though they follow from the config.
 BUFFERS = ("rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
@@ -75,28 +74,6 @@ def config_json_of(name_or_dir: str | os.PathLike) -> dict[str, Any]:
         f"model: got {str(name_or_dir)!r}; expected a directory with a {CONFIG} or a preset: "
         f"{', '.join(near or sorted(presets.PRESETS))}"
     )
-
-
-def families() -> list[str]:
-    """List the model types that have a family file."""
-    found = (module.name for module in pkgutil.iter_modules(ftjax.models.families.__path__))
-    return [name for name in found if "from_hf" in vars(_module(name))]
-
-
-def family_of(model_type: str) -> ModuleType:
-    """Import the family of a config's `model_type`.
-
-    Raises:
-      ValueError: there is none.
-    """
-    legal = families()
-    if model_type not in legal:
-        raise ValueError(f"config.json: got model_type={model_type!r}; expected one of {legal}")
-    return _module(model_type)
-
-
-def _module(name: str) -> ModuleType:
-    return importlib.import_module(f"{ftjax.models.families.__name__}.{name}")
 
 
 # -- which tensors a model is made of --------------------------------------------------------------
@@ -193,7 +170,8 @@ def load(
     """
     plan = stored(model, names)
     found = _named_in_full(_open(pathlib.Path(directory)), names)
-    _check(directory, plan, found, optional=set(names.values()))
+    spare = model.config.spare_tensors
+    _check(directory, plan, found, optional=set(names.values()), spare=spare)
     source = Source(plan, found, mesh)
 
     def leaf(path, _):
@@ -281,10 +259,16 @@ def _named_in_full(found: dict[str, Any], names: Mapping[str, str]) -> dict[str,
     return {f"{prefix}.{name}": tensor for name, tensor in found.items()}
 
 
-def _check(where, plan: Mapping[str, Stored], found: Mapping[str, Any], *, optional) -> None:
+def _is_spare(name: str, patterns: Sequence[str]) -> bool:
+    """Return whether the model has no part for a tensor that a file may have."""
+    return any(re.fullmatch(pattern, name) for pattern in patterns)
+
+
+def _check(where, plan: Mapping[str, Stored], found: Mapping[str, Any], *, optional, spare) -> None:
     """Compare the files with the plan; a tied model may repeat its embedding as `lm_head`."""
     expected = _expected(plan)
-    ignored = {name for name in found if name in optional or name.endswith(BUFFERS)}
+    passed = lambda name: name in optional or name.endswith(BUFFERS) or _is_spare(name, spare)
+    ignored = {name for name in found if passed(name)}
     shapes = {name: tensor.shape for name, tensor in found.items()}
     lines = files.complaints(expected, shapes, ignored=ignored)
     for name in expected.keys() & found.keys():
@@ -323,7 +307,7 @@ def _reader(plan: Stored, found: Mapping[str, tensors.Tensor], dtype: np.dtype):
 def save(
     directory: str | os.PathLike, params, *, family: ModuleType, config, dtype=None,
     max_shard_gb: float = 5.0, tokenizer: str | os.PathLike | None = None,
-    extra: Mapping[str, Any] | None = None,
+    extra: Mapping[str, Any] | None = None, source: str | os.PathLike | None = None,
 ) -> None:  # fmt: skip
     """Write a model that transformers loads; the directory appears when it is complete.
 
@@ -335,6 +319,8 @@ def save(
       max_shard_gb: larger models are split into files of at most this many 10^9 bytes.
       tokenizer: a directory whose tokenizer files go along, or one such file.
       extra: more keys of config.json, such as eos_token_id.
+      source: the checkpoint that the model came from, a directory: what it has of tensors that the
+        text model has no part for, such as a vision tower, goes along as it is.
     """
     arrays = tree.paths(params)
     plan = stored(family.make(config), family.NAMES)
@@ -344,7 +330,8 @@ def save(
         raise ValueError(f"save {directory}: params and config differ: {files.listing(lines)}")
     kind = np.dtype(dtype or arrays["embed"].dtype)
     with files.publish(directory) as draft:
-        _write_shards(draft, plan, arrays, kind, int(max_shard_gb * 1e9))
+        entries = [*_entries(plan, arrays, kind), *_spare(source, config)]
+        shards.write(draft, entries, int(max_shard_gb * 1e9))
         # The older dialect and its name of the type: every release reads them.
         known = {"torch_dtype": kind.name, "use_cache": True}
         files.write_json(draft / CONFIG, family.to_hf(config) | known | dict(extra or {}))
@@ -362,36 +349,22 @@ def _tokenizer_files(source: str | os.PathLike | None) -> list[pathlib.Path]:
     return [path for name in TOKENIZER if (path := folder / name).is_file()]
 
 
-def _write_shards(draft: pathlib.Path, plan, arrays, dtype: np.dtype, most: int) -> None:
-    """Write the weights, and an index when they need several files."""
-    shards = _divide(plan, dtype, most)
-    weight_map, total = {}, 0
-    for number, entries in enumerate(shards, start=1):
-        name = WEIGHTS
-        if len(shards) > 1:
-            name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        tensors = {
-            tensor: plan[path].layout.to_torch(np.asarray(arrays[path][index]).astype(dtype))
-            for path, index, tensor in entries
-        }
-        files.write_tensors(draft / name, tensors)
-        weight_map |= dict.fromkeys(tensors, name)
-        total += sum(tensor.nbytes for tensor in tensors.values())
-    if len(shards) > 1:
-        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        files.write_json(draft / INDEX, index)
+def _entries(plan: Mapping[str, Stored], arrays, dtype: np.dtype) -> Iterator[shards.Entry]:
+    """List the tensors of a model."""
+    for path, own in plan.items():
+        for index, name in own.names():
+            make = lambda path=path, own=own, index=index: own.layout.to_torch(
+                np.asarray(arrays[path][index]).astype(dtype)
+            )
+            yield shards.Entry(name, dtype.itemsize * own.elements, make)
 
 
-def _divide(plan: Mapping[str, Stored], dtype: np.dtype, most: int) -> list[list[tuple]]:
-    """Cut the list of (path, index, tensor name) into runs of at most `most` bytes, or one each."""
-    shards, used = [[]], 0
-    for path, (index, tensor) in itertools.chain.from_iterable(
-        ((path, entry) for entry in s.names()) for path, s in plan.items()
-    ):
-        size = dtype.itemsize * plan[path].elements
-        if shards[-1] and used + size > most:
-            shards.append([])
-            used = 0
-        shards[-1].append((path, index, tensor))
-        used += size
-    return shards
+def _spare(source: str | os.PathLike | None, config) -> Iterator[shards.Entry]:
+    """List the tensors of a checkpoint that the model has no part for."""
+    if source is None or not config.spare_tensors:
+        return
+    for name, tensor in _open(pathlib.Path(source)).items():
+        if _is_spare(name, config.spare_tensors):
+            yield shards.Entry(
+                name, tensor.stop - tensor.start, lambda own=tensor: np.array(own.array)
+            )

@@ -28,8 +28,17 @@ ROPE_NUMBERS = {
         "factor", "high_freq_factor", "low_freq_factor", "original_max_position_embeddings",
     ),
     "longrope": ("factor", "long_factor", "original_max_position_embeddings", "short_factor"),
+    "proportional": (),
+    "yarn": ("beta_fast", "beta_slow", "factor", "original_max_position_embeddings", "truncate"),
 }  # fmt: skip
-ROPE_OPTIONAL = {"longrope": {"attention_factor"}}
+ROPE_OPTIONAL = {
+    "longrope": {"attention_factor"},
+    "yarn": {"attention_factor", "mscale", "mscale_all_dim"},
+}
+# Absent or null: what the reference's yarn takes.
+YARN = {"beta_fast": 32.0, "beta_slow": 1.0, "truncate": True}
+# Without a meaning for text, whose three coordinates are equal, or read by nothing.
+ROPE_HARMLESS = ("max_position_embeddings", "mrope_interleaved", "mrope_section")
 REQUIRED = object()
 
 
@@ -75,9 +84,14 @@ class Keys:
             )
         return value
 
-    def rope_of(self, parameters: Mapping[str, Any], *, theta: float) -> rope.Rope:
-        """Read the parameters of one rotary embedding, in the words of either dialect."""
-        parameters = dict(parameters)
+    def rope_of(
+        self, parameters: Mapping[str, Any], *, theta: float, also: Iterable[str] = ()
+    ) -> rope.Rope:
+        """Read the parameters of one rotary embedding, in the words of either dialect.
+
+        `also` are numbers that this family alone reads.
+        """
+        parameters = {k: v for k, v in parameters.items() if k not in ROPE_HARMLESS}
         legacy = parameters.pop("type", "default")
         kind = parameters.pop("rope_type", legacy)
         if kind not in ROPE_NUMBERS:
@@ -86,7 +100,12 @@ class Keys:
             )
         if kind == "longrope":
             parameters = self._longrope(parameters)
-        if parameters.keys() - ROPE_OPTIONAL.get(kind, set()) != set(ROPE_NUMBERS[kind]):
+        if kind == "yarn":
+            given = {k: v for k, v in parameters.items() if v is not None}
+            original = self.get("max_position_embeddings")  # where none is named
+            parameters = YARN | {"original_max_position_embeddings": original} | given
+        optional = ROPE_OPTIONAL.get(kind, set()) | set(also)
+        if parameters.keys() - optional != set(ROPE_NUMBERS[kind]):
             raise ValueError(
                 f"{self.where}: got the rope keys {sorted(parameters)}; expected for "
                 f"{kind!r}: {sorted(ROPE_NUMBERS[kind])}"
@@ -102,8 +121,13 @@ class Keys:
         numbers = implied | {k: v for k, v in parameters.items() if v is not None}
         return {k: tuple(v) if isinstance(v, list) else v for k, v in numbers.items()}
 
-    def rope(self, *, default_theta: float, may_be_partial: bool = False) -> rope.Rope:
-        """Read the rotary embedding in either dialect; some families rotate a part of each head."""
+    def rope(
+        self, *, default_theta: float, may_be_partial: bool = False, also: Iterable[str] = ()
+    ) -> rope.Rope:
+        """Read the rotary embedding in either dialect; some families rotate a part of each head.
+
+        `also` are numbers that this family alone reads.
+        """
         scaling = self.get("rope_scaling", {})
         parameters = dict(self.get("rope_parameters", scaling))
         theta = parameters.pop("rope_theta", None) or self.get("rope_theta", default_theta)
@@ -118,7 +142,7 @@ class Keys:
                 f"{self.where}: got partial_rotary_factor={partial}; expected 1.0: this "
                 "architecture rotates whole heads"
             )
-        found = self.rope_of(parameters, theta=theta)
+        found = self.rope_of(parameters, theta=theta, also=also)
         return dataclasses.replace(found, partial=float(partial))
 
     def _partial(self, inside: float | None) -> float:

@@ -66,6 +66,16 @@ def test_an_unknown_name_offers_the_nearest():
 def test_an_unknown_family_lists_ours():
     with pytest.raises(ValueError, match=r"model_type='bert'; expected one of \[.*'llama'"):
         checkpoint.family_of("bert")
+    with pytest.raises(ValueError, match="the nearest is 'qwen3_vl'"):
+        checkpoint.family_of("qwen3_vlm")
+
+
+def test_a_family_may_be_a_dotted_path():
+    assert checkpoint.family_of("ftjax.models.families.llama") is llama
+    with pytest.raises(ValueError, match="cannot be imported"):
+        checkpoint.family_of("my_lab.families.new")
+    with pytest.raises(ValueError, match="lacks from_hf, to_hf"):
+        checkpoint.family_of("ftjax.core.tree")
 
 
 def test_both_dialects_of_a_rescaled_rope():
@@ -99,10 +109,9 @@ def test_sizes_have_no_default(key):
         (dict(final_logit_softcapping=30.0), "final_logit_softcapping=30.0"),
         (dict(quantization_config={"bits": 4}), "quantization_config"),
         (dict(hidden_act="gelu"), "hidden_act='gelu'"),
-        (dict(attention_bias=True), "attention_bias=True"),
-        (dict(mlp_bias=True), "mlp_bias=True"),
         (dict(attention_dropout=0.1), "attention_dropout=0.1"),
-        (dict(rope_scaling={"rope_type": "yarn", "factor": 4.0}), "rope_type='yarn'"),
+        (dict(rope_scaling={"rope_type": "yarn", "alpha": 4.0}), r"\['alpha', 'beta_fast'"),
+        (dict(rope_scaling={"rope_type": "dynamic", "factor": 4.0}), "rope_type='dynamic'"),
         (dict(rope_scaling={"rope_type": "linear", "factor": 4.0, "x": 1}), r"\['factor', 'x'\]"),
         (dict(rope_scaling={"rope_type": "llama3", "factor": 4.0}), "low_freq_factor"),
         (dict(rope_parameters={"rope_theta": 5.0}), "expected one"),
