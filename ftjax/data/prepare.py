@@ -178,7 +178,7 @@ def _overlong(overlong: str | None, strategy: str) -> str | None:
 
 
 def _form(parts: Sequence[Part], *, packing: str, loss: str) -> Form:
-    """Tell rows of answers from plain ones; a data set has one kind of the two."""
+    """Return whether rows are groups of answers; a data set has one kind of the two."""
     found = {"answers" in part.rows[0] for part in parts}
     if len(found) > 1:
         raise ValueError(

@@ -136,7 +136,7 @@ def make(*, name: str) -> Quantizer:
 
 
 def is_quantized(node: Any) -> bool:
-    """Tell a quantised weight from an array: the `is_leaf` of maps over parameters."""
+    """Return whether a leaf is a quantised weight: the `is_leaf` of maps over parameters."""
     return isinstance(node, Quantized)
 
 

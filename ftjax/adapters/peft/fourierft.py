@@ -42,7 +42,7 @@ class FourierFormat(Format):
         }
 
     def shapes(self, module, hyper):
-        """Give (n,)."""
+        """Return (n,)."""
         size = module.outputs * module.inputs
         if size >= fourierft.LARGE:
             raise ValueError(
@@ -61,7 +61,7 @@ class FourierFormat(Format):
         )
 
     def to_torch(self, module, adapter):
-        """Give the coefficients as they are."""
+        """Return the coefficients as they are."""
         return {"fourierft_spectrum": adapter.c}
 
     def trim(self, adapter):
