@@ -9,7 +9,7 @@ import numpy as np
 from ftjax.adapters.lib import protocol
 from ftjax.adapters.peft import io as peft
 from ftjax.run import export as exporting
-from tests.experiments.conftest import ROOT, environment
+from tests.lab import ROOT, environment
 from tests.experiments.test_export import drawn
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from tests.experiments.conftest import LONGEST_S, evaluated, finish, metrics, start
+from tests.lab import LONGEST_S, evaluated, finish, metrics, start
 
 STEPS = 60
 CONFIG = "configs/sft.py:path={root}/rows.jsonl,base={root}/base,rank=2"
