@@ -56,8 +56,7 @@ def inverse_frequencies(rope: Rope, head_dim: int, *, length: int | None = None)
         turning = np.arange(len(whole)) < int(rope.partial * head_dim // 2)
         return np.where(turning, whole, np.float32(0))
     rotated = int(head_dim * rope.partial)
-    # float64 on the host: theta^-1 loses digits in float32, and a phase error grows with the
-    # position.
+    # float64 on the host: a phase error in float32 would grow with the position.
     f = 1.0 / rope.theta ** (np.arange(0, rotated, 2, dtype=np.float64) / rotated)
     numbers = dict(rope.numbers)
     match rope.kind:

@@ -99,9 +99,7 @@ def check_best(settings) -> None:
     """
     best, names, open_ended = settings.checkpoint.best, ["loss", "grad_norm"], []
     for label, spec in settings.evals.items():
-        known = vars(conf.resolve(spec["name"], "evals", where=f"evals.{label}.name")).get(
-            "METRICS"
-        )
+        known = conf.attribute(spec["name"], "evals", "METRICS", where=f"evals.{label}.name")
         names += [f"eval/{label}/{metric}" for metric in known or ()]
         open_ended += [] if known else [f"eval/{label}/"]
     if best and best not in names and not best.startswith(tuple(open_ended)):

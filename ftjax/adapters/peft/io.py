@@ -41,7 +41,7 @@ def formats() -> dict[str, Format]:
     """List the methods that have files in PEFT's format, by `peft_type`: every `PEFT` here."""
     names = [module.name for module in pkgutil.iter_modules(ftjax.adapters.peft.__path__)]
     modules = (importlib.import_module(f"{ftjax.adapters.peft.__name__}.{name}") for name in names)
-    found = [vars(module)["PEFT"] for module in modules if "PEFT" in vars(module)]
+    found = [module.PEFT for module in modules if "PEFT" in vars(module)]
     return {method.peft_type: method for method in found}
 
 
