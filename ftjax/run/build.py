@@ -174,8 +174,7 @@ def build(settings: Settings, *, mesh: jax.sharding.Mesh | None = None) -> Parts
     Raises:
       ValueError: names the key, what it holds and what was expected.
     """
-    if mesh is None:
-        mesh = conf.call(meshes.make, settings.mesh, where="mesh")
+    mesh = conf.call(meshes.make, settings.mesh, where="mesh") if mesh is None else mesh
     family, model, source = bases.read(settings.model)
     meshes.check_sizes(model.config.sizes, mesh)
     found = _tokenizer_source(settings.tokenizer, source)
