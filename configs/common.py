@@ -54,6 +54,7 @@ def base():
     c.log_every_steps = 10
     c.eval_every_steps = 0  # 0 = before the first step and after the last
     c.checkpoint = dict(every_steps=0, keep=2, best="", mode="min")
+    c.export = dict(base_name="")  # the base's hub id, for who loads an export; "" = its folder's
     c.wandb_project = ""
     return c
 

@@ -9,6 +9,7 @@ whatever the name stands for checks its own keywords.
 """
 
 import dataclasses
+import pathlib
 from collections.abc import Mapping, Sequence
 
 from ftjax.core import config as conf
@@ -71,6 +72,20 @@ class Checkpoint:
 
 
 @dataclasses.dataclass(frozen=True)
+class Export:
+    """How others find what exports refer to: `base_name`, such as "org/name" of a hub."""
+
+    base_name: str = ""
+
+    def __post_init__(self):
+        if pathlib.PurePath(self.base_name).is_absolute():
+            raise ValueError(
+                f"export.base_name: got {self.base_name!r}, a path of this machine; expected a "
+                "name that others can load; set it to the base's hub id, such as 'org/name'"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
 class Rollout:
     """How answers are sampled to learn from; see `configs/common.py`."""
 
@@ -118,6 +133,7 @@ class Settings:
     checkpoint: Checkpoint
     wandb_project: str
     plain: dict  # the config as it was given, for config.json and the checkpoints' manifest
+    export: Export = Export()
     rollout: Rollout | None = None  # of online runs, as are the next two
     rewards: dict[str, dict] = dataclasses.field(default_factory=dict)
     advantages: dict = dataclasses.field(default_factory=dict)
@@ -129,6 +145,7 @@ SECTIONS = {
     "reference": Reference,
     "samples": Samples,
     "checkpoint": Checkpoint,
+    "export": Export,
     "rollout": Rollout,
 }
 
