@@ -29,14 +29,13 @@ from jax.experimental import multihost_utils
 
 from ftjax.adapters.lib import protocol
 from ftjax.adapters.peft import io as peft
-from ftjax.core import files, processes, tree
+from ftjax.core import digest, files, processes, tree
 from ftjax.models.hf import checkpoint
 from ftjax.report import card
 from ftjax.report.card import Record
 from ftjax.run import build as setup
 from ftjax.run import export_files, saved_state
 from ftjax.run.artifacts import Artifacts
-from ftjax.train import digest
 from ftjax.train import state as states
 
 FORMS = ("adapter", "model")

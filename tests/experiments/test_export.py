@@ -21,7 +21,7 @@ from ftjax.run import bases, export_files, prompting
 from ftjax.run import build as setup
 from ftjax.run import config as settings
 from ftjax.run import export as exporting
-from tests.experiments.conftest import ROOT, environment
+from tests.lab import ROOT, environment
 
 TOKENS = np.arange(1, 25, dtype=np.int32).reshape(2, 12)
 READ = """

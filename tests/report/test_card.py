@@ -37,9 +37,8 @@ def test_it_has_base_data_table_and_code():
 
 
 def test_absolute_paths_are_shortened():
-    text = cards.text(
-        card(config={"a": "/srv/x/base", "b": "~/y", "c": "C:\\z\\w", "d": "e/f"}), {}
-    )
+    paths = {"a": "/srv/x/base", "b": "~/y", "c": "C:\\z\\w", "d": "e/f"}
+    text = cards.text(card(config=paths), {})
     assert "srv" not in text
     for part in ('"a": "base"', '"b": "y"', '"c": "w"', '"d": "e/f"'):
         assert part in text, part
