@@ -9,6 +9,7 @@ Sections with a `name` (adapter, objective, optim, data, each of penalties and o
 whatever the name stands for checks its own keywords.
 """
 
+import pathlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -76,6 +77,13 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
+class Export:
+    """What exports say of the run."""
+
+    base_name: str = ""  # the base's hub id, for who loads an export; "" = its folder's name
+
+
+@dataclass(frozen=True)
 class Rollout:
     """How answers are sampled to learn from: prompts per rollout, samples per prompt."""
 
@@ -137,6 +145,7 @@ class Settings:
     log_every_steps: Count = 10
     eval_every_steps: Natural = 0  # 0 = before the first step and after the last
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    export: Export = field(default_factory=Export)
     wandb_project: str = ""
     # Of online runs:
     rollout: Rollout | None = None
@@ -152,6 +161,7 @@ SECTIONS = {
     "reference": Reference,
     "samples": Samples,
     "checkpoint": Checkpoint,
+    "export": Export,
     "rollout": Rollout,
 }
 
@@ -183,6 +193,11 @@ def _check_values(settings: Settings) -> None:
         raise ValueError(
             f"steps: {got}; expected a value; pass --config.steps=... or --config.epochs=..., one "
             "of them"
+        )
+    if pathlib.PurePath(name := settings.export.base_name).is_absolute():
+        raise ValueError(
+            f"export.base_name: got {name!r}, a path of this machine; expected a name that others "
+            "can load; set it to the base's hub id, such as 'org/name'"
         )
     _check_choice("compile", settings.compile, ("jit", "pmap"))
     _check_choice("checkpoint.mode", settings.checkpoint.mode, ("min", "max"))
