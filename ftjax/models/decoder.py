@@ -260,7 +260,7 @@ class Model:
     def _layers(self, params, x, adapters, make: Callable, *, keep: bool):
         """Run all layers: x, new keys and values, and what they give beside it, both by stack."""
         kinds, news, given = self.config.kinds, self._by_stack(), self._by_stack()
-        every = jnp.arange(len(kinds)), virtual_tokens.prefix(adapters)
+        every = jnp.arange(len(kinds)), virtual_tokens.prefix(adapters, legal=not self.caches)
         shared = {kind.shares for kind in kinds if kind.shares}
         for run in layer_runs.runs(kinds):
             cut = functools.partial(layer_runs.cut, kinds, run)

@@ -40,10 +40,21 @@ def enter(ends, adapters: Mapping[str, Any]) -> jax.Array | None:
     return ends.enter(places, places, base.Site({"embed": adapters[STREAM]}, None))
 
 
-def prefix(adapters: Mapping[str, Any]) -> dict[str, jax.Array] | None:
-    """Return the keys and values of a prefix, [L,1,n,K,H]; None without one."""
+def prefix(adapters: Mapping[str, Any], *, legal: bool) -> dict[str, jax.Array] | None:
+    """Return the keys and values of a prefix, [L,1,n,K,H]; None without one.
+
+    `legal`: all layers cache keys and values of one shape.
+
+    Raises:
+      ValueError: there is a prefix, and they do not.
+    """
     if PREFIX not in adapters:
         return None
+    if not legal:
+        raise ValueError(
+            "adapters: got a prefix in a model whose layers do not all have keys and values of one "
+            "shape; expected a prompt, or an adapter of weights"
+        )
     return {"k": adapters[PREFIX].k[:, None], "v": adapters[PREFIX].v[:, None]}
 
 
