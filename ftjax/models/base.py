@@ -112,6 +112,7 @@ class Context:
     query_factor: jax.Array | None = None  # [B,T,1,1], multiplies rotated queries
     past_BTS: jax.Array | None = None  # of slots in the cache
     virtual: "Context | None" = None  # of a prompt's tokens, which come before
+    layer_input: jax.Array | None = None  # [B,T,X], of a family whose layers have one each
     shared: Mapping[str, jax.Array] | None = None  # keys and values of the layer that lends them
     prefix: Mapping[str, jax.Array] | None = None  # keys and values [1,n,K,H] that all queries see
 

@@ -171,6 +171,10 @@ class Ends(nnx.Module):
         x = site.lookup("embed", tokens_BT, self.embed)
         return x if self.embed_scale is None else x * jnp.asarray(self.embed_scale, x.dtype)
 
+    def layer_inputs(self, tokens_BT, x_BTD, site: base.Site):
+        """Make the layers' own inputs [L,B,T,X]; None: there are none."""
+        del tokens_BT, x_BTD, site
+
     def leave(self, x_BTD):
         """Normalise what the last layer gives."""
         x = self.norm(x_BTD, self.final_norm)

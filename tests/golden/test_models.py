@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from ftjax.adapters import lora
 from ftjax.adapters.lib import protocol as adapters
@@ -191,7 +192,8 @@ def test_a_step_of_lora_on_eight_devices(folder, quick_compiles):
         assert path.endswith("/a") or np.abs(gradient).max() > 0, path
 
 
-WITH_EXPERTS = [folder for folder in FOLDERS if "router_logits" in reference.io(folder)]
+ROUTED = {"router_logits", "router_probabilities"}
+WITH_EXPERTS = [folder for folder in FOLDERS if ROUTED & reference.io(folder).keys()]
 
 
 @pytest.mark.parametrize("folder", WITH_EXPERTS, ids=reference.id_of)
@@ -231,7 +233,11 @@ def check_router(model, aux, io):
     )
     seen = io["attention_mask"] == 1
     like = lambda name, x: io[name].reshape(x.shape)[:, seen]
-    np.testing.assert_allclose(logits[:, seen], like("router_logits", logits), rtol=1e-4, atol=1e-4)
+    if "router_logits" in io:
+        wanted = like("router_logits", logits)
+    else:
+        logits, wanted = jax.nn.softmax(logits), like("router_probabilities", logits)
+    np.testing.assert_allclose(logits[:, seen], wanted, rtol=1e-4, atol=1e-4)
     if "router_indices" in io:
         np.testing.assert_array_equal(np.sort(chosen)[:, seen], like("router_indices", chosen))
     if "router_weights" in io:
@@ -251,3 +257,33 @@ def test_written_model_is_the_read_one(folder, tmp_path):
     assert (again_family, config) == (family, model.config)
     again = checkpoint.load(tmp_path / "out", model, names=family.NAMES)
     jax.tree.map(np.testing.assert_array_equal, again, params)
+
+
+FURTHER = ("extra.safetensors", "experts.fused.safetensors")
+WITH_FURTHER = [folder for folder in FOLDERS if any((folder / name).is_file() for name in FURTHER)]
+
+
+@pytest.mark.parametrize("folder", WITH_FURTHER, ids=reference.id_of)
+def test_files_with_more_and_with_fused_experts_load_alike(folder, tmp_path):
+    family, model, params = reference.base(folder)
+    tensors = load_file(folder / checkpoint.WEIGHTS)
+    for name in FURTHER:
+        if (folder / name).is_file():
+            more = load_file(folder / name)
+            if "fused" in name:
+                tensors = {k: x for k, x in tensors.items() if ".experts." not in k}
+            save_file(tensors | more, tmp_path / checkpoint.WEIGHTS)
+            again = checkpoint.load(tmp_path, model, names=family.NAMES, dtype=np.float32)
+            jax.tree.map(np.testing.assert_array_equal, again, params)
+
+
+@each
+def test_tensors_that_no_text_meets_go_along(folder, tmp_path):
+    family, model, params = reference.base(folder)
+    options = dict(family=family, config=model.config, source=folder)
+    checkpoint.save(tmp_path / "out", params, **options)
+    before, after = (load_file(path / checkpoint.WEIGHTS) for path in (folder, tmp_path / "out"))
+    mxfp4 = {name for name in before if name.endswith(("_blocks", "_scales"))}
+    assert after.keys() >= before.keys() - mxfp4
+    for name in before.keys() - mxfp4:
+        np.testing.assert_array_equal(np.float32(before[name]), np.float32(after[name]))
