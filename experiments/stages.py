@@ -14,7 +14,7 @@ import sys
 
 from absl import app, flags
 
-from experiments import cli
+from experiments import cli, online, train
 from ftjax.core import config as conf
 from ftjax.run import config as settings
 
@@ -31,14 +31,14 @@ def main(argv: list[str]) -> None:
     workdir = pathlib.Path(WORKDIR.value)
     chosen = {label: settings.read(c) for label, c in read(CONFIG.value, workdir).items()}
     cli.start()
-    from ftjax.rl import rollout
-    from ftjax.run import plan as running  # slow to import
 
     for number, (label, own) in enumerate(chosen.items(), 1):
         sys.stdout.write(f"\n== {label} ({number} of {len(chosen)})\n")
         sys.stdout.flush()
-        train = running.train if own.rollout is None else rollout.train
-        if not train(own, workdir / label).has_ended:  # stopped by a signal; the next call goes on
+        command = train if own.rollout is None else online
+        if not command.train(
+            own, workdir / label
+        ).has_ended:  # stopped by a signal; the next call goes on
             return
 
 

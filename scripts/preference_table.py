@@ -23,7 +23,7 @@ OLD = ("eval/wiki/nll", "eval/tinystories/nll")
 
 
 def first_stage(data: str, parts: str, steps: int) -> str:
-    """Say the config of supervised fine-tuning on the chosen answers."""
+    """Return the config of supervised fine-tuning on the chosen answers."""
     paths = "+".join(f"{data}/preference/{part}/train.jsonl.gz" for part in parts.split("+"))
     return f"configs/sft.py:path={paths},response=chosen,full,steps={steps}"
 

@@ -156,7 +156,7 @@ def inside(directory: pathlib.Path, name: str) -> pathlib.Path:
 
 @contextlib.contextmanager
 def publish(directory: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """Give a temporary directory to write into, and rename it to `directory` at the end.
+    """Yield a temporary directory to write into, and rename it to `directory` at the end.
 
     Whoever looks sees nothing or all of it. After an error nothing is left.
 

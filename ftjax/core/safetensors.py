@@ -46,7 +46,7 @@ class Tensor:
         return found.reshape(self.shape)
 
     def release(self) -> None:
-        """Give the pages back; those of a view that is read again come again."""
+        """Release the pages; those of a view that is read again come again."""
         first = self.start - self.start % mmap.PAGESIZE
         if self.stop > first:
             self.pages.madvise(mmap.MADV_DONTNEED, first, self.stop - first)

@@ -33,7 +33,7 @@ class Shared:
     value: Any
 
     def tree_flatten_with_keys(self):
-        """Give the array under a key that paths do not show."""
+        """Return the array under a key that paths do not show."""
         return ((TRANSPARENT, self.value),), None
 
     @classmethod
@@ -43,7 +43,7 @@ class Shared:
 
 
 def is_shared(node: Any) -> bool:
-    """Tell a `Shared` from other nodes: the `is_leaf` of maps that treat it as one."""
+    """Return whether a node is `Shared`: the `is_leaf` of maps that treat it as one."""
     return isinstance(node, Shared)
 
 
@@ -115,7 +115,7 @@ def _piece(piece: str) -> str:
 
 
 def matches(pattern: str, path: str) -> bool:
-    """Say whether the glob `pattern` covers the whole of `path`."""
+    """Return whether the glob `pattern` covers the whole of `path`."""
     return _regex(pattern).fullmatch(path) is not None
 
 

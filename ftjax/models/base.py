@@ -262,7 +262,7 @@ def _scale(order: str) -> str:
 
 
 def _turn(new, order: str, letters: str):
-    """Give the axes of new tokens, of a cache of letters `order`, the order of `letters`."""
+    """Return the axes of new tokens, of a cache of letters `order`, the order of `letters`."""
     return new.transpose([_of_new(order).index(c) for c in letters])
 
 

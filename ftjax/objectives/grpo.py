@@ -176,7 +176,7 @@ def on_policy(terms: Terms, *, most: float):
 
 
 def _kept(scores, terms: Terms, share: float, most: float | None):
-    """Say which tokens count, [B, T] of 0 and 1."""
+    """Return which tokens count, [B, T] of 0 and 1."""
     kept = jnp.ones_like(terms.mask_BT)
     kept *= 1 if share >= 1 else highest(scores.entropy, terms.mask_BT, share=share)
     return kept if most is None else kept * on_policy(terms, most=most)

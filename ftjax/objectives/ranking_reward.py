@@ -36,6 +36,6 @@ def ranked(loss, scores_BPS, batch) -> dict:
 
 
 def is_best_first(scores_BPS, there):
-    """Say whether the first answer has the highest score."""
+    """Return whether the first answer has the highest score."""
     rest = (scores_BPS * there + ranking.LOW * (1 - there))[:, 1:].max(1)
     return scores_BPS[:, 0] > rest

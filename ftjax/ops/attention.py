@@ -20,7 +20,7 @@ MASKED = -1e30  # finite, so that a fully masked row gives an average and not Na
 
 
 def causal_mask(query, key, *, window: int | None = None) -> jax.Array:
-    """Say which keys a query may see: `mask_BTS`, from positions, segments and a sliding window.
+    """Return which keys a query may see: `mask_BTS`, from positions, segments and a sliding window.
 
     `query` and `key` are (positions [B,T], segments [B,T]) pairs. A query sees keys of its own
     segment that are not later, and with a window only the last `window` positions.
@@ -33,7 +33,7 @@ def causal_mask(query, key, *, window: int | None = None) -> jax.Array:
 
 
 def past_mask(query, *, slots: int, window: int | None = None) -> jax.Array:
-    """Say which slots of a cache, slot = position, a query may see: those before its row's tokens.
+    """Return which cache slots (slot = position) a query may see: those before its row's tokens.
 
     `query` is as in `causal_mask`; the tokens of a row are one segment, beside padding (0).
     """

@@ -17,16 +17,19 @@ def jsd(student, teacher, *, beta: float, temperature: float = 1.0) -> jax.Array
     """Compute the generalised Jensen-Shannon divergence [...] of logits [..., V]."""
     s = jax.nn.log_softmax(student / temperature)
     t = jax.nn.log_softmax(teacher / temperature)
+    # The limits are cases of their own: the mixture's log(beta) is not finite there.
     if beta == 0:
         return kl(t, s)
     if beta == 1:
         return kl(s, t)
+    # In logs: a probability below 1e-38 is 0 in float32, and 0 log 0 is NaN.
     mixture = jnp.logaddexp(t + math.log(beta), s + math.log1p(-beta))
     return beta * kl(t, mixture) + (1 - beta) * kl(s, mixture)
 
 
 def kl(p, q) -> jax.Array:
     """Compute KL(p | q) [...] of log-probabilities [..., V]."""
+    # All logs are finite (of softmaxes), so exp(p) = 0 meets a finite difference.
     return (jnp.exp(p) * (p - q)).sum(-1)
 
 

@@ -53,18 +53,24 @@ def arrange(expert_X: jax.Array, *, experts: int) -> tuple[Groups, Places]:
     """
     rows = expert_X.shape[0]
     block = _block(rows, experts)
+    # Experts of other devices sort last, behind the rows that are served here.
     expert_X = jnp.where((expert_X >= 0) & (expert_X < experts), expert_X, experts)
     counts = jnp.bincount(expert_X, length=experts + 1)[:experts]
+    # Whole blocks: a block belongs to one expert, so that one matmul serves it.
     padded = -(-counts // block) * block
     ends = jnp.cumsum(padded)
+    # The most that padding can add, whatever the routing: shapes do not depend on data.
     blocks = -(-(rows + experts * (block - 1)) // block)
     # The i-th row in order is the (i - rows of earlier experts)-th of its own.
     shift = ends - padded - (jnp.cumsum(counts) - counts)
+    # Stable: rows of an expert keep their order, so that the answers do not depend on the backend's
+    # sort.
     order = jnp.argsort(expert_X, stable=True)
     expert = expert_X[order]
     place = jnp.arange(rows) + shift[jnp.minimum(expert, experts - 1)]
     place = jnp.where(expert < experts, place, blocks * block)
     of_row = jnp.zeros_like(order).at[order].set(place)
+    # Places that nobody takes point past the rows, where `fill` reads zeros.
     row_at = jnp.full(blocks * block, rows).at[place].set(order, mode="drop")
     of_block = jnp.searchsorted(ends, jnp.arange(blocks) * block, side="right")
     groups = Groups(padded, jnp.minimum(of_block, experts - 1))
@@ -91,6 +97,7 @@ def contract(groups: Groups, equation: str, x: jax.Array, w: jax.Array) -> jax.A
     order = [e.w.index(c) for c in e.shared + e.contracted + e.kept]
     inside, outside = (einsum.size(letters, sizes) for letters in (e.contracted, e.kept))
     w_EIO = w.transpose(order).reshape(sizes["E"], inside, outside)
+    # Chosen when it is lowered, not when it is traced: one program compiles for either.
     y = jax.lax.platform_dependent(
         x.reshape(-1, inside), w_EIO, groups, cpu=_by_blocks, default=_ragged
     )
@@ -104,6 +111,8 @@ def _by_blocks(x, w_EIO, groups: Groups):
 
 
 def _ragged(x, w_EIO, groups: Groups):
+    # Rows behind the last group are zeros, and so are the answers; padding costs time and nothing
+    # else.
     return jax.lax.ragged_dot(x, w_EIO, groups.counts_E, precision=products.precision(x, w_EIO))
 
 
@@ -137,6 +146,7 @@ def _local(run, x_BTD, expert_BTk, gate_BTk, weights, *, experts, first, part):
     """
     rows, width, top = expert_BTk.shape
     groups, places = arrange(expert_BTk.reshape(-1) - first, experts=experts)
+    # Out-of-range places are rows that another device serves: zeros there, added away by the psum.
     take = lambda x, at: x.at[at].get(mode="fill", fill_value=0)
     x = x_BTD.reshape(rows * width, -1)
     y = run(weights, take(x, places.row_at // top), partial(contract, groups), part)
@@ -165,6 +175,7 @@ def _over_mesh(local, mesh, experts: int, letters):
         place = P(batch, "tensor" if x.shape[1] % mesh.shape["tensor"] == 0 else None)
         mapped = jax.shard_map(
             served, mesh=mesh, in_specs=(place, place, place, places), out_specs=place,
+            # The psum is over `expert` alone; the check would ask for a proof about the other axes.
             check_vma=False,
         )  # fmt: skip
         return mapped(x, expert, gate, weights)

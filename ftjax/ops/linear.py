@@ -27,18 +27,22 @@ def linear(equation: str, x, w, adapter=None, key=None):
         return _quantized(equation, x, w, adapter, key)
     if adapter is None:
         return contract(equation, x, w)
+    # The adapter chooses: w' = merge(w) where rows are many, low-rank products where they are few.
     return adapter.apply(equation, x, w, key)
 
 
 @functools.partial(jax.checkpoint, static_argnums=0, prevent_cse=False)
 def _quantized(equation, x, w, adapter, key):
     """Apply a quantised weight; the backward pass keeps its codes and makes the array again."""
+    # Under checkpoint the dense array is a temporary of one layer, forward and backward: kept, it
+    # would undo what the few bits save.
     return linear(equation, x, w.dequantize(x.dtype), adapter, key)
 
 
 def linear_rows(equation: str, x, w, contract, adapter=None, key=None):
     """Apply the map to rows grouped by expert, which `contract` knows; see `ops.grouped`."""
     if quantize.is_quantized(w):
+        # As in `_quantized`: the dense weight of all experts must not live until the backward pass.
         dense = lambda x, w, *rest: linear_rows(equation, x, w.dequantize(x.dtype), contract, *rest)
         return jax.checkpoint(dense, prevent_cse=False)(x, w, adapter, key)
     if adapter is None:
@@ -48,6 +52,7 @@ def linear_rows(equation: str, x, w, contract, adapter=None, key=None):
 
 def lookup(tokens_BT: jax.Array, w_VD: jax.Array, adapter=None) -> jax.Array:
     """Take the rows of `w_VD`, changed by `adapter` if there is one: [B,T,D]."""
+    # A gather reads the rows of the tokens; a product with one-hots would read the whole table.
     return w_VD[tokens_BT] if adapter is None else adapter.lookup(tokens_BT, w_VD)
 
 
@@ -59,6 +64,7 @@ def contract(equation: str, x: jax.Array, w: jax.Array) -> jax.Array:
     e = einsum.parse(equation)
     rows = e.x.removesuffix(e.contracted)
     fits = not e.shared and e.x == rows + e.contracted and e.y == rows + e.kept
+    # Shared letters (experts) and permuted outputs are left to einsum, which batches or transposes.
     if not fits or e.w not in (e.contracted + e.kept, e.kept + e.contracted):
         return products.einsum(equation, x, w)
     sizes = einsum.sizes(e.x, x.shape) | einsum.sizes(e.w, w.shape)
@@ -66,8 +72,11 @@ def contract(equation: str, x: jax.Array, w: jax.Array) -> jax.Array:
     x_2d = x.reshape(-1, summed)
     if e.w == e.contracted + e.kept:
         w_2d = w.reshape(summed, made)
+        # Only where K > N: there dw is tall and thin, and a CPU multiplies the wide form of it
+        # faster.
         y_2d = _narrowing(x_2d, w_2d) if summed > made else products.matmul(x_2d, w_2d)
     else:
+        # The transpose is free: both matmul kernels read the right operand in either order.
         y_2d = products.matmul(x_2d, w.reshape(made, summed).T)
     return y_2d.reshape([sizes[c] for c in e.y])
 

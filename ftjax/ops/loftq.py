@@ -56,10 +56,13 @@ def over(
     def correct(w: jax.Array) -> Corrected:
         w = w.astype(jnp.float32)
         turn = functools.partial(_turn, quantizer, equation, w, rank=rank)
+        # From a b = 0: the first turn is what the quantiser makes of w itself, so that no run ends
+        # worse.
         found, least = turn(jnp.zeros_like(w))
         best = found
         for _ in range(iterations - 1):
             found, error = turn(found.product)
+            # Chosen by value inside of the program: it is traced once for all layers under vmap.
             pick = functools.partial(jnp.where, error < least)
             best, least = jax.tree.map(pick, (found, error), (best, least))
         return best

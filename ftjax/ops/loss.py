@@ -33,9 +33,11 @@ def logps(
     """
     T = targets_BT.shape[1]
     chunk = min(chunk, T)
+    # Whole chunks make one loop body of one shape; padded targets are cut off below.
     pad = -T % chunk
     x = jnp.pad(x_BTD, ((0, 0), (0, pad), (0, 0)))
     targets = jnp.pad(targets_BT, ((0, 0), (0, pad)))
+    # The head multiplies in the type of the hidden states: a cast once here, not once a chunk.
     logp, logz = _logps(chunk, cap, x, w_VD.astype(x.dtype), targets)
     return logp[:, :T], logz[:, :T]
 
@@ -43,6 +45,7 @@ def logps(
 def mean_logits(x_BTD, w_VD, *, chunk: int, cap: float | None = None) -> jax.Array:
     """Compute the mean of the logits over the vocabulary, [B,T] float32."""
     if cap is None:
+        # Without a cap the mean of V products is one product with the mean row: V times less work.
         mean_D = w_VD.astype(jnp.float32).mean(0)
         return products.einsum("BTD,D->BT", x_BTD.astype(jnp.float32), mean_D)
     return along(lambda logits: logits.mean(-1), (x_BTD, w_VD, cap), chunk=chunk)
@@ -53,6 +56,7 @@ def log_squares(x_BTD, w_VD, *, chunk: int, cap: float | None = None) -> jax.Arr
 
     Its exponential is the chance that two draws agree, and how likely a usual token is.
     """
+    # WPO weighs by this number and does not learn through it.
     x_BTD, w_VD = jax.lax.stop_gradient((x_BTD, w_VD))
     both = lambda z: jax.nn.logsumexp(2 * z, -1) - 2 * jax.nn.logsumexp(z, -1)
     return along(both, (x_BTD, w_VD, cap), chunk=chunk)
@@ -78,6 +82,8 @@ def along(function: Callable, *models: tuple, chunk: int) -> jax.Array:
 
 def _chunks(chunk: int, *arrays):
     """[B,T,...] -> [T/chunk, B, chunk, ...]: the batch axis, which is sharded, stays whole."""
+    # `lax.map` runs over the first axis; B must not be it, or each device would wait for the
+    # others.
     cut = lambda a: a.reshape(a.shape[0], -1, chunk, *a.shape[2:]).swapaxes(0, 1)
     return tuple(map(cut, arrays))
 
@@ -90,6 +96,7 @@ def _whole(chunked):
 
 def _products(x_BCD, w_VD):
     B, C, D = x_BCD.shape
+    # Two dimensions and not three: the backward pass of a flat matmul is 1.5 times faster on a CPU.
     z = products.matmul(x_BCD.reshape(-1, D), w_VD.T)
     return z.reshape(B, C, -1).astype(jnp.float32)
 
@@ -120,7 +127,10 @@ def _forward(chunk, cap, x, w, targets):
         x_BCD, targets_BC = inputs
         logits = _logits(x_BCD, w, cap)
         logp, logz, p = _statistics(logits, targets_BC)
+        # dz/dy of the cap belongs to every vocabulary entry, so it multiplies p before the sum over
+        # V.
         p = p * softcap.slope(logits, cap)
+        # e_t is made while p is at hand: the backward pass then needs no logits for dx.
         expected = products.matmul(p.astype(w.dtype).reshape(-1, w.shape[0]), w)
         return logp, logz, expected.reshape(x_BCD.shape)
 
@@ -131,7 +141,9 @@ def _forward(chunk, cap, x, w, targets):
 def _backward(chunk, cap, residuals, cotangents):
     x, w, targets, expected, logit = residuals
     g_logp, g_logz = (g[..., None] for g in cotangents)
+    # logit = log p + log Z: the capped logit of the target, kept as one number and not as a row.
     own = softcap.slope(logit[..., None], cap) * g_logp
+    # The target's row is gathered: g_logp (w_target - e) + g_logz e, collected by e.
     dx = (own * w[targets] + (g_logz - g_logp) * expected).astype(x.dtype)
 
     def one(total, inputs):
@@ -144,7 +156,9 @@ def _backward(chunk, cap, residuals, cotangents):
         return total + products.summed("VM,MD->VD", g_2d.T, x_2d), None
 
     chunked = _chunks(chunk, x, targets, g_logp, g_logz)
+    # float32 whatever the head is: T / chunk small terms are added to one large sum.
     dw, _ = jax.lax.scan(one, jnp.zeros(w.shape, jnp.float32), chunked)
+    # Targets are integers: they have no cotangent.
     return dx, dw.astype(w.dtype), None
 
 
@@ -190,6 +204,8 @@ def _chunk_total(loss, cap, products, targets, weights):
 
 def _total_forward(static, x, w, targets, weights):
     loss, chunk, cap = static
+    # The gradient with respect to the chunk's logits alone; both products with it follow by hand,
+    # so that neither is kept.
     gradient = jax.value_and_grad(functools.partial(_chunk_total, loss, cap), has_aux=True)
 
     def one(dw, inputs):
@@ -202,12 +218,14 @@ def _total_forward(static, x, w, targets, weights):
 
     chunked = _chunks(chunk, x, targets, weights)
     dw, (values, logp, dx) = jax.lax.scan(one, jnp.zeros(w.shape[::-1], jnp.float32), chunked)
+    # `like` remembers the head's type without keeping the head.
     return (values.sum(), _whole(logp)), (dw, _whole(dx), jnp.zeros((), w.dtype))
 
 
 def _total_backward(static, residuals, cotangents):
     del static
     (dw, dx, like), (g, _) = residuals, cotangents
+    # The sum is one number, so the cotangent g is a scalar factor of what is known already.
     return (g * dx).astype(dx.dtype), (g * dw.T).astype(like.dtype), None, None
 
 

@@ -21,6 +21,7 @@ def matrix(equation: str, w: jax.Array) -> jax.Array:
     """View one layer's weight as [shared.., in, out]."""
     e = einsum.parse(equation)
     sizes = einsum.sizes(e.w, w.shape)
+    # A transposition; it multiplies nothing, so no precision is asked for.
     moved = jnp.einsum(f"{e.w}->{e.shared + e.contracted + e.kept}", w)
     return moved.reshape([*(sizes[c] for c in e.shared), *sides(equation, w.shape)])
 
@@ -36,6 +37,8 @@ def factors(equation: str, shape: tuple[int, ...], a: jax.Array, b: jax.Array):
 
 def triplets(m: jax.Array, kept: slice) -> tuple[jax.Array, jax.Array]:
     """Take some singular triplets of [.., in, out]: a b is their sum, split evenly."""
+    # LAPACK knows no bfloat16, and small singular values would drown in its rounding.
     u, s, v = jnp.linalg.svd(m.astype(jnp.float32), full_matrices=False)
+    # Split evenly, a and b have equal norms, and neither gradient dwarfs the other.
     root = jnp.sqrt(s[..., kept])
     return u[..., :, kept] * root[..., None, :], root[..., :, None] * v[..., kept, :]

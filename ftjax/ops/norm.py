@@ -9,8 +9,10 @@ def rms_norm(x: jax.Array, scale: jax.Array, *, eps: float) -> jax.Array:
 
     The scale enters after the cast back, as in the reference implementation of Llama.
     """
+    # In bfloat16 the mean of D squares would keep 8 bits, and every feature is divided by it.
     x_32 = x.astype(jnp.float32)
     x_32 = x_32 * jax.lax.rsqrt(jnp.mean(x_32 * x_32, axis=-1, keepdims=True) + eps)
+    # The order of cast and scale is the checkpoint's: logits of bfloat16 models differ in it.
     return x_32.astype(x.dtype) * scale.astype(x.dtype)
 
 
@@ -26,6 +28,7 @@ def rms_norm_wide(x: jax.Array, scale: jax.Array, *, eps: float) -> jax.Array:
     """Do the same with the scale in float32 too, before the cast back, as OLMo 2 does."""
     x_32 = x.astype(jnp.float32)
     x_32 = x_32 * jax.lax.rsqrt(jnp.mean(x_32 * x_32, axis=-1, keepdims=True) + eps)
+    # One rounding in place of two: OLMo 2 and Gemma were trained so.
     return (x_32 * scale.astype(jnp.float32)).astype(x.dtype)
 
 

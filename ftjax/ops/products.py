@@ -22,6 +22,7 @@ HIGHEST = jax.lax.Precision.HIGHEST
 
 def precision(*operands: jax.Array) -> jax.lax.Precision | None:
     """Return HIGHEST for float32 operands; lower types are multiplied exactly without it."""
+    # Products of bfloat16 numbers are exact in float32: a precision would only forbid fast kernels.
     return HIGHEST if jnp.result_type(*operands) == jnp.float32 else None
 
 
@@ -30,6 +31,7 @@ def einsum(equation: str, x: jax.Array, w: jax.Array) -> jax.Array:
 
     Every letter of an operand is in the other one or in the result, and none twice in one.
     """
+    # Promoted here, as jnp.einsum would: gradients go back to each operand's own type by the casts.
     kind = jnp.result_type(x, w)
     return _einsum(equation, x.astype(kind), w.astype(kind))
 
@@ -41,12 +43,14 @@ def matmul(x: jax.Array, w: jax.Array) -> jax.Array:
 
 def summed(equation: str, x: jax.Array, w: jax.Array) -> jax.Array:
     """Compute the same without the last rounding: float32, with no derivative rule of its own."""
+    # The element type of the sum, not of the operands: what devices exchange is float32.
     options = dict(precision=precision(x, w), preferred_element_type=jnp.float32)
     return jnp.einsum(equation, x, w, **options)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _einsum(equation, x, w):
+    # A custom rule, because the transpose of a float32-summed product would multiply in float32.
     return summed(equation, x, w).astype(x.dtype)
 
 

@@ -24,6 +24,7 @@ import numpy as np
 
 from ftjax.core import einsum, tree
 
+# Both as in the paper, so that sizes and errors compare.
 BLOCK = 64  # weights that share a scale
 GROUP = 256  # scales that share theirs
 WITHIN = "Q"  # letter of the axes that no mesh cuts
@@ -80,9 +81,12 @@ class NF4(Quantized):
 
     def dequantize(self, dtype) -> jax.Array:
         """Look the codes up and multiply by the scales."""
+        # `shape` is static and of one layer; what codes have beyond it are stacked layers.
         if self.codes.ndim > len(_split(self.shape)[0]) + 2:  # stacked
             return jax.vmap(lambda layer: layer.dequantize(dtype))(self)
         scale = _scales(self.scale_codes, self.step, self.mean)
+        # Low nibbles are the first half of a block, high ones the second: unpacking is two whole
+        # vectors, where neighbours in a byte would interleave.
         pair = jnp.concatenate([self.codes & 15, self.codes >> 4], -1)
         return _unblock((_look_up(pair) * scale[..., None]).astype(dtype), self.shape)
 
@@ -102,6 +106,7 @@ def int8(equation: str, w: jax.Array) -> Int8:
     """Round one layer's weight to 8 bits; off by at most half its channel's scale."""
     e, w = einsum.parse(equation), w.astype(jnp.float32)
     inputs = tuple(e.w.index(c) for c in e.contracted)
+    # 127 and not 128: codes are symmetric, so that zero stays zero and w and -w round alike.
     scale = _nonzero(jnp.abs(w).max(inputs, keepdims=True) / 127)
     return Int8(jnp.round(w / scale).astype(jnp.int8), scale)
 
@@ -111,6 +116,7 @@ def nf4(equation: str, w: jax.Array) -> NF4:
     del equation  # blocks follow from the shape alone
     blocks = _block(w.astype(jnp.float32))
     absmax = jnp.abs(blocks).max(-1)
+    # Scales are rounded first and codes chosen for the rounded ones, which are those that are read.
     scale_codes, step, mean = _round_scales(absmax)
     scale = _nonzero(_scales(scale_codes, step, mean))
     codes = _nearest(blocks / scale[..., None]).astype(jnp.uint8)
@@ -136,7 +142,7 @@ def make(*, name: str) -> Quantizer:
 
 
 def is_quantized(node: Any) -> bool:
-    """Tell a quantised weight from an array: the `is_leaf` of maps over parameters."""
+    """Return whether a leaf is a quantised weight: the `is_leaf` of maps over parameters."""
     return isinstance(node, Quantized)
 
 
@@ -174,6 +180,7 @@ def table() -> np.ndarray:
     Eight positive and seven negative quantiles are even in probability between 1/2 and the mean of
     1 - 1/30 and 1 - 1/32 (appendix E of the paper).
     """
+    # Not 1, whose quantile is infinite.
     last = 1 - (1 / 30 + 1 / 32) / 2
     quantile = statistics.NormalDist().inv_cdf
     positive = [quantile(p) for p in np.linspace(0.5, last, 9)[1:]]
@@ -184,6 +191,7 @@ def table() -> np.ndarray:
 def _look_up(codes: jax.Array) -> jax.Array:
     """Choose by the four bits in turn: gathers of single numbers are slow on accelerators."""
     values = [jnp.float32(value) for value in table()]
+    # A tree of four selects over 16 constants; it vectorises, and the constants stay in registers.
     for bit in range(4):
         odd = (codes >> bit) & 1 == 1
         values = [jnp.where(odd, b, a) for a, b in zip(values[::2], values[1::2], strict=True)]
@@ -191,6 +199,7 @@ def _look_up(codes: jax.Array) -> jax.Array:
 
 
 def _nearest(x: jax.Array) -> jax.Array:
+    # The nearest of 16 sorted values: how many of the 15 midpoints lie below.
     middles = (table()[1:] + table()[:-1]) / 2
     return sum((x > middle).astype(jnp.int32) for middle in middles.tolist())
 
@@ -221,6 +230,7 @@ def _unblock(blocks: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 def _round_scales(absmax: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Keep scales in 8 bits around their mean (double quantisation)."""
+    # Scales are positive; around their mean they need half the range, one bit more of precision.
     mean = absmax.mean()
     flat = (absmax - mean).reshape(-1)
     groups = jnp.pad(flat, (0, -flat.size % GROUP)).reshape(-1, GROUP)
@@ -235,4 +245,5 @@ def _scales(codes: jax.Array, step: jax.Array, mean: jax.Array) -> jax.Array:
 
 
 def _nonzero(scale: jax.Array) -> jax.Array:
+    # A block of zeros: any scale restores it, and 0 / 0 would not.
     return jnp.where(scale == 0, 1, scale)

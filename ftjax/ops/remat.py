@@ -13,6 +13,7 @@ import jax
 from jax.ad_checkpoint import checkpoint_name
 
 KEPT = "kept"
+# By name and not by size: what is dear is known where it is made, and stays right as shapes change.
 POLICIES = {
     "none": jax.checkpoint_policies.everything_saveable,
     "light": jax.checkpoint_policies.save_only_these_names(KEPT),

@@ -56,6 +56,8 @@ def inverse_frequencies(rope: Rope, head_dim: int, *, length: int | None = None)
         turning = np.arange(len(whole)) < int(rope.partial * head_dim // 2)
         return np.where(turning, whole, np.float32(0))
     rotated = int(head_dim * rope.partial)
+    # float64 on the host: theta^-1 loses digits in float32, and a phase error grows with the
+    # position.
     f = 1.0 / rope.theta ** (np.arange(0, rotated, 2, dtype=np.float64) / rotated)
     numbers = dict(rope.numbers)
     match rope.kind:
@@ -76,6 +78,7 @@ def inverse_frequencies(rope: Rope, head_dim: int, *, length: int | None = None)
                 f"rope: got the kind {other!r}; expected default, linear, llama3, longrope, yarn, "
                 "dynamic or proportional"
             )
+    # Rounded once, after all scalings.
     return scaled.astype(np.float32)
 
 
@@ -152,6 +155,7 @@ def tables(
     R is the number of rotated features; for interleaved ones the last two axes change places.
     `factor` multiplies both; see `attention_factor`.
     """
+    # Positions past 256 are no bfloat16 numbers: angles are float32 whatever the model computes in.
     angles = positions_BT[..., None, None, None].astype(jnp.float32) * frequencies
     sin = factor * jnp.sin(angles)
     both = factor * jnp.cos(angles), jnp.concatenate([-sin, sin], axis=-2)
@@ -178,8 +182,11 @@ def rotate(x_BTNH: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     if rotated < x_BTNH.shape[-1]:
         turned = rotate(x_BTNH[..., :rotated], cos, sin)
         return jnp.concatenate([turned, x_BTNH[..., rotated:]], axis=-1)
+    # [.., 2, R/2] for halves, [.., R/2, 2] for neighbours: the tables' shape says which.
     pairs = x_BTNH.reshape(*x_BTNH.shape[:-1], *sin.shape[-2:])
     # The sines have both signs along the axis of two, the cosines one value.
     swapped = jnp.flip(pairs, -2 if cos.shape[-2] < sin.shape[-2] else -1)
+    # The tables are cast and not x, as in the reference: a product in float32 would keep two copies
+    # of the queries.
     turned = pairs * cos.astype(x_BTNH.dtype) + swapped * sin.astype(x_BTNH.dtype)
     return turned.reshape(x_BTNH.shape)

@@ -2,7 +2,7 @@
 
     weight * sum over all sites of |a0^T a|^2          a0: the frozen factors of the past
 
-With `adapter.past`, which keeps past adapters beside a new LoRA; see `adapters.stack`.
+With `adapter.past`, which keeps past adapters beside a new LoRA: `adapters.multi.frozen_adapters`.
 """
 
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ def make(*, weight: NonNegative):
             overlaps.append(jnp.square(jnp.matmul(past.mT, own, precision=products.HIGHEST)).sum())
         if not overlaps:
             raise ValueError(
-                "penalties: got past and no adapter with a and a0; expected adapter.past, the "
+                "penalties: got olora and no adapter with a and a0; expected adapter.past, the "
                 "adapters of past tasks; drop the penalty"
             )
         return weight * sum(overlaps)

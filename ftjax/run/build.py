@@ -25,7 +25,7 @@ from ftjax.core import config as conf
 from ftjax.core import files, tree
 from ftjax.core import mesh as meshes
 from ftjax.core.typed import Count, Natural, Patterns
-from ftjax.data import tokenizer as tokenizers
+from ftjax.data import tokenizer_files
 from ftjax.models import quantized
 from ftjax.models.hf import checkpoint
 from ftjax.objectives.losses import spec as specs
@@ -179,7 +179,7 @@ def build(settings: Settings, *, mesh: jax.sharding.Mesh | None = None) -> Parts
     family, model, source = bases.read(settings.model)
     meshes.check_sizes(model.config.sizes, mesh)
     found = _tokenizer_source(settings.tokenizer, source)
-    tokenizer = tokenizers.load(str(found))
+    tokenizer = tokenizer_files.load(str(found))
     if tokenizer.vocab_size > model.config.vocab_size:
         raise ValueError(
             f"tokenizer: got {tokenizer.vocab_size} tokens for a model of "

@@ -19,9 +19,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import cli
 from ftjax.core import config as conf
-from ftjax.core import files
+from ftjax.core import errors, files
 from ftjax.core import mesh as meshes
 from ftjax.core.typed import Count
 from ftjax.data import loader as loaders
@@ -242,7 +241,7 @@ def _named(where: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        if not cli.is_message(error):
+        if not errors.is_message(error):
             raise
         raise ValueError(f"{where}: {error}") from error
 

@@ -26,12 +26,11 @@ from jax.experimental import multihost_utils
 
 from ftjax.adapters.lib import protocol
 from ftjax.adapters.peft import io as peft
-from ftjax.core import files, processes, tree
+from ftjax.core import digest, files, processes, tree
 from ftjax.models.hf import checkpoint
 from ftjax.run import build as setup
 from ftjax.run import saved_state
 from ftjax.run.artifacts import Artifacts
-from ftjax.train import digest
 from ftjax.train import state as states
 
 FORMS = ("adapter", "model")

@@ -149,12 +149,12 @@ def _score(label: str, function: Callable, text: str, row: Mapping) -> tuple[flo
 
 
 def exact(*, field: str = "answer", until: str = "\n") -> Callable:
-    """Give 1 to the row's own answer, spaces at the ends aside; the text ends before `until`."""
+    """Return 1 for the row's own answer, spaces at the ends aside; the text ends before `until`."""
     return lambda text, row: float(text.split(until)[0].strip() == str(row[field]).strip())
 
 
 def overlap(*, field: str = "answer", until: str = "\n") -> Callable:
-    """Give the share of words that stand where the row's answer has them."""
+    """Return the share of words that stand where the row's answer has them."""
 
     def score(text, row):
         found, wanted = text.split(until)[0].split(), str(row[field]).split()
@@ -165,7 +165,7 @@ def overlap(*, field: str = "answer", until: str = "\n") -> Callable:
 
 
 def number(*, field: str = "answer", tolerance: float = 1e-6) -> Callable:
-    """Give 1 when the last number of the text is that of the row's answer."""
+    """Return 1 when the last number of the text is that of the row's answer."""
 
     def score(text, row):
         found, wanted = last_number(text), last_number(str(row[field]))
@@ -183,7 +183,7 @@ def last_number(text: str) -> float | None:
 
 
 def pattern(*, regex: str) -> Callable:
-    """Give 1 to a text of this form as a whole; a dot matches newlines too."""
+    """Return 1 for a text of this form as a whole; a dot matches newlines too."""
     compiled = regex_lib.compile(regex, regex_lib.DOTALL)
 
     def score(text, row):
@@ -199,7 +199,7 @@ def pattern(*, regex: str) -> Callable:
 
 
 def length(*, most: int, least: int = 0, unit: str = "words") -> Callable:
-    """Give 1 between `least` and `most` words (or characters), falling to 0 at twice as many."""
+    """Return 1 between `least` and `most` words (or characters), falling to 0 at twice as many."""
     count = {"words": lambda text: len(text.split()), "characters": len}
     if unit not in count or most < 1:
         raise ValueError(f"length: got {most} {unit}; expected 1 or more words or characters")
@@ -212,7 +212,7 @@ def length(*, most: int, least: int = 0, unit: str = "words") -> Callable:
 
 
 def python(*, defines: str = "", field: str = "") -> Callable:
-    """Give 1 to code that parses and defines the function `defines`, or row[field]; nothing runs.
+    """Return 1 for code that parses and defines `defines`, or row[field]; nothing is run.
 
     Code that parses and does not define it gets 1/2. A fenced block counts as its inside.
     """

@@ -92,7 +92,7 @@ def make_sampler(
 
 
 def _silent(prompts: int, tokens: int) -> None:
-    """Tell nobody that a batch is done."""
+    """Report no progress."""
 
 
 def make_stream(

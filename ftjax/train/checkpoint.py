@@ -27,9 +27,9 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
-from ftjax.core import files, tree
+from ftjax.core import digest, files, tree
 from ftjax.core.versions import versions
-from ftjax.train import digest, serialize
+from ftjax.train import serialize
 
 Tree = Any
 FAILURES = (OSError, ValueError, RuntimeError)

@@ -23,7 +23,7 @@ def to_disk(state: Tree) -> dict:
 
 
 def abstract(like: Tree) -> dict:
-    """Give shape, dtype and sharding of every array that `to_disk(like)` holds."""
+    """Return shape, dtype and sharding of every array that `to_disk(like)` holds."""
     return _nest({path: _plain_struct(leaf) for path, leaf in _leaves(like).items()})
 
 
@@ -41,7 +41,7 @@ def listing(state: Tree) -> dict[str, dict]:
 
 
 def compare(saved: dict[str, dict], like: Tree, *, partial: bool = False) -> list[str]:
-    """Say in lines how a saved listing differs from the state that it should fill.
+    """Describe in lines how a saved listing differs from the state that it should fill.
 
     partial: what is in the checkpoint alone is no difference.
     """

@@ -34,7 +34,7 @@ class Stop:
             signal.signal(number, handler)
 
     def reached(self, step: int) -> bool:
-        """Say whether to stop after `step`; all processes get the same answer at the same step."""
+        """Return whether to stop after `step`; the same on all processes at the same step."""
         if jax.distributed.is_initialized() and multihost_utils.reached_preemption_sync_point(step):
             self.reason = "SIGTERM"
         return self.reason is not None

@@ -16,7 +16,7 @@ from ftjax.run import config as settings
 from ftjax.run import plan as running
 from ftjax.run import reader
 from ftjax.train.policy import Policy
-from tests.experiments.conftest import metrics
+from tests.lab import metrics
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_adalora_gives_ranks_up(lab, tmp_path):
 
 def test_a_new_task_on_top_of_a_past_one(lab, tmp_path, pissa):
     past, run = str(pissa / "export"), reader.load(pissa)
-    penalties = dict(apart=dict(name="past", weight=0.1))
+    penalties = dict(apart=dict(name="olora", weight=0.1))
     changes = {"adapter.past": (past,), "penalties": penalties}
     settings = lab.settings(**changes)
     state, frozen = running.arrays(plan := running.plan(settings))
@@ -99,7 +99,7 @@ def test_a_new_task_on_top_of_a_past_one(lab, tmp_path, pissa):
         ),
         ({"adapter.groups": (("blocks/mlp/*", dict(rnk=1)),)}, r"adapter\.groups.*rnk: unknown"),
         ({"adapter.init": "pizza"}, r"adapter\.init: got 'pizza'; did you mean 'pissa'"),
-        ({"penalties": dict(p=dict(name="past", weight=1.0))}, "got past and no adapter"),
+        ({"penalties": dict(p=dict(name="olora", weight=1.0))}, "got olora and no adapter"),
         ({"penalties": dict(p=dict(name="passt", weight=1.0))}, r"penalties\.p\.name: got 'passt'"),
         ({"optim.ranks": dict(target_rank=1)}, r"optim\.ranks: got parameters without"),
         ({"adapter.past": ("absent",)}, "absent.*: no such file"),

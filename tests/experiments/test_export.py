@@ -20,15 +20,15 @@ from ftjax.run import bases
 from ftjax.run import build as setup
 from ftjax.run import config as settings
 from ftjax.run import export as exporting
-from tests.experiments.conftest import ROOT, environment
+from tests.lab import ROOT, environment
 
 TOKENS = np.arange(1, 25, dtype=np.int32).reshape(2, 12)
 READ = """
 import pathlib, sys
 import jax, jax.numpy as jnp, numpy as np
-from ftjax.adapters import peft
+from ftjax.adapters.peft import io as peft
 from ftjax.core import tree
-from ftjax.models import hf
+from ftjax.models.hf import checkpoint as hf
 from tests.experiments.test_export import logits
 
 jax.config.update("jax_default_matmul_precision", "highest")

@@ -19,7 +19,7 @@ SCRIPT = """
 import json, re, sys
 import jax
 from ftjax.core import mesh as meshes, tree
-from ftjax.models import hf
+from ftjax.models.hf import checkpoint as hf
 
 def most():
     status = open("/proc/self/status").read()

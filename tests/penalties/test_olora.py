@@ -34,5 +34,5 @@ def test_an_orthogonal_subspace_is_free():
 
 def test_adapters_without_a_past_are_refused():
     plain = {"model": {}, "adapters": {"q": lora.LoRA(NEW, jnp.ones((3, 2, 7)), jnp.ones(3))}}
-    with pytest.raises(ValueError, match=r"got past and no adapter .*adapter\.past"):
+    with pytest.raises(ValueError, match=r"got olora and no adapter .*adapter\.past"):
         PENALTY(plain)

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import cli, compare
+from experiments import compare
+from ftjax.core import errors
 from ftjax.evals import nll
 from ftjax.evals.lib import bootstrap, scoring
 from ftjax.report import table
@@ -20,11 +21,8 @@ from ftjax.run import (
 from ftjax.run import (
     config as settings,
 )
-from ftjax.run import (
-    plan as running,
-)
 from ftjax.run.artifacts import Artifacts
-from tests.experiments.conftest import metrics, train
+from tests.lab import metrics, train
 
 
 def weights(workdir):
@@ -162,8 +160,8 @@ def test_one_diverged_variant_does_not_end_the_others(tmp_path, monkeypatch, cap
     monkeypatch.setattr(compare, "CONFIG", types.SimpleNamespace(value="x.py"))
     monkeypatch.setattr(compare, "WORKDIR", types.SimpleNamespace(value=str(tmp_path)))
     monkeypatch.setattr(settings, "read", lambda config: config)
-    monkeypatch.setattr(running, "train", run)
-    monkeypatch.setattr(cli, "is_message", lambda error: True)
+    monkeypatch.setattr(compare.train, "train", run)
+    monkeypatch.setattr(errors, "is_message", lambda error: True)
     monkeypatch.setattr(
         finish, "join", lambda found, workdir, failed: joined.append((*found, failed))
     )

@@ -8,7 +8,8 @@ from ftjax.train import flops
 SEQUENCE = 16
 CONFIG = llama.Config(
     vocab_size=64, dim=8, layers=2, heads=2, kv_heads=2, head_dim=4, ffw=16, norm_eps=1e-5,
-    rope=rope.Rope(1e4), tied=True, qkv_bias=False, qk_norm=False, window=None, max_positions=64,
+    rope=rope.Rope(1e4), tied=True, qkv_bias=False, o_bias=False,
+    mlp_bias=False, qk_norm=False, window=None, max_positions=64,
     init_scale=0.3,
 )  # fmt: skip
 MATMULS = 2 * (4 * 8 * 8 + 3 * 8 * 16) + 64 * 8

@@ -102,7 +102,7 @@ def eva(moments: jax.Array, rank: int) -> Directions:
 
 
 def redistribute(shares, budget: int):
-    """Say which directions of all layers are kept, the `budget` that explain most: as `shares`.
+    """Return which directions of all layers are kept, the `budget` that explain most: as `shares`.
 
     shares: arrays [L, R] or [R] by site; a draw goes to the earlier one.
     """

@@ -59,7 +59,7 @@ _watched.defvjp(_forward, _backward)
 
 
 def fits(site) -> bool:
-    """Say whether the inputs of a linear map are rows [B, T] that a probe can see."""
+    """Return whether the inputs of a linear map are rows [B, T] that a probe can see."""
     e = einsum.parse(site.equation)
     return site.stack is not None and e.x == "BT" + e.contracted
 

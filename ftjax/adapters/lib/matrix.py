@@ -35,13 +35,13 @@ def unflatten(equation: str, matrix: jax.Array, shape: tuple[int, ...]) -> jax.A
 
 
 def plain(equation: str) -> bool:
-    """Say whether inputs are rows as they lie: nothing shared, the contracted letters last."""
+    """Return whether inputs are rows as they lie: nothing shared, the contracted letters last."""
     e = einsum.parse(equation)
     return not e.shared and e.x.endswith(e.contracted)
 
 
 def low(equation: str, shape: tuple[int, ...], rank: int) -> bool:
-    """Say whether a map through a rank is less work than the gradient of a dense weight.
+    """Return whether a map through a rank is less work than the gradient of a dense weight.
 
     Forward and backward, the map takes two products of its factors more than that gradient's one.
     """

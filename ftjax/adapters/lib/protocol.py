@@ -100,7 +100,7 @@ def check_tokens(count: int) -> None:
 
 
 def is_adapter(node: Any) -> bool:
-    """Tell an adapter from a dict or an array: the `is_leaf` of maps over adapter trees."""
+    """Return whether a node is an adapter: the `is_leaf` of maps over trees of adapters."""
     return isinstance(node, Adapter)
 
 
@@ -145,7 +145,7 @@ def methods_at(method: Callable, linears: Mapping[str, Any], *, where, groups=()
 
 
 def is_informed(method: Any) -> bool:
-    """Tell a method that starts from more than a weight."""
+    """Return whether a method starts from more than a weight."""
     return isinstance(method, Informed)
 
 

@@ -34,7 +34,7 @@ def names() -> list[str]:
 
 
 def is_of_model(name: str) -> bool:
-    """Say whether a method adapts the model and no weight of it, so that it takes no `where`."""
+    """Return whether a method adapts the model and no weight of it, so that it takes no `where`."""
     module = modules()[name]
     return isinstance(module.make(**module.EXAMPLE), protocol.OfModel)
 

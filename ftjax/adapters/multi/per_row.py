@@ -97,7 +97,7 @@ def stack(found: Sequence[Mapping[str, Any]], *, linears: Mapping[str, Any]) -> 
 
 
 def choose(adapters: Mapping[str, Any], rows_B: jax.Array) -> Any:
-    """Say which member each row of a batch uses."""
+    """Return which member each row of a batch uses."""
     put = lambda x: dataclasses.replace(x, rows=_like(x.rows, rows_B))
     return jax.tree.map(put, adapters, is_leaf=protocol.is_adapter)
 

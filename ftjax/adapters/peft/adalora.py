@@ -61,7 +61,7 @@ class AdaLoraFormat(Format):
         }  # fmt: skip
 
     def shapes(self, module, hyper):
-        """Give (r, in), (out, r) and (r, 1)."""
+        """Return (r, in), (out, r) and (r, 1)."""
         rank = hyper["rank"]
         low = {"lora_A": (rank, module.inputs), "lora_B": (module.outputs, rank)}
         return low | {"lora_E": (rank, 1)}

@@ -45,7 +45,7 @@ class BoftFormat(Format):
         }
 
     def shapes(self, module, hyper):
-        """Give (factors, blocks, b, b) and (out, 1)."""
+        """Return (factors, blocks, b, b) and (out, 1)."""
         size = hyper["block"] or module.inputs // hyper["count"]
         blocks = (hyper["factors"], module.inputs // size, size, size)
         return {"boft_R": blocks, "boft_s": (module.outputs, 1)}
@@ -56,7 +56,7 @@ class BoftFormat(Format):
         return boft.BOFT(tensors["boft_R"], gain)
 
     def to_torch(self, module, adapter):
-        """Give the blocks as they are; flatten the gain."""
+        """Return the blocks as they are; flatten the gain."""
         return {"boft_R": adapter.q, "boft_s": adapter.gain.reshape(-1, 1)}
 
     def trim(self, adapter):

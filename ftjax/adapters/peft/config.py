@@ -37,7 +37,7 @@ class Targets:
     parameters: tuple[str, ...] = ()
 
     def adapts(self, module: str, *, head: bool) -> bool:
-        """Say whether the linear map called `module` is adapted.
+        """Return whether the linear map called `module` is adapted.
 
         `head` marks the maps outside of the layers: embedding and output head.
         """
@@ -51,7 +51,7 @@ class Targets:
         return match(self.targets, module) and self._has_layer(module)
 
     def adapts_parameter(self, name: str) -> bool:
-        """Say whether a parameter that is no linear module's, such as fused experts, is adapted."""
+        """Return whether a parameter of no linear module, such as fused experts, is adapted."""
         return match(self.parameters, name)
 
     def _has_layer(self, module: str) -> bool:
@@ -64,7 +64,7 @@ class Targets:
 
 
 def match(names: str | Iterable[str], module: str) -> bool:
-    """Say whether a list of endings, or a regular expression, covers the module's name."""
+    """Return whether a list of endings, or a regular expression, covers the module's name."""
     if isinstance(names, str):
         return re.fullmatch(names, module) is not None
     return any(module == name or module.endswith(f".{name}") for name in names)

@@ -116,19 +116,19 @@ class Format:
     # -- one layer of one module -------------------------------------------------------------------
 
     def covers(self, module: Module) -> bool:
-        """Say whether the method can adapt this map; experts, embeddings are for those who know."""
+        """Return whether the method can adapt this map; by default no experts, no embedding."""
         return not (module.e.shared or module.linear.is_lookup)
 
     def besides(self, module: Module, hyper: Mapping[str, Any]) -> bool:
-        """Say whether the file adapts this module though no target names it."""
+        """Return whether the file adapts this module though no target names it."""
         return False
 
     def is_target(self, adapter) -> bool:
-        """Say whether `target_modules` names the module of this adapter."""
+        """Return whether `target_modules` names the module of this adapter."""
         return True
 
     def shapes(self, module: Module, hyper: Mapping[str, Any]) -> Shapes:
-        """Give the torch shape of each of a module's tensors by suffix."""
+        """Return the torch shape of each of a module's tensors by suffix."""
         raise NotImplementedError
 
     def from_torch(self, module: Module, hyper: Mapping[str, Any], tensors: Tensors):
@@ -144,7 +144,7 @@ class Format:
         raise NotImplementedError
 
     def needs_weight(self, hyper: Mapping[str, Any]) -> bool:
-        """Say whether an adapter cannot be made without the weight that it changes."""
+        """Return whether an adapter cannot be made without the weight that it changes."""
         return False
 
     def on_weight(self, module: Module, hyper: Mapping[str, Any], adapter, w: np.ndarray):
@@ -178,7 +178,7 @@ class Format:
     # -- tensors that exist once in a file ---------------------------------------------------------
 
     def shapes_once(self, modules: list[Module], hyper: Mapping[str, Any]) -> Shapes:
-        """Give the torch shapes of tensors that belong to no module, by full name."""
+        """Return the torch shapes of tensors that belong to no module, by full name."""
         return {}
 
     def complete(self, modules: list[Module], hyper: Mapping[str, Any], tensors: Tensors):

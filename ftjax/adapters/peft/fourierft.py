@@ -42,13 +42,12 @@ class FourierFormat(Format):
         }
 
     def shapes(self, module, hyper):
-        """Give (n,)."""
+        """Return (n,)."""
         size = module.outputs * module.inputs
         if size >= fourierft.LARGE:
             raise ValueError(
                 f"{module.name}: got a matrix of {size:,} elements; expected fewer than "
-                f"{fourierft.LARGE:,}: PEFT draws the positions in larger ones in a way that is not "
-                "known here"
+                f"{fourierft.LARGE:,}: how PEFT draws positions in larger ones is not known here"
             )
         patterns, common = hyper["frequency_pattern"], hyper["frequencies"]
         if hyper["share"]:
@@ -62,7 +61,7 @@ class FourierFormat(Format):
         )
 
     def to_torch(self, module, adapter):
-        """Give the coefficients as they are."""
+        """Return the coefficients as they are."""
         return {"fourierft_spectrum": adapter.c}
 
     def trim(self, adapter):

@@ -26,7 +26,7 @@ class Ia3Format(Format):
         return own | {"feedforward_modules": sorted(inward)}
 
     def shapes(self, module, hyper):
-        """Give (1, in) or (out, 1)."""
+        """Return (1, in) or (out, 1)."""
         inward = peft_config.match(hyper["inward"], module.name)
         return {"ia3_l": (1, module.inputs) if inward else (module.outputs, 1)}
 

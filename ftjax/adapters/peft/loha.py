@@ -18,7 +18,7 @@ class LohaFormat(lycoris.Lycoris):
         return adapter.b1.shape[0]
 
     def shapes(self, module, hyper):
-        """Give (out, r) and (r, in), twice."""
+        """Return (out, r) and (r, in), twice."""
         rank = peft_lora.rank_of(module.name, hyper)
         one = lambda w: {f"{w}_a": (module.outputs, rank), f"{w}_b": (rank, module.inputs)}
         return one("hada_w1") | one("hada_w2")

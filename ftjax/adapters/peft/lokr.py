@@ -32,7 +32,7 @@ class LokrFormat(lycoris.Lycoris):
         return lora.rank_of(name, {"rank_pattern": {}} | hyper)
 
     def shapes(self, module, hyper):
-        """Give the shapes of one tensor or two for each of w1 and w2."""
+        """Return the shapes of one tensor or two for each of w1 and w2."""
         both = lokr.shapes(
             module.outputs, module.inputs, rank=lora.rank_of(module.name, hyper),
             factor=hyper["factor"], both=hyper["both"],
@@ -48,7 +48,7 @@ class LokrFormat(lycoris.Lycoris):
         return lokr.LoKr(first, second, np.float32(lora.scale_of(module.name, hyper)))
 
     def to_torch(self, module, adapter):
-        """Give the matrices as they are."""
+        """Return the matrices as they are."""
         return _named(adapter.w1, adapter.w2)
 
 

@@ -98,7 +98,7 @@ class LoraFormat(Format):
         return not isinstance(adapter, Tokens)
 
     def shapes(self, module, hyper):
-        """Give (r, in), (out, r), and (out,); or (tokens, out)."""
+        """Return (r, in), (out, r), and (out,); or (tokens, out)."""
         if self.besides(module, hyper):
             return {ROWS: (len(hyper["tokens"]), module.outputs)}
         rank = rank_of(module.name, hyper) * einsum.size(module.e.shared, module.sizes)

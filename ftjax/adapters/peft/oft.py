@@ -45,7 +45,7 @@ class OftFormat(Format):
         }
 
     def shapes(self, module, hyper):
-        """Give (blocks, b(b-1)/2)."""
+        """Return (blocks, b(b-1)/2)."""
         size = (
             rotation.divisor(module.inputs, hyper["block"]) if hyper["block"]
             else module.inputs // rotation.divisor(module.inputs, hyper["count"])
@@ -58,7 +58,7 @@ class OftFormat(Format):
         return oft.OFT(tensors["oft_R.weight"], hyper["terms"])
 
     def to_torch(self, module, adapter):
-        """Give the triangles as they are."""
+        """Return the triangles as they are."""
         return {"oft_R.weight": adapter.q}
 
     def trim(self, adapter):

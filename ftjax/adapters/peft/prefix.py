@@ -42,7 +42,7 @@ class PrefixFormat(peft_format.Format):
         )  # fmt: skip
 
     def shapes_once(self, modules, hyper):
-        """Give (n, L * 2 * K * H)."""
+        """Return (n, L * 2 * K * H)."""
         return {"prompt_embeddings": self.layout.torch_shape(hyper["sizes"])}
 
     def build_once(self, hyper, tensors):

@@ -33,7 +33,7 @@ class PromptFormat(peft_format.Format):
         )  # fmt: skip
 
     def shapes_once(self, modules, hyper):
-        """Give (n, D)."""
+        """Return (n, D)."""
         return {"prompt_embeddings": (hyper["tokens"], hyper["dim"])}
 
     def build_once(self, hyper, tensors):
@@ -41,7 +41,7 @@ class PromptFormat(peft_format.Format):
         return {"prompt": prompt.Prompt(jnp.asarray(tensors["prompt_embeddings"]))}
 
     def to_torch_once(self, adapters):
-        """Give the tensor as it is."""
+        """Return the tensor as it is."""
         return {"prompt_embeddings": np.asarray(adapters["prompt"].embeddings)}
 
 

@@ -46,7 +46,7 @@ class VeraFormat(Format):
         }
 
     def shapes_once(self, modules, hyper):
-        """Give the shapes of A and B, if they are in the file."""
+        """Return the shapes of A and B, if they are in the file."""
         if not hyper["saved"] or not modules:
             return {}
         widest = max(m.inputs for m in modules), max(m.outputs for m in modules)
@@ -60,7 +60,7 @@ class VeraFormat(Format):
         return dict(zip(shapes, projections(*shapes.values(), hyper["seed"]), strict=True))
 
     def shapes(self, module, hyper):
-        """Give (out,) and (r,)."""
+        """Return (out,) and (r,)."""
         return {"vera_lambda_b": (module.outputs,), "vera_lambda_d": (hyper["rank"],)}
 
     def from_torch(self, module, hyper, tensors):

@@ -77,7 +77,7 @@ def noise_floor(scores: Sequence[float]) -> float:
 
 
 def direction(metric: str, directions: Mapping[str, int] | None = None) -> int:
-    """Say whether more of `metric` is better (1) or worse (-1), by its last segment.
+    """Return whether more of `metric` is better (1) or worse (-1), by its last segment.
 
     Raises:
       ValueError: an unknown metric; give its direction in `directions`.

@@ -194,7 +194,8 @@ def types(directory: str | os.PathLike, model, *, names: Mapping[str, str]) -> d
     plan = stored(model, names)
     found = _named_in_full(_open(pathlib.Path(directory)), names)
     found = fused.unfused(found, _expected(plan))
-    _check(directory, plan, found, optional=set(names.values()))
+    spare = model.config.spare_tensors
+    _check(directory, plan, found, optional=set(names.values()), spare=spare)
     return {path: _kind(own, found) for path, own in plan.items()}
 
 

@@ -97,7 +97,7 @@ def normalised(values_B) -> jax.Array:
 
 
 def whitened(values_BT, mask_BT, *, centre: bool = True) -> jax.Array:
-    """Give the unmasked values mean 0 (unless `centre` is off) and variance 1.
+    """Normalise the unmasked values to mean 0 (unless `centre` is off) and variance 1.
 
     Equal values become the same value exactly, 0 when centred.
     """

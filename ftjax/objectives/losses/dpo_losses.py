@@ -87,7 +87,7 @@ def exo_pair(pairs: Pairs, *, beta: float, label_smoothing: float = 1e-3) -> jax
 
 
 def nca_pair(pairs: Pairs, *, beta: float) -> jax.Array:
-    """Tell each answer from noise, which keeps the chosen one's likelihood from falling."""
+    """Classify each answer against noise, which keeps the chosen one's likelihood from falling."""
     log_s = jax.nn.log_sigmoid
     w, l = beta * pairs.chosen, beta * pairs.rejected  # noqa: E741 - as in the paper
     return -log_s(w) - 0.5 * log_s(-w) - 0.5 * log_s(-l)

@@ -30,12 +30,12 @@ class Answers(NamedTuple):
 
 
 def targets(batch) -> jax.Array:
-    """Say which of `tokens[..., 1:]` are targets, as 0.0 and 1.0."""
+    """Return which of `tokens[..., 1:]` are targets, as 0.0 and 1.0."""
     return (batch["weights"][..., 1:] > 0).astype(jnp.float32)
 
 
 def inside(batch) -> jax.Array:
-    """Say which of `tokens[..., 1:]` have a predecessor in their segment: prompts and answers."""
+    """Return which of `tokens[..., 1:]` have a predecessor in their segment."""
     segments = batch["segments"]
     same = (segments[..., 1:] == segments[..., :-1]) & (segments[..., 1:] > 0)
     return same.astype(jnp.float32)
@@ -75,7 +75,7 @@ def answers(logps, batch, *, tail: float | None = None) -> Answers:
 
 
 def spread(values, batch):
-    """Give every target the value of its segment: [..., S] -> [..., T-1]."""
+    """Return for every target the value of its segment: [..., S] -> [..., T-1]."""
     return jnp.where(_is_in(batch, batch["segments"][..., 1:]), values[..., None, :], 0).sum(-1)
 
 

@@ -97,7 +97,7 @@ def test_sizes_split_into_the_nearest_factors():
         assert (small * large, small <= large) == (size, True)
         assert not [n for n in range(small + 1, math.isqrt(size) + 1) if size % n == 0]
     assert lokr.split(128, 4) == (4, 32)
-    assert lokr.split(24, 12) == (2, 12)  # it divides: taken although the other is nearer
+    assert lokr.split(24, 12) == (12, 2)  # it divides: it is the first, as in PEFT
     assert lokr.split(250, 4) == (2, 125)  # it does not: the largest that is not above it
 
 
