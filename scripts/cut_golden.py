@@ -42,6 +42,8 @@ def cut(source: pathlib.Path, out: pathlib.Path) -> None:
     for folder in _second(source / "training"):
         target = out / "training" / folder.name
         shutil.copytree(folder, target, copy_function=shutil.copyfile)
+    for path in (source / "training").glob("*.*"):  # where curves start
+        shutil.copyfile(path, out / "training" / path.name)
     (out / "losses").mkdir(parents=True)
     for path in sorted((source / "losses").glob("*.json")):
         if path.stem not in GROUPS:
