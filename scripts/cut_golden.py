@@ -14,6 +14,7 @@ import pathlib
 import shutil
 import sys
 
+import ml_dtypes
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
@@ -22,7 +23,8 @@ SHARDS = 3
 OPTIONAL = ("aux_loss", "hidden_states")  # of io.npz; `grad/...` too
 ROUTER = ("router_logits", "router_indices", "router_weights")  # (layers, rows * positions, ...)
 GROUPS = ("legacy", "kto")  # files of losses that are left out
-CONFIG, IO, META = "config.json", "io.npz", "meta.json"
+IO, META = "io.npz", "meta.json"
+HALF = np.dtype(ml_dtypes.bfloat16)  # known to numpy, and so to safetensors, from here on
 
 
 def cut(source: pathlib.Path, out: pathlib.Path) -> None:
