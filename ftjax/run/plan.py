@@ -267,7 +267,7 @@ def _train(settings, workdir: pathlib.Path, allow_config_change: bool, restart_d
     with contextlib.ExitStack() as stack:
         for writer in writers:
             stack.callback(writer.close)
-        allow = dict(allow_config_change=allow_config_change)
+        allow = dict(allow_config_change=allow_config_change, restart_data=restart_data)
         checkpoints = stack.enter_context(saved_state.open_checkpoints(p.parts, workdir, **allow))
         if checkpoints.steps():
             first = None  # two states at a time may be more than the memory

@@ -287,8 +287,9 @@ class Checkpoints:
         if changed and not self._allow_change:
             raise _Mismatch(
                 f"{where}: got a config other than the one it was saved with; expected the same "
-                "values; restore them, choose another directory, or pass "
-                "--allow_config_change:\n" + "\n".join(changed)
+                "values; restore them, choose another directory, or pass --allow_config_change "
+                "(--restart_data for other data or another batch size alone):\n"
+                + "\n".join(changed)
             )
         if lines := serialize.compare(meta["tree"], like, partial=partial):
             raise _Mismatch(
