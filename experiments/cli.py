@@ -14,24 +14,34 @@ for cannot be done, and the last line says why.
 import os
 import re
 import sys
-import traceback
 from typing import NoReturn
 
 from absl import app, flags, logging
 
 from ftjax.core import config as conf
+from ftjax.core import errors
 
 COORDINATOR = flags.DEFINE_string("coordinator", "", "host:port, to join processes by hand")
 PROCESSES = flags.DEFINE_integer(
     "processes", None, "their number, with --coordinator; 1: alone, whatever a launcher says"
 )
 INDEX = flags.DEFINE_integer("index", None, "number of this process, with --coordinator")
-OURS = ("ftjax", "experiments", "configs", "_config", "__main__")
-MESSAGES = (ValueError, RuntimeError, FloatingPointError)
 
 
-def run(main) -> None:
-    """Parse the flags, run `main(argv)` and leave the process."""
+def define_resume() -> tuple[flags.FlagHolder, flags.FlagHolder]:
+    """Define --allow_config_change and --restart_data of a command that trains."""
+    return (
+        flags.DEFINE_bool("allow_config_change", False, "resume although the config has changed"),
+        flags.DEFINE_bool(
+            "restart_data",
+            False,
+            "resume with the data from their beginning: other data or batch size",
+        ),
+    )
+
+
+def run(main, given=None) -> None:
+    """Parse the flags, run `main(argv)`, or `main(argv, given)`, and leave the process."""
     # With its own frames cut out, as by default, what jax raises seems to come from our last line.
     os.environ.setdefault("JAX_TRACEBACK_FILTERING", "off")
     for flag in (COORDINATOR, PROCESSES, INDEX):  # for --help
@@ -40,14 +50,14 @@ def run(main) -> None:
     def quietly(argv: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # libraries tell of all they do at the level of info
         try:
-            main(argv)
+            main(argv) if given is None else main(argv, given)
         except app.UsageError as error:  # absl would print the whole help
             _leave(str(error))
 
     try:
         app.run(quietly, flags_parser=_parse)
-    except MESSAGES as error:
-        if not is_message(error):
+    except errors.MESSAGES as error:
+        if not errors.is_message(error):
             raise
         _leave(str(error))
 
@@ -92,12 +102,6 @@ def mesh_of(given: list[str]) -> dict[str, int] | None:
             )
         found[axis] = int(size)
     return found or None
-
-
-def is_message(error: Exception) -> bool:
-    """Return whether our own code raised it: then its text says all there is to say."""
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return frame.f_globals["__name__"].split(".")[0] in OURS
 
 
 def _parse(argv: list[str]) -> list[str]:

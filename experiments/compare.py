@@ -13,8 +13,9 @@ import sys
 
 from absl import app, flags
 
-from experiments import cli
+from experiments import cli, train
 from ftjax.core import config as conf
+from ftjax.core import errors
 from ftjax.run import config as settings
 
 CONFIG = flags.DEFINE_string("config", None, "file.py or file.py:arg with get_config() and sweep()")
@@ -29,15 +30,14 @@ def main(argv: list[str]) -> None:
     cli.start()
     from ftjax.core import processes
     from ftjax.run import finish  # slow to import
-    from ftjax.run import plan as running
 
     workdir, found, failed = pathlib.Path(WORKDIR.value), {}, {}
     for label, config in variants.items():
         sys.stdout.write(f"\n== {label}\n")
         try:
-            outcome = running.train(settings.read(config), workdir / label)
-        except cli.MESSAGES as error:
-            if not cli.is_message(error):
+            outcome = train.train(settings.read(config), workdir / label)
+        except errors.MESSAGES as error:
+            if not errors.is_message(error):
                 raise
             failed[label] = str(error)
             sys.stdout.write(f"{label} ended: {error}\n")

@@ -10,35 +10,82 @@ too: the sampled answers are part of the checkpoint.
 """
 
 import pathlib
+import time
+from typing import NamedTuple
 
 from absl import app, flags
 
 from experiments import cli
 from ftjax.core import config as conf
-from ftjax.run import config as settings
+from ftjax.run import config as settings_lib
 from ftjax.run import keys
 
-CONFIG = conf.flag()
-WORKDIR = flags.DEFINE_string("workdir", None, "directory of the run; one that holds a run resumes")
-RESTART_DATA = flags.DEFINE_bool(
-    "restart_data", False, "resume with the data from their beginning: other data or batch size"
-)
-ALLOW = flags.DEFINE_bool("allow_config_change", False, "resume although the config has changed")
+
+class Flags(NamedTuple):
+    """The flags of this command."""
+
+    config: conf.Flag
+    workdir: flags.FlagHolder
+    allow_config_change: flags.FlagHolder
+    restart_data: flags.FlagHolder
 
 
-def main(argv: list[str]) -> None:
+def define() -> Flags:
+    """Define the flags; not at import, since other commands import `train`."""
+    holder = conf.flag()
+    conf.define_required(holder)
+    text = "directory of the run; one that holds a run resumes"
+    workdir = flags.DEFINE_string("workdir", None, text, required=True)
+    return Flags(holder, workdir, *cli.define_resume())
+
+
+def main(argv: list[str], given: Flags) -> None:
     """Run what the flags say."""
     if len(argv) > 1:
         raise app.UsageError(f"got the arguments {argv[1:]}; expected flags alone")
-    chosen = settings.read(keys.read(CONFIG))
+    settings = settings_lib.read(keys.read(given.config))
     cli.start()
-    from ftjax.rl import rollout  # slow to import
+    train(
+        settings, pathlib.Path(given.workdir.value),
+        allow_config_change=given.allow_config_change.value, restart_data=given.restart_data.value,
+    )  # fmt: skip
 
-    options = dict(allow_config_change=ALLOW.value, restart_data=RESTART_DATA.value)
-    rollout.train(chosen, pathlib.Path(WORKDIR.value), **options)
+
+def train(
+    settings: settings_lib.Settings, workdir: pathlib.Path, *, allow_config_change: bool = False,
+    restart_data: bool = False,
+):  # fmt: skip
+    """Train, or go on training, on samples of the policy itself; returns a `finish.Outcome`.
+
+    Raises:
+      ValueError: anything wrong with the settings, the data, or what the workdir holds.
+    """
+    from ftjax.rl import rollout  # slow to import
+    from ftjax.rl.prompts import Prompts
+    from ftjax.run import finish, plan, saved_state, session
+
+    start = time.perf_counter()
+    rollout.check(settings)
+    with session.opened(workdir):
+        # As in `experiments.train`, but the data are prompts, which have no batches of their own.
+        p = plan.plan(settings, load=lambda parts, progress: Prompts(parts))
+        first, frozen = plan.weights(p, workdir)
+        # Batches are answers of the present policy; the sampler is given the trainer's own arrays.
+        batches = rollout.make(p, first, frozen)
+        step = rollout.Step(plan.compiled_step(p), batches)
+        allow = dict(allow_config_change=allow_config_change, restart_data=restart_data)
+        with session.records(p, workdir, **allow) as kept:
+            if kept.checkpoints.steps():
+                first = None  # two states at a time may be more than the memory
+            state, progress = session.resume(p, kept, batches, restart_data=restart_data)
+            state = plan.begin(p, first) if state is None else state
+            batches.watch(state)  # the next answers are sampled from this one
+            result = session.train(
+                p, kept, step, state, frozen, batches, progress=progress, cost=rollout.cost(p)
+            )
+        params = saved_state.params_of(result.state, frozen)
+        return finish.finish(p, result, params, workdir, seconds=time.perf_counter() - start)
 
 
 if __name__ == "__main__":
-    conf.define_required(CONFIG)
-    flags.mark_flag_as_required("workdir")
-    cli.run(main)
+    cli.run(main, define())

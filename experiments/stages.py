@@ -16,7 +16,7 @@ from collections.abc import Mapping
 
 from absl import app, flags
 
-from experiments import cli
+from experiments import cli, online, train
 from ftjax.core import config as conf
 from ftjax.run import config as settings
 
@@ -34,15 +34,13 @@ def main(argv: list[str]) -> None:
     chosen = {label: settings.read(c) for label, c in read(CONFIG.value, workdir).items()}
     chosen = mark_later(chosen)
     cli.start()
-    from ftjax.rl import rollout
-    from ftjax.run import plan as running  # slow to import
 
     for number, (label, own) in enumerate(chosen.items(), 1):
         sys.stdout.write(f"\n== {label} ({number} of {len(chosen)})\n")
         sys.stdout.flush()
-        train = running.train if own.rollout is None else rollout.train
-        if not train(own, workdir / label).has_ended:  # stopped by a signal; the next call goes on
-            return
+        command = train if own.rollout is None else online
+        if not command.train(own, workdir / label).has_ended:
+            return  # stopped by a signal; the next call goes on
 
 
 def read(config: str, workdir: pathlib.Path) -> dict:

@@ -11,54 +11,111 @@ and export/ (a PEFT adapter, or a Hugging Face model).
 """
 
 import pathlib
+import time
+from typing import NamedTuple
 
 from absl import app, flags
 
 from experiments import cli
 from ftjax.core import config as conf
-from ftjax.run import config as settings
+from ftjax.run import config as settings_lib
 from ftjax.run import keys
 
-CONFIG = conf.flag()
-WORKDIR = flags.DEFINE_string("workdir", "", "directory of the run; one that holds a run resumes")
-DRY_RUN = flags.DEFINE_bool("dry_run", False, "print config, sizes and the first example, and exit")
-RESTART_DATA = flags.DEFINE_bool(
-    "restart_data", False, "resume with the data from their beginning: other data or batch size"
-)
-MASK = flags.DEFINE_integer(
-    "show_mask", 0, "write a page of so many rows with what is learned coloured, and exit",
-    lower_bound=0,
-)  # fmt: skip
-ALLOW = flags.DEFINE_bool("allow_config_change", False, "resume although the config has changed")
+
+class Flags(NamedTuple):
+    """The flags of this command."""
+
+    config: conf.Flag
+    workdir: flags.FlagHolder
+    dry_run: flags.FlagHolder
+    show_mask: flags.FlagHolder
+    allow_config_change: flags.FlagHolder
+    restart_data: flags.FlagHolder
 
 
-def main(argv: list[str]) -> None:
+def define() -> Flags:
+    """Define the flags; not at import, since other commands import `train`."""
+    holder = conf.flag()
+    conf.define_required(holder)
+    return Flags(
+        holder,
+        flags.DEFINE_string("workdir", "", "directory of the run; one that holds a run resumes"),
+        flags.DEFINE_bool("dry_run", False, "print config, sizes and the first example, and exit"),
+        flags.DEFINE_integer(
+            "show_mask", 0, "write a page of so many rows with what is learned coloured, and exit",
+            lower_bound=0,
+        ),
+        *cli.define_resume(),
+    )  # fmt: skip
+
+
+def main(argv: list[str], given: Flags) -> None:
     """Run what the flags say."""
     if len(argv) > 1:
         raise app.UsageError(f"got the arguments {argv[1:]}; expected flags alone")
-    if not WORKDIR.value and not DRY_RUN.value and not MASK.value:
+    only_shows = given.dry_run.value or given.show_mask.value
+    if not given.workdir.value and not only_shows:
         raise app.UsageError("--workdir: got none; expected a directory for the run")
-    chosen = settings.read(keys.read(CONFIG))
+    settings = settings_lib.read(keys.read(given.config))
     cli.start()
-    from ftjax.run import dry_run, mask_page  # slow to import
-    from ftjax.run import plan as running
+    if only_shows:
+        show(settings, given)
+        return
+    train(
+        settings, pathlib.Path(given.workdir.value),
+        allow_config_change=given.allow_config_change.value, restart_data=given.restart_data.value,
+    )  # fmt: skip
 
-    if MASK.value:
-        page = pathlib.Path(WORKDIR.value or ".") / "mask.html"
-        shown = mask_page.write(running.plan(chosen), count=MASK.value, path=page)
-        print(f"{page}: {shown} examples")
-        return
-    if DRY_RUN.value:
-        dry_run.show(running.plan(chosen))
-        return
-    running.train(
-        chosen,
-        pathlib.Path(WORKDIR.value),
-        allow_config_change=ALLOW.value,
-        restart_data=RESTART_DATA.value,
-    )
+
+def show(settings: settings_lib.Settings, given: Flags) -> None:
+    """Show what a run would do: its sizes and first example, or a page of what is learned."""
+    from ftjax.run import dry_run, mask_page, plan  # slow to import, here and below
+
+    p = plan.plan(settings)
+    if given.show_mask.value:
+        page = pathlib.Path(given.workdir.value or ".") / "mask.html"
+        count = mask_page.write(p, count=given.show_mask.value, path=page)
+        print(f"{page}: {count} examples")
+    else:
+        dry_run.show(p)
+
+
+def train(
+    settings: settings_lib.Settings, workdir: pathlib.Path, *, allow_config_change: bool = False,
+    restart_data: bool = False,
+):  # fmt: skip
+    """Train, or go on training, in `workdir`; returns a `finish.Outcome`.
+
+    Raises:
+      ValueError: anything wrong with the settings, the data, or what the workdir holds.
+    """
+    from ftjax.run import costs, finish, plan, reference, saved_state, session
+
+    start = time.perf_counter()
+    with session.opened(workdir):
+        # Everything is checked, and the data encoded, before a device holds anything.
+        p = plan.plan(settings, progress=finish.progress("encoding"))
+        # Parameters of the first step, of which only what trains is in the state.
+        first, frozen = plan.weights(p, workdir)
+        # A cached reference is the log-probabilities of the policy before its first step.
+        reference.compute(
+            p.parts, saved_state.params_of(first, frozen), p.loader.data.store, workdir=workdir,
+            identity=lambda: saved_state.identity(p.parts), progress=finish.progress("reference"),
+        )  # fmt: skip
+        batches, step = plan.Batches(p.loader, p.parts.mesh), plan.compiled_step(p)
+        allow = dict(allow_config_change=allow_config_change, restart_data=restart_data)
+        with session.records(p, workdir, **allow) as kept:
+            if kept.checkpoints.steps():
+                first = None  # two states at a time may be more than the memory
+            state, progress = session.resume(p, kept, batches, restart_data=restart_data)
+            state = plan.begin(p, first) if state is None else state
+            result = session.train(
+                p, kept, step, state, frozen, batches, progress=progress, cost=costs.of(p)
+            )
+        params = saved_state.params_of(result.state, frozen)
+        # Export, summary, report and the table of what was learned and forgotten.
+        return finish.finish(p, result, params, workdir, seconds=time.perf_counter() - start)
 
 
 if __name__ == "__main__":
-    conf.define_required(CONFIG)
-    cli.run(main)
+    cli.run(main, define())

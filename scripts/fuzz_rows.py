@@ -16,7 +16,7 @@ import time
 from collections import Counter, defaultdict
 
 import ftjax
-from ftjax.data import prepare, tokenizer
+from ftjax.data import prepare, tokenizer_files
 
 CALL = {"type": "function", "function": {"name": "look", "arguments": {"at": "sky"}}}
 SEEDS = {
@@ -164,7 +164,7 @@ def dumped(rows) -> bytes:
 
 def run(count: int, seed: int, *, stop: bool = False) -> dict[str, Counter]:
     """Return change -> how often each of "read", "refused" and "CRASH" came of it."""
-    tokens = tokenizer.load(pathlib.Path(ftjax.__file__).parent / "assets" / "tiny")
+    tokens = tokenizer_files.load(pathlib.Path(ftjax.__file__).parent / "assets" / "tiny")
     table = defaultdict(Counter)
     with tempfile.TemporaryDirectory() as folder:
         for n in range(count):

@@ -19,6 +19,9 @@ from ftjax.core import processes
 
 processes.start()  # of one process: steadies fake devices
 
+# Fixtures of whole runs, for the tests of `run`, `rl` and the commands.
+pytest_plugins = ("tests.lab",)
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CACHE = os.environ.get("FTJAX_TEST_CACHE", os.path.join(tempfile.gettempdir(), "ftjax-xla-cache"))
 

@@ -11,7 +11,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 # A room may import those of the floors below, and no other room of its own floor.
 FLOORS = (
     ("core",),
-    ("ops", "data", "optim", "penalties", "sampling"),
+    ("ops",),
+    ("data", "optim", "penalties", "sampling"),
     ("models", "adapters", "objectives", "evals"),
     ("report",),
     ("train",),

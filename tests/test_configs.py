@@ -12,19 +12,18 @@ import time
 import pytest
 
 import ftjax
+from experiments import online, train
 from ftjax.core import config as conf
 from ftjax.core import tree
 from ftjax.models.hf import checkpoint
 from ftjax.optim import groups
-from ftjax.rl import rollout
 from ftjax.run import config as settings
-from ftjax.run import plan as running
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FILES = sorted(p for p in (ROOT / "configs").glob("*.py") if p.stem not in ("__init__", "common"))
 WEIGHTS = pathlib.Path(ftjax.__file__).parent / "assets" / "tiny" / "model.safetensors"
 LONGEST_S = 60
-MAINS = {"train": running.train, "online": rollout.train}
+MAINS = {"train": train.train, "online": online.train}
 each = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 
 

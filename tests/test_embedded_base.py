@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from ftjax.data import tokenizer
+from ftjax.data import tokenizer_files
 from ftjax.data.sources import embedded
 from ftjax.data.worlds import languages
 from ftjax.evals import choice, generate, nll
@@ -28,7 +28,7 @@ def base():
 
 @pytest.fixture(scope="module")
 def words():
-    return tokenizer.load(str(FOLDER))
+    return tokenizer_files.load(str(FOLDER))
 
 
 def test_the_card_names_the_hash_and_the_file_is_small():

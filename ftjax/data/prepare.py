@@ -23,12 +23,13 @@ from ftjax.data import (
     preference_rows,
     rows,
     stops,
+    tokenizer_files,
 )
-from ftjax.data import tokenizer as tokenizer_lib
 from ftjax.data.row import BadRow
 from ftjax.data.rows import SKIP_HINT, Rows
 from ftjax.data.sources.mixture import Mixture, Part
 from ftjax.data.store import Store
+from ftjax.data.tokenizer import Tokenizer
 
 # Rows tokenised in one call: enough to keep the tokenizer's threads busy, and to report progress.
 CHUNK = 1024
@@ -72,7 +73,7 @@ ANSWERS = Form(answer_groups.examples, answer_groups.fit, answer_groups.store)
 class Encoder(NamedTuple):
     """How rows become examples; options: those of `encode.examples`; overlong: as for `load`."""
 
-    tokenizer: tokenizer_lib.Tokenizer
+    tokenizer: Tokenizer
     max_tokens: int
     overlong: str | None
     options: Mapping
@@ -118,7 +119,7 @@ def load(
     """
     overlong = _overlong(overlong, packing)
     if isinstance(tokenizer, str | os.PathLike):
-        tokenizer = tokenizer_lib.load(tokenizer)
+        tokenizer = tokenizer_files.load(tokenizer)
     _check_loss(loss, turns)
     reading = {"kind": kind, "fields": fields, "on_bad_row": on_bad_row, "form": form}
     reading |= {"roles": roles, "turns": turns, "on_duplicate": on_duplicate}

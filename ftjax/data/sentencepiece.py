@@ -5,31 +5,22 @@ it never reads control tokens such as "</s>" in a text, so they are cut out of t
 it puts a space in front of whatever follows one, as it does at the start of a text.
 """
 
-import json
 import pathlib
 import re
 from collections.abc import Sequence
 
-from ftjax.data import tokenizer
 from ftjax.data.tokenizer import Encoding
 
 
-def load(file) -> tokenizer.Tokenizer:
-    """Read a SentencePiece model and the files beside it.
+def read(file: pathlib.Path, *, add_bos: bool) -> "Backend":
+    """Read a SentencePiece model.
 
     Raises ImportError without the extra, ValueError for a file that is no model.
     """
-    file = pathlib.Path(file)
-    content = file.read_bytes()
-    files = {"tokenizer.model": content} | tokenizer.read_side_files(file)
-    config = json.loads(files.get("tokenizer_config.json", b"{}"))
     try:
-        backend = Backend(content, add_bos=config.get("add_bos_token", True))
+        return Backend(file.read_bytes(), add_bos=add_bos)
     except RuntimeError as error:
         raise ValueError(f"{file}: got {error}; expected a SentencePiece model") from error
-    special = tokenizer.read_special(files, backend)
-    stop_ids = tokenizer.read_stops(file)
-    return tokenizer.Tokenizer(backend, files=files, stop_ids=stop_ids, **special)
 
 
 class Backend:

@@ -1,31 +1,19 @@
 """Tokenizers: text to ids and back, with the files they came from.
 
-    tokenizer = load("llama3/")            # or a tokenizer.json, or a SentencePiece tokenizer.model
+    tokenizer = tokenizer_files.load("llama3/")
     tokenizer.encode("Hello")              # with whatever the tokenizer itself adds, such as <bos>
     tokenizer.encode(text, special=False)  # "<|im_end|>" in the text stays text
 
-Reads Hugging Face's `tokenizer.json`, and beside it `tokenizer_config.json`,
-`special_tokens_map.json` and `chat_template.jinja` for the bos, eos and pad tokens and the chat
-template. Whatever `pad_id` is, padding is told by position, never by comparing ids: a tokenizer
-whose pad token is its eos token still learns to stop.
+Whatever `pad_id` is, padding is known by position, never by comparing ids: a tokenizer whose pad
+token is its eos token still learns to stop.
 """
 
 import copy
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 ROLES = ("bos", "eos", "pad")
-SIDE_FILES = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
-# Files of the model that name the tokens a text ends with.
-STOP_FILES = ("config.json", "generation_config.json")
-# Used only for a lone tokenizer.json, which does not say what its special tokens are for.
-USUAL = {
-    "bos": ("<|bos|>", "<bos>", "<s>", "<|begin_of_text|>", "<|startoftext|>", "[BOS]"),
-    "eos": ("<|eos|>", "<eos>", "</s>", "<|end_of_text|>", "<|endoftext|>", "[EOS]"),
-    "pad": ("<|pad|>", "<pad>", "[PAD]", "<|finetune_right_pad_id|>"),
-}
 
 
 class Encoding(NamedTuple):
@@ -145,112 +133,3 @@ class Tokenizer:
             self._literal = copy.deepcopy(self._backend)
             self._literal.encode_special_tokens = True
         return self._literal
-
-
-def load(path) -> Tokenizer:
-    """Read a tokenizer from a `tokenizer.json`, a `tokenizer.model`, or a folder with one.
-
-    Raises ValueError saying what is missing.
-    """
-    path = pathlib.Path(path).expanduser()
-    file = _tokenizer_file(path)
-    if file.suffix == ".model":
-        from ftjax.data import sentencepiece
-
-        return sentencepiece.load(file)
-    from tokenizers import Tokenizer as Backend
-
-    content = file.read_bytes()
-    _check_json(file, content)
-    backend = Backend.from_buffer(content)
-    # Some published files carry a length limit; cutting is ours to do, and to count.
-    backend.no_truncation()
-    backend.no_padding()
-    files = {"tokenizer.json": content} | read_side_files(file)
-    special, stop_ids = read_special(files, backend), read_stops(file)
-    return Tokenizer(backend, files=files, stop_ids=stop_ids, **special)
-
-
-def _check_json(file: pathlib.Path, content: bytes) -> None:
-    # The library raises a bare Exception for a file that is not a tokenizer.
-    try:
-        found = json.loads(content)
-    except ValueError as error:
-        raise ValueError(f"{file}: got broken JSON ({error}); expected tokenizer JSON") from error
-    if not isinstance(found, dict) or "model" not in found:
-        raise ValueError(
-            f"{file}: got JSON without 'model'; expected Hugging Face tokenizer JSON; point at "
-            "tokenizer.json, not at one of the files beside it"
-        )
-
-
-def _tokenizer_file(path: pathlib.Path) -> pathlib.Path:
-    if path.is_file():
-        return path
-    for name in ("tokenizer.json", "tokenizer.model"):
-        if (path / name).is_file():
-            return path / name
-    found = "a folder without either" if path.is_dir() else "no such file or folder"
-    raise ValueError(
-        f"tokenizer: got {str(path)!r} ({found}); expected tokenizer.json or tokenizer.model; "
-        "set tokenizer to the folder of the model's files"
-    )
-
-
-def read_side_files(file: pathlib.Path) -> dict[str, bytes]:
-    """Return the content of the files that go with a tokenizer, by name.
-
-    A file with a name of its own, such as bpe8192.json, stands alone: what lies beside it may
-    belong to another tokenizer.
-    """
-    if file.name not in ("tokenizer.json", "tokenizer.model"):
-        return {}
-    beside = (file.with_name(name) for name in SIDE_FILES)
-    return {each.name: each.read_bytes() for each in beside if each.is_file()}
-
-
-def read_stops(file: pathlib.Path) -> list[int]:
-    """Return every `eos_token_id` of the model's files beside a tokenizer."""
-    found = []
-    for name in STOP_FILES if file.name in ("tokenizer.json", "tokenizer.model") else ():
-        beside = file.with_name(name)
-        if not beside.is_file():
-            continue
-        try:
-            config = json.loads(beside.read_bytes())
-            texts = config.get("text_config") or {}
-            ids = config.get("eos_token_id", texts.get("eos_token_id"))
-        except (ValueError, AttributeError, RecursionError) as error:
-            raise ValueError(
-                f"{beside}: got broken JSON ({error}); expected an object; fetch the file again"
-            ) from error
-        ids = ids if isinstance(ids, list) else [ids]
-        found += [i for i in ids if isinstance(i, int) and not isinstance(i, bool)]
-    return found
-
-
-def read_special(files: dict[str, bytes], backend) -> dict:
-    """Return `names` (token texts by role) and `template` as the side files give them."""
-    config = json.loads(files.get("tokenizer_config.json", b"{}"))
-    mapped = json.loads(files.get("special_tokens_map.json", b"{}"))
-    known = "tokenizer_config.json" in files or "special_tokens_map.json" in files
-    names = {}
-    for role in ROLES:
-        given = config.get(f"{role}_token") or mapped.get(f"{role}_token")
-        # Either plain text or an object {"content": text, ...}.
-        given = given["content"] if isinstance(given, dict) else given
-        names[role] = given if given or known else _usual(role, backend)
-    template = files.get("chat_template.jinja")
-    template = template.decode() if template else _template(config.get("chat_template"))
-    return {"names": names, "template": template}
-
-
-def _usual(role: str, backend) -> str | None:
-    return next((name for name in USUAL[role] if backend.token_to_id(name) is not None), None)
-
-
-def _template(found) -> str | None:
-    """Return the template of a config: one string, or a list of named ones with a default."""
-    if isinstance(found, list):
-        return {each["name"]: each["template"] for each in found}.get("default")
-    return found

@@ -15,9 +15,8 @@ import sys
 import warnings
 from typing import Protocol, TextIO
 
-from ftjax.core import files
+from ftjax.core import digest, files
 from ftjax.report.table import SHOWN
-from ftjax.train import digest
 
 CLOCK = "time/"
 

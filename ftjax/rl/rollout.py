@@ -1,16 +1,13 @@
-"""One online run: rounds of sampling, scoring and training; `experiments/online.py` is its command.
+"""Rounds of sampling and scoring, as the batches of an online run; see `experiments/online.py`.
 
-    outcome = train(settings, workdir)
-
-A round: prompts from the stream -> answers of the present policy -> rewards -> lessons -> so many
-steps of the very step that `experiments.train` makes. It is `running.train` with batches that are
-sampled when the first of a round is asked for; the sampler is given the trainer's own arrays.
-Reads top to bottom: the stream of prompts, a round, batches.
+A round: prompts from the stream -> answers of the present policy -> rewards -> batches for so many
+steps of the very step that `experiments.train` makes. A round is sampled when its first batch is
+asked for; the sampler is given the trainer's own arrays.
+Reads top to bottom: checks, a round, batches.
 """
 
 import functools
 import math
-import pathlib
 import time
 from typing import NamedTuple
 
@@ -21,47 +18,21 @@ import numpy as np
 from ftjax.core import mesh as meshes
 from ftjax.core import rounding, shapes, tree
 from ftjax.objectives.losses.advantages import Experience
-from ftjax.rl import (
-    answers as drawing,
-)
-from ftjax.rl import (
-    batches as lessons,
-)
-from ftjax.rl import (
-    metrics as telling,
-)
-from ftjax.rl import (
-    rollout_batch as answers,
-)
-from ftjax.rl.prompts import Prompts
-from ftjax.run import (
-    lengths,
-    prompting,
-)
-from ftjax.run import (
-    objective as objectives,
-)
-from ftjax.run import (
-    plan as running,
-)
-from ftjax.run import (
-    reward_model as judging,
-)
+from ftjax.rl import answers as drawing
+from ftjax.rl import batches as lessons
+from ftjax.rl import metrics as telling
+from ftjax.rl import rollout_batch as answers
+from ftjax.run import costs, lengths, prompting
+from ftjax.run import objective as objectives
+from ftjax.run import plan as running
+from ftjax.run import reward_model as judging
 from ftjax.run.config import Rollout, Settings
 from ftjax.sampling import text
+from ftjax.train import flops
 from ftjax.train.policy import Policy
 
+TOGETHER = {"preference": 2, "duel": 2}  # rows of an example that a batch counts, by its kind
 KL_HORIZON = 10_000  # answers in which the controller of kl_weight reacts; that of TRL's PPO
-
-
-def train(settings: Settings, workdir: pathlib.Path, **options):
-    """Train, or go on training, in `workdir`; options and result are those of `running.train`."""
-    check(settings)
-    way = running.Way(
-        load=lambda parts, progress: Prompts(parts), couple=couple,
-        begin=lambda batches, state: batches.watch(state),
-    )  # fmt: skip
-    return running.train(settings, workdir, way=way, **options)
 
 
 def check(settings: Settings) -> None:
@@ -279,12 +250,29 @@ class Step:
         return state, own | metrics
 
 
-def couple(p: running.Plan, state, frozen, workdir) -> tuple[Rollouts, Step]:
-    """Make the batches and the step of an online run."""
-    del workdir
+def make(p: running.Plan, first, frozen) -> Rollouts:
+    """Make the batches of an online run, sampled from what it starts with.
+
+    Raises:
+      ValueError: the prompts of a round do not divide over the replicas.
+    """
     _check_prompts(p.settings.rollout.prompts, p.parts.mesh)
-    batches = Rollouts(Sampler(p, state, frozen), frozen, p.settings)
-    return batches, Step(running.compiled_step(p), batches)
+    return Rollouts(Sampler(p, first, frozen), frozen, p.settings)
+
+
+def cost(p: running.Plan) -> flops.Cost:
+    """Compute the cost of a token: the step's, sampling and scoring shared by its passes."""
+    passes = flops.forward(p.parts.model, sequence=p.settings.data["max_tokens"]).times(_passes(p))
+    return costs.of(p) + passes
+
+
+def _passes(p: running.Plan) -> float:
+    """Count the forward passes of a round for each token that is trained on."""
+    r = p.settings.rollout
+    rows = lessons.make(p.settings, p.parts.objective).count
+    rows *= TOGETHER.get(p.parts.spec.data, 1)
+    each = 2 + ("value" in p.parts.heads)  # sampling and scoring
+    return each * r.prompts * r.samples / (rows * r.epochs)
 
 
 def _check_prompts(prompts: int, mesh) -> None:

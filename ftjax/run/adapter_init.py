@@ -25,12 +25,11 @@ from jax.experimental import multihost_utils
 from ftjax.adapters import lora
 from ftjax.adapters.lib import inits, protocol
 from ftjax.adapters.lib import input_moments as probe
-from ftjax.core import files, tree
+from ftjax.core import digest, files, tree
 from ftjax.core import mesh as meshes
 from ftjax.data import loader as loaders
 from ftjax.ops import lowrank, quantize
 from ftjax.run.artifacts import Artifacts
-from ftjax.train import digest
 from ftjax.train.step import make_gradients
 
 BATCHES = 4

@@ -13,8 +13,8 @@ import zipfile
 
 import jax
 
+from ftjax.core import digest
 from ftjax.run.artifacts import Artifacts
-from ftjax.train import digest
 
 
 def set_aside(artifacts: Artifacts) -> None:

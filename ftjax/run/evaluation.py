@@ -19,9 +19,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import cli
 from ftjax.core import config as conf
-from ftjax.core import files
+from ftjax.core import errors, files
 from ftjax.core import mesh as meshes
 from ftjax.core.typed import Count
 from ftjax.data import loader as loaders
@@ -100,9 +99,7 @@ def check_best(settings) -> None:
     """
     best, names, open_ended = settings.checkpoint.best, ["loss", "grad_norm"], []
     for label, spec in settings.evals.items():
-        known = vars(conf.resolve(spec["name"], "evals", where=f"evals.{label}.name")).get(
-            "METRICS"
-        )
+        known = conf.attribute(spec["name"], "evals", "METRICS", where=f"evals.{label}.name")
         names += [f"eval/{label}/{metric}" for metric in known or ()]
         open_ended += [] if known else [f"eval/{label}/"]
     if best and best not in names and not best.startswith(tuple(open_ended)):
@@ -242,7 +239,7 @@ def _named(where: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        if not cli.is_message(error):
+        if not errors.is_message(error):
             raise
         raise ValueError(f"{where}: {error}") from error
 

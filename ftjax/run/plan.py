@@ -1,53 +1,29 @@
-"""One training run, from settings to its report; `experiments/train.py` is its command.
+"""What a run is before it starts: all is checked, no device is touched; then arrays and step.
 
-    outcome = train(settings, workdir)
-
-Reads top to bottom: plan (checks everything), arrays, step, loop, results.
+p = plan(settings)                      # abstract state and frozen arrays, data, evaluations
+first, frozen = weights(p, workdir)
+step = compiled_step(p)
 """
 
-import contextlib
 import dataclasses
 import functools
 import pathlib
-import sys
-import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
 from ftjax.core import config as conf
-from ftjax.core import files
 from ftjax.core import mesh as meshes
 from ftjax.data import loader as loaders
 from ftjax.objectives.losses import spec as specs
 from ftjax.optim import optimizer as chain
-from ftjax.optim import rates
-from ftjax.report import summary
-from ftjax.report import writers as metrics
-from ftjax.run import (
-    adapter_init,
-    costs,
-    damage,
-    finish,
-    lengths,
-    lock,
-    reference,
-    saved_state,
-)
-from ftjax.run import (
-    build as setup,
-)
-from ftjax.run import (
-    evaluation as evaluating,
-)
-from ftjax.run import (
-    objective as objectives,
-)
-from ftjax.run.artifacts import Artifacts
+from ftjax.run import adapter_init, lengths, reference, saved_state
+from ftjax.run import build as setup
+from ftjax.run import evaluation as evaluating
+from ftjax.run import objective as objectives
 from ftjax.run.config import Settings
 from ftjax.train import compile as compiling
-from ftjax.train import loop, stop
 from ftjax.train import state as states
 from ftjax.train.step import make_step
 
@@ -228,103 +204,3 @@ class Batches:
     def restore(self, position: dict) -> None:
         """Go to a position."""
         self._loader.restore(position)
-
-
-def _coupled(p: Plan, state, frozen, workdir: pathlib.Path) -> tuple:
-    """Make the batches and the step of a run that learns from data as it is."""
-    reference.compute(
-        p.parts, saved_state.params_of(state, frozen), p.loader.data.store, workdir=workdir,
-        identity=lambda: saved_state.identity(p.parts), progress=finish.progress("reference"),
-    )  # fmt: skip
-    return Batches(p.loader, p.parts.mesh), compiled_step(p)
-
-
-class Way(NamedTuple):
-    """Where batches come from: what differs between learning from data and from experience."""
-
-    load: Callable | None = None  # as in `plan`
-    couple: Callable = _coupled  # (plan, `first` of weights, frozen, workdir) -> (batches, step)
-    begin: Callable = lambda batches, state: None  # called once the state is the one to go on from
-
-
-def train(
-    settings: Settings, workdir: pathlib.Path, *, allow_config_change: bool = False,
-    restart_data: bool = False, way: Way = Way(),  # noqa: B008
-):  # fmt: skip
-    """Train, or go on training, in `workdir`; returns a `results.Outcome`."""
-    own = Artifacts(workdir)
-    with lock.writer(own), stop.leaving(own.has_checkpoint):
-        damage.set_aside(own)
-        return _train(settings, workdir, allow_config_change, restart_data, way)
-
-
-def _train(settings, workdir: pathlib.Path, allow_config_change: bool, restart_data: bool, way):
-    start = time.perf_counter()
-    p = plan(settings, progress=finish.progress("encoding"), load=way.load)
-    first, frozen = weights(p, workdir)
-    batches, step = way.couple(p, first, frozen, workdir)
-    writers = writers_of(settings, workdir, until=p.length.steps)
-    with contextlib.ExitStack() as stack:
-        for writer in writers:
-            stack.callback(writer.close)
-        allow = dict(allow_config_change=allow_config_change, restart_data=restart_data)
-        checkpoints = stack.enter_context(saved_state.open_checkpoints(p.parts, workdir, **allow))
-        if checkpoints.steps():
-            first = None  # two states at a time may be more than the memory
-        state, progress = loop.resume(
-            checkpoints, p.state, batches, writers=writers, restart_data=restart_data
-        )
-        state = begin(p, first) if progress is None else state
-        way.begin(batches, state)
-        if restart_data and progress and jax.process_index() == 0:
-            _record_restart(Artifacts(workdir), int(state.step), batches)
-        if jax.process_index() == 0:  # a config that is refused must not replace the run's own
-            summary.write_config(Artifacts(workdir).config, settings.plain)
-            sys.stderr.write(f"data: {p.length.text(p.loader.summary())}\n{_rate_note(p)}")
-        run = loop.run(
-            step, state, frozen, batches, until=p.length.steps,
-            log_every_steps=settings.log_every_steps,
-            every=(_evaluations(p, workdir),), writers=writers, checkpoints=checkpoints,
-            save_every_steps=settings.checkpoint.every_steps or None, progress=progress,
-            flops_per_token=costs.of(p),
-        )  # fmt: skip
-    params = saved_state.params_of(run.state, frozen)
-    return finish.finish(p, run, params, workdir, seconds=time.perf_counter() - start)
-
-
-def _rate_note(p: Plan) -> str:
-    """Return a line on a learning rate that is far too large for the base, "" where it is not."""
-    preference = p.parts.spec.data != "tokens"
-    told = rates.note(
-        p.settings.optim["learning_rate"], p.parts.parameters, full=p.parts.method is None,
-        preference=preference,
-    )  # fmt: skip
-    return f"{told}\n" if told else ""
-
-
-def _record_restart(own: Artifacts, step: int, batches) -> None:
-    """Keep after which step the data started afresh, and what they are since."""
-    known = files.read_json(own.restarts)["restarts"] if own.restarts.exists() else []
-    files.write_json(own.restarts, {"restarts": [*known, {"step": step, "data": batches.state()}]})
-
-
-def _evaluations(p: Plan, workdir: pathlib.Path) -> loop.Every:
-    def evaluate(now: loop.Now) -> dict:
-        return p.evaluation.run(
-            saved_state.params_of(now.state, now.frozen), step=now.step, workdir=workdir
-        )
-
-    return loop.Every(p.settings.eval_every_steps or p.length.steps, evaluate, at_start=True)
-
-
-def writers_of(settings: Settings, workdir: pathlib.Path, *, until: int) -> tuple:
-    """Make the writers of a run's metrics."""
-    writers = [
-        metrics.Jsonl(Artifacts(workdir).metrics),
-        metrics.TensorBoard(Artifacts(workdir).tensorboard),
-        metrics.Console(until=until),
-    ]
-    if settings.wandb_project:
-        name, config = workdir.name, settings.plain
-        writers.append(metrics.Wandb(project=settings.wandb_project, name=name, config=config))
-    return tuple(writers)

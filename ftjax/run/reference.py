@@ -24,13 +24,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from ftjax.core import config as conf
+from ftjax.core import digest, rounding, tree
 from ftjax.core import mesh as meshes
-from ftjax.core import rounding, tree
 from ftjax.evals.lib import scoring
 from ftjax.models.hf import checkpoint
 from ftjax.objectives.losses import spec as specs
 from ftjax.run.artifacts import Artifacts
-from ftjax.train import digest, reference_policy
+from ftjax.train import reference_policy
 from ftjax.train import state as states
 
 NAMES = ("adapters_off", "frozen", "cached", "model")

@@ -27,9 +27,9 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
-from ftjax.core import files, tree
+from ftjax.core import digest, files, tree
 from ftjax.core.versions import versions
-from ftjax.train import digest, serialize
+from ftjax.train import serialize
 
 Tree = Any
 FAILURES = (OSError, ValueError, RuntimeError)
@@ -193,8 +193,9 @@ class Checkpoints:
         keepers = [policies.LatestN(keep), _KeepBest(self._mode)]
         return ocp.CheckpointManagerOptions(
             # Orbax stores metrics only when told to rank; `_KeepBest` ranks in its place.
-            # A reader ranks nothing, and so never stumbles over damaged metrics.
+            # A reader ranks nothing, and reads no metrics as it opens: they may be damaged.
             best_fn=(lambda metrics: 0.0) if self._best and not self._read_only else None,
+            lightweight_initialize=self._read_only,
             preservation_policy=policies.AnyPreservationPolicy(keepers),
             cleanup_tmp_directories=not self._read_only,
             create=not self._read_only,

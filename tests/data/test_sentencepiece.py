@@ -2,7 +2,7 @@ import io
 
 import pytest
 
-from ftjax.data import tokenizer
+from ftjax.data import tokenizer_files
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
 
 
 def test_round_trip_with_bos(folder):
-    found = tokenizer.load(folder)
+    found = tokenizer_files.load(folder)
     ids = found.encode("hello café 😀 fox")
     assert ids[0] == found.bos_id
     assert found.decode(ids[1:]) == "hello café 😀 fox"
@@ -34,14 +34,14 @@ def test_round_trip_with_bos(folder):
 
 
 def test_control_tokens_in_text_are_read_or_not(folder):
-    found = tokenizer.load(folder)
+    found = tokenizer_files.load(folder)
     assert found.eos_id in found.encode("hello</s>")
     assert found.eos_id not in found.encode("hello</s>", special=False)
     assert found.decode(found.encode("hello</s>", special=False)[1:]) == "hello</s>"
 
 
 def test_offsets_are_characters(folder):
-    found = tokenizer.load(folder)
+    found = tokenizer_files.load(folder)
     text = "café 😀 world</s> dog"
     [encoding] = found.encode_batch([text], add_special_tokens=False)
     covered = [text[a:b] for a, b in encoding.offsets]
@@ -50,5 +50,5 @@ def test_offsets_are_characters(folder):
 
 
 def test_save_writes_the_same_bytes(folder, tmp_path):
-    tokenizer.load(folder).save(tmp_path)
+    tokenizer_files.load(folder).save(tmp_path)
     assert (tmp_path / "tokenizer.model").read_bytes() == (folder / "tokenizer.model").read_bytes()

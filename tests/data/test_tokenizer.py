@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 import ftjax
-from ftjax.data import tokenizer
+from ftjax.data import tokenizer_files
 
 TINY = pathlib.Path(ftjax.__file__).parent / "assets" / "tiny"
 
@@ -23,7 +23,7 @@ def configure(folder, **changes):
     path = folder / "tokenizer_config.json"
     config = json.loads(path.read_text()) | changes
     path.write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
-    return tokenizer.load(folder)
+    return tokenizer_files.load(folder)
 
 
 def test_ids_of_special_tokens(bpe):
@@ -55,7 +55,7 @@ def test_special_strings_are_read_or_left_as_text(bpe):
 def test_lone_tokenizer_json_finds_the_usual_names(folder):
     lone = folder.parent / "renamed.json"
     shutil.copy(folder / "tokenizer.json", lone)
-    found, whole = tokenizer.load(lone), tokenizer.load(folder)
+    found, whole = tokenizer_files.load(lone), tokenizer_files.load(folder)
     assert (found.bos_id, found.eos_id, found.pad_id) == (whole.bos_id, whole.eos_id, whole.pad_id)
     assert found.chat_template is None
 
@@ -74,12 +74,12 @@ def test_tokens_as_objects_and_named_templates(folder):
     assert found.eos_token == "<|im_end|>"
     assert found.chat_template == "D"
     (folder / "chat_template.jinja").write_text("J")
-    assert tokenizer.load(folder).chat_template == "J"
+    assert tokenizer_files.load(folder).chat_template == "J"
 
 
 def test_save_writes_the_same_bytes(folder, tmp_path):
     (folder / "chat_template.jinja").write_text("J")
-    tokenizer.load(folder).save(tmp_path / "out")
+    tokenizer_files.load(folder).save(tmp_path / "out")
     expected = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == expected
 
@@ -91,11 +91,11 @@ def test_save_writes_the_same_bytes(folder, tmp_path):
 def test_file_that_is_no_tokenizer(tmp_path, content, told):
     (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(ValueError, match=rf"tokenizer\.json: got .*{told}"):
-        tokenizer.load(tmp_path)
+        tokenizer_files.load(tmp_path)
 
 
 def test_missing_and_wrong(folder, tmp_path):
     with pytest.raises(ValueError, match=r"no such file or folder.*expected tokenizer\.json"):
-        tokenizer.load(tmp_path / "nowhere")
+        tokenizer_files.load(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="eos_token: got '<nope>'; expected a token"):
         configure(folder, eos_token="<nope>")

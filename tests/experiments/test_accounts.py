@@ -7,7 +7,7 @@ from ftjax.run import config as settings
 from ftjax.run import costs
 from ftjax.run import plan as running
 from ftjax.train import flops
-from tests.experiments.conftest import metrics
+from tests.lab import metrics
 
 
 def test_padding_is_counted_apart(lab, tmp_path):

@@ -16,7 +16,7 @@ from ftjax.run import config as settings
 from ftjax.run import plan as running
 from ftjax.run import reader
 from ftjax.train.policy import Policy
-from tests.experiments.conftest import metrics
+from tests.lab import metrics
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments import train
 from ftjax.core import tree
 from ftjax.models.families import llama
 from ftjax.models.hf import checkpoint
@@ -22,7 +23,7 @@ from ftjax.run import (
     plan as running,
 )
 from ftjax.train.checkpoint import Checkpoints
-from tests.experiments import conftest as labs
+from tests import lab as labs
 
 FULL = {
     "adapter": dict(name=""), "optim.learning_rate": 1e-5,
@@ -83,7 +84,7 @@ def test_a_run_resumes_into_abstract_arrays(lab, low, run, tmp_path, monkeypatch
 
     monkeypatch.setattr(Checkpoints, "restore", watch)
     again = lab.settings(**low | {"steps": 2})
-    running.train(again, tmp_path / "run", allow_config_change=True)
+    train.train(again, tmp_path / "run", allow_config_change=True)
     assert labs.metrics(tmp_path / "run")[-1]["step"] == 2
     alive, like = seen[0]
     assert not alive

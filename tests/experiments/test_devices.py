@@ -10,10 +10,10 @@ import pytest
 from ftjax.core import mesh as meshes
 from ftjax.core import tree
 from ftjax.run import plan as running
-from ftjax.run import saved_state
+from ftjax.run import saved_state, session
 from ftjax.train import loop
 from ftjax.train import state as states
-from tests.experiments.conftest import metrics
+from tests.lab import metrics
 
 EIGHT = {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2}
 FULL = {"adapter": dict(name="", where="blocks/**"), "accumulate": 2}
@@ -164,7 +164,7 @@ def advance(settings, workdir, until):
     """Go on with the run in a workdir until a step, and save there."""
     plan = running.plan(settings)
     state, frozen = running.arrays(plan)
-    batches, writers = running.Batches(plan.loader, plan.parts.mesh), running.writers_of(
+    batches, writers = running.Batches(plan.loader, plan.parts.mesh), session.writers_of(
         settings, workdir, until=until)  # fmt: skip
     with saved_state.open_checkpoints(plan.parts, workdir) as checkpoints:
         state, progress = loop.resume(checkpoints, state, batches, writers=writers)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from tests.experiments.conftest import LONGEST_S, evaluated, finish, metrics, start
+from tests.lab import LONGEST_S, evaluated, finish, metrics, start
 
 # A step writes a row, and every few save: there are many moments to be killed in.
 COMMON = """
@@ -174,7 +174,7 @@ def test_two_processes_are_one_with_two_devices(lab, tmp_path):
         "answers": dict(name="generate", data=lab.raw(), rows=4, max_new_tokens=4),
     }
     path.write_text(
-        "from ftjax.core import conf\n\n\ndef get_config():\n"
+        "from ftjax.core import config as conf\n\n\ndef get_config():\n"
         f"    c = conf.create(**{plain!r})\n    return c\n"
     )
     common = ["--config", path, "--config.batch_size=8"]

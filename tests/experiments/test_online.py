@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from configs import common
+from experiments import online
 from ftjax.rl import rollout, rollout_batch
 from ftjax.run import config as settings
-from tests.experiments.conftest import metrics
+from tests.lab import metrics
 
 
 def plain(lab, **changes):
@@ -58,7 +59,7 @@ def test_one_device_and_eight_learn_the_same(lab, tmp_path, use_devices):
         use_devices(devices)
         short = {"rewards.short": dict(name="length", most=6, unit="characters")}
         chosen = plain(lab, objective=dict(name="ppo"), **short, **{"rollout.epochs": 2})
-        rollout.train(chosen, tmp_path / str(devices))
+        online.train(chosen, tmp_path / str(devices))
         found[devices] = metrics(tmp_path / str(devices))
     assert len(found[1]) == len(found[8]) == 3
     for one, eight in zip(found[1], found[8], strict=True):

@@ -25,7 +25,7 @@ from ftjax.run import (
     plan as running,
 )
 from ftjax.train import compile as compiling
-from tests.experiments.conftest import metrics, train
+from tests.lab import metrics, train
 
 
 @pytest.fixture(scope="module")

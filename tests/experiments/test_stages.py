@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import stages
+from experiments import online, stages
 from ftjax.report import table
 from ftjax.rl import rollout
 from ftjax.run import reader, reward_model
-from tests.experiments.conftest import LONGEST_S, ROOT, environment, metrics, train
 from tests.experiments.test_online import plain
+from tests.lab import LONGEST_S, ROOT, environment, metrics, train
 
 PAIRS = [
     {"prompt": f"Q: {i}?\nA:", "chosen": f" it is {i}", "rejected": f" no {i} at all"}
@@ -62,7 +62,7 @@ def test_a_policy_learns_from_it_and_is_measured_on_held_out_prompts(judge, lab,
         "rewards": {"learned": dict(name="model", workdir=str(judge))}, "evals": {"held": held},
         "objective": dict(name="ppo"), "batch_size": 8, "steps": 2,
     }  # fmt: skip
-    rollout.train(plain(lab, **changes), tmp_path / "run")
+    online.train(plain(lab, **changes), tmp_path / "run")
     rows = metrics(tmp_path / "run")
     first, last = (row for row in rows if "eval/held/reward" in row)
     assert first["eval/held/kl"] == 0

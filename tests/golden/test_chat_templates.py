@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from ftjax.data import chat, encode, tokenizer
+from ftjax.data import chat, encode, tokenizer_files
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +15,7 @@ def reference(golden):
 
 @pytest.fixture(scope="module")
 def bpe(golden):
-    return tokenizer.load(golden / "data/tokenizer")
+    return tokenizer_files.load(golden / "data/tokenizer")
 
 
 def named(reference, bpe, name):

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from ftjax.data import chat, encode, packing, rows, tokenizer
+from ftjax.data import chat, encode, packing, rows, tokenizer_files
 from ftjax.data.store import Store, fill
 
 
@@ -21,7 +21,7 @@ def templates(golden):
 
 @pytest.fixture(scope="module")
 def bpe(golden):
-    return tokenizer.load(golden / "data/tokenizer")
+    return tokenizer_files.load(golden / "data/tokenizer")
 
 
 def examples_of(case, bpe, templates):

@@ -5,6 +5,7 @@ import types
 import numpy as np
 import pytest
 
+from experiments import online as online_main
 from ftjax.objectives.losses.advantages import Experience
 from ftjax.objectives.losses.spec import Spec
 from ftjax.rl import (
@@ -23,7 +24,7 @@ from ftjax.rl import (
 from ftjax.run import config as settings
 from ftjax.run import objective as objectives
 from ftjax.sampling.generation import Output
-from tests.experiments.conftest import metrics
+from tests.lab import metrics
 
 
 def online(lab, **changes):
@@ -52,7 +53,7 @@ def _plain(lab, changes):
 
 def run(lab, tmp_path, **changes):
     """Train; returns the rows of metrics of the steps."""
-    rollouts.train(online(lab, **changes), tmp_path / "run")
+    online_main.train(online(lab, **changes), tmp_path / "run")
     return [row for row in metrics(tmp_path / "run") if "loss" in row]
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments import train
 from ftjax.adapters.lib import protocol
 from ftjax.core import tree
 from ftjax.models.families import llama
@@ -23,7 +24,7 @@ from ftjax.run import (
     plan as running,
 )
 from ftjax.train.policy import Policy
-from tests.experiments.conftest import metrics
+from tests.lab import metrics
 
 EVA = {"adapter.init": "eva", "adapter.batches": 2}
 GRADIENT = {"adapter.init": "lora_ga", "adapter.batches": 1}
@@ -114,9 +115,9 @@ def test_a_run_keeps_its_start(lab, tmp_path, monkeypatch, changes):
     whole = lab.run("whole", tmp_path, **every)
     with monkeypatch.context() as patch:
         stop = lab.settings(**every | {"steps": 1, "optim.schedule": dict(name="constant")})
-        running.train(stop, tmp_path / "cut")
+        train.train(stop, tmp_path / "cut")
         patch.setattr(adapter_init, "_write", None)  # it would be called to compute again
-        running.train(
+        train.train(
             lab.settings(**every | {"optim.schedule": dict(name="constant")}),
             tmp_path / "cut", allow_config_change=True,
         )  # fmt: skip

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import cli, compare
+from experiments import compare
+from ftjax.core import errors
 from ftjax.evals import nll
 from ftjax.evals.lib import bootstrap, scoring
 from ftjax.report import table
@@ -24,11 +25,8 @@ from ftjax.run import (
 from ftjax.run import (
     config as settings,
 )
-from ftjax.run import (
-    plan as running,
-)
 from ftjax.run.artifacts import Artifacts
-from tests.experiments.conftest import metrics, train
+from tests.lab import metrics, train
 
 
 def weights(workdir):
@@ -151,7 +149,7 @@ def test_a_cached_reference_is_checked_and_is_of_its_data(cached, tmp_path, monk
     )
     found = store("a")
     run = lambda: reference.compute(
-        cached, None, found, workdir=tmp_path, identity={}, progress=None
+        cached, None, found, workdir=tmp_path, identity=dict, progress=None
     )
     run()
     (path,) = tmp_path.glob("*.npy")
@@ -192,8 +190,9 @@ def test_one_diverged_variant_does_not_end_the_others(tmp_path, monkeypatch, cap
     monkeypatch.setattr(compare, "CONFIG", types.SimpleNamespace(value="x.py"))
     monkeypatch.setattr(compare, "WORKDIR", types.SimpleNamespace(value=str(tmp_path)))
     monkeypatch.setattr(settings, "read", lambda config: config)
-    monkeypatch.setattr(running, "train", run)
-    monkeypatch.setattr(cli, "is_message", lambda error: True)
+    monkeypatch.setattr(compare.train, "train", run)
+    monkeypatch.setattr(compare.cli, "start", lambda: None)
+    monkeypatch.setattr(errors, "is_message", lambda error: True)
     monkeypatch.setattr(
         finish, "join", lambda found, workdir, failed: joined.append((*found, failed))
     )

@@ -14,8 +14,9 @@ import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from ftjax.core import digest
 from ftjax.core.mean import Mean
-from ftjax.train import digest, serialize
+from ftjax.train import serialize
 from ftjax.train.checkpoint import CheckpointError, Checkpoints
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -274,7 +275,7 @@ def test_kill_in_the_middle_of_a_save_loses_that_save_alone(tmp_path):
         checkpoints = Checkpoints(sys.argv[1])
         checkpoints.save(1, state(1))
         checkpoints.wait()
-        from ftjax.train import digest
+        from ftjax.core import digest
         import time
         def stall(folder):
             print("writing", flush=True)

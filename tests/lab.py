@@ -12,14 +12,14 @@ import pytest
 
 import ftjax
 from configs import common
+from experiments import train as train_main
 from ftjax.core import mesh as meshes
 from ftjax.models.families import llama
 from ftjax.models.hf import checkpoint
 from ftjax.ops import rope
 from ftjax.run import config as settings
-from ftjax.run import plan as running
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 ASSETS = pathlib.Path(ftjax.__file__).parent / "assets" / "tiny"
 CONFIG = llama.Config(
     vocab_size=2048, dim=32, layers=2, heads=4, kv_heads=2, head_dim=8, ffw=48, norm_eps=1e-5,
@@ -70,7 +70,7 @@ class Lab:
 
 
 def train(chosen, workdir, **options):
-    running.train(chosen, workdir, **options)
+    train_main.train(chosen, workdir, **options)
     return workdir
 
 
@@ -100,7 +100,7 @@ class Trained:
 def trained(lab):
     """The workdir of a run of three steps with LoRA and evaluations of every kind."""
     chosen = settings.read(evaluated(lab))
-    running.train(chosen, lab.root / "work")
+    train_main.train(chosen, lab.root / "work")
     return Trained(lab.root / "work", chosen)
 
 

@@ -1,0 +1,131 @@
+"""The workdir of a run while it trains: one writer, its metrics, its checkpoints, its loop.
+
+with opened(workdir) as artifacts: ...
+with records(p, workdir) as kept:
+state, progress = resume(p, kept, first, batches)
+result = train(p, kept, step, state, frozen, batches, progress=progress)
+"""
+
+import contextlib
+import pathlib
+import sys
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+
+from ftjax.core import files
+from ftjax.optim import rates
+from ftjax.report import summary, writers
+from ftjax.run import damage, lock, saved_state
+from ftjax.run import plan as plans
+from ftjax.run.artifacts import Artifacts
+from ftjax.run.config import Settings
+from ftjax.train import flops, loop, stop
+from ftjax.train.checkpoint import Checkpoints
+
+
+class Records(NamedTuple):
+    """What a run writes while it trains."""
+
+    artifacts: Artifacts
+    writers: tuple
+    checkpoints: Checkpoints
+
+
+@contextlib.contextmanager
+def opened(workdir: pathlib.Path) -> Iterator[Artifacts]:
+    """Be the only run in a workdir: damaged files are set aside, SIGTERM leaves in order.
+
+    Raises:
+      ValueError: it cannot be written, is not of a run, or another run writes to it.
+    """
+    artifacts = Artifacts(workdir)
+    with lock.writer(artifacts), stop.leaving(artifacts.has_checkpoint):
+        damage.set_aside(artifacts)
+        yield artifacts
+
+
+@contextlib.contextmanager
+def records(
+    p: plans.Plan, workdir: pathlib.Path, *, allow_config_change: bool = False,
+    restart_data: bool = False,
+) -> Iterator[Records]:  # fmt: skip
+    """Open the writers and the checkpoints of a run."""
+    with contextlib.ExitStack() as stack:
+        found = writers_of(p.settings, workdir, until=p.length.steps)
+        for writer in found:
+            stack.callback(writer.close)
+        allow = dict(allow_config_change=allow_config_change, restart_data=restart_data)
+        checkpoints = stack.enter_context(saved_state.open_checkpoints(p.parts, workdir, **allow))
+        yield Records(Artifacts(workdir), found, checkpoints)
+
+
+def resume(
+    p: plans.Plan, kept: Records, batches, *, restart_data: bool = False
+) -> tuple[Any, dict | None]:
+    """Restore the newest good checkpoint; (None, None) where there is none.
+
+    The state goes straight into the plan's shardings: nothing is made beside it.
+    """
+    state, progress = loop.resume(
+        kept.checkpoints, p.state, batches, writers=kept.writers, restart_data=restart_data
+    )
+    if restart_data and progress and jax.process_index() == 0:
+        _record_restart(kept.artifacts, int(state.step), batches)
+    return (None, None) if progress is None else (state, progress)
+
+
+def _record_restart(own: Artifacts, step: int, batches) -> None:
+    """Keep after which step the data started afresh, and what they are since."""
+    known = files.read_json(own.restarts)["restarts"] if own.restarts.exists() else []
+    files.write_json(own.restarts, {"restarts": [*known, {"step": step, "data": batches.state()}]})
+
+
+def train(
+    p: plans.Plan, kept: Records, step, state, frozen, batches, *, progress: dict | None,
+    cost: flops.Cost,
+) -> loop.Result:  # fmt: skip
+    """Run the loop to the plan's last step; cost: FLOPs of a token."""
+    if jax.process_index() == 0:  # a config that is refused must not replace the run's own
+        summary.write_config(kept.artifacts.config, p.settings.plain)
+        sys.stderr.write(f"data: {p.length.text(p.loader.summary())}\n{_rate_note(p)}")
+    return loop.run(
+        step, state, frozen, batches, until=p.length.steps,
+        log_every_steps=p.settings.log_every_steps,
+        every=(_evaluations(p, kept.artifacts.workdir),), writers=kept.writers,
+        checkpoints=kept.checkpoints, progress=progress, flops_per_token=cost,
+        save_every_steps=p.settings.checkpoint.every_steps or None,
+    )  # fmt: skip
+
+
+def _rate_note(p: plans.Plan) -> str:
+    """Return a line on a learning rate that is far too large for the base, "" where it is not."""
+    preference = p.parts.spec.data != "tokens"
+    note = rates.note(
+        p.settings.optim["learning_rate"], p.parts.parameters, full=p.parts.method is None,
+        preference=preference,
+    )  # fmt: skip
+    return f"{note}\n" if note else ""
+
+
+def _evaluations(p: plans.Plan, workdir: pathlib.Path) -> loop.Every:
+    def evaluate(now: loop.Now) -> dict:
+        return p.evaluation.run(
+            saved_state.params_of(now.state, now.frozen), step=now.step, workdir=workdir
+        )
+
+    return loop.Every(p.settings.eval_every_steps or p.length.steps, evaluate, at_start=True)
+
+
+def writers_of(settings: Settings, workdir: pathlib.Path, *, until: int) -> tuple:
+    """Make the writers of a run's metrics."""
+    found = [
+        writers.Jsonl(Artifacts(workdir).metrics),
+        writers.TensorBoard(Artifacts(workdir).tensorboard),
+        writers.Console(until=until),
+    ]
+    if settings.wandb_project:
+        name, config = workdir.name, settings.plain
+        found.append(writers.Wandb(project=settings.wandb_project, name=name, config=config))
+    return tuple(found)
