@@ -205,10 +205,13 @@ def _started(pid: int) -> str | None:
     except PermissionError:  # another user's: it lives
         pass
     try:
-        # Field 22 of proc(5): clock ticks since the boot. The name before it may hold spaces.
-        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        # Fields 3 and 22 of proc(5): the state, and clock ticks since the boot. The name before
+        # them may hold spaces.
+        state, *fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return "unknown"
+    # A dead process keeps its number until its parent asks, which that of a container may not.
+    return None if state in "ZX" else fields[18]
 
 
 def _clean(artifacts: Artifacts) -> None:

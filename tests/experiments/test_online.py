@@ -1,6 +1,7 @@
 """Online runs: wrong configs and rewards are refused; any mesh learns the same."""
 
 import json
+import types
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from configs import common
 from experiments import online
 from ftjax.rl import rollout, rollout_batch
+from ftjax.rl.prompts import Prompts
 from ftjax.run import config as settings
 from tests.lab import metrics
 
@@ -44,6 +46,21 @@ def test_wrong_configs_are_refused(changes, told, lab):
 def test_a_config_that_samples_nothing_is_refused(lab):
     with pytest.raises(ValueError, match="rollout: got none; expected a section"):
         rollout.check(lab.settings())
+
+
+def test_other_prompts_than_those_of_the_position_are_refused(lab):
+    def batches(rows):
+        prompts = types.SimpleNamespace(rows=rows)
+        prompts.digest = Prompts.digest.func(prompts)
+        sampler = types.SimpleNamespace(prompts=prompts, lessons=types.SimpleNamespace(count=8))
+        return rollout.Rollouts(sampler, None, plain(lab))
+
+    rows = [{"prompt": "a", "answer": 1}, {"prompt": "b", "answer": 2}]
+    position = json.loads(json.dumps(batches(rows).state()))
+    batches(rows).restore(position)
+    for other in (rows[:1], rows[::-1], [rows[0], {"prompt": "b", "answer": 3}]):
+        with pytest.raises(ValueError, match=r"in other prompts .*--restart_data"):
+            batches(other).restore(position)
 
 
 def test_arrays_survive_json():

@@ -53,6 +53,17 @@ def test_the_lock_of_a_dead_process_is_taken_over(own):
             assert json.loads(own.lock.read_text())["time"] != "then"
 
 
+def test_a_dead_process_that_nobody_waited_for_holds_no_lock(own):
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    start = lock._started(process.pid)
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it stays a zombie
+    locked(own, host=socket.gethostname(), pid=process.pid, start=start)
+    with lock.writer(own):
+        assert json.loads(own.lock.read_text())["pid"] == os.getpid()
+    process.communicate()
+
+
 @pytest.fixture
 def hurried(monkeypatch):
     """Beats that a test can wait for."""
