@@ -46,9 +46,17 @@ def _acquire(artifacts: Artifacts, stack: contextlib.ExitStack) -> None:
     _check_place(artifacts)
     _lock(artifacts)
     stack.callback(_remove_empty, artifacts)  # the last of all
-    stack.callback(artifacts.lock.unlink, missing_ok=True)
-    stack.enter_context(_beating(artifacts.lock))
+    own = artifacts.lock.read_text()
+    stack.callback(_unlock, artifacts.lock, own)
+    stack.enter_context(_beating(artifacts.lock, own))
     _clean(artifacts)
+
+
+def _unlock(lock: pathlib.Path, own: str) -> None:
+    """Remove the lock, unless another run has it by now."""
+    with contextlib.suppress(OSError):
+        if lock.read_text() == own:
+            lock.unlink()
 
 
 def _remove_empty(artifacts: Artifacts) -> None:
@@ -166,9 +174,9 @@ def _age(lock: pathlib.Path) -> float:
 
 
 @contextlib.contextmanager
-def _beating(lock: pathlib.Path) -> Iterator[None]:
-    """Touch the lock every BEAT_S seconds, in a thread of its own."""
-    ended, own = threading.Event(), lock.read_text()
+def _beating(lock: pathlib.Path, own: str) -> Iterator[None]:
+    """Touch the lock, which holds `own`, every BEAT_S seconds, in a thread of its own."""
+    ended = threading.Event()
 
     def beat() -> None:
         while not ended.wait(BEAT_S):

@@ -68,7 +68,7 @@ def test_a_dead_process_that_nobody_waited_for_holds_no_lock(own):
 def hurried(monkeypatch):
     """Beats that a test can wait for."""
     monkeypatch.setattr(lock, "BEAT_S", 0.02)
-    monkeypatch.setattr(lock, "DEAD_S", 1.0)
+    monkeypatch.setattr(lock, "DEAD_S", 0.3)
 
 
 @pytest.mark.parametrize("content", ['{"host": "elsewhere", "pid": 1, "start": "1"}', '{"host": '])
@@ -80,12 +80,13 @@ def test_the_lock_of_another_host_is_taken_over_once_nobody_touches_it(own, hurr
 
 
 def test_the_lock_of_a_living_run_on_another_host_is_refused(own, hurried, monkeypatch, capsys):
+    monkeypatch.setattr(lock, "DEAD_S", 30.0)  # longer than any machine lets a thread wait
     with lock.writer(own):  # its thread touches the lock
         monkeypatch.setattr(socket, "gethostname", lambda: "here")
         with pytest.raises(ValueError, match=r"writes to since .*or remove .*lock"):
             with lock.writer(own):
                 pass
-    assert "taken over at 1 s" in capsys.readouterr().err
+    assert "taken over at 30 s" in capsys.readouterr().err
 
 
 def test_an_old_lock_is_judged_by_the_clock_of_its_file_system(own, monkeypatch):
@@ -102,7 +103,8 @@ def test_a_run_whose_lock_was_taken_writes_nothing_more(own, hurried, monkeypatc
     monkeypatch.setattr(lock, "_leave", lambda path: left.set())
     with lock.writer(own):
         locked(own, host="elsewhere")
-        assert left.wait(10)
+        assert left.wait(30)
+    assert json.loads(own.lock.read_text())["host"] == "elsewhere"  # it is that run's
 
 
 PAIR = """
