@@ -77,9 +77,8 @@ def make_runner(model, function: Callable, *, batch_size: int, mesh=None) -> Cal
 
     def run(params, examples: Sequence, *, count: int) -> list[np.ndarray]:
         results = [np.zeros(len(examples)) for _ in range(count)]
-        for index, batch in batches(
-            examples, batch_size=batch_size, most=model.config.max_positions
-        ):
+        most = model.max_length(params.get("adapters"))
+        for index, batch in batches(examples, batch_size=batch_size, most=most):
             with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
                 found = call(params, place(batch, mesh))
             for result, part in zip(results, found, strict=True):
