@@ -7,7 +7,7 @@ Before is the model with its adapters off.
 """
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -69,11 +69,6 @@ def retention(
         )
     kept = [(after[name] - chance[name]) / (before[name] - chance[name]) for name in before]
     return float(np.mean(kept))
-
-
-def noise_floor(scores: Sequence[float]) -> float:
-    """Return the largest difference between runs of one unchanged configuration."""
-    return float(np.max(scores) - np.min(scores))
 
 
 def direction(metric: str, directions: Mapping[str, int] | None = None) -> int:
