@@ -133,6 +133,9 @@ def _evaluator(spec: dict, parts: setup.Parts, *, where: str):
     if spec["name"] == "nll":
         examples = _examples(data, parts, limit, where=f"{where}.data")
         offered |= dict(examples=examples, byte_counts=_byte_counts(examples, parts.tokenizer))
+    elif spec["name"] == "drift":
+        base = _base_of(parts, where=where)
+        offered |= dict(examples=_examples(data, parts, limit, where=f"{where}.data"), base=base)
     elif spec["name"] == "preference":
         data.setdefault("kind", "preference")
         groups = _examples(data, parts, limit, where=f"{where}.data")
@@ -194,6 +197,20 @@ def _start_of(parts: setup.Parts) -> Callable | None:
         return parts.reference.params
     moves = jax.tree.leaves(trainable["model"]) or not parts.starts_as_base
     return None if moves else preference.adapters_off
+
+
+def _base_of(parts: setup.Parts, *, where: str) -> Callable:
+    """Return `params -> the base's`: adapters off, or the frozen copy where weights train."""
+    trainable, _ = states.split(parts.abstract, parts.patterns)
+    if not jax.tree.leaves(trainable["model"]):
+        return preference.adapters_off
+    if parts.reference.name == "frozen":
+        return parts.reference.params
+    raise ValueError(
+        f"{where}.name: got 'drift' where weights of the model train; expected adapters alone, "
+        "which are off in the base: no copy of the weights before training is kept; drop it, or "
+        "train adapters"
+    )
 
 
 def _encode(parts: setup.Parts, data: Mapping) -> Callable:

@@ -12,7 +12,8 @@
 
 "up" says that more is better. Scores are such that more is better too: of a loss, hand in its
 negative. NaN stands for what was not evaluated. Averages are over tasks, not over examples.
-ACC, BWT and FWT are GEM's (arXiv:1706.08840), forgetting and intransigence those of arXiv:1801.10112.
+ACC, BWT and FWT are those of GEM (arXiv:1706.08840), forgetting and intransigence those of
+arXiv:1801.10112.
 
 Each measure is the mean of one term per task, `TERMS`, from which `estimate` has its intervals.
 """
@@ -41,7 +42,7 @@ def from_examples(table: Sequence[Sequence]) -> np.ndarray:
 
 
 def avg_accuracy(scores: np.ndarray) -> float:
-    """Average the final scores, (1/T) sum_j R[T,j]; up. A specialist in the last task scores too."""
+    """Average the final scores, (1/T) sum_j R[T,j]; up. A last-task specialist scores too."""
     return float(final_terms(scores).mean())
 
 

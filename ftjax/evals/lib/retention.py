@@ -15,9 +15,11 @@ from ftjax.evals.lib import bootstrap
 
 HIGHER, LOWER = 1, -1
 DIRECTIONS = {
-    "accuracy": HIGHER, "bits_per_byte": LOWER, "exact_match": HIGHER, "f1": HIGHER,
-    "loss": LOWER, "margin": HIGHER, "nll": LOWER, "nll_per_example": LOWER, "perplexity": LOWER,
-    "reward": HIGHER, "reward_margin": HIGHER,
+    "accuracy": HIGHER, "bits_per_byte": LOWER, "ce_to_base": LOWER, "exact_match": HIGHER,
+    "f1": HIGHER, "js": LOWER, "kl_forward": LOWER, "kl_forward_per_sequence": LOWER,
+    "kl_reverse": LOWER, "kl_reverse_per_sequence": LOWER, "loss": LOWER, "margin": HIGHER,
+    "nll": LOWER, "nll_per_example": LOWER, "perplexity": LOWER,
+    "reward": HIGHER, "reward_margin": HIGHER, "top1_agreement": HIGHER, "tv": LOWER,
 }  # fmt: skip
 
 
