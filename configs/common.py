@@ -1,7 +1,7 @@
-"""Every legal key of a training config, with its default or a required placeholder.
+"""What config files have in common.
 
-A config file starts from `base()`, sets what differs, and is locked by the main: a key that is not
-here cannot be set, and a key that nothing reads is an error.
+A config file starts from `base()`, whose keys and defaults are those of `ftjax/run/config.py`, sets
+what differs, and is locked by the main: a key that nothing reads is an error.
 """
 
 import json
@@ -11,87 +11,19 @@ import pathlib
 
 from ftjax.core import config as conf
 from ftjax.optim import rates
+from ftjax.run import config as settings
 
 parse_arg = conf.parse_arg
 
 
-def base():
-    """Return the config that all others start from."""
-    c = conf.create()
-    c.seed = dict(data=0, init=0, adapter=0, sampling=0)
-    c.model = dict(
-        base="tiny",  # a Hugging Face directory; "tiny" is the embedded one; "" = random weights
-        preset="",  # sizes by public name, when the weights are random
-        param_dtype="",  # of frozen weights in memory, and of exports; "" = as stored
-        train_dtype="float32",  # of weights that train; in bfloat16 small updates round to nothing
-        compute_dtype="",  # "" = float32; bfloat16 on accelerators from 300M parameters on
-        remat="light",  # what the backward pass keeps: none | light | full
-        chunk=64,  # positions per chunk of the log-probabilities
-        # Of families with experts; "" and None are the family's own:
-        dispatch="",  # how tokens reach experts: dropless | capacity
-        capacity_factor=conf.placeholder(float),  # seats of an expert over the mean load
-        router_aux=conf.placeholder(float),  # coefficient of the load-balancing loss
-        quantize=conf.create(name="", where="blocks/**"),  # a frozen base in few bits: nf4 | int8
-    )
-    c.tokenizer = ""  # a tokenizer.json or a directory; "" = the base's
-    c.adapter = conf.create(name="", where="blocks/**")  # name="" = no adapter
-    c.adapter_from = ""  # a PEFT directory to start from
-    c.trainable = ()  # path patterns; () = the adapters where there are any, else the model
-    c.objective = conf.create(name="sft")
-    c.penalties = conf.create()  # label = dict(name="orthogonal", weight=0.5): added to the loss
-    # What preference losses compare with: adapters_off | frozen | cached (in `folder`) | model
-    c.reference = dict(name="adapters_off", base="", folder="")
-    c.optim = optim()
-    c.data = conf.create(name="jsonl", max_tokens=256)
-    c.evals = conf.create()
-    c.samples = conf.create(prompts=(), max_new_tokens=32, temperature=0.0)
-    c.mesh = dict(data=-1, fsdp=1, expert=1, tensor=1)
-    c.steps = conf.placeholder(int)  # the length of the run, or
-    c.epochs = conf.placeholder(float)  # ... how often it goes through the data: one of them
-    c.batch_size, c.accumulate = 8, 1
-    c.compile = "jit"
-    c.ema_decay = conf.placeholder(float)
-    c.log_every_steps = 10
-    c.eval_every_steps = 0  # 0 = before the first step and after the last
-    c.checkpoint = dict(every_steps=0, keep=2, best="", mode="min")
-    c.wandb_project = ""
-    return c
-
-
-def optim():
-    """Return the optimizer section: AdamW, and what can be said around any optimizer."""
-    return conf.create(
-        name="adamw",
-        learning_rate=conf.placeholder(float, required=True),
-        schedule=dict(name="cosine", warmup_steps=0),
-        weight_decay=0.0,
-        no_decay=(),  # path patterns, such as "**{norm,bias}"
-        groups=(),  # (path pattern, dict(lr_scale=..., weight_decay=...)) pairs
-        clip_norm=1.0,
-        state_dtype="float32",  # of the moments; bfloat16 halves them and rounds them each step
-        ranks=conf.create(),  # AdaLoRA's budget: target_rank, init_steps, final_steps, every_steps
-    )
+base = settings.defaults  # every legal key, with its default or a required placeholder
 
 
 def online(c, *, prompts: int, samples: int, max_new_tokens: int):
     """Let a run learn from its own samples: the keys of `experiments.online`, with defaults."""
-    c.rollout = conf.create(
-        prompts=prompts,  # a round samples answers to so many prompts ...
-        samples=samples,  # ... so many to each: a group
-        epochs=1,  # passes over the answers of a round, in batches of batch_size
-        max_new_tokens=max_new_tokens,
-        temperature=1.0,  # of the sampling, and of the probabilities that its ratios compare
-        slots=0,  # rows that are sampled at a time; 0 = all of a round
-        until=(),  # strings that end an answer; they are no part of its text
-        mask_truncated=False,  # leave out answers that came to no end within max_new_tokens
-        missing_eos_penalty=conf.placeholder(float),  # taken off the reward of such answers
-        faults="raise",  # of reward functions: raise | skip
-        kl_target=conf.placeholder(float),  # of the controller of kl_weight; None = it stays
-        kl_horizon=conf.placeholder(int),  # answers in which it reacts; None = 10,000
-        mixture=conf.placeholder(float),  # the reference's share in a rival; None = the objective's
-    )
-    c.rewards = conf.create()  # label -> dict(name=..., weight=1.0, ...)
-    c.advantages = conf.create()  # how they become credit or pairs; see `ftjax/rl/batches.py`
+    sampled = dict(prompts=prompts, samples=samples, max_new_tokens=max_new_tokens)
+    c.rollout = conf.from_dataclass(settings.Rollout, **sampled)
+    c.rewards, c.advantages = conf.create(), conf.create()
     return c
 
 

@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
     cli.start()
     from ftjax.core import processes
     from ftjax.run import export as exporting  # slow to import
-    from ftjax.run import reader
+    from ftjax.run import finish, reader
 
     workdir, sizes = pathlib.Path(WORKDIR.value), cli.mesh_of(MESH.value)
     parts = reader.parts_of(workdir, sizes=sizes)
@@ -52,8 +52,9 @@ def main(argv: list[str]) -> None:
     run = reader.load(workdir, checkpoint=CHECKPOINT.value, sizes=sizes)
     out, dtype = pathlib.Path(OUT.value), DTYPES[DTYPE.value]
     form = exporting.write(
-        run.parts, run.params, out, form=form, dtype=dtype, max_shard_gb=MAX_SHARD_GB.value
-    )
+        run.parts, run.params, out, form=form, dtype=dtype, max_shard_gb=MAX_SHARD_GB.value,
+        record=finish.record(workdir, run.parts.settings, step=run.step),
+    )  # fmt: skip
     if processes.is_first():
         print(f"step {run.step}, {form}: {out}")
 

@@ -31,7 +31,7 @@ PLUGINS = {
     "adapters": ("make", "EXAMPLE"),
     "objectives": ("make", "EXAMPLE"),
     "penalties": ("make", "EXAMPLE"),
-    "evals": ("make",),
+    "evals": ("make", "INPUTS"),
     "data/sources": ("make",),
     "models/families": ("make", "from_hf", "to_hf", "NAMES", "EXAMPLE"),
 }

@@ -8,6 +8,7 @@ Configs are ml_collections `ConfigDict`s made by `get_config(arg)` files. Only t
 ml_collections, and only mains under `experiments/` use the classes and flags defined here.
 """
 
+import dataclasses
 import difflib
 import importlib
 import importlib.util
@@ -55,6 +56,11 @@ def resolve(name: str, package: str, *, where: str = "name") -> types.ModuleType
         f"{where}: got {name!r}; expected one of {listed(found)}, or a dotted path to a module; "
         f"{nearest(name, found)}no module {path!r} can be imported"
     )
+
+
+def attribute(name: str, package: str, attr: str = "make", *, where: str = "name"):
+    """Return what a module that `resolve` finds defines as `attr`, None where it does not."""
+    return vars(resolve(name, package, where=where)).get(attr)
 
 
 def room(package: str) -> list[str]:
@@ -330,6 +336,30 @@ def create(**sections):
     import ml_collections
 
     return ml_collections.ConfigDict(sections)
+
+
+def from_dataclass(kind: type, *, without: Sequence[str] = (), **values):
+    """Return the ConfigDict of a dataclass's defaults, nested ones included.
+
+    A default of None becomes a placeholder of the field's type. values: of fields that have no
+    default, or another one.
+    """
+    found = {}
+    for field in dataclasses.fields(kind):
+        if field.name in without:
+            continue
+        value = values.get(field.name, _default(field))
+        if dataclasses.is_dataclass(value):
+            value = from_dataclass(type(value))
+        elif value is None:
+            value = placeholder(next(t for t in typed.plain(field.type) if t is not type(None)))
+        found[field.name] = value
+    return create(**found)
+
+
+def _default(field: dataclasses.Field):
+    made = field.default_factory is not dataclasses.MISSING
+    return field.default_factory() if made else field.default
 
 
 def placeholder(kind: type, *, required: bool = False):

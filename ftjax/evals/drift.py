@@ -16,11 +16,13 @@ import numpy as np
 from ftjax.core.typed import Count
 from ftjax.evals.lib import drift, scoring
 
+# The base first: it is refused before data are encoded. See `ftjax/run/evaluation.py`.
+INPUTS = ("base", "examples")
 METRICS = (*drift.NAMES, "kl_forward_per_sequence", "kl_reverse_per_sequence", "tokens")
 
 
 def make(
-    *, model, examples: Sequence, base: Callable, batch_size: Count = 8, chunk: Count = 64,
+    *, model, examples: Sequence, base_of: Callable, batch_size: Count = 8, chunk: Count = 64,
     mesh=None,
 ) -> scoring.Evaluator:  # fmt: skip
     """Make the evaluator of {kl_forward, kl_reverse, ce_to_base, tv, js, top1_agreement, ...}.
@@ -28,7 +30,7 @@ def make(
     Args:
       model: the handle.
       examples: (tokens, weights) pairs; see `scoring.make_scorer`.
-      base: params -> the base's params, such as those with the adapters off.
+      base_of: params -> the base's params, such as those with the adapters off.
       batch_size: examples at a time.
       chunk: positions of both models' logits at a time, over the full vocabulary.
       mesh: shard the examples over its replicas.
@@ -54,7 +56,7 @@ def make(
     names = (*drift.NAMES, "tokens")
 
     def per_example(params) -> dict[str, np.ndarray]:
-        found = score((base(params), params), examples, count=len(names))
+        found = score((base_of(params), params), examples, count=len(names))
         return dict(zip(names, found, strict=True))
 
     return scoring.Evaluator(per_example, summary)

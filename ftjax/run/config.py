@@ -3,124 +3,156 @@
     settings = read(config)
     settings.optim["name"], settings.mesh["fsdp"], settings.model.remat
 
-A key that is not a field here is an error with the nearest name, so no key is ever ignored.
+A key that is not a field here is an error with the nearest name, so no key is ever ignored; its
+default stands here too, and `defaults()` is the config that config files start from.
 Sections with a `name` (adapter, objective, optim, data, each of penalties and of evals) stay dicts:
 whatever the name stands for checks its own keywords.
 """
 
-import dataclasses
+import pathlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from ftjax.core import config as conf
 from ftjax.core.typed import Count, Decay, Natural, NonNegative, Patterns, Positive, Share
 
+OPEN = ("plain", "rollout", "rewards", "advantages")  # not in a config until something sets them
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclass(frozen=True)
 class Seeds:
-    """One seed for each thing that is drawn."""
+    """One seed for each thing that is random."""
 
-    data: Natural
-    init: Natural
-    adapter: Natural
-    sampling: Natural
+    data: Natural = 0
+    init: Natural = 0
+    adapter: Natural = 0
+    sampling: Natural = 0
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Model:
-    """Which weights, in which types; see `configs/common.py`."""
+    """Which weights, in which types."""
 
-    base: str
-    preset: str
-    param_dtype: str
-    train_dtype: str
-    compute_dtype: str
-    remat: str
-    chunk: Count
-    dispatch: str
-    capacity_factor: Positive | None
-    router_aux: NonNegative | None
-    quantize: dict
+    base: str = "tiny"  # a Hugging Face directory; "tiny" is the embedded one; "" = random weights
+    preset: str = ""  # sizes by public name, when the weights are random
+    param_dtype: str = ""  # of frozen weights in memory, and of exports; "" = as stored
+    train_dtype: str = "float32"  # of what trains; in bfloat16 small updates round to nothing
+    compute_dtype: str = ""  # "" = float32; bfloat16 on accelerators from 300M parameters on
+    remat: str = "light"  # what the backward pass keeps: none | light | full
+    chunk: Count = 64  # positions per chunk of the log-probabilities
+    # Of families with experts; "" and None are the family's own:
+    dispatch: str = ""  # how tokens reach experts: dropless | capacity
+    capacity_factor: Positive | None = None  # seats of an expert over the mean load
+    router_aux: NonNegative | None = None  # coefficient of the load-balancing loss
+    # A frozen base in few bits: nf4 | int8
+    quantize: dict = field(default_factory=lambda: dict(name="", where="blocks/**"))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Reference:
     """What preference losses and distillation compare with; see `ftjax/run/reference.py`."""
 
-    name: str
-    base: str
-    folder: str
+    name: str = "adapters_off"  # adapters_off | frozen | cached (in `folder`) | model
+    base: str = ""  # of `model`: another directory
+    folder: str = ""  # of `cached`; "" = in the workdir
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Samples:
     """Prompts to continue before and after training."""
 
-    prompts: Sequence[str]
-    max_new_tokens: Count
-    temperature: NonNegative
+    prompts: Sequence[str] = ()
+    max_new_tokens: Count = 32
+    temperature: NonNegative = 0.0
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Checkpoint:
-    """When to save and what to keep; `best` is a metric such as "eval/facts/nll"."""
+    """When to save and what to keep."""
 
-    every_steps: Natural
-    keep: Count
-    best: str
-    mode: str
+    every_steps: Natural = 0  # 0 = at the end, and when the run is stopped
+    keep: Count = 2
+    best: str = ""  # a metric such as "eval/facts/nll": its best checkpoint is kept too
+    mode: str = "min"  # of `best`: min | max
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
+class Export:
+    """What exports say of the run."""
+
+    base_name: str = ""  # the base's hub id, for who loads an export; "" = its folder's name
+
+
+@dataclass(frozen=True)
 class Rollout:
-    """How answers are sampled to learn from; see `configs/common.py`."""
+    """How answers are sampled to learn from: prompts per rollout, samples per prompt."""
 
-    prompts: Count
-    samples: Count
-    epochs: Count
+    prompts: Count  # per rollout
+    samples: Count  # per prompt: the size of a group
     max_new_tokens: Count
-    temperature: Positive
-    slots: Natural
-    until: Patterns
-    faults: str
-    kl_target: Positive | None
-    kl_horizon: Count | None = None
-    mixture: Share | None = None
-    mask_truncated: bool = False
-    missing_eos_penalty: float | None = None
+    epochs: Count = 1  # passes over the answers of a rollout, in batches of batch_size
+    temperature: Positive = 1.0  # of the sampling, and of the probabilities that ratios compare
+    slots: Natural = 0  # rows that are sampled at a time; 0 = all of a rollout
+    until: Patterns = ()  # strings that end an answer; they are no part of its text
+    mask_truncated: bool = False  # leave out answers that came to no end within max_new_tokens
+    missing_eos_penalty: float | None = None  # taken off the reward of such answers
+    faults: str = "raise"  # of reward functions: raise | skip
+    kl_target: Positive | None = None  # of the controller of kl_weight; None = it stays
+    kl_horizon: Count | None = None  # answers in which it reacts; None = 10,000
+    mixture: Share | None = None  # the reference's share in a rival; None = the objective's
 
 
-@dataclasses.dataclass(frozen=True)
+def _optim() -> dict:
+    """Return the optimizer section: AdamW, and what can be said around any optimizer."""
+    return dict(
+        name="adamw",
+        learning_rate=conf.placeholder(float, required=True),
+        schedule=dict(name="cosine", warmup_steps=0),
+        weight_decay=0.0,
+        no_decay=(),  # path patterns, such as "**{norm,bias}"
+        groups=(),  # (path pattern, dict(lr_scale=..., weight_decay=...)) pairs
+        clip_norm=1.0,  # None = no clipping
+        state_dtype="float32",  # of the moments; bfloat16 halves them and rounds them each step
+        ranks={},  # AdaLoRA's budget: target_rank, init_steps, final_steps, every_steps
+    )
+
+
+@dataclass(frozen=True)
 class Settings:
     """A whole config."""
 
-    seed: Seeds
-    model: Model
-    tokenizer: str
-    adapter: dict
-    adapter_from: str
-    trainable: Patterns
-    objective: dict
-    penalties: dict[str, dict]
-    reference: Reference
-    optim: dict
-    data: dict
-    evals: dict[str, dict]
-    samples: Samples
-    mesh: dict
-    steps: Count | None
-    epochs: Positive | None
-    batch_size: Count
-    accumulate: Count
-    compile: str
-    ema_decay: Decay | None
-    log_every_steps: Count
-    eval_every_steps: Natural
-    checkpoint: Checkpoint
-    wandb_project: str
-    plain: dict  # the config as it was given, for config.json and the checkpoints' manifest
-    rollout: Rollout | None = None  # of online runs, as are the next two
-    rewards: dict[str, dict] = dataclasses.field(default_factory=dict)
-    advantages: dict = dataclasses.field(default_factory=dict)
+    seed: Seeds = field(default_factory=Seeds)
+    model: Model = field(default_factory=Model)
+    tokenizer: str = ""  # a tokenizer.json or a directory; "" = the base's
+    # name="" = no adapter
+    adapter: dict = field(default_factory=lambda: dict(name="", where="blocks/**"))
+    adapter_from: str = ""  # a PEFT directory to start from
+    trainable: Patterns = ()  # paths; () = the adapters where there are any, else the model
+    objective: dict = field(default_factory=lambda: dict(name="sft"))
+    penalties: dict[str, dict] = field(default_factory=dict)  # label = dict(name="orthogonal", ...)
+    reference: Reference = field(default_factory=Reference)
+    optim: dict = field(default_factory=_optim)
+    data: dict = field(default_factory=lambda: dict(name="jsonl", max_tokens=256))
+    evals: dict[str, dict] = field(default_factory=dict)  # label = dict(name="nll", data=...)
+    samples: Samples = field(default_factory=Samples)
+    mesh: dict = field(default_factory=lambda: dict(data=-1, fsdp=1, expert=1, tensor=1))
+    steps: Count | None = None  # the length of the run, or
+    epochs: Positive | None = None  # ... how often it goes through the data: one of them
+    batch_size: Count = 8
+    accumulate: Count = 1  # microbatches that a batch is cut into
+    compile: str = "jit"  # jit | pmap
+    ema_decay: Decay | None = None  # of an average of the trainable parameters; None = no average
+    log_every_steps: Count = 10
+    eval_every_steps: Natural = 0  # 0 = before the first step and after the last
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    export: Export = field(default_factory=Export)
+    wandb_project: str = ""
+    # Of online runs:
+    rollout: Rollout | None = None
+    rewards: dict[str, dict] = field(default_factory=dict)  # label = dict(name=..., weight=1.0)
+    advantages: dict = field(default_factory=dict)  # of rewards; see `ftjax/rl/batches.py`
+    # The config as it was given, for config.json and the checkpoints' manifest:
+    plain: dict = field(default_factory=dict)
 
 
 SECTIONS = {
@@ -129,8 +161,14 @@ SECTIONS = {
     "reference": Reference,
     "samples": Samples,
     "checkpoint": Checkpoint,
+    "export": Export,
     "rollout": Rollout,
 }
+
+
+def defaults():
+    """Return the config that all others start from; the learning rate is required."""
+    return conf.from_dataclass(Settings, without=OPEN)
 
 
 def read(config: Mapping) -> Settings:
@@ -155,6 +193,11 @@ def _check_values(settings: Settings) -> None:
         raise ValueError(
             f"steps: {got}; expected a value; pass --config.steps=... or --config.epochs=..., one "
             "of them"
+        )
+    if pathlib.PurePath(name := settings.export.base_name).is_absolute():
+        raise ValueError(
+            f"export.base_name: got {name!r}, a path of this machine; expected a name that others "
+            "can load; set it to the base's hub id, such as 'org/name'"
         )
     _check_choice("compile", settings.compile, ("jit", "pmap"))
     _check_choice("checkpoint.mode", settings.checkpoint.mode, ("min", "max"))

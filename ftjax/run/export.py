@@ -2,7 +2,9 @@
 
     write(parts, params, folder)                     what was trained, as an adapter if it can be
     write(parts, params, folder, form="model")       one model, adapters merged into it
-    update(parts, params, artifacts, step=100)       DIR/export, unless it is whole and of now
+    update(parts, params, artifacts, record=record)  DIR/export, unless it is whole and of now
+
+Tokenizer, chat template, ends of answers and a model card go with either (`run.export_files`).
 
 Modules of the base that train beside an adapter, such as norms, go with it whole. What PEFT has no
 form for, such as a weight that trains under its own adapter, is merged.
@@ -11,6 +13,7 @@ Merging is done in float32 and rounded once. A base that was quantised is merged
 so that the merged model computes what was trained.
 """
 
+import functools
 import hashlib
 import json
 import pathlib
@@ -28,18 +31,19 @@ from ftjax.adapters.lib import protocol
 from ftjax.adapters.peft import io as peft
 from ftjax.core import digest, files, processes, tree
 from ftjax.models.hf import checkpoint
+from ftjax.report import card
+from ftjax.report.card import Record
 from ftjax.run import build as setup
-from ftjax.run import saved_state
+from ftjax.run import export_files, saved_state
 from ftjax.run.artifacts import Artifacts
 from ftjax.train import state as states
 
 FORMS = ("adapter", "model")
-TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def write(
     parts: setup.Parts, params: Mapping[str, Any], folder: pathlib.Path, *, form: str = "",
-    dtype=None, max_shard_gb: float = 5.0,
+    dtype=None, max_shard_gb: float = 5.0, record: Record | None = None,
 ) -> str:  # fmt: skip
     """Write weights to a new directory, which appears when it is complete; returns the form.
 
@@ -50,27 +54,41 @@ def write(
       dtype: of the files. When None, that of the base's files for a model, whatever it was
         trained in, and the arrays' own for an adapter.
       max_shard_gb: larger models are split into files of at most this many 10^9 bytes.
+      record: what the model card says of the run.
 
     Raises:
       ValueError: an adapter is asked of a run that has none, or PEFT has no such method.
     """
     adapter = form == "adapter" or (not form and parts.method is not None)
-    refusal = _write_adapter(parts, params, folder, dtype) if adapter else ""
+    heads = _whole(params.get("head") or {})
+    beside = export_files.beside(parts)
+    complete = lambda form: functools.partial(
+        _complete, heads, beside, export_files.card(parts, form=form, record=record)
+    )
+    refusal = _write_adapter(parts, params, folder, dtype, complete("adapter")) if adapter else ""
     if refusal and (form or not _merges(params["adapters"])):
         raise ValueError(refusal)
     if refusal:
         sys.stderr.write(f"export: a model, the adapter is merged into it: {refusal}\n")
     if refusal or not adapter:
-        _write_model(parts, params, folder, dtype, max_shard_gb)
-    heads = _whole(params.get("head") or {})
-    for name, head in heads.items() if jax.process_index() == 0 else ():
-        scores = {"score.weight": np.asarray(head)[None]}  # as classifiers of one label have it
-        files.write_tensors(folder / f"{name}_head.safetensors", scores)
+        _write_model(parts, params, folder, dtype, max_shard_gb, complete("model"))
     processes.any_process(False)  # whoever reads next, in any process, finds the files
     return "adapter" if adapter and not refusal else "model"
 
 
-def update(parts: setup.Parts, params, artifacts: Artifacts, *, step: int) -> None:
+def _complete(heads, beside: Mapping[str, bytes], own: card.Card, draft: pathlib.Path) -> None:
+    """Add heads, the tokenizer's files and the card to an export that is being written."""
+    for name, head in heads.items():
+        scores = {"score.weight": np.asarray(head)[None]}  # as classifiers of one label have it
+        files.write_tensors(draft / f"{name}_head.safetensors", scores)
+    for name, content in beside.items():
+        files.write_bytes(draft / name, content)
+    card.write(draft, own)
+
+
+def update(
+    parts: setup.Parts, params, artifacts: Artifacts, *, step: int, record: Record | None = None
+) -> None:
     """Write a run's export, unless the one that is there is of this very state, and whole.
 
     Its digest.json names the step and a hash of the checkpoint and the config. One of another state
@@ -82,7 +100,7 @@ def update(parts: setup.Parts, params, artifacts: Artifacts, *, step: int) -> No
     draft = target.with_name(f".{target.name}.new")
     if jax.process_index() == 0:
         shutil.rmtree(draft, ignore_errors=True)  # of a process that was killed here
-    write(parts, params, draft)
+    write(parts, params, draft, record=record)
     if jax.process_index() == 0:
         digest.write(draft, step=step, of=of)
         shutil.rmtree(target, ignore_errors=True)
@@ -93,7 +111,7 @@ def update(parts: setup.Parts, params, artifacts: Artifacts, *, step: int) -> No
 def _identity(parts: setup.Parts, artifacts: Artifacts, step: int) -> str:
     """Hash the checkpoint of `step`, by its digest, and what of the config may change an export."""
     saved = artifacts.checkpoints / str(step) / digest.NAME
-    free = {pattern.removesuffix("/**") for pattern in saved_state.FREE}
+    free = {pattern.removesuffix("/**") for pattern in saved_state.FREE} - {"export"}
     bound = {key: value for key, value in parts.settings.plain.items() if key not in free}
     plain = json.dumps(files.plain(bound), sort_keys=True)
     content = saved.read_bytes() if saved.is_file() else b""
@@ -128,7 +146,7 @@ def _merges(found) -> bool:
     return all(adapter.MERGES for adapter in protocol.sites(found).values())
 
 
-def _write_adapter(parts, params, folder, dtype) -> str:
+def _write_adapter(parts, params, folder, dtype, complete) -> str:
     """Write the adapter and what trained beside it; returns why PEFT cannot have it, or ""."""
     if parts.method is None:
         raise ValueError("export: got a run without an adapter; expected one; export the model")
@@ -146,8 +164,8 @@ def _write_adapter(parts, params, folder, dtype) -> str:
         try:
             peft.save(
                 folder, own, linears=parts.model.linears, names=parts.family.NAMES,
-                base_model=parts.source and str(parts.source), hyper=parts.settings.adapter,
-                weights=beside, trained=trained, **more,
+                base_model=export_files.base_name(parts), hyper=parts.settings.adapter,
+                weights=beside, trained=trained, complete=complete, **more,
             )  # fmt: skip
         except ValueError as error:
             refusal = str(error)
@@ -156,18 +174,16 @@ def _write_adapter(parts, params, folder, dtype) -> str:
     return refusal
 
 
-def _write_model(parts, params, folder, dtype, max_shard_gb) -> None:
+def _write_model(parts, params, folder, dtype, max_shard_gb, complete) -> None:
     dtype = dtype or parts.stored["embed"]
     found = params["adapters"] or {}
     own = _whole(protocol.merge(params["model"], found, parts.model.linears, dtype=dtype))
     if jax.process_index() != 0:
         return
-    source = parts.source or parts.settings.model.preset
-    known = checkpoint.config_json_of(source)
     checkpoint.save(
         folder, own, family=parts.family, config=parts.model.config, dtype=dtype,
-        max_shard_gb=max_shard_gb, tokenizer=parts.tokenizer_source,
-        extra={key: known[key] for key in TOKENS if key in known}, source=parts.source,
+        max_shard_gb=max_shard_gb, extra=export_files.token_ids(parts), source=parts.source,
+        complete=complete,
     )  # fmt: skip
 
 

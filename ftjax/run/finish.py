@@ -14,8 +14,10 @@ from ftjax.evals.lib import bootstrap
 from ftjax.report import page as report
 from ftjax.report import summary, writers
 from ftjax.report import table as tables
+from ftjax.report.card import Record
 from ftjax.run import export as exporting
 from ftjax.run.artifacts import Artifacts
+from ftjax.run.config import Settings
 
 CURVES = ("loss", "grad_norm", "learning_rate")
 ENDED = ("done", "data ended")
@@ -53,10 +55,13 @@ def finish(plan, run, params, workdir: pathlib.Path, *, seconds: float) -> Outco
     """Export the weights and write the reports of a run that has ended."""
     if run.stopped not in ENDED:
         return Outcome(run.stopped, None)
-    exporting.update(plan.parts, params, Artifacts(workdir), step=run.step)
-    if jax.process_index() != 0:
+    record, is_first = None, jax.process_index() == 0
+    if is_first:
+        learned = table(workdir, plan.evaluation, name="after")
+        record = Record(run.step, plan.loader.summary(), learned)
+    exporting.update(plan.parts, params, Artifacts(workdir), step=run.step, record=record)
+    if not is_first:
         return Outcome(run.stopped, None)
-    learned = table(workdir, plan.evaluation, name="after")
     summary.write(
         Artifacts(workdir).summary, result=run, wall_s=seconds,
         bad_rows=[row.message for row in plan.loader.data.bad],
@@ -172,6 +177,19 @@ def _sizes(arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
 def _of(arrays: Mapping, label: str) -> dict[str, np.ndarray]:
     prefix = f"{label}/"
     return {k.removeprefix(prefix): arrays[k] for k in arrays if k.startswith(prefix)}
+
+
+def record(workdir: pathlib.Path, settings: Settings, *, step: int) -> Record:
+    """Read what a run says of its weights at `step`; changes have no intervals."""
+    own = Artifacts(workdir)
+    data = files.read_json(own.summary).get("data", {}) if own.summary.is_file() else {}
+    first = own.evaluated()[:1]
+    runs = {"before": numbers(workdir, first[0])} if first else {}
+    if found := numbers(workdir, step):
+        runs[f"step {step}"] = found
+    groups = {label: spec.get("group", "old") for label, spec in settings.evals.items()}
+    learned = tables.table(runs, groups=groups) if len(runs) == 2 else None
+    return Record(step, data, learned)
 
 
 def samples(workdir: pathlib.Path) -> list[report.Sample]:

@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 import numpy as np
 
-from configs import common
 from ftjax.adapters.lib import protocol
 from ftjax.adapters.multi import per_row
 from ftjax.adapters.peft import io as peft
@@ -32,7 +31,7 @@ def parts_over(directory: str, *, sizes: Mapping[str, int] | None = None) -> set
 
     sizes: of the mesh; all devices side by side when not given.
     """
-    c = common.base()
+    c = settings.defaults()
     c.mesh.update(sizes or {})
     c.model.base, c.steps, c.optim.learning_rate = directory, 1, 0.0
     return setup.build(settings.read(c))

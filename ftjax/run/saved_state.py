@@ -24,7 +24,7 @@ from ftjax.train.checkpoint import Checkpoints
 # whole paths, and a section without keys is a path itself, hence both forms.
 FREE = (
     "log_every_steps", "eval_every_steps", "checkpoint/**", "wandb_project", "mesh/**",
-    "evals", "evals/**", "samples/**",
+    "evals", "evals/**", "samples/**", "export/**",
 )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ def make_any(*, rate, **keywords):
 """
 
 CONFIG = """
-from ftjax.core import conf
+from ftjax.core import config as conf
 
 def get_config(arg=None):
     arg = conf.parse_arg(arg, rank=4, runlocal=False)
@@ -51,12 +51,12 @@ def build(spec, **extra):
 
 
 def test_resolve_finds_modules_of_a_room_and_dotted_paths(lab):
-    assert conf.resolve("conf", "core") is conf
+    assert conf.resolve("config", "core") is conf
     assert conf.resolve(lab, "core").__name__ == lab
 
 
 def test_resolve_lists_the_room_and_the_nearest():
-    with pytest.raises(ValueError, match=r"at\.name: got 'comf'.*conf.*did you mean 'conf'"):
+    with pytest.raises(ValueError, match=r"at\.name: got 'comf'.*config.*did you mean 'config'"):
         conf.resolve("comf", "core", where="at.name")
 
 

@@ -11,7 +11,7 @@ from tests.evals.test_nll import EXAMPLES
 
 @pytest.fixture(scope="module")
 def evaluate(model):
-    return drift.make(model=model, examples=EXAMPLES, base=pairs.adapters_off, batch_size=4)
+    return drift.make(model=model, examples=EXAMPLES, base_of=pairs.adapters_off, batch_size=4)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_the_base_has_not_moved(evaluate, params):
 
 def test_batches_and_chunks_do_not_matter(model, adapted, evaluate, scored):
     other = drift.make(
-        model=model, examples=EXAMPLES, base=pairs.adapters_off, batch_size=2, chunk=5
+        model=model, examples=EXAMPLES, base_of=pairs.adapters_off, batch_size=2, chunk=5
     )
     assert other(adapted) == pytest.approx(evaluate.summary(scored), rel=1e-4)
 
@@ -57,7 +57,7 @@ def test_batches_and_chunks_do_not_matter(model, adapted, evaluate, scored):
 def test_over_a_mesh(model, adapted, evaluate, scored):
     mesh = meshes.make(data=4, fsdp=2)
     spread = drift.make(
-        model=model, examples=EXAMPLES, base=pairs.adapters_off, batch_size=8, mesh=mesh
+        model=model, examples=EXAMPLES, base_of=pairs.adapters_off, batch_size=8, mesh=mesh
     )
     assert spread(adapted) == pytest.approx(evaluate.summary(scored), rel=1e-4)
 
@@ -78,5 +78,7 @@ def test_its_scores_have_paired_intervals(scored):
 def test_no_targets_is_an_error(model):
     with pytest.raises(ValueError, match=r"evals\.drift: got 1 examples without any target"):
         drift.make(
-            model=model, examples=[(np.arange(3), np.array([1.0, 0, 0]))], base=pairs.adapters_off
+            model=model,
+            examples=[(np.arange(3), np.array([1.0, 0, 0]))],
+            base_of=pairs.adapters_off,
         )

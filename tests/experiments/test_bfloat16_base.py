@@ -23,7 +23,7 @@ from ftjax.run import (
     plan as running,
 )
 from ftjax.train.checkpoint import Checkpoints
-from tests.experiments import conftest as labs
+from tests import lab as labs
 
 FULL = {
     "adapter": dict(name=""), "optim.learning_rate": 1e-5,

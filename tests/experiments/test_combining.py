@@ -9,8 +9,8 @@ import numpy as np
 from ftjax.adapters.lib import protocol
 from ftjax.adapters.peft import io as peft
 from ftjax.run import export as exporting
-from tests.lab import ROOT, environment
 from tests.experiments.test_export import drawn
+from tests.lab import ROOT, environment
 
 
 def combine(*arguments):

@@ -15,8 +15,9 @@ from tokenizers import Tokenizer, models
 from ftjax.adapters.lib import protocol
 from ftjax.adapters.peft import io as peft
 from ftjax.core import tree
+from ftjax.data import tokenizer as tokenizers
 from ftjax.models.hf import checkpoint as hf
-from ftjax.run import bases
+from ftjax.run import bases, export_files, prompting
 from ftjax.run import build as setup
 from ftjax.run import config as settings
 from ftjax.run import export as exporting
@@ -165,14 +166,21 @@ def test_what_peft_cannot_have_is_merged(lab, tmp_path, capsys):
 def test_token_ids_of_the_base_come_along(lab, tmp_path):
     shutil.copytree(lab.root / "base", tmp_path / "base")
     config = json.loads((tmp_path / "base" / hf.CONFIG).read_text())
-    more = {"eos_token_id": [1, 2], "pad_token_id": None}
+    more = {"eos_token_id": [7, 9]}
     (tmp_path / "base" / hf.CONFIG).write_text(json.dumps(config | more))
-    (tmp_path / "base" / "generation_config.json").write_text("{}")
+    (tmp_path / "base" / "generation_config.json").write_text('{"top_k": 5}')
     parts, params = drawn(lab, **{"model.base": str(tmp_path / "base"), "adapter.name": ""})
     exporting.write(parts, params, tmp_path / "out")
     found = json.loads((tmp_path / "out" / hf.CONFIG).read_text())
-    assert {key: found.get(key, "none") for key in more} == more
-    assert (tmp_path / "out" / "generation_config.json").is_file()
+    ends = [parts.tokenizer.eos_id, 7, 9, parts.tokenizer.token_id("<|im_end|>")]
+    assert found["eos_token_id"] == ends
+    assert found["pad_token_id"] == parts.tokenizer.pad_id
+    assert found["bos_token_id"] == parts.tokenizer.bos_id
+    of_generation = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert of_generation == {
+        "top_k": 5, **{key: found[key] for key in of_generation if key != "top_k"}
+    }  # fmt: skip
+    assert of_generation["eos_token_id"] == ends
 
 
 @pytest.mark.parametrize("case", ["lora_all_linear", "dora"])
@@ -197,12 +205,82 @@ def test_names_and_fields_are_those_of_peft(golden, lab, tmp_path, case):
         np.testing.assert_array_equal(found[name], tensor, err_msg=name)
     written = json.loads((tmp_path / "out" / peft.CONFIG).read_text())
     assert written.keys() <= config.keys()
-    assert written["base_model_name_or_path"] == str(base)
+    assert written["base_model_name_or_path"] == "llama"
     for key in ("peft_type", "r", "lora_alpha", "use_dora", "use_rslora", "fan_in_fan_out"):
         assert written[key] == config[key], key
     candidates = peft.modules(**how)
     means = lambda where: {m.name for m in peft.settings_of(where).targeted(candidates)}
     assert means(tmp_path / "out") == means(folder)
+
+
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}: {{ m['content'] }}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant: {% endif %}"
+)
+
+
+@pytest.mark.parametrize("form", ["adapter", "model"])
+def test_the_template_of_the_training_goes_out(lab, tmp_path, form):
+    (tmp_path / "mine.jinja").write_text(TEMPLATE)
+    template = {"data.chat_template": str(tmp_path / "mine.jinja")}
+    parts, params = drawn(lab, **template)
+    exporting.write(parts, params, tmp_path / "out", form=form)
+    assert (tmp_path / "out" / "chat_template.jinja").read_text() == TEMPLATE
+    again = tokenizers.load(tmp_path / "out")
+    assert again.chat_template == TEMPLATE != parts.tokenizer.chat_template
+    config = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+    assert config["chat_template"] == TEMPLATE
+    assert again.encode("<|im_end|> it is") == parts.tokenizer.encode("<|im_end|> it is")
+    assert set(prompting.stop_ids(again)) == set(
+        prompting.stop_ids(parts.tokenizer, parts.settings.data)
+    )
+
+
+def test_a_tokenizer_alone_goes_out_under_the_usual_name(lab, tmp_path):
+    shutil.copy(lab.root / "base" / "tokenizer.json", tmp_path / "mine.json")
+    parts, params = drawn(lab, tokenizer=str(tmp_path / "mine.json"))
+    exporting.write(parts, params, tmp_path / "out")
+    again = tokenizers.load(tmp_path / "out")
+    assert (again.bos_id, again.eos_id) == (parts.tokenizer.bos_id, parts.tokenizer.eos_id)
+
+
+def test_no_path_of_this_machine_goes_out(lab, tmp_path):
+    parts, params = drawn(lab)
+    exporting.write(parts, params, tmp_path / "out")
+    config = json.loads((tmp_path / "out" / peft.CONFIG).read_text())
+    assert config["base_model_name_or_path"] == "base"
+    for path in (tmp_path / "out").iterdir():
+        assert str(lab.root).encode() not in path.read_bytes(), path.name
+
+
+def test_the_base_goes_out_under_the_name_that_is_set(lab, tmp_path):
+    parts, params = drawn(lab, **{"export.base_name": "org/name"})
+    exporting.write(parts, params, tmp_path / "out")
+    config = json.loads((tmp_path / "out" / peft.CONFIG).read_text())
+    assert config["base_model_name_or_path"] == "org/name"
+    assert "base_model: org/name\n" in (tmp_path / "out" / "README.md").read_text()
+    with pytest.raises(ValueError, match=r"export\.base_name: got '/x/y', a path of this machine"):
+        lab.settings(**{"export.base_name": "/x/y"})
+
+
+def test_a_base_in_the_cache_of_a_hub_has_its_id(lab, tmp_path):
+    folder = tmp_path / "models--org--some-name" / "snapshots" / "0123abc"
+    shutil.copytree(lab.root / "base", folder)
+    parts = setup.build(lab.settings(**{"model.base": str(folder)}))
+    assert export_files.base_name(parts) == "org/some-name"
+
+
+def test_an_adapter_on_a_tied_embedding_goes_out_merged(lab, tmp_path, capsys):
+    where = dict(name="lora", where=("embed", "blocks/attn/q"), rank=2, alpha=4.0)
+    parts, params = drawn(lab, adapter=where)
+    assert exporting.write(parts, params, tmp_path / "out") == "model"
+    assert "an embedding that is the output head too" in capsys.readouterr().err
+    family, config = hf.config_of(tmp_path / "out")
+    model = family.make(config)
+    merged = {"model": hf.load(tmp_path / "out", model, names=family.NAMES), "adapters": None}
+    np.testing.assert_allclose(logits(model, merged), logits(parts.model, params), atol=1e-4)
+    with pytest.raises(ValueError, match="an embedding that is the output head too"):
+        exporting.write(parts, params, tmp_path / "other", form="adapter")
 
 
 def export(*arguments):

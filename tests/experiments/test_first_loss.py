@@ -10,7 +10,7 @@ from experiments import online
 from ftjax.core import tree
 from ftjax.run import plan as running
 from ftjax.train.policy import Policy
-from tests.experiments import conftest
+from tests import lab as lab_lib
 
 PAIRS = dict(name="judged", domain="skills", skills="count", rows=24)
 LORA = dict(name="lora", where="blocks/attn/*", rank=2, alpha=4.0)
@@ -73,5 +73,5 @@ def test_a_run_of_samples_is_compared_with_its_start(lab, tuned, tmp_path):
         lab, adapter=LORA, adapter_from=str(tuned), steps=1, **{"rewards.exact.field": "response"}
     )
     online.train(settings, tmp_path / "run")
-    row = next(row for row in conftest.metrics(tmp_path / "run") if "loss" in row)
+    row = next(row for row in lab_lib.metrics(tmp_path / "run") if "loss" in row)
     np.testing.assert_allclose(row["kl/base"], 0, atol=1e-4)

@@ -105,7 +105,7 @@ def test_two_processes_are_one_with_two_devices(lab, tmp_path):
         "answers": dict(name="generate", data=lab.raw(), rows=4, max_new_tokens=4),
     }
     path.write_text(
-        "from ftjax.core import conf\n\n\ndef get_config():\n"
+        "from ftjax.core import config as conf\n\n\ndef get_config():\n"
         f"    c = conf.create(**{plain!r})\n    return c\n"
     )
     common = ["--config", path, "--config.batch_size=8"]

@@ -8,7 +8,7 @@ from safetensors.numpy import load_file
 
 from ftjax.run import plan as running
 from ftjax.run import reader, reference
-from tests.experiments import conftest
+from tests import lab as lab_lib
 
 PAIRS = dict(name="judged", domain="skills", skills="count", rows=24)
 
@@ -28,19 +28,19 @@ def preferring(lab, **changes):
 @pytest.fixture(scope="module")
 def work(lab, tmp_path_factory):
     """The workdir of a run whose reference is the base with adapters off."""
-    return conftest.train(preferring(lab), tmp_path_factory.mktemp("dpo") / "run")
+    return lab_lib.train(preferring(lab), tmp_path_factory.mktemp("dpo") / "run")
 
 
 def losses(workdir):
-    return [row["loss"] for row in conftest.metrics(workdir) if "loss" in row]
+    return [row["loss"] for row in lab_lib.metrics(workdir) if "loss" in row]
 
 
 def test_the_first_loss_is_log_2_and_pairs_are_ranked_by_chance(work):
-    first = conftest.metrics(work)[0]
+    first = lab_lib.metrics(work)[0]
     assert losses(work)[0] == pytest.approx(np.log(2), abs=1e-6)
     assert first["eval/pairs/accuracy"] == 0.5
     assert first["eval/pairs/reward_margin"] == 0
-    assert conftest.metrics(work)[-1]["eval/pairs/reward_margin"] != 0
+    assert lab_lib.metrics(work)[-1]["eval/pairs/reward_margin"] != 0
 
 
 def test_a_cached_reference_trains_the_same_and_is_computed_once(lab, work, tmp_path, monkeypatch):
@@ -48,17 +48,17 @@ def test_a_cached_reference_trains_the_same_and_is_computed_once(lab, work, tmp_
         "reference": dict(name="cached", base="", folder=str(tmp_path / "kept")),
         "evals.pairs.score": "likelihood",
     }
-    first = conftest.train(preferring(lab, **cached), tmp_path / "first")
+    first = lab_lib.train(preferring(lab, **cached), tmp_path / "first")
     np.testing.assert_allclose(losses(first), losses(work), rtol=1e-5)
     assert len(list((tmp_path / "kept").glob("*.npy"))) == 1
     monkeypatch.setattr(reference, "_logps", None)  # would fail if it were called
-    again = conftest.train(preferring(lab, **cached), tmp_path / "again")
+    again = lab_lib.train(preferring(lab, **cached), tmp_path / "again")
     assert losses(again) == losses(first)
 
 
 def test_full_tuning_keeps_a_frozen_copy(lab, tmp_path):
     full = {"adapter": dict(name="", where="blocks/**"), "reference.name": "frozen"}
-    found = conftest.train(preferring(lab, **full), tmp_path / "run")
+    found = lab_lib.train(preferring(lab, **full), tmp_path / "run")
     assert losses(found)[0] == pytest.approx(np.log(2), abs=1e-6)
     assert losses(found)[1] != losses(found)[0]
 
@@ -66,9 +66,9 @@ def test_full_tuning_keeps_a_frozen_copy(lab, tmp_path):
 def test_a_reward_head_trains_and_is_exported(lab, tmp_path):
     reward = {"objective": dict(name="reward", centre=0.01), "evals.pairs.score": "reward"}
     reward["checkpoint.every_steps"] = 2
-    found = conftest.train(preferring(lab, **reward), tmp_path / "run")
+    found = lab_lib.train(preferring(lab, **reward), tmp_path / "run")
     (head,) = load_file(found / "export" / "reward_head.safetensors").values()
-    assert head.shape == (1, conftest.CONFIG.dim)
+    assert head.shape == (1, lab_lib.CONFIG.dim)
     assert np.abs(head).max() > 0
     loaded = reader.load(found)
     np.testing.assert_array_equal(loaded.params["head"]["reward"], head[0])

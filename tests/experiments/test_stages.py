@@ -11,8 +11,8 @@ import pytest
 from experiments import online
 from ftjax.rl import rollout
 from ftjax.run import reader, reward_model
-from tests.lab import LONGEST_S, ROOT, environment, metrics, train
 from tests.experiments.test_online import plain
+from tests.lab import LONGEST_S, ROOT, environment, metrics, train
 
 PAIRS = [
     {"prompt": f"Q: {i}?\nA:", "chosen": f" it is {i}", "rejected": f" no {i} at all"}

@@ -39,16 +39,18 @@ def test_virtual_tokens_do_what_real_ones_do(family):
     """A prompt of the tokens' embeddings, and a prefix of their keys and values."""
     handle, tokens = subjects.model(family), np.arange(1, 9, dtype=np.int32)[None]
     longer = np.concatenate([IDS[None], tokens], axis=1)
+    order = np.argsort(np.concatenate(list(handle.stacks.values())))
 
     @jax.jit
     def outputs(params):
         cache = handle.init_cache(batch=1, length=longer.shape[1])
         _, cache = run(handle, params, row(IDS[None]), cache=cache)
-        cache = cache["blocks"]
-        k_LBSKH, v_LBSKH = jnp.moveaxis(cache["k"], -1, 2), cache["v"].swapaxes(2, 3)
-        prefix = Prefix(*(x[:, 0, : len(IDS)] for x in (k_LBSKH, v_LBSKH)))
-        prompt = Prompt(params["embed"][IDS])
-        adapted = [{"prompt": prompt}, {"prefix": prefix}]
+        adapted = [{"prompt": Prompt(params["embed"][IDS])}]
+        if not handle.caches:  # all layers have keys and values of one shape
+            of_layers = lambda name: jnp.concatenate([own[name] for own in cache.values()])[order]
+            k_LBSKH, v_LBSKH = jnp.moveaxis(of_layers("k"), -1, 2), of_layers("v").swapaxes(2, 3)
+            prefix = Prefix(*(x[:, 0, : len(IDS)] for x in (k_LBSKH, v_LBSKH)))
+            adapted.append({"prefix": prefix})
         return (
             run(handle, params, row(longer))[:, len(IDS) :],
             *(run(handle, params, row(tokens), adapters=adapters) for adapters in adapted),
@@ -57,6 +59,14 @@ def test_virtual_tokens_do_what_real_ones_do(family):
     wanted, *both = outputs(subjects.weights(family))
     for got in both:
         np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_prefix_is_refused_where_layers_have_no_keys():
+    family = "qwen3_next"
+    handle, params = subjects.model(family), subjects.weights(family)
+    prefix = {"prefix": Prefix(*(jnp.zeros((2, 3, 2, 8)) for _ in range(2)))}
+    with pytest.raises(ValueError, match="expected a prompt, or an adapter of weights"):
+        run(handle, params, row(IDS[None]), adapters=prefix)
 
 
 @each

@@ -4,11 +4,11 @@ import pathlib
 
 import pytest
 
-import experiments
+import ftjax
 from configs import common
 from ftjax.run import config as settings
 
-FOLDER = pathlib.Path(experiments.__file__).parent
+PACKAGE = pathlib.Path(ftjax.__file__).parent
 FIELDS = {
     (section.__name__, field.name)
     for section in (settings.Settings, *settings.SECTIONS.values())
@@ -17,8 +17,9 @@ FIELDS = {
 
 
 def attributes_read():
-    """Names after a dot, and names given to `vars(...)[...]`, in all of experiments/."""
-    trees = [ast.parse(path.read_text()) for path in FOLDER.glob("*.py")]
+    """Names after a dot in all modules that read settings."""
+    paths = [path for room in ("run", "rl") for path in (PACKAGE / room).glob("*.py")]
+    trees = [ast.parse(path.read_text()) for path in paths]
     nodes = [node for tree in trees for node in ast.walk(tree)]
     return {node.attr for node in nodes if isinstance(node, ast.Attribute)}
 

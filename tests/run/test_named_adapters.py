@@ -20,7 +20,7 @@ from ftjax.run import build as setup
 from ftjax.run import named_adapters as several
 from ftjax.run import prompting
 from ftjax.sampling import text
-from tests.experiments import conftest
+from tests import lab as lab_lib
 
 NEW = 8
 RANKS = dict(law=2, code=3, math=2, verse=4)
@@ -138,7 +138,7 @@ def test_an_unknown_name_comes_with_the_nearest(world):
 
 
 def test_an_adapter_of_another_base_is_refused(world, lab, tmp_path):
-    config = llama.Config(**vars(conftest.CONFIG) | dict(dim=16))
+    config = llama.Config(**vars(lab_lib.CONFIG) | dict(dim=16))
     model = llama.make(config)
     checkpoint.save(tmp_path / "base", model.init(jax.random.key(0)), family=llama, config=config)
     found = protocol.init(
@@ -159,8 +159,8 @@ def test_the_command_line(world, lab, tmp_path):
         [sys.executable, "-m", "experiments.generate", "--model", lab.root / "base", *given,
          "--prompts_file", tmp_path / "q.jsonl", f"--max_new_tokens={NEW}",
          "--output", tmp_path / "a.jsonl"],
-        cwd=conftest.ROOT, env=conftest.environment(), capture_output=True, text=True, check=False,
-        timeout=conftest.LONGEST_S,
+        cwd=lab_lib.ROOT, env=lab_lib.environment(), capture_output=True, text=True, check=False,
+        timeout=lab_lib.LONGEST_S,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     rows = list(map(json.loads, (tmp_path / "a.jsonl").read_text().splitlines()))

@@ -324,7 +324,8 @@ import jax, jax.numpy as jnp, numpy as np
 port, rank, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 jax.distributed.initialize("127.0.0.1:" + port, num_processes=2, process_id=rank)
 from jax.sharding import NamedSharding, PartitionSpec as P
-from ftjax.train import loop, metrics
+from ftjax.report import writers
+from ftjax.train import loop
 from ftjax.train.checkpoint import Checkpoints
 from tests.train.test_loop import Batches, State, toy_step
 
@@ -344,7 +345,7 @@ start = jax.jit(
     out_shardings=everywhere,
 )
 step = jax.jit(toy_step, donate_argnums=0, out_shardings=(everywhere, everywhere))
-batches, writer = Placed(), metrics.Jsonl(folder + "/metrics.jsonl")
+batches, writer = Placed(), writers.Jsonl(folder + "/metrics.jsonl")
 with Checkpoints(folder + "/checkpoints") as checkpoints:
     state, progress = loop.resume(checkpoints, start(), batches, writers=[writer])
     result = loop.run(

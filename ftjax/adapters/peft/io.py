@@ -16,7 +16,7 @@ import importlib
 import os
 import pathlib
 import pkgutil
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -25,7 +25,7 @@ import numpy as np
 
 import ftjax.adapters.peft
 from ftjax.adapters.lib import protocol
-from ftjax.adapters.peft import base_modules
+from ftjax.adapters.peft import base_modules, embedding
 from ftjax.adapters.peft import config as peft_config
 from ftjax.adapters.peft.format import Format, Module
 from ftjax.core import config as conf
@@ -41,7 +41,7 @@ def formats() -> dict[str, Format]:
     """List the methods that have files in PEFT's format, by `peft_type`: every `PEFT` here."""
     names = [module.name for module in pkgutil.iter_modules(ftjax.adapters.peft.__path__)]
     modules = (importlib.import_module(f"{ftjax.adapters.peft.__name__}.{name}") for name in names)
-    found = [vars(module)["PEFT"] for module in modules if "PEFT" in vars(module)]
+    found = [module.PEFT for module in modules if "PEFT" in vars(module)]
     return {method.peft_type: method for method in found}
 
 
@@ -202,12 +202,13 @@ def _load(directory, settings, linears, names, weights, dtype, beside=None) -> t
     wanted = once | {m.key(s): shape for m in chosen for s, shape in suffixes[m.name].items()}
     missing = f"target_modules {settings.targets.targets!r} match no module that "
     missing += f"{method.peft_type} adapts"
-    copies = embeddings(modules(linears, names)) if method.has_targets else {}
+    candidates = modules(linears, names)
+    copies = embedding.copies(candidates) if method.has_targets else {}
     path = pathlib.Path(directory) / WEIGHTS
     found = read_tensors(path, wanted, beside, nothing=missing, optional=copies)
-    _check_copies(
-        directory, found, copies.keys() - beside.keys() - wanted.keys(), linears, names, weights
-    )
+    own = copies.keys() - beside.keys() - wanted.keys()
+    embedding.check_copies(directory, {name: found[name] for name in sorted(own & found.keys())},
+                           candidates=candidates, weights=weights)  # fmt: skip
     tensors = {name: found[name].astype(dtype) for name in wanted}
     shared = method.complete(chosen, hyper, {name: tensors[name] for name in once})
     if not method.has_targets:
@@ -223,30 +224,6 @@ def _load(directory, settings, linears, names, weights, dtype, beside=None) -> t
     for site, own in layers.items():
         protocol.insert(result, site, _stack(method, own, linears[site].stack))
     return result, found
-
-
-def embeddings(candidates: list[Module]) -> dict[str, tuple[int, ...]]:
-    """List the copies of embedding and head that PEFT puts beside adapters of them, by tensor."""
-    once = [m for m in candidates if m.layer is None]
-    return {m.key(s): m.linear.shape for m in once for s in ("base_layer.weight", "weight")}
-
-
-def _check_copies(directory, found, copies, linears, names, weights) -> None:
-    """Check that copies of the base's weights in a file are those of this base."""
-    paths = {m.key(s): m.path for m in modules(linears, names) if m.layer is None
-             for s in ("base_layer.weight", "weight")}  # fmt: skip
-    for name in sorted(copies & found.keys()):
-        if weights is None:
-            raise ValueError(
-                f"{directory}: got {name}, a copy of the base's weight; expected it to be compared "
-                "with the base; give the weights"
-            )
-        own = np.asarray(tree.paths(weights)[paths[name]])
-        if not np.array_equal(found[name].astype(own.dtype), own):
-            raise ValueError(
-                f"{directory}: got {name}, which differs from the base's weight; expected a copy "
-                "of it; load the base that the adapter was trained on"
-            )
 
 
 def read_tensors(path: pathlib.Path, wanted, beside=None, *, nothing: str, optional=None) -> dict:
@@ -291,6 +268,7 @@ def save(
     directory: str | os.PathLike, adapters: Mapping[str, Any], *, linears: Mapping[str, Any],
     names: Mapping[str, str], base_model: str | None, hyper: Mapping[str, Any] | None = None,
     dtype=np.float32, weights: Mapping[str, Any] | None = None, trained: Collection[str] = (),
+    complete: Callable[[pathlib.Path], None] = lambda draft: None,
 ) -> None:  # fmt: skip
     """Write a tree of adapters of one method; the directory appears when it is complete.
 
@@ -301,21 +279,15 @@ def save(
       hyper: the keywords that the method was made with, for what its arrays do not say.
       dtype: of the tensors.
       weights: the model's parameters, of which those at the paths `trained` are written whole.
+      complete: adds files to the directory before it appears.
 
     Raises:
       ValueError: PEFT has no such method, there are several or none, or `trained` are no modules.
     """
     found, candidates = protocol.sites(adapters), modules(linears, names)
     method = _method_of(found, {m.path for m in candidates})
-    tensors = method.to_torch_once(found)
-    layers = {}
-    for m in nested([m for m in candidates if m.path in found]):
-        own = method.trim(of_layer(found[m.path], m.layer))
-        if own is not None:
-            layers[m.name] = own
-            tensors |= {m.key(s): tensor for s, tensor in method.to_torch(m, own).items()}
-    if not tensors:
-        raise ValueError("adapters: got none that is not zero; there is nothing to write")
+    embedding.check_tied(found, linears)
+    layers, tensors = _by_module(method, found, candidates)
     targets = _shortest(method, layers, candidates) if method.has_targets else None
     config = peft_config.write(targets, peft_type=method.peft_type, base_model=base_model)
     if trained:
@@ -325,14 +297,25 @@ def save(
     if "fan_in_fan_out" in config:  # PEFT's name for weights kept as (in, out)
         adapted = (m.linear for m in candidates if m.name in layers)
         config["fan_in_fan_out"] = any(linear.inputs_first for linear in adapted)
-    cast = {name: tensor.astype(dtype) for name, tensor in tensors.items()}
-    _publish(directory, cast, {key: config[key] for key in sorted(config.keys() - method.lacks)})
-
-
-def _publish(directory: str | os.PathLike, tensors, config) -> None:
+    own = {key: config[key] for key in sorted(config.keys() - method.lacks)}
     with files.publish(directory) as draft:
-        files.write_tensors(draft / WEIGHTS, tensors)
-        files.write_json(draft / CONFIG, config)
+        cast = {name: tensor.astype(dtype) for name, tensor in tensors.items()}
+        files.write_tensors(draft / WEIGHTS, cast)
+        files.write_json(draft / CONFIG, own)
+        complete(draft)
+
+
+def _by_module(method: Format, found, candidates: list[Module]) -> tuple[dict, dict]:
+    """Return the adapters by module name, and all tensors of the file."""
+    layers, tensors = {}, method.to_torch_once(found)
+    for m in nested([m for m in candidates if m.path in found]):
+        own = method.trim(of_layer(found[m.path], m.layer))
+        if own is not None:
+            layers[m.name] = own
+            tensors |= {m.key(s): tensor for s, tensor in method.to_torch(m, own).items()}
+    if not tensors:
+        raise ValueError("adapters: got none that is not zero; there is nothing to write")
+    return layers, tensors
 
 
 def _whole(weights, trained: Collection[str], linears, names, adapted: set[str]):

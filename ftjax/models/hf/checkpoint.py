@@ -19,9 +19,8 @@ import math
 import os
 import pathlib
 import re
-import shutil
 import string
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 from types import ModuleType
 from typing import Any
@@ -34,18 +33,13 @@ from ftjax.core import mesh as meshes
 from ftjax.core import safetensors as tensors
 from ftjax.core import torch_layout as layout
 from ftjax.models import quantized
-from ftjax.models.hf import model_types, presets, shards
+from ftjax.models.hf import fused, model_types, presets, shards
 
 CONFIG, WEIGHTS, INDEX = "config.json", shards.WEIGHTS, shards.INDEX
 families, family_of = model_types.families, model_types.family_of
 READERS = 4  # threads, each at a tensor
 # Rotary frequencies and causal masks, which old exports keep though they follow from the config.
 BUFFERS = ("rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
-TOKENIZER = (
-    "added_tokens.json", "chat_template.jinja", "chat_template.json", "generation_config.json",
-    "merges.txt", "special_tokens_map.json", "tokenizer.json", "tokenizer.model",
-    "tokenizer_config.json", "vocab.json",
-)  # fmt: skip
 
 
 # -- configs ---------------------------------------------------------------------------------------
@@ -170,6 +164,7 @@ def load(
     """
     plan = stored(model, names)
     found = _named_in_full(_open(pathlib.Path(directory)), names)
+    found = fused.unfused(found, _expected(plan))
     spare = model.config.spare_tensors
     _check(directory, plan, found, optional=set(names.values()), spare=spare)
     source = Source(plan, found, mesh)
@@ -192,6 +187,7 @@ def types(directory: str | os.PathLike, model, *, names: Mapping[str, str]) -> d
     """
     plan = stored(model, names)
     found = _named_in_full(_open(pathlib.Path(directory)), names)
+    found = fused.unfused(found, _expected(plan))
     spare = model.config.spare_tensors
     _check(directory, plan, found, optional=set(names.values()), spare=spare)
     return {path: _kind(own, found) for path, own in plan.items()}
@@ -307,8 +303,9 @@ def _reader(plan: Stored, found: Mapping[str, tensors.Tensor], dtype: np.dtype):
 
 def save(
     directory: str | os.PathLike, params, *, family: ModuleType, config, dtype=None,
-    max_shard_gb: float = 5.0, tokenizer: str | os.PathLike | None = None,
-    extra: Mapping[str, Any] | None = None, source: str | os.PathLike | None = None,
+    max_shard_gb: float = 5.0, extra: Mapping[str, Any] | None = None,
+    source: str | os.PathLike | None = None,
+    complete: Callable[[pathlib.Path], None] = lambda draft: None,
 ) -> None:  # fmt: skip
     """Write a model that transformers loads; the directory appears when it is complete.
 
@@ -318,10 +315,10 @@ def save(
       family, config: as from `config_of`.
       dtype: the type to convert to; the arrays' own when None.
       max_shard_gb: larger models are split into files of at most this many 10^9 bytes.
-      tokenizer: a directory whose tokenizer files go along, or one such file.
       extra: more keys of config.json, such as eos_token_id.
       source: the checkpoint that the model came from, a directory: what it has of tensors that the
         text model has no part for, such as a vision tower, goes along as it is.
+      complete: adds files to the directory before it appears.
     """
     arrays = tree.paths(params)
     plan = stored(family.make(config), family.NAMES)
@@ -336,18 +333,7 @@ def save(
         # The older dialect and its name of the type: every release reads them.
         known = {"torch_dtype": kind.name, "use_cache": True}
         files.write_json(draft / CONFIG, family.to_hf(config) | known | dict(extra or {}))
-        for path in _tokenizer_files(tokenizer):
-            shutil.copy(path, draft / path.name)
-
-
-def _tokenizer_files(source: str | os.PathLike | None) -> list[pathlib.Path]:
-    """List what goes along with a model of a tokenizer's directory or single file."""
-    if source is None:
-        return []
-    folder = pathlib.Path(source)
-    if folder.is_file():  # what stands beside it belongs to it, as for those who read it
-        folder = folder.parent
-    return [path for name in TOKENIZER if (path := folder / name).is_file()]
+        complete(draft)
 
 
 def _entries(plan: Mapping[str, Stored], arrays, dtype: np.dtype) -> Iterator[shards.Entry]:

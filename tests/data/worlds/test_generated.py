@@ -46,7 +46,7 @@ def test_prompts_and_responses_meet_at_a_space(options):
 
 def test_rows_are_the_same_in_another_process():
     code = (
-        "from ftjax.data import embedded; "
+        "from ftjax.data.sources import embedded; "
         f"print([embedded.make(rows=9, **o)[8] for o in {CASES!r}])"
     )
     environment = {"PYTHONHASHSEED": "77", "PYTHONPATH": "."}

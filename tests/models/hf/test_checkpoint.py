@@ -201,13 +201,11 @@ def test_the_hash_follows_every_byte(whole):
     assert digests.fingerprint(whole) != before
 
 
-def test_saving_takes_the_tokenizer_along_and_replaces_nothing(saved, tmp_path):
+def test_saving_takes_files_along_and_replaces_nothing(saved, tmp_path):
     _, model, params = saved
-    (tmp_path / "tokenizer").mkdir()
-    (tmp_path / "tokenizer" / "tokenizer.json").write_text("{}")
-    (tmp_path / "tokenizer" / "secret.txt").write_text("")
     options = dict(family=llama, config=model.config, extra={"eos_token_id": 5})
-    hf.save(tmp_path / "out", params, tokenizer=tmp_path / "tokenizer", **options)
+    add = lambda draft: (draft / "tokenizer.json").write_text("{}")
+    hf.save(tmp_path / "out", params, complete=add, **options)
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {hf.CONFIG, hf.WEIGHTS, "tokenizer.json"}
     assert json.loads((tmp_path / "out" / hf.CONFIG).read_text())["eos_token_id"] == 5
