@@ -16,7 +16,10 @@ from typing import Literal, NamedTuple
 from ftjax.evals.lib import retention
 
 # The metrics of an evaluation that a reader looks at first; all are in metrics.jsonl.
-SHOWN = ("nll", "bits_per_byte", "accuracy", "exact_match", "f1", "reward", "reward_margin")
+SHOWN = (
+    "nll", "bits_per_byte", "accuracy", "exact_match", "f1", "reward", "reward_margin",
+    "kl_forward", "top1_agreement",
+)  # fmt: skip
 Interval = tuple[float, float]
 GROUPS = {
     "new": "Learned: the new task",

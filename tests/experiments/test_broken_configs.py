@@ -132,6 +132,9 @@ BROKEN = {  # name: (changes, patterns that the message must match)
         {"samples.temperature": "hot"}, [r"samples\.temperature: got 'hot'; expected float"]),
     "prompts that are one text": (
         {"samples.prompts": "hello"}, [r"samples\.prompts: got 'hello'; expected a list of str"]),
+    "drift from a base that is not held": (
+        {"adapter": dict(name="", where="blocks/**"), "evals.task": dict(name="drift", data=LONG)},
+        [r"evals\.task\.name: got 'drift', which compares with the base, .* expected an adapter"]),
     "unknown compiler": (dict(compile="pmp"), ["compile: got 'pmp'; expected one of jit, pmap"]),
     "pmap over shards": (
         {"compile": "pmap", "mesh.fsdp": 2}, ["compile: got 'pmap'.*'fsdp': 2.*use compile='jit'"]),
