@@ -10,6 +10,7 @@ that holds some of the runs goes on where it stopped.
 
 import pathlib
 import sys
+from typing import NamedTuple
 
 from absl import app, flags
 
@@ -18,20 +19,36 @@ from ftjax.core import config as conf
 from ftjax.core import errors
 from ftjax.run import config as settings
 
-CONFIG = flags.DEFINE_string("config", None, "file.py or file.py:arg with get_config() and sweep()")
-WORKDIR = flags.DEFINE_string("workdir", None, "directory of the runs; it resumes what it holds")
+
+class Flags(NamedTuple):
+    """The flags of this command."""
+
+    config: flags.FlagHolder
+    workdir: flags.FlagHolder
 
 
-def main(argv: list[str]) -> None:
+def define() -> Flags:
+    """Define the flags; not at import, since one process may import several commands."""
+    return Flags(
+        flags.DEFINE_string(
+            "config", None, "file.py or file.py:arg with get_config() and sweep()", required=True
+        ),
+        flags.DEFINE_string(
+            "workdir", None, "directory of the runs; it resumes what it holds", required=True
+        ),
+    )
+
+
+def main(argv: list[str], given: Flags) -> None:
     """Run what the flags say."""
     if len(argv) > 1:
         raise app.UsageError(f"got the arguments {argv[1:]}; expected flags alone")
-    variants = read(CONFIG.value)
+    variants = read(given.config.value)
     cli.start()
     from ftjax.core import processes
     from ftjax.run import finish  # slow to import
 
-    workdir, found, failed = pathlib.Path(WORKDIR.value), {}, {}
+    workdir, found, failed = pathlib.Path(given.workdir.value), {}, {}
     for label, config in variants.items():
         sys.stdout.write(f"\n== {label}\n")
         try:
@@ -67,5 +84,4 @@ def read(config: str) -> dict:
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir"])
-    cli.run(main)
+    cli.run(main, define())

@@ -13,6 +13,7 @@ is "new") is of group "later" until then: nothing can be forgotten that was not 
 import pathlib
 import sys
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from absl import app, flags
 
@@ -20,18 +21,32 @@ from experiments import cli, online, train
 from ftjax.core import config as conf
 from ftjax.run import config as settings
 
-CONFIG = flags.DEFINE_string(
-    "config", None, "file.py or file.py:arg with get_config() and stages()"
-)
-WORKDIR = flags.DEFINE_string("workdir", None, "directory of the runs; it resumes what it holds")
+
+class Flags(NamedTuple):
+    """The flags of this command."""
+
+    config: flags.FlagHolder
+    workdir: flags.FlagHolder
 
 
-def main(argv: list[str]) -> None:
+def define() -> Flags:
+    """Define the flags; not at import, since one process may import several commands."""
+    return Flags(
+        flags.DEFINE_string(
+            "config", None, "file.py or file.py:arg with get_config() and stages()", required=True
+        ),
+        flags.DEFINE_string(
+            "workdir", None, "directory of the runs; it resumes what it holds", required=True
+        ),
+    )
+
+
+def main(argv: list[str], given: Flags) -> None:
     """Run what the flags say."""
     if len(argv) > 1:
         raise app.UsageError(f"got the arguments {argv[1:]}; expected flags alone")
-    workdir = pathlib.Path(WORKDIR.value)
-    chosen = {label: settings.read(c) for label, c in read(CONFIG.value, workdir).items()}
+    workdir = pathlib.Path(given.workdir.value)
+    chosen = {label: settings.read(c) for label, c in read(given.config.value, workdir).items()}
     chosen = mark_later(chosen)
     cli.start()
 
@@ -50,9 +65,9 @@ def read(config: str, workdir: pathlib.Path) -> dict:
       ValueError: the file has no stages().
     """
     path, _, arg = config.partition(":")
-    given = conf.load_function(path, "stages")()
+    found = conf.load_function(path, "stages")()
     join = lambda own: ",".join(filter(None, [arg, own, f"runs={workdir}"]))
-    return {label: conf.load(f"{path}:{join(own)}") for label, own in given.items()}
+    return {label: conf.load(f"{path}:{join(own)}") for label, own in found.items()}
 
 
 def mark_later(chosen: Mapping[str, settings.Settings]) -> dict[str, settings.Settings]:
@@ -75,5 +90,4 @@ def _new(evals: Mapping[str, Mapping]) -> set[str]:
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir"])
-    cli.run(main)
+    cli.run(main, define())

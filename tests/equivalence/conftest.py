@@ -1,17 +1,14 @@
 """Commands run in this process, as their command lines would, on one tiny base."""
 
-import contextlib
 import importlib
 import json
-import sys
 
 import jax
 import pytest
 from absl import flags
 
-import experiments
 from ftjax.core import config as conf
-from tests.experiments.conftest import lab, metrics, use_devices  # noqa: F401
+from tests.lab import metrics
 
 CONFIG = """
 from configs import common
@@ -61,13 +58,13 @@ def quick_compiles():
 
 
 @pytest.fixture(autouse=True)
-def one_device(use_devices):  # noqa: F811
+def one_device(use_devices):
     """Let runs see one device, unless a test asks for more."""
     use_devices(1)
 
 
 @pytest.fixture(scope="session")
-def config(lab):  # noqa: F811
+def config(lab):
     """The path of a config of all objectives."""
     path = lab.root / "equivalence.py"
     rows = [json.loads(line) for line in (lab.root / "rows.jsonl").read_text().splitlines()]
@@ -76,31 +73,17 @@ def config(lab):  # noqa: F811
     return path
 
 
-@contextlib.contextmanager
-def own_flags(name):
-    """Import a command as the only one of its process: they define flags of the same names."""
-    _forget()
-    try:
-        yield importlib.import_module(f"experiments.{name}")
-    finally:
-        _forget()
-
-
-def _forget():
-    for flag in list(flags.FLAGS):
-        if flags.FLAGS.find_module_defining_flag(flag, "").startswith("experiments"):
-            delattr(flags.FLAGS, flag)
-    for module in [name for name in sys.modules if name.startswith("experiments.")]:
-        del sys.modules[module]
-        vars(experiments).pop(module.rpartition(".")[2], None)
-
-
 def command(name, *arguments):
     """Run `python -m experiments.<name>` with these arguments."""
-    with own_flags(name) as module:
+    module, known = importlib.import_module(f"experiments.{name}"), set(flags.FLAGS)
+    try:
+        given = module.define()
         texts = [name, *map(str, arguments)]
         flags.FLAGS(conf.split_keys(texts) if conf.KEYS in flags.FLAGS else texts)
-        module.main([name])
+        module.main([name], given)
+    finally:
+        for flag in set(flags.FLAGS) - known:
+            delattr(flags.FLAGS, flag)
 
 
 def run(config, workdir, what="sft", *, arg="", online=False, **keys):

@@ -187,8 +187,8 @@ def test_one_diverged_variant_does_not_end_the_others(tmp_path, monkeypatch, cap
 
     joined = []
     monkeypatch.setattr(compare, "read", lambda config: dict.fromkeys(("good", "bad", "last")))
-    monkeypatch.setattr(compare, "CONFIG", types.SimpleNamespace(value="x.py"))
-    monkeypatch.setattr(compare, "WORKDIR", types.SimpleNamespace(value=str(tmp_path)))
+    holder = lambda value: types.SimpleNamespace(value=value)
+    given = compare.Flags(holder("x.py"), holder(str(tmp_path)))
     monkeypatch.setattr(settings, "read", lambda config: config)
     monkeypatch.setattr(compare.train, "train", run)
     monkeypatch.setattr(compare.cli, "start", lambda: None)
@@ -197,7 +197,7 @@ def test_one_diverged_variant_does_not_end_the_others(tmp_path, monkeypatch, cap
         finish, "join", lambda found, workdir, failed: joined.append((*found, failed))
     )
     with pytest.raises(RuntimeError, match=r"1 of 3 variants have no result: bad: loop: step 7"):
-        compare.main([""])
+        compare.main([""], given)
     assert joined == [("good", "last", {"bad": "loop: step 7: got a loss of nan"})]
 
 
