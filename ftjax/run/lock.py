@@ -15,9 +15,7 @@ import socket
 import time
 from collections.abc import Iterator
 
-import jax
-
-from ftjax.core import files
+from ftjax.core import files, processes
 from ftjax.run.artifacts import Artifacts
 
 OURS = ("seed", "model", "data", "optim", "steps")  # keys of config.json that a run's always has
@@ -31,19 +29,21 @@ def writer(artifacts: Artifacts) -> Iterator[None]:
       ValueError: it is no directory, nothing can be written to it, it is not of a run, or another
         run writes to it.
     """
-    if jax.process_index() != 0:
-        yield
-        return
-    _check_place(artifacts)
-    _lock(artifacts)
+    processes.on_first(lambda: _take(artifacts))
     try:
-        _clean(artifacts)
+        processes.on_first(lambda: _clean(artifacts))
         yield
     finally:
-        artifacts.lock.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # a config that was refused leaves nothing
-            artifacts.checkpoints.rmdir()
-            artifacts.workdir.rmdir()
+        if processes.is_first():
+            artifacts.lock.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a config that was refused leaves nothing
+                artifacts.checkpoints.rmdir()
+                artifacts.workdir.rmdir()
+
+
+def _take(artifacts: Artifacts) -> None:
+    _check_place(artifacts)
+    _lock(artifacts)
 
 
 def _check_place(artifacts: Artifacts) -> None:
