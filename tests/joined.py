@@ -19,7 +19,7 @@ import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-LONGEST_S = 240  # of a call; none may wait for ever
+LONGEST_S = 240  # of a call, on a busy machine; none may wait for ever
 MARK = "returned: "
 
 

@@ -95,7 +95,7 @@ def update(
     is replaced; a damaged one is set aside as export.bad-<reason>.
     """
     target, of = artifacts.export, _identity(parts, artifacts, step)
-    if not _agreed(jax.process_index() == 0 and _is_needed(target, step, of)):
+    if not processes.on_first(lambda: _is_needed(target, step, of)):
         return
     draft = target.with_name(f".{target.name}.new")
     if jax.process_index() == 0:
@@ -133,13 +133,6 @@ def _is_needed(target: pathlib.Path, step: int, of: str) -> bool:
         return True
     known = files.read_json(target / digest.NAME)
     return (known.get("step"), known.get("of")) != (step, of)
-
-
-def _agreed(here: bool) -> bool:
-    """Let all processes take the branch of process 0."""
-    if jax.process_count() == 1:
-        return here
-    return bool(multihost_utils.broadcast_one_to_all(np.bool_(here)))
 
 
 def _merges(found) -> bool:
