@@ -58,6 +58,11 @@ def resolve(name: str, package: str, *, where: str = "name") -> types.ModuleType
     )
 
 
+def attribute(name: str, package: str, attr: str = "make", *, where: str = "name"):
+    """Return what a module that `resolve` finds defines as `attr`, None where it does not."""
+    return vars(resolve(name, package, where=where)).get(attr)
+
+
 def room(package: str) -> list[str]:
     """Return the names of the modules in `ftjax/<package>`."""
     folder = importlib.import_module(f"ftjax.{package}").__path__

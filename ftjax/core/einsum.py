@@ -3,7 +3,9 @@
 B batch, P pair, T query time, S key time, L layers, D model, N query heads, K kv heads,
 G = N/K, H head dim, F ffw, V vocab, R rank, M member, E expert, I ffw of one expert. In a weight, C
 numbers the parts of a fused projection, and J = N + 2K are its heads of queries, keys and values.
-Tokens that were sent to experts are EBTD, T being an expert's seats in a row.
+Tokens that were sent to experts are EBTD, T being an expert's seats in a row. O is one; U is the
+ffw of a shared expert. In layers with a state, X and Y are heads of keys and values, G and P their
+features, Q channels of a convolution of W taps. What else a family needs, its `sizes` say.
 
 A linear map is `x,w->y`, for instance `BTD,DNH->BTNH`. Its letters say everything that an adapter
 or a sharding has to know:

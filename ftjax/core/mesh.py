@@ -29,6 +29,7 @@ RULES: Mapping[str, tuple[str, ...]] = {
     "F": ("tensor",),
     "I": ("tensor",),
     "V": ("tensor",),
+    "U": ("tensor",),
 }
 # How messages name what a letter counts.
 WORDS = {

@@ -39,6 +39,12 @@ class Tensor:
         count = (self.stop - self.start) // kind.itemsize
         return np.frombuffer(self.pages, kind, count, self.start).reshape(self.shape)
 
+    @property
+    def bytes(self) -> np.ndarray:
+        """View a tensor of unsigned bytes; read-only."""
+        found = np.frombuffer(self.pages, np.uint8, self.stop - self.start, self.start)
+        return found.reshape(self.shape)
+
     def release(self) -> None:
         """Release the pages; those of a view that is read again come again."""
         first = self.start - self.start % mmap.PAGESIZE

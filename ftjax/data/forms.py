@@ -82,7 +82,7 @@ def convert(row, form: str, kind: str) -> None:
 
 def of_source(name: str, *, where: str) -> bool:
     """Return whether a source has an option `form` of its own, as those that make their rows do."""
-    make = vars(conf.resolve(name, "data.sources", where=where)).get("make")
+    make = conf.attribute(name, "data.sources", where=where)
     known = inspect.signature(make).parameters if callable(make) else ()
     # A mixture has both, and hands them on.
     return "form" in known and "fields" not in known

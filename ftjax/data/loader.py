@@ -92,7 +92,7 @@ def _check_keys(given: Mapping) -> None:
     missing = {"name", "tokenizer"} - set(given)
     if missing:
         raise ValueError(f"data: got no {conf.listed(missing)}; expected it; add it")
-    opener = vars(conf.resolve(given["name"], "data.sources", where="data.name")).get("make")
+    opener = conf.attribute(given["name"], "data.sources", where="data.name")
     if opener is None:
         return  # opening it says so
     known = [make, prepare.load, opener]

@@ -16,6 +16,7 @@ from ftjax.evals.lib import scoring
 
 NORMALIZATIONS = ("none", "tokens", "bytes")
 
+INPUTS = ("rows",)  # see `ftjax/run/evaluation.py`
 METRICS = ("accuracy", "margin", "nll", "chance")  # of the summary
 
 

@@ -21,6 +21,7 @@ from ftjax.evals.lib import scoring
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 DROPPED = str.maketrans("", "", string.punctuation)
 
+INPUTS = ("responses",)  # see `ftjax/run/evaluation.py`
 METRICS = ("exact_match", "f1")  # of the summary
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from ftjax.core.typed import Count
 from ftjax.evals.lib import scoring
 
+INPUTS = ("examples",)  # see `ftjax/run/evaluation.py`
 METRICS = ("nll", "nll_per_example", "perplexity", "tokens", "bits_per_byte")  # of the summary
 
 

@@ -20,6 +20,7 @@ from ftjax.core.typed import Count
 from ftjax.evals.lib import scoring
 from ftjax.ops import products
 
+INPUTS = ("pairs",)  # see `ftjax/run/evaluation.py`
 METRICS = ("accuracy", "reward_margin", "reward_chosen", "reward_rejected")  # of the summary
 
 

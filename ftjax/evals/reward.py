@@ -15,6 +15,8 @@ from ftjax.core.typed import Count
 from ftjax.evals import generate
 from ftjax.evals.lib import scoring
 
+INPUTS = ("rewards",)  # see `ftjax/run/evaluation.py`
+
 
 def make(
     *, model, sample: Callable, rewards: Callable, rows: Sequence[Mapping],

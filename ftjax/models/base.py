@@ -17,10 +17,12 @@ from flax import nnx
 
 from ftjax.core import einsum, rng, tree
 from ftjax.core import torch_layout as layout
-from ftjax.ops import linear, remat
+from ftjax.ops import linear, quantize, remat
 
 Params = Mapping[str, Any]
 
+# Names of arrays that checkpoints keep beside the parameters: they never train.
+BUFFERS = frozenset({"correction", "layer_scalar"})
 # What a stack of attention layers caches, S being its slots. Keys stand features first, as the
 # scores of one query multiply them. Layers with a state name arrays without S (see `decoder`).
 CACHE = {"k": "LBKHS", "v": "LBKSH"}
@@ -32,13 +34,15 @@ class Linear:
 
     `layers` are the numbers of the layers that the axis L of its stack counts, or None for a map
     that exists once (the head, and the embedding, whose equation is `ops.linear.LOOKUP`).
-    `inputs_first`: checkpoints keep its weight as (in, out).
+    `inputs_first`: checkpoints keep its weight as (in, out). `in_order`: they keep it with its
+    letters out, then in, which fused experts of some families are not.
     """
 
     equation: str
     shape: tuple[int, ...]
     layers: tuple[int, ...] | None
     inputs_first: bool = False
+    in_order: bool = True
 
     @property
     def stack(self) -> int | None:
@@ -110,6 +114,7 @@ class Context:
     query_factor: jax.Array | None = None  # [B,T,1,1], multiplies rotated queries
     past_BTS: jax.Array | None = None  # of slots in the cache
     virtual: "Context | None" = None  # of a prompt's tokens, which come before
+    layer_input: jax.Array | None = None  # [B,T,X], of a family whose layers have one each
     shared: Mapping[str, jax.Array] | None = None  # keys and values of the layer that lends them
     prefix: Mapping[str, jax.Array] | None = None  # keys and values [1,n,K,H] that all queries see
 
@@ -131,6 +136,11 @@ class Site:
         """Take rows of the embedding called `name`."""
         return linear.lookup(tokens_BT, param[...], self.adapters.get(name))
 
+    def merged(self, name: str, param: nnx.Param, dtype) -> jax.Array:
+        """Return the weight of the map called `name` with its adapter in it."""
+        adapter, w = self.adapters.get(name), quantize.dense(param[...], dtype)
+        return w if adapter is None else adapter.merge(param.get_metadata("equation"), w)
+
     def under(self, name: str) -> "Site":
         """Descend into a child of the block."""
         key = None if self.key is None else rng.named(self.key, name)
@@ -146,12 +156,19 @@ def metadata(module: nnx.Module, name: str) -> dict:
 
 def linears(module: nnx.Module, *, layers: tuple[int, ...] | None) -> dict[str, Linear]:
     """List the linear maps that an abstract module declares, by path."""
-    equations, first = (tree.paths(metadata(module, n)) for n in ("equation", "inputs_first"))
+    fields = ("equation", "inputs_first", "stored")
+    equations, first, stored = (tree.paths(metadata(module, n)) for n in fields)
     shapes = tree.paths(nnx.to_pure_dict(nnx.state(module, nnx.Param)))
     return {
-        name: Linear(e, shapes[name].shape, layers, first[name])
+        name: Linear(e, shapes[name].shape, layers, first[name], _in_order(e, stored[name]))
         for name, e in equations.items() if e
     }  # fmt: skip
+
+
+def _in_order(equation: str, stored: str) -> bool:
+    """Return whether experts lie in a checkpoint with their letters out, then in."""
+    e, flat = einsum.parse(equation), stored.replace(",", "")
+    return not e.shared or flat.removeprefix(e.shared) == e.kept + e.contracted
 
 
 def scan(layers, x, inputs, *, length: int, policy: str, loop: bool):
@@ -260,7 +277,15 @@ def _turn(new, order: str, letters: str):
 
 def read_cache(cache, dtype) -> tuple[jax.Array, jax.Array]:
     """Return keys [B,K,H,S] and values [B,K,S,H] of a layer in the type of the computation."""
-    k, v = cache["k"], cache["v"]
-    if "k_scale" in cache:
-        k, v = k * cache["k_scale"][:, :, None], v * cache["v_scale"][..., None]
-    return k.astype(dtype), v.astype(dtype)
+    return read_array(cache, "k", dtype), read_array(cache, "v", dtype, features=-1)
+
+
+def read_array(cache, name: str, dtype, *, features: int = 2) -> jax.Array:
+    """Return an array of a layer's cache in the type of the computation.
+
+    `features` is the axis of its features, which share a scale in an int8 cache.
+    """
+    x = cache[name]
+    if f"{name}_scale" in cache:
+        x = x * jnp.expand_dims(cache[f"{name}_scale"], features)
+    return x.astype(dtype)

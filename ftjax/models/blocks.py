@@ -34,8 +34,11 @@ class Norm:
         return self.function(flat, scale[...].reshape(-1), eps=self.eps).reshape(x.shape)
 
 
-def attend(q, k, v, context: base.Context, cache=None, *, scale: float, cap: float | None = None):
+def attend(
+    q, k, v, context: base.Context, cache=None, *, scale: float, cap: float | None = None, sink=None
+):
     """Rotate queries and keys, attend to these and to a cache: [B,T,N,H], new keys and values."""
+    options = dict(scale=scale, cap=cap, sink_N=sink)
     if context.rotation is not None:
         q, k = rope.rotate(q, *context.rotation), rope.rotate(k, *context.rotation)
     if context.query_factor is not None:
@@ -43,11 +46,11 @@ def attend(q, k, v, context: base.Context, cache=None, *, scale: float, cap: flo
     new = {"k": k, "v": v}
     k, v = virtual_tokens.join(context.prefix, k, v)
     if cache is None:
-        mixed = attention.attend_causal(q, k, v, context.mask_BTS, scale=scale, cap=cap)
+        mixed = attention.attend_causal(q, k, v, context.mask_BTS, **options)
     else:
         own = k.transpose(0, 2, 3, 1), v.swapaxes(1, 2), context.mask_BTS
         past = *base.read_cache(cache, q.dtype), context.past_BTS
-        mixed = attention.attend_cached(q, [past, own], scale=scale, cap=cap)
+        mixed = attention.attend_cached(q, [past, own], **options)
     return mesh.constrain(mixed, "BTNH"), new
 
 
@@ -167,6 +170,10 @@ class Ends(nnx.Module):
         del positions_BT
         x = site.lookup("embed", tokens_BT, self.embed)
         return x if self.embed_scale is None else x * jnp.asarray(self.embed_scale, x.dtype)
+
+    def layer_inputs(self, tokens_BT, x_BTD, site: base.Site):
+        """Make the layers' own inputs [L,B,T,X]; None: there are none."""
+        del tokens_BT, x_BTD, site
 
     def leave(self, x_BTD):
         """Normalise what the last layer gives."""

@@ -169,6 +169,13 @@ class Model:
         outer["embed"] = dataclasses.replace(outer["embed"], equation=linear.LOOKUP)
         return found | outer
 
+    def max_length(self, adapters: Mapping[str, Any] | None = None) -> int:
+        """Return how many tokens an example may have: the positions, less those of virtual tokens.
+
+        Beyond them a model that looks its positions up gives NaN.
+        """
+        return self.config.max_positions - virtual_tokens.count(adapters or {})
+
     # -- computation -------------------------------------------------------------------------------
 
     def hidden(
@@ -199,8 +206,10 @@ class Model:
         run = functools.partial(self._layer, contexts=contexts, past=past, key=key)
         ends, site = self.ends_of(params), base.Site(tree.unshared(adapters), key)
         x = mesh.constrain(ends.enter(tokens_BT, positions_BT + before, site), "BTD")
-        x = x, virtual_tokens.enter(ends, adapters)
-        (x, _), new, given = self._layers(params, x, adapters, run, keep=cache is not None)
+        inputs = ends.layer_inputs(tokens_BT, x, site)
+        x = x, virtual_tokens.enter(ends, adapters, legal=inputs is None)
+        keep = cache is not None
+        (x, _), new, given = self._layers(params, x, adapters, run, inputs, keep=keep)
         outputs = [ends.leave(x)]
         if cache is not None:
             slots_BT = None if fresh else jnp.where(segments_BT > 0, positions_BT, slots)
@@ -257,10 +266,11 @@ class Model:
             for mask, past in [masks[kind.window]]
         }  # fmt: skip
 
-    def _layers(self, params, x, adapters, make: Callable, *, keep: bool):
+    def _layers(self, params, x, adapters, make: Callable, layer_inputs, *, keep: bool):
         """Run all layers: x, new keys and values, and what they give beside it, both by stack."""
         kinds, news, given = self.config.kinds, self._by_stack(), self._by_stack()
-        every = jnp.arange(len(kinds)), virtual_tokens.prefix(adapters)
+        prefix = virtual_tokens.prefix(adapters, legal=not self.caches)
+        every = jnp.arange(len(kinds)), prefix, layer_inputs
         shared = {kind.shares for kind in kinds if kind.shares}
         for run in layer_runs.runs(kinds):
             cut = functools.partial(layer_runs.cut, kinds, run)
@@ -296,7 +306,7 @@ class Model:
             (x, prompt), (stacks, every) = streams, inputs
             pick = lambda tree_, index: tree.map_stacked(lambda leaf: leaf[index], tree_)
             block, adapters, place = tree.unshared(pick(stacks[kind.stack], at))
-            number, prefix = pick(every, turn)
+            number, prefix, own_input = pick(every, turn)
             layer_key = None if key is None else jax.random.fold_in(key, number)
             site = base.Site(adapters or {}, layer_key)
             module, context = nnx.merge(graph, quantize.cast(block, self.dtype)), contexts[kind]
@@ -305,7 +315,8 @@ class Model:
             if prompt is not None:
                 own = dataclasses.replace(context.virtual, shared=lent_prefix)
                 prompt, prefix, _ = module(prompt, own, site)
-            context = dataclasses.replace(context, prefix=prefix, shared=lent)
+            more = dict(prefix=prefix, shared=lent, layer_input=own_input)
+            context = dataclasses.replace(context, **more)
             cache = past and jax.tree.map(lambda leaf: leaf[place], past[source])
             x, new, aux = module(x, context, site, cache)
             return (x, prompt), ((new, prefix) if keep[kind.stack] else None, aux)

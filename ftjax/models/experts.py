@@ -64,12 +64,14 @@ class Experts(nnx.Module):
     """A router and its experts.
 
     `shared` says whether there is one that every token meets: None, "plain" or "gated". `fused` are
-    the axes of the two weights in checkpoints that keep the experts of a layer in one tensor.
+    the axes of the two weights in checkpoints that keep the experts of a layer in one tensor, and
+    `biases` those of their biases, where there are some.
     """
 
     def __init__(
         self, config: Config, *, key: jax.Array, activation: Callable = jax.nn.silu,
         shared: str | None = None, fused: tuple[str, str] = ("", ""),
+        biases: tuple[str, str] | None = None,
     ):  # fmt: skip
         keys = jax.random.split(key, 4)
         declare = lambda equation, key, stored="": base.weight(
@@ -79,6 +81,11 @@ class Experts(nnx.Module):
         self.gate_up = declare("EBTD,EDCI->EBTCI", keys[1], fused[0])
         self.down = declare("EBTI,EID->EBTD", keys[2], fused[1])
         self.config, self.activation, self.has_shared = config, activation, shared is not None
+        self.biased = biases is not None
+        if biases:
+            zeros = dict(key=key, scale=0.0)
+            self.gate_up_bias = base.table("ECI", config.sizes, stored=biases[0], **zeros)
+            self.down_bias = base.table("ED", config.sizes, stored=biases[1], **zeros)
         if shared:
             gated = shared == "gated"
             self.shared = Shared(config, key=keys[3], activation=activation, gated=gated)
@@ -107,7 +114,11 @@ class Experts(nnx.Module):
         seats = moe.capacity(x_BTD.shape[1], experts=c.experts, top=c.top, factor=c.dispatch.factor)
         found = moe.seat(choice, segments_BT, experts=c.experts, seats=seats)
         x = mesh.constrain(moe.to_seats(x_BTD, found), "EBTD")
-        y = site("down", self._gated(site("gate_up", x, self.gate_up)), self.down)
+        add = lambda y, name: (
+            y + self._bias(name)[:, None, None].astype(y.dtype) if self.biased else y
+        )
+        gate_up = add(site("gate_up", x, self.gate_up), "gate_up")
+        y = add(site("down", self.gated(gate_up), self.down), "down")
         return moe.from_seats(mesh.constrain(y, "EBTD"), found), found.dropped
 
     def _dropless(self, x_BTD, choice: moe.Choice, site: base.Site):
@@ -118,27 +129,41 @@ class Experts(nnx.Module):
             name: adapter and tree.unshared(adapter.axes(equations[name]))
             for name, adapter in adapters.items()
         }
-        weights = {name: p[...] for name, p in params.items()}, adapters, site.key
+        biases = {name: self._bias(name) for name in params} if self.biased else {}
+        weights = {name: p[...] for name, p in params.items()}, adapters, site.key, biases
         of_weights = {name: p.get_metadata("axes") for name, p in params.items()}
+        of_biases = {name: dict(gate_up="ECI", down="ED")[name] for name in biases}
 
         def run(weights, x, contract, part):
-            own, adapters, key = weights
+            own, adapters, key, biases = weights
             key = None if key is None else jax.random.fold_in(key, part)
 
             def apply(name, x):
                 own_key = None if key is None else rng.named(key, name)
-                return linear.linear_rows(
+                y = linear.linear_rows(
                     equations[name], x, own[name], contract, adapters[name], own_key
                 )
+                return y + _bias_rows(biases[name], x, contract) if biases else y
 
-            return apply("down", self._gated(apply("gate_up", x)))
+            return apply("down", self.gated(apply("gate_up", x)))
 
-        places = of_weights, letters, None if site.key is None else ""
+        places = of_weights, letters, None if site.key is None else "", of_biases
         return grouped.dropless(run, x_BTD, choice, weights, places)
 
-    def _gated(self, gate_up):
+    def _bias(self, name: str) -> jax.Array:
+        return {"gate_up": self.gate_up_bias, "down": self.down_bias}[name][...]
+
+    def gated(self, gate_up):
+        """Join an expert's gate and input, [..., C, I]: [..., I]."""
         gate_up = remat.keep(gate_up)
         return self.activation(gate_up[..., 0, :]) * gate_up[..., 1, :]
+
+
+def _bias_rows(bias, x, contract):
+    """Give every row the bias of its expert: the map of a one."""
+    ones, flat = jnp.ones((x.shape[0], 1), x.dtype), bias.reshape(bias.shape[0], 1, -1)
+    found = contract("EBTO,EOD->EBTD", ones, flat.astype(x.dtype))
+    return found.reshape(-1, *bias.shape[1:])
 
 
 class Block(nnx.Module):
@@ -185,7 +210,7 @@ def terms(config: Config, aux: Mapping[str, Any], segments_BT) -> dict[str, Mean
 def make(
     config: Config, *, dispatch: str = "dropless", capacity_factor: float = 1.25,
     router_aux: float | None = None, blocks: Mapping[str, Callable] | None = None,
-    ends: Callable = llama.ends, **options,
+    ends: Callable = llama.ends, **options: Any,
 ) -> decoder.Model:  # fmt: skip
     """Make the handle of a model.
 

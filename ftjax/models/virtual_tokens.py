@@ -32,18 +32,40 @@ def count(adapters: Mapping[str, Any]) -> int:
     return adapters[PREFIX].k.shape[1] if PREFIX in adapters else 0
 
 
-def enter(ends, adapters: Mapping[str, Any]) -> jax.Array | None:
-    """Embed the tokens of a prompt, [1,n,D], as the family embeds its own; None without one."""
+def enter(ends, adapters: Mapping[str, Any], *, legal: bool) -> jax.Array | None:
+    """Embed the tokens of a prompt, [1,n,D], as the family embeds its own; None without one.
+
+    `legal`: all that a layer reads of a token is its embedding.
+
+    Raises:
+      ValueError: there is a prompt, and that is not so.
+    """
     if STREAM not in adapters:
         return None
+    if not legal:
+        raise ValueError(
+            "adapters: got a prompt in a model whose layers look up rows of real tokens; expected "
+            "an adapter of weights"
+        )
     places = jnp.arange(count(adapters))[None]
     return ends.enter(places, places, base.Site({"embed": adapters[STREAM]}, None))
 
 
-def prefix(adapters: Mapping[str, Any]) -> dict[str, jax.Array] | None:
-    """Return the keys and values of a prefix, [L,1,n,K,H]; None without one."""
+def prefix(adapters: Mapping[str, Any], *, legal: bool) -> dict[str, jax.Array] | None:
+    """Return the keys and values of a prefix, [L,1,n,K,H]; None without one.
+
+    `legal`: all layers cache keys and values of one shape.
+
+    Raises:
+      ValueError: there is a prefix, and they do not.
+    """
     if PREFIX not in adapters:
         return None
+    if not legal:
+        raise ValueError(
+            "adapters: got a prefix in a model whose layers do not all have keys and values of one "
+            "shape; expected a prompt, or an adapter of weights"
+        )
     return {"k": adapters[PREFIX].k[:, None], "v": adapters[PREFIX].v[:, None]}
 
 

@@ -57,12 +57,15 @@ def see_prefix(mask_BTS, positions_BT, *, count: int, window: int | None = None)
 
 
 def attend_causal(
-    q_BTNH, k_BSKH, v_BSKH, mask_BTS, *, scale: float, cap: float | None = None
+    q_BTNH, k_BSKH, v_BSKH, mask_BTS, *, scale: float, cap: float | None = None, sink_N=None
 ) -> jax.Array:
     """Compute softmax(scale * q k^T, capped, masked) v -> [B,T,N,H]; the softmax is in float32.
 
     No query sees a later place of its row, whatever the mask says: packed or plain rows. Keys that
     are more than the queries stand before them, and all queries may see them.
+
+    `sink_N` are scores of one more key of every head, whose value is zero: weights sum to less than
+    one (arXiv:2309.17453). Values may have other features than keys.
 
     The queries go in blocks, each against the keys up to its own end, which saves nearly half of
     the products and of the memory. There are at most `BLOCKS` of them, so long rows compile as fast
@@ -72,10 +75,12 @@ def attend_causal(
     before, size = k_BSKH.shape[1] - T, max(LEAST_BLOCK, -(-T // BLOCKS))
     ends = [(start, min(start + size, T)) for start in range(0, T, size)]
     blocks = tuple((start, stop, before + stop) for start, stop in ends)
-    return _attend(q_BTNH, k_BSKH, v_BSKH, mask_BTS, (scale, cap), blocks)
+    return _attend(q_BTNH, k_BSKH, v_BSKH, mask_BTS, sink_N, (scale, cap), blocks)
 
 
-def attend_cached(q_BTNH, parts, *, scale: float, cap: float | None = None) -> jax.Array:
+def attend_cached(
+    q_BTNH, parts, *, scale: float, cap: float | None = None, sink_N=None
+) -> jax.Array:
     """Compute the same over keys in parts, (k_BKHS, v_BKSH, mask_BTS) each: a cache, new tokens.
 
     Scores of the parts are joined, keys and values never: a cache is read where it lies. Its keys
@@ -87,19 +92,34 @@ def attend_cached(q_BTNH, parts, *, scale: float, cap: float | None = None) -> j
     mask_BTS = jnp.concatenate(masks, -1)
     block = (0, *mask_BTS.shape[1:])
     scores = softcap.apply(jnp.concatenate(scores, -1), cap) + _bias(mask_BTS, block, q)
-    weights = jnp.exp(scores - scores.max(-1, keepdims=True))
+    largest = scores.max(-1, keepdims=True)
+    weights = jnp.exp(scores - largest)
     cuts = np.cumsum([v.shape[2] for v in values])[:-1]
     mix = lambda w, v: _product("bkms,bksh->bkmh", w.astype(v.dtype), v)
     mixed = sum(map(mix, jnp.split(weights, cuts, axis=-1), values))
-    out = mixed / weights.sum(-1, keepdims=True)
+    total = weights.sum(-1, keepdims=True)
+    out = mixed / total
+    if sink_N is not None:
+        out = _share(out, (largest + jnp.log(total))[..., 0], sink_N)
     return _by_query_head(out.astype(q.dtype), q_BTNH.shape)
 
 
-def _attend(q_BTNH, k_BSKH, v_BSKH, mask_BTS, numbers, blocks):
+def _attend(q_BTNH, k_BSKH, v_BSKH, mask_BTS, sink_N, numbers, blocks):
     """`numbers` are scale and cap; `blocks` (first query, end of queries, end of keys) triples."""
     q = _by_key_head(q_BTNH, k_BSKH.shape[2])
     q, k, v = map(remat.keep, (q, k_BSKH.swapaxes(1, 2), v_BSKH.swapaxes(1, 2)))
-    return _by_query_head(_core(q, k, v, mask_BTS, numbers, blocks), q_BTNH.shape)
+    out, logsum = _core(q, k, v, mask_BTS, numbers, blocks)
+    if sink_N is not None:
+        out = _share(out, logsum, sink_N)
+    return _by_query_head(out, q_BTNH.shape)
+
+
+def _share(out_BKMH, logsum_BKM, sink_N):
+    """Leave to the sink its part of the weights, e^sink of e^sink + e^logsum."""
+    _, K, M = logsum_BKM.shape
+    sink_K1G = sink_N.astype(jnp.float32).reshape(K, 1, -1)
+    sink_KM = jnp.tile(sink_K1G, (1, M // sink_K1G.shape[-1], 1)).reshape(K, M)
+    return (out_BKMH * jax.nn.sigmoid(logsum_BKM - sink_KM)[..., None]).astype(out_BKMH.dtype)
 
 
 def _by_key_head(q_BTNH, heads: int):
@@ -109,14 +129,14 @@ def _by_key_head(q_BTNH, heads: int):
 
 
 def _by_query_head(out_BKMH, shape):
-    """Undo `_by_key_head`."""
-    B, T, N, H = shape
-    K = out_BKMH.shape[1]
-    return out_BKMH.reshape(B, K, T, N // K, H).swapaxes(1, 2).reshape(shape)
+    """Undo `_by_key_head`; the features are those of the values."""
+    (B, T, N, _), (_, K, _, H) = shape, out_BKMH.shape
+    return out_BKMH.reshape(B, K, T, N // K, H).swapaxes(1, 2).reshape(B, T, N, H)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def _core(q_BKMH, k_BKSH, v_BKSH, mask_BTS, numbers, blocks):
+    """-> [B,K,M,H] and the logarithms of the sums of weights [B,K,M]."""
     return _forward(q_BKMH, k_BKSH, v_BKSH, mask_BTS, numbers, blocks)[0]
 
 
@@ -151,16 +171,18 @@ def _forward(q, k, v, mask, numbers, blocks):
         outputs.append((mixed / total).astype(q.dtype))
         logsums.append((largest + jnp.log(total))[..., 0])
     out, logsum = (remat.keep(jnp.concatenate(x, axis=2)) for x in (outputs, logsums))
-    return out, (q, k, v, mask, out, logsum)
+    return (out, logsum), (q, k, v, mask, out, logsum)
 
 
-def _backward(numbers, blocks, residuals, g):
-    """Make the weights again; d scores = weights * (g v^T - <g, out>) (arXiv:2205.14135).
+def _backward(numbers, blocks, residuals, gradients):
+    """Make the weights again; d scores = weights * (g v^T - <g, out> + g of the log-sum).
 
+    (arXiv:2205.14135; a log-sum's derivatives by its scores are the weights.)
     The sums for dk and dv stand features first, which a CPU multiplies faster.
     """
     (scale, cap), (q, k, v, mask, out, logsum) = numbers, residuals
-    through = (g.astype(jnp.float32) * out).sum(-1, keepdims=True)
+    g, g_logsum = gradients
+    through = (g.astype(jnp.float32) * out).sum(-1, keepdims=True) - g_logsum[..., None]
     dq, dk, dv = [], None, None
     for block in reversed(blocks):  # the last one sees all keys
         rows, end = _rows(block, mask, q), block[2]

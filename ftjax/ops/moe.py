@@ -68,6 +68,32 @@ def route(logits_BTE: jax.Array, *, top: int, normalise: bool) -> Choice:
     return Choice(expert, gate)
 
 
+def route_sigmoid(
+    logits_BTE: jax.Array, correction_E: jax.Array, *, top: int, normalise: bool, scale: float,
+    groups: int = 1, top_groups: int = 1,
+) -> Choice:  # fmt: skip
+    """Choose experts by sigmoid(logit) + correction; a gate is the bare sigmoid (arXiv:2412.19437).
+
+    With `groups`, tokens choose among the experts of their `top_groups` best groups alone; a group
+    is as good as its two best experts together. normalise: divide the gates by their sum. `scale`
+    multiplies them then.
+    """
+    score = jax.nn.sigmoid(logits_BTE.astype(jnp.float32))
+    wish = score + jax.lax.stop_gradient(correction_E.astype(jnp.float32))
+    if groups > 1:
+        by_group = wish.reshape(*wish.shape[:-1], groups, -1)
+        worth = jax.lax.top_k(by_group, 2)[0].sum(-1)
+        best = jax.lax.top_k(worth, top_groups)[1]
+        chosen = jax.nn.one_hot(best, groups).sum(-2)[..., None] > 0
+        # Zero and not minus infinity, as in the reference.
+        wish = jnp.where(chosen, by_group, 0.0).reshape(wish.shape)
+    expert = jax.lax.top_k(wish, top)[1]
+    gate = jnp.take_along_axis(score, expert, -1)
+    if normalise:
+        gate = gate / (gate.sum(-1, keepdims=True) + 1e-20)
+    return Choice(expert, gate * scale)
+
+
 class Load(NamedTuple):
     """Sums over tokens that are not padding, float32; layers, rows and devices add."""
 

@@ -52,12 +52,9 @@ def inverse_frequencies(rope: Rope, head_dim: int, *, length: int | None = None)
       ValueError: an unknown kind of scaling, or longrope without a length.
     """
     if rope.kind == "proportional":
-        whole = inverse_frequencies(Rope(rope.theta), head_dim)
-        turning = np.arange(len(whole)) < int(rope.partial * head_dim // 2)
-        return np.where(turning, whole, np.float32(0))
+        return _proportional(rope, head_dim)
     rotated = int(head_dim * rope.partial)
-    # float64 on the host: theta^-1 loses digits in float32, and a phase error grows with the
-    # position.
+    # float64 on the host: a phase error in float32 would grow with the position.
     f = 1.0 / rope.theta ** (np.arange(0, rotated, 2, dtype=np.float64) / rotated)
     numbers = dict(rope.numbers)
     match rope.kind:
@@ -131,6 +128,13 @@ def query_factor(rope: Rope, positions_BT: jax.Array) -> jax.Array | None:
     laps = positions_BT // int(numbers["original_max_position_embeddings"])
     factor = 1 + numbers["llama_4_scaling_beta"] * jnp.log1p(laps.astype(jnp.float32))
     return factor[..., None, None]
+
+
+def _proportional(rope: Rope, head_dim: int) -> np.ndarray:
+    """Keep the frequencies of the whole head for the first part of the pairs; the rest stand."""
+    whole = inverse_frequencies(Rope(rope.theta), head_dim)
+    turning = np.arange(len(whole)) < int(rope.partial * head_dim // 2)
+    return np.where(turning, whole, np.float32(0))
 
 
 def _longrope_factors(numbers, length: int | None) -> np.ndarray:

@@ -174,8 +174,7 @@ def build(settings: Settings, *, mesh: jax.sharding.Mesh | None = None) -> Parts
     Raises:
       ValueError: names the key, what it holds and what was expected.
     """
-    if mesh is None:
-        mesh = conf.call(meshes.make, settings.mesh, where="mesh")
+    mesh = conf.call(meshes.make, settings.mesh, where="mesh") if mesh is None else mesh
     family, model, source = bases.read(settings.model)
     meshes.check_sizes(model.config.sizes, mesh)
     found = _tokenizer_source(settings.tokenizer, source)
@@ -188,16 +187,13 @@ def build(settings: Settings, *, mesh: jax.sharding.Mesh | None = None) -> Parts
     method, groups = _methods(settings.adapter)
     if settings.adapter.get("name") in LOW_RANK:
         lora.check_width(settings.adapter["rank"], model.linears, where=settings.adapter["where"])
-    given = settings.trainable or (WHOLE["adapters"] if method else WHOLE["model"])
-    patterns = (given,) if isinstance(given, str) else tuple(given)
     past = tuple(
         peft.load(directory, linears=model.linears, names=family.NAMES)
         for directory in settings.adapter.get("past", ())
     )
     objective = objectives.module_of(settings)
     heads = specs.of(objective).heads
-    if heads and not settings.trainable:
-        patterns = (*patterns, WHOLE["head"])
+    patterns = _patterns(settings, adapted=method is not None, heads=heads)
     reference = references.build(
         settings.reference, objective=objective, locate=bases.locate, model=model,
         make=lambda directory: bases.of(settings.model, directory),
@@ -210,6 +206,13 @@ def build(settings: Settings, *, mesh: jax.sharding.Mesh | None = None) -> Parts
     )  # fmt: skip
     adapter_init.check(parts)
     return parts
+
+
+def _patterns(settings: Settings, *, adapted: bool, heads: tuple[str, ...]) -> tuple[str, ...]:
+    """Return what trains: as the settings say, else the adapters, or the model, and the heads."""
+    if given := settings.trainable:
+        return (given,) if isinstance(given, str) else tuple(given)
+    return (WHOLE["adapters" if adapted else "model"], *((WHOLE["head"],) if heads else ()))
 
 
 def _quantizers(spec: Mapping, model) -> quantized.Quantizers:

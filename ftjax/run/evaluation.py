@@ -4,8 +4,8 @@
     c.evals.facts = dict(name="generate", group="new", data=dict(name="embedded", domain="facts"))
 
 `group` sorts the labels of the learned/forgotten table: "new" is what the run teaches, "old" what
-it must not forget. Scores of every example are kept in DIR/evals/<step>.npz, so that a change
-between two steps has a paired confidence interval.
+it must not forget, "later" what a later run will teach. Scores of every example are kept in
+DIR/evals/<step>.npz, so that a change between two steps has a paired confidence interval.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import io
 import pathlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -31,7 +31,7 @@ from ftjax.run.artifacts import Artifacts
 from ftjax.sampling import text
 from ftjax.train import state as states
 
-GROUPS = ("new", "old")
+GROUPS = ("new", "old", "later")
 BATCH = 16
 # Keys of a data section that an evaluation takes from the run's.
 TEMPLATE = ("chat_template", "template_args", "allow_dropped", "date")
@@ -99,9 +99,7 @@ def check_best(settings) -> None:
     """
     best, names, open_ended = settings.checkpoint.best, ["loss", "grad_norm"], []
     for label, spec in settings.evals.items():
-        known = vars(conf.resolve(spec["name"], "evals", where=f"evals.{label}.name")).get(
-            "METRICS"
-        )
+        known = conf.attribute(spec["name"], "evals", "METRICS", where=f"evals.{label}.name")
         names += [f"eval/{label}/{metric}" for metric in known or ()]
         open_ended += [] if known else [f"eval/{label}/"]
     if best and best not in names and not best.startswith(tuple(open_ended)):
@@ -128,26 +126,91 @@ def build(parts: setup.Parts) -> Evaluation:
 
 def _evaluator(spec: dict, parts: setup.Parts, *, where: str):
     spec.pop("group", None)
-    data, limit = dict(spec.pop("data")), spec.pop("rows", None)
+    section = Section(spec, dict(spec.pop("data")), spec.pop("rows", None), parts, where)
     offered = dict(model=parts.model, tokenizer=parts.tokenizer, mesh=parts.mesh)
-    if spec["name"] == "nll":
-        examples = _examples(data, parts, limit, where=f"{where}.data")
-        offered |= dict(examples=examples, byte_counts=_byte_counts(examples, parts.tokenizer))
-    elif spec["name"] == "preference":
-        data.setdefault("kind", "preference")
-        groups = _examples(data, parts, limit, where=f"{where}.data")
-        pairs = [group.answers for group in groups]
-        offered |= dict(pairs=pairs, reference=parts.reference.params)
-    else:
-        offered["rows"] = _rows(data, limit, where=f"{where}.data")
-    if spec["name"] == "generate":
-        keys = dict(max_new_tokens=16, until=("\n",), batch_size=meshes.rows(BATCH, parts.mesh))
-        offered["respond"] = text.make(**_sampling(spec, keys, parts, data))
-    elif spec["name"] == "reward":
-        offered |= _judged(spec, parts, data, offered["rows"], where=where)
-    if spec["name"] != "generate":
-        spec.setdefault("batch_size", meshes.rows(BATCH, parts.mesh))
+    for name in inputs_of(spec["name"], where=where):
+        offered |= INPUTS[name](section)
+    if "batch_size" not in spec:  # inputs that sample have taken it
+        offered["batch_size"] = meshes.rows(BATCH, parts.mesh)
     return conf.build(spec, "evals", where=where, **offered)
+
+
+class Section(NamedTuple):
+    """What the config says of one evaluation; inputs take the keys that are theirs from `spec`."""
+
+    spec: dict
+    data: dict
+    limit: int | None
+    parts: setup.Parts
+    where: str
+
+
+def inputs_of(name: str, *, where: str) -> tuple[str, ...]:
+    """Return the names in INPUTS that an evaluator's module states, its rows where it states none.
+
+    Raises:
+      ValueError: there is no evaluator of this name, or no input of a name that it states.
+    """
+    stated = conf.attribute(name, "evals", "INPUTS", where=f"{where}.name") or ("rows",)
+    for each in stated:
+        if each not in INPUTS:
+            raise ValueError(
+                f"{where}.name: evaluator {name!r} has {each!r} among its INPUTS; expected some of "
+                f"{conf.listed(INPUTS)}; {conf.nearest(each, INPUTS)}"
+            )
+    return tuple(stated)
+
+
+def _encoded(section: Section) -> dict:
+    """Encode examples as training does, with the bytes of what each asks for."""
+    own, parts = section.data, section.parts
+    examples = _examples(own, parts, section.limit, where=f"{section.where}.data")
+    return dict(examples=examples, byte_counts=_byte_counts(examples, parts.tokenizer))
+
+
+def _paired(section: Section) -> dict:
+    """Encode groups of answers, and the reference that they are compared with."""
+    own, parts = {"kind": "preference"} | section.data, section.parts
+    groups = _examples(own, parts, section.limit, where=f"{section.where}.data")
+    return dict(pairs=[group.answers for group in groups], reference=parts.reference.params)
+
+
+def _plain(section: Section) -> dict:
+    return dict(rows=_rows(section.data, section.limit, where=f"{section.where}.data"))
+
+
+def _answered(section: Section) -> dict:
+    """Read rows, and make what answers their prompts."""
+    spec, parts = section.spec, section.parts
+    keys = dict(max_new_tokens=16, until=("\n",), batch_size=meshes.rows(BATCH, parts.mesh))
+    return _plain(section) | dict(respond=text.make(**_sampling(spec, keys, parts, section.data)))
+
+
+def _rewarded(section: Section) -> dict:
+    rows = _plain(section)["rows"]
+    return _judged(section.spec, section.parts, section.data, rows, where=section.where)
+
+
+def _with_base(section: Section) -> dict:
+    """Return `base_of`: params -> those that the run started from.
+
+    Raises:
+      ValueError: weights of the base train, and no copy of them is held.
+    """
+    if (base_of := _start_of(section.parts)) is None:
+        raise ValueError(
+            f"{section.where}.name: got {section.spec['name']!r}, which compares with the base, in "
+            "a run that trains the base's own weights and holds no copy of them; expected an "
+            "adapter; or set reference.name='frozen', which holds a copy"
+        )
+    return dict(base_of=base_of)
+
+
+# What an evaluator may ask for, by the name that its module states in INPUTS.
+INPUTS: Mapping[str, Callable[[Section], dict]] = {
+    "examples": _encoded, "pairs": _paired, "rows": _plain, "responses": _answered,
+    "rewards": _rewarded, "base": _with_base,
+}  # fmt: skip
 
 
 def _sampling(spec: dict, keys: Mapping, parts: setup.Parts, data: Mapping) -> dict:

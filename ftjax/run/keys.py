@@ -148,7 +148,7 @@ def _takes_any(function: Callable) -> bool:
 
 def _made(name: str, room: str, *, more: Iterable[str] = ("name",), where: str) -> Keys | None:
     """Return the keywords of the `make` of a module; None where it takes any."""
-    make = vars(conf.resolve(name, room, where=where)).get("make")
+    make = conf.attribute(name, room, where=where)
     if make is None or _takes_any(make):
         return None
     return _of(make, more=more, without=SET)
@@ -193,7 +193,7 @@ def _ranks(_: str | None) -> Keys:
 def _data(name: str) -> Keys | None:
     from ftjax.data import loader, prepare
 
-    make = vars(conf.resolve(name, "data.sources", where="data.name")).get("make")
+    make = conf.attribute(name, "data.sources", where="data.name")
     if make is None or _takes_any(make):
         return None
     return _of(loader.make, prepare.load, make, without=(*SET, "batch_size", "seed"))

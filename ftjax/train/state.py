@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from ftjax.adapters.lib import protocol
 from ftjax.core import mesh as meshes
 from ftjax.core import tree
+from ftjax.models import base
 from ftjax.ops import quantize
 from ftjax.optim import ema as averages
 from ftjax.optim import optimizer
@@ -30,7 +31,8 @@ class State(NamedTuple):
 def split(params, patterns) -> tuple[Any, Any]:
     """Partition {"model", "adapters", ...} into (trainable, frozen).
 
-    What adapters hold as data, and the reference of a preference loss, never train.
+    What adapters hold as data, the reference of a preference loss, and what checkpoints keep as
+    buffers never train.
 
     Raises:
       ValueError: a pattern matches nothing or what is quantised, or nothing would train.
@@ -38,6 +40,7 @@ def split(params, patterns) -> tuple[Any, Any]:
     _check_dense(params, patterns)
     data = protocol.frozen_paths(params.get("adapters") or {}, prefix="adapters")
     data |= {path for path in tree.paths(params) if path.startswith("reference/")}
+    data |= {path for path in tree.paths(params) if path.rpartition("/")[2] in base.BUFFERS}
     trainable, frozen = tree.partition(params, patterns, where="trainable", exclude=data)
     if not jax.tree.leaves(trainable):
         raise ValueError(f"trainable: got {patterns!r}, which selects no trainable array")

@@ -99,7 +99,7 @@ Qa(data_dir=sys.argv[1], file_format="array_record").download_and_prepare()
 """
 READ = """
 import json, sys
-from ftjax.data import tfds
+from ftjax.data.sources import tfds
 
 found = tfds.make(path=sys.argv[1], split="train[:80%]")
 print(json.dumps([list(found), found.where(1), "tensorflow" in sys.modules]))

@@ -49,7 +49,7 @@ def base(directory):
     """Read a golden model once: (family, model, params)."""
     family, config = checkpoint.config_of(directory)
     model = family.make(config)
-    return family, model, checkpoint.load(directory, model, names=family.NAMES)
+    return family, model, checkpoint.load(directory, model, names=family.NAMES, dtype=np.float32)
 
 
 def io(path) -> dict[str, np.ndarray]:

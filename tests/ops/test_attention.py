@@ -121,3 +121,25 @@ def test_the_softmax_of_bfloat16_is_in_float32():
     out = attention.attend_causal(q, q, v, jnp.ones((1, 300, 300), bool), scale=1.0)
     assert out.dtype == jnp.bfloat16
     np.testing.assert_allclose(out.astype(jnp.float32), 1.0, atol=0.02)
+
+
+def test_a_sink_is_one_more_key_without_a_value():
+    draw = lambda seed, *shape: jax.random.normal(jax.random.key(seed), shape)
+    q, k, v, sink = draw(0, 2, 5, 4, 8), draw(1, 2, 5, 2, 8), draw(2, 2, 5, 2, 6), draw(3, 4)
+    mask = jnp.tril(jnp.ones((5, 5), bool))[None].repeat(2, 0)
+
+    def plain(q, k, v, sink):
+        scores = jnp.einsum("BTNH,BSNH->BNTS", q, k.repeat(2, 2)) * 0.5
+        scores = jnp.where(mask[:, None], scores, -1e30)
+        column = jnp.broadcast_to(sink[None, :, None, None], (*scores.shape[:3], 1))
+        weights = jax.nn.softmax(jnp.concatenate([scores, column], -1))[..., :-1]
+        return jnp.einsum("BNTS,BSNH->BTNH", weights, v.repeat(2, 2))
+
+    ours = lambda q, k, v, sink: attention.attend_causal(q, k, v, mask, scale=0.5, sink_N=sink)
+    np.testing.assert_allclose(ours(q, k, v, sink), plain(q, k, v, sink), rtol=1e-4, atol=1e-5)
+    square = lambda f: jax.grad(lambda *args: jnp.square(f(*args)).sum(), (0, 1, 2, 3))
+    for got, wanted in zip(square(ours)(q, k, v, sink), square(plain)(q, k, v, sink), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-3, atol=1e-4)
+    part = k.transpose(0, 2, 3, 1), v.swapaxes(1, 2), mask
+    cached = attention.attend_cached(q, [part], scale=0.5, sink_N=sink)
+    np.testing.assert_allclose(cached, plain(q, k, v, sink), rtol=1e-4, atol=1e-5)

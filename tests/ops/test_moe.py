@@ -107,3 +107,22 @@ def test_a_later_token_takes_no_earlier_seat():
 def test_wrong_dispatch(kind, factor):
     with pytest.raises(ValueError, match=r"model\.\w+: got"):
         moe.dispatch(kind, factor=factor)
+
+
+def test_sigmoids_choose_with_the_correction_and_weigh_without():
+    logits = jnp.array([[[2.0, 1.0, 0.0, -1.0]]])
+    correction = jnp.array([0.0, 0.0, 0.0, 5.0])
+    choice = moe.route_sigmoid(logits, correction, top=2, normalise=False, scale=2.0)
+    np.testing.assert_array_equal(choice.expert, [[[3, 0]]])
+    np.testing.assert_allclose(
+        choice.gate, 2 * jax.nn.sigmoid(jnp.array([[[-1.0, 2.0]]])), rtol=1e-6
+    )
+    summed = moe.route_sigmoid(logits, correction, top=2, normalise=True, scale=1.0)
+    assert float(summed.gate.sum()) == pytest.approx(1)
+
+
+def test_tokens_stay_in_their_best_groups():
+    logits = jnp.array([[[3.0, -9.0, 1.0, 1.0]]])  # the best expert, in the worse of two groups
+    options = dict(top=2, normalise=False, scale=1.0, groups=2, top_groups=1)
+    choice = moe.route_sigmoid(logits, jnp.zeros(4), **options)
+    assert sorted(np.asarray(choice.expert).ravel()) == [2, 3]

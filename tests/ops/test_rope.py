@@ -2,6 +2,7 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -105,3 +106,65 @@ def test_scores_depend_on_the_distance_alone():
     score = lambda i, j: float((turn(q, i) * turn(k, j)).sum())
     assert score(7, 4) == pytest.approx(score(103, 100), abs=1e-4)
     assert abs(score(7, 4) - score(7, 5)) > 1e-3
+
+
+YARN = dict(
+    factor=4.0, original_max_position_embeddings=64, beta_fast=8.0, beta_slow=1.0, truncate=False
+)  # fmt: skip
+
+
+def test_yarn_leaves_what_turns_often_and_slows_what_hardly_turns():
+    f = rope.inverse_frequencies(rope.Rope(10000.0), 32)
+    slowed = rope.inverse_frequencies(make("yarn", **YARN), 32)
+    turns = 64 * f / (2 * np.pi)
+    fast, slow = turns > 8, turns < 1
+    assert fast.any()
+    assert slow.any()
+    np.testing.assert_allclose(slowed[fast], f[fast], rtol=1e-6)
+    np.testing.assert_allclose(slowed[slow], f[slow] / 4, rtol=1e-6)
+    between = ~fast & ~slow
+    assert ((slowed < f) & (slowed > f / 4))[between].all()
+    rounded = rope.inverse_frequencies(make("yarn", **YARN | dict(truncate=True)), 32)
+    assert (rounded != slowed).any()
+
+
+@pytest.mark.parametrize(
+    ("more", "factor"),
+    [
+        ({}, 0.1 * np.log(4) + 1), (dict(attention_factor=0.7), 0.7),
+        (dict(mscale=1.0, mscale_all_dim=1.0), 1.0),
+        (dict(mscale=1.0, mscale_all_dim=0.5), (0.1 * np.log(4) + 1) / (0.05 * np.log(4) + 1)),
+    ],
+)  # fmt: skip
+def test_the_temperature_of_yarn(more, factor):
+    assert rope.attention_factor(make("yarn", **YARN, **more)) == pytest.approx(factor)
+
+
+def test_queries_grow_with_the_laps_of_their_position():
+    plain, growing = make("yarn", **YARN), make("yarn", **YARN, llama_4_scaling_beta=0.5)
+    positions = jnp.array([[0, 63, 64, 200]])
+    assert rope.query_factor(plain, positions) is None
+    got = rope.query_factor(growing, positions)[0, :, 0, 0]
+    np.testing.assert_allclose(got, 1 + 0.5 * np.log([1, 1, 2, 4]), rtol=1e-6)
+
+
+def test_interleaved_pairs_are_neighbours():
+    x = jax.random.normal(jax.random.key(0), (1, 3, 2, 8))
+    f, at = rope.inverse_frequencies(rope.Rope(100.0), 8), jnp.arange(3)[None]
+    halves = jnp.concatenate([x[..., ::2], x[..., 1::2]], axis=-1)
+    turned = rope.rotate(halves, *rope.tables(f, at))
+    got = rope.rotate(x, *rope.tables(f, at, interleaved=True))
+    np.testing.assert_allclose(got[..., ::2], turned[..., :4], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(got[..., 1::2], turned[..., 4:], rtol=1e-5, atol=1e-6)
+
+
+def test_a_proportional_part_keeps_the_pairs_of_the_whole_head():
+    whole = rope.inverse_frequencies(rope.Rope(100.0), 16)
+    part = rope.inverse_frequencies(rope.Rope(100.0, "proportional", partial=0.25), 16)
+    np.testing.assert_array_equal(part, np.where(np.arange(8) < 2, whole, 0))
+
+
+def test_an_alpha_raises_the_base():
+    got = rope.inverse_frequencies(make("dynamic", alpha=50.0), 8)
+    wanted = rope.inverse_frequencies(rope.Rope(10000.0 * 50 ** (8 / 6)), 8)
+    np.testing.assert_allclose(got, wanted, rtol=1e-5)

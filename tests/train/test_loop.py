@@ -228,13 +228,13 @@ def test_a_loss_that_is_not_finite_names_step_batch_and_last_good_checkpoint(ste
     assert "step 7: got a loss of nan" in text
     assert 'data position {"next_batch": 6}' in text
     assert "tokens [2, 4] with sha256" in text
-    assert f"last good checkpoint: {tmp_path}/checkpoints/4" in text
+    assert f"last good checkpoint: {tmp_path}/checkpoints/5" in text
 
 
 def test_no_checkpoint_of_a_loss_that_is_not_finite(step, tmp_path):
     with pytest.raises(FloatingPointError, match="step 8"):
         train(step, tmp_path, batches=Batches(bad=8))
-    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["4"]
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["4", "5"]
 
 
 def test_metrics_are_read_one_step_late():
@@ -324,7 +324,8 @@ import jax, jax.numpy as jnp, numpy as np
 port, rank, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 jax.distributed.initialize("127.0.0.1:" + port, num_processes=2, process_id=rank)
 from jax.sharding import NamedSharding, PartitionSpec as P
-from ftjax.train import loop, metrics
+from ftjax.report import writers
+from ftjax.train import loop
 from ftjax.train.checkpoint import Checkpoints
 from tests.train.test_loop import Batches, State, toy_step
 
@@ -344,7 +345,7 @@ start = jax.jit(
     out_shardings=everywhere,
 )
 step = jax.jit(toy_step, donate_argnums=0, out_shardings=(everywhere, everywhere))
-batches, writer = Placed(), metrics.Jsonl(folder + "/metrics.jsonl")
+batches, writer = Placed(), writers.Jsonl(folder + "/metrics.jsonl")
 with Checkpoints(folder + "/checkpoints") as checkpoints:
     state, progress = loop.resume(checkpoints, start(), batches, writers=[writer])
     result = loop.run(

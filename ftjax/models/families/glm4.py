@@ -76,7 +76,8 @@ def from_hf(config_json: dict[str, Any]) -> Config:
       ValueError: a key is missing, unknown, or has a value that is not supported.
     """
     keys = hf_config.Keys(config_json)
-    rope = keys.rope(default_theta=10000.0, may_be_partial=True)  # absent: Glm4Config says 10000
+    # Absent: Glm4Config says 10000, and half of each head.
+    rope = keys.rope(default_theta=10000.0, may_be_partial=True, default_partial=0.5)
     config = llama.read_common(
         keys, kind=Config, qk_norm=False, window=None,
         # Absent: Glm4Config says no, 2, 128 and 1.5625e-7.

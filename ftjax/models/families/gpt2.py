@@ -132,6 +132,8 @@ class Ends(nnx.Module):
         places = self.positions[...].at[positions_BT].get(mode="fill", fill_value=jnp.nan)
         return site.lookup("embed", tokens_BT, self.embed) + places
 
+    layer_inputs = blocks.Ends.layer_inputs
+
     def leave(self, x_BTD):
         """Normalise what the last layer gives."""
         return self.final_norm(x_BTD)

@@ -33,7 +33,7 @@ from ftjax.core import mesh as meshes
 from ftjax.core import safetensors as tensors
 from ftjax.core import torch_layout as layout
 from ftjax.models import quantized
-from ftjax.models.hf import model_types, presets, shards
+from ftjax.models.hf import fused, model_types, presets, shards
 
 CONFIG, WEIGHTS, INDEX = "config.json", shards.WEIGHTS, shards.INDEX
 families, family_of = model_types.families, model_types.family_of
@@ -164,6 +164,7 @@ def load(
     """
     plan = stored(model, names)
     found = _named_in_full(_open(pathlib.Path(directory)), names)
+    found = fused.unfused(found, _expected(plan))
     spare = model.config.spare_tensors
     _check(directory, plan, found, optional=set(names.values()), spare=spare)
     source = Source(plan, found, mesh)
@@ -186,6 +187,7 @@ def types(directory: str | os.PathLike, model, *, names: Mapping[str, str]) -> d
     """
     plan = stored(model, names)
     found = _named_in_full(_open(pathlib.Path(directory)), names)
+    found = fused.unfused(found, _expected(plan))
     spare = model.config.spare_tensors
     _check(directory, plan, found, optional=set(names.values()), spare=spare)
     return {path: _kind(own, found) for path, own in plan.items()}

@@ -122,8 +122,9 @@ class Keys:
         return {k: tuple(v) if isinstance(v, list) else v for k, v in numbers.items()}
 
     def rope(
-        self, *, default_theta: float, may_be_partial: bool = False, also: Iterable[str] = ()
-    ) -> rope.Rope:
+        self, *, default_theta: float, may_be_partial: bool = False,
+        default_partial: float = 1.0, also: Iterable[str] = (),
+    ) -> rope.Rope:  # fmt: skip
         """Read the rotary embedding in either dialect; some families rotate a part of each head.
 
         `also` are numbers that this family alone reads.
@@ -136,7 +137,9 @@ class Keys:
                 f"{self.where}: got rope_theta={self.json['rope_theta']} beside "
                 f"rope_parameters with {theta}; expected one"
             )
-        partial = self._partial(parameters.pop("partial_rotary_factor", None))
+        partial = self._partial(
+            parameters.pop("partial_rotary_factor", None), default=default_partial
+        )
         if partial != 1.0 and not may_be_partial:
             raise ValueError(
                 f"{self.where}: got partial_rotary_factor={partial}; expected 1.0: this "
@@ -145,10 +148,10 @@ class Keys:
         found = self.rope_of(parameters, theta=theta, also=also)
         return dataclasses.replace(found, partial=float(partial))
 
-    def _partial(self, inside: float | None) -> float:
+    def _partial(self, inside: float | None, *, default: float) -> float:
         """Read which part of a head is rotated; transformers 5 writes it in two places."""
-        # Absent: the whole head.
-        outside = self.get("partial_rotary_factor", 1.0 if inside is None else inside)
+        fallback = default if inside is None else inside
+        outside = self.get("partial_rotary_factor", fallback)
         if inside not in (None, outside):
             raise ValueError(
                 f"{self.where}: got partial_rotary_factor={outside} beside rope_parameters with "
