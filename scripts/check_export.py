@@ -79,7 +79,7 @@ def cases() -> dict[str, Case]:
         if not catalogue.is_of_model(name):
             found[f"{name}_merged"] = found[name]._replace(form="model")
     every = dict(lora, where=("embed", "blocks/**", "head"))
-    experts = dict(lora, where="blocks/moe/*")
+    experts = dict(lora, where="blocks/**/{gate_up,down}")
     return found | {
         "lora_sharded": Case("llama", lora, "model", shard_gb=1e-4),
         "lora_rslora": Case("llama", dict(lora, rslora=True)),
@@ -167,15 +167,12 @@ def _moved(parts, params):
     """Move what trains, as after training, and nothing that is data."""
     import jax
 
-    from ftjax.adapters.lib import protocol
     from ftjax.core import tree
+    from ftjax.train import state as states
 
     wave = lambda x: x + (0.1 * np.cos(np.arange(x.size).reshape(x.shape))).astype(x.dtype)
-    trains = tree.select(parts.patterns, tree.paths(params), where="trainable")
-    params = tree.map_with_paths(lambda path, x: wave(x) if path in trains else x, params)
-    found = protocol.sites(params["adapters"] or {})
-    print("  ", len(trains), "arrays move,", len(found), "sites")
-    return jax.tree.map(jax.numpy.asarray, params)
+    trainable, frozen = states.split(params, parts.patterns)
+    return tree.combine(jax.tree.map(wave, trainable), frozen)
 
 
 def _expect(path: pathlib.Path, parts, params, known: dict) -> None:
