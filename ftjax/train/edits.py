@@ -30,12 +30,6 @@ from ftjax.core import tree
 from ftjax.evals.lib import spectrum
 from ftjax.ops import lowrank, quantize
 
-# The field which, times `amount`, takes the adapter along its own path to what changes nothing: the
-# size of what is added, or the generator of a rotation (0 there is no rotation).
-DIALS = {
-    LoRA: "scale", OffsetLoRA: "scale", LoHa: "scale", LoKr: "scale", FourierFT: "scale", OFT: "q",
-}  # fmt: skip
-
 
 def interpolate(base, tuned, amount: float):
     """Compute (1 - amount) base + amount tuned: 0 is the base, 1 the tuned model, bit for bit.
@@ -72,18 +66,31 @@ def dial(adapters: Mapping[str, Any], amount: float):
         return adapters
 
     def one(keys, adapter):
-        field = DIALS.get(type(adapter))
-        if field is None:
+        if type(adapter) not in DIALS:
             raise ValueError(
                 f"adapters/{tree.path_name(keys)}: got a {type(adapter).__name__}; expected one of "
                 f"{', '.join(kind.__name__ for kind in DIALS)}, which have a dial; interpolate the "
                 "merged weights instead"
             )
-        whole = vars(adapter)[field]
-        part = jax.tree.map(lambda x: (x * amount).astype(x.dtype), whole)
-        return dataclasses.replace(adapter, **{field: part})
+        return DIALS[type(adapter)](adapter, amount)
 
     return jax.tree_util.tree_map_with_path(one, adapters, is_leaf=protocol.is_adapter)
+
+
+def _scaled(adapter, amount: float):
+    """Scale what is added to the weight."""
+    return dataclasses.replace(adapter, scale=adapter.scale * amount)
+
+
+def _turned(adapter, amount: float):
+    """Scale the generator of a rotation: 0 is none, and all between are rotations."""
+    return dataclasses.replace(adapter, q=adapter.q * amount)
+
+
+DIALS = {
+    LoRA: _scaled, OffsetLoRA: _scaled, LoHa: _scaled, LoKr: _scaled, FourierFT: _scaled,
+    OFT: _turned,
+}  # fmt: skip
 
 
 def soup(tuned: Sequence[Any], weights: Sequence[float] | None = None):
@@ -195,7 +202,7 @@ def _finite(key: str, value: float) -> None:
 
 def _alike(base, tuned) -> None:
     is_leaf = quantize.is_quantized
-    old, new = ({path: x.shape for path, x in _leaves(each)} for each in (base, tuned))
+    old, new = ({path: x.shape for path, x in tree.paths(each).items()} for each in (base, tuned))
     if old != new:
         wrong = sorted(path for path in {**old, **new} if old.get(path) != new.get(path))
         raise ValueError(
@@ -207,7 +214,3 @@ def _alike(base, tuned) -> None:
             f"models: got {len(quantized)} quantised weights; expected arrays, which can be mixed; "
             "merge them into a model first"
         )
-
-
-def _leaves(weights) -> list:
-    return list(tree.paths(weights).items())

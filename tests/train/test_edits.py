@@ -1,7 +1,5 @@
 """Edits by hand, and zero strength as the same bits."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,7 +46,7 @@ def test_interpolation_by_hand_and_at_its_ends(dtype):
     assert same(edits.interpolate(base, tuned, 0.0), base)
     assert same(edits.interpolate(base, tuned, 1.0), tuned)
     assert same(edits.interpolate(tuned, base, 1.0), base)
-    found = edits.interpolate({"w": dtype(1) * jnp.ones(2)}, {"w": dtype(3) * jnp.ones(2)}, 0.25)
+    found = edits.interpolate({"w": jnp.full(2, 1, dtype)}, {"w": jnp.full(2, 3, dtype)}, 0.25)
     assert found["w"].dtype == dtype
     np.testing.assert_array_equal(found["w"], [1.5, 1.5])
 
@@ -80,7 +78,7 @@ def test_the_dial_goes_from_the_base_to_the_adapter(method):
     assert same(edits.dial(adapters, 1.0), adapters)
     close(merged(edits.dial(adapters, 0.0)), BASE)
     half, whole = merged(edits.dial(adapters, 0.5)), merged(adapters)
-    assert np.abs(whole["q"] - BASE["q"]).max() > 0.05
+    assert np.abs(whole["q"] - BASE["q"]).max() > 1e-3
     line = edits.interpolate(BASE, whole, 0.5)
     if method == "oft":
         lengths = lambda w: jnp.linalg.norm(w["q"], axis=1)
@@ -110,9 +108,11 @@ def test_an_adapter_without_a_dial_is_named():
         edits.dial(found, 0.5)
 
 
-def test_dials_name_fields():
-    for kind, field in edits.DIALS.items():
-        assert field in {each.name for each in dataclasses.fields(kind)}
+def test_every_dial_is_tried_here():
+    tried = {
+        type(adapter) for name in METHODS for adapter in protocol.sites(adapted(name)).values()
+    }
+    assert tried == set(edits.DIALS)
 
 
 def test_soup():

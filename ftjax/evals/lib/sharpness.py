@@ -36,7 +36,8 @@ def curvature(loss: Callable, params, key: jax.Array, *, iterations: int = 20) -
 
     def step(carry, _):
         v = _unit(carry)
-        return (product := jax.jvp(jax.grad(loss), (params,), (v,))[1]), optax.tree.vdot(v, product)
+        product = jax.jvp(jax.grad(loss), (params,), (v,))[1]
+        return product, optax.tree.vdot(v, product)
 
     return jax.lax.scan(step, jax.tree.unflatten(shape, start), None, length=iterations)[1][-1]
 

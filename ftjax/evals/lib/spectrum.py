@@ -123,7 +123,7 @@ def intruders(
         raise ValueError(
             f"threshold: got {threshold}, where random directions have similarities up to "
             f"{null:.3f}; expected at least {MARGIN * null:.3f} for {known.shape[1]} vectors of "
-            f"{known.shape[0]} numbers; raise it"
+            f"{known.shape[0]} numbers; raise it, or leave matrices as small out"
         )
     similarity = np.abs(known.T @ found).max(0)
     return Intruders([int(j) for j in np.flatnonzero(similarity < threshold)], similarity, null)
