@@ -103,7 +103,7 @@ def train(
             identity=lambda: saved_state.identity(p.parts), progress=finish.progress("reference"),
         )  # fmt: skip
         batches, step = inputs.Batches(p.loader, p.parts.mesh), plan.compiled_step(p)
-        allow = dict(allow_config_change=allow_config_change)
+        allow = dict(allow_config_change=allow_config_change, restart_data=restart_data)
         with session.records(p, workdir, **allow) as kept:
             if kept.checkpoints.steps():
                 first = None  # two states at a time may be more than the memory

@@ -75,7 +75,7 @@ def program(settings: Settings, *, mesh=None) -> Program:
     reference.check(parts.reference.name, parts.objective, trainable)
     state = saved_state.abstract_state(parts, trainable, optimizer.tx)
     loaders.check_types(settings.data, where="data")
-    _check_length(settings.data, parts.model)
+    _check_length(settings.data, parts.model.max_length(parts.abstract["adapters"]))
     return Program(settings, parts, optimizer, objective, penalties, state, frozen)
 
 
@@ -117,11 +117,11 @@ def _penalties(parts: setup.Parts) -> dict[str, Callable]:
     return found
 
 
-def _check_length(data: dict, model) -> None:
-    if data.get("max_tokens", 0) > model.config.max_positions:
+def _check_length(data: dict, most: int) -> None:
+    if data.get("max_tokens", 0) > most:
         raise ValueError(
-            f"data.max_tokens: got {data['max_tokens']}; expected at most "
-            f"{model.config.max_positions}, the positions that the model knows"
+            f"data.max_tokens: got {data['max_tokens']}; expected at most {most}, the positions "
+            "that the model knows less those of virtual tokens"
         )
 
 

@@ -27,6 +27,9 @@ FREE = (
     "evals", "evals/**", "samples/**", "export/**",
 )  # fmt: skip
 
+# What may differ besides where the data start afresh: other rows, or other batches of them.
+FREE_DATA = ("data", "data/**", "seed/data", "batch_size", "accumulate")
+
 
 def create(settings: Settings, tx, trainable) -> states.State:
     """Make the first state of what trains."""
@@ -61,11 +64,16 @@ def identity(parts: setup.Parts) -> dict:
     return {"source": parts.settings.model.base, "hash": digests.fingerprint(parts.source)}
 
 
-def open_checkpoints(parts: setup.Parts, workdir: pathlib.Path, **options) -> Checkpoints:
-    """Open the checkpoints of a run; the options are those of `Checkpoints`."""
+def open_checkpoints(
+    parts: setup.Parts, workdir: pathlib.Path, *, restart_data: bool = False, **options
+) -> Checkpoints:
+    """Open the checkpoints of a run; the options are those of `Checkpoints`.
+
+    restart_data: the data may be others than those that the run began with.
+    """
     spec = parts.settings.checkpoint
     return Checkpoints(
         Artifacts(workdir).checkpoints, config=parts.settings.plain,
         frozen=identity(parts), keep=spec.keep, best=spec.best or None, mode=spec.mode,
-        free=FREE, **options,
+        free=FREE + (FREE_DATA if restart_data else ()), **options,
     )  # fmt: skip

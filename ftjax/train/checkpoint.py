@@ -193,8 +193,9 @@ class Checkpoints:
         keepers = [policies.LatestN(keep), _KeepBest(self._mode)]
         return ocp.CheckpointManagerOptions(
             # Orbax stores metrics only when told to rank; `_KeepBest` ranks in its place.
-            # A reader ranks nothing, and so never stumbles over damaged metrics.
+            # A reader ranks nothing, and reads no metrics as it opens: they may be damaged.
             best_fn=(lambda metrics: 0.0) if self._best and not self._read_only else None,
+            lightweight_initialize=self._read_only,
             preservation_policy=policies.AnyPreservationPolicy(keepers),
             cleanup_tmp_directories=not self._read_only,
             create=not self._read_only,
@@ -287,8 +288,9 @@ class Checkpoints:
         if changed and not self._allow_change:
             raise _Mismatch(
                 f"{where}: got a config other than the one it was saved with; expected the same "
-                "values; restore them, choose another directory, or pass "
-                "--allow_config_change:\n" + "\n".join(changed)
+                "values; restore them, choose another directory, or pass --allow_config_change "
+                "(--restart_data for other data or another batch size alone):\n"
+                + "\n".join(changed)
             )
         if lines := serialize.compare(meta["tree"], like, partial=partial):
             raise _Mismatch(

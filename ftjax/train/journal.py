@@ -53,6 +53,7 @@ class Journal:
         self.gradient = Vanish(progress.get("gradient"))
         self.unfinished: dict | None = progress.get("row")
         self.row: dict = {}
+        self.rows: int = progress.get("rows", 0)  # written since the run began
         self.seconds = dict.fromkeys(PHASES, 0.0)
         self._window = Window(progress.get("window"))
         self._writers, self._log_every_steps = writers, log_every_steps
@@ -92,12 +93,13 @@ class Journal:
         """Hand a row to the writers; an empty one is no row."""
         if row:
             self.row = row
+            self.rows += 1
             for writer in self._writers:
                 writer.write(step, row)
 
     def dump(self, row: dict | None = None) -> dict:
         """Return the progress to save; `row` is one that still waits for its evaluations."""
-        counts = {"tokens": self.tokens, "padding": self.padding}
+        counts = {"tokens": self.tokens, "padding": self.padding, "rows": self.rows}
         return counts | {
             "gradient": self.gradient.dump(), "window": self._window.dump(), "row": row
         }  # fmt: skip

@@ -53,6 +53,7 @@ class Result(NamedTuple):
     row: the last logged numbers. tokens: all tokens seen, less padding. seconds: by phase, of this
     process. padding: positions without a token, None where the step does not count them.
     vanished: the step since which the gradient is zero, None where it is not; see `vanish`.
+    rows: written since the run began, by all its processes; those of an earlier one may be lost.
     """
 
     state: Any
@@ -63,6 +64,7 @@ class Result(NamedTuple):
     seconds: dict[str, float]
     padding: int | None = None
     vanished: int | None = None
+    rows: int = 0
 
 
 @runtime_checkable
@@ -89,11 +91,11 @@ def resume(
     """
     restored = checkpoints.restore(state)
     if restored is None:
-        _rewind(writers, -1)
+        _rewind(writers, -1, rows=0)
         return state, None
     progress = restored.data["progress"]
     # A row that still waits for its evaluations is written again, whole.
-    _rewind(writers, restored.step - (progress["row"] is not None))
+    _rewind(writers, restored.step - (progress["row"] is not None), rows=progress["rows"])
     if restart_data:
         sys.stderr.write(f"--restart_data: the data start afresh after step {restored.step}\n")
     else:
@@ -101,9 +103,17 @@ def resume(
     return restored.state, progress
 
 
-def _rewind(writers: Sequence[Writer], step: int) -> None:
+def _rewind(writers: Sequence[Writer], step: int, *, rows: int) -> None:
+    """Rewind the log; what it has lost cannot be computed again, and is said."""
     for writer in writers if jax.process_index() == 0 else ():
-        writer.rewind(step)
+        kept = writer.rewind(step)
+        if kept is not None and kept != rows:
+            warnings.warn(
+                f"metrics.jsonl: got {kept} rows up to step {step}; expected {rows}; it was "
+                "deleted or changed; the run goes on, and its curves lack what was there",
+                RuntimeWarning,
+                stacklevel=3,
+            )
 
 
 def run(
@@ -243,8 +253,16 @@ class _Run:
         stopped = stopped or "done"
         journal = self._journal
         vanished = journal.gradient.tell(number)
-        counts = dict(tokens=journal.tokens, padding=journal.padding, vanished=vanished)
-        return Result(state, number, stopped, journal.row, seconds=journal.seconds, **counts)
+        counts = dict(tokens=journal.tokens, padding=journal.padding, rows=journal.rows)
+        return Result(
+            state,
+            number,
+            stopped,
+            journal.row,
+            seconds=journal.seconds,
+            vanished=vanished,
+            **counts,
+        )
 
     def _fetch(self, number: int) -> tuple[Any, dict | None] | None:
         """Return the batch after step `number` and its position; None when there is no more."""
