@@ -11,7 +11,7 @@ from absl import flags
 
 import experiments
 from ftjax.core import config as conf
-from tests.experiments.conftest import lab, metrics, use_devices  # noqa: F401
+from tests.lab import metrics
 
 CONFIG = """
 from configs import common
@@ -61,13 +61,13 @@ def quick_compiles():
 
 
 @pytest.fixture(autouse=True)
-def one_device(use_devices):  # noqa: F811
+def one_device(use_devices):
     """Let runs see one device, unless a test asks for more."""
     use_devices(1)
 
 
 @pytest.fixture(scope="session")
-def config(lab):  # noqa: F811
+def config(lab):
     """The path of a config of all objectives."""
     path = lab.root / "equivalence.py"
     rows = [json.loads(line) for line in (lab.root / "rows.jsonl").read_text().splitlines()]

@@ -6,9 +6,9 @@ import subprocess
 import sys
 
 import pytest
-from tests.experiments.conftest import environment
 
 from experiments import cli
+from tests.lab import environment
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 MAINS = {

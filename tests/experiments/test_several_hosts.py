@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import pytest
-from tests.experiments.conftest import ASSETS, CONFIG, Lab
 
 from ftjax.core import mesh as meshes
 from ftjax.core import processes
@@ -17,6 +16,7 @@ from ftjax.ops import moe
 from ftjax.sampling import rewards
 from tests import joined
 from tests.experiments.test_devices import steps
+from tests.lab import ASSETS, CONFIG, Lab
 
 # One device in each process: the axis named goes from one to the other.
 MESHES = {
