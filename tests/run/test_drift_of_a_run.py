@@ -1,4 +1,4 @@
-"""The evaluation of drift in a run: its base is the model with the adapters off."""
+"""Drift in a run: its base is the model with the adapters off, or a frozen copy."""
 
 import json
 
