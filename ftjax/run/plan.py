@@ -63,10 +63,10 @@ def program(settings: Settings, *, mesh=None) -> Program:
     """
     parts = setup.build(settings, mesh=mesh)
     setup.check_weights(parts)
+    objectives.check_cut(settings, devices=parts.mesh.size)
     meshes.check_batch(settings.batch_size, settings.accumulate, parts.mesh)
     if settings.compile == "pmap":
         compiling.check_pmap(parts.mesh)
-    objectives.check_cut(settings, devices=parts.mesh.size)
     objective = objectives.make(settings)
     penalties = _penalties(parts)
     # The steps of so many epochs are known once the data are; what is wrong shows before.

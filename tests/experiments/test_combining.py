@@ -27,7 +27,7 @@ def test_two_adapters_become_one(lab, tmp_path):
     exporting.write(parts, halved, tmp_path / "b")
     done = combine(
         "--adapters", f"{tmp_path / 'a'}=0.7", "--adapters", f"{tmp_path / 'b'}=-0.4",
-        "--out", tmp_path / "out",
+        "--out", tmp_path / "out", "--base", lab.root / "base",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     linears = parts.model.linears

@@ -5,11 +5,11 @@ import sys
 import jax
 import numpy as np
 import pytest
-from tests.experiments.conftest import ROOT, environment, finish
 
 from ftjax.core import mesh as meshes
 from ftjax.core import tree
 from ftjax.run import reader
+from tests.lab import ROOT, environment, finish
 
 
 @pytest.fixture(scope="module")

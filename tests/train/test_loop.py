@@ -319,8 +319,7 @@ def test_runs_in_a_thread_without_signal_handlers(step):
 
 
 WORKER = """
-import os, sys, time
-import jax, jax.numpy as jnp, numpy as np
+import os, sys, time, jax, jax.numpy as jnp, numpy as np
 port, rank, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 jax.distributed.initialize("127.0.0.1:" + port, num_processes=2, process_id=rank)
 from jax.sharding import NamedSharding, PartitionSpec as P
