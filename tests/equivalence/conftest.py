@@ -38,6 +38,7 @@ def get_config(arg=None):
         c.rollout.epochs = 2
         c.objective = dict(name=arg.what.removeprefix("online_"))
         c.rewards.short = dict(name="length", most=6, unit="characters")
+        c.data = dict(name="jsonl", path=arg.rows, max_tokens=32)
         c.batch_size = 2 if arg.what == "online_dpo" else 8
     if arg.runs and arg.what == "dpo":
         c.adapter_from = arg.runs + "/sft/export"
@@ -79,20 +80,29 @@ def config(lab):  # noqa: F811
 @contextlib.contextmanager
 def own_flags(name):
     """Import a command as the only one of its process: they define flags of the same names."""
-    _forget()
+    own, modules = _forget()
     try:
         yield importlib.import_module(f"experiments.{name}")
     finally:
         _forget()
+        for flag, value in own.items():
+            flags.FLAGS[flag] = value
+        for path, module in modules.items():
+            sys.modules[path] = vars(experiments)[path.rpartition(".")[2]] = module
 
 
 def _forget():
-    for flag in list(flags.FLAGS):
-        if flags.FLAGS.find_module_defining_flag(flag, "").startswith("experiments"):
-            delattr(flags.FLAGS, flag)
-    for module in [name for name in sys.modules if name.startswith("experiments.")]:
-        del sys.modules[module]
-        vars(experiments).pop(module.rpartition(".")[2], None)
+    """Take the commands and the flags that they define out of the process; return both."""
+    # A flag that was put back has no module.
+    definer = lambda flag: flags.FLAGS.find_module_defining_flag(flag, "").split(".")[0]
+    own = [flag for flag in flags.FLAGS if definer(flag) in ("experiments", "ftjax", "")]
+    found = {flag: flags.FLAGS[flag] for flag in own}
+    for flag in own:
+        delattr(flags.FLAGS, flag)
+    paths = [path for path in sys.modules if path.startswith("experiments.")]
+    for path in paths:
+        vars(experiments).pop(path.rpartition(".")[2], None)
+    return found, {path: sys.modules.pop(path) for path in paths}
 
 
 def command(name, *arguments):

@@ -25,9 +25,10 @@ def cut(workdir, other, *, step):
 @pytest.mark.parametrize("what", [*OFFLINE, *ONLINE])
 def test_resumed_is_straight(what, config, tmp_path):
     """Online runs are cut inside a round: a round is of two steps an epoch."""
-    keys = dict(checkpoint__every_steps=1, checkpoint__keep=9, online=what in ONLINE)
+    step = 2 if what in OFFLINE else 3
+    keys = dict(checkpoint__every_steps=step, online=what in ONLINE)
     whole = run(config, tmp_path / "whole", what, **keys)
-    other = cut(whole, tmp_path / "cut", step=2 if what in OFFLINE else 3)
+    other = cut(whole, tmp_path / "cut", step=step)
     assert not (other / "export").exists()
     run(config, other, what, **keys)
     assert metrics(other) == metrics(whole)

@@ -82,7 +82,7 @@ def test_the_program_is_shared_by_all_calls(model, params, adapted):
     traces = []
 
     class Counted:
-        config, head = model.config, model.head
+        config, head, dtype = model.config, model.head, model.dtype
 
         def hidden(self, *args, **kwargs):
             traces.append(1)
