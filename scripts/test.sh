@@ -14,7 +14,8 @@ if [ $# -gt 0 ]; then
 fi
 
 # Compiling keeps one core busy, so two halves take little more than half of the time.
-own=(tests/laws tests/objectives tests/ops tests/core tests/optim tests/penalties)
+own=(tests/laws tests/objectives tests/ops tests/core tests/optim tests/penalties tests/adapters
+  tests/models tests/evals tests/sampling)
 "${pytest[@]}" -q "${own[@]}" &
 half=$!
 failed=0
