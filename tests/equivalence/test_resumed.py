@@ -40,12 +40,13 @@ def test_stages_go_on_where_they_stopped(config, tmp_path):
     own = config.parent / "stages.py"
     own.write_text(config.read_text().replace("c.steps,", "c.checkpoint.every_steps, c.steps,")
                    .replace("= 4, 8, 1", "= 2, 4, 8, 1"))  # fmt: skip
-    call = lambda folder: command("stages", f"--config={own}", f"--workdir={folder}")
-    call(tmp_path / "whole")
-    other = tmp_path / "cut"
-    shutil.copytree(tmp_path / "whole" / "sft", other / "sft")
-    cut(tmp_path / "whole" / "dpo", other / "dpo", step=2)
-    call(other)
+    runs, whole = tmp_path / "runs", tmp_path / "whole"
+    call = lambda: command("stages", f"--config={own}", f"--workdir={runs}")
+    call()
+    shutil.copytree(runs, whole)
+    shutil.rmtree(runs / "dpo")
+    cut(whole / "dpo", runs / "dpo", step=2)
+    call()
     for stage in ("sft", "dpo"):
-        assert metrics(other / stage) == metrics(tmp_path / "whole" / stage)
-        assert weights(other / stage) == weights(tmp_path / "whole" / stage)
+        assert metrics(runs / stage) == metrics(whole / stage)
+        assert weights(runs / stage) == weights(whole / stage)

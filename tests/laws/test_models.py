@@ -13,7 +13,6 @@ import pytest
 import ftjax.models.families
 from ftjax.core import einsum, tree
 from ftjax.objectives import sft
-from ftjax.ops import remat
 from ftjax.train.policy import Policy
 from tests.laws import subjects
 
