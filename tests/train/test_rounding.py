@@ -30,20 +30,12 @@ each = pytest.mark.parametrize("name", MESHES)
 LOW = jnp.bfloat16
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compiles():
-    """Leave out what follows the fusions, which are what decides about roundings."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @functools.cache
 def model():
     module = checkpoint.family_of(subjects.PLAIN)
     config = module.from_hf(module.EXAMPLE)
     config = dataclasses.replace(
-        config, layers=2, dim=64, heads=4, kv_heads=2, head_dim=16, ffw=192
+        config, layers=4, dim=64, heads=4, kv_heads=2, head_dim=16, ffw=192
     )
     return module.make(config, dtype=LOW)
 
