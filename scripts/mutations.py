@@ -209,7 +209,6 @@ OBJECTIVES = (
         ("jnp.nanstd(rewards_GN, -1, ddof=1, keepdims=True)",
          "jnp.nanstd(rewards_GN, -1, ddof=0, keepdims=True)"),
         ("jnp.nanstd(rewards_GN, ddof=1)", "jnp.nanstd(rewards_GN, ddof=0)"),
-        ("axis=1, ddof=1, keepdims=True", "axis=1, ddof=0, keepdims=True"),
         ("(values_B.std(ddof=1) + EPSILON)", "(values_B.std() + EPSILON)"),
         ("jnp.where(_is_flat(rewards, axis=axis), 0.0, centred)", "centred"),
         ("jnp.maximum(count - 1, 1)\n    found_GN", "jnp.maximum(count, 1)\n    found_GN"),

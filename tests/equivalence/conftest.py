@@ -35,6 +35,7 @@ def get_config(arg=None):
         c.rollout.epochs = 2
         c.objective = dict(name=arg.what.removeprefix("online_"))
         c.rewards.short = dict(name="length", most=6, unit="characters")
+        c.data = dict(name="jsonl", path=arg.rows, max_tokens=32)
         c.batch_size = 2 if arg.what == "online_dpo" else 8
     if arg.runs and arg.what == "dpo":
         c.adapter_from = arg.runs + "/sft/export"

@@ -25,9 +25,10 @@ def cut(workdir, other, *, step):
 @pytest.mark.parametrize("what", [*OFFLINE, *ONLINE])
 def test_resumed_is_straight(what, config, tmp_path):
     """Online runs are cut inside a round: a round is of two steps an epoch."""
-    keys = dict(checkpoint__every_steps=1, checkpoint__keep=9, online=what in ONLINE)
+    step = 2 if what in OFFLINE else 3
+    keys = dict(checkpoint__every_steps=step, online=what in ONLINE)
     whole = run(config, tmp_path / "whole", what, **keys)
-    other = cut(whole, tmp_path / "cut", step=2 if what in OFFLINE else 3)
+    other = cut(whole, tmp_path / "cut", step=step)
     assert not (other / "export").exists()
     run(config, other, what, **keys)
     assert metrics(other) == metrics(whole)
@@ -39,12 +40,13 @@ def test_stages_go_on_where_they_stopped(config, tmp_path):
     own = config.parent / "stages.py"
     own.write_text(config.read_text().replace("c.steps,", "c.checkpoint.every_steps, c.steps,")
                    .replace("= 4, 8, 1", "= 2, 4, 8, 1"))  # fmt: skip
-    call = lambda folder: command("stages", f"--config={own}", f"--workdir={folder}")
-    call(tmp_path / "whole")
-    other = tmp_path / "cut"
-    shutil.copytree(tmp_path / "whole" / "sft", other / "sft")
-    cut(tmp_path / "whole" / "dpo", other / "dpo", step=2)
-    call(other)
+    runs, whole = tmp_path / "runs", tmp_path / "whole"
+    call = lambda: command("stages", f"--config={own}", f"--workdir={runs}")
+    call()
+    shutil.copytree(runs, whole)
+    shutil.rmtree(runs / "dpo")
+    cut(whole / "dpo", runs / "dpo", step=2)
+    call()
     for stage in ("sft", "dpo"):
-        assert metrics(other / stage) == metrics(tmp_path / "whole" / stage)
-        assert weights(other / stage) == weights(tmp_path / "whole" / stage)
+        assert metrics(runs / stage) == metrics(whole / stage)
+        assert weights(runs / stage) == weights(whole / stage)

@@ -1,10 +1,14 @@
 """Settings that change how a run is computed and not what: the same losses and weights."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import safetensors.numpy
 
-from tests.equivalence.conftest import command, metrics, rows, run, weights
+from tests.equivalence.conftest import metrics, rows, run, weights
+from tests.lab import ROOT, environment
 
 NAMES = ("loss", "grad_norm")
 
@@ -83,7 +87,10 @@ def test_the_compile_cache_changes_no_bit(plain, config, tmp_path, monkeypatch):
 
 def test_a_merged_model_is_the_adapted_one(plain, config, tmp_path):
     """What the adapted run would say next of its data, the merged model says at its start."""
-    command("export", f"--workdir={plain()}", f"--out={tmp_path / 'merged'}", "--merge")
+    subprocess.run(
+        [sys.executable, "-m", "experiments.export", "--merge", "--workdir", plain(), "--out",
+         tmp_path / "merged"], cwd=ROOT, env=environment(), check=True,
+    )  # fmt: skip
     longer = run(config, tmp_path / "longer", steps=5)
     merged = run(config, tmp_path / "run", arg=f",base={tmp_path / 'merged'}")
     assert rows(merged)[0]["loss"] == pytest.approx(rows(longer)[4]["loss"], rel=2e-6)
