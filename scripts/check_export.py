@@ -283,14 +283,13 @@ def _compare_text(model, folder: pathlib.Path, known: dict) -> dict[str, str]:
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     settings = transformers.GenerationConfig.from_pretrained(folder)
+    settings.update(do_sample=False, max_new_tokens=NEW_TOKENS)
     same = dict(tokens=True, stops=True)
     for prompt, wanted in zip(PROMPTS, known["answers"], strict=True):
         given = tokenizer(prompt, return_tensors="pt")
         inputs = dict(input_ids=given["input_ids"], attention_mask=given["attention_mask"])
         with torch.no_grad():
-            every = model.generate(
-                **inputs, generation_config=settings, do_sample=False, max_new_tokens=NEW_TOKENS
-            )[0].tolist()
+            every = model.generate(**inputs, generation_config=settings)[0].tolist()
         got = every[len(wanted["prompt"]) :]
         ends = {*np.atleast_1d(settings.eos_token_id).tolist()}
         same["tokens"] &= every[: len(wanted["prompt"])] == wanted["prompt"]

@@ -23,6 +23,7 @@ SHARDS = 3
 OPTIONAL = ("aux_loss", "hidden_states")  # of io.npz; `grad/...` too
 ROUTER = ("router_logits", "router_indices", "router_weights")  # (layers, rows * positions, ...)
 GROUPS = ("legacy", "kto")  # files of losses that are left out
+LEFT_OUT = ("collate.json", "repeat_sampler.json")  # of data/
 IO, META = "io.npz", "meta.json"
 HALF = np.dtype(ml_dtypes.bfloat16)  # known to numpy, and so to safetensors, from here on
 
@@ -50,7 +51,8 @@ def cut(source: pathlib.Path, out: pathlib.Path) -> None:
     for path in sorted((source / "losses").glob("*.json")):
         if path.stem not in GROUPS:
             _cut_losses(path, out / "losses")
-    shutil.copytree(source / "data", out / "data", copy_function=shutil.copyfile)
+    ignore = shutil.ignore_patterns(*LEFT_OUT)
+    shutil.copytree(source / "data", out / "data", copy_function=shutil.copyfile, ignore=ignore)
 
 
 def _folders(room: pathlib.Path) -> list[pathlib.Path]:

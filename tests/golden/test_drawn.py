@@ -22,7 +22,7 @@ def folders(peft_type):
 def test_positions(folder):
     config, io = reference.read(folder / peft.CONFIG), reference.io(folder)
     source = reference.folder() / config["base_model_name_or_path"]
-    weights = load_file(source / "model.safetensors")
+    weights = reference.tensors(source)
     wanted = {k: v for k, v in io.items() if k.startswith("fourierft_indices/")}
     assert wanted
     for key, indices in wanted.items():
