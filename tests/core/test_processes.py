@@ -1,5 +1,7 @@
 """How the processes of a run find each other, and what all of them learn of the first one."""
 
+import os
+
 import jax
 import pytest
 
@@ -119,3 +121,22 @@ def test_a_fault_of_the_first_process_is_raised_in_all(index, kind, monkeypatch)
         processes.on_first(fault)
     # The first one sends its fault before it raises, or the others would wait for ever.
     assert sent == [(False, "the server is away") if index == 0 else None]
+
+
+@pytest.mark.parametrize(("devices", "options", "steadied"), [
+    ("1", {}, False),
+    ("1", dict(processes=1), False),
+    ("2", {}, True),
+    ("1", dict(coordinator="a:1", processes=2, index=1), True),
+])  # fmt: skip
+def test_cpus_that_wait_for_each_other_run_collectives_in_one_order(
+    devices, options, steadied, monkeypatch, nobody_joins
+):
+    """In another order in each process they would read each other's data, or wait for ever."""
+    monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.setenv("NPROC", "32")
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", devices)
+    processes.start(**options)
+    assert (f"--{processes.SCHEDULER}=false" in os.environ["XLA_FLAGS"]) == steadied
+    assert len(nobody_joins) == ("coordinator" in options)
