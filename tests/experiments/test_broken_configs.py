@@ -71,7 +71,7 @@ BROKEN = {  # name: (changes, patterns that the message must match)
         [r"evals\.task\.data\.name: got 'jsnl'.*'jsonl'"]),
     "wrong group of an evaluation": (
         {"evals.task": dict(name="nll", group="newer", data=LONG)},
-        [r"evals\.task\.group: got 'newer'; expected one of new, old; did you mean 'new'"]),
+        [r"evals\.task\.group: got 'newer'; expected one of new, old, later; did you mean 'new'"]),
     "evaluation without data": (
         {"evals.task": dict(name="nll")}, [r"evals\.task: got the keys name; expected also data"]),
     "clipping to nothing": (
