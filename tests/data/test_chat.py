@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from ftjax.data import chat, encode, tokenizer
+from ftjax.data import chat, encode, tokenizer_files
 
 DIALOG = [
     {"role": "user", "content": "Hi."},
@@ -127,7 +127,7 @@ def test_the_first_token_is_what_the_template_prints(bpe, source, special, tmp_p
         "special_tokens": {name: {"id": name, "ids": [number], "tokens": [name]}},
     }  # fmt: skip
     path.write_text(json.dumps(json.loads(path.read_text()) | {"post_processor": processor}))
-    found = tokenizer.load(tmp_path)
+    found = tokenizer_files.load(tmp_path)
     assert found.encode("Hi.")[0] == number
     template = chat.find(source, found)
     [example] = encode.examples(
