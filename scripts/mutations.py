@@ -310,7 +310,7 @@ ADAPTERS = (
 OPS = (
     *_of(
         "ftjax/ops/rope.py", "tests/ops/test_rope.py",
-        ("f / numbers[\"factor\"]", "f * numbers[\"factor\"]"),
+        ("scaled = f / numbers[\"factor\"]", "scaled = f * numbers[\"factor\"]"),
         ("blend * f + (1 - blend) * f / factor", "(1 - blend) * f + blend * f / factor"),
         ("[-sin, sin]", "[sin, -sin]"),
         ("math.log(factor) / math.log(original)", "math.log(original) / math.log(factor)"),

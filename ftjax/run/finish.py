@@ -141,6 +141,14 @@ def numbers(workdir: pathlib.Path, evaluation, *, step: int) -> dict[str, float]
     return found
 
 
+def logged(workdir: pathlib.Path, step: int) -> dict[str, float]:
+    """Read the evaluation metrics of one step from the log; nothing where the row is lost."""
+    log = Artifacts(workdir).metrics
+    rows = writers.read(log) if log.is_file() else []
+    own = [row for row in rows if row["step"] == step]
+    return {k: v for row in own for k, v in row.items() if k.startswith("eval/")}
+
+
 def curves(workdir: pathlib.Path) -> list[dict]:
     """Read the metrics worth a curve: training's own, and what the table shows."""
     is_shown = lambda name: (
@@ -193,8 +201,8 @@ def record(workdir: pathlib.Path, settings: Settings, *, step: int) -> Record:
     own = Artifacts(workdir)
     data = files.read_json(own.summary).get("data", {}) if own.summary.is_file() else {}
     first = own.evaluated()[:1]
-    runs = {"before": numbers(workdir, first[0])} if first else {}
-    if found := numbers(workdir, step):
+    runs = {"before": logged(workdir, first[0])} if first else {}
+    if found := logged(workdir, step):
         runs[f"step {step}"] = found
     groups = {label: spec.get("group", "old") for label, spec in settings.evals.items()}
     learned = tables.table(runs, groups=groups) if len(runs) == 2 else None

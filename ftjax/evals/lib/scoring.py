@@ -67,7 +67,8 @@ def make_scorer(model, *, batch_size: int, chunk: int = 64, mesh=None) -> Callab
 def make_runner(model, function: Callable, *, batch_size: int, mesh=None) -> Callable:
     """Make `run(params, examples, count) -> [count arrays [n] float64]` of a function of batches.
 
-    `function(params, batch)` returns `count` arrays [B]; examples are as for `make_scorer`.
+    `function(params, batch)` returns `count` arrays [B]; params may be a tuple of trees, of models
+    that are compared; examples are as for `make_scorer`.
     """
     meshes.check_batch(batch_size, 1, mesh)
     call = jax.jit(
@@ -77,7 +78,8 @@ def make_runner(model, function: Callable, *, batch_size: int, mesh=None) -> Cal
 
     def run(params, examples: Sequence, *, count: int) -> list[np.ndarray]:
         results = [np.zeros(len(examples)) for _ in range(count)]
-        most = model.max_length(params.get("adapters"))
+        trees = params if isinstance(params, tuple) else (params,)
+        most = min(model.max_length(each.get("adapters")) for each in trees)
         for index, batch in batches(examples, batch_size=batch_size, most=most):
             with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
                 found = call(params, place(batch, mesh))
