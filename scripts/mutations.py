@@ -461,7 +461,7 @@ TRAINING = (
         ("meta = {**self._identity, ", "meta = {\"config\": {}, \"frozen\": {}, "),
     ),
     *_of(
-        "ftjax/train/digest.py", "tests/train/test_checkpoint.py",
+        "ftjax/core/digest.py", "tests/train/test_checkpoint.py",
         ("if found[name] != digest:", "if False:"),
         ("if missing := sorted(expected.keys() - found.keys()):", "if missing := []:"),
     ),

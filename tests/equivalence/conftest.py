@@ -77,13 +77,14 @@ def config(lab):
 def command(name, *arguments):
     """Run `python -m experiments.<name>` with these arguments."""
     module, known = importlib.import_module(f"experiments.{name}"), set(flags.FLAGS)
+    given = module.define()
+    own = set(flags.FLAGS) - known  # libraries define theirs when they are imported: those stay
     try:
-        given = module.define()
         texts = [name, *map(str, arguments)]
         flags.FLAGS(conf.split_keys(texts) if conf.KEYS in flags.FLAGS else texts)
         module.main([name], given)
     finally:
-        for flag in set(flags.FLAGS) - known:
+        for flag in own:
             delattr(flags.FLAGS, flag)
 
 

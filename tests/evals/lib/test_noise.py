@@ -18,7 +18,8 @@ def test_the_floor_of_three_runs_in_closed_form():
     quantile = 0.95 * math.sqrt(2 / (4 * 0.975 * 0.025))
     assert noise.floor([0, 1, 2]).value == pytest.approx(quantile * math.sqrt(2))
     wide, narrow = (noise.floor([0, 1, 2], level=level).value for level in (0.95, 0.5))
-    assert narrow == pytest.approx(0.5 * math.sqrt(2 / 0.75) * math.sqrt(2)) < wide
+    assert narrow == pytest.approx(0.5 * math.sqrt(2 / 0.75) * math.sqrt(2))
+    assert narrow < wide
 
 
 def test_it_covers_the_difference_of_two_more_runs():
