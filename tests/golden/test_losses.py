@@ -201,6 +201,9 @@ class Split:
         same = [np.array_equal(batch["weights"], self.batch["weights"][:, p]) for p in range(2)]
         return self.logp[:, same.index(True)]
 
+    def without_gradient(self):
+        return self
+
 
 @pytest.mark.parametrize("entry", [e for _, e in entries("legacy") if not ONLINE.match(e)])
 def test_bco(entry):
