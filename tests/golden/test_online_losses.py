@@ -63,7 +63,10 @@ def close(found, wanted):
 def test_no_entry_is_left_out(golden):
     assert golden
     legacy = {e.rsplit("_step", 1)[0].split("_")[0] for e in entries("legacy")}
-    assert legacy <= {"bco", *(e.split("_")[0] for e in ONLINE)}
+    known = {"bco", *(e.split("_")[0] for e in ONLINE)}
+    assert legacy <= known
+    missing = sorted(known - legacy)
+    reference.whole(not missing, f"losses/legacy of {', '.join(missing)}")
     assert {e for e in entries("ppo") if not is_gae(e)} - {"helpers"} == {
         e for e in entries("ppo") if "loss" in of("ppo", e)[2]
     }

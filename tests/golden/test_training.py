@@ -113,7 +113,7 @@ def check_weights(got, wanted, *, moved):
 
 def test_there_are_runs(golden):
     missing = {"full", "lora"} - {"full" if start_of(c) is None else "lora" for c in CASES}
-    reference.need(not missing, f"curve of {', '.join(sorted(missing))}")
+    reference.whole(not missing, f"curve of {', '.join(sorted(missing))}")
 
 
 @each
