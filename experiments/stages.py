@@ -13,35 +13,20 @@ is "new") is of group "later" until then: nothing can be forgotten that was not 
 import pathlib
 import sys
 from collections.abc import Mapping
-from typing import NamedTuple
 
-from absl import app, flags
+from absl import app
 
 from experiments import cli, online, train
 from ftjax.core import config as conf
 from ftjax.run import config as settings
 
 
-class Flags(NamedTuple):
-    """The flags of this command."""
-
-    config: flags.FlagHolder
-    workdir: flags.FlagHolder
-
-
-def define() -> Flags:
+def define() -> cli.RunsFlags:
     """Define the flags; not at import, since one process may import several commands."""
-    return Flags(
-        flags.DEFINE_string(
-            "config", None, "file.py or file.py:arg with get_config() and stages()", required=True
-        ),
-        flags.DEFINE_string(
-            "workdir", None, "directory of the runs; it resumes what it holds", required=True
-        ),
-    )
+    return cli.define_runs("stages")
 
 
-def main(argv: list[str], given: Flags) -> None:
+def main(argv: list[str], given: cli.RunsFlags) -> None:
     """Run what the flags say."""
     if len(argv) > 1:
         raise app.UsageError(f"got the arguments {argv[1:]}; expected flags alone")

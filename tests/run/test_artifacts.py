@@ -188,7 +188,7 @@ def test_one_diverged_variant_does_not_end_the_others(tmp_path, monkeypatch, cap
     joined = []
     monkeypatch.setattr(compare, "read", lambda config: dict.fromkeys(("good", "bad", "last")))
     holder = lambda value: types.SimpleNamespace(value=value)
-    given = compare.Flags(holder("x.py"), holder(str(tmp_path)))
+    given = compare.cli.RunsFlags(holder("x.py"), holder(str(tmp_path)))
     monkeypatch.setattr(compare.cli, "start", lambda: None)
     monkeypatch.setattr(settings, "read", lambda config: config)
     monkeypatch.setattr(compare.train, "train", run)
