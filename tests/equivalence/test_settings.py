@@ -60,6 +60,14 @@ def test_on_many_devices(keys, count, plain, config, tmp_path, use_devices):
     same(plain(), run(config, tmp_path / "run", **keys), rel=5e-6)
 
 
+def test_packed_examples_are_separate_ones(plain, config, tmp_path):
+    """All eight examples are in every batch: one a row, or side by side in a single row."""
+    own = dict(data__packing="bfd", data__max_tokens=192, batch_size=1)
+    packed = run(config, tmp_path / "run", **own)
+    assert rows(packed)[-1]["tokens"] == rows(plain())[-1]["tokens"]
+    same(plain(), packed, rel=5e-6)
+
+
 def test_live_frozen_and_cached_references_are_one(plain, config, tmp_path):
     for name in ("frozen", "cached"):
         same(plain("dpo"), run(config, tmp_path / name, "dpo", reference__name=name), rel=5e-6)
