@@ -75,10 +75,13 @@ class Checkpoints:
             raise ValueError(f"checkpoint.mode: got {mode!r}; expected 'min' or 'max'")
         if keep < 1:
             raise ValueError(f"checkpoint.keep: got {keep}; expected 1 or more")
+        # Orbax refuses relative paths, and a change of the working directory would move them.
         self.directory = pathlib.Path(directory).absolute()
         self._identity = files.plain({"config": config or {}, "frozen": frozen or {}})
         self._free, self._allow_change, self._read_only = free, allow_config_change, read_only
         self._best, self._mode, self._saving = best, mode, None
+        # Before the manager opens: it reads the metrics of all steps, and one damaged file would
+        # end it.
         processes.on_first(self._set_aside_unscored)
         self._manager = ocp.CheckpointManager(self.directory, options=self._options(keep))
         self.blocked_s = 0.0
@@ -97,9 +100,12 @@ class Checkpoints:
           CheckpointError: this save, or the one before, failed; older steps are intact.
         """
         self.wait()
+        # A run that is stopped at a step it has just saved saves it again.
         if step in self.steps():
             return
         start, self._saving = time.perf_counter(), step
+        # The listing of the tree is kept as text, so that a mismatch is named without reading
+        # arrays.
         meta = {**self._identity, "versions": versions(), "tree": serialize.listing(state)}
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(serialize.to_disk(state)),
@@ -135,6 +141,7 @@ class Checkpoints:
                 restored := self._load(candidate, like, partial=partial)
             ):
                 return restored
+        # Told apart from a new run: starting anew over damaged steps would bury them.
         damaged = lambda: sorted(path.name for path in self.directory.glob("*.bad-*"))
         if bad := processes.on_first(damaged):
             raise CheckpointError(
@@ -218,6 +225,7 @@ class Checkpoints:
 
     def _score(self, metrics: dict | None) -> dict:
         value = (metrics or {}).get(self._best)
+        # A NaN compares as neither better nor worse, so it could be kept as best for ever.
         return {} if value is None or not math.isfinite(value) else {"value": float(value)}
 
     def _failed(self, error: Exception) -> CheckpointError:
@@ -227,6 +235,7 @@ class Checkpoints:
             for torn in self.directory.glob(f"{step}.orbax-checkpoint-tmp*"):
                 shutil.rmtree(torn, ignore_errors=True)
         self._manager.reload()
+        # A full disk is the usual cause, and orbax's error does not say how full.
         free = shutil.disk_usage(self.directory).free / 2**20
         last = self.steps()[-1:] or "none"
         return CheckpointError(
@@ -324,6 +333,7 @@ class _KeepBest:
     def should_preserve(self, checkpoints, *, context) -> list[bool]:
         scores = {info.step: info.metrics["value"] for info in checkpoints if info.metrics}
         best = _best(scores, self._mode)
+        # By step: two steps with equal scores are two checkpoints, and one is enough.
         return [info.step == best for info in checkpoints]
 
 
