@@ -114,6 +114,10 @@ def _steady_collectives(*, several: bool) -> None:
     flags = os.environ.get("XLA_FLAGS", "")
     many = os.environ.get("JAX_NUM_CPU_DEVICES", "1") != "1" or "host_platform_device" in flags
     joined = several and os.environ.get("JAX_PLATFORMS") == "cpu"
+    if joined:
+        # Two programs in flight may reach gloo in another order in each process, and it takes the
+        # one's bytes for the other's.
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
     if (many or joined) and SCHEDULER not in flags:
         os.environ.setdefault("NPROC", "32")
         os.environ["XLA_FLAGS"] = f"{flags} --{SCHEDULER}=false --{PATIENCE}=600".strip()

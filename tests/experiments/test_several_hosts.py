@@ -18,10 +18,6 @@ from tests import joined
 from tests.experiments.test_devices import steps
 from tests.lab import ASSETS, CONFIG, Lab
 
-# Slow, since gloo, the collectives of CPUs, sometimes mixes up two that overlap where each process
-# has one device, and ends both processes: a red run says so in its log.
-pytestmark = pytest.mark.slow
-
 # One device in each process: the axis named goes from one to the other. Compiling takes most of the
 # time, and batches over `data` alone are those of the whole run in `test_killed.py`.
 MESHES = {"fsdp": dict(data=1, fsdp=2), "tensor": dict(data=1, tensor=2)}
