@@ -30,8 +30,8 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 jax.config.update("jax_default_matmul_precision", "highest")
 
 
-# Of the 65,530 memory maps that Linux gives a process; a compiled program holds several, and XLA ends
-# the process when there are no more.
+# Of the 65,530 memory maps that Linux gives a process; a compiled program holds several, and XLA
+# ends the process when there are no more.
 MOST_MAPS = 40_000
 MAPS = pathlib.Path("/proc/self/maps")
 

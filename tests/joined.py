@@ -49,7 +49,7 @@ def environment(devices: int) -> dict[str, str]:
 
     return os.environ | dict(
         JAX_PLATFORMS="cpu", JAX_NUM_CPU_DEVICES=str(devices), PYTHONWARNINGS="ignore",
-        JAX_COMPILATION_CACHE_DIR="",
+        JAX_COMPILATION_CACHE_DIR=jax.config.jax_compilation_cache_dir,
         JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0.2",
     )  # fmt: skip
 

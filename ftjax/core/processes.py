@@ -115,8 +115,10 @@ def _steady_collectives(*, several: bool) -> None:
     many = os.environ.get("JAX_NUM_CPU_DEVICES", "1") != "1" or "host_platform_device" in flags
     joined = several and os.environ.get("JAX_PLATFORMS") == "cpu"
     if joined:
-        # Two programs in flight may reach gloo in another order in each process, and it takes the
-        # one's bytes for the other's.
+        # What does not depend on each other XLA starts as its threads come free, collectives too,
+        # and gloo then takes the bytes of one for another's. With a thread a device the order is
+        # the program's, the same in every process; so is that of programs when none is in flight.
+        os.environ["NPROC"] = os.environ.get("JAX_NUM_CPU_DEVICES", "1")
         jax.config.update("jax_cpu_enable_async_dispatch", False)
     if (many or joined) and SCHEDULER not in flags:
         os.environ.setdefault("NPROC", "32")
