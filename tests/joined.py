@@ -45,13 +45,9 @@ def call(function, *arguments, devices: int = 1, processes: int = 2) -> list:
 
 def environment(devices: int) -> dict[str, str]:
     """Return the variables of a process of its own with so many CPU devices."""
-    import jax
-
     return os.environ | dict(
-        JAX_PLATFORMS="cpu", JAX_NUM_CPU_DEVICES=str(devices), PYTHONWARNINGS="ignore",
-        JAX_COMPILATION_CACHE_DIR=jax.config.jax_compilation_cache_dir,
-        JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0.2",
-    )  # fmt: skip
+        JAX_PLATFORMS="cpu", JAX_NUM_CPU_DEVICES=str(devices), PYTHONWARNINGS="ignore"
+    )
 
 
 def free_address() -> str:

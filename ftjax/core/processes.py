@@ -120,6 +120,8 @@ def _steady_collectives(*, several: bool) -> None:
         # the program's, the same in every process; so is that of programs when none is in flight.
         os.environ["NPROC"] = os.environ.get("JAX_NUM_CPU_DEVICES", "1")
         jax.config.update("jax_cpu_enable_async_dispatch", False)
+        # A program that comes from the disk has lost the order of its collectives.
+        jax.config.update("jax_enable_compilation_cache", False)
     if (many or joined) and SCHEDULER not in flags:
         os.environ.setdefault("NPROC", "32")
         os.environ["XLA_FLAGS"] = f"{flags} --{SCHEDULER}=false --{PATIENCE}=600".strip()
