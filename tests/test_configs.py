@@ -7,7 +7,6 @@ import ast
 import json
 import pathlib
 import re
-import time
 
 import pytest
 
@@ -22,7 +21,6 @@ from ftjax.run import config as settings
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FILES = sorted(p for p in (ROOT / "configs").glob("*.py") if p.stem not in ("__init__", "common"))
 WEIGHTS = pathlib.Path(ftjax.__file__).parent / "assets" / "tiny" / "model.safetensors"
-LONGEST_S = 60
 MAINS = {"train": train.train, "online": online.train}
 each = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 
@@ -71,8 +69,7 @@ def test_its_docstring_holds_its_command(path):
 # Two steps of an untrained skill may see equal rewards alone: then there is nothing to learn.
 @pytest.mark.filterwarnings("ignore:loop. the gradient is zero")
 @each
-def test_two_steps_run_within_a_minute(path, tmp_path, capsys):
-    start = time.perf_counter()
+def test_two_steps_run(path, tmp_path, capsys):
     chosen = settings.read(load(path, arg="runlocal"))
     MAINS[main_of(path)](chosen, tmp_path / "run")
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
@@ -80,7 +77,6 @@ def test_two_steps_run_within_a_minute(path, tmp_path, capsys):
     assert chosen.steps == 2
     assert (tmp_path / "run" / "report.html").is_file()
     assert any((tmp_path / "run" / "export").iterdir())
-    assert time.perf_counter() - start < LONGEST_S
 
 
 def has_full(path):

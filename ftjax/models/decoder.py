@@ -262,7 +262,7 @@ class Model:
                 mask, tables[kind.rope, kind.head_dim], segments_BT,
                 kind.rope and rope.query_factor(kind.rope, where), past,
             )
-            for kind in c.kinds
+            for kind in dict.fromkeys(c.kinds)  # not once a layer: programs would grow with depth
             for mask, past in [masks[kind.window]]
         }  # fmt: skip
 

@@ -148,15 +148,14 @@ def _chunks(x_BTY, size: int):
 def _prepare(q, k, v, g, beta, start) -> _Chunk:
     """Do what chunks do without the state that comes in."""
     size = g.shape[-1]
-    total, at = jnp.cumsum(g, -1), jnp.arange(size)
+    at = jnp.arange(size)
     document = jnp.cumsum(start, -1)  # 0: the one that comes in
-    latest = jax.lax.cummax(jnp.where(start, at, -1), axis=start.ndim - 1)
-    # Decay since the document went on in this chunk: the sum of g from its first token here.
-    before = jnp.take_along_axis(total - g, jnp.broadcast_to(jnp.maximum(latest, 0), g.shape), -1)
-    since = jnp.exp(total - jnp.where(latest < 0, 0.0, before))[..., None]
     same = (document[..., :, None] == document[..., None, :]) & (at[:, None] >= at)
-    difference = total[..., :, None] - total[..., None, :]
-    decay = jnp.exp(jnp.where(same, difference, -jnp.inf))
+    # Decays since the document began or went on in this chunk. One sum over the whole chunk and a
+    # difference would be as right but for rounding, and let gradients leak from one to the next.
+    total = _product(same.astype(jnp.float32), g[..., None])
+    since = jnp.exp(total)
+    decay = jnp.exp(jnp.where(same, total - total.swapaxes(-1, -2), -jnp.inf))
     comes_in = (document == 0)[..., None]
     split = lambda x: (jnp.where(comes_in, x, 0.0), jnp.where(comes_in, 0.0, x))
     attention = _product(q, k.swapaxes(-1, -2)) * decay

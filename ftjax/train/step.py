@@ -52,12 +52,7 @@ def make_step(
         grads, metrics = gradients(state.params, frozen, batch, key, reduce)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        # Before clipping, which is inside of `tx`: it says when clipping acts.
-        metrics["grad_norm"] = optax.tree.norm(grads)
-        # Segment 0 is padding, of whatever token: pad and eos may be one id.
-        metrics["tokens"] = reduce((batch["segments"] > 0).sum())
-        if learning_rate is not None:
-            metrics["learning_rate"] = learning_rate(state.step)
+        metrics |= _seen(state, grads, batch, reduce, learning_rate)
         ema = state.ema
         if ema_decay is not None:
             # Of the parameters after the update: at the last step the average includes it.
@@ -65,6 +60,17 @@ def make_step(
         return State(state.step + 1, params, opt_state, ema, state.key), metrics
 
     return step
+
+
+def _seen(state: State, grads, batch, reduce: Callable, learning_rate: Callable | None) -> dict:
+    """Return the metrics of a step that are no objective's."""
+    # Before clipping, which is inside of `tx`: it says when clipping acts.
+    metrics = {"grad_norm": optax.tree.norm(grads)}
+    # Segment 0 is padding, of whatever token: pad and eos may be one id.
+    metrics["tokens"] = reduce((batch["segments"] > 0).sum())
+    if learning_rate is not None:
+        metrics["learning_rate"] = learning_rate(state.step)
+    return metrics
 
 
 def make_gradients(

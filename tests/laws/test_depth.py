@@ -63,8 +63,8 @@ def step_size(family, layers, patterns):
 
 
 @pytest.mark.parametrize("family", subjects.FAMILIES)
-def test_a_gradient_of_32_layers_is_as_large_a_program_as_of_4(family):
-    few = gradient_size(family, 4)
+def test_a_gradient_of_32_layers_is_as_large_a_program_as_of_8(family):
+    few = gradient_size(family, 8)  # of 4, a pattern of layers may not have turned once
     assert few > 100
     assert gradient_size(family, 32) == few
 

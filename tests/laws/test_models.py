@@ -194,5 +194,6 @@ def test_computation_in_bfloat16_is_near(family):
     params, batch = subjects.weights(family), subjects.batch()
     got, exact = (subjects.forward(h, params, batch) for h in (half, subjects.model(family)))
     assert (got.dtype, exact.dtype) == (jnp.bfloat16, jnp.float32)
-    difference = jnp.abs(got.astype(jnp.float32) - exact)
-    assert 0 < float(difference.mean()) < 0.02 * float(jnp.abs(exact).mean()) * 2
+    difference = jnp.abs(got.astype(jnp.float32) - exact).mean(-1)
+    # The median of the tokens: by rounding, a router may send a few of them to another expert.
+    assert 0 < float(jnp.median(difference)) < 0.04 * float(jnp.abs(exact).mean())

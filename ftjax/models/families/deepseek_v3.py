@@ -19,7 +19,7 @@ from ftjax.core import mesh
 from ftjax.models import base, blocks, decoder, experts
 from ftjax.models.families import glm4_moe, llama
 from ftjax.models.hf import config as hf_config
-from ftjax.ops import attention, norm, remat, rope
+from ftjax.ops import attention, norm, products, remat, rope
 
 LATENT_EPS = 1e-6  # of the latents' norms, whatever the config has for the others
 CACHE = {"latent": "LBOXS"}
@@ -139,7 +139,9 @@ class Attention(nnx.Module):
         """Attend to latents, one key head for all, as the cache has them."""
         c = self.config
         w_WNY = site.merged("kv_b", self.kv_b, q.dtype).astype(q.dtype)
-        to_latent = jnp.einsum("BTNA,WNA->BTNW", q[..., : c.plain_dim], w_WNY[..., : c.plain_dim])
+        to_latent = products.einsum(
+            "BTNA,WNA->BTNW", q[..., : c.plain_dim], w_WNY[..., : c.plain_dim]
+        )
         q = jnp.concatenate([to_latent, q[..., c.plain_dim :]], axis=-1)
         past = base.read_array(cache, "latent", q.dtype)  # [B,1,X,S]
         keys = past, latents_BS1X.transpose(0, 2, 3, 1)
@@ -148,7 +150,7 @@ class Attention(nnx.Module):
             (k, k[:, :, : c.kv_rank].swapaxes(2, 3), m) for k, m in zip(keys, masks, strict=True)
         ]
         mixed_BTNW = attention.attend_cached(q, parts, scale=c.score_scale)
-        return jnp.einsum("BTNW,WNH->BTNH", mixed_BTNW, w_WNY[..., c.plain_dim :])
+        return products.einsum("BTNW,WNH->BTNH", mixed_BTNW, w_WNY[..., c.plain_dim :])
 
 
 class Block(glm4_moe.Block):
