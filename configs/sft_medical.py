@@ -4,6 +4,9 @@ r"""Fine-tune on medical questions and answers (MedQuAD), with LoRA or in full.
     python -m experiments.train --config configs/sft_medical.py:data=DATA,full --workdir runs/full
     python -m experiments.compare --config configs/sft_medical.py:data=DATA --workdir runs/both
 
+`:data=DATA,drift` also measures how far the distributions moved from the base's, with adapters
+(docs/forgetting.md).
+
 DATA holds medical/medquad/{train,test}.jsonl.gz with `prompt` and `response`, and
 corpus/{wiki,tinystories}/test.jsonl.gz with `text`; the environment variable FTJAX_DATA is its
 default. Research on fine-tuning only: no answer of such a model is medical advice.
@@ -17,8 +20,11 @@ from configs import common
 
 def get_config(arg=None):
     """Return the config; `base=DIR` starts from another model."""
-    arg = common.parse_domain(arg)
+    arg = common.parse_domain(arg, drift=False)
     c = over(arg)
+    if arg.drift:
+        for name in ("medical", "wiki"):
+            c.evals[f"{name}_drift"] = dict(c.evals[name], name="drift")
     return common.shrink(c, stand_in=True) if arg.runlocal else c
 
 

@@ -2,10 +2,10 @@
 
     def main(argv):
         ...                     # flags and config, which import nothing slow
-        commands.start()        # joins the processes of the run; then jax may be used
+        cli.start()        # joins the processes of the run; then jax may be used
 
     if __name__ == "__main__":
-        commands.run(main)
+        cli.run(main)
 
 Exit codes: 0 done, or stopped by SIGTERM with a checkpoint; 1 anything unforeseen; 2 what was asked
 for cannot be done, and the last line says why.
@@ -14,7 +14,7 @@ for cannot be done, and the last line says why.
 import os
 import re
 import sys
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from absl import app, flags, logging
 
@@ -26,6 +26,23 @@ PROCESSES = flags.DEFINE_integer(
     "processes", None, "their number, with --coordinator; 1: alone, whatever a launcher says"
 )
 INDEX = flags.DEFINE_integer("index", None, "number of this process, with --coordinator")
+
+
+class RunsFlags(NamedTuple):
+    """The flags of a command that makes several runs of one config file."""
+
+    config: flags.FlagHolder
+    workdir: flags.FlagHolder
+
+
+def define_runs(function: str) -> RunsFlags:
+    """Define --config and --workdir of such a command; `function` of the file lists the runs."""
+    text = f"file.py or file.py:arg with get_config() and {function}()"
+    where = "directory of the runs; it resumes what it holds"
+    return RunsFlags(
+        flags.DEFINE_string("config", None, text, required=True),
+        flags.DEFINE_string("workdir", None, where, required=True),
+    )
 
 
 def define_resume() -> tuple[flags.FlagHolder, flags.FlagHolder]:

@@ -11,27 +11,29 @@ that holds some of the runs goes on where it stopped.
 import pathlib
 import sys
 
-from absl import app, flags
+from absl import app
 
 from experiments import cli, train
 from ftjax.core import config as conf
 from ftjax.core import errors
 from ftjax.run import config as settings
 
-CONFIG = flags.DEFINE_string("config", None, "file.py or file.py:arg with get_config() and sweep()")
-WORKDIR = flags.DEFINE_string("workdir", None, "directory of the runs; it resumes what it holds")
+
+def define() -> cli.RunsFlags:
+    """Define the flags; not at import, since one process may import several commands."""
+    return cli.define_runs("sweep")
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str], given: cli.RunsFlags) -> None:
     """Run what the flags say."""
     if len(argv) > 1:
         raise app.UsageError(f"got the arguments {argv[1:]}; expected flags alone")
-    variants = read(CONFIG.value)
+    variants = read(given.config.value)
     cli.start()
     from ftjax.core import processes
     from ftjax.run import finish  # slow to import
 
-    workdir, found, failed = pathlib.Path(WORKDIR.value), {}, {}
+    workdir, found, failed = pathlib.Path(given.workdir.value), {}, {}
     for label, config in variants.items():
         sys.stdout.write(f"\n== {label}\n")
         try:
@@ -67,5 +69,4 @@ def read(config: str) -> dict:
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir"])
-    cli.run(main)
+    cli.run(main, define())

@@ -195,7 +195,7 @@ def talk(parts, params, template, options: dict) -> None:
     encode = prompting.make_encode(parts.tokenizer, template=template)
     stream = text.make_stream(parts.model, parts.tokenizer, encode=encode, **options)
     key = jax.random.key(SEED.value)
-    most = parts.model.config.max_positions - options["max_new_tokens"]
+    most = parts.model.max_length(params.get("adapters")) - options["max_new_tokens"]
     dialog = prompting.Dialog(encode, template is not None, most, SYSTEM.value)
     if template is None:
         print("No chat template: your text is continued as it is.")

@@ -21,7 +21,7 @@ RANK = flags.DEFINE_integer("rank", None, "of the result, with svd", lower_bound
 DENSITY = flags.DEFINE_float("density", None, "part of the entries that is kept, with pruning")
 SIGN = flags.DEFINE_string("sign", "total", "of ties: total or frequency")
 SEED = flags.DEFINE_integer("seed", 0, "of DARE's draw")
-BASE = flags.DEFINE_string("base", "", "the base; the first adapter's own if not given")
+BASE = flags.DEFINE_string("base", "", "directory of the base; that of the first adapter's run")
 
 
 def main(argv: list[str]) -> None:
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
 
     given = [weighted(text) for text in ADAPTERS.value]
     named = files.read_json(given[0][0] / peft.CONFIG).get("base_model_name_or_path")
-    base = bases.locate(BASE.value or named or "")
+    base = bases.locate(BASE.value or base_of(given[0][0]) or named or "")
     family, config = checkpoint.config_of(base)
     own = dict(linears=family.make(config).linears, names=family.NAMES)
     found = [peft.load(directory, **own) for directory, _ in given]
@@ -50,6 +50,18 @@ def main(argv: list[str]) -> None:
     if processes.is_first():
         peft.save(OUT.value, made, base_model=BASE.value or named, **own)
         print(f"{len(found)} adapters, {KIND.value}: {OUT.value}")
+
+
+def base_of(directory: pathlib.Path) -> str | None:
+    """Return the base of the run that an adapter was exported by; None where it lies elsewhere.
+
+    The name in an adapter's own file is for other machines: a hub's id, or a folder's name.
+    """
+    from ftjax.core import files
+    from ftjax.run.artifacts import Artifacts
+
+    config = Artifacts(directory.parent).config
+    return files.read_json(config).get("model", {}).get("base") if config.is_file() else None
 
 
 def weighted(text: str) -> tuple[pathlib.Path, float]:

@@ -73,7 +73,7 @@ def train(
         # Batches are answers of the present policy; the sampler is given the trainer's own arrays.
         batches = rollout.make(p, first, frozen)
         step = rollout.Step(plan.compiled_step(p), batches)
-        allow = dict(allow_config_change=allow_config_change)
+        allow = dict(allow_config_change=allow_config_change, restart_data=restart_data)
         with session.records(p, workdir, **allow) as kept:
             if kept.checkpoints.steps():
                 first = None  # two states at a time may be more than the memory

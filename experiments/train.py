@@ -89,7 +89,7 @@ def train(
     Raises:
       ValueError: anything wrong with the settings, the data, or what the workdir holds.
     """
-    from ftjax.run import costs, finish, plan, reference, saved_state, session
+    from ftjax.run import costs, finish, inputs, plan, reference, saved_state, session
 
     start = time.perf_counter()
     with session.opened(workdir):
@@ -102,8 +102,8 @@ def train(
             p.parts, saved_state.params_of(first, frozen), p.loader.data.store, workdir=workdir,
             identity=lambda: saved_state.identity(p.parts), progress=finish.progress("reference"),
         )  # fmt: skip
-        batches, step = plan.Batches(p.loader, p.parts.mesh), plan.compiled_step(p)
-        allow = dict(allow_config_change=allow_config_change)
+        batches, step = inputs.Batches(p.loader, p.parts.mesh), plan.compiled_step(p)
+        allow = dict(allow_config_change=allow_config_change, restart_data=restart_data)
         with session.records(p, workdir, **allow) as kept:
             if kept.checkpoints.steps():
                 first = None  # two states at a time may be more than the memory

@@ -51,7 +51,7 @@ def machine(repeats: int) -> tuple[float, float]:
 def measure(model, params, *, batch: int, args) -> dict:
     """Time one batch size."""
     key, rng = jax.random.key(0), np.random.default_rng(0)
-    most = model.config.max_positions - args.new
+    most = model.max_length() - args.new
     length = min(args.prompt, most)
     prompts = rng.integers(3, model.config.vocab_size, (batch, length)).astype(np.int32)
     lengths = np.full(batch, length, np.int32)

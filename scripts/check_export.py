@@ -1,127 +1,356 @@
-"""Open our exports in PEFT and transformers and compare logits.
+"""Open our exports in PEFT and transformers: logits, greedy text, and where it stops.
 
-    python -m scripts.check_export --make DIR            here: a small model, its adapters
-    THEIRS/bin/python scripts/check_export.py --check DIR    where torch, transformers and peft are
+    python -m scripts.check_export --make DIR
+    THEIRS/bin/python scripts/check_export.py --check DIR --out docs/export.md
 
-The second stage imports nothing of ours (extra `check`), and ends with 1 where logits differ.
+The first stage writes exports of small random models, as runs write them, with what we compute. The
+second imports nothing of ours and runs where torch, transformers and peft are (extra `check`). It
+ends with 1 where something differs, and puts its table between the marks of --out.
 """
 
 import argparse
+import json
 import pathlib
 import sys
+from typing import NamedTuple
 
 import numpy as np
 
-TOLERANCE = 2e-3  # of logits of size 10 or so in float32
-TOKENS = np.arange(24, dtype=np.int32).reshape(2, 12) * 7 % 31
+TOLERANCE = 1e-3  # of logits of size 10 or so in float32
+TOKENS = 5 + np.arange(24, dtype=np.int32).reshape(2, 12) * 37 % 2000
+PROMPTS = ("The sky is", "Two and two are four, and")
+NEW_TOKENS = 16
+CHAT = [{"role": "user", "content": "Hello"}]
+MARKS = "<!-- check_export -->", "<!-- /check_export -->"
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}: {{ m['content'] }}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant: {% endif %}"
+)
+# What the libraries raise for a file that they cannot use.
+FAILURES = (
+    OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError, IndexError,
+)  # fmt: skip
+SIZES = dict(
+    vocab_size=2048, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+    max_position_embeddings=128, initializer_range=0.3,
+)  # fmt: skip
+GATED = dict(
+    SIZES, intermediate_size=48, num_key_value_heads=2, head_dim=8, rms_norm_eps=1e-5,
+    rope_theta=10000.0, hidden_act="silu",
+)  # fmt: skip
+BASES = {
+    "llama": dict(GATED, model_type="llama", tie_word_embeddings=False),
+    "tied": dict(GATED, model_type="llama", tie_word_embeddings=True),
+    "mixtral": dict(
+        {key: x for key, x in GATED.items() if key != "head_dim"}, model_type="mixtral",
+        num_local_experts=4, num_experts_per_tok=2, tie_word_embeddings=False,
+    ),
+    "gpt2": dict(
+        model_type="gpt2", vocab_size=2048, n_embd=32, n_layer=2, n_head=4, n_positions=128,
+        initializer_range=0.3,
+    ),
+}  # fmt: skip
+# Greedy text of random weights ends where it meets one of many ids.
+ENDS = list(range(7, 2048, 12))
 
 
-def make(out: pathlib.Path) -> None:
-    """Write a model, its merged forms and its adapters with the logits that we compute."""
-    import jax
+class Case(NamedTuple):
+    """One export: over which base, of which adapter, in which form."""
 
-    from ftjax.adapters.lib import protocol as base
+    base: str
+    adapter: dict
+    form: str = ""
+    trainable: tuple[str, ...] = ()
+    objective: str = "sft"
+    shard_gb: float = 5.0
+
+
+# -- the first stage: with ftjax -------------------------------------------------------------------
+
+
+def cases() -> dict[str, Case]:
+    """List every adapter method's exports, and those of other shapes."""
     from ftjax.adapters.multi import catalogue
-    from ftjax.adapters.peft import io as peft
-    from ftjax.models.families import llama
-    from ftjax.models.hf import checkpoint
 
-    model = llama.make(llama.from_hf(llama.EXAMPLE))
-    weights = model.init(jax.random.key(0))
-    given = dict(linears=model.linears, names=llama.NAMES)
-    save = lambda name, w: checkpoint.save(out / name, w, family=llama, config=model.config)
-    save("base", weights)
-    _expect(out / "base", model, weights, None)
+    lora = dict(name="lora", where="blocks/**", rank=4, alpha=8.0)
+    found = {}
     for name, module in catalogue.modules().items():
-        if catalogue.is_of_model(name):
-            continue
-        made = module.make(**module.EXAMPLE)
-        if base.is_informed(made):
-            continue
-        adapters = base.init(made, jax.random.key(1), model.linears, weights, where="blocks/**")
-        adapters = _moved(adapters, base)
-        folder = out / f"adapter_{name}"
-        try:
-            peft.save(folder, adapters, base_model=str(out / "base"), hyper=module.EXAMPLE,
-                      weights=weights, **given)  # fmt: skip
-        except ValueError as error:
-            print(f"{name}: not in PEFT: {error}")
-            continue
-        _expect(folder, model, weights, adapters)
-        save(f"merged_{name}", base.merge(weights, adapters, model.linears))
-        _expect(out / f"merged_{name}", model, weights, adapters)
+        found[name] = Case("llama", dict(name=name, where="blocks/**", **module.EXAMPLE))
+        if not catalogue.is_of_model(name):
+            found[f"{name}_merged"] = found[name]._replace(form="model")
+    every = dict(lora, where=("embed", "blocks/**", "head"))
+    experts = dict(lora, where="blocks/**/{gate_up,down}")
+    return found | {
+        "lora_sharded": Case("llama", lora, "model", shard_gb=1e-4),
+        "lora_rslora": Case("llama", dict(lora, rslora=True)),
+        "lora_embed_head": Case("llama", every),
+        "lora_embed_head_merged": Case("llama", every, "model"),
+        "lora_embed_tied": Case("tied", dict(lora, where=("embed", "blocks/**"))),
+        "lora_tokens": Case("llama", dict(lora, token_ids=(3, 4, 9))),
+        "lora_tokens_tied": Case("tied", dict(lora, token_ids=(3, 4, 9))),
+        "lora_and_norms": Case("llama", lora, trainable=("adapters/**", "model/**norm")),
+        "lora_and_head": Case(
+            "llama", lora, trainable=("adapters/**", "model/head")),
+        "lora_experts": Case("mixtral", experts),
+        "lora_experts_merged": Case("mixtral", experts, "model"),
+        "lora_gpt2": Case("gpt2", lora),
+        "lora_gpt2_merged": Case("gpt2", lora, "model"),
+        "full": Case("llama", dict(name="", where="blocks/**")),
+        "full_tied": Case("tied", dict(name="", where="blocks/**")),
+        "full_mixtral": Case("mixtral", dict(name="", where="blocks/**")),
+        "reward": Case("llama", lora, objective="reward"),
+        "reward_merged": Case("llama", lora, "model", objective="reward"),
+        "norms": Case("llama", dict(name="", where="blocks/**"), "norms", ("model/**norm",)),
+    }  # fmt: skip
 
 
-def _moved(adapters, base):
-    """Move what trains of every adapter a little."""
+def make(out: pathlib.Path, *, only: str = "") -> None:
+    """Write the bases, every export and what we compute of it."""
+    (out / "expected").mkdir(parents=True)
+    (out / "trained.jinja").write_text(TEMPLATE, encoding="utf-8")
+    for name, config_json in BASES.items():
+        _write_base(out / "bases" / name, config_json)
+    for name, case in cases().items():
+        if only in name:
+            print(f"{name}: {_write(out, name, case)}", flush=True)
+
+
+def _write_base(folder: pathlib.Path, config_json: dict) -> None:
     import jax
 
-    result = {}
-    for path, adapter in base.sites(adapters).items():
-        data = {name: vars(adapter)[name] for name in adapter.FROZEN}
-        moved = jax.tree.map(
-            lambda x: x + 0.05 * np.cos(np.arange(x.size).reshape(x.shape)), adapter
-        )
-        base.insert(result, path, type(adapter)(**(vars(moved) | data)))
-    return result
+    from ftjax.models.hf import checkpoint
+    from ftjax.run import bases
+
+    family = checkpoint.family_of(config_json["model_type"])
+    config = family.from_hf(config_json)
+    weights = family.make(config).init(jax.random.key(0))
+    checkpoint.save(folder, weights, family=family, config=config, extra={"eos_token_id": ENDS})
+    for path in bases.locate(bases.TINY).glob("tokenizer*.json"):
+        (folder / path.name).write_bytes(path.read_bytes())
 
 
-def _expect(folder: pathlib.Path, model, weights, adapters) -> None:
-    """Save the logits that we compute."""
+def _write(out: pathlib.Path, name: str, case: Case) -> str:
+    """Write one export as a run does, and what we expect of it; returns its form."""
+    from ftjax.adapters.peft import ln_tuning
+    from ftjax.run import build as setup
+    from ftjax.run import export as exporting
+
+    parts = setup.build(_settings(out, case))
+    params = _moved(parts, setup.weights(parts))
+    folder = out / "exports" / name
+    if case.form == "norms":
+        own = dict(linears=parts.model.linears, names=parts.family.NAMES, base_model=case.base)
+        ln_tuning.save(folder, params["model"], where="**norm", **own)
+        form = "adapter"
+    else:
+        options = dict(form=case.form, max_shard_gb=case.shard_gb)
+        form = exporting.write(parts, params, folder, **options)
+    known = dict(case._asdict(), form=form, export=str(folder.relative_to(out)))
+    _expect(out / "expected" / name, parts, params, known)
+    return form
+
+
+def _settings(out: pathlib.Path, case: Case):
+    from configs import common
+    from ftjax.run import config as settings
+
+    c = common.base()
+    c.model.base = str(out / "bases" / case.base)
+    c.adapter = case.adapter
+    c.trainable, c.objective.name = case.trainable, case.objective
+    c.data.chat_template = str(out / "trained.jinja")
+    c.optim.learning_rate, c.steps = 1e-3, 1
+    return settings.read(c)
+
+
+def _moved(parts, params):
+    """Move what trains, as after training, and nothing that is data."""
     import jax
+
+    from ftjax.core import tree
+    from ftjax.train import state as states
+
+    wave = lambda x: x + (0.1 * np.cos(np.arange(x.size).reshape(x.shape))).astype(x.dtype)
+    trainable, frozen = states.split(params, parts.patterns)
+    return tree.combine(jax.tree.map(wave, trainable), frozen)
+
+
+def _expect(path: pathlib.Path, parts, params, known: dict) -> None:
+    """Save logits (or scores), greedy answers and the prompt of a chat."""
+    import jax
+
+    from ftjax.run import prompting
+    from ftjax.sampling import text
 
     positions = np.broadcast_to(np.arange(TOKENS.shape[1], dtype=np.int32), TOKENS.shape)
-    segments = np.ones_like(TOKENS)
+    given = dict(positions_BT=positions, segments_BT=np.ones_like(TOKENS))
 
-    def logits(weights, adapters):
-        given = dict(positions_BT=positions, segments_BT=segments, adapters=adapters)
-        x = model.hidden(weights, TOKENS, **given)
-        return model.logits(weights, x, adapters=adapters)
+    def numbers(params):
+        own = dict(adapters=params["adapters"])
+        x = parts.model.hidden(params["model"], TOKENS, **given, **own)
+        if parts.heads:
+            return x[:, -1] @ params["head"][parts.heads[0]]
+        return parts.model.logits(params["model"], x, **own)
 
-    np.save(folder / "expected.npy", np.asarray(jax.jit(logits)(weights, adapters)))
+    data = parts.settings.data
+    sample = text.make_sampler(
+        parts.model, parts.tokenizer, batch_size=len(PROMPTS), max_new_tokens=NEW_TOKENS,
+        stop_ids=prompting.stop_ids(parts.tokenizer, data), temperature=0.0,
+    )  # fmt: skip
+    answers = [each._asdict() for each in sample(params, PROMPTS)]
+    chat = prompting.template_of(parts.tokenizer, data).render(CHAT, add_generation_prompt=True)
+    np.save(path.with_suffix(".npy"), np.asarray(jax.jit(numbers)(params)))
+    whole = known | {"answers": answers, "chat": chat, "heads": list(parts.heads)}
+    path.with_suffix(".json").write_text(json.dumps(whole), encoding="utf-8")
 
 
-def check(out: pathlib.Path) -> int:
-    """Open every folder and return how many differ."""
+# -- the second stage: with PEFT and transformers --------------------------------------------------
+
+
+class Result(NamedTuple):
+    """What one export came to in the other libraries."""
+
+    name: str
+    reader: str
+    apart: float
+    tokens: str = ""
+    stops: str = ""
+    template: str = ""
+    error: str = ""
+
+    @property
+    def is_right(self) -> bool:
+        """Return whether nothing differs."""
+        words = (self.tokens, self.stops, self.template)
+        return self.apart < TOLERANCE and not self.error and "differ" not in words
+
+
+def check(out: pathlib.Path) -> list[Result]:
+    """Open every export and compare it with what is expected."""
+    results = []
+    for path in sorted((out / "expected").glob("*.json")):
+        known = json.loads(path.read_text(encoding="utf-8"))
+        reader = "PEFT" if known["form"] == "adapter" else "transformers"
+        try:
+            result = _compare(out, path, known, reader)
+        except FAILURES as error:
+            first = f"{type(error).__name__}: {error}".splitlines()[0]
+            result = Result(path.stem, reader, np.inf, error=first)
+        results.append(result)
+        print("ok " if result.is_right else "BAD", *result, flush=True)
+    return results
+
+
+def _compare(out: pathlib.Path, path: pathlib.Path, known: dict, reader: str) -> Result:
+    import torch
+
+    folder, wanted = out / known["export"], np.load(path.with_suffix(".npy"))
+    model = _read(out, folder, known).eval()
+    with torch.no_grad():
+        got = model(torch.tensor(TOKENS, dtype=torch.long)).logits.numpy()
+    if known["heads"]:
+        return Result(path.stem, reader, float(np.abs(got[:, 0] - wanted).max()))
+    apart = float(np.abs(got[:, -wanted.shape[1] :] - wanted).max())  # virtual tokens come first
+    result = Result(path.stem, reader, apart)
+    if not (folder / "generation_config.json").is_file():  # norms alone: no run wrote them
+        return result
+    return result._replace(**_compare_text(model, folder, known))
+
+
+def _read(out: pathlib.Path, folder: pathlib.Path, known: dict):
+    """Open a model, or a base with an adapter; as a classifier where there is a head."""
+    import peft
+    import torch
+    import transformers
+    from safetensors.torch import load_file
+
+    options = dict(dtype=torch.float32, attn_implementation="eager")
+    kind = transformers.AutoModelForCausalLM
+    if known["heads"]:
+        kind = transformers.AutoModelForSequenceClassification
+        options |= dict(num_labels=1, pad_token_id=0)
+    adapter = known["form"] == "adapter"
+    model = kind.from_pretrained(out / "bases" / known["base"] if adapter else folder, **options)
+    for head in known["heads"]:
+        model.load_state_dict(load_file(folder / f"{head}_head.safetensors"), strict=False)
+    return peft.PeftModel.from_pretrained(model, folder) if adapter else model
+
+
+def _compare_text(model, folder: pathlib.Path, known: dict) -> dict[str, str]:
+    """Continue the prompts as the export says: same tokens, same end, same prompt of a chat."""
+    import torch
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    settings = transformers.GenerationConfig.from_pretrained(folder)
+    settings.update(do_sample=False, max_new_tokens=NEW_TOKENS)
+    same = dict(tokens=True, stops=True)
+    for prompt, wanted in zip(PROMPTS, known["answers"], strict=True):
+        given = tokenizer(prompt, return_tensors="pt")
+        inputs = dict(input_ids=given["input_ids"], attention_mask=given["attention_mask"])
+        with torch.no_grad():
+            every = model.generate(**inputs, generation_config=settings)[0].tolist()
+        got = every[len(wanted["prompt"]) :]
+        ends = {*np.atleast_1d(settings.eos_token_id).tolist()}
+        same["tokens"] &= every[: len(wanted["prompt"])] == wanted["prompt"]
+        same["tokens"] &= all(a == b for a, b in zip(got, wanted["tokens"], strict=False))
+        same["stops"] &= len(got) == len(wanted["tokens"])
+        same["stops"] &= (got[-1] in ends) == wanted["finished"]
+        own = tokenizer.decode([token for token in got if token not in ends])
+        same["tokens"] &= own == wanted["text"]
+    chat = tokenizer.apply_chat_template(CHAT, tokenize=False, add_generation_prompt=True)
+    same["template"] = chat == known["chat"]
+    return {name: "same" if is_same else "differ" for name, is_same in same.items()}
+
+
+def table(results: list[Result]) -> str:
+    """Write the results in Markdown, with the versions that gave them."""
     import peft
     import torch
     import transformers
 
-    print(f"torch {torch.__version__}, transformers {transformers.__version__}, "
-          f"peft {peft.__version__}")  # fmt: skip
-    read = lambda folder: transformers.AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="eager"
-    )
-    wrong = 0
-    for path in sorted(out.glob("*/expected.npy")):
-        folder = path.parent
-        try:
-            if (folder / "adapter_config.json").is_file():
-                model = peft.PeftModel.from_pretrained(read(out / "base"), folder)
-            else:
-                model = read(folder)
-            with torch.no_grad():
-                logits = model.eval()(torch.tensor(TOKENS, dtype=torch.long)).logits.numpy()
-            apart = float(np.abs(logits - np.load(path)).max())
-            told = f"{apart:.1e}"
-        except Exception as error:
-            apart, told = np.inf, f"{type(error).__name__}: {error}".splitlines()[0]
-        wrong += not apart < TOLERANCE
-        print(f"{folder.name:24} {'ok ' if apart < TOLERANCE else 'BAD'} {told}")
-    return wrong
+    lines = [
+        f"transformers {transformers.__version__}, peft {peft.__version__}, "
+        f"torch {torch.__version__}; float32 on a CPU; logits within {TOLERANCE:g}.",
+        "",
+        "| export | reader | largest difference | greedy tokens | where it stops | chat prompt |",
+        "|---|---|---:|---|---|---|",
+    ]
+    for own in results:
+        difference = own.error or f"{own.apart:.1e}"
+        mark = "" if own.is_right else "**differs** "
+        cells = [own.name, own.reader, mark + difference, own.tokens, own.stops, own.template]
+        lines.append(f"| {' | '.join(cell or '-' for cell in cells)} |")
+    return "\n".join(lines)
+
+
+def put(page: pathlib.Path, text: str) -> None:
+    """Put a text between the marks of a page."""
+    whole = page.read_text(encoding="utf-8")
+    before, _, rest = whole.partition(MARKS[0])
+    _, found, after = rest.partition(MARKS[1])
+    if not found:
+        raise ValueError(f"{page}: got no {' ... '.join(MARKS)}; expected both; add them")
+    inner = f"{MARKS[0]}\n{text}\n{MARKS[1]}"
+    page.write_text(before + inner + after, encoding="utf-8")
 
 
 def main() -> int:
     """Run the stage that the flags name."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     stage = parser.add_mutually_exclusive_group(required=True)
-    stage.add_argument("--make", type=pathlib.Path)
-    stage.add_argument("--check", type=pathlib.Path)
+    stage.add_argument("--make", type=pathlib.Path, help="a new directory")
+    stage.add_argument("--check", type=pathlib.Path, help="the directory that --make wrote")
+    parser.add_argument("--out", type=pathlib.Path, help="a page with marks for the table")
+    parser.add_argument("--only", default="", help="with --make: names that contain this")
     flags = parser.parse_args()
     if flags.make:
-        make(flags.make)
+        make(flags.make.absolute(), only=flags.only)
         return 0
-    return min(check(flags.check), 1)
+    results = check(flags.check)
+    if flags.out:
+        put(flags.out, table(results))
+    return int(not results or not all(each.is_right for each in results))
 
 
 if __name__ == "__main__":

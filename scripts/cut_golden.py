@@ -14,6 +14,7 @@ import pathlib
 import shutil
 import sys
 
+import ml_dtypes
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
@@ -22,7 +23,9 @@ SHARDS = 3
 OPTIONAL = ("aux_loss", "hidden_states")  # of io.npz; `grad/...` too
 ROUTER = ("router_logits", "router_indices", "router_weights")  # (layers, rows * positions, ...)
 GROUPS = ("legacy", "kto")  # files of losses that are left out
-CONFIG, IO, META = "config.json", "io.npz", "meta.json"
+LEFT_OUT = ("collate.json", "repeat_sampler.json")  # of data/
+IO, META = "io.npz", "meta.json"
+HALF = np.dtype(ml_dtypes.bfloat16)  # known to numpy, and so to safetensors, from here on
 
 
 def cut(source: pathlib.Path, out: pathlib.Path) -> None:
@@ -42,11 +45,14 @@ def cut(source: pathlib.Path, out: pathlib.Path) -> None:
     for folder in _second(source / "training"):
         target = out / "training" / folder.name
         shutil.copytree(folder, target, copy_function=shutil.copyfile)
+    for path in (source / "training").glob("*.*"):  # where curves start
+        shutil.copyfile(path, out / "training" / path.name)
     (out / "losses").mkdir(parents=True)
     for path in sorted((source / "losses").glob("*.json")):
         if path.stem not in GROUPS:
             _cut_losses(path, out / "losses")
-    shutil.copytree(source / "data", out / "data", copy_function=shutil.copyfile)
+    ignore = shutil.ignore_patterns(*LEFT_OUT)
+    shutil.copytree(source / "data", out / "data", copy_function=shutil.copyfile, ignore=ignore)
 
 
 def _folders(room: pathlib.Path) -> list[pathlib.Path]:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Run the tests in the project's environment; arguments go to pytest.
 #
-#     scripts/test.sh                   all but the slow ones, in two processes
+#     scripts/test.sh                   all but the slow ones, in two processes (WORKERS=4: in four)
 #     scripts/test.sh tests/optim -x    some
 #     scripts/test.sh -m slow           the slow ones
 set -euo pipefail
@@ -13,11 +13,6 @@ if [ $# -gt 0 ]; then
   exec "${pytest[@]}" "$@"
 fi
 
-# Compiling keeps one core busy, so two halves take little more than half of the time.
-own=(tests/laws tests/objectives tests/ops tests/core tests/optim tests/penalties)
-"${pytest[@]}" -q "${own[@]}" &
-half=$!
-failed=0
-"${pytest[@]}" -q tests "${own[@]/#/--ignore=}" || failed=$?
-wait "$half" || failed=$?
-exit "$failed"
+# Compiling keeps one core busy, so a process for each core; a file stays in one of them, since its
+# fixtures and compiled programs are its own.
+exec "${pytest[@]}" -q -n "${WORKERS:-2}" --dist loadfile tests

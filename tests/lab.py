@@ -136,9 +136,9 @@ def environment(devices=1):
     )  # fmt: skip
 
 
-def start(*arguments, devices=1):
-    """Start `python -m experiments.train` with these arguments."""
-    command = [sys.executable, "-m", "experiments.train", *map(str, arguments)]
+def start(*arguments, devices=1, main="train"):
+    """Start `python -m experiments.<main>` with these arguments."""
+    command = [sys.executable, "-m", f"experiments.{main}", *map(str, arguments)]
     pipe = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     return subprocess.Popen(command, cwd=ROOT, env=environment(devices), **pipe)
 

@@ -36,7 +36,10 @@ def problem(directory: pathlib.Path) -> tuple[str, str] | None:
         expected = json.loads((directory / NAME).read_text())["sha256"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         return "no-digest", f"{NAME} cannot be read ({error})"
-    found = _digests(directory)
+    try:
+        found = _digests(directory)
+    except OSError as error:
+        return "unreadable", str(error)
     if missing := sorted(expected.keys() - found.keys()):
         return "missing-file", f"{len(missing)} file(s) gone, first {missing[0]}"
     for name, digest in expected.items():

@@ -33,7 +33,9 @@ def start(*, coordinator: str = "", processes: int | None = None, index: int | N
     Raises:
       ValueError: a launcher or the arguments tell of several processes, but not how to join them.
     """
-    _steady_fake_devices()
+    by_hand = coordinator or processes is not None or index is not None
+    launcher = None if by_hand else launcher_of(os.environ)
+    _steady_collectives(several=bool(coordinator or launcher))
     if coordinator:
         _join_by_hand(coordinator, 1 if processes is None else processes, index)
     elif index is not None or processes not in (None, 1):
@@ -41,7 +43,7 @@ def start(*, coordinator: str = "", processes: int | None = None, index: int | N
             f"--coordinator: got none with --processes {processes} and --index {index}; expected "
             f"{BY_HAND}"
         )
-    elif processes is None and (launcher := launcher_of(os.environ)):
+    elif launcher:
         _initialize(launcher, cluster_detection_method=launcher if launcher != "jax" else None)
 
 
@@ -101,8 +103,8 @@ def _half(name: str, environ: Mapping[str, str], wanted: str) -> ValueError:
     return ValueError(f"{name}: got {environ[name]}; expected {wanted}; or pass {BY_HAND}")
 
 
-def _steady_fake_devices() -> None:
-    """Let several devices on one CPU run collectives in one order, and wait for each other.
+def _steady_collectives(*, several: bool) -> None:
+    """Let devices that are CPUs, of one or `several` processes, run collectives in one order.
 
     The default scheduler may start independent collectives in another order on each device; with
     fewer cores than devices they then wait for each other for ever. Nor may devices that wait hold
@@ -111,7 +113,16 @@ def _steady_fake_devices() -> None:
     """
     flags = os.environ.get("XLA_FLAGS", "")
     many = os.environ.get("JAX_NUM_CPU_DEVICES", "1") != "1" or "host_platform_device" in flags
-    if many and SCHEDULER not in flags:
+    joined = several and os.environ.get("JAX_PLATFORMS") == "cpu"
+    if joined:
+        # What does not depend on each other XLA starts as its threads come free, collectives too,
+        # and gloo then takes the bytes of one for another's. With a thread a device the order is
+        # the program's, the same in every process; so is that of programs when none is in flight.
+        os.environ["NPROC"] = os.environ.get("JAX_NUM_CPU_DEVICES", "1")
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
+        # A program that comes from the disk has lost the order of its collectives.
+        jax.config.update("jax_enable_compilation_cache", False)
+    if (many or joined) and SCHEDULER not in flags:
         os.environ.setdefault("NPROC", "32")
         os.environ["XLA_FLAGS"] = f"{flags} --{SCHEDULER}=false --{PATIENCE}=600".strip()
 

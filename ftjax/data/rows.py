@@ -20,6 +20,7 @@ row by a number of it; an assistant message may carry a `weight`, see `messages`
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 from ftjax.core.config import nearest
 from ftjax.data import forms, preference_rows
@@ -31,6 +32,16 @@ DUPLICATES = ("keep", "skip", "error")
 TURNS = ("all", "last", "each")
 # Fields beside those of its kind that a conversation may have.
 BESIDE = ("tools", "system")
+
+
+@runtime_checkable
+class Located(Protocol):
+    """A source that knows where its rows come from; a plain sequence of dicts does not."""
+
+    bad: Sequence[BadRow]
+
+    def where(self, i: int) -> str:
+        """Return the place of row `i`."""
 
 
 class Rows(Sequence):
@@ -93,6 +104,8 @@ def check(
         _legal("fields", name, legal=(*KINDS[kind], *BESIDE, "weight"))
     for role, mapped in roles.items():
         _legal(f"roles.{role}", mapped, legal=messages_lib.MAPPED)
+    if not isinstance(source, Located):
+        source = Rows(source, where=lambda i: f"row {i} of the source")
     if source.bad and on_bad_row == "error":
         raise ValueError(f"{source.bad[0].message}{SKIP_HINT}")
     options = dict(fields=fields, roles=roles, form=form, kind=kind)

@@ -34,13 +34,15 @@ class Linear:
 
     `layers` are the numbers of the layers that the axis L of its stack counts, or None for a map
     that exists once (the head, and the embedding, whose equation is `ops.linear.LOOKUP`).
-    `inputs_first`: checkpoints keep its weight as (in, out).
+    `inputs_first`: checkpoints keep its weight as (in, out). `in_order`: they keep it with its
+    letters out, then in, which fused experts of some families are not.
     """
 
     equation: str
     shape: tuple[int, ...]
     layers: tuple[int, ...] | None
     inputs_first: bool = False
+    in_order: bool = True
 
     @property
     def stack(self) -> int | None:
@@ -154,12 +156,19 @@ def metadata(module: nnx.Module, name: str) -> dict:
 
 def linears(module: nnx.Module, *, layers: tuple[int, ...] | None) -> dict[str, Linear]:
     """List the linear maps that an abstract module declares, by path."""
-    equations, first = (tree.paths(metadata(module, n)) for n in ("equation", "inputs_first"))
+    fields = ("equation", "inputs_first", "stored")
+    equations, first, stored = (tree.paths(metadata(module, n)) for n in fields)
     shapes = tree.paths(nnx.to_pure_dict(nnx.state(module, nnx.Param)))
     return {
-        name: Linear(e, shapes[name].shape, layers, first[name])
+        name: Linear(e, shapes[name].shape, layers, first[name], _in_order(e, stored[name]))
         for name, e in equations.items() if e
     }  # fmt: skip
+
+
+def _in_order(equation: str, stored: str) -> bool:
+    """Return whether experts lie in a checkpoint with their letters out, then in."""
+    e, flat = einsum.parse(equation), stored.replace(",", "")
+    return not e.shared or flat.removeprefix(e.shared) == e.kept + e.contracted
 
 
 def scan(layers, x, inputs, *, length: int, policy: str, loop: bool):

@@ -169,6 +169,13 @@ class Model:
         outer["embed"] = dataclasses.replace(outer["embed"], equation=linear.LOOKUP)
         return found | outer
 
+    def max_length(self, adapters: Mapping[str, Any] | None = None) -> int:
+        """Return how many tokens an example may have: the positions, less those of virtual tokens.
+
+        Beyond them a model that looks its positions up gives NaN.
+        """
+        return self.config.max_positions - virtual_tokens.count(adapters or {})
+
     # -- computation -------------------------------------------------------------------------------
 
     def hidden(

@@ -63,11 +63,8 @@ def make(
         paths = change.changing(params, trains, name="ewc")
         about = tree.paths(arrays["fisher"]["model"])
         cost = lambda moved, needed: needed * jnp.square(moved)
-        return (
-            weight
-            / 2
-            * change.total(cost, params, arrays["start"], linears, paths=paths, beside=about)
-        )
+        moved = change.total(cost, params, arrays["start"], linears, paths=paths, beside=about)
+        return weight / 2 * moved
 
     return Penalty(value, prepare, rows)
 

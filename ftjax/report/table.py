@@ -16,9 +16,16 @@ from typing import Literal, NamedTuple
 from ftjax.evals.lib import retention
 
 # The metrics of an evaluation that a reader looks at first; all are in metrics.jsonl.
-SHOWN = ("nll", "bits_per_byte", "accuracy", "exact_match", "f1", "reward", "reward_margin")
+SHOWN = (
+    "nll", "bits_per_byte", "accuracy", "exact_match", "f1", "reward", "reward_margin",
+    "kl_forward", "top1_agreement",
+)  # fmt: skip
 Interval = tuple[float, float]
-GROUPS = {"new": "Learned: the new task", "old": "Kept or forgotten: old abilities"}
+GROUPS = {
+    "new": "Learned: the new task",
+    "old": "Kept or forgotten: old abilities",
+    "later": "To come: what a later stage teaches",
+}
 
 
 class Row(NamedTuple):
@@ -26,7 +33,7 @@ class Row(NamedTuple):
 
     label: str
     metric: str
-    group: Literal["new", "old"]
+    group: Literal["new", "old", "later"]
     values: tuple[float | None, ...]
     intervals: tuple[Interval | None, ...]  # of the change from the first run
 
@@ -59,12 +66,15 @@ def table(
 ) -> Table:
     """Collect `eval/<label>/<metric>` of each run, the run to compare with first.
 
-    groups: "new" or "old" for every label; metrics of labels that it does not name are left out.
+    groups: "new", "old" or "later" for every label; metrics of labels that it does not name are
+      left out.
     intervals: by run and metric, of its change from the first run.
     """
     for label, group in groups.items():
         if group not in GROUPS:
-            raise ValueError(f"report.groups.{label}: got {group!r}; expected 'new' or 'old'")
+            raise ValueError(
+                f"report.groups.{label}: got {group!r}; expected one of {', '.join(GROUPS)}"
+            )
     names = dict.fromkeys(name for metrics in runs.values() for name in metrics)
     rows = []
     for name in names:

@@ -27,8 +27,11 @@ class Writer(Protocol):
     def write(self, step: int, row: dict) -> None:
         """Take the numbers of `step`."""
 
-    def rewind(self, step: int) -> None:
-        """Forget all rows after `step`; -1 forgets everything."""
+    def rewind(self, step: int) -> int | None:
+        """Forget all rows after `step`; -1 forgets everything.
+
+        Returns how many are left, None where the writer cannot know.
+        """
 
     def close(self) -> None:
         """Finish writing."""
@@ -49,12 +52,14 @@ class Jsonl:
         self._file.write(json.dumps(files.plain({"step": step, **row})) + "\n")
         self._file.flush()
 
-    def rewind(self, step: int) -> None:
-        """Drop the rows after `step`, and a last line that a crash cut short."""
+    def rewind(self, step: int) -> int:
+        """Drop the rows after `step`, and a last line that a crash cut short; count those left."""
         self.close()
-        if self.path.exists():
-            kept = [row for row in _readable(self.path) if row["step"] <= step]
-            files.write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+        if not self.path.exists():
+            return 0
+        kept = [row for row in _readable(self.path) if row["step"] <= step]
+        files.write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+        return len(kept)
 
     def close(self) -> None:
         """Close the file."""
@@ -89,8 +94,9 @@ def _readable(path: pathlib.Path) -> list[dict]:
 
 
 def read(path: os.PathLike | str) -> list[dict]:
-    """Read the rows of a metrics file, less a torn last line."""
-    lines = pathlib.Path(path).read_text(encoding="utf-8").split("\n")
+    """Read the rows of a metrics file, less a torn last line; one that is gone has none."""
+    path = pathlib.Path(path)
+    lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
     return [json.loads(line) for line in lines[:-1] if line]
 
 

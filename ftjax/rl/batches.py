@@ -21,8 +21,8 @@ from ftjax.core import config as conf
 from ftjax.core.mean import Mean
 from ftjax.objectives.losses import advantages
 from ftjax.objectives.losses import spec as specs
+from ftjax.rl import answers as drawing
 from ftjax.rl import preference_pairs, rollout_batch
-from ftjax.rl import rollout_batch as drawing
 from ftjax.run.config import Settings
 
 

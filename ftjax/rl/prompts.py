@@ -4,11 +4,14 @@ rows, ids, cursor = Prompts(parts).take(cursor, 16)
 """
 
 import functools
+import hashlib
+import json
 from typing import NamedTuple
 
 import numpy as np
 
 from ftjax.core import config as conf
+from ftjax.core import files
 from ftjax.data import epoch_order as draw
 from ftjax.run import build as setup
 from ftjax.run import prompting
@@ -44,6 +47,14 @@ class Prompts:
     def summary(self) -> dict:
         """Describe the data for the run's summary."""
         return {"rows": len(self.rows), "bad_rows": len(self.bad)}
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """A short hash of all rows."""
+        found = hashlib.sha256()
+        for index in range(len(self.rows)):
+            found.update(json.dumps(files.plain(self.rows[index]), sort_keys=True).encode())
+        return found.hexdigest()[:16]
 
     def take(self, cursor: int, count: int) -> tuple[list[dict], list[list[int]], int]:
         """Return `count` rows from place `cursor` on, their ids, and the place behind them.

@@ -224,10 +224,21 @@ class Rollouts:
         return {
             "round": self._number, "at": self._at, "cursor": self._cursor,
             "kl_scale": self._kl_scale, "answers": self._saved,
+            "prompts": self.sampler.prompts.digest,
         }  # fmt: skip
 
     def restore(self, position: dict) -> None:
-        """Go to a position."""
+        """Go to a position.
+
+        Raises:
+          ValueError: it is one in other prompts.
+        """
+        if position["prompts"] != (here := self.sampler.prompts.digest):
+            raise ValueError(
+                f"data: got a saved position in other prompts (digest {position['prompts']}, now "
+                f"{here}); expected the same rows; undo the change, or start the data afresh with "
+                "--restart_data"
+            )
         self._number, self._at = position["round"], position["at"]
         self._cursor, self._kl_scale = position["cursor"], position["kl_scale"]
         self._saved, self._round = position["answers"], None

@@ -4,8 +4,8 @@
     c.evals.facts = dict(name="generate", group="new", data=dict(name="embedded", domain="facts"))
 
 `group` sorts the labels of the learned/forgotten table: "new" is what the run teaches, "old" what
-it must not forget. Scores of every example are kept in DIR/evals/<step>.npz, so that a change
-between two steps has a paired confidence interval.
+it must not forget, "later" what a later run will teach. Scores of every example are kept in
+DIR/evals/<step>.npz, so that a change between two steps has a paired confidence interval.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ from ftjax.run.artifacts import Artifacts
 from ftjax.sampling import text
 from ftjax.train import state as states
 
-GROUPS = ("new", "old")
+GROUPS = ("new", "old", "later")
 BATCH = 16
 # Keys of a data section that an evaluation takes from the run's.
 TEMPLATE = ("chat_template", "template_args", "allow_dropped", "date")

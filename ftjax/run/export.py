@@ -61,10 +61,9 @@ def write(
     """
     adapter = form == "adapter" or (not form and parts.method is not None)
     heads = _whole(params.get("head") or {})
-    beside = export_files.beside(parts)
-    complete = lambda form: functools.partial(
-        _complete, heads, beside, export_files.card(parts, form=form, record=record)
-    )
+    beside = export_files.beside(parts)  # before anything is written: a template may be refused
+    own = functools.partial(export_files.card, parts, record=record)
+    complete = lambda form: functools.partial(_complete, heads, beside, lambda: own(form=form))
     refusal = _write_adapter(parts, params, folder, dtype, complete("adapter")) if adapter else ""
     if refusal and (form or not _merges(params["adapters"])):
         raise ValueError(refusal)
@@ -76,14 +75,14 @@ def write(
     return "adapter" if adapter and not refusal else "model"
 
 
-def _complete(heads, beside: Mapping[str, bytes], own: card.Card, draft: pathlib.Path) -> None:
+def _complete(heads, beside: Mapping[str, bytes], describe, draft: pathlib.Path) -> None:
     """Add heads, the tokenizer's files and the card to an export that is being written."""
     for name, head in heads.items():
         scores = {"score.weight": np.asarray(head)[None]}  # as classifiers of one label have it
         files.write_tensors(draft / f"{name}_head.safetensors", scores)
     for name, content in beside.items():
         files.write_bytes(draft / name, content)
-    card.write(draft, own)
+    card.write(draft, describe())
 
 
 def update(
@@ -95,7 +94,7 @@ def update(
     is replaced; a damaged one is set aside as export.bad-<reason>.
     """
     target, of = artifacts.export, _identity(parts, artifacts, step)
-    if not _agreed(jax.process_index() == 0 and _is_needed(target, step, of)):
+    if not processes.on_first(lambda: _is_needed(target, step, of)):
         return
     draft = target.with_name(f".{target.name}.new")
     if jax.process_index() == 0:
@@ -133,13 +132,6 @@ def _is_needed(target: pathlib.Path, step: int, of: str) -> bool:
         return True
     known = files.read_json(target / digest.NAME)
     return (known.get("step"), known.get("of")) != (step, of)
-
-
-def _agreed(here: bool) -> bool:
-    """Let all processes take the branch of process 0."""
-    if jax.process_count() == 1:
-        return here
-    return bool(multihost_utils.broadcast_one_to_all(np.bool_(here)))
 
 
 def _merges(found) -> bool:

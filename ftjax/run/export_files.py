@@ -113,8 +113,10 @@ def _of_tokenizer(parts: setup.Parts) -> dict[str, bytes]:
 
 def _usual_config(tokenizer) -> dict[str, Any]:
     """Write the tokenizer_config.json of a tokenizer that has none."""
-    roles = ("bos_token", "eos_token", "pad_token")
-    own = {role: getattr(tokenizer, role) for role in roles if getattr(tokenizer, role)}
+    names = dict(
+        bos_token=tokenizer.bos_token, eos_token=tokenizer.eos_token, pad_token=tokenizer.pad_token
+    )
+    own = {role: token for role, token in names.items() if token}
     return {"tokenizer_class": "PreTrainedTokenizerFast", **own}
 
 

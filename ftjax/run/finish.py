@@ -62,18 +62,19 @@ def finish(plan, run, params, workdir: pathlib.Path, *, seconds: float) -> Outco
     exporting.update(plan.parts, params, Artifacts(workdir), step=run.step, record=record)
     if not is_first:
         return Outcome(run.stopped, None)
+    lost = run.rows - len(writers.read(Artifacts(workdir).metrics))
     summary.write(
         Artifacts(workdir).summary, result=run, wall_s=seconds,
         bad_rows=[row.message for row in plan.loader.data.bad],
         trainable_parameters=tree.size_of(plan.state.params),
         total_parameters=plan.parts.parameters, data=plan.loader.summary(),
         passes=plan.length.passes_after(run.step),
-        base_bytes=tree.bytes_of(params["model"]),
+        base_bytes=tree.bytes_of(params["model"]), lost_rows=lost,
     )  # fmt: skip
     report.write(
         Artifacts(workdir).report, title=workdir.name, config=plan.settings.plain,
         rows=curves(workdir), samples=samples(workdir), table=learned,
-        facts=facts(plan, run, seconds),
+        facts=facts(plan, run, seconds, lost=lost),
     )  # fmt: skip
     if learned.rows:
         sys.stdout.write(tables.table_text(learned) + "\n")
@@ -110,13 +111,14 @@ def join(
     )
 
 
-def facts(plan, run, seconds: float) -> dict[str, object]:
-    """Collect the headline numbers of a report."""
+def facts(plan, run, seconds: float, *, lost: int = 0) -> dict[str, object]:
+    """Collect the headline numbers of a report; `lost` rows of metrics.jsonl are gone."""
     own, whole = tree.size_of(plan.state.params), plan.parts.parameters
     return {
         "steps": f"{run.step:,}" + (f" ({run.stopped})" if run.stopped != "done" else ""),
         "data": plan.length.text(plan.loader.summary()),
         **({"gradient": f"zero since step {run.vanished}"} if run.vanished else {}),
+        **({"log": f"{lost:,} of {run.rows:,} rows are lost"} if lost else {}),
         "tokens": f"{run.tokens:,}" + (f" and {run.padding:,} padding" if run.padding else ""),
         "trainable": f"{own:,} of {whole:,} parameters",
         "wall time": writers.duration(seconds),
@@ -127,10 +129,24 @@ def facts(plan, run, seconds: float) -> dict[str, object]:
 # -- before and after ------------------------------------------------------------------------------
 
 
-def numbers(workdir: pathlib.Path, step: int) -> dict[str, float]:
-    """Read the evaluation metrics of one step."""
-    rows = [row for row in writers.read(Artifacts(workdir).metrics) if row["step"] == step]
-    return {k: v for row in rows for k, v in row.items() if k.startswith("eval/")}
+def numbers(workdir: pathlib.Path, evaluation, *, step: int) -> dict[str, float]:
+    """Compute the evaluation metrics of one step, from the scores of single examples.
+
+    They are those of metrics.jsonl, of which rows may be lost.
+    """
+    arrays, found = np.load(Artifacts(workdir).scores(step)), {}
+    for label, evaluator in evaluation.evaluators.items():
+        if own := _of(arrays, label):
+            found |= {f"eval/{label}/{k}": v for k, v in evaluator.summary(own).items()}
+    return found
+
+
+def logged(workdir: pathlib.Path, step: int) -> dict[str, float]:
+    """Read the evaluation metrics of one step from the log; nothing where the row is lost."""
+    log = Artifacts(workdir).metrics
+    rows = writers.read(log) if log.is_file() else []
+    own = [row for row in rows if row["step"] == step]
+    return {k: v for row in own for k, v in row.items() if k.startswith("eval/")}
 
 
 def curves(workdir: pathlib.Path) -> list[dict]:
@@ -148,7 +164,8 @@ def table(workdir: pathlib.Path, evaluation, *, name: str) -> tables.Table:
     steps = Artifacts(workdir).evaluated()
     if not steps:
         return tables.table({}, groups={})
-    runs = {"before": numbers(workdir, steps[0]), name: numbers(workdir, steps[-1])}
+    of = lambda step: numbers(workdir, evaluation, step=step)
+    runs = {"before": of(steps[0]), name: of(steps[-1])}
     changes = {name: intervals(workdir, evaluation)}
     return tables.table(runs, groups=evaluation.groups, intervals=changes)
 
@@ -184,8 +201,8 @@ def record(workdir: pathlib.Path, settings: Settings, *, step: int) -> Record:
     own = Artifacts(workdir)
     data = files.read_json(own.summary).get("data", {}) if own.summary.is_file() else {}
     first = own.evaluated()[:1]
-    runs = {"before": numbers(workdir, first[0])} if first else {}
-    if found := numbers(workdir, step):
+    runs = {"before": logged(workdir, first[0])} if first else {}
+    if found := logged(workdir, step):
         runs[f"step {step}"] = found
     groups = {label: spec.get("group", "old") for label, spec in settings.evals.items()}
     learned = tables.table(runs, groups=groups) if len(runs) == 2 else None

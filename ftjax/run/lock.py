@@ -2,8 +2,9 @@
 
     with writer(Artifacts(workdir)): ...      # ValueError where nothing can be written
 
-The lock of a process that has died on this host is taken over; whether one on another host is alive
-cannot be known from here. What a killed process left half written is removed.
+The lock of a process that has died on this host is taken over at once. One of another host, such as
+a pod that was preempted, is watched: its owner touches it every BEAT_S seconds, and one that nobody
+touched for DEAD_S is taken over. What a killed process left half written is removed.
 """
 
 import contextlib
@@ -12,14 +13,17 @@ import os
 import pathlib
 import shutil
 import socket
+import sys
+import threading
 import time
 from collections.abc import Iterator
 
-import jax
-
-from ftjax.core import files
+from ftjax.core import files, processes
 from ftjax.run.artifacts import Artifacts
 
+BEAT_S = 10.0
+# Twelve beats: a network file system may show the time of a file a minute late.
+DEAD_S = 120.0
 OURS = ("seed", "model", "data", "optim", "steps")  # keys of config.json that a run's always has
 
 
@@ -30,20 +34,36 @@ def writer(artifacts: Artifacts) -> Iterator[None]:
     Raises:
       ValueError: it is no directory, nothing can be written to it, it is not of a run, or another
         run writes to it.
+      RuntimeError: the same, in the other processes, which end as the first does.
     """
-    if jax.process_index() != 0:
+    with contextlib.ExitStack() as stack:
+        processes.on_first(lambda: _acquire(artifacts, stack))
         yield
-        return
+
+
+def _acquire(artifacts: Artifacts, stack: contextlib.ExitStack) -> None:
+    """Lock the workdir until `stack` closes."""
     _check_place(artifacts)
     _lock(artifacts)
-    try:
-        _clean(artifacts)
-        yield
-    finally:
-        artifacts.lock.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # a config that was refused leaves nothing
-            artifacts.checkpoints.rmdir()
-            artifacts.workdir.rmdir()
+    stack.callback(_remove_empty, artifacts)  # the last of all
+    own = artifacts.lock.read_text()
+    stack.callback(_unlock, artifacts.lock, own)
+    stack.enter_context(_beating(artifacts.lock, own))
+    _clean(artifacts)
+
+
+def _unlock(lock: pathlib.Path, own: str) -> None:
+    """Remove the lock, unless another run has it by now."""
+    with contextlib.suppress(OSError):
+        if lock.read_text() == own:
+            lock.unlink()
+
+
+def _remove_empty(artifacts: Artifacts) -> None:
+    """Remove directories without a file: a config that was refused leaves nothing."""
+    with contextlib.suppress(OSError):
+        artifacts.checkpoints.rmdir()
+        artifacts.workdir.rmdir()
 
 
 def _check_place(artifacts: Artifacts) -> None:
@@ -95,19 +115,19 @@ def _lock(artifacts: Artifacts) -> None:
 
 
 def _take_over(lock: pathlib.Path) -> None:
-    """Remove the lock of a dead process of this host.
+    """Remove the lock of a dead process.
 
     Raises:
-      ValueError: its process lives, or may live elsewhere.
+      ValueError: its process lives.
     """
     try:
         known = json.loads(lock.read_text())
         host, pid, start = known["host"], known["pid"], known["start"]
     except FileNotFoundError:
         return
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):  # cut short by a crash: its time alone can tell
         host, pid, start, known = None, None, None, {}
-    if host == socket.gethostname() and _started(pid) != start:
+    if _started(pid) != start if host == socket.gethostname() else _is_dead(lock, host):
         # Renamed first: of several that see a dead lock, one alone gets it.
         with contextlib.suppress(FileNotFoundError):
             stale = lock.with_name(f".{lock.name}.{os.getpid()}.tmp")
@@ -119,6 +139,66 @@ def _take_over(lock: pathlib.Path) -> None:
         f"{known.get('time')}; expected one run per workdir; wait for it, choose another workdir, "
         f"or remove {lock} if that run has ended"
     )
+
+
+def _is_dead(lock: pathlib.Path, host: str | None) -> bool:
+    """Watch a lock until it is touched (False), or was not for DEAD_S (True)."""
+    try:
+        first, age = lock.stat().st_mtime_ns, _age(lock)
+        if age < DEAD_S:
+            sys.stderr.write(
+                f"{lock}: of {host}, touched {age:.0f} s ago; taken over at {DEAD_S:.0f} s\n"
+            )
+        while _age(lock) < DEAD_S:
+            time.sleep(min(1.0, DEAD_S / 10))
+            if lock.stat().st_mtime_ns != first:
+                return False
+    except FileNotFoundError:  # its run has ended in order
+        pass
+    return True
+
+
+def _age(lock: pathlib.Path) -> float:
+    """Return the seconds since a lock was touched, by the clock of its file system.
+
+    That of this host may be minutes away from it.
+    """
+    probe = lock.with_name(f".{lock.name}.probe.{os.getpid()}.tmp")
+    probe.write_bytes(b"")
+    try:
+        # Opened, since a network file system may answer from its cache otherwise.
+        with lock.open() as file:
+            return probe.stat().st_mtime - os.fstat(file.fileno()).st_mtime
+    finally:
+        probe.unlink()
+
+
+@contextlib.contextmanager
+def _beating(lock: pathlib.Path, own: str) -> Iterator[None]:
+    """Touch the lock, which holds `own`, every BEAT_S seconds, in a thread of its own."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(BEAT_S):
+            with contextlib.suppress(OSError):  # a file system that is away may come back
+                if lock.read_text() != own and not ended.is_set():
+                    _leave(lock)
+                os.utime(lock)
+
+    thread = threading.Thread(target=beat, name="lock", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _leave(lock: pathlib.Path) -> None:
+    """End this process as a kill would: it was suspended so long that another run took over."""
+    sys.stderr.write(f"{lock}: another run has taken it over; this one writes nothing more\n")
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def _started(pid: int) -> str | None:
@@ -133,10 +213,13 @@ def _started(pid: int) -> str | None:
     except PermissionError:  # another user's: it lives
         pass
     try:
-        # Field 22 of proc(5): clock ticks since the boot. The name before it may hold spaces.
-        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        # Fields 3 and 22 of proc(5): the state, and clock ticks since the boot. The name before
+        # them may hold spaces.
+        state, *fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return "unknown"
+    # A dead process keeps its number until its parent asks, which that of a container may not.
+    return None if state in "ZX" else fields[18]
 
 
 def _clean(artifacts: Artifacts) -> None:

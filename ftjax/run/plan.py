@@ -1,8 +1,9 @@
 """What a run is before it starts: all is checked, no device is touched; then arrays and step.
 
-p = plan(settings)                      # abstract state and frozen arrays, data, evaluations
-first, frozen = weights(p, workdir)
-step = compiled_step(p)
+p = program(settings, mesh=mesh)        # abstract state and frozen arrays; reads no data
+p = plan(settings)                      # the same, with data and evaluations
+step = compiled_step(p)                 # of either
+first, frozen = weights(p, workdir)     # of a plan
 """
 
 import dataclasses
@@ -16,9 +17,8 @@ import jax
 from ftjax.core import config as conf
 from ftjax.core import mesh as meshes
 from ftjax.data import loader as loaders
-from ftjax.objectives.losses import spec as specs
 from ftjax.optim import optimizer as chain
-from ftjax.run import adapter_init, lengths, penalty, reference, saved_state
+from ftjax.run import adapter_init, inputs, lengths, penalty, reference, saved_state
 from ftjax.run import build as setup
 from ftjax.run import evaluation as evaluating
 from ftjax.run import objective as objectives
@@ -31,19 +31,54 @@ LONGEST = 2**30  # steps, for a look at what does not depend on them
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """Everything about a run that is known before a device is touched."""
+class Program:
+    """What a run computes, known from its settings and a mesh alone: enough to compile the step."""
 
     settings: Settings
     parts: setup.Parts
-    loader: loaders.Loader
-    evaluation: evaluating.Evaluation
     optimizer: chain.Optimizer
     objective: Any
     penalties: Mapping[str, penalty.Prepared]
     state: states.State  # abstract, with shardings
     frozen: Any  # abstract, with shardings
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan(Program):
+    """Everything about a run that is known before a device is touched."""
+
+    loader: loaders.Loader
+    evaluation: evaluating.Evaluation
     length: lengths.Length
+
+
+def program(settings: Settings, *, mesh=None) -> Program:
+    """Resolve and check what a run computes; reads no data, and of weights the headers alone.
+
+    mesh: in place of the settings', of devices that need not be here, as for `setup.build`. A
+      length in `epochs` is not known without data: the learning rate's schedule is then of another.
+
+    Raises:
+      ValueError: anything wrong with the settings.
+    """
+    parts = setup.build(settings, mesh=mesh)
+    setup.check_weights(parts)
+    objectives.check_cut(settings, devices=parts.mesh.size)
+    meshes.check_batch(settings.batch_size, settings.accumulate, parts.mesh)
+    if settings.compile == "pmap":
+        compiling.check_pmap(parts.mesh)
+    objective = objectives.make(settings)
+    penalties = penalty.build(parts)
+    # The steps of so many epochs are known once the data are; what is wrong shows before.
+    optimizer = _optimizer(settings, settings.steps or LONGEST)
+    trainable, frozen = states.split(parts.abstract, parts.patterns)
+    if penalties:
+        frozen |= {"penalties": penalty.abstract(penalties, parts)}
+    reference.check(parts.reference.name, parts.objective, trainable)
+    state = saved_state.abstract_state(parts, trainable, optimizer.tx)
+    loaders.check_types(settings.data, where="data")
+    _check_length(settings.data, parts.model.max_length(parts.abstract["adapters"]))
+    return Program(settings, parts, optimizer, objective, penalties, state, frozen)
 
 
 def plan(settings: Settings, *, progress=None, load: Callable | None = None, mesh=None) -> Plan:
@@ -55,89 +90,34 @@ def plan(settings: Settings, *, progress=None, load: Callable | None = None, mes
     Raises:
       ValueError: anything wrong with them, or with the data that they name.
     """
-    parts = setup.build(settings, mesh=mesh)
-    setup.check_weights(parts)
-    meshes.check_batch(settings.batch_size, settings.accumulate, parts.mesh)
-    if settings.compile == "pmap":
-        compiling.check_pmap(parts.mesh)
-    objectives.check_cut(settings, devices=parts.mesh.size)
+    found = program(settings, mesh=mesh)
     if load is None:
         objectives.check_offline(settings)
-    objective = objectives.make(settings)
-    penalties = penalty.build(parts)
-    # The steps of so many epochs are known once the data are; what is wrong shows before.
-    optimizer = _optimizer(settings, settings.steps or LONGEST)
-    trainable, frozen = states.split(parts.abstract, parts.patterns)
-    if penalties:
-        frozen |= {"penalties": penalty.abstract(penalties, parts)}
-    reference.check(parts.reference.name, parts.objective, trainable)
-    state = saved_state.abstract_state(parts, trainable, optimizer.tx)
-    loaders.check_types(settings.data, where="data")
-    _check_length(settings.data, parts.model)
     evaluating.check(settings.evals)
     evaluating.check_best(settings)
     # The evaluations first: the data of training takes the longest to encode.
-    evaluation = evaluating.build(parts)
-    loader = (load or _load)(parts, progress)
+    evaluation = evaluating.build(found.parts)
+    loader = (load or inputs.load)(found.parts, progress)
     length = lengths.of(settings, loader)
     if length.total != settings.steps:
-        optimizer = _optimizer(settings, length.total)
-    return Plan(
-        settings, parts, loader, evaluation, optimizer, objective, penalties, state, frozen, length
-    )
+        found = dataclasses.replace(found, optimizer=_optimizer(settings, length.total))
+    return Plan(**vars(found), loader=loader, evaluation=evaluation, length=length)
 
 
 def _optimizer(settings: Settings, steps: int) -> chain.Optimizer:
     return conf.call(chain.make, settings.optim, where="optim", extra={"total_steps": steps})
 
 
-def _check_length(data: dict, model) -> None:
-    if data.get("max_tokens", 0) > model.config.max_positions:
+def _check_length(data: dict, most: int) -> None:
+    if data.get("max_tokens", 0) > most:
         raise ValueError(
-            f"data.max_tokens: got {data['max_tokens']}; expected at most "
-            f"{model.config.max_positions}, the positions that the model knows"
+            f"data.max_tokens: got {data['max_tokens']}; expected at most {most}, the positions "
+            "that the model knows less those of virtual tokens"
         )
 
 
-def _check_kind(kind: str, objective) -> None:
-    wanted = specs.of(objective).data
-    if wanted in specs.SAMPLED:
-        raise ValueError(
-            f"objective.name: got {objective.__name__}, which learns from samples that it takes "
-            "itself; expected one that learns from data; run experiments.online, or change it"
-        )
-    if kind != wanted:
-        raise ValueError(
-            f"data.kind: got data of kind {kind!r} for {objective.__name__}; expected "
-            f"{'text, prompt or chat' if wanted == 'tokens' else repr(wanted)}; change one of them"
-        )
-
-
-def _load(parts: setup.Parts, progress) -> loaders.Loader:
-    loader = _loader(parts, progress)
-    _check_kind(loader.data.store.kind, parts.objective)
-    reference.reserve(parts.reference, loader.data.store)
-    return loader
-
-
-def _loader(parts: setup.Parts, progress) -> loaders.Loader:
-    s = parts.settings
-    given = dict(
-        tokenizer=parts.tokenizer, batch_size=s.batch_size, seed=s.seed.data, progress=progress,
-        local_rows=meshes.local_rows(s.batch_size, parts.mesh),
-    )  # fmt: skip
-    return open_data(s.data, where="data", **given)
-
-
-def open_data(data: dict, *, where: str, **given) -> loaders.Loader:
-    """Open a data section; `given` are the keywords that the program sets itself."""
-    if clash := sorted(data.keys() & given.keys()):
-        raise ValueError(f"{where}.{clash[0]}: got a value; expected none, another key sets it")
-    return loaders.make(**data, **given)
-
-
-def compiled_step(p: Plan):
-    """Make the training step of a plan, jitted (or pmapped) for its mesh."""
+def compiled_step(p: Program):
+    """Make the training step, jitted (or pmapped) for its mesh."""
     s = p.settings
     penalties = {label: own.penalty.value for label, own in p.penalties.items()}
     step = functools.partial(
@@ -176,25 +156,3 @@ def begin(p: Plan, first: states.State) -> states.State:
     # Compiled, because the moments must lie where their parameters lie.
     places = saved_state.shardings_of(p.state)
     return jax.jit(create, out_shardings=places, donate_argnums=0)(first.params)
-
-
-class Batches:
-    """A loader whose batches go to the mesh; knows where it is, as the loader does."""
-
-    def __init__(self, loader: loaders.Loader, mesh):
-        self._loader, self._mesh = loader, mesh
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        rows = self._loader.batch_size
-        return meshes.put_local(next(self._loader), self._mesh, rows=rows)
-
-    def state(self) -> dict:
-        """Return the loader's position."""
-        return self._loader.state()
-
-    def restore(self, position: dict) -> None:
-        """Go to a position."""
-        self._loader.restore(position)

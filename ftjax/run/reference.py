@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ftjax.core import config as conf
-from ftjax.core import digest, rounding, tree
+from ftjax.core import digest, processes, rounding, tree
 from ftjax.core import mesh as meshes
 from ftjax.evals.lib import scoring
 from ftjax.models.hf import checkpoint
@@ -196,7 +196,7 @@ def compute(parts, params, store, *, workdir: pathlib.Path, identity: Callable, 
         return
     folder = pathlib.Path(parts.reference.folder or Artifacts(workdir).reference)
     path = folder / f"{fingerprint(parts, store, identity())}.npy"
-    if path.is_file() and _is_whole(path):
+    if processes.on_first(lambda: path.is_file() and _is_whole(path)):
         found = np.load(path)
     else:
         found = _logps(parts, params, store.sequences, progress)
@@ -211,18 +211,15 @@ def compute(parts, params, store, *, workdir: pathlib.Path, identity: Callable, 
 
 
 def _is_whole(path: pathlib.Path) -> bool:
-    """Return whether a file is as it was written; process 0 sets a damaged one aside."""
-    problem = digest.file_problem(path)
-    if problem is None:
-        return True
-    if jax.process_index() == 0:
+    """Return whether a file is as it was written; a damaged one is set aside."""
+    if problem := digest.file_problem(path):
         aside = digest.quarantine(path, reason="digest")
         warnings.warn(
             f"{path}: got {problem}; it is renamed to {aside.name} and computed again",
             RuntimeWarning,
             stacklevel=3,
         )
-    return False
+    return not problem
 
 
 def fingerprint(parts, store, identity: Mapping) -> str:
@@ -246,8 +243,8 @@ def _logps(parts, params, sequences, progress) -> np.ndarray:
         compiler_options=rounding.compiler_options(parts.model.dtype),
     )
     found, done = np.zeros(len(sequences.tokens), np.float32), 0
-    kinds = dict(batch_size=settings.batch_size, most=parts.model.config.max_positions)
-    for index, batch in scoring.batches(sequences, **kinds):
+    most = parts.model.max_length(params["adapters"])
+    for index, batch in scoring.batches(sequences, batch_size=settings.batch_size, most=most):
         with jax.set_mesh(mesh):
             logps = np.asarray(run(params, scoring.place(batch, mesh)))
         for i, row in zip(index, logps, strict=False):

@@ -27,6 +27,9 @@ FREE = (
     "evals", "evals/**", "samples/**", "export/**",
 )  # fmt: skip
 
+# What may differ besides where the data start afresh: other rows, or other batches of them.
+FREE_DATA = ("data", "data/**", "seed/data", "batch_size", "accumulate")
+
 
 def create(settings: Settings, tx, trainable) -> states.State:
     """Make the first state of what trains."""
@@ -62,17 +65,18 @@ def identity(parts: setup.Parts) -> dict:
 
 
 def open_checkpoints(
-    parts: setup.Parts, workdir: pathlib.Path, *, penalties: Mapping[str, str] | None = None,
-    **options,
+    parts: setup.Parts, workdir: pathlib.Path, *, restart_data: bool = False,
+    penalties: Mapping[str, str] | None = None, **options,
 ) -> Checkpoints:  # fmt: skip
     """Open the checkpoints of a run; the options are those of `Checkpoints`.
 
-    penalties: the hash of what each compares with, by label.
+    restart_data: the data may be others than those that the run began with. penalties: the hash of
+    what each compares with, by label.
     """
     spec = parts.settings.checkpoint
     frozen = identity(parts) | ({"penalties": dict(penalties)} if penalties else {})
     return Checkpoints(
         Artifacts(workdir).checkpoints, config=parts.settings.plain,
         frozen=frozen, keep=spec.keep, best=spec.best or None, mode=spec.mode,
-        free=FREE, **options,
+        free=FREE + (FREE_DATA if restart_data else ()), **options,
     )  # fmt: skip

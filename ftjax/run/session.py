@@ -48,17 +48,18 @@ def opened(workdir: pathlib.Path) -> Iterator[Artifacts]:
 
 @contextlib.contextmanager
 def records(
-    p: plans.Plan, workdir: pathlib.Path, *, allow_config_change: bool = False
-) -> Iterator[Records]:
+    p: plans.Plan, workdir: pathlib.Path, *, allow_config_change: bool = False,
+    restart_data: bool = False,
+) -> Iterator[Records]:  # fmt: skip
     """Open the writers and the checkpoints of a run."""
     with contextlib.ExitStack() as stack:
         found = writers_of(p.settings, workdir, until=p.length.steps)
         for writer in found:
             stack.callback(writer.close)
         options = dict(
-            allow_config_change=allow_config_change,
+            allow_config_change=allow_config_change, restart_data=restart_data,
             penalties=penalty.identity(p.penalties, p.settings),
-        )
+        )  # fmt: skip
         checkpoints = stack.enter_context(saved_state.open_checkpoints(p.parts, workdir, **options))
         yield Records(Artifacts(workdir), found, checkpoints)
 

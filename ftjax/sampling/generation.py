@@ -90,7 +90,7 @@ def make(
     def generate(params, prompts_QT, lengths_Q, key) -> Output:
         Q, T = prompts_QT.shape
         pad = np.pad if isinstance(prompts_QT, np.ndarray) else jnp.pad
-        fill = ((0, 0), (0, _fit(model, T, max_new_tokens) - T))
+        fill = ((0, 0), (0, _fit(model, params, T, max_new_tokens) - T))
         prompts_QT = pad(prompts_QT, fill, constant_values=pad_id)
         return run(params, prompts_QT, lengths_Q, _row_keys(key, Q))
 
@@ -237,7 +237,7 @@ def make_stream(
 
     def stream(params, prompt_ids: Sequence[int], key) -> Iterator[int]:
         length, key_B = len(prompt_ids), _row_keys(key, 1)
-        width = _fit(model, length, max_new_tokens)
+        width = _fit(model, params, length, max_new_tokens)
         prompt_BT = shapes.rows([prompt_ids], width, fill=pad_id)
         token_B, cache = first(params, prompt_BT, np.int32([length]), key_B)
         for t in range(1, max_new_tokens + 1):
@@ -304,13 +304,13 @@ def _row_keys(key, count: int):
     return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(count))
 
 
-def _fit(model, length: int, new: int) -> int:
+def _fit(model, params, length: int, new: int) -> int:
     """Round the prompts' width up to a bucket that leaves room for the new tokens."""
-    most = model.config.max_positions
+    most = model.max_length(params.get("adapters"))
     if length + new > most:
         raise ValueError(
             f"max_new_tokens: got {new} after a prompt of {length} tokens; expected at most {most} "
-            "together, the model's positions; shorten one of them"
+            "together, the model's positions less virtual tokens; shorten one of them"
         )
     return shapes.bucket(length, least=LEAST, most=most - new)
 

@@ -27,10 +27,9 @@ class Mixture:
     other: Any
     share: float  # of the other one
 
-    @property
-    def config(self):
-        """Return the config of the one that takes fewer positions."""
-        return min((self.own.config, self.other.config), key=lambda c: c.max_positions)
+    def max_length(self, adapters: Mapping | None = None) -> int:
+        """Return the tokens of an example that both take."""
+        return min(vars(self)[name].max_length(_of(adapters, name)) for name in NAMES)
 
     def init_cache(self, *, batch: int, length: int, dtype=None) -> dict:
         """Make both caches."""

@@ -22,12 +22,11 @@ import warnings
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
+from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
-from ftjax.core import digest, files, tree
+from ftjax.core import digest, files, processes, tree
 from ftjax.core.versions import versions
 from ftjax.train import serialize
 
@@ -76,11 +75,14 @@ class Checkpoints:
             raise ValueError(f"checkpoint.mode: got {mode!r}; expected 'min' or 'max'")
         if keep < 1:
             raise ValueError(f"checkpoint.keep: got {keep}; expected 1 or more")
+        # Orbax refuses relative paths, and a change of the working directory would move them.
         self.directory = pathlib.Path(directory).absolute()
         self._identity = files.plain({"config": config or {}, "frozen": frozen or {}})
         self._free, self._allow_change, self._read_only = free, allow_config_change, read_only
         self._best, self._mode, self._saving = best, mode, None
-        self._set_aside_unscored()
+        # Before the manager opens: it reads the metrics of all steps, and one damaged file would
+        # end it.
+        processes.on_first(self._set_aside_unscored)
         self._manager = ocp.CheckpointManager(self.directory, options=self._options(keep))
         self.blocked_s = 0.0
 
@@ -98,9 +100,12 @@ class Checkpoints:
           CheckpointError: this save, or the one before, failed; older steps are intact.
         """
         self.wait()
+        # A run that is stopped at a step it has just saved saves it again.
         if step in self.steps():
             return
         start, self._saving = time.perf_counter(), step
+        # The listing of the tree is kept as text, so that a mismatch is named without reading
+        # arrays.
         meta = {**self._identity, "versions": versions(), "tree": serialize.listing(state)}
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(serialize.to_disk(state)),
@@ -128,7 +133,7 @@ class Checkpoints:
           CheckpointError: steps exist and none of them is whole.
         """
         self.wait()
-        steps = self.steps()
+        steps = processes.on_first(self.steps)  # others may see an older state of the folder
         if step is not None and step not in steps:
             raise CheckpointError(f"{self.directory}: got step {step}; expected one of {steps}")
         for candidate in [step] if step is not None else reversed(steps):
@@ -136,7 +141,9 @@ class Checkpoints:
                 restored := self._load(candidate, like, partial=partial)
             ):
                 return restored
-        if bad := sorted(path.name for path in self.directory.glob("*.bad-*")):
+        # Told apart from a new run: starting anew over damaged steps would bury them.
+        damaged = lambda: sorted(path.name for path in self.directory.glob("*.bad-*"))
+        if bad := processes.on_first(damaged):
             raise CheckpointError(
                 f"{self.directory}: no good checkpoint is left; set aside as damaged: "
                 f"{', '.join(bad)}; repair one, or remove them to start anew"
@@ -150,6 +157,9 @@ class Checkpoints:
     def best_step(self) -> int | None:
         """Return the step with the best metric, None without one."""
         self.wait()
+        return processes.on_first(self._best_step)
+
+    def _best_step(self) -> int | None:
         found = {step: _scored(self.directory / str(step)) for step in self.steps()}
         return _best({step: x["value"] for step, x in found.items() if x}, self._mode)
 
@@ -177,7 +187,7 @@ class Checkpoints:
 
     def _set_aside_unscored(self) -> None:
         """Set steps with unreadable metrics aside: orbax reads those of every step as it opens."""
-        if self._read_only or jax.process_index() != 0:
+        if self._read_only:
             return
         for folder in self.directory.glob("[0-9]*"):
             if folder.name.isdigit() and _scored(folder) is None:
@@ -186,15 +196,16 @@ class Checkpoints:
                     f"checkpoint {folder} is damaged: its metrics cannot be read; it is renamed to "
                     f"{aside.name} and the step before is used",
                     RuntimeWarning,
-                    stacklevel=3,
+                    stacklevel=4,
                 )
 
     def _options(self, keep: int) -> ocp.CheckpointManagerOptions:
         keepers = [policies.LatestN(keep), _KeepBest(self._mode)]
         return ocp.CheckpointManagerOptions(
             # Orbax stores metrics only when told to rank; `_KeepBest` ranks in its place.
-            # A reader ranks nothing, and so never stumbles over damaged metrics.
+            # A reader ranks nothing, and reads no metrics as it opens: they may be damaged.
             best_fn=(lambda metrics: 0.0) if self._best and not self._read_only else None,
+            lightweight_initialize=self._read_only,
             preservation_policy=policies.AnyPreservationPolicy(keepers),
             cleanup_tmp_directories=not self._read_only,
             create=not self._read_only,
@@ -214,6 +225,7 @@ class Checkpoints:
 
     def _score(self, metrics: dict | None) -> dict:
         value = (metrics or {}).get(self._best)
+        # A NaN compares as neither better nor worse, so it could be kept as best for ever.
         return {} if value is None or not math.isfinite(value) else {"value": float(value)}
 
     def _failed(self, error: Exception) -> CheckpointError:
@@ -223,6 +235,7 @@ class Checkpoints:
             for torn in self.directory.glob(f"{step}.orbax-checkpoint-tmp*"):
                 shutil.rmtree(torn, ignore_errors=True)
         self._manager.reload()
+        # A full disk is the usual cause, and orbax's error does not say how full.
         free = shutil.disk_usage(self.directory).free / 2**20
         last = self.steps()[-1:] or "none"
         return CheckpointError(
@@ -231,13 +244,12 @@ class Checkpoints:
         )
 
     def _is_good(self, step: int) -> bool:
-        """Verify the digest; set a damaged step aside."""
+        """Verify the digest, in process 0; set a damaged step aside."""
         folder = self.directory / str(step)
-        found = digest.problem(folder) if jax.process_index() == 0 else None
-        if not _any_process(found is not None):
-            return True
-        self._set_aside(step, *(found or ("digest", "process 0 found it damaged")))
-        return False
+        found = processes.on_first(lambda: digest.problem(folder))
+        if found is not None:
+            self._set_aside(step, *found)
+        return found is None
 
     def _set_aside(self, step: int, reason: str, text: str) -> None:
         folder = self.directory / str(step)
@@ -249,37 +261,46 @@ class Checkpoints:
         )
         if self._read_only:
             return
-        if jax.process_index() == 0:
-            digest.quarantine(folder, reason=reason)
-        ocp.multihost.sync_global_processes(f"ftjax_set_aside_{step}")
+        processes.on_first(lambda: digest.quarantine(folder, reason=reason))
         self._manager.reload()
 
     def _load(self, step: int, like: Tree, *, partial: bool) -> Restored | None:
-        """Read a verified step; None, and set aside, when orbax cannot read it after all."""
-        read = ocp.args.JsonRestore
+        """Read a verified step; None, and set aside, where a process cannot read it after all."""
+        found, fault = None, None
         try:
-            side = self._manager.restore(step, args=ocp.args.Composite(data=read(), meta=read()))
-            self._check(step, side["meta"], like, partial=partial)
-            nested = self._arrays(step, serialize.abstract(like), partial=partial)
-        except _Mismatch:
-            raise
+            found = self._read(step, like, partial=partial)
         except FAILURES as error:
-            self._set_aside(step, "unreadable", str(error))
+            fault = error
+        # All learn of a fault before any goes on to where they wait for each other.
+        if processes.any_process(isinstance(fault, _Mismatch)):
+            where = f"checkpoint {self.directory}/{step}"
+            raise fault or _Mismatch(f"{where}: another process refused it, and names the cause")
+        if processes.any_process(fault is not None):
+            self._set_aside(step, "unreadable", str(fault or "another process cannot read it"))
             return None
-        state = serialize.from_disk(nested, like=like)
-        return Restored(step, state, side["data"]["data"], side["meta"])
+        return found
 
-    def _arrays(self, step: int, like: dict, *, partial: bool) -> dict:
+    # The handlers of orbax and not its manager read: the manager ends with a barrier, in which the
+    # others would wait for a process that has failed.
+
+    def _read(self, step: int, like: Tree, *, partial: bool) -> Restored:
+        folder, read = self.directory / str(step), ocp.JsonCheckpointHandler().restore
+        data, meta = (read(folder / name) for name in ("data", "meta"))
+        self._check(step, meta, like, partial=partial)
+        nested = self._arrays(folder / "state", serialize.abstract(like), partial=partial)
+        return Restored(step, serialize.from_disk(nested, like=like), data["data"], meta)
+
+    def _arrays(self, folder: pathlib.Path, like: dict, *, partial: bool) -> dict:
+        folder = epath.Path(folder)
         if not partial:
-            args = ocp.args.Composite(state=ocp.args.StandardRestore(like))
-            return self._manager.restore(step, args=args)["state"]
+            args = ocp.args.StandardRestore(like)
+            return ocp.StandardCheckpointHandler().restore(folder, args=args)
         # The format is the same; only this handler can leave arrays out.
         args = ocp.args.PyTreeRestore(
             like, restore_args=ocp.checkpoint_utils.construct_restore_args(like),
             partial_restore=True,
         )  # fmt: skip
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            return reader.restore(self.directory / str(step) / "state", args=args)
+        return ocp.PyTreeCheckpointHandler().restore(folder, args=args)
 
     def _check(self, step: int, meta: dict, like: Tree, *, partial: bool) -> None:
         where = f"checkpoint {self.directory}/{step}"
@@ -287,8 +308,9 @@ class Checkpoints:
         if changed and not self._allow_change:
             raise _Mismatch(
                 f"{where}: got a config other than the one it was saved with; expected the same "
-                "values; restore them, choose another directory, or pass "
-                "--allow_config_change:\n" + "\n".join(changed)
+                "values; restore them, choose another directory, or pass --allow_config_change "
+                "(--restart_data for other data or another batch size alone):\n"
+                + "\n".join(changed)
             )
         if lines := serialize.compare(meta["tree"], like, partial=partial):
             raise _Mismatch(
@@ -311,6 +333,7 @@ class _KeepBest:
     def should_preserve(self, checkpoints, *, context) -> list[bool]:
         scores = {info.step: info.metrics["value"] for info in checkpoints if info.metrics}
         best = _best(scores, self._mode)
+        # By step: two steps with equal scores are two checkpoints, and one is enough.
         return [info.step == best for info in checkpoints]
 
 
@@ -329,13 +352,6 @@ def _scored(folder: pathlib.Path) -> dict | None:
         return {"value": float(found["value"])} if found else {}
     except (OSError, ValueError, TypeError, KeyError):
         return None
-
-
-def _any_process(here: bool) -> bool:
-    """Let all processes take the same branch: the one of process 0."""
-    if jax.process_count() == 1:
-        return here
-    return bool(multihost_utils.broadcast_one_to_all(np.int32(here)))
 
 
 def _changes(saved: dict, here: dict, free: tuple[str, ...]) -> list[str]:

@@ -45,6 +45,7 @@ def jit(step: Callable, *, mesh, state, dtype=jnp.float32) -> Callable:
     explicit: without them the second call would compile again.
     """
     compiled = jax.jit(
+        # The old state's memory becomes the new one's: without it both live at once.
         step, donate_argnums=0, out_shardings=(state, meshes.replicated(mesh)),
         compiler_options=rounding.compiler_options(dtype),
     )  # fmt: skip
@@ -89,6 +90,8 @@ class Mapped:
         """Cut the batch over the devices and run the function."""
         cut = lambda x: np.asarray(x).reshape(self._count, -1, *x.shape[1:])
         before = programs()
+        # A no-op once the state is what came out; the first one lies elsewhere and would compile
+        # twice.
         state = jax.device_put(state, self._out)
         result = self.function(state, frozen, jax.tree.map(cut, batch))
         self._programs += programs() - before

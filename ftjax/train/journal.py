@@ -53,6 +53,7 @@ class Journal:
         self.gradient = Vanish(progress.get("gradient"))
         self.unfinished: dict | None = progress.get("row")
         self.row: dict = {}
+        self.rows: int = progress.get("rows", 0)  # written since the run began
         self.seconds = dict.fromkeys(PHASES, 0.0)
         self._window = Window(progress.get("window"))
         self._writers, self._log_every_steps = writers, log_every_steps
@@ -76,6 +77,8 @@ class Journal:
         tokens: of the batch, padding included, which a metric `tokens` of the step tells apart.
         blame: tells the batch and the last good checkpoint, should the loss not be finite.
         """
+        # One step late: reading this step's metrics would wait for it while the devices have
+        # nothing to do.
         before, self._pending = self._pending, _Pending(step, metrics, tokens, blame)
         if before is not None:
             self.write(before.step, self._read(before, log=False))
@@ -92,12 +95,13 @@ class Journal:
         """Hand a row to the writers; an empty one is no row."""
         if row:
             self.row = row
+            self.rows += 1
             for writer in self._writers:
                 writer.write(step, row)
 
     def dump(self, row: dict | None = None) -> dict:
         """Return the progress to save; `row` is one that still waits for its evaluations."""
-        counts = {"tokens": self.tokens, "padding": self.padding}
+        counts = {"tokens": self.tokens, "padding": self.padding, "rows": self.rows}
         return counts | {
             "gradient": self.gradient.dump(), "window": self._window.dump(), "row": row
         }  # fmt: skip
@@ -105,6 +109,7 @@ class Journal:
     def _read(self, pending: _Pending, *, log: bool) -> dict:
         metrics = dict(jax.device_get(pending.metrics))
         loss = _value(metrics["loss"])
+        # Checked on every step and not on logged ones: Adam's moments keep a NaN for good.
         if not np.isfinite(loss):
             raise FloatingPointError(
                 f"loop: step {pending.step}: got a loss of {loss}; expected a finite number; "
@@ -138,7 +143,10 @@ class Journal:
         """Measure the time since the last row."""
         now = self._totals()
         past = {name: now[name] - self._mark[name] for name in now}
+        # Rates are since the last row; what ran between rows (evaluations, saves) is taken out
+        # below.
         self._mark = now
+        # Waiting for data stays in: it is what a faster loader would win.
         training = past["wall"] - past["compile"] - past["eval"] - past["checkpoint"]
         numbers = {
             "step_s": training / past["steps"],
@@ -161,5 +169,7 @@ class Journal:
 
 def _value(metric: Any) -> float:
     if isinstance(metric, Mean):
+        # A metric without weight (no pair kept, say) is 0 and not NaN: it must not look like
+        # divergence.
         return float(metric.total) / (float(metric.weight) or 1.0)
     return float(metric)

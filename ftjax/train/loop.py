@@ -53,6 +53,7 @@ class Result(NamedTuple):
     row: the last logged numbers. tokens: all tokens seen, less padding. seconds: by phase, of this
     process. padding: positions without a token, None where the step does not count them.
     vanished: the step since which the gradient is zero, None where it is not; see `vanish`.
+    rows: written since the run began, by all its processes; those of an earlier one may be lost.
     """
 
     state: Any
@@ -63,6 +64,7 @@ class Result(NamedTuple):
     seconds: dict[str, float]
     padding: int | None = None
     vanished: int | None = None
+    rows: int = 0
 
 
 @runtime_checkable
@@ -89,11 +91,11 @@ def resume(
     """
     restored = checkpoints.restore(state)
     if restored is None:
-        _rewind(writers, -1)
+        _rewind(writers, -1, rows=0)
         return state, None
     progress = restored.data["progress"]
     # A row that still waits for its evaluations is written again, whole.
-    _rewind(writers, restored.step - (progress["row"] is not None))
+    _rewind(writers, restored.step - (progress["row"] is not None), rows=progress["rows"])
     if restart_data:
         sys.stderr.write(f"--restart_data: the data start afresh after step {restored.step}\n")
     else:
@@ -101,9 +103,17 @@ def resume(
     return restored.state, progress
 
 
-def _rewind(writers: Sequence[Writer], step: int) -> None:
+def _rewind(writers: Sequence[Writer], step: int, *, rows: int) -> None:
+    """Rewind the log; what it has lost cannot be computed again, and is said."""
     for writer in writers if jax.process_index() == 0 else ():
-        writer.rewind(step)
+        kept = writer.rewind(step)
+        if kept is not None and kept != rows:
+            warnings.warn(
+                f"metrics.jsonl: got {kept} rows up to step {step}; expected {rows}; it was "
+                "deleted or changed; the run goes on, and its curves lack what was there",
+                RuntimeWarning,
+                stacklevel=3,
+            )
 
 
 def run(
@@ -144,6 +154,7 @@ class _Keeper:
     """Saves state, data position and progress together."""
 
     def __init__(self, checkpoints, batches, journal: Journal, every_steps: int | None):
+        # Refused at the start and not at the first save, hours later.
         if checkpoints is not None and not isinstance(batches, Positioned):
             raise ValueError(
                 f"loop.batches: got {type(batches).__name__} without state() and restore(); "
@@ -155,6 +166,7 @@ class _Keeper:
     def mark(self) -> dict | None:
         """Note the position after the batches trained on, before one more is fetched."""
         known = isinstance(self._batches, Positioned)
+        # Taken before the next batch is fetched: that one is trained on after the save.
         self._position = self._batches.state() if known else None
         return self._position
 
@@ -163,6 +175,8 @@ class _Keeper:
         if self._checkpoints is None:
             return False
         is_time = bool(self._every_steps and number % self._every_steps == 0)
+        # A metric to choose by is of one step; saved at another one the choice would be of other
+        # weights.
         return is_time or (evaluated and (self._checkpoints.best or "").startswith("eval/"))
 
     def last(self) -> str:
@@ -171,6 +185,8 @@ class _Keeper:
 
     def try_save(self, number: int, state: Any, row: dict) -> None:
         """Save in the background; a failure is a warning, for the run is worth more."""
+        # Two attempts apart: the failure of the save before must not keep this one from being
+        # tried.
         for attempt in (self._checkpoints.wait, lambda: self._save(number, state, row, None)):
             try:
                 with self._journal.clock("checkpoint"):
@@ -202,6 +218,7 @@ class _CompileGuard:
 
     def check(self, number: int, batch: Any) -> None:
         count = self._count()
+        # The first program is expected; what follows costs minutes on a large model, each time.
         if self._seen is not None and count > self._seen:
             warnings.warn(
                 f"loop: step {number} compiled the train step again (program {count}); expected "
@@ -221,6 +238,7 @@ class _Run:
         self._count_tokens, self._guard = count_tokens, _CompileGuard(step)
 
     def go(self, state: Any) -> Result:
+        # The one read of an array before the loop: the device is idle here anyway.
         first = number = int(state.step)
         self._begin(number, state)
         stopped = None
@@ -230,6 +248,8 @@ class _Run:
                 number += 1
                 state = self._advance(number, state, fetched, is_first=number == first + 1)
                 fetched = self._fetch(number)
+                # After the fetch, so that all processes have asked for the same batches when they
+                # agree to stop.
                 if stop.reached(number):
                     stopped = stop.reason
                     break
@@ -243,8 +263,16 @@ class _Run:
         stopped = stopped or "done"
         journal = self._journal
         vanished = journal.gradient.tell(number)
-        counts = dict(tokens=journal.tokens, padding=journal.padding, vanished=vanished)
-        return Result(state, number, stopped, journal.row, seconds=journal.seconds, **counts)
+        counts = dict(tokens=journal.tokens, padding=journal.padding, rows=journal.rows)
+        return Result(
+            state,
+            number,
+            stopped,
+            journal.row,
+            seconds=journal.seconds,
+            vanished=vanished,
+            **counts,
+        )
 
     def _fetch(self, number: int) -> tuple[Any, dict | None] | None:
         """Return the batch after step `number` and its position; None when there is no more."""
@@ -318,6 +346,8 @@ def _identity(batch: Any, position: dict | None) -> str:
     # Another process may hold a part of the batch: then the position alone must do.
     if isinstance(tokens, np.ndarray) or (tokens is not None and tokens.is_fully_addressable):
         digest = hashlib.sha256(np.asarray(tokens).tobytes()).hexdigest()[:12]
+        # Twelve digits of a hash tell two batches apart in a message, and are short enough to
+        # compare by eye.
         words.append(f"tokens {list(tokens.shape)} with sha256 {digest}")
     return "the batch is the one " + ", ".join(words or ["without a known position"])
 

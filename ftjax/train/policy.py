@@ -73,6 +73,7 @@ class Policy:
         """Score every token of the batch as the target of the position before it."""
         x = self.hidden(batch, key)
         w, cap = self.head(x)
+        # Scaling hidden states and the cap scales the capped logits: c/T tanh((x/T) w / (c/T)).
         x, cap = x / temperature, None if cap is None else cap / temperature
         # All T positions go through, the last with a dummy target: T keeps its round size.
         targets = jnp.roll(batch["tokens"], -1, axis=-1).reshape(x.shape[:2])

@@ -39,6 +39,7 @@ def split(params, patterns) -> tuple[Any, Any]:
     """
     _check_dense(params, patterns)
     data = protocol.frozen_paths(params.get("adapters") or {}, prefix="adapters")
+    # A pattern such as `**` must not reach the copy that losses compare with.
     data |= {path for path in tree.paths(params) if path.startswith("reference/")}
     data |= {path for path in tree.paths(params) if path.rpartition("/")[2] in base.BUFFERS}
     trainable, frozen = tree.partition(params, patterns, where="trainable", exclude=data)
@@ -70,6 +71,7 @@ def _check_dense(params, patterns) -> None:
 
 def create(trainable, tx, *, key: jax.Array, ema: bool = False) -> State:
     """Make the state before the first step."""
+    # It starts at the parameters and not at zero, so it needs no correction of bias.
     average = averages.init(trainable) if ema else None
     return State(jnp.int32(0), trainable, tx.init(trainable), average, key)
 

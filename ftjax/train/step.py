@@ -48,16 +48,21 @@ def make_step(
     gradients = make_gradients(model, objective, **options)
 
     def step(state: State, frozen, batch):
+        # A key by (run, step, purpose) and not a split one: a resumed run needs no stream of its
+        # own.
         key = shard_key(rng.stream(state.key, state.step, "objective"))
         grads, metrics = gradients(state.params, frozen, batch, key, reduce)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        # Before clipping, which is inside of `tx`: it says when clipping acts.
         metrics["grad_norm"] = optax.tree.norm(grads)
+        # Segment 0 is padding, of whatever token: pad and eos may be one id.
         metrics["tokens"] = reduce((batch["segments"] > 0).sum())
         if learning_rate is not None:
             metrics["learning_rate"] = learning_rate(state.step)
         ema = state.ema
         if ema_decay is not None:
+            # Of the parameters after the update: at the last step the average includes it.
             ema = averages.update(ema, params, decay=ema_decay)
         return State(state.step + 1, params, opt_state, ema, state.key), metrics
 
@@ -73,11 +78,13 @@ def make_gradients(
     def outputs(trainable, frozen, batch, key):
         params = states.whole(trainable, frozen)
         policy = Policy(model, params, chunk, own_terms=[])
+        # The reference may share weights with the policy; nothing of it may reach the gradient.
         fixed = policy.without_gradient()
         metrics = objective(policy, reference(fixed, batch), batch, key)
         return _with_own_terms(metrics, policy.own_terms)
 
     def gradients(trainable, frozen, batch, key, reduce):
+        # One key for each microbatch: the same dropout in all would be another method.
         micro = (_cut(batch, accumulate), jax.random.split(key, accumulate))
         weigh = lambda one: [t.weight for t in _terms(outputs(trainable, frozen, *one))]
         # Weights depend on the batch alone: the compiler drops the forward pass of this line.
@@ -86,6 +93,7 @@ def make_gradients(
         def loss(trainable, one):
             metrics = outputs(trainable, frozen, *one)
             totals = [t.total for t in _terms(metrics)]
+            # 1e-30: a batch without a target has total 0 and weight 0, and counts 0, not NaN.
             value = sum(t / jnp.maximum(w, 1e-30) for t, w in zip(totals, weights, strict=True))
             return value, {name: m for name, m in metrics.items() if name != "loss"} | {
                 "loss": value
@@ -96,6 +104,7 @@ def make_gradients(
             result = one_gradient(trainable, jax.tree.map(lambda leaf: leaf[0], micro))
         else:
             result = _sum_over(lambda one: one_gradient(trainable, one), micro)
+        # After the reduction: every device would add the same penalty once more.
         return _penalise(reduce(result), penalties or {}, trainable, frozen)
 
     return gradients
@@ -115,6 +124,8 @@ def _penalise(result, penalties: Mapping[str, Callable], trainable, frozen):
         return sum(values.values()), values
 
     own, values = jax.grad(total, has_aux=True)(trainable)
+    # A gradient of its own, since penalties see no microbatch; the metric `loss` stays the
+    # objective's.
     return jax.tree.map(jnp.add, result[0], own), result[1] | values
 
 

@@ -170,21 +170,27 @@ def test_adalora_has_the_steps_without_which_peft_opens_no_file(budget, tmp_path
     assert config["total_step"] > config["tinit"] + config["tfinal"]
 
 
-EMBED = {"embed": Linear("BTV,VD->BTD", (9, 8), None)}
-EMBED_NAMES = {"embed": "model.embed_tokens.weight"}
+# With a head of its own: an adapter on an embedding that is the head too has no file in PEFT.
+EMBED = {
+    "embed": Linear("BTV,VD->BTD", (9, 8), None),
+    "head": Linear("BTD,VD->BTV", (9, 8), None),
+}
+EMBED_NAMES = {"embed": "model.embed_tokens.weight", "head": "lm_head.weight"}
 
 
 def embedding(tmp_path, copy):
     """Save a LoRA of an embedding as PEFT does, with a copy of the weight beside it."""
     w = np.arange(72, dtype=np.float32).reshape(9, 8)
-    found = protocol.init(lora.make(rank=2, alpha=2.0), jax.random.key(0), EMBED, {"embed": w},
-                      where=["embed"])  # fmt: skip
+    found = protocol.init(
+        lora.make(rank=2, alpha=2.0), jax.random.key(0), EMBED, {"embed": w, "head": w},
+        where=["embed"],
+    )  # fmt: skip
     own = dict(linears=EMBED, names=EMBED_NAMES)
     peft.save(tmp_path / "out", found, base_model=None, **own)
     path = tmp_path / "out" / peft.WEIGHTS
     key = "base_model.model.model.embed_tokens.base_layer.weight"
     save_file(load_file(path) | {key: copy(w)}, path)
-    return peft.load(tmp_path / "out", weights={"embed": w}, **own), found
+    return peft.load(tmp_path / "out", weights={"embed": w, "head": w}, **own), found
 
 
 def test_a_copy_of_the_embedding_beside_its_adapter(tmp_path):

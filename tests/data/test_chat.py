@@ -1,6 +1,8 @@
+import json
+
 import pytest
 
-from ftjax.data import chat, encode
+from ftjax.data import chat, encode, tokenizer_files
 
 DIALOG = [
     {"role": "user", "content": "Hi."},
@@ -108,3 +110,28 @@ def test_message_weights_scale_their_own_turn(bpe):
     trained = bpe.decode(weighted.tokens[weighted.weights > 0])
     assert trained == "See you.<|im_end|>"
     assert set(weighted.weights) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize("special", [True, False])
+@pytest.mark.parametrize("source", [PLAIN, "{{ bos_token }}" + PLAIN], ids=["without", "with"])
+def test_the_first_token_is_what_the_template_prints(bpe, source, special, tmp_path):
+    """Also where the tokenizer would put a bos of its own before every text."""
+    bpe.save(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    name, number = bpe.bos_token, bpe.bos_id
+    bos, text = (
+        {kind: {"id": x, "type_id": 0}} for kind, x in (("SpecialToken", name), ("Sequence", "A"))
+    )
+    processor = {
+        "type": "TemplateProcessing", "single": [bos, text], "pair": [bos, text],
+        "special_tokens": {name: {"id": name, "ids": [number], "tokens": [name]}},
+    }  # fmt: skip
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"post_processor": processor}))
+    found = tokenizer_files.load(tmp_path)
+    assert found.encode("Hi.")[0] == number
+    template = chat.find(source, found)
+    [example] = encode.examples(
+        [{"messages": DIALOG, "weight": 1.0}], found, template=template, special=special
+    )
+    assert example.tokens.tolist().count(number) == (source != PLAIN)
+    assert found.decode(example.tokens) == template.render(DIALOG)

@@ -83,6 +83,7 @@ def test_the_program_is_shared_by_all_calls(model, params, adapted):
 
     class Counted:
         config, head, dtype = model.config, model.head, model.dtype
+        max_length = staticmethod(model.max_length)
 
         def hidden(self, *args, **kwargs):
             traces.append(1)

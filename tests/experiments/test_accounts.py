@@ -3,6 +3,7 @@
 import json
 
 from configs import common
+from ftjax.rl import rollout
 from ftjax.run import config as settings
 from ftjax.run import costs
 from ftjax.run import plan as running
@@ -48,7 +49,7 @@ def test_sampling_and_scoring_cost_forward_passes(lab):
     c.rollout.epochs, c.rewards.exact = 2, dict(name="exact")
     plan = running.plan(settings.read(c), load=lambda parts, progress: Stream())
     own = flops.per_token(plan.parts.model, plan.state.params, sequence=64)
-    assert costs.of(plan) == own + flops.forward(plan.parts.model, sequence=64)  # 2 passes / 2
+    assert rollout.cost(plan) == own + flops.forward(plan.parts.model, sequence=64)  # 2 passes / 2
 
 
 class Stream:

@@ -53,6 +53,9 @@ BROKEN = {  # name: (changes, patterns that the message must match)
         dict(batch_size=12), ["batch_size: got 12; expected a multiple of .*= 8; change one"]),
     "rows longer than the positions": (
         {"data.max_tokens": 512}, [r"data\.max_tokens: got 512; expected at most 256"]),
+    "rows longer than the positions that virtual tokens leave": (
+        {"adapter": dict(name="prompt", where="", tokens=8), "data.max_tokens": 250},
+        [r"data\.max_tokens: got 250; expected at most 248"]),
     "unknown optimizer": (
         {"optim.name": "adamm"}, [r"optim\.name: got 'adamm'; did you mean 'adam"]),
     "unknown objective": (
@@ -68,7 +71,7 @@ BROKEN = {  # name: (changes, patterns that the message must match)
         [r"evals\.task\.data\.name: got 'jsnl'.*'jsonl'"]),
     "wrong group of an evaluation": (
         {"evals.task": dict(name="nll", group="newer", data=LONG)},
-        [r"evals\.task\.group: got 'newer'; expected one of new, old; did you mean 'new'"]),
+        [r"evals\.task\.group: got 'newer'; expected one of new, old, later; did you mean 'new'"]),
     "evaluation without data": (
         {"evals.task": dict(name="nll")}, [r"evals\.task: got the keys name; expected also data"]),
     "clipping to nothing": (
@@ -129,6 +132,9 @@ BROKEN = {  # name: (changes, patterns that the message must match)
         {"samples.temperature": "hot"}, [r"samples\.temperature: got 'hot'; expected float"]),
     "prompts that are one text": (
         {"samples.prompts": "hello"}, [r"samples\.prompts: got 'hello'; expected a list of str"]),
+    "drift from a base that is not held": (
+        {"adapter": dict(name="", where="blocks/**"), "evals.task": dict(name="drift", data=LONG)},
+        [r"evals\.task\.name: got 'drift', which compares with the base, .* expected an adapter"]),
     "unknown compiler": (dict(compile="pmp"), ["compile: got 'pmp'; expected one of jit, pmap"]),
     "pmap over shards": (
         {"compile": "pmap", "mesh.fsdp": 2}, ["compile: got 'pmap'.*'fsdp': 2.*use compile='jit'"]),

@@ -27,7 +27,7 @@ def test_two_adapters_become_one(lab, tmp_path):
     exporting.write(parts, halved, tmp_path / "b")
     done = combine(
         "--adapters", f"{tmp_path / 'a'}=0.7", "--adapters", f"{tmp_path / 'b'}=-0.4",
-        "--out", tmp_path / "out",
+        "--out", tmp_path / "out", "--base", lab.root / "base",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     linears = parts.model.linears
@@ -43,11 +43,12 @@ def test_two_adapters_become_one(lab, tmp_path):
 def test_what_cannot_be_combined_is_one_line(lab, tmp_path):
     parts, params = drawn(lab)
     exporting.write(parts, params, tmp_path / "a")
+    base = lab.root / "base"
     for arguments, message in (
         ([tmp_path / "a"], "expected DIR=WEIGHT"),
         ([f"{tmp_path / 'a'}=1", "--kind", "tie"], "kind: got 'tie'; did you mean 'ties'"),
     ):
-        done = combine("--adapters", *arguments, "--out", tmp_path / "out")
+        done = combine("--adapters", *arguments, "--out", tmp_path / "out", "--base", base)
         assert done.returncode == 2, done.stderr
         assert message in done.stderr.splitlines()[-1]
     assert not (tmp_path / "out").exists()

@@ -9,8 +9,8 @@ import pytest
 
 from ftjax.core import mesh as meshes
 from ftjax.core import tree
+from ftjax.run import inputs, saved_state, session
 from ftjax.run import plan as running
-from ftjax.run import saved_state, session
 from ftjax.train import loop
 from ftjax.train import state as states
 from tests.lab import metrics
@@ -42,7 +42,7 @@ def steps(settings, count=3):
     plan = running.plan(settings)
     state, frozen = running.arrays(plan)
     before, rows = pointers(frozen), []
-    step, batches = running.compiled_step(plan), running.Batches(plan.loader, plan.parts.mesh)
+    step, batches = running.compiled_step(plan), inputs.Batches(plan.loader, plan.parts.mesh)
     for _ in range(count):
         state, found = step(state, frozen, next(batches))
         rows.append({name: loop_value(metric) for name, metric in found.items()})
@@ -164,7 +164,7 @@ def advance(settings, workdir, until):
     """Go on with the run in a workdir until a step, and save there."""
     plan = running.plan(settings)
     state, frozen = running.arrays(plan)
-    batches, writers = running.Batches(plan.loader, plan.parts.mesh), session.writers_of(
+    batches, writers = inputs.Batches(plan.loader, plan.parts.mesh), session.writers_of(
         settings, workdir, until=until)  # fmt: skip
     with saved_state.open_checkpoints(plan.parts, workdir) as checkpoints:
         state, progress = loop.resume(checkpoints, state, batches, writers=writers)

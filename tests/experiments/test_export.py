@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models
 from ftjax.adapters.lib import protocol
 from ftjax.adapters.peft import io as peft
 from ftjax.core import tree
-from ftjax.data import tokenizer as tokenizers
+from ftjax.data import tokenizer_files
 from ftjax.models.hf import checkpoint as hf
 from ftjax.run import bases, export_files, prompting
 from ftjax.run import build as setup
@@ -226,7 +226,7 @@ def test_the_template_of_the_training_goes_out(lab, tmp_path, form):
     parts, params = drawn(lab, **template)
     exporting.write(parts, params, tmp_path / "out", form=form)
     assert (tmp_path / "out" / "chat_template.jinja").read_text() == TEMPLATE
-    again = tokenizers.load(tmp_path / "out")
+    again = tokenizer_files.load(tmp_path / "out")
     assert again.chat_template == TEMPLATE != parts.tokenizer.chat_template
     config = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
     assert config["chat_template"] == TEMPLATE
@@ -240,7 +240,7 @@ def test_a_tokenizer_alone_goes_out_under_the_usual_name(lab, tmp_path):
     shutil.copy(lab.root / "base" / "tokenizer.json", tmp_path / "mine.json")
     parts, params = drawn(lab, tokenizer=str(tmp_path / "mine.json"))
     exporting.write(parts, params, tmp_path / "out")
-    again = tokenizers.load(tmp_path / "out")
+    again = tokenizer_files.load(tmp_path / "out")
     assert (again.bos_id, again.eos_id) == (parts.tokenizer.bos_id, parts.tokenizer.eos_id)
 
 

@@ -1,10 +1,7 @@
-"""Online runs: killed anywhere they go on exactly; wrong configs and rewards are refused."""
+"""Online runs: wrong configs and rewards are refused; any mesh learns the same."""
 
 import json
-import signal
-import subprocess
-import sys
-import time
+import types
 
 import numpy as np
 import pytest
@@ -12,65 +9,9 @@ import pytest
 from configs import common
 from experiments import online
 from ftjax.rl import rollout, rollout_batch
+from ftjax.rl.prompts import Prompts
 from ftjax.run import config as settings
-from tests.lab import LONGEST_S, ROOT, environment, finish, metrics
-
-CONFIG = """
-from configs import common
-
-
-def get_config():
-    c = common.base()
-    c.model.base = {base!r}
-    c.adapter = dict(name="lora", where="blocks/**", rank=2, alpha=4.0)
-    common.online(c, prompts=4, samples=4, max_new_tokens=4)
-    c.rollout.epochs, c.rollout.slots, c.rollout.kl_target = 2, 8, 0.1
-    c.data = dict(name="embedded", domain="skills", max_tokens=40, rows=20)
-    c.objective = dict(name="ppo")
-    c.rewards.short = dict(name="length", most=6, unit="characters")
-    c.optim.learning_rate = 0.01
-    c.steps, c.batch_size, c.log_every_steps, c.checkpoint.every_steps = 16, 8, 1, 3
-    return c
-"""
-
-
-@pytest.fixture(scope="module")
-def config(lab):
-    path = lab.root / "online.py"
-    path.write_text(CONFIG.format(base=str(lab.root / "base")))
-    return path
-
-
-def start(config, workdir):
-    command = [sys.executable, "-m", "experiments.online", "--config", config, "--workdir", workdir]
-    pipe = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    return subprocess.Popen([str(c) for c in command], cwd=ROOT, env=environment(), **pipe)
-
-
-def rows(workdir):
-    path = workdir / "metrics.jsonl"
-    return path.read_text().count("\n") if path.exists() else 0
-
-
-def test_killed_inside_a_round_it_ends_as_if_nothing_had_been(config, tmp_path):
-    code, _, err = finish(start(config, tmp_path / "whole"))
-    assert code == 0, err
-    process, limit = start(config, tmp_path / "cut"), time.monotonic() + LONGEST_S
-    while rows(tmp_path / "cut") < 8 and process.poll() is None and time.monotonic() < limit:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    assert finish(process)[0] == -signal.SIGKILL
-    code, _, err = finish(start(config, tmp_path / "cut"))
-    assert code == 0, err
-    whole, cut = (metrics(tmp_path / name) for name in ("whole", "cut"))
-    assert whole == cut
-    # Four steps a round, of one set of answers each; rewards differ between rounds.
-    found = [row["reward"] for row in whole]
-    assert len(found) == 16
-    assert all(len(set(found[at : at + 4])) == 1 for at in range(0, 16, 4))
-    assert len(set(found)) > 1
-    weights = lambda name: (tmp_path / name / "export" / "adapter_model.safetensors").read_bytes()
-    assert weights("whole") == weights("cut")
+from tests.lab import metrics
 
 
 def plain(lab, **changes):
@@ -105,6 +46,21 @@ def test_wrong_configs_are_refused(changes, told, lab):
 def test_a_config_that_samples_nothing_is_refused(lab):
     with pytest.raises(ValueError, match="rollout: got none; expected a section"):
         rollout.check(lab.settings())
+
+
+def test_other_prompts_than_those_of_the_position_are_refused(lab):
+    def batches(rows):
+        prompts = types.SimpleNamespace(rows=rows)
+        prompts.digest = Prompts.digest.func(prompts)
+        sampler = types.SimpleNamespace(prompts=prompts, lessons=types.SimpleNamespace(count=8))
+        return rollout.Rollouts(sampler, None, plain(lab))
+
+    rows = [{"prompt": "a", "answer": 1}, {"prompt": "b", "answer": 2}]
+    position = json.loads(json.dumps(batches(rows).state()))
+    batches(rows).restore(position)
+    for other in (rows[:1], rows[::-1], [rows[0], {"prompt": "b", "answer": 3}]):
+        with pytest.raises(ValueError, match=r"in other prompts .*--restart_data"):
+            batches(other).restore(position)
 
 
 def test_arrays_survive_json():

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import online
+from experiments import online, stages
+from ftjax.report import table
 from ftjax.rl import rollout
 from ftjax.run import reader, reward_model
 from tests.experiments.test_online import plain
@@ -89,8 +90,27 @@ def test_the_stages_build_on_each_other(tmp_path):
     assert (tmp_path / "ppo" / "export" / "value_head.safetensors").is_file()
 
 
-def test_a_config_without_stages_is_refused(tmp_path):
-    from experiments import stages
+def test_what_a_later_stage_teaches_is_to_come_and_not_old(lab):
+    task = lambda group: dict(name="nll", group=group, data=lab.rows(max_tokens=64), rows=4)
+    stage = lambda **groups: lab.settings(evals={k: task(group) for k, group in groups.items()})
+    chosen = dict(
+        first=stage(a="new", b="old", c="old", wiki="old"),
+        second=stage(a="old", b="new", c="old", wiki="old"),
+        third=stage(a="old", b="old", c="new", wiki="old"),
+    )
+    marked = stages.mark_later(chosen)
+    groups = [[spec["group"] for spec in own.evals.values()] for own in marked.values()]
+    assert groups == [
+        ["new", "later", "later", "old"], ["old", "new", "later", "old"],
+        ["old", "old", "new", "old"],
+    ]  # fmt: skip
+    assert marked["first"].plain["evals"]["b"]["group"] == "later"
+    found = table.table(
+        {"before": {"eval/b/nll": 2.0}, "after": {"eval/b/nll": 2.1}}, groups={"b": "later"}
+    )
+    assert table.table_text(found).splitlines()[1].startswith("later  b")
 
+
+def test_a_config_without_stages_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"which has no stages\(\)"):
         stages.read("configs/sft.py", tmp_path)

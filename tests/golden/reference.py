@@ -7,6 +7,8 @@ import pathlib
 
 import jax
 import numpy as np
+import pytest
+from safetensors.numpy import load_file
 
 from ftjax.adapters.peft import io as peft
 from ftjax.core import tree
@@ -25,8 +27,34 @@ def folder() -> pathlib.Path:
     return pathlib.Path(os.environ.get("FTJAX_GOLDEN") or ROOT.parent / "shared" / "golden")
 
 
+def whole(condition, what):
+    """Fail where the project's own set is incomplete; another folder may lack parts, and skips."""
+    if not condition and os.environ.get("FTJAX_GOLDEN"):
+        pytest.skip(f"no {what} in this set")
+    assert condition, f"no {what} in {folder()}"
+
+
 def read(path):
-    return json.loads(path.read_text())
+    return json.loads(path.read_text("utf-8"))
+
+
+def given(path):
+    """Read a file that a folder may lack; its tests skip then."""
+    if not path.is_file():
+        pytest.skip(f"no {id_of(path)} in this set")
+    return read(path)
+
+
+def need(found, what: str) -> None:
+    """Skip a test of what a folder may lack."""
+    if not found:
+        pytest.skip(f"no {what} in this set")
+
+
+def tensors(directory) -> dict[str, np.ndarray]:
+    """Read a model's tensors from its one file or from several."""
+    paths = sorted(directory.glob("*.safetensors"))
+    return {name: x for path in paths for name, x in load_file(path).items()}
 
 
 def model_folders():

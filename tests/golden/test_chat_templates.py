@@ -1,16 +1,16 @@
 """Chat templates against Hugging Face: text, ids, assistant masks and refusals."""
 
-import json
 import re
 
 import pytest
 
 from ftjax.data import chat, encode, tokenizer_files
+from tests.golden import reference as files_of
 
 
 @pytest.fixture(scope="module")
 def reference(golden):
-    return json.loads((golden / "data/chat.json").read_text(encoding="utf-8"))
+    return files_of.given(golden / "data/chat.json")
 
 
 @pytest.fixture(scope="module")

@@ -1,18 +1,17 @@
 """Batches of language-model rows against the reference collator."""
 
-import json
-
 import numpy as np
 import pytest
 
 from ftjax.data import packing
 from ftjax.data.encode import Example
 from ftjax.data.store import Store, fill
+from tests.golden import reference
 
 
 @pytest.fixture(scope="module")
 def cases(golden):
-    found = json.loads((golden / "data/collate.json").read_text())["cases"]
+    found = reference.given(golden / "data/collate.json")["cases"]
     return [case for case in found if case["kind"] == "lm"]
 
 

@@ -28,7 +28,7 @@ def read(folder):
 
 
 def test_there_are_combinations(golden):
-    assert CASES
+    reference.need(CASES, "combinations of adapters")
 
 
 @pytest.mark.parametrize(("folder", "name"), CASES, ids=lambda x: getattr(x, "name", x))

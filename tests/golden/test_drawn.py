@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from ftjax.adapters import fourierft, vera
+from ftjax.adapters import fourierft
 from ftjax.adapters.peft import io as peft
+from ftjax.adapters.peft import vera as peft_vera
 from tests.golden import reference
 
 
@@ -21,7 +22,7 @@ def folders(peft_type):
 def test_positions(folder):
     config, io = reference.read(folder / peft.CONFIG), reference.io(folder)
     source = reference.folder() / config["base_model_name_or_path"]
-    weights = load_file(source / "model.safetensors")
+    weights = reference.tensors(source)
     wanted = {k: v for k, v in io.items() if k.startswith("fourierft_indices/")}
     assert wanted
     for key, indices in wanted.items():
@@ -34,7 +35,7 @@ def test_positions(folder):
 def test_projections_that_are_not_in_the_file(folder, tmp_path):
     config, tensors = reference.read(folder / peft.CONFIG), load_file(folder / peft.WEIGHTS)
     family, model, _ = reference.base(reference.folder() / config["base_model_name_or_path"])
-    few = {key: value for key, value in tensors.items() if key not in (vera.A, vera.B)}
+    few = {key: value for key, value in tensors.items() if key not in (peft_vera.A, peft_vera.B)}
     assert len(few) == len(tensors) - 2
     save_file(few, tmp_path / peft.WEIGHTS)
     (tmp_path / peft.CONFIG).write_text(json.dumps(config | {"save_projection": False}))

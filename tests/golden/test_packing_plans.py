@@ -1,16 +1,15 @@
 """Packing plans against the reference: which example goes where, in which order."""
 
-import json
-
 import numpy as np
 import pytest
 
 from ftjax.data import packing
+from tests.golden import reference
 
 
 @pytest.fixture(scope="module")
 def cases(golden):
-    return json.loads((golden / "data/packing.json").read_text())["cases"]
+    return reference.given(golden / "data/packing.json")["cases"]
 
 
 def rows_of(plan, lengths):

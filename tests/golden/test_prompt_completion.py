@@ -1,22 +1,21 @@
 """Token ids and targets of prompts, responses and conversations against the reference trainer."""
 
-import json
-
 import numpy as np
 import pytest
 
 from ftjax.data import chat, encode, packing, rows, tokenizer_files
 from ftjax.data.store import Store, fill
+from tests.golden import reference
 
 
 @pytest.fixture(scope="module")
 def cases(golden):
-    return json.loads((golden / "data/prompt_completion.json").read_text("utf-8"))["cases"]
+    return reference.given(golden / "data/prompt_completion.json")["cases"]
 
 
 @pytest.fixture(scope="module")
 def templates(golden):
-    return json.loads((golden / "data/chat.json").read_text("utf-8"))["templates"]
+    return reference.given(golden / "data/chat.json")["templates"]
 
 
 @pytest.fixture(scope="module")

@@ -28,11 +28,28 @@ def equations(jaxpr):
     return len(jaxpr.eqns) + sum(map(equations, programs))
 
 
+def deep(family, layers):
+    """Make a model of so many layers."""
+    module = checkpoint.family_of(family)
+    return module.make(dataclasses.replace(module.from_hf(module.EXAMPLE), layers=layers))
+
+
+def gradient_size(family, layers):
+    """Count the equations of a forward and a backward pass."""
+    model, batch = deep(family, layers), subjects.batch()
+
+    def total(params):
+        return model.hidden(
+            params, batch["tokens"], positions_BT=batch["positions"],
+            segments_BT=batch["segments"],
+        ).sum()  # fmt: skip
+
+    return equations(jax.make_jaxpr(jax.grad(total))(model.abstract).jaxpr)
+
+
 def step_size(family, layers, patterns):
     """Count the equations of a whole training step."""
-    module = checkpoint.family_of(family)
-    config = dataclasses.replace(module.from_hf(module.EXAMPLE), layers=layers)
-    model = module.make(config)
+    model = deep(family, layers)
     init = lambda key: protocol.init(
         subjects.method("lora"), key, model.linears, model.abstract, where="blocks/**"
     )
@@ -45,9 +62,15 @@ def step_size(family, layers, patterns):
     return equations(jax.make_jaxpr(step)(state, frozen, subjects.batch()).jaxpr)
 
 
-@pytest.mark.parametrize("patterns", ["adapters/**", "model/**"])
 @pytest.mark.parametrize("family", subjects.FAMILIES)
-def test_a_step_of_32_layers_is_as_large_a_program_as_of_4(family, patterns):
-    few = step_size(family, 4, patterns)
+def test_a_gradient_of_32_layers_is_as_large_a_program_as_of_4(family):
+    few = gradient_size(family, 4)
+    assert few > 100
+    assert gradient_size(family, 32) == few
+
+
+@pytest.mark.parametrize("patterns", ["adapters/**", "model/**"])
+def test_a_step_of_32_layers_is_as_large_a_program_as_of_4(patterns):
+    few = step_size(subjects.PLAIN, 4, patterns)
     assert few > 300
-    assert step_size(family, 32, patterns) == few
+    assert step_size(subjects.PLAIN, 32, patterns) == few

@@ -11,6 +11,8 @@ from ftjax.adapters.lib import protocol
 from ftjax.adapters.prefix import Prefix
 from ftjax.adapters.prompt import Prompt
 from ftjax.core import einsum, tree
+from ftjax.evals.lib import scoring
+from ftjax.sampling import generation
 from tests.laws import subjects
 
 IDS = np.array([7, 3, 30], np.int32)  # real tokens, to compare virtual ones with
@@ -132,3 +134,39 @@ def test_a_prompt_and_a_prefix_exclude_each_other():
         subjects.forward(
             subjects.model(family), subjects.weights(family), subjects.batch(), adapters=both
         )
+
+
+@pytest.fixture(scope="module", params=subjects.OF_MODELS)
+def learned(request):
+    """A model that looks its positions up, with virtual tokens: handle, params, their number."""
+    family, name = "gpt2", request.param
+    found = subjects.randomised(subjects.adapters(name, family))
+    params = {"model": subjects.weights(family), "adapters": found}
+    return subjects.model(family), params, subjects.ADAPTERS[name].EXAMPLE["tokens"]
+
+
+def test_examples_may_fill_what_virtual_tokens_leave_of_the_positions(learned):
+    handle, params, count = learned
+    most = handle.max_length(params["adapters"])
+    assert most + count == handle.max_length() == handle.config.max_positions
+    prompts = np.full((1, most - 2), 5, np.int32)
+    generate = generation.make(handle, max_new_tokens=2)
+    output = generate(params, prompts, np.int32([most - 2]), jax.random.key(0))
+    assert np.isfinite(output.logps).all()
+    score = scoring.make_scorer(handle, batch_size=1)
+    logp, _ = score(params, [(np.full(most, 5), np.ones(most))])
+    assert np.isfinite(logp).all()
+
+
+def test_longer_examples_are_errors_before_anything_runs(learned):
+    handle, params, _ = learned
+    most, key = handle.max_length(params["adapters"]), jax.random.key(0)
+    prompts, lengths = np.full((1, most - 1), 5, np.int32), np.int32([most - 1])
+    message = f"expected at most {most}"
+    with pytest.raises(ValueError, match=message):
+        generation.make(handle, max_new_tokens=2)(params, prompts, lengths, key)
+    with pytest.raises(ValueError, match=message):
+        next(generation.make_stream(handle, max_new_tokens=2)(params, prompts[0], key))
+    score = scoring.make_scorer(handle, batch_size=1)
+    with pytest.raises(ValueError, match=message):
+        score(params, [(np.full(most + 1, 5), np.ones(most + 1))])

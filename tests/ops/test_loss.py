@@ -51,6 +51,14 @@ def test_means_of_logits(inputs, cap):
     np.testing.assert_allclose(got, wanted, atol=1e-5)
 
 
+@pytest.mark.parametrize("cap", [None, 2.0])
+def test_squares_of_probabilities(inputs, cap):
+    x, w, _, _ = inputs
+    p = jax.nn.softmax(softcap.apply(x @ w.T, cap))
+    found = loss.log_squares(x, w, chunk=3, cap=cap)
+    np.testing.assert_allclose(found, jnp.log((p**2).sum(-1)), rtol=1e-4, atol=1e-5)
+
+
 def test_bfloat16_states_reduce_in_float32(inputs):
     x, w, targets, _ = inputs
     got = loss.logps(x.astype(jnp.bfloat16), w, targets, chunk=3)

@@ -1,6 +1,7 @@
 """What stands in a workdir belongs to the state that the run is in, and is whole."""
 
 import json
+import shutil
 import types
 
 import jax.numpy as jnp
@@ -17,6 +18,9 @@ from ftjax.run import (
     evaluation,
     finish,
     reference,
+)
+from ftjax.run import (
+    build as setup,
 )
 from ftjax.run import (
     config as settings,
@@ -70,6 +74,24 @@ def test_evaluations_and_samples_may_be_added_to_a_run(lab, short):
     assert [row["step"] for row in metrics(short)] == [1]
 
 
+def test_a_finished_run_without_its_log_keeps_its_table_and_says_so(lab, tmp_path, capsys):
+    task = dict(name="nll", group="new", data=lab.rows(max_tokens=64), rows=4)
+    chosen = lab.settings(steps=1, **{"evals.task": task})
+    workdir = train(chosen, tmp_path / "run")
+    summary = lambda: json.loads(Artifacts(workdir).summary.read_text())
+    table_of = lambda text: [line for line in text.splitlines() if line.startswith("new")]
+    first, whole = table_of(capsys.readouterr().out), metrics(workdir)
+    assert summary()["lost_rows"] == 0
+    Artifacts(workdir).metrics.unlink()
+    with pytest.warns(RuntimeWarning, match=r"metrics.jsonl: got 0 rows up to step 1; expected 2"):
+        train(chosen, workdir)
+    assert table_of(capsys.readouterr().out) == first
+    assert first[0].split()[:3] == ["new", "task", "nll"]
+    assert first[0].split()[3] == f"{whole[0]['eval/task/nll']:.3f}"
+    assert summary()["lost_rows"] == 2
+    assert "2 of 2 rows are lost" in Artifacts(workdir).report.read_text()
+
+
 def test_all_who_show_an_interval_draw_equally_often(tmp_path):
     generator = np.random.default_rng(0)
     arrays = [dict(nll=generator.normal(size=9) + 4, tokens=np.ones(9)) for _ in range(2)]
@@ -83,11 +105,19 @@ def test_all_who_show_an_interval_draw_equally_often(tmp_path):
     assert found["eval/a/nll"] == (wanted.low, wanted.high)
 
 
-def test_the_data_may_start_afresh(lab, short):
-    chosen = lab.settings(steps=2, batch_size=16)
+def test_the_data_may_start_afresh(lab, tmp_path):
+    saving = {"steps": 2, "checkpoint.every_steps": 1}
+    short = lab.run("run", tmp_path, **saving)
+    for path in (Artifacts(short).checkpoints / "2", Artifacts(short).export):
+        shutil.rmtree(path)
+    chosen = lab.settings(**saving, batch_size=16, **{"data.max_tokens": 48})
+    with pytest.raises(
+        ValueError, match=r"--restart_data for other data .*\n  batch_size: 8 -> 16"
+    ):
+        train(chosen, short)
     with pytest.raises(ValueError, match=r"start the data afresh with --restart_data"):
         train(chosen, short, allow_config_change=True)
-    train(chosen, short, allow_config_change=True, restart_data=True)
+    train(chosen, short, restart_data=True)
     assert [row["step"] for row in metrics(short)] == [1, 2]
     (kept,) = json.loads(Artifacts(short).restarts.read_text())["restarts"]
     assert kept["step"] == 1
@@ -119,7 +149,7 @@ def test_a_cached_reference_is_checked_and_is_of_its_data(cached, tmp_path, monk
     )
     found = store("a")
     run = lambda: reference.compute(
-        cached, None, found, workdir=tmp_path, identity={}, progress=None
+        cached, None, found, workdir=tmp_path, identity=dict, progress=None
     )
     run()
     (path,) = tmp_path.glob("*.npy")
@@ -157,16 +187,18 @@ def test_one_diverged_variant_does_not_end_the_others(tmp_path, monkeypatch, cap
 
     joined = []
     monkeypatch.setattr(compare, "read", lambda config: dict.fromkeys(("good", "bad", "last")))
-    monkeypatch.setattr(compare, "CONFIG", types.SimpleNamespace(value="x.py"))
-    monkeypatch.setattr(compare, "WORKDIR", types.SimpleNamespace(value=str(tmp_path)))
+    holder = lambda value: types.SimpleNamespace(value=value)
+    given = compare.cli.RunsFlags(holder("x.py"), holder(str(tmp_path)))
+    monkeypatch.setattr(compare.cli, "start", lambda: None)
     monkeypatch.setattr(settings, "read", lambda config: config)
     monkeypatch.setattr(compare.train, "train", run)
+    monkeypatch.setattr(compare.cli, "start", lambda: None)
     monkeypatch.setattr(errors, "is_message", lambda error: True)
     monkeypatch.setattr(
         finish, "join", lambda found, workdir, failed: joined.append((*found, failed))
     )
     with pytest.raises(RuntimeError, match=r"1 of 3 variants have no result: bad: loop: step 7"):
-        compare.main([""])
+        compare.main([""], given)
     assert joined == [("good", "last", {"bad": "loop: step 7: got a loss of nan"})]
 
 
@@ -176,9 +208,10 @@ def raise_diverged():
 
 def test_the_table_names_what_has_no_result(trained, tmp_path, capsys):
     (tmp_path / "a").symlink_to(trained.workdir)
-    found = finish.table(
-        trained.workdir, types.SimpleNamespace(evaluators={}, groups={"task": "new"}), name="after"
-    )
+    learned = evaluation.build(setup.build(trained.settings))
+    found = finish.table(trained.workdir, learned, name="after")
     finish.join({"a": found}, tmp_path, failed={"b": "diverged"})
-    assert "b has no result: diverged" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "b has no result: diverged" in shown
+    assert "new  task" in shown
     assert "diverged" in Artifacts(tmp_path).report.read_text()

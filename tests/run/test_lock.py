@@ -2,16 +2,20 @@
 
 import json
 import os
+import pathlib
 import signal
 import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 
 from ftjax.run import damage, lock
 from ftjax.run.artifacts import Artifacts
 from ftjax.train import stop
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -36,18 +40,99 @@ def dead_process():
     return process.pid
 
 
+def locked(own, **known):
+    """Write a lock as another process would."""
+    own.workdir.mkdir(exist_ok=True)
+    own.lock.write_text(json.dumps({"time": "then", "pid": 1, "start": "1"} | known))
+
+
 def test_the_lock_of_a_dead_process_is_taken_over(own):
-    own.workdir.mkdir()
     for pid, start in ((dead_process(), "1"), (os.getpid(), "another process had this number")):
-        known = {"host": socket.gethostname(), "pid": pid, "start": start, "time": "then"}
-        own.lock.write_text(json.dumps(known))
+        locked(own, host=socket.gethostname(), pid=pid, start=start)
         with lock.writer(own):
             assert json.loads(own.lock.read_text())["time"] != "then"
-        own.workdir.mkdir(exist_ok=True)
-    own.lock.write_text(json.dumps(known | {"host": "elsewhere"}))
-    with pytest.raises(ValueError, match=r"on elsewhere writes to since then; .*remove .*lock"):
-        with lock.writer(own):
-            pass
+
+
+def test_a_dead_process_that_nobody_waited_for_holds_no_lock(own):
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    start = lock._started(process.pid)
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it stays a zombie
+    locked(own, host=socket.gethostname(), pid=process.pid, start=start)
+    with lock.writer(own):
+        assert json.loads(own.lock.read_text())["pid"] == os.getpid()
+    process.communicate()
+
+
+@pytest.fixture
+def hurried(monkeypatch):
+    """Beats that a test can wait for."""
+    monkeypatch.setattr(lock, "BEAT_S", 0.02)
+    monkeypatch.setattr(lock, "DEAD_S", 0.3)
+
+
+@pytest.mark.parametrize("content", ['{"host": "elsewhere", "pid": 1, "start": "1"}', '{"host": '])
+def test_the_lock_of_another_host_is_taken_over_once_nobody_touches_it(own, hurried, content):
+    own.workdir.mkdir()
+    own.lock.write_text(content)
+    with lock.writer(own):
+        assert json.loads(own.lock.read_text())["pid"] == os.getpid()
+
+
+def test_the_lock_of_a_living_run_on_another_host_is_refused(own, hurried, monkeypatch, capsys):
+    monkeypatch.setattr(lock, "DEAD_S", 30.0)  # longer than any machine lets a thread wait
+    with lock.writer(own):  # its thread touches the lock
+        monkeypatch.setattr(socket, "gethostname", lambda: "here")
+        with pytest.raises(ValueError, match=r"writes to since .*or remove .*lock"):
+            with lock.writer(own):
+                pass
+    assert "taken over at 30 s" in capsys.readouterr().err
+
+
+def test_an_old_lock_is_judged_by_the_clock_of_its_file_system(own, monkeypatch):
+    locked(own, host="elsewhere")
+    hour = 3600
+    os.utime(own.lock, (os.stat(own.lock).st_mtime - hour,) * 2)
+    monkeypatch.setattr(lock.time, "time", lambda: 0.0)  # a host whose clock is wrong
+    with lock.writer(own):
+        assert json.loads(own.lock.read_text())["pid"] == os.getpid()
+
+
+def test_a_run_whose_lock_was_taken_writes_nothing_more(own, hurried, monkeypatch):
+    left = threading.Event()
+    monkeypatch.setattr(lock, "_leave", lambda path: left.set())
+    with lock.writer(own):
+        locked(own, host="elsewhere")
+        assert left.wait(30)
+    assert json.loads(own.lock.read_text())["host"] == "elsewhere"  # it is that run's
+
+
+PAIR = """
+import pathlib, sys
+from ftjax.core import processes
+processes.start(coordinator=sys.argv[1], processes=2, index=int(sys.argv[2]))
+from ftjax.run import lock
+from ftjax.run.artifacts import Artifacts
+try:
+    with lock.writer(Artifacts(sys.argv[3])):
+        print("wrote")
+except (ValueError, RuntimeError) as error:
+    print(type(error).__name__, error)
+"""
+
+
+def test_what_the_first_process_cannot_lock_ends_the_others_too(tmp_path):
+    (tmp_path / "run").write_text("")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    command = lambda i: [sys.executable, "-c", PAIR, address, str(i), str(tmp_path / "run")]
+    options = dict(stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
+    pair = [subprocess.Popen(command(i), env=env, **options) for i in (0, 1)]
+    first, second = (process.communicate(timeout=100)[0] for process in pair)
+    assert "ValueError --workdir: got " in first
+    assert "RuntimeError process 0: --workdir: got " in second
 
 
 def test_a_directory_of_a_model_is_refused(own):

@@ -24,6 +24,7 @@ class Counted:
     def __post_init__(self):
         self.config, self.init_cache = self.model.config, self.model.init_cache
         self.logits, self.cast = self.model.logits, self.model.cast
+        self.max_length = self.model.max_length
 
     def hidden(self, *args, **kwargs):
         self.traces += 1
@@ -173,7 +174,7 @@ def test_the_loop_ends_when_all_rows_have_ended(model, params):
 
         def __post_init__(self):
             self.config, self.init_cache = self.model.config, self.model.init_cache
-            self.cast = self.model.cast
+            self.cast, self.max_length = self.model.cast, self.model.max_length
 
     everything = tuple(range(model.config.vocab_size))
     generate = generation.make(Watched(model), max_new_tokens=NEW, stop_ids=everything)

@@ -72,7 +72,7 @@ def test_the_ends_are_the_models_themselves(share, which, model, adapted, params
 
 
 def test_positions_are_those_of_the_shorter_model(model, small):
-    assert geometric_mixture.make(model, small[0], share=SHARE).config.max_positions == 64
+    assert geometric_mixture.make(model, small[0], share=SHARE).max_length() == 64
 
 
 def test_what_cannot_be_mixed_is_refused(model):

@@ -126,6 +126,7 @@ def test_lengths_of_one_bucket_share_a_program(model, params):
     traces, counts = [], []
     counted = types.SimpleNamespace(
         config=model.config, init_cache=model.init_cache, logits=model.logits, cast=model.cast,
+        max_length=model.max_length,
         hidden=lambda *args, **options: traces.append(1) or model.hidden(*args, **options),
     )  # fmt: skip
     generate = generation.make(counted, max_new_tokens=4, slots=2)

@@ -1,10 +1,12 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
+import warnings
 from typing import NamedTuple
 
 import jax
@@ -18,6 +20,7 @@ from ftjax.core import digest
 from ftjax.core.mean import Mean
 from ftjax.train import serialize
 from ftjax.train.checkpoint import CheckpointError, Checkpoints
+from tests import joined
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -240,7 +243,7 @@ def test_another_config_or_base_is_refused_with_the_changed_keys(tmp_path):
     assert "optim/lr: 0.1 -> 0.2" in str(error.value)
     assert "optim/decay: '(absent)' -> 0.0" in str(error.value)
     assert "frozen/hash: 'ab' -> 'cd'" in str(error.value)
-    assert "steps" not in str(error.value).split("True:")[1]
+    assert "steps" not in str(error.value).split("alone):")[1]
     with Checkpoints(tmp_path, config=other, allow_config_change=True) as checkpoints:
         assert checkpoints.restore(make_state()).step == 1
 
@@ -344,3 +347,40 @@ def test_damaged_metrics_set_a_step_aside_before_it_is_opened(tmp_path):
         checkpoints = Checkpoints(tmp_path, best="eval/nll")
     with checkpoints:
         assert checkpoints.restore(make_state()).step == 1
+
+
+def restore_own(folders):
+    """Restore from a folder for each process, as if one host saw other bytes than another."""
+    folder = pathlib.Path(folders[jax.process_index()])
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("x",))
+    like = abstract(make_state(), NamedSharding(mesh, PartitionSpec()))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", RuntimeWarning)
+        checkpoints = Checkpoints(folder, config={"lr": 0.0})
+        restored = checkpoints.restore(like)
+        refused = refusal(folder, like)
+    same(jax.tree.map(lambda x: x.addressable_data(0), restored.state), make_state(restored.step))
+    said = [str(w.message) for w in caught if issubclass(w.category, RuntimeWarning)]
+    return {"step": restored.step, "said": said, "refused": refused}
+
+
+def refusal(folder, like):
+    """Restore with a config that process 1 has changed; returns what each process is told."""
+    other = {"lr": 1.0 * jax.process_index()}
+    try:
+        Checkpoints(folder, config=other, read_only=True).restore(like, step=1)
+    except ValueError as error:
+        return str(error)
+
+
+def test_a_step_that_one_host_cannot_read_is_left_by_all(tmp_path):
+    one, other = saved(tmp_path / "one", config={"lr": 0.0}), tmp_path / "other"
+    shutil.copytree(one, other)
+    truncate(other / "2")
+    first, second = joined.call(restore_own, [str(one), str(other)])
+    assert (first["step"], second["step"]) == (1, 1)
+    assert "2 is damaged: another process cannot read it" in " ".join(first["said"])
+    assert "2 is damaged" in " ".join(second["said"])
+    assert (one / "2.bad-unreadable").is_dir()
+    assert "another process refused it" in first["refused"]
+    assert "lr: 0.0 -> 1.0" in second["refused"]

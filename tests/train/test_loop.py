@@ -228,13 +228,13 @@ def test_a_loss_that_is_not_finite_names_step_batch_and_last_good_checkpoint(ste
     assert "step 7: got a loss of nan" in text
     assert 'data position {"next_batch": 6}' in text
     assert "tokens [2, 4] with sha256" in text
-    assert f"last good checkpoint: {tmp_path}/checkpoints/4" in text
+    assert f"last good checkpoint: {tmp_path}/checkpoints/5" in text
 
 
 def test_no_checkpoint_of_a_loss_that_is_not_finite(step, tmp_path):
     with pytest.raises(FloatingPointError, match="step 8"):
         train(step, tmp_path, batches=Batches(bad=8))
-    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["4"]
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["4", "5"]
 
 
 def test_metrics_are_read_one_step_late():
@@ -319,8 +319,7 @@ def test_runs_in_a_thread_without_signal_handlers(step):
 
 
 WORKER = """
-import os, sys, time
-import jax, jax.numpy as jnp, numpy as np
+import os, sys, time, jax, jax.numpy as jnp, numpy as np
 port, rank, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 jax.distributed.initialize("127.0.0.1:" + port, num_processes=2, process_id=rank)
 from jax.sharding import NamedSharding, PartitionSpec as P

@@ -1,4 +1,4 @@
-"""What PEFT does with embedding and head alone: copies in files, and one weight that is both."""
+"""What PEFT does with embedding and head alone: copies in files, one weight that is both."""
 
 import os
 from collections.abc import Mapping

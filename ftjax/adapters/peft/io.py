@@ -46,9 +46,14 @@ def formats() -> dict[str, Format]:
 
 
 def modules(linears: Mapping[str, Any], names: Mapping[str, str]) -> list[Module]:
-    """List every layer's linear maps by their names in PEFT."""
+    """List every layer's linear maps by their names in PEFT.
+
+    Fused experts that lie transposed are not among them: their files have other factors.
+    """
     found = []
     for path, linear in linears.items():
+        if not linear.in_order:
+            continue
         template = _template(path, linear, names[path])
         if linear.layers is None:
             found.append(Module(template, path, None, linear))
@@ -59,9 +64,16 @@ def modules(linears: Mapping[str, Any], names: Mapping[str, str]) -> list[Module
 
 def _template(path: str, linear, stored: str) -> str:
     """Name a map's modules after its tensors; experts are fused parameters, whatever is stored."""
+    # A wrapper's text model is elsewhere in memory than in files.
+    stored = stored.replace("language_model.model.", "model.language_model.")
+    stored = stored.removeprefix("language_model.")
     if not einsum.parse(linear.equation).shared:
         return stored.removesuffix(".weight")
-    return stored.partition("{L}")[0] + "{L}.mlp.experts." + path.rsplit("/", 1)[-1] + "_proj"
+    before, _, own = stored.partition("{L}.")
+    block, name = own.partition(".")[0], path.rsplit("/", 1)[-1]
+    # Mixtral's block has another name in memory; fused experts keep theirs.
+    block = {"experts": ""}.get(block, f"{block}.") if "{E}" not in stored else "mlp."
+    return f"{before}{{L}}.{block}experts.{name}_proj"
 
 
 def nested(chosen: list[Module]) -> list[Module]:

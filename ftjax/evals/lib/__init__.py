@@ -1,1 +1,1 @@
-"""What evaluators are made of: scoring, the bootstrap, retention."""
+"""What evaluators are made of: scoring, the bootstrap, and measures that are pure functions."""

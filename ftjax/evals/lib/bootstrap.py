@@ -5,9 +5,11 @@ what makes an example hard cancels in the difference, and the interval is far na
 two separate means.
 
     differences(nll.summary, before, after, seed=0)["nll"]   ->  Estimate(value, low, high, n)
+
+Where the examples belong to tasks or to seeds of training, these vary too: `nested` has two levels.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -54,6 +56,42 @@ def differences(
         name: Estimate(value[name], *interval([draw[name] for draw in draws], level=level), n)
         for name in value
     }
+
+
+def nested(
+    statistic: Callable[[Arrays], float], groups: Sequence[Arrays], *, seed: int = 0,
+    resamples: int = 1000, level: float = 0.95,
+) -> Estimate:  # fmt: skip
+    """Estimate the mean over groups of a statistic of their examples, both drawn again.
+
+    Groups are tasks, or seeds of training: each resample draws as many with replacement, and then
+    the examples of each, which are its own. The interval speaks of other groups of that kind; with
+    few of them it is too narrow, and with one it has no spread between groups at all.
+
+    Args:
+      statistic: per-example arrays of one group -> a number, macro averaged over groups. Before
+        and after go into one mapping, so that pairs stay together.
+      groups: per-example arrays {name: [n of the group]} of each group.
+
+    Returns:
+      (value, low, high, n), n the number of examples of all groups.
+
+    Raises:
+      ValueError: no groups, or a group whose arrays are empty or of several lengths.
+    """
+    sizes = [_paired(group, group) for group in groups]
+    if not sizes:
+        raise ValueError("bootstrap: got no groups; expected at least one task or seed")
+    generator, draws = np.random.default_rng(seed), []
+    for _ in range(resamples):
+        chosen = generator.integers(len(groups), size=len(groups))
+        draws.append(np.mean([statistic(_again(groups[i], generator, sizes[i])) for i in chosen]))
+    value = np.mean([statistic(group) for group in groups])
+    return Estimate(float(value), *interval(draws, level=level), sum(sizes))
+
+
+def _again(group: Arrays, generator: np.random.Generator, n: int) -> dict[str, np.ndarray]:
+    return _take(group, generator.integers(n, size=n))
 
 
 def indices(n: int, *, seed: int, resamples: int) -> Iterator[np.ndarray]:

@@ -7,7 +7,7 @@ Before is the model with its adapters off.
 """
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -15,9 +15,11 @@ from ftjax.evals.lib import bootstrap
 
 HIGHER, LOWER = 1, -1
 DIRECTIONS = {
-    "accuracy": HIGHER, "bits_per_byte": LOWER, "exact_match": HIGHER, "f1": HIGHER,
-    "loss": LOWER, "margin": HIGHER, "nll": LOWER, "nll_per_example": LOWER, "perplexity": LOWER,
-    "reward": HIGHER, "reward_margin": HIGHER,
+    "accuracy": HIGHER, "bits_per_byte": LOWER, "ce_to_base": LOWER, "exact_match": HIGHER,
+    "f1": HIGHER, "js": LOWER, "kl_forward": LOWER, "kl_forward_per_sequence": LOWER,
+    "kl_reverse": LOWER, "kl_reverse_per_sequence": LOWER, "loss": LOWER, "margin": HIGHER,
+    "nll": LOWER, "nll_per_example": LOWER, "perplexity": LOWER,
+    "reward": HIGHER, "reward_margin": HIGHER, "top1_agreement": HIGHER, "tv": LOWER,
 }  # fmt: skip
 
 
@@ -69,11 +71,6 @@ def retention(
         )
     kept = [(after[name] - chance[name]) / (before[name] - chance[name]) for name in before]
     return float(np.mean(kept))
-
-
-def noise_floor(scores: Sequence[float]) -> float:
-    """Return the largest difference between runs of one unchanged configuration."""
-    return float(np.max(scores) - np.min(scores))
 
 
 def direction(metric: str, directions: Mapping[str, int] | None = None) -> int:

@@ -67,7 +67,8 @@ def make_scorer(model, *, batch_size: int, chunk: int = 64, mesh=None) -> Callab
 def make_runner(model, function: Callable, *, batch_size: int, mesh=None) -> Callable:
     """Make `run(params, examples, count) -> [count arrays [n] float64]` of a function of batches.
 
-    `function(params, batch)` returns `count` arrays [B]; examples are as for `make_scorer`.
+    `function(params, batch)` returns `count` arrays [B]; params may be a tuple of trees, of models
+    that are compared; examples are as for `make_scorer`.
     """
     meshes.check_batch(batch_size, 1, mesh)
     call = jax.jit(
@@ -77,9 +78,9 @@ def make_runner(model, function: Callable, *, batch_size: int, mesh=None) -> Cal
 
     def run(params, examples: Sequence, *, count: int) -> list[np.ndarray]:
         results = [np.zeros(len(examples)) for _ in range(count)]
-        for index, batch in batches(
-            examples, batch_size=batch_size, most=model.config.max_positions
-        ):
+        trees = params if isinstance(params, tuple) else (params,)
+        most = min(model.max_length(each.get("adapters")) for each in trees)
+        for index, batch in batches(examples, batch_size=batch_size, most=most):
             with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
                 found = call(params, place(batch, mesh))
             for result, part in zip(results, found, strict=True):
@@ -91,14 +92,19 @@ def make_runner(model, function: Callable, *, batch_size: int, mesh=None) -> Cal
 
 def target_logps(model, params, batch, *, chunk: int):
     """Compute log p(tokens[:, i+1] | tokens[:, :i+1]), [B, T-1] float32; label shift done here."""
+    x_BTD, w_VD, cap = states(model, params, batch)
+    targets_BT = jnp.roll(batch["tokens"], -1, axis=1)
+    return loss.logps(x_BTD, w_VD, targets_BT, chunk=chunk, cap=cap)[0][:, :-1]
+
+
+def states(model, params, batch) -> tuple:
+    """Compute what logits are made of: hidden states [B,T,D], embedding [V,D], cap or None."""
     weights, adapters = params["model"], params.get("adapters")
     x_BTD = model.hidden(
         weights, batch["tokens"], positions_BT=batch["positions"], segments_BT=batch["segments"],
         adapters=adapters,
     )  # fmt: skip
-    targets_BT = jnp.roll(batch["tokens"], -1, axis=1)
-    w_VD, cap = model.head(weights, adapters)
-    return loss.logps(x_BTD, w_VD, targets_BT, chunk=chunk, cap=cap)[0][:, :-1]
+    return x_BTD, *model.head(weights, adapters)
 
 
 def batches(examples: Sequence, *, batch_size: int, most: int):

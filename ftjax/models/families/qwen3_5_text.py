@@ -9,7 +9,7 @@ from ftjax.models import blocks, decoder, deltanet
 from ftjax.models.families import llama, qwen3_next
 from ftjax.models.hf import config as hf_config
 
-EXPERTS = ("moe_intermediate_size", "num_experts", "num_experts_per_tok", "norm_topk_prob")
+EXPERTS = ("moe_intermediate_size", "norm_topk_prob", "router_aux_loss_coef")
 EXAMPLE = {k: v for k, v in qwen3_next.EXAMPLE.items() if "expert" not in k and k not in EXPERTS}
 EXAMPLE |= dict(model_type="qwen3_5_text")
 # Read by nothing: what the layers are says it, or it is of the predictor of further tokens.

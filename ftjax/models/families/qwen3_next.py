@@ -64,6 +64,11 @@ class Config(Hybrid, experts.Config):
     delta: deltanet.Numbers
     recurrent: tuple[bool, ...]
 
+    @property
+    def spare_tensors(self) -> tuple[str, ...]:
+        """The predictor of further tokens."""
+        return (r"mtp\..*",)
+
 
 class Attention(blocks.Attention):
     """Attention under a gate that the query's map makes: C numbers queries and gate of a head."""

@@ -37,7 +37,7 @@ def family_of(model_type: str) -> ModuleType:
     relative = f"; the nearest is {near[0]!r}, to start one of your own from" if near else ""
     raise ValueError(
         f"config.json: got model_type={model_type!r}; expected one of {legal}, or the dotted path "
-        f"of a module with {', '.join(PARTS)}{relative}"
+        f"of a module with {', '.join(PARTS)}{relative} (docs/families.md)"
     )
 
 

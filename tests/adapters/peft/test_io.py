@@ -15,6 +15,7 @@ from ftjax.adapters.peft import io as peft
 from ftjax.adapters.peft import lora as peft_lora
 from ftjax.adapters.peft.config import Targets
 from ftjax.models.base import Linear
+from ftjax.models.hf import checkpoint
 
 LINEARS = {
     "blocks/attn/q": Linear("BTD,DNH->BTNH", (8, 2, 3), (0, 1, 2)),
@@ -220,3 +221,26 @@ def test_methods_that_peft_lacks_are_not_written_and_never_nothing(tmp_path):
     with pytest.raises(ValueError, match=r"got Adapter at .*expected adapters of one"):
         save(tmp_path / "out", {"blocks": {"attn": {"q": protocol.Adapter()}}})
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "expected"),
+    [
+        ("gemma3", "blocks/attn/q", "model.language_model.layers.0.self_attn.q_proj"),
+        ("mistral3", "head", "lm_head"),
+        ("qwen3_5", "delta/attn/qkv", "model.language_model.layers.0.linear_attn.in_proj_qkv"),
+        ("mixtral", "blocks/moe/gate_up", "model.layers.0.mlp.experts.gate_up_proj"),
+        ("gemma4_text", "blocks/moe/down", "model.layers.0.experts.down_proj"),
+        (
+            "granitemoehybrid", "mamba/moe/down",
+            "model.layers.0.block_sparse_moe.experts.down_proj",
+        ),
+        ("gpt_oss", "blocks/moe/down", None),  # lies transposed
+    ],
+)  # fmt: skip
+def test_modules_have_the_names_that_transformers_has_in_memory(name, path, expected):
+    family = checkpoint.family_of(name)
+    config = dataclasses.replace(family.from_hf(family.EXAMPLE), tied=False)
+    found = peft.modules(family.make(config).linears, family.NAMES)
+    names = [m.name for m in found if m.path == path]
+    assert names[:1] == ([expected] if expected else [])

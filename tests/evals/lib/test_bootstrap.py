@@ -71,3 +71,36 @@ def test_the_seed_decides():
 def test_examples_that_do_not_pair_are_an_error(before, after):
     with pytest.raises(ValueError, match="evaluate both on the same examples"):
         bootstrap.differences(MEAN, before, after)
+
+
+def test_nested_groups_are_averaged_each_by_itself():
+    groups = [{"x": np.full(90, 1.0)}, {"x": np.full(10, 2.0)}]
+    found = bootstrap.nested(lambda arrays: arrays["x"].mean(), groups)
+    assert found == (1.5, 1.0, 2.0, 100)  # one of four draws has the first group alone
+
+
+def test_nested_examples_add_to_groups():
+    rng = np.random.default_rng(4)
+    mean = lambda arrays: arrays["x"].mean()
+    between = rng.normal(size=30)
+    exact = bootstrap.nested(mean, [{"x": np.full(5, m)} for m in between], resamples=1000)
+    noisy = bootstrap.nested(
+        mean, [{"x": m + 3 * rng.normal(size=5)} for m in between], resamples=1000
+    )
+    half = 1.96 * between.std() / np.sqrt(30)
+    assert exact.high - exact.low == pytest.approx(2 * half, rel=0.15)
+    assert noisy.high - noisy.low > 1.3 * (exact.high - exact.low)
+
+
+def test_nested_pairs_stay_together():
+    rng = np.random.default_rng(5)
+    before = rng.normal(scale=100, size=(4, 20))
+    groups = [{"before": x, "after": x + 0.25} for x in before]
+    change = lambda arrays: (arrays["after"] - arrays["before"]).mean()
+    assert bootstrap.nested(change, groups, resamples=50) == pytest.approx((0.25, 0.25, 0.25, 80))
+
+
+@pytest.mark.parametrize("groups", [[], [{"x": np.zeros(0)}], [{"x": np.ones(2), "y": np.ones(3)}]])
+def test_nested_groups_that_are_none(groups):
+    with pytest.raises(ValueError, match="bootstrap: got"):
+        bootstrap.nested(lambda arrays: 0.0, groups)

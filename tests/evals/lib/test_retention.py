@@ -38,11 +38,6 @@ def test_retention_needs_something_to_keep():
         retention.retention({}, {}, {})
 
 
-def test_noise_floor_is_the_spread():
-    assert retention.noise_floor([0.5, 0.625, 0.25]) == 0.375
-    assert retention.noise_floor([0.5]) == 0
-
-
 @pytest.mark.parametrize(
     ("metric", "expected"),
     [("eval/wiki/nll", -1), ("accuracy", 1), ("a/b/f1", 1), ("bits_per_byte", -1), ("x/mine", 1)],

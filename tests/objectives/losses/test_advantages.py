@@ -83,6 +83,33 @@ def test_deviations_of_groups_are_unbiased():
     np.testing.assert_allclose(found, (rewards - 3) / (np.sqrt(14 / 3) + 1e-4), rtol=1e-5)
 
 
+def test_the_deviation_of_a_batch_is_that_of_all_its_rewards():
+    rewards = np.float32([1, 2, 3, 6])
+    found = advantages.of_groups(jnp.asarray(rewards), size=2, scale="batch")
+    centred = np.float32([-0.5, 0.5, -1.5, 1.5])
+    np.testing.assert_allclose(found, centred / (np.sqrt(14 / 3) + 1e-4), rtol=1e-5)
+
+
+def test_rewards_add_under_their_weights_and_each_by_itself_when_decoupled():
+    rewards = np.float32([[1, 0], [3, 8], [2, np.nan], [np.nan, np.nan]])
+    found = advantages.total(jnp.asarray(rewards), (2.0, 0.5))
+    np.testing.assert_array_equal(found, [2, 10, 4, np.nan])
+    rewards = GENERATOR.normal(size=(4, 2)).astype(np.float32)
+    groups = rewards.reshape(2, 2, 2)
+    deviation = groups.std(axis=1, ddof=1, keepdims=True) + 1e-4
+    each = ((groups - groups.mean(1, keepdims=True)) / deviation).reshape(4, 2)
+    sums = each @ [2.0, 0.5]
+    found = advantages.decoupled(jnp.asarray(rewards), (2.0, 0.5), size=2)
+    np.testing.assert_allclose(found, sums / (sums.std(ddof=1) + 1e-4), rtol=1e-4)
+
+
+def test_white_values_may_keep_their_mean():
+    values, mask = np.float32([[1, 2, 9], [3, 6, 9]]), np.float32([[1, 1, 0]] * 2)
+    found = advantages.whitened(values, mask, centre=False)[:, :2]
+    inside = values[:, :2]
+    np.testing.assert_allclose(found, (inside - 3) / np.sqrt(14 / 3) + 3, rtol=1e-5)
+
+
 @pytest.mark.parametrize("loss", grpo.VARIANTS)
 def test_no_advantage_is_no_gradient(loss):
     """So a group of equal rewards teaches nothing, whichever the loss."""

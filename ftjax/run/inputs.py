@@ -1,0 +1,75 @@
+"""What a run trains on: its data, encoded and in batches, and those batches on the mesh.
+
+loader = load(parts, progress)
+batches = Batches(loader, parts.mesh)
+"""
+
+from ftjax.core import mesh as meshes
+from ftjax.data import loader as loaders
+from ftjax.objectives.losses import spec as specs
+from ftjax.run import reference
+from ftjax.run.build import Parts
+
+
+def load(parts: Parts, progress=None) -> loaders.Loader:
+    """Open and encode the data of a run; `progress(rows done, rows)` is called meanwhile.
+
+    Raises:
+      ValueError: anything wrong with them, or they are of another kind than the objective's.
+    """
+    loader = _loader(parts, progress)
+    _check_kind(loader.data.store.kind, parts.objective)
+    reference.reserve(parts.reference, loader.data.store)
+    return loader
+
+
+def _loader(parts: Parts, progress) -> loaders.Loader:
+    s = parts.settings
+    given = dict(
+        tokenizer=parts.tokenizer, batch_size=s.batch_size, seed=s.seed.data, progress=progress,
+        local_rows=meshes.local_rows(s.batch_size, parts.mesh),
+    )  # fmt: skip
+    return open_data(s.data, where="data", **given)
+
+
+def open_data(data: dict, *, where: str, **given) -> loaders.Loader:
+    """Open a data section; `given` are the keywords that the program sets itself."""
+    if clash := sorted(data.keys() & given.keys()):
+        raise ValueError(f"{where}.{clash[0]}: got a value; expected none, another key sets it")
+    return loaders.make(**data, **given)
+
+
+def _check_kind(kind: str, objective) -> None:
+    wanted = specs.of(objective).data
+    if wanted in specs.SAMPLED:
+        raise ValueError(
+            f"objective.name: got {objective.__name__}, which learns from samples that it takes "
+            "itself; expected one that learns from data; run experiments.online, or change it"
+        )
+    if kind != wanted:
+        raise ValueError(
+            f"data.kind: got data of kind {kind!r} for {objective.__name__}; expected "
+            f"{'text, prompt or chat' if wanted == 'tokens' else repr(wanted)}; change one of them"
+        )
+
+
+class Batches:
+    """A loader whose batches go to the mesh; knows where it is, as the loader does."""
+
+    def __init__(self, loader: loaders.Loader, mesh):
+        self._loader, self._mesh = loader, mesh
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        rows = self._loader.batch_size
+        return meshes.put_local(next(self._loader), self._mesh, rows=rows)
+
+    def state(self) -> dict:
+        """Return the loader's position."""
+        return self._loader.state()
+
+    def restore(self, position: dict) -> None:
+        """Go to a position."""
+        self._loader.restore(position)

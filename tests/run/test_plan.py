@@ -1,0 +1,39 @@
+"""What a run computes is known before its data are read, and for devices that it is not on."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from ftjax.core import mesh as meshes
+from ftjax.core import tree
+from ftjax.run import plan as plans
+
+ABSENT = {"data.path": "absent.jsonl"}
+
+
+def test_the_state_is_known_without_data(lab):
+    found, whole = plans.program(lab.settings(**ABSENT)), plans.plan(lab.settings())
+    assert jax.tree.structure(found.state) == jax.tree.structure(whole.state)
+    assert tree.paths(found.state.params) == tree.paths(whole.state.params)
+    assert tree.paths(found.frozen) == tree.paths(whole.frozen)
+    with pytest.raises(ValueError, match=r"absent\.jsonl"):
+        plans.plan(lab.settings(**ABSENT))
+
+
+def test_the_step_is_lowered_for_other_devices_without_data(lab):
+    mesh = meshes.make(data=2, fsdp=2, devices=jax.devices()[:4])
+    p = plans.program(lab.settings(**ABSENT), mesh=mesh)
+    assert {leaf.sharding.mesh for leaf in jax.tree.leaves((p.state.params, p.frozen))} == {mesh}
+    state, metrics = plans.compiled_step(p).lower(p.state, p.frozen, batch(8, 64, mesh)).out_info
+    shapes = lambda each: jax.tree.map(lambda x: (x.shape, x.dtype), each)
+    assert shapes(state) == shapes(p.state)
+    assert "loss" in metrics
+
+
+def batch(rows, width, mesh):
+    """The shapes of a batch of tokens, laid out on a mesh."""
+    kinds = dict(tokens=jnp.int32, segments=jnp.int32, positions=jnp.int32, weights=jnp.float32)
+    shapes = {name: jax.ShapeDtypeStruct((rows, width), kind) for name, kind in kinds.items()}
+    return jax.tree.map(
+        lambda x, s: x.update(sharding=s), shapes, meshes.batch_shardings(shapes, mesh)
+    )

@@ -1,0 +1,60 @@
+"""What a step counts, adds and keeps besides the loss, of one number and no model."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ftjax.core.mean import Mean
+from ftjax.train import state as states
+from ftjax.train.step import make_step
+
+X = np.float32([1, 2, 3, 6])
+BATCH = {"x": X, "segments": np.int32([[1, 1, 0], [1, 2, 2], [1, 0, 0], [1, 1, 1]])}
+
+
+def product(policy, reference, batch, key):
+    """Return the mean of w x."""
+    return {"loss": Mean.of(policy.params["model"]["w"] * batch["x"])}
+
+
+def trained(batch=BATCH, *, dtype=jnp.float32, ema=False, **options):
+    """Take one step of plain descent from w = 1 at rate 0.1; returns (state, metrics)."""
+    tx = optax.sgd(0.1)
+    start = {"model": {"w": jnp.ones((), dtype)}, "adapters": None}
+    state = states.create(start, tx, key=jax.random.key(0), ema=ema)
+    step = make_step(None, product, tx, **options)
+    return step(state, {"model": {"w": None}, "adapters": None}, batch)
+
+
+def test_it_descends_and_counts_tokens_without_padding():
+    state, metrics = trained(learning_rate=lambda n: 0.1 + n)
+    assert int(state.step) == 1
+    assert float(state.params["model"]["w"]) == pytest.approx(1 - 0.1 * 3)
+    assert int(metrics["tokens"]) == 9
+    assert float(metrics["grad_norm"]) == pytest.approx(3)
+    assert float(metrics["learning_rate"]) == pytest.approx(0.1)
+
+
+def test_microbatches_and_penalties_add_up():
+    square = lambda params: 2 * params["model"]["w"] ** 2
+    for accumulate in (1, 2):
+        state, metrics = trained(accumulate=accumulate, penalties={"square": square})
+        assert float(state.params["model"]["w"]) == pytest.approx(1 - 0.1 * (3 + 4))
+        assert float(metrics["penalty/square"]) == pytest.approx(2)
+        assert float(metrics["loss"]) == pytest.approx(3)
+
+
+def test_the_average_follows_the_new_weights():
+    state, _ = trained(ema=True, ema_decay=0.75)
+    w = float(state.params["model"]["w"])
+    assert float(state.ema["model"]["w"]) == pytest.approx(1 + 0.25 * (w - 1))
+
+
+def test_sums_over_microbatches_are_float32():
+    """In bfloat16 the 63 small gradients after a large one would each round away."""
+    x = np.float32([64] + [2**-3] * 63)
+    batch = {"x": x, "segments": np.ones((64, 1), np.int32)}
+    _, metrics = trained(batch, dtype=jnp.bfloat16, accumulate=64)
+    assert float(metrics["grad_norm"]) == pytest.approx(x.mean(), rel=1e-3)
