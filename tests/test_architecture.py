@@ -12,9 +12,9 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 FLOORS = (
     ("core",),
     ("ops",),
-    ("data", "optim", "penalties", "sampling"),
+    ("data", "optim", "sampling"),
     ("models", "adapters", "objectives", "evals"),
-    ("report",),
+    ("penalties", "report"),
     ("train",),
     ("run",),
     ("rl",),

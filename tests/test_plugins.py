@@ -54,10 +54,13 @@ FILES = {
         import jax
         import jax.numpy as jnp
 
+        from ftjax.penalties.lib.penalty import Penalty
+
 
         def make(*, weight: float):
-            return lambda params: weight * sum(
-                jnp.square(leaf).sum() for leaf in jax.tree.leaves(params["adapters"])
+            square = lambda leaf: jnp.square(leaf).sum()
+            return Penalty(
+                lambda params, arrays: weight * sum(map(square, jax.tree.leaves(params["adapters"])))
             )
     ''',
     "evaluator.py": '''

@@ -1,5 +1,8 @@
-"""Penalties on parameters: `make(**hyper) -> penalty(params) -> float32 scalar`, one file each.
+"""Penalties on parameters: `make(**hyper) -> Penalty`, one file each.
+
+    arrays = penalty.prepare(params, model, batch)      before the first step; may be empty
+    penalty.value(params, arrays)                       float32 scalar
 
 `params` is {"model": ..., "adapters": ...}. A step adds penalties to the mean loss once, whatever
-the number of microbatches. What needs a batch is a term of an objective instead.
+the number of microbatches. What needs the batch of a step is a term of an objective instead.
 """

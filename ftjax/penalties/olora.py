@@ -10,18 +10,20 @@ import jax.numpy as jnp
 from ftjax.core import tree
 from ftjax.core.typed import NonNegative
 from ftjax.ops import products
+from ftjax.penalties.lib.penalty import Penalty
 
 EXAMPLE = dict(weight=0.5)
 
 
-def make(*, weight: NonNegative):
+def make(*, weight: NonNegative) -> Penalty:
     """Make the penalty on every adapter that has a, a0 and a scale.
 
     Raises:
       ValueError: there is none, when it is computed.
     """
 
-    def penalty(params):
+    def value(params, arrays):
+        del arrays
         arrays, overlaps = tree.paths(params["adapters"]), []
         for path in (path.removesuffix("/a0") for path in arrays if path.endswith("/a0")):
             lead = arrays[f"{path}/scale"].shape  # the axis of the layers, where there is one
@@ -37,4 +39,4 @@ def make(*, weight: NonNegative):
             )
         return weight * sum(overlaps)
 
-    return penalty
+    return Penalty(value)

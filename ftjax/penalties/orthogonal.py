@@ -8,18 +8,20 @@ import jax.numpy as jnp
 from ftjax.core import tree
 from ftjax.core.typed import NonNegative
 from ftjax.ops import products
+from ftjax.penalties.lib.penalty import Penalty
 
 EXAMPLE = dict(weight=0.5)
 
 
-def make(*, weight: NonNegative):
+def make(*, weight: NonNegative) -> Penalty:
     """Make the penalty on every adapter that has a, e and b.
 
     Raises:
       ValueError: there is none, when it is computed.
     """
 
-    def penalty(params):
+    def value(params, arrays):
+        del arrays
         distances = []
         arrays = tree.paths(params["adapters"])
         for path in (path.removesuffix("/e") for path in arrays if path.endswith("/e")):
@@ -33,7 +35,7 @@ def make(*, weight: NonNegative):
             )
         return weight * jnp.concatenate(distances).mean()
 
-    return penalty
+    return Penalty(value)
 
 
 def _distance(rows) -> jnp.ndarray:

@@ -17,11 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from ftjax.core import mesh as meshes
-from ftjax.core import rng, tree
+from ftjax.core import rng
 from ftjax.objectives.losses import spec as specs
 from ftjax.run import prompting
 from ftjax.run.config import Rollout
 from ftjax.sampling import generation, geometric_mixture
+from ftjax.train import state as states
 from ftjax.train.policy import Policy
 
 
@@ -126,4 +127,4 @@ def base_of(parts, first, frozen) -> Policy:
     if parts.starts_as_base and not jax.tree.leaves(first.params["model"]):
         return policy.without_adapters()
     copies = jax.jit(functools.partial(jax.tree.map, jnp.copy))(first.params)
-    return dataclasses.replace(policy, params=tree.combine(copies, frozen))
+    return dataclasses.replace(policy, params=states.whole(copies, frozen))

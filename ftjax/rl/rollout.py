@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ftjax.core import mesh as meshes
-from ftjax.core import rounding, shapes, tree
+from ftjax.core import rounding, shapes
 from ftjax.objectives.losses.advantages import Experience
 from ftjax.rl import answers as drawing
 from ftjax.rl import batches as lessons
@@ -29,6 +29,7 @@ from ftjax.run import reward_model as judging
 from ftjax.run.config import Rollout, Settings
 from ftjax.sampling import text
 from ftjax.train import flops
+from ftjax.train import state as states
 from ftjax.train.policy import Policy
 
 TOGETHER = {"preference": 2, "duel": 2}  # rows of an example that a batch counts, by its kind
@@ -192,7 +193,7 @@ class Rollouts:
         if self._at == self._a_round:
             self._number, self._at, self._round = self._number + 1, 0, None
         if self._round is None:
-            params = tree.combine(self._state.params, self._frozen)
+            params = states.whole(self._state.params, self._frozen)
             found = self.sampler.run(params, self._number, self._cursor, self._kl_scale)
             (self._round, self._cursor), self._saved = found, None
             self._control()

@@ -26,7 +26,7 @@ Keys = dict[str, Any]  # annotations by key
 SET = (
     "total_steps", "where", "inner", "devices", "model", "tokenizer", "local_rows",
     "progress", "respond", "examples", "byte_counts", "pairs", "reference",
-    "sample", "base_of", "mesh",
+    "sample", "base_of", "mesh", "linears", "trains",
 )  # fmt: skip
 OF_EVALS = ("name", "group", "data", "rows", "max_new_tokens", "temperature", "until", "rewards")
 OF_ADAPTERS = ("name", "where", "groups", "past", "token_ids", "batches")
@@ -163,7 +163,7 @@ def _objective(name: str) -> Keys | None:
 
 
 def _penalty(name: str) -> Keys | None:
-    return _made(name, "penalties", where="penalties.name")
+    return _made(name, "penalties", more=("name", "data"), where="penalties.name")
 
 
 def _optim(name: str) -> Keys | None:
@@ -210,8 +210,9 @@ def _mesh(_: str | None) -> Keys:
 
 
 SECTIONS: Mapping[str, Callable] = {
-    "adapter": _adapter, "objective": _objective, "penalties.*": _penalty, "optim": _optim,
-    "optim.schedule": _schedule, "optim.ranks": _ranks, "data": _data, "evals.*": _evaluation,
+    "adapter": _adapter, "objective": _objective, "penalties.*": _penalty,
+    "penalties.*.data": _data, "optim": _optim, "optim.schedule": _schedule,
+    "optim.ranks": _ranks, "data": _data, "evals.*": _evaluation,
     "evals.*.data": _data, "mesh": _mesh,
 }  # fmt: skip
 NAMELESS = (_mesh, _ranks)

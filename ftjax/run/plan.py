@@ -18,7 +18,7 @@ from ftjax.core import config as conf
 from ftjax.core import mesh as meshes
 from ftjax.data import loader as loaders
 from ftjax.optim import optimizer as chain
-from ftjax.run import adapter_init, inputs, lengths, reference, saved_state
+from ftjax.run import adapter_init, inputs, lengths, penalty, reference, saved_state
 from ftjax.run import build as setup
 from ftjax.run import evaluation as evaluating
 from ftjax.run import objective as objectives
@@ -38,7 +38,7 @@ class Program:
     parts: setup.Parts
     optimizer: chain.Optimizer
     objective: Any
-    penalties: Mapping[str, Callable]
+    penalties: Mapping[str, penalty.Prepared]
     state: states.State  # abstract, with shardings
     frozen: Any  # abstract, with shardings
 
@@ -68,10 +68,12 @@ def program(settings: Settings, *, mesh=None) -> Program:
     if settings.compile == "pmap":
         compiling.check_pmap(parts.mesh)
     objective = objectives.make(settings)
-    penalties = _penalties(parts)
+    penalties = penalty.build(parts)
     # The steps of so many epochs are known once the data are; what is wrong shows before.
     optimizer = _optimizer(settings, settings.steps or LONGEST)
     trainable, frozen = states.split(parts.abstract, parts.patterns)
+    if penalties:
+        frozen |= {"penalties": penalty.abstract(penalties, parts)}
     reference.check(parts.reference.name, parts.objective, trainable)
     state = saved_state.abstract_state(parts, trainable, optimizer.tx)
     loaders.check_types(settings.data, where="data")
@@ -106,17 +108,6 @@ def _optimizer(settings: Settings, steps: int) -> chain.Optimizer:
     return conf.call(chain.make, settings.optim, where="optim", extra={"total_steps": steps})
 
 
-def _penalties(parts: setup.Parts) -> dict[str, Callable]:
-    """Build the penalties; each is traced once, to see that it finds what it is about."""
-    found = {
-        label: conf.build(spec, "penalties", where=f"penalties.{label}")
-        for label, spec in parts.settings.penalties.items()
-    }
-    for penalty in found.values():
-        jax.eval_shape(penalty, parts.abstract)
-    return found
-
-
 def _check_length(data: dict, most: int) -> None:
     if data.get("max_tokens", 0) > most:
         raise ValueError(
@@ -128,8 +119,9 @@ def _check_length(data: dict, most: int) -> None:
 def compiled_step(p: Program):
     """Make the training step, jitted (or pmapped) for its mesh."""
     s = p.settings
+    penalties = {label: own.penalty.value for label, own in p.penalties.items()}
     step = functools.partial(
-        make_step, p.parts.model, p.objective, p.optimizer.tx, penalties=p.penalties,
+        make_step, p.parts.model, p.objective, p.optimizer.tx, penalties=penalties,
         learning_rate=p.optimizer.learning_rate, accumulate=s.accumulate, chunk=s.model.chunk,
         ema_decay=s.ema_decay, reference=p.parts.reference.function,
     )  # fmt: skip
@@ -153,6 +145,8 @@ def weights(p: Plan, workdir: pathlib.Path | None = None) -> tuple[states.State,
     find = functools.partial(adapter_init.find, p.parts, p.objective, p.loader, workdir=workdir)
     params = setup.weights(p.parts, find if workdir else None)
     trainable, frozen = states.split(params, p.parts.patterns)
+    if p.penalties:
+        frozen |= {"penalties": penalty.arrays(p.penalties, p.parts, params)}
     return states.State(None, trainable, None, None, None), frozen
 
 

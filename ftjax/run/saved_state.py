@@ -8,10 +8,10 @@ Readers of finished runs and runs that go on open the same checkpoints.
 
 import functools
 import pathlib
+from collections.abc import Mapping
 
 import jax
 
-from ftjax.core import tree
 from ftjax.models.hf import digests
 from ftjax.optim import ema as averages
 from ftjax.run import build as setup
@@ -53,7 +53,7 @@ def shardings_of(abstract):
 def params_of(state: states.State, frozen):
     """Put a state's weights (their average, if one is kept) and the frozen ones together."""
     own = state.params if state.ema is None else averages.cast(state.ema, state.params)
-    return tree.combine(own, frozen)
+    return states.whole(own, frozen)
 
 
 def identity(parts: setup.Parts) -> dict:
@@ -65,15 +65,18 @@ def identity(parts: setup.Parts) -> dict:
 
 
 def open_checkpoints(
-    parts: setup.Parts, workdir: pathlib.Path, *, restart_data: bool = False, **options
-) -> Checkpoints:
+    parts: setup.Parts, workdir: pathlib.Path, *, restart_data: bool = False,
+    penalties: Mapping[str, str] | None = None, **options,
+) -> Checkpoints:  # fmt: skip
     """Open the checkpoints of a run; the options are those of `Checkpoints`.
 
-    restart_data: the data may be others than those that the run began with.
+    restart_data: the data may be others than those that the run began with. penalties: the hash of
+    what each compares with, by label.
     """
     spec = parts.settings.checkpoint
+    frozen = identity(parts) | ({"penalties": dict(penalties)} if penalties else {})
     return Checkpoints(
         Artifacts(workdir).checkpoints, config=parts.settings.plain,
-        frozen=identity(parts), keep=spec.keep, best=spec.best or None, mode=spec.mode,
+        frozen=frozen, keep=spec.keep, best=spec.best or None, mode=spec.mode,
         free=FREE + (FREE_DATA if restart_data else ()), **options,
     )  # fmt: skip

@@ -17,7 +17,7 @@ import jax
 from ftjax.core import files
 from ftjax.optim import rates
 from ftjax.report import summary, writers
-from ftjax.run import damage, lock, saved_state
+from ftjax.run import damage, lock, penalty, saved_state
 from ftjax.run import plan as plans
 from ftjax.run.artifacts import Artifacts
 from ftjax.run.config import Settings
@@ -56,8 +56,11 @@ def records(
         found = writers_of(p.settings, workdir, until=p.length.steps)
         for writer in found:
             stack.callback(writer.close)
-        allow = dict(allow_config_change=allow_config_change, restart_data=restart_data)
-        checkpoints = stack.enter_context(saved_state.open_checkpoints(p.parts, workdir, **allow))
+        options = dict(
+            allow_config_change=allow_config_change, restart_data=restart_data,
+            penalties=penalty.identity(p.penalties, p.settings),
+        )  # fmt: skip
+        checkpoints = stack.enter_context(saved_state.open_checkpoints(p.parts, workdir, **options))
         yield Records(Artifacts(workdir), found, checkpoints)
 
 

@@ -48,6 +48,14 @@ def split(params, patterns) -> tuple[Any, Any]:
     return trainable, frozen
 
 
+def whole(trainable, frozen):
+    """Put the two parts of {"model", "adapters", ...} together again.
+
+    What penalties compare with lies among the frozen arrays and is no parameter.
+    """
+    return tree.combine(trainable, {k: v for k, v in frozen.items() if k != "penalties"})
+
+
 def _check_dense(params, patterns) -> None:
     patterns = [patterns] if isinstance(patterns, str) else patterns
     for site in quantize.sites(params):

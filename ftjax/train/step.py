@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ftjax.core import rng, tree
+from ftjax.core import rng
 from ftjax.optim import ema as averages
 from ftjax.train import reference_policy
+from ftjax.train import state as states
 from ftjax.train.policy import Policy
 from ftjax.train.state import State
 
@@ -31,8 +32,9 @@ def make_step(
     Args:
       objective: `(policy, reference, batch, key) -> {"loss": Mean or tuple of Mean, name: Mean}`.
       tx: the optax transformation over the trainable tree.
-      penalties: functions of the parameters, added to what is differentiated; each is a metric
-        `penalty/<label>`, and the metric `loss` is the objective's alone.
+      penalties: `(params, frozen["penalties"][label]) -> scalar` by label, added to what is
+        differentiated; each is a metric `penalty/<label>`, and the metric `loss` is the objective's
+        alone.
       learning_rate: `step -> rate`, reported as a metric.
       accumulate: into how many microbatches the batch is cut.
       chunk: positions per chunk of the log-probabilities.
@@ -80,7 +82,7 @@ def make_gradients(
     """Make `(trainable, frozen, batch, key, reduce) -> (gradients, metrics)` of the mean loss."""
 
     def outputs(trainable, frozen, batch, key):
-        params = tree.combine(trainable, frozen)
+        params = states.whole(trainable, frozen)
         policy = Policy(model, params, chunk, own_terms=[])
         # The reference may share weights with the policy; nothing of it may reach the gradient.
         fixed = policy.without_gradient()
@@ -120,8 +122,11 @@ def _penalise(result, penalties: Mapping[str, Callable], trainable, frozen):
         return result
 
     def total(trainable):
-        params = tree.combine(trainable, frozen)
-        values = {f"penalty/{label}": penalty(params) for label, penalty in penalties.items()}
+        params, arrays = states.whole(trainable, frozen), frozen.get("penalties", {})
+        values = {
+            f"penalty/{label}": value(params, arrays.get(label, {}))
+            for label, value in penalties.items()
+        }
         return sum(values.values()), values
 
     own, values = jax.grad(total, has_aux=True)(trainable)

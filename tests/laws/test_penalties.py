@@ -1,5 +1,7 @@
 """Laws of every penalty file."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,24 +9,53 @@ import pytest
 
 import ftjax.penalties
 from ftjax.adapters import adalora, lora
+from ftjax.core import config as conf
 from ftjax.core import tree
+from ftjax.models.base import Linear
+from ftjax.objectives import sft
+from ftjax.optim import optimizer
+from ftjax.train import state as states
+from ftjax.train import step as steps
 from tests.laws import subjects
 
 PENALTIES = subjects.modules_with(ftjax.penalties, "make")
+LINEARS = {f"blocks/attn/{name}": Linear("BTD,DF->BTF", (6, 5), (0, 1)) for name in "qv"}
+TRAINS = {"model/blocks/attn/q"}
+each_penalty = pytest.mark.parametrize("name", PENALTIES)
 
 
 def draw(seed, *shape):
     return jax.random.normal(jax.random.key(seed), shape)
 
 
-def params():
+def params(scale=1.0):
     """Parameters with all that a penalty may look for."""
-    svd = adalora.AdaLoRA(draw(0, 2, 6, 3), draw(1, 2, 3), draw(2, 2, 3, 5), jnp.ones(2))
+    svd = adalora.AdaLoRA(draw(0, 2, 6, 3), scale * draw(1, 2, 3), draw(2, 2, 3, 5), jnp.ones(2))
     tasks = lora.OffsetLoRA(
-        draw(3, 2, 6, 3), draw(4, 2, 3, 5), draw(5, 2, 6, 4), draw(6, 2, 4, 5), jnp.ones(2)
+        draw(3, 2, 6, 3), scale * draw(4, 2, 3, 5), draw(5, 2, 6, 4), draw(6, 2, 4, 5), jnp.ones(2)
     )
     sites = {"blocks": {"attn": {"q": svd, "v": tasks}}}
-    return {"model": {"blocks": {"attn": {"q": draw(7, 2, 6, 5)}}}, "adapters": sites}
+    model = {"blocks": {"attn": {"q": draw(7, 2, 6, 5), "v": draw(8, 2, 6, 5)}}}
+    return {"model": model, "adapters": sites}
+
+
+def value_of(name, **changes):
+    """Return `params -> value`, of arrays about other parameters."""
+    module = PENALTIES[name]
+    offered = dict(linears=LINEARS, trains=TRAINS)
+    penalty = conf.call(module.make, module.EXAMPLE | changes, where=name, extra=offered)
+    origin, arrays = params(0.5), {}
+    if name == "l2sp":
+        arrays = penalty.prepare(origin, None, None)
+    if name == "ewc":
+        needed = {"q": 1 + draw(9, 2, 6, 5) ** 2, "v": 1 + draw(10, 2, 6, 5) ** 2}
+        start = PENALTIES["l2sp"].make(weight=1.0, **offered).prepare(origin, None, None)
+        arrays = {"start": start, "fisher": {"model": {"blocks": {"attn": needed}}}}
+    return functools.partial(_value, penalty, arrays)
+
+
+def _value(penalty, arrays, given):
+    return penalty.value(given, arrays)
 
 
 def test_every_penalty_has_an_example():
@@ -32,27 +63,61 @@ def test_every_penalty_has_an_example():
     assert subjects.modules_with(ftjax.penalties, "EXAMPLE") == PENALTIES
 
 
-@pytest.mark.parametrize("name", PENALTIES)
+@each_penalty
 def test_a_penalty_is_a_finite_scalar_that_scales_with_its_weight(name):
-    module = PENALTIES[name]
-    value = module.make(**module.EXAMPLE)(params())
+    value = value_of(name)(params())
     assert (value.shape, value.dtype) == ((), jnp.float32)
     assert np.isfinite(value)
     assert value > 0
-    double = module.make(**module.EXAMPLE | {"weight": 2 * module.EXAMPLE["weight"]})(params())
+    double = value_of(name, weight=2 * PENALTIES[name].EXAMPLE["weight"])(params())
     np.testing.assert_allclose(double, 2 * value, rtol=1e-6)
-    assert module.make(**module.EXAMPLE | {"weight": 0.0})(params()) == 0
+    assert value_of(name, weight=0.0)(params()) == 0
 
 
-@pytest.mark.parametrize("name", PENALTIES)
+@each_penalty
 def test_its_gradient_is_finite_and_points_uphill_on_its_own_paths(name):
-    module = PENALTIES[name]
-    penalty, start = module.make(**module.EXAMPLE), params()
+    penalty, start = value_of(name), params()
     gradient = jax.grad(penalty)(start)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
     touched = {path for path, leaf in tree.paths(gradient).items() if leaf.any()}
     assert touched
     shaken = tree.map_with_paths(lambda p, x: x if p in touched else x + 1, start)
-    np.testing.assert_array_equal(penalty(shaken), penalty(start))
-    lower = jax.tree.map(lambda x, g: x - 1e-3 * g, start, gradient)
+    # Adding 1 to a frozen weight and taking it away again rounds.
+    np.testing.assert_allclose(penalty(shaken), penalty(start), rtol=1e-5)
+    lower = jax.tree.map(lambda x, g: x - 1e-4 * g, start, gradient)
     assert penalty(lower) < penalty(start)
+
+
+@pytest.mark.parametrize("name", ["l2sp", "ewc"])
+@pytest.mark.parametrize("way", ["lora", "full"])
+def test_no_strength_is_a_run_without_the_penalty(name, way):
+    """Bit for bit; and a strength holds the weights back."""
+    plain, off, on = (trained(way, *given) for given in ((), (name, 0.0), (name, 100.0)))
+    for ours, theirs in zip(jax.tree.leaves(off), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    pairs = zip(jax.tree.leaves(on), jax.tree.leaves(plain), strict=True)
+    assert not all(np.array_equal(ours, theirs) for ours, theirs in pairs)
+
+
+@functools.cache
+def trained(way, name=None, weight=None):
+    """Return what trains after three steps."""
+    model, whole = subjects.model("llama"), {"model": subjects.weights("llama"), "adapters": None}
+    if way == "lora":
+        whole["adapters"] = subjects.adapters("lora", "llama", where="blocks/mlp/**")
+    pattern = "adapters/**" if way == "lora" else "model/blocks/mlp/**"
+    trainable, frozen = states.split(whole, pattern)
+    values = {}
+    if name:
+        keywords = PENALTIES[name].EXAMPLE | dict(weight=weight)
+        offered = dict(linears=model.linears, trains=set(tree.paths(trainable)))
+        penalty = conf.call(PENALTIES[name].make, keywords, where=name, extra=offered)
+        prepare = jax.jit(lambda params, batch: penalty.prepare(params, model, batch))
+        frozen |= {"penalties": {"p": prepare(whole, subjects.batch())}}
+        values["p"] = penalty.value
+    tx = optimizer.make(name="sgd", learning_rate=1e-3, schedule="constant", total_steps=3).tx
+    step = jax.jit(steps.make_step(model, sft.make(), tx, penalties=values, chunk=subjects.CHUNK))
+    state = states.create(trainable, tx, key=jax.random.key(0))
+    for _ in range(3):
+        state, _ = step(state, frozen, subjects.batch())
+    return state.params

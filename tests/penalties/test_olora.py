@@ -23,16 +23,16 @@ def test_it_is_the_squared_overlap_in_every_layer():
         np.square(x.reshape(10, 4).T @ y.reshape(10, 2)).sum()
         for x, y in zip(PAST, NEW, strict=True)
     )
-    np.testing.assert_allclose(PENALTY(params(NEW, PAST)), 0.5 * wanted, rtol=1e-5)
+    np.testing.assert_allclose(PENALTY.value(params(NEW, PAST), {}), 0.5 * wanted, rtol=1e-5)
 
 
 def test_an_orthogonal_subspace_is_free():
     basis = jnp.linalg.qr(jnp.concatenate([PAST, NEW], -1).reshape(3, 10, 6))[0]
     free = basis[..., 4:].reshape(NEW.shape)
-    assert float(PENALTY(params(free, PAST))) == pytest.approx(0, abs=1e-8)
+    assert float(PENALTY.value(params(free, PAST), {})) == pytest.approx(0, abs=1e-8)
 
 
 def test_adapters_without_a_past_are_refused():
     plain = {"model": {}, "adapters": {"q": lora.LoRA(NEW, jnp.ones((3, 2, 7)), jnp.ones(3))}}
     with pytest.raises(ValueError, match=r"got olora and no adapter .*adapter\.past"):
-        PENALTY(plain)
+        PENALTY.value(plain, {})

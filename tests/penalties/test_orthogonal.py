@@ -22,7 +22,7 @@ def test_it_is_the_mean_distance_from_orthonormal():
     distances = []
     for a, b in zip(np.asarray(A).reshape(3, 10, 4), np.asarray(B), strict=True):
         distances += [np.linalg.norm(a.T @ a - np.eye(4)), np.linalg.norm(b @ b.T - np.eye(4))]
-    got = PENALTY(params(ADAPTER))
+    got = PENALTY.value(params(ADAPTER), {})
     np.testing.assert_allclose(got, 0.5 * np.mean(distances), rtol=1e-5)
 
 
@@ -30,10 +30,12 @@ def test_orthonormal_factors_cost_nothing_and_have_a_finite_gradient():
     a = jnp.linalg.qr(A.reshape(3, 10, 4))[0].reshape(A.shape)
     b = jnp.linalg.qr(B.swapaxes(1, 2))[0].swapaxes(1, 2)
     flat = adalora.AdaLoRA(a, ADAPTER.e, b, ADAPTER.scale)
-    assert float(PENALTY(params(flat))) == pytest.approx(0, abs=1e-5)
-    assert all(np.isfinite(g).all() for g in jax.tree.leaves(jax.grad(PENALTY)(params(flat))))
+    assert float(PENALTY.value(params(flat), {})) == pytest.approx(0, abs=1e-5)
+    assert all(
+        np.isfinite(g).all() for g in jax.tree.leaves(jax.grad(PENALTY.value)(params(flat), {}))
+    )
 
 
 def test_adapters_without_values_are_refused():
     with pytest.raises(ValueError, match=r"got orthogonal and no adapter .*'adalora'"):
-        PENALTY(params(lora.LoRA(A, B, jnp.ones(3))))
+        PENALTY.value(params(lora.LoRA(A, B, jnp.ones(3))), {})

@@ -1,0 +1,1 @@
+"""What penalties share; no penalty itself."""
