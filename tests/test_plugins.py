@@ -59,9 +59,8 @@ FILES = {
 
         def make(*, weight: float):
             square = lambda leaf: jnp.square(leaf).sum()
-            return Penalty(
-                lambda params, arrays: weight * sum(map(square, jax.tree.leaves(params["adapters"])))
-            )
+            total = lambda tree: sum(map(square, jax.tree.leaves(tree)))
+            return Penalty(lambda params, arrays: weight * total(params["adapters"]))
     ''',
     "evaluator.py": '''
         """How many examples there are, and how far the weights have moved from the base."""

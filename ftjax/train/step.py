@@ -32,9 +32,8 @@ def make_step(
     Args:
       objective: `(policy, reference, batch, key) -> {"loss": Mean or tuple of Mean, name: Mean}`.
       tx: the optax transformation over the trainable tree.
-      penalties: `(params, frozen["penalties"][label]) -> scalar` by label, added to what is
-        differentiated; each is a metric `penalty/<label>`, and the metric `loss` is the objective's
-        alone.
+      penalties: `(params, frozen["penalties"][label]) -> scalar` by label, differentiated too; each
+        is a metric `penalty/<label>`, and the metric `loss` is the objective's alone.
       learning_rate: `step -> rate`, reported as a metric.
       accumulate: into how many microbatches the batch is cut.
       chunk: positions per chunk of the log-probabilities.

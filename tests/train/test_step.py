@@ -38,7 +38,7 @@ def test_it_descends_and_counts_tokens_without_padding():
 
 
 def test_microbatches_and_penalties_add_up():
-    square = lambda params: 2 * params["model"]["w"] ** 2
+    square = lambda params, arrays: 2 * params["model"]["w"] ** 2
     for accumulate in (1, 2):
         state, metrics = trained(accumulate=accumulate, penalties={"square": square})
         assert float(state.params["model"]["w"]) == pytest.approx(1 - 0.1 * (3 + 4))
