@@ -181,7 +181,8 @@ def state_shardings(
 def _direction(name: str, keywords: Mapping, weight_decay, where: str):
     """Return the named transformation with learning rate 1 and no weight decay of its own."""
     if "." in name:
-        return conf.call(conf.attribute(name, "optim"), keywords, where=where)
+        make = conf.attribute(name, "optim", where=f"{where}.name")
+        return conf.call(make, keywords, where=where)
     if name not in names():
         fix, legal = conf.nearest(name, names()), conf.listed(names())
         raise ValueError(f"{where}.name: got {name!r}; {fix}expected one of {legal}")

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ftjax.core import config as conf
-from ftjax.core import typed
+from ftjax.core import config_flag, typed
 from ftjax.run import config as settings
 
 # What says one thing in two ways: the command line's takes the place of the config's.
@@ -25,15 +25,15 @@ Keys = dict[str, Any]  # annotations by key
 # What the program sets itself, of all functions below.
 SET = (
     "total_steps", "where", "inner", "devices", "model", "tokenizer", "local_rows",
-    "progress", "respond", "examples", "byte_counts", "pairs", "reference",
+    "progress", "held", "collect", "respond", "examples", "byte_counts", "pairs", "reference",
     "sample", "base_of", "mesh", "linears", "trains",
 )  # fmt: skip
 OF_EVALS = ("name", "group", "data", "rows", "max_new_tokens", "temperature", "until", "rewards")
 OF_ADAPTERS = ("name", "where", "groups", "past", "token_ids", "batches")
 
 
-def read(flag: conf.Flag):
-    """Return the locked config of the flag of `conf.flag()`, with the keys of the command line.
+def read(flag: config_flag.Flag):
+    """Return the locked config of the flag `--config`, with the keys of the command line.
 
     Raises:
       ValueError: the file cannot be read, or a key is not legal.

@@ -101,11 +101,13 @@ def plan(settings: Settings, *, progress=None, load: Callable | None = None, mes
     evaluating.check_best(settings)
     # The evaluations first: the data of training takes the longest to encode.
     evaluation = evaluating.build(found.parts)
-    loader = (load or inputs.load)(found.parts, progress)
+    load = load or functools.partial(inputs.load, held=evaluation.texts)
+    loader = load(found.parts, progress)
     length = lengths.of(settings, loader)
     if length.total != settings.steps:
         known = dict(optimizer=_optimizer(settings, length.total), steps=length.total)
         found = dataclasses.replace(found, **known)
+    evaluation = dataclasses.replace(evaluation, texts={})  # which nobody needs any more
     return Plan(**vars(found), loader=loader, evaluation=evaluation, length=length)
 
 
