@@ -16,17 +16,11 @@ from ftjax.objectives.losses.spec import Spec
 
 EXAMPLE = dict(beta=0.3)
 # delta is one number a microbatch: the mean over its rows.
-SPEC = Spec(data="unpaired", reference=True, couples_rows=True)
+SPEC = Spec(data="unpaired", reference=True, couples_rows=True, hyper=("beta",))
 
 
 def make(*, beta: Positive = 0.1):
-    """Make the objective.
-
-    Raises:
-      ValueError: beta is not above 0.
-    """
-    if not beta > 0:
-        raise ValueError(f"objective.beta: got {beta}; expected a number above 0, such as 0.1")
+    """Make the objective; `beta` scales the rewards."""
 
     def objective(policy, reference, batch, key):
         weight_BS, good_BS, batch = batch["examples"], batch["label"], sequence.take(batch, 0)

@@ -12,7 +12,7 @@ from ftjax.objectives.losses import margin, sequence
 from ftjax.objectives.losses.spec import Spec
 
 EXAMPLE = dict(loss="squared", beta=0.5, nll=0.5)
-SPEC = Spec(data="preference")
+SPEC = Spec(data="preference", hyper=("beta",))
 
 
 def make(

@@ -27,15 +27,7 @@ def make(*, beta: Share = 0.0, temperature: Positive = 1.0, nll: NonNegative = 0
       beta: 0 forward KL, 1 reverse KL, between them generalised JSD.
       temperature: divides both models' logits.
       nll: weight of the data's negative log-likelihood.
-
-    Raises:
-      ValueError: beta outside [0, 1], or a temperature not above 0.
     """
-    if not 0 <= beta <= 1 or not temperature > 0:
-        raise ValueError(
-            f"objective: got beta {beta}, temperature {temperature}; expected 0 <= beta <= 1 and a "
-            "temperature above 0"
-        )
     distance = functools.partial(divergence.jsd, beta=beta, temperature=temperature)
 
     def objective(policy, reference, batch, key):

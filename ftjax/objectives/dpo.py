@@ -29,7 +29,7 @@ def _names(loss) -> tuple[str, ...]:
 
 
 SPEC = Spec(
-    data="preference", reference=True,
+    data="preference", reference=True, hyper=("beta",),
     couples_rows=lambda loss="sigmoid", **_: bool(SORTING & set(_names(loss))),
 )  # fmt: skip
 
@@ -53,7 +53,7 @@ def make(
     """
     names = _names(loss)
     scales = (1.0,) * len(names) if loss_weights is None else tuple(loss_weights)
-    _check(beta, label_smoothing, names=names, scales=scales, sft=sft, wpo=wpo)
+    _check(label_smoothing, names=names, scales=scales, sft=sft, wpo=wpo)
     options = dict(label_smoothing=label_smoothing, tau=tau)
     losses = _bind(names, dpo_losses, dict(beta=beta), options, where="objective.loss")
     where = "objective.divergence"
@@ -76,14 +76,12 @@ def make(
     return objective
 
 
-def _check(beta: float, label_smoothing: float | None, *, names, scales, sft: float, wpo: bool):
+def _check(label_smoothing: float | None, *, names, scales, sft: float, wpo: bool):
     if wpo and SORTING & set(names):
         raise ValueError(
             f"objective.wpo: got True with loss {conf.listed(names)}; expected losses of single "
             "pairs: quantiles belong to no pair whose likelihood could weigh them; drop wpo"
         )
-    if not beta > 0:
-        raise ValueError(f"objective.beta: got {beta}; expected a number above 0, such as 0.1")
     if label_smoothing is not None and not 0 <= label_smoothing < 0.5:
         raise ValueError(
             f"objective.label_smoothing: got {label_smoothing}; expected 0 <= e < 0.5, the share "

@@ -18,23 +18,19 @@ from ftjax.objectives.losses.spec import Spec
 
 EXAMPLE = dict(beta=0.3, good_weight=1.5, bad_weight=0.75)
 # z is one number a microbatch: the mean over its rows.
-SPEC = Spec(data="unpaired", reference=True, couples_rows=lambda kl=True, **_: kl)
+SPEC = Spec(
+    data="unpaired",
+    reference=True,
+    couples_rows=lambda kl=True, **_: kl,
+    hyper=("beta", "good_weight", "bad_weight"),
+)
 
 
 def make(
     *, beta: Positive = 0.1, good_weight: NonNegative = 1.0, bad_weight: NonNegative = 1.0,
     kl: bool = True,
 ):  # fmt: skip
-    """Make the objective; the weights make up for a lack of good or of bad answers.
-
-    Raises:
-      ValueError: beta is not above 0, or a weight is negative.
-    """
-    if not beta > 0 or min(good_weight, bad_weight) < 0:
-        raise ValueError(
-            f"objective: got beta {beta}, weights {good_weight} and {bad_weight}; expected beta "
-            "above 0 and weights of at least 0"
-        )
+    """Make the objective; the weights make up for a lack of good or of bad answers."""
 
     def ratio(policy, reference, batch, key=None):
         """Compute log pi - log pi_ref of whole answers [B,S]."""

@@ -16,17 +16,11 @@ from ftjax.objectives.losses import sequence
 from ftjax.objectives.losses.spec import Spec
 
 EXAMPLE = dict(beta=0.5)
-SPEC = Spec(data="duel", reference=True, rival=0.5)
+SPEC = Spec(data="duel", reference=True, rival=0.5, hyper=("beta",))
 
 
 def make(*, beta: NonNegative = 0.1):
-    """Make the objective; `beta` is the weight of the divergence.
-
-    Raises:
-      ValueError: it is negative.
-    """
-    if beta < 0:
-        raise ValueError(f"objective.beta: got {beta}; expected at least 0")
+    """Make the objective; `beta` is the weight of the divergence."""
 
     def objective(policy, reference, batch, key):
         rows, weight_BS = sequence.take(batch, 0), batch["examples"]

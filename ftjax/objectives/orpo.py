@@ -16,17 +16,11 @@ from ftjax.objectives.losses.spec import Spec
 
 EXAMPLE = dict(beta=0.5)
 HIGHEST = -1e-7  # of a mean log-probability: at 0, p = 1, the odds are infinite
-SPEC = Spec(data="preference")
+SPEC = Spec(data="preference", hyper=("beta",))
 
 
 def make(*, beta: NonNegative = 0.1):
-    """Make the objective.
-
-    Raises:
-      ValueError: beta is negative.
-    """
-    if beta < 0:
-        raise ValueError(f"objective.beta: got {beta}; expected at least 0")
+    """Make the objective; `beta` is the weight of the odds ratio."""
 
     def objective(policy, reference, batch, key):
         del reference

@@ -20,7 +20,13 @@ from ftjax.objectives.losses import kl as estimators
 from ftjax.objectives.losses.spec import Spec
 
 EXAMPLE = dict(clip=0.2, value_weight=0.5)
-SPEC = Spec(data="experience", heads=("value",), ratio=True, kl_scale=True)
+SPEC = Spec(
+    data="experience",
+    heads=("value",),
+    ratio=True,
+    kl_scale=True,
+    hyper=("clip", "value_clip", "value_weight"),
+)
 
 
 def make(

@@ -14,17 +14,15 @@ from ftjax.objectives.losses import ranking, sequence
 from ftjax.objectives.losses.spec import Spec
 
 EXAMPLE = dict(beta=0.3)
-SPEC = Spec(data="ranking", reference=True)
+SPEC = Spec(data="ranking", reference=True, hyper=("beta",))
 
 
 def make(*, beta: Positive = 0.1, loss: str = "plackett_luce"):
     """Make the objective; `loss` is plackett_luce, all_pairs or the dotted path of one's own.
 
     Raises:
-      ValueError: beta is not above 0, or there is no such loss.
+      ValueError: there is no such loss.
     """
-    if not beta > 0:
-        raise ValueError(f"objective.beta: got {beta}; expected a number above 0, such as 0.1")
     found = conf.function(loss, ranking, where="objective.loss")
 
     def objective(policy, reference, batch, key):

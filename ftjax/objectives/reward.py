@@ -16,17 +16,11 @@ from ftjax.objectives.losses import sequence
 from ftjax.objectives.losses.spec import Spec
 
 EXAMPLE = dict(centre=0.1)
-SPEC = Spec(data="preference", heads=("reward",))
+SPEC = Spec(data="preference", heads=("reward",), hyper=("centre",))
 
 
 def make(*, centre: NonNegative = 0.0):
-    """Make the objective; `centre` is the weight of the centring term, such as 0.01.
-
-    Raises:
-      ValueError: it is negative.
-    """
-    if centre < 0:
-        raise ValueError(f"objective.centre: got {centre}; expected at least 0")
+    """Make the objective; `centre` is the weight of the centring term, such as 0.01."""
 
     def objective(policy, reference, batch, key):
         del reference

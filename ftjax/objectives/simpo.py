@@ -18,7 +18,7 @@ from ftjax.objectives.losses import sequence
 from ftjax.objectives.losses.spec import Spec
 
 EXAMPLE = dict(beta=2.0, gamma=0.5, alpha=0.25, nll=0.5)
-SPEC = Spec(data="preference")
+SPEC = Spec(data="preference", hyper=("beta", "gamma"))
 
 
 def make(
@@ -33,12 +33,7 @@ def make(
       alpha: of AlphaPO; 0 = SimPO.
       nll: weight of the chosen answers' negative log-likelihood (CPO-SimPO).
       label_smoothing: the share of labels that may be wrong.
-
-    Raises:
-      ValueError: beta is not above 0.
     """
-    if not beta > 0:
-        raise ValueError(f"objective.beta: got {beta}; expected a number above 0, such as 2.0")
 
     def objective(policy, reference, batch, key):
         del reference

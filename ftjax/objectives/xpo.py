@@ -20,7 +20,7 @@ from ftjax.objectives.losses import sequence
 from ftjax.objectives.losses.spec import Spec
 
 EXAMPLE = dict(beta=0.5, alpha=0.1, loss="squared")
-SPEC = Spec(data="duel", reference=True)
+SPEC = Spec(data="duel", reference=True, hyper=("beta", "alpha"))
 
 
 def make(*, beta: Positive = 0.1, alpha: NonNegative = 1e-5, loss: str = "sigmoid"):
@@ -32,13 +32,8 @@ def make(*, beta: Positive = 0.1, alpha: NonNegative = 1e-5, loss: str = "sigmoi
       loss: of the margin, a function of `contrast`.
 
     Raises:
-      ValueError: beta is not above 0, alpha is negative, or there is no such loss.
+      ValueError: there is no such loss.
     """
-    if not beta > 0 or alpha < 0:
-        raise ValueError(
-            f"objective: got beta {beta}, alpha {alpha}; expected a beta above 0 and an alpha of "
-            "at least 0"
-        )
     of_margin = conf.function(loss, contrast, where="objective.loss")
 
     def objective(policy, reference, batch, key):

@@ -134,6 +134,14 @@ def _clipped(updates, clip_norm):
     return updates if clip_norm is None else clip(updates, max_norm=clip_norm)
 
 
+def hyper(keywords: Mapping) -> list[str]:
+    """Return which keywords of `make` may be traced: what is switched on, and decoupled."""
+    on = [key for key in ("learning_rate", "clip_norm") if keywords.get(key) is not None]
+    # A decay of 0 is left out by the compiler alone if it knows that it is 0.
+    decays = keywords.get("weight_decay") and keywords.get("name") not in DECAY_INSIDE
+    return [*on, "weight_decay"] if decays else on
+
+
 def names() -> list[str]:
     """Return the names of the optax optimizers on offer."""
     public = {n: f for n, f in vars(optax).items() if callable(f) and n[0].islower()}

@@ -254,9 +254,9 @@ class Step:
         self._step, self._batches = step, batches
         self.compilations = step.compilations
 
-    def __call__(self, state, frozen, batch):
+    def __call__(self, state, hyper, frozen, batch):
         """Train on a batch."""
-        state, metrics = self._step(state, frozen, batch)
+        state, metrics = self._step(state, hyper, frozen, batch)
         self._batches.watch(state)
         own = {name: np.float32(value) for name, value in self._batches.metrics.items()}
         return state, own | metrics

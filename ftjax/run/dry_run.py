@@ -71,7 +71,9 @@ def memory(plan: running.Plan) -> dict[str, int]:
         "average": _local(plan.state.ema),
     }
     step = running.compiled_step(plan)
-    analysis = step.lower(plan.state, plan.frozen, _batch(plan)).compile().memory_analysis()
+    analysis = (
+        step.lower(plan.state, plan.hyper, plan.frozen, _batch(plan)).compile().memory_analysis()
+    )
     temporary = f"temporary on {jax.default_backend()}"
     return kept | {temporary: analysis.temp_size_in_bytes}
 

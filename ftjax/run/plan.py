@@ -18,7 +18,7 @@ from ftjax.core import config as conf
 from ftjax.core import mesh as meshes
 from ftjax.data import loader as loaders
 from ftjax.optim import optimizer as chain
-from ftjax.run import adapter_init, inputs, lengths, penalty, reference, saved_state
+from ftjax.run import adapter_init, hyper, inputs, lengths, penalty, reference, saved_state
 from ftjax.run import build as setup
 from ftjax.run import evaluation as evaluating
 from ftjax.run import objective as objectives
@@ -38,6 +38,8 @@ class Program:
     parts: setup.Parts
     optimizer: chain.Optimizer
     objective: Any
+    hyper: hyper.Hyper  # numbers that are arguments of the step
+    steps: int  # those of the learning rate's schedule
     penalties: Mapping[str, penalty.Prepared]
     state: states.State  # abstract, with shardings
     frozen: Any  # abstract, with shardings
@@ -70,7 +72,8 @@ def program(settings: Settings, *, mesh=None) -> Program:
     objective = objectives.make(settings)
     penalties = penalty.build(parts)
     # The steps of so many epochs are known once the data are; what is wrong shows before.
-    optimizer = _optimizer(settings, settings.steps or LONGEST)
+    steps = settings.steps or LONGEST
+    optimizer = _optimizer(settings, steps)
     trainable, frozen = states.split(parts.abstract, parts.patterns)
     if penalties:
         frozen |= {"penalties": penalty.abstract(penalties, parts)}
@@ -78,7 +81,8 @@ def program(settings: Settings, *, mesh=None) -> Program:
     state = saved_state.abstract_state(parts, trainable, optimizer.tx)
     loaders.check_types(settings.data, where="data")
     _check_length(settings.data, parts.model.max_length(parts.abstract["adapters"]))
-    return Program(settings, parts, optimizer, objective, penalties, state, frozen)
+    numbers = hyper.of(settings)
+    return Program(settings, parts, optimizer, objective, numbers, steps, penalties, state, frozen)
 
 
 def plan(settings: Settings, *, progress=None, load: Callable | None = None, mesh=None) -> Plan:
@@ -100,7 +104,8 @@ def plan(settings: Settings, *, progress=None, load: Callable | None = None, mes
     loader = (load or inputs.load)(found.parts, progress)
     length = lengths.of(settings, loader)
     if length.total != settings.steps:
-        found = dataclasses.replace(found, optimizer=_optimizer(settings, length.total))
+        known = dict(optimizer=_optimizer(settings, length.total), steps=length.total)
+        found = dataclasses.replace(found, **known)
     return Plan(**vars(found), loader=loader, evaluation=evaluation, length=length)
 
 
@@ -117,18 +122,30 @@ def _check_length(data: dict, most: int) -> None:
 
 
 def compiled_step(p: Program):
-    """Make the training step, jitted (or pmapped) for its mesh."""
-    s = p.settings
-    penalties = {label: own.penalty.value for label, own in p.penalties.items()}
-    step = functools.partial(
-        make_step, p.parts.model, p.objective, p.optimizer.tx, penalties=penalties,
-        learning_rate=p.optimizer.learning_rate, accumulate=s.accumulate, chunk=s.model.chunk,
-        ema_decay=s.ema_decay, reference=p.parts.reference.function,
-    )  # fmt: skip
-    if s.compile == "pmap":
-        return compiling.pmap(step, mesh=p.parts.mesh)
+    """Make the training step `(state, hyper, frozen, batch)`, jitted (or pmapped) for its mesh."""
+    make = functools.partial(_step_of, p)
+    if p.settings.compile == "pmap":
+        return compiling.pmap(make, mesh=p.parts.mesh)
     options = dict(state=saved_state.shardings_of(p.state), dtype=p.parts.model.dtype)
-    return compiling.jit(step(), mesh=p.parts.mesh, **options)
+    return compiling.jit(make(), mesh=p.parts.mesh, **options)
+
+
+def _step_of(p: Program, **options) -> Callable:
+    """Make the step of a run, whose numbers are an argument; `options` go to `make_step`."""
+    penalties = {label: own.penalty.value for label, own in p.penalties.items()}
+
+    def step(state, numbers, frozen, batch):
+        # Built while it is traced: where the numbers are not known, so that all share one program.
+        s = hyper.put(p.settings, numbers)
+        optimizer = _optimizer(s, p.steps)
+        made = make_step(
+            p.parts.model, objectives.make(s), optimizer.tx, penalties=penalties,
+            learning_rate=optimizer.learning_rate, accumulate=s.accumulate, chunk=s.model.chunk,
+            ema_decay=s.ema_decay, reference=p.parts.reference.function, **options,
+        )  # fmt: skip
+        return made(state, frozen, batch)
+
+    return step
 
 
 def arrays(p: Plan, workdir: pathlib.Path | None = None) -> tuple[states.State, Any]:

@@ -37,11 +37,11 @@ def programs() -> int:
 
 
 def jit(step: Callable, *, mesh, state, dtype=jnp.float32) -> Callable:
-    """Compile `step(state, frozen, batch)` for global arrays; `state` is a tree of shardings.
+    """Compile `step(state, hyper, frozen, batch)` for global arrays; `state` has its shardings.
 
     dtype: the type of the computation, see `core.rounding`.
 
-    The state is donated; the frozen arrays are neither donated nor returned. Output shardings are
+    The state is donated; the other arguments are neither donated nor returned. Output shardings are
     explicit: without them the second call would compile again.
     """
     compiled = jax.jit(
@@ -86,23 +86,23 @@ class Mapped:
             Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,)), PartitionSpec()
         )
 
-    def __call__(self, state, frozen, batch):
+    def __call__(self, state, hyper, frozen, batch):
         """Cut the batch over the devices and run the function."""
         cut = lambda x: np.asarray(x).reshape(self._count, -1, *x.shape[1:])
         before = programs()
         # A no-op once the state is what came out; the first one lies elsewhere and would compile
         # twice.
         state = jax.device_put(state, self._out)
-        result = self.function(state, frozen, jax.tree.map(cut, batch))
+        result = self.function(state, hyper, frozen, jax.tree.map(cut, batch))
         self._programs += programs() - before
         return result
 
-    def lower(self, state, frozen, batch):
+    def lower(self, state, hyper, frozen, batch):
         """Lower the function for abstract arguments, the batch being the global one."""
         cut = lambda x: jax.ShapeDtypeStruct(
             (self._count, x.shape[0] // self._count, *x.shape[1:]), x.dtype
         )
-        return self.function.lower(state, frozen, jax.tree.map(cut, batch))
+        return self.function.lower(state, hyper, frozen, jax.tree.map(cut, batch))
 
     def compilations(self) -> int:
         """Count the programs compiled so far."""
@@ -134,5 +134,5 @@ def pmap(make_step: Callable, *, mesh) -> Callable:
     )
     devices = list(mesh.devices.flat)
     # The state is broadcast to the devices and one of its equal copies comes back.
-    function = jax.pmap(step, AXIS, in_axes=(None, None, 0), out_axes=None, devices=devices)
+    function = jax.pmap(step, AXIS, in_axes=(None, None, None, 0), out_axes=None, devices=devices)
     return Mapped(function, devices)

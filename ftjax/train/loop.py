@@ -122,6 +122,7 @@ def run(
     frozen: Tree,
     batches: Iterator,
     *,
+    hyper: Tree = None,
     until: int,
     log_every_steps: int = 10,
     every: Sequence[Every] = (),
@@ -134,7 +135,8 @@ def run(
 ) -> Result:
     """Train from `state.step` until step `until`, and return how it ended.
 
-    step: (state, frozen, batch) -> (state, metrics of `Mean`s and scalars with "loss"), jitted.
+    step: (state, hyper, frozen, batch) -> (state, metrics of `Mean`s and scalars with "loss"),
+      jitted. hyper: numbers of the run that are no part of the program.
     checkpoints: saved each `save_every_steps`, at the end, and when asked to stop by SIGTERM or
       control-C; then `run` returns, and the process should leave with exit code 0.
     progress: from `resume`. flops_per_token: for MFU. Raises FloatingPointError on a loss that is
@@ -147,7 +149,7 @@ def run(
         flops_per_token=flops_per_token,
     )
     keeper = _Keeper(checkpoints, batches, journal, save_every_steps)
-    return _Run(step, frozen, batches, until, every, journal, keeper, count_tokens).go(state)
+    return _Run(step, hyper, frozen, batches, until, every, journal, keeper, count_tokens).go(state)
 
 
 class _Keeper:
@@ -232,8 +234,9 @@ class _CompileGuard:
 class _Run:
     """One call of `run`."""
 
-    def __init__(self, step, frozen, batches, until, every, journal, keeper, count_tokens):
-        self._step, self._frozen, self._batches, self._until = step, frozen, batches, until
+    def __init__(self, step, hyper, frozen, batches, until, every, journal, keeper, count_tokens):
+        self._step, self._hyper, self._frozen = step, hyper, frozen
+        self._batches, self._until = batches, until
         self._every, self._journal, self._keeper = every, journal, keeper
         self._count_tokens, self._guard = count_tokens, _CompileGuard(step)
 
@@ -287,7 +290,7 @@ class _Run:
         batch, position = fetched
         # The first call traces and compiles before it returns, so its time is the compile time.
         with self._journal.clock("compile") if is_first else contextlib.nullcontext():
-            state, metrics = self._step(state, self._frozen, batch)
+            state, metrics = self._step(state, self._hyper, self._frozen, batch)
         self._guard.check(number, batch)
         blame = lambda: f"{_identity(batch, position)}; last good checkpoint: {self._keeper.last()}"
         self._journal.push(number, metrics, tokens=self._count_tokens(batch), blame=blame)

@@ -44,7 +44,7 @@ def steps(settings, count=3):
     before, rows = pointers(frozen), []
     step, batches = running.compiled_step(plan), inputs.Batches(plan.loader, plan.parts.mesh)
     for _ in range(count):
-        state, found = step(state, frozen, next(batches))
+        state, found = step(state, plan.hyper, frozen, next(batches))
         rows.append({name: loop_value(metric) for name, metric in found.items()})
     plan.loader.close()
     assert step.compilations() == 1
@@ -169,7 +169,8 @@ def advance(settings, workdir, until):
     with saved_state.open_checkpoints(plan.parts, workdir) as checkpoints:
         state, progress = loop.resume(checkpoints, state, batches, writers=writers)
         result = loop.run(
-            running.compiled_step(plan), state, frozen, batches, until=until, log_every_steps=1,
+            running.compiled_step(plan), state, frozen, batches, hyper=plan.hyper, until=until,
+            log_every_steps=1,
             writers=writers, checkpoints=checkpoints, progress=progress,
         )  # fmt: skip
     plan.loader.close()

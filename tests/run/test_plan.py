@@ -24,7 +24,9 @@ def test_the_step_is_lowered_for_other_devices_without_data(lab):
     mesh = meshes.make(data=2, fsdp=2, devices=jax.devices()[:4])
     p = plans.program(lab.settings(**ABSENT), mesh=mesh)
     assert {leaf.sharding.mesh for leaf in jax.tree.leaves((p.state.params, p.frozen))} == {mesh}
-    state, metrics = plans.compiled_step(p).lower(p.state, p.frozen, batch(8, 64, mesh)).out_info
+    state, metrics = (
+        plans.compiled_step(p).lower(p.state, p.hyper, p.frozen, batch(8, 64, mesh)).out_info
+    )
     shapes = lambda each: jax.tree.map(lambda x: (x.shape, x.dtype), each)
     assert shapes(state) == shapes(p.state)
     assert "loss" in metrics

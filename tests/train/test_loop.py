@@ -34,7 +34,7 @@ def fresh():
     return State(jnp.int32(0), {"w": jnp.zeros(4)}, (), None, jax.random.key(0))
 
 
-def toy_step(state, frozen, batch):
+def toy_step(state, hyper, frozen, batch):
     """A noisy regression: the loss is a mean over tokens, the rate a plain scalar."""
     key, noise = jax.random.split(state.key)
     target = batch["tokens"].astype(jnp.float32).mean(0) + frozen
@@ -46,7 +46,7 @@ def toy_step(state, frozen, batch):
 
 def make_step():
     # jax shares programs between jits of one function: a new one counts its own.
-    return jax.jit(lambda state, frozen, batch: toy_step(state, frozen, batch), donate_argnums=0)
+    return jax.jit(lambda *arguments: toy_step(*arguments), donate_argnums=0)
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def test_rows_hold_exact_window_means_tokens_and_evaluations(whole, step):
     assert [row["tokens"] for row in rows if "tokens" in row] == [24, 48, 72, 96]
     state, sums = fresh(), []
     for _, batch in zip(range(3), Batches(), strict=False):
-        state, out = step(state, FROZEN, batch)
+        state, out = step(state, None, FROZEN, batch)
         sums.append((float(out["loss"].total), float(out["loss"].weight)))
     totals, weights = zip(*sums, strict=True)
     assert rows[1]["loss"] == pytest.approx(sum(totals) / sum(weights), rel=1e-12)
@@ -188,10 +188,10 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(whole, step, tmp_
 
 
 def test_a_stop_in_the_last_step_still_gets_its_evaluation_and_report(whole, tmp_path):
-    def last(state, frozen, batch):
+    def last(state, hyper, frozen, batch):
         if int(state.step) == 11:
             signal.raise_signal(signal.SIGTERM)
-        return plain(state, frozen, batch)
+        return plain(state, hyper, frozen, batch)
 
     plain = make_step()
     assert train(last, tmp_path).stopped == "SIGTERM"
@@ -249,7 +249,7 @@ def test_metrics_are_read_one_step_late():
             log.append(f"read {self.number}")
             return np.float32(1.0)
 
-    def step(state, frozen, batch):
+    def step(state, hyper, frozen, batch):
         log.append(f"step {int(state.step) + 1}")
         return state._replace(step=state.step + 1), {"loss": Loss(int(state.step) + 1)}
 

@@ -49,7 +49,7 @@ def test_a_run_says_it_and_its_result_does():
         step = 0
 
     norms = iter([1.0, 0.0, 0.0])
-    step = lambda state, frozen, batch: (state, {"loss": 7.6, "grad_norm": next(norms)})
+    step = lambda state, hyper, frozen, batch: (state, {"loss": 7.6, "grad_norm": next(norms)})
     batches = iter([{"tokens": np.zeros((2, 4), np.int32)}] * 3)
     with pytest.warns(RuntimeWarning, match="the gradient is zero since step 2"):
         result = loop.run(step, State(), None, batches, until=3)

@@ -30,6 +30,8 @@ class Spec:
       rival: of data "duel", the reference's share in the policy that the other answers come from.
       ratio: whether it compares the policy with the sampler, so that `make` takes the sampling
         `temperature`, under which both have their log-probabilities.
+      hyper: keywords of `make` that may be traced scalars, since nothing in Python asks for their
+        value: a sweep over them is one program.
       kl_scale: whether its `make_advantages` has a `kl_weight` that a controller may steer.
     """
 
@@ -39,6 +41,7 @@ class Spec:
     couples_rows: bool | Callable[..., bool] = False
     rival: float = 1.0
     ratio: bool = False
+    hyper: tuple[str, ...] = ()
     kl_scale: bool = False
 
     def __post_init__(self):
