@@ -2,10 +2,10 @@ r"""Run the variants of one config one after another, and put what they learned 
 
     python -m experiments.compare --config configs/quickstart.py --workdir runs/quickstart
 
-The config file has, besides `get_config(arg)`, a function `sweep()` that returns {label: arg}:
-one run for each label, in DIR/<label>. What stands behind the file name (`x.py:steps=9`)
-goes to every run. DIR/report.html and the printed table compare all of them with the base; a DIR
-that holds some of the runs goes on where it stopped.
+The config file has, besides `get_config(arg)`, a function `sweep()` that returns {label: arg}, or
+dicts of dotted overrides as `experiments.sweep` takes them: one run each, in DIR/<label>. What
+stands behind the file name (`x.py:steps=9`) goes to every run. DIR/report.html and the printed
+table compare all of them with the base; a DIR that holds some of the runs goes on where it stopped.
 """
 
 import pathlib
@@ -14,8 +14,8 @@ import sys
 from absl import app
 
 from experiments import cli, train
-from ftjax.core import config as conf
 from ftjax.core import errors
+from ftjax.launch.lib import jobs
 from ftjax.run import config as settings
 
 
@@ -60,12 +60,10 @@ def read(config: str) -> dict:
     """Load the config of every variant of `file.py:arg`, by label.
 
     Raises:
-      ValueError: the file has no sweep().
+      ValueError: the file has no sweep(), or a variant is not legal.
     """
-    path, _, arg = config.partition(":")
-    sweep = conf.load_function(path, "sweep")
-    join = lambda variant: ",".join(filter(None, [arg, variant]))
-    return {label: conf.load(f"{path}:{join(variant)}") for label, variant in sweep().items()}
+    found = jobs.variants(config)
+    return {label: jobs.resolve(config, variant) for label, variant in found.items()}
 
 
 if __name__ == "__main__":

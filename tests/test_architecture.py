@@ -17,7 +17,7 @@ FLOORS = (
     ("penalties", "report"),
     ("train",),
     ("run",),
-    ("rl",),
+    ("rl", "launch"),
 )
 MAY_IMPORT = {
     room: {below for lower in FLOORS[:level] for below in lower}
@@ -33,6 +33,7 @@ PLUGINS = {
     "penalties": ("make", "EXAMPLE"),
     "evals": ("make", "INPUTS"),
     "data/sources": ("make",),
+    "launch": ("make",),
     "models/families": ("make", "from_hf", "to_hf", "NAMES", "EXAMPLE"),
 }
 # Folders whose modules are named after plug-ins or after the files that they read.

@@ -18,7 +18,7 @@ from ftjax.core import files
 from ftjax.report import curves
 from ftjax.report.table import GROUPS, Table, number, signed, table_text
 
-__all__ = ["Sample", "table_text", "write"]
+__all__ = ["Grid", "Sample", "table_text", "write"]
 
 TEMPLATE = pathlib.Path(__file__).parent / "templates" / "report.html"
 
@@ -32,6 +32,13 @@ class Sample(NamedTuple):
     target: str | None = None
 
 
+class Grid(NamedTuple):
+    """A table of texts."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
 def write(
     path: os.PathLike | str,
     *,
@@ -41,10 +48,12 @@ def write(
     samples: Sequence[Sample] = (),
     table: Table | None = None,
     facts: Mapping[str, object] | None = None,
+    jobs: Grid | None = None,
 ) -> pathlib.Path:
     """Write the page to `path` and return it.
 
-    rows: of metrics.jsonl. facts: a few headline numbers, shown in the order given.
+    rows: of metrics.jsonl. facts: a few headline numbers, shown in the order given. jobs: of a
+    sweep, a row each.
     """
     plots = curves.collect(rows)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
@@ -52,6 +61,7 @@ def write(
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         title=title,
         facts=facts or {},
+        jobs=jobs,
         table=table,
         groups=GROUPS,
         plots={name: _draw(name, plots) for name in plots},

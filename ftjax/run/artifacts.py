@@ -25,6 +25,8 @@ class Artifacts:
         self.export = root / "export"
         self.restarts = root / "data_restarts.json"  # after which steps data started afresh
         self.lock = root / "lock.json"
+        self.unit = root / "unit.json"  # how it stands, of a job of a sweep
+        self.log = root / "log.txt"  # what it printed, of a job on this machine
 
     def scores(self, step: int) -> pathlib.Path:
         """Return the file of every single example's scores at `step`."""

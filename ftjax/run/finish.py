@@ -16,6 +16,7 @@ from ftjax.report import summary, writers
 from ftjax.report import table as tables
 from ftjax.report.card import Record
 from ftjax.run import export as exporting
+from ftjax.run import unit
 from ftjax.run.artifacts import Artifacts
 from ftjax.run.config import Settings
 
@@ -70,6 +71,7 @@ def finish(plan, run, params, workdir: pathlib.Path, *, seconds: float) -> Outco
         total_parameters=plan.parts.parameters, data=plan.loader.summary(),
         passes=plan.length.passes_after(run.step),
         base_bytes=tree.bytes_of(params["model"]), lost_rows=lost,
+        learned=[row._asdict() for row in learned.rows],
     )  # fmt: skip
     report.write(
         Artifacts(workdir).report, title=workdir.name, config=plan.settings.plain,
@@ -79,6 +81,7 @@ def finish(plan, run, params, workdir: pathlib.Path, *, seconds: float) -> Outco
     if learned.rows:
         sys.stdout.write(tables.table_text(learned) + "\n")
     sys.stdout.write(f"report: {Artifacts(workdir).report}\n")
+    unit.finish(Artifacts(workdir))
     return Outcome(run.stopped, learned)
 
 

@@ -114,6 +114,26 @@ def _lock(artifacts: Artifacts) -> None:
         return
 
 
+def is_held(artifacts: Artifacts) -> bool:
+    """Return whether a run that lives writes to a workdir; waits for nothing."""
+    try:
+        known = _read(artifacts.lock)
+        if known.get("host") == socket.gethostname():
+            return _started(known["pid"]) == known["start"]
+        return _age(artifacts.lock) < DEAD_S
+    except FileNotFoundError:
+        return False
+
+
+def _read(lock: pathlib.Path) -> dict:
+    """Return what a lock says; nothing where a crash cut it short: its time alone can tell."""
+    try:
+        known = json.loads(lock.read_text())
+        return known | {key: known[key] for key in ("host", "pid", "start")}
+    except (ValueError, KeyError, TypeError):
+        return {}
+
+
 def _take_over(lock: pathlib.Path) -> None:
     """Remove the lock of a dead process.
 
@@ -121,13 +141,12 @@ def _take_over(lock: pathlib.Path) -> None:
       ValueError: its process lives.
     """
     try:
-        known = json.loads(lock.read_text())
-        host, pid, start = known["host"], known["pid"], known["start"]
+        known = _read(lock)
     except FileNotFoundError:
         return
-    except (ValueError, KeyError, TypeError):  # cut short by a crash: its time alone can tell
-        host, pid, start, known = None, None, None, {}
-    if _started(pid) != start if host == socket.gethostname() else _is_dead(lock, host):
+    host, pid = known.get("host"), known.get("pid")
+    is_here = host == socket.gethostname()
+    if _started(pid) != known["start"] if is_here else _is_dead(lock, host):
         # Renamed first: of several that see a dead lock, one alone gets it.
         with contextlib.suppress(FileNotFoundError):
             stale = lock.with_name(f".{lock.name}.{os.getpid()}.tmp")

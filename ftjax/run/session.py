@@ -17,7 +17,7 @@ import jax
 from ftjax.core import files
 from ftjax.optim import rates
 from ftjax.report import summary, writers
-from ftjax.run import damage, lock, penalty, saved_state
+from ftjax.run import damage, lock, penalty, saved_state, unit
 from ftjax.run import plan as plans
 from ftjax.run.artifacts import Artifacts
 from ftjax.run.config import Settings
@@ -41,7 +41,11 @@ def opened(workdir: pathlib.Path) -> Iterator[Artifacts]:
       ValueError: it cannot be written, is not of a run, or another run writes to it.
     """
     artifacts = Artifacts(workdir)
-    with lock.writer(artifacts), stop.leaving(artifacts.has_checkpoint):
+    with (
+        lock.writer(artifacts),
+        unit.Recorded(artifacts),
+        stop.leaving(artifacts.has_checkpoint),
+    ):
         damage.set_aside(artifacts)
         yield artifacts
 
@@ -127,6 +131,7 @@ def writers_of(settings: Settings, workdir: pathlib.Path, *, until: int) -> tupl
         writers.Jsonl(Artifacts(workdir).metrics),
         writers.TensorBoard(Artifacts(workdir).tensorboard),
         writers.Console(until=until),
+        unit.Progress(Artifacts(workdir)),
     ]
     if settings.wandb_project:
         name, config = workdir.name, settings.plain

@@ -17,6 +17,9 @@ MAINS = {
     if "__main__" in path.read_text() and path.stem != "cli"
 }
 
+# They start other processes, and take no device from them.
+LAUNCHERS = ("sweep",)
+
 
 def called(tree, *names):
     """List where a module calls `a.b`, as line numbers."""
@@ -31,7 +34,7 @@ def imported(function, *packages):
     return [node.lineno for node in nodes if name(node).split(".")[0] in packages]
 
 
-@pytest.mark.parametrize("name", MAINS)
+@pytest.mark.parametrize("name", [name for name in MAINS if name not in LAUNCHERS])
 def test_every_main_starts_its_process_before_it_uses_jax(name):
     (main,) = (n for n in MAINS[name].body if isinstance(n, ast.FunctionDef) and n.name == "main")
     (started,) = called(main, "cli.start")
@@ -43,6 +46,12 @@ def test_every_main_starts_its_process_before_it_uses_jax(name):
 def test_every_main_that_reads_a_run_takes_a_mesh(name):
     reads = called(MAINS[name], "reader.load", "reader.parts_of")
     assert bool(reads) <= bool(called(MAINS[name], "cli.define_mesh"))
+
+
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_a_launcher_touches_no_device(name):
+    assert not called(MAINS[name], "cli.start")
+    assert not imported(MAINS[name], "jax")
 
 
 def test_the_walk_sees_the_mains():

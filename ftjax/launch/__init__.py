@@ -1,0 +1,1 @@
+"""Launchers of sweeps, a module each: this machine, SLURM, Kubernetes, TPU VMs."""
