@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 FLOORS = (
     ("core",),
     ("ops",),
-    ("data", "optim", "sampling"),
+    ("data", "optim", "sampling", "retrieval"),
     ("models", "adapters", "objectives", "evals"),
     ("penalties", "report"),
     ("train",),
