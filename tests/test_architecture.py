@@ -12,12 +12,12 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 FLOORS = (
     ("core",),
     ("ops",),
-    ("data", "optim", "sampling"),
+    ("data", "optim", "sampling", "retrieval"),
     ("models", "adapters", "objectives", "evals"),
     ("penalties", "report"),
     ("train",),
     ("run",),
-    ("rl", "launch"),
+    ("rl", "launch", "decide"),
 )
 MAY_IMPORT = {
     room: {below for lower in FLOORS[:level] for below in lower}
