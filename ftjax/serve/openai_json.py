@@ -96,7 +96,7 @@ class Chat(Shape):
         """Return the last event, of the counts."""
         return self._frame("chat.completion.chunk", [], usage=usage)
 
-    def _choice(self, index: int, delta: Delta, **said) -> dict:
+    def _choice(self, index: int, delta: Delta, /, **said) -> dict:
         shown = None if self.logprobs is None else dict(content=self._logprobs(delta), refusal=None)
         own = dict(index=index, finish_reason=delta.finish or None, logprobs=shown)
         return own | said

@@ -4,23 +4,21 @@ import dataclasses
 import threading
 from typing import Any
 
+import httpx
 import jax
 import numpy as np
 import pytest
+import uvicorn
 
-pytest.importorskip("starlette", reason="the extra `serve` is not installed")
-uvicorn = pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
-httpx = pytest.importorskip("httpx", reason="the extra `dev` is not installed")
-
-from ftjax.adapters import lora  # noqa: E402
-from ftjax.adapters.lib import protocol  # noqa: E402
-from ftjax.core import mesh as meshes  # noqa: E402
-from ftjax.core import tree  # noqa: E402
-from ftjax.run import build as setup  # noqa: E402
-from ftjax.run import prompting  # noqa: E402
-from ftjax.sampling import text  # noqa: E402
-from ftjax.serve import endpoints, served  # noqa: E402
-from ftjax.serve.service import Service  # noqa: E402
+from ftjax.adapters import lora
+from ftjax.adapters.lib import protocol
+from ftjax.core import mesh as meshes
+from ftjax.core import tree
+from ftjax.run import build as setup
+from ftjax.run import prompting
+from ftjax.sampling import text
+from ftjax.serve import endpoints, served
+from ftjax.serve.service import Service
 
 SLOTS, LENGTH, NEW = 4, 128, 12
 MAX_QUEUE = 8
@@ -36,18 +34,21 @@ class Served:
     service: Service
     url: str
     client: Any
+    samplers: dict = dataclasses.field(default_factory=dict)  # compiled once
 
     def wanted(self, name, prompts, *, until=(), chat=False, **sampling):
         """Answer as `experiments.generate` does; returns `text.Answer`s."""
-        form = prompting.form_of(self.parts.tokenizer, self.parts.settings.data)
-        encode = prompting.make_encode(
-            self.parts.tokenizer, template=form.template, wrap=chat or form.wraps
-        )
-        sample = text.make_sampler(
-            self.parts.model, self.parts.tokenizer, stop_ids=form.stop_ids, until=until,
-            encode=encode, **dict(max_new_tokens=NEW) | sampling,
-        )  # fmt: skip
-        return sample(self.models[name], prompts, jax.random.key(5))
+        which = str((until, chat, sampling))
+        if which not in self.samplers:
+            tokenizer, form = self.parts.tokenizer, self.service.form
+            encode = prompting.make_encode(
+                tokenizer, template=form.template, wrap=chat or form.wraps
+            )
+            self.samplers[which] = text.make_sampler(
+                self.parts.model, tokenizer, stop_ids=form.stop_ids, until=until, encode=encode,
+                **dict(max_new_tokens=NEW) | sampling,
+            )  # fmt: skip
+        return self.samplers[which](self.models[name], prompts, jax.random.key(5))
 
     def complete(self, prompt, *, model="law", path="completions", **more):
         """Post a completion; returns the response."""

@@ -117,15 +117,15 @@ def test_a_streamed_chat(endpoint):
 
 
 def test_stop_strings_end_an_answer_and_are_left_out(endpoint):
-    text = endpoint.complete(PROMPTS[0], max_tokens=40).json()["choices"][0]["text"]
+    text = endpoint.complete(PROMPTS[0]).json()["choices"][0]["text"]
     stop = [text[9:13], "never"]
-    found = endpoint.complete(PROMPTS[0], max_tokens=40, stop=stop).json()
-    [wanted] = endpoint.wanted("law", PROMPTS[:1], until=tuple(stop), max_new_tokens=40)
+    found = endpoint.complete(PROMPTS[0], stop=stop).json()
+    [wanted] = endpoint.wanted("law", PROMPTS[:1], until=tuple(stop))
     assert found["choices"][0]["text"] == wanted.text == text[: text.index(stop[0])]
     assert found["choices"][0]["finish_reason"] == "stop"
     assert found["usage"]["completion_tokens"] == len(wanted.tokens)
     pieces = stream(
-        endpoint, "/v1/completions", model="law", prompt=PROMPTS[0], temperature=0, max_tokens=40,
+        endpoint, "/v1/completions", model="law", prompt=PROMPTS[0], temperature=0, max_tokens=NEW,
         stop=stop,
     )  # fmt: skip
     assert "".join(event["choices"][0]["text"] for event in pieces) == wanted.text
@@ -297,7 +297,7 @@ def test_a_key_guards_what_costs(endpoint):
     app = endpoints.make(endpoint.service, api_key=KEY)  # in process; its engines run elsewhere
     client = TestClient(app)
     assert error(client.get("/v1/models"), 401)["code"] == "invalid_api_key"
-    wrong = client.get("/v1/models", headers={"authorization": "Bearer é"})
+    wrong = client.get("/v1/models", headers={"authorization": b"Bearer \xe9"})
     error(wrong, 401)
     right = client.get("/v1/models", headers={"authorization": f"Bearer {KEY}"})
     assert len(right.json()["data"]) == 3
