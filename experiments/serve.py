@@ -81,10 +81,21 @@ def main(argv: list[str]) -> None:
 
 def check_flags() -> None:
     """Refuse flags that do not go together."""
-    if bool(WORKDIR.value) == bool(MODEL.value):
-        raise app.UsageError("expected --workdir, or --model, and not both")
-    if not BASE.value and MODEL.value and not ADAPTER.value:
-        raise app.UsageError("--nobase: got no --adapter, and nothing to serve; expected one")
+    names = [text.partition("=")[0] for text in ADAPTER.value] or [run_name()] * bool(WORKDIR.value)
+    for wrong, message in (
+        (bool(WORKDIR.value) == bool(MODEL.value), "expected --workdir, or --model, and not both"),
+        (not BASE.value and not names, "--nobase: got no --adapter, and nothing else to serve"),
+        (BASE.value and BASE_NAME in names,
+         f"got {BASE_NAME!r} for a run or an adapter, which is what the base is called; expected "
+         "another; pass --name, rename the adapter, or leave the base out with --nobase"),
+    ):  # fmt: skip
+        if wrong:
+            raise app.UsageError(message)
+
+
+def run_name() -> str:
+    """Return what requests call the run."""
+    return NAME.value or pathlib.Path(WORKDIR.value).resolve().name
 
 
 def server_library():
@@ -112,7 +123,7 @@ def load():
     given = named_adapters.named(ADAPTER.value)
     if WORKDIR.value and not given:
         run = reader.load(workdir, checkpoint=CHECKPOINT.value, sizes=sizes)
-        return run.parts, named({NAME.value or workdir.resolve().name: run.params}, run.base)
+        return run.parts, named({run_name(): run.params}, run.base)
     if WORKDIR.value:
         parts = reader.parts_of(workdir, sizes=sizes)
     else:
@@ -123,19 +134,8 @@ def load():
 
 
 def named(tuned: dict, base: dict) -> dict:
-    """Put the base before the models that are made of it, if it is to be served.
-
-    Raises:
-      ValueError: one has the base's name.
-    """
-    if not BASE.value:
-        return tuned
-    if BASE_NAME in tuned:
-        raise ValueError(
-            f"--name: got {BASE_NAME!r} for a run or an adapter, which is the base's; expected "
-            "another; pass --name or rename the adapter, or leave out the base with --nobase"
-        )
-    return {BASE_NAME: base, **tuned}
+    """Put the base before the models that are made of it, if it is to be served."""
+    return {BASE_NAME: base, **tuned} if BASE.value else tuned
 
 
 def context(parts, models: dict) -> int:

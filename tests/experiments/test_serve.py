@@ -1,18 +1,16 @@
 """The command: it serves a run with the texts of `experiments.generate`, and drains at SIGTERM."""
 
-import builtins
 import json
 import signal
+import subprocess
+import sys
 import threading
 import time
 from typing import NamedTuple
 
 import httpx
 import pytest
-from absl import app
-from absl.testing import flagsaver
 
-from experiments import serve as serve_main
 from tests import lab as lab_lib
 
 PROMPT, NEW = "Q: what is 3?\nA:", 8
@@ -78,36 +76,21 @@ def drains(running):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (dict(workdir="x", model="y"), "and not both"), (dict(), "and not both"),
-        (dict(model="tiny", base=False), "nothing to serve"),
+        (["--workdir=x", "--model=y"], "and not both"), ([], "and not both"),
+        (["--model=tiny", "--nobase"], "nothing else to serve"),
+        (["--workdir=x/base"], "got 'base' for a run or an adapter"),
+        (["--model=tiny", "--adapter=base=x"], "got 'base' for a run or an adapter"),
+        (["--model=tiny"], "pip install 'ftjax[serve]'"),
     ],
 )  # fmt: skip
-def test_flags_that_do_not_go_together(flags, message):
-    known = serve_main.flags.FLAGS
-    if not known.is_parsed():
-        known.mark_as_parsed()
-    with flagsaver.flagsaver((serve_main.WORKDIR, ""), (serve_main.MODEL, "")):
-        with flagsaver.flagsaver(**flags), pytest.raises(app.UsageError, match=message):
-            serve_main.check_flags()
-
-
-def test_a_lacking_extra_is_named(monkeypatch):
-    real = builtins.__import__
-
-    def lacking(name, *args, **more):
-        if name == "uvicorn":
-            raise ModuleNotFoundError("no", name="uvicorn")
-        return real(name, *args, **more)
-
-    monkeypatch.setattr(builtins, "__import__", lacking)
-    with pytest.raises(ValueError, match=r"'uvicorn'; expected the extra `serve`; pip install"):
-        serve_main.server_library()
-
-
-def test_a_run_must_not_have_the_name_of_the_base():
-    known = serve_main.flags.FLAGS
-    if not known.is_parsed():
-        known.mark_as_parsed()
-    assert list(serve_main.named({"mine": {}}, {})) == ["base", "mine"]
-    with pytest.raises(ValueError, match="got 'base' for a run .* pass --name"):
-        serve_main.named({"base": {}}, {})
+def test_what_cannot_be_served_is_said_at_once(flags, message, tmp_path):
+    """The last one meets a module that says it is not there."""
+    (tmp_path / "uvicorn.py").write_text("raise ModuleNotFoundError('no', name='uvicorn')")
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.serve", *flags], cwd=lab_lib.ROOT, text=True,
+        env=lab_lib.environment() | dict(PYTHONPATH=str(tmp_path)), capture_output=True,
+        check=False, timeout=lab_lib.LONGEST_S,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
