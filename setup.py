@@ -12,7 +12,7 @@ setup(
     packages=[*find_packages(include=["ftjax", "ftjax.*"]), *BUNDLED],
     package_dir=BUNDLED,
     package_data={
-        "ftjax": ["assets/**", "report/templates/**"],
+        "ftjax": ["assets/**", "report/templates/**", "serve/*.html"],
         "ftjax.bundled.configs": ["*.jsonl"],
     },
 )

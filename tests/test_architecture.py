@@ -17,7 +17,7 @@ FLOORS = (
     ("penalties", "report"),
     ("train",),
     ("run",),
-    ("rl", "launch", "decide"),
+    ("rl", "launch", "decide", "serve"),
 )
 MAY_IMPORT = {
     room: {below for lower in FLOORS[:level] for below in lower}

@@ -129,6 +129,30 @@ def stop_ids(tokenizer, data: Mapping | None = None) -> tuple[int, ...]:
     return stops.ids(tokenizer, template_of(tokenizer, data or {}))
 
 
+class Form(NamedTuple):
+    """How prompts of a run are written.
+
+    template: of messages; None without one. wraps: whether a plain text is what a user says, and
+    goes through the template too. stop_ids: the tokens that end an answer.
+    """
+
+    template: chat.Template | None
+    wraps: bool
+    stop_ids: tuple[int, ...]
+
+
+def form_of(tokenizer, data: Mapping, *, chat_template: str | None = None) -> Form:
+    """Return the form of a run's prompts, from its data section; `chat_template` replaces its own.
+
+    A model trained on messages expects what a user says inside its template.
+    """
+    shown = {**data, "chat_template": chat_template or data.get("chat_template")}
+    if chat_template:
+        shown.pop("template_args", None)  # those of the run's own template
+    wraps = bool(chat_template) or data.get("kind") == "chat"
+    return Form(template_of(tokenizer, shown), wraps, stop_ids(tokenizer, shown))
+
+
 @dataclasses.dataclass
 class Dialog:
     """What has been said, as messages, or as plain text when there is no chat template."""
