@@ -4,6 +4,8 @@ loader = load(parts, progress)
 batches = Batches(loader, parts.mesh)
 """
 
+from collections.abc import Mapping
+
 from ftjax.core import mesh as meshes
 from ftjax.data import loader as loaders
 from ftjax.objectives.losses import spec as specs
@@ -11,23 +13,25 @@ from ftjax.run import reference
 from ftjax.run.build import Parts
 
 
-def load(parts: Parts, progress=None) -> loaders.Loader:
+def load(parts: Parts, progress=None, *, held: Mapping | None = None) -> loaders.Loader:
     """Open and encode the data of a run; `progress(rows done, rows)` is called meanwhile.
+
+    held: texts of the evaluations by label, which are looked for in the data.
 
     Raises:
       ValueError: anything wrong with them, or they are of another kind than the objective's.
     """
-    loader = _loader(parts, progress)
+    loader = _loader(parts, progress, held or {})
     _check_kind(loader.data.store.kind, parts.objective)
     reference.reserve(parts.reference, loader.data.store)
     return loader
 
 
-def _loader(parts: Parts, progress) -> loaders.Loader:
+def _loader(parts: Parts, progress, held: Mapping) -> loaders.Loader:
     s = parts.settings
     given = dict(
         tokenizer=parts.tokenizer, batch_size=s.batch_size, seed=s.seed.data, progress=progress,
-        local_rows=meshes.local_rows(s.batch_size, parts.mesh),
+        local_rows=meshes.local_rows(s.batch_size, parts.mesh), held=held,
     )  # fmt: skip
     return open_data(s.data, where="data", **given)
 

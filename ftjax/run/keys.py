@@ -25,7 +25,7 @@ Keys = dict[str, Any]  # annotations by key
 # What the program sets itself, of all functions below.
 SET = (
     "total_steps", "where", "inner", "devices", "model", "tokenizer", "local_rows",
-    "progress", "respond", "examples", "byte_counts", "pairs", "reference",
+    "progress", "held", "collect", "respond", "examples", "byte_counts", "pairs", "reference",
     "sample", "base_of", "mesh", "linears", "trains",
 )  # fmt: skip
 OF_EVALS = ("name", "group", "data", "rows", "max_new_tokens", "temperature", "until", "rewards")

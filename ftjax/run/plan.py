@@ -97,10 +97,12 @@ def plan(settings: Settings, *, progress=None, load: Callable | None = None, mes
     evaluating.check_best(settings)
     # The evaluations first: the data of training takes the longest to encode.
     evaluation = evaluating.build(found.parts)
-    loader = (load or inputs.load)(found.parts, progress)
+    load = load or functools.partial(inputs.load, held=evaluation.texts)
+    loader = load(found.parts, progress)
     length = lengths.of(settings, loader)
     if length.total != settings.steps:
         found = dataclasses.replace(found, optimizer=_optimizer(settings, length.total))
+    evaluation = dataclasses.replace(evaluation, texts={})  # which nobody needs any more
     return Plan(**vars(found), loader=loader, evaluation=evaluation, length=length)
 
 
