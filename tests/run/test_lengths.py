@@ -77,5 +77,5 @@ def test_what_evaluations_and_training_share_is_said(lab):
     assert "rows.jsonl:1 of evals.task is in " in told
     assert "evals.old" not in told
     refused = {"data.on_overlap": "error"}
-    with pytest.raises(ValueError, match=r"data\.on_overlap: got .* 32 of 32 of evals\.task, 32"):
+    with pytest.raises(ValueError, match=r"on_overlap: got .* 32 of 32 of evals\.answers, 32"):
         running.plan(settings.read(evaluated(lab, **refused)))
