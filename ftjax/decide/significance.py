@@ -11,6 +11,7 @@ smallest of m p-values by m - i (i from 0) and lets none be smaller than one bef
 one seed has no spread between seeds, and with three the spread is known badly.
 """
 
+import zlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -49,7 +50,9 @@ def draws(scores: Scores, *, seed: int, resamples: int = RESAMPLES) -> dict[str,
     """
     n = _items(scores)
     generator = np.random.default_rng(seed)
-    v = {arm: _shares(generator, len(own), resamples) for arm, own in scores.items()}
+    # Keyed by its name, the draws of an arm do not depend on which others there are.
+    of = lambda arm: np.random.default_rng([seed, zlib.crc32(arm.encode())])
+    v = {arm: _shares(of(arm), len(own), resamples) for arm, own in scores.items()}
     block, found = max(1, BLOCK // n), {arm: [] for arm in scores}
     for start in range(0, resamples, block):
         w = _shares(generator, n, min(block, resamples - start))

@@ -6,7 +6,7 @@ drawing serves the light and the dark page.
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 # Placeholder -> what the page decides. No two may be equal.
 COLORS = {
@@ -61,6 +61,15 @@ def svg(series: Mapping[str, Points], *, title: str, order: Sequence[str] = ()) 
 
     order: names that keep their colour in all plots, each the colour of its place.
     """
+    names = list(dict.fromkeys([*order, *series]))
+    return drawing(lambda axes: _draw(axes, series, names), title=title)
+
+
+def drawing(draw: Callable, *, title: str) -> str:
+    """Return the `<svg>` element of what `draw(axes)` draws in INK, LINE and colours of SERIES.
+
+    title: tells this drawing's ids from those of others on the page.
+    """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -73,7 +82,10 @@ def svg(series: Mapping[str, Points], *, title: str, order: Sequence[str] = ()) 
     with rc_context(style):
         figure = Figure(figsize=(4.6, 2.7), layout="constrained")
         figure.patch.set_alpha(0)
-        _draw(figure.add_subplot(), series, list(dict.fromkeys([*order, *series])))
+        axes = figure.add_subplot()
+        axes.patch.set_alpha(0)
+        draw(axes)
+        dress(axes)
         drawn = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(drawn, format="svg", metadata=nothing)
@@ -81,18 +93,23 @@ def svg(series: Mapping[str, Points], *, title: str, order: Sequence[str] = ()) 
 
 
 def _draw(axes, series: Mapping[str, Points], order: list[str]) -> None:
-    axes.patch.set_alpha(0)
     for name, (steps, values) in series.items():
         color = SERIES[order.index(name) % len(SERIES)]
         mark = "o" if len(steps) < 25 else None
         axes.plot(steps, values, color=color, label=name, marker=mark, markersize=3, linewidth=1.4)
-    axes.set_xlabel("step", color=INK)
+    axes.set_xlabel("step")
+
+
+def dress(axes) -> None:
+    """Give a drawing the colours and the lines of the page."""
+    for label in (axes.xaxis.label, axes.yaxis.label):
+        label.set_color(INK)
     axes.grid(visible=True, color=LINE, linewidth=0.6)
-    axes.tick_params(colors=INK, length=0)
+    axes.tick_params(which="both", colors=INK, length=0)
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom")
         spine.set_color(LINE)
-    if len(series) > 1:
+    if len(axes.get_legend_handles_labels()[0]) > 1:
         axes.legend(frameon=False, labelcolor=INK)
 
 

@@ -18,9 +18,9 @@ from ftjax.core import files
 from ftjax.report import curves
 from ftjax.report.table import GROUPS, Table, number, signed, table_text
 
-__all__ = ["Grid", "Sample", "table_text", "write"]
+__all__ = ["Grid", "Sample", "render", "table_text", "write"]
 
-TEMPLATE = pathlib.Path(__file__).parent / "templates" / "report.html"
+TEMPLATES = pathlib.Path(__file__).parent / "templates"
 
 
 class Sample(NamedTuple):
@@ -56,9 +56,8 @@ def write(
     sweep, a row each.
     """
     plots = curves.collect(rows)
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    environment.filters |= {"number": number, "signed": signed}
-    page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    page = render(
+        "report.html",
         title=title,
         facts=facts or {},
         jobs=jobs,
@@ -69,6 +68,16 @@ def write(
         config=json.dumps(files.plain(dict(config)), indent=2, ensure_ascii=False),
     )
     return files.write_text(path, page)
+
+
+def render(name: str, **values) -> str:
+    """Fill a template of this folder; all text is escaped, and one that is missing raises."""
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True,
+        loader=jinja2.FileSystemLoader(TEMPLATES, encoding="utf-8"),
+    )  # fmt: skip
+    environment.filters |= {"number": number, "signed": signed}
+    return environment.get_template(name).render(**values)
 
 
 def _draw(title: str, plots: Mapping[str, Mapping]) -> str:
