@@ -6,6 +6,7 @@ whatever the parameters are: at decay 0.999 a bfloat16 average would never move.
 
 import jax
 import jax.numpy as jnp
+import optax
 
 Tree = dict
 
@@ -17,7 +18,8 @@ def init(params: Tree) -> Tree:
 
 def update(ema: Tree, params: Tree, *, decay: jax.typing.ArrayLike) -> Tree:
     """Move the average one step towards `params`."""
-    return jax.tree.map(lambda e, p: e + (1.0 - decay) * (p.astype(e.dtype) - e), ema, params)
+    wide = jax.tree.map(lambda e, p: p.astype(e.dtype), ema, params)
+    return optax.incremental_update(wide, ema, 1.0 - decay)
 
 
 def cast(ema: Tree, params: Tree) -> Tree:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 
 from ftjax.core import config as conf
 from ftjax.core import tree
@@ -27,10 +28,14 @@ from ftjax.optim import adalora_budget
 from ftjax.optim import groups as leaf_groups
 from ftjax.optim import schedule as schedules
 
+# Of optax.contrib those that work on any leaf of a stack of layers with a rate of their own around
+# them. Not muon, which would leave stacked weights to Adam without a word; not schedule_free, whose
+# weights to evaluate are others than those that train; not sophia and momo, which ask for the loss.
+CONTRIB = ("acprop", "ademamix", "adopt", "simplified_ademamix", "prodigy", "dadapt_adamw")
 # The learning rate of these does not factor out of the update, or they need more than gradients.
 EXCLUDED = ("fromage", "lars", "lbfgs", "noisy_sgd", "optimistic_adam", "rprop")
 # These apply weight decay inside the direction, where the decoupled one would be another method.
-DECAY_INSIDE = ("adadelta", "adan", "lamb", "novograd")
+DECAY_INSIDE = ("adadelta", "adan", "lamb", "novograd", "prodigy", "dadapt_adamw")
 # Ranges of keywords that are optax's, whose annotations have none.
 RANGES = dict.fromkeys(("b1", "b2", "b3", "beta1", "beta2", "decay", "momentum"), Decay | None) | (
     dict.fromkeys(("eps", "eps_root", "epsilon"), NonNegative)
@@ -146,11 +151,17 @@ def names() -> list[str]:
     """Return the names of the optax optimizers on offer."""
     public = {n: f for n, f in vars(optax).items() if callable(f) and n[0].islower()}
     takes_rate = lambda f: next(iter(inspect.signature(f).parameters), None) == "learning_rate"
-    return [
+    found = [
         n
         for n, f in public.items()
         if takes_rate(f) and n not in EXCLUDED and not n.startswith("scale_by")
     ]
+    return [*found, *CONTRIB]
+
+
+def factory(name: str) -> Callable:
+    """Return the function of optax or optax.contrib that makes an optimizer on offer."""
+    return vars(optax.contrib if name in CONTRIB else optax)[name]
 
 
 def clip(updates, *, max_norm: jax.typing.ArrayLike):
@@ -194,7 +205,7 @@ def _direction(name: str, keywords: Mapping, weight_decay, where: str):
     for key in keywords.keys() & RANGES.keys():
         conf.check(keywords[key], RANGES[key], where=f"{where}.{key}")
     extra = {"learning_rate": 1.0, "weight_decay": 0.0}
-    return conf.call(vars(optax)[name], keywords, where=where, extra=extra)
+    return conf.call(factory(name), keywords, where=where, extra=extra)
 
 
 def _float32(params):
