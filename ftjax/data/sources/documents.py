@@ -22,7 +22,7 @@ def make(*, path) -> Rows:
     path: a file, glob, folder, or a list of these. Raises ValueError for a path that names nothing
     and for a damaged file; a file that is not UTF-8 is a bad row.
     """
-    found = locate.find(path, (*TEXT, *jsonl.SUFFIXES), where="data.path")
+    found = files(path=path)
     rows, places, bad = [], [], []
     for file in found:
         source = jsonl.make(path=file) if file.endswith(jsonl.SUFFIXES) else _document(file)
@@ -30,6 +30,11 @@ def make(*, path) -> Rows:
         places += [source.where(i) for i in range(len(source))]
         bad += source.bad
     return Rows(rows, where=places.__getitem__, bad=bad)
+
+
+def files(*, path) -> list[str]:
+    """Return the files that `make` reads."""
+    return locate.find(path, (*TEXT, *jsonl.SUFFIXES), where="data.path")
 
 
 def _document(file: str) -> Rows:
