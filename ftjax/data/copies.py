@@ -6,6 +6,7 @@
 are equal are counted where rows are checked; here they are not counted again.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -59,10 +60,25 @@ class Copies(NamedTuple):
     skipped: int = 0
 
 
-def joined(parts: Sequence[Part]) -> Texts:
-    """Return the texts of all parts, one after the other."""
-    rows = Mixture(parts)
-    return Texts(rows, rows.where)
+class Later(Sequence):
+    """The rows of parts, one part after the other, opened when somebody reads them."""
+
+    def __init__(self, parts: Callable[[], Sequence[Part]]):
+        self._parts = parts
+
+    @functools.cached_property
+    def _rows(self) -> Mixture:
+        return Mixture(self._parts())
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, i: int) -> dict:
+        return self._rows[i]
+
+    def where(self, i: int) -> str:
+        """Return the place of row `i` in its own source."""
+        return self._rows.where(i)
 
 
 def of_raw(row: Mapping) -> str:
@@ -94,7 +110,8 @@ def look(
     Raises:
       ValueError: there are some and they are refused, or nothing is left.
     """
-    texts = joined(parts)
+    rows = Mixture(parts)
+    texts = Texts(rows, rows.where)
     leave = np.zeros(len(texts), bool)
     found = Copies()
     if near_duplicates != "off":

@@ -339,10 +339,15 @@ class Loader:
             "bad": rows.count_bad(data.bad),
             "truncated": count["truncated"],
             "split": count["split"],
-            "dropped": {key: count[key] for key in LEFT_OUT} | {"copies": data.copies.skipped},
+            "dropped": {key: count[key] for key in LEFT_OUT} | self._skipped(),
             "epoch_rows": plan.rows,
             "fill": data.store.inside(plan) / (plan.rows * self.max_tokens * data.store.width),
         }
+
+    def _skipped(self) -> dict[str, int]:
+        """Return how many rows were left out as copies, where that was asked for."""
+        skipped = self.data.copies.skipped
+        return {"copies": skipped} if skipped else {}
 
 
 def _digest(identity: Mapping) -> str:

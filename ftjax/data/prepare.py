@@ -8,7 +8,10 @@
 Nothing leaves silently: a row is an example, several pieces, or counted under a reason.
 """
 
+import dataclasses
+import functools
 import os
+import pathlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -16,6 +19,7 @@ from typing import NamedTuple
 from ftjax.core import config as conf
 from ftjax.data import (
     answer_groups,
+    cache,
     chat,
     copies,
     encode,
@@ -132,15 +136,51 @@ def load(
     template = named | dict(allow_dropped=allow_dropped)
     encoding = dict(loss=loss, append_eos=append_eos, special=special)
     looking = dict(held=held, near_duplicates=on_near_duplicate, overlaps=on_overlap)
-    parts = _parts(name, source, **reading)
+    _check_looking(**looking)
+    request = Request(name, source, tokenizer, reading, fitting, template, encoding, looking)
     if collect is not None:
-        collect(copies.joined(parts))
-    parts, found = _looked_at(parts, **looking)
-    encoder = _encoder(parts, tokenizer, fitting=fitting, template=template, encoding=encoding)
-    data = prepare(parts, encoder, on_bad_row=on_bad_row, progress=progress)
+        rows = copies.Later(lambda: request.parts)
+        collect(copies.Texts(rows, rows.where))
+    data = cache.keep(request.key(), lambda: request.make(progress), kind=Data)
     if append_eos and not allow_no_stop:
         stops.check(data.turns)
-    return data._replace(copies=found)
+    return data
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """Which data, and what is to be made of them: the keywords of `load` by who takes them."""
+
+    name: str
+    source: dict
+    tokenizer: Tokenizer
+    reading: dict
+    fitting: dict
+    template: dict
+    encoding: dict
+    looking: dict
+
+    @functools.cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """The checked rows, read when somebody asks for them."""
+        return _parts(self.name, dict(self.source), **self.reading)
+
+    def make(self, progress: Progress | None) -> Data:
+        """Encode them."""
+        parts, found = _looked_at(self.parts, **self.looking)
+        own = dict(fitting=self.fitting, template=self.template, encoding=self.encoding)
+        encoder = _encoder(parts, self.tokenizer, **own)
+        mode = self.reading["on_bad_row"]
+        return prepare(parts, encoder, on_bad_row=mode, progress=progress)._replace(copies=found)
+
+    def key(self) -> str:
+        """Return the name of what is kept of it on the disk; see `cache`."""
+        options = self.reading | self.fitting | self.template | self.encoding | self.looking
+        held = options.pop("held")
+        options["searched"] = held is not None
+        if (choice := self.template["choice"]) and pathlib.Path(choice[:255]).is_file():
+            options["template"] = pathlib.Path(choice).read_text(encoding="utf-8")
+        return cache.key_of(self.name, self.source, self.tokenizer, options, held)
 
 
 def _encoder(parts, tokenizer, *, fitting: dict, template: dict, encoding: dict) -> Encoder:
@@ -152,6 +192,15 @@ def _encoder(parts, tokenizer, *, fitting: dict, template: dict, encoding: dict)
     return Encoder(tokenizer, *size, options, form, stop_ids)
 
 
+def _check_looking(*, held: Mapping | None, near_duplicates: str, overlaps: str) -> None:
+    copies.check_modes(on_near_duplicate=near_duplicates, on_overlap=overlaps)
+    if held is None and overlaps in ("skip", "error"):
+        raise ValueError(
+            f"data.on_overlap: got {overlaps!r} where there are no evaluations to compare with; "
+            "expected it in the data of a run's training; drop it"
+        )
+
+
 def _looked_at(
     parts: Sequence[Part], *, held: Mapping | None, near_duplicates: str, overlaps: str
 ) -> tuple[Sequence[Part], copies.Copies]:
@@ -160,12 +209,6 @@ def _looked_at(
     Of data that are not of a run's training there are no evaluations (held is None), and nobody
     looks unless asked to.
     """
-    copies.check_modes(on_near_duplicate=near_duplicates, on_overlap=overlaps)
-    if held is None and overlaps in ("skip", "error"):
-        raise ValueError(
-            f"data.on_overlap: got {overlaps!r} where there are no evaluations to compare with; "
-            "expected it in the data of a run's training; drop it"
-        )
     if held is None and near_duplicates == "keep":
         return parts, copies.Copies()
     modes = dict(near_duplicates=near_duplicates, overlaps=overlaps)

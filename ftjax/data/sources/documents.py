@@ -30,15 +30,19 @@ def make(*, path) -> Rows:
 
 def read(path, *, where: str) -> Rows:
     """Read documents as `make` does; `where` names the key that gave the path, for errors."""
-    found = locate.find(path, (*TEXT, *HTML, *jsonl.SUFFIXES), where=where)
     rows, places, bad = [], [], []
-    for file in found:
+    for file in files(path=path, where=where):
         is_lines = file.endswith(jsonl.SUFFIXES)
         source = jsonl.read(file, where=where) if is_lines else _document(file)
         rows += source
         places += [source.where(i) for i in range(len(source))]
         bad += source.bad
     return Rows(rows, where=places.__getitem__, bad=bad)
+
+
+def files(*, path, where: str = "data.path") -> list[str]:
+    """Return the files that `make` reads."""
+    return locate.find(path, (*TEXT, *HTML, *jsonl.SUFFIXES), where=where)
 
 
 def _document(file: str) -> Rows:
