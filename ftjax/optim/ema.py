@@ -17,6 +17,7 @@ def init(params: Tree) -> Tree:
 
 def update(ema: Tree, params: Tree, *, decay: jax.typing.ArrayLike) -> Tree:
     """Move the average one step towards `params`."""
+    # In this form the average stays put exactly where the parameters do.
     return jax.tree.map(lambda e, p: e + (1.0 - decay) * (p.astype(e.dtype) - e), ema, params)
 
 

@@ -173,6 +173,7 @@ def _fill(plan: _Plan, queue: _Queue, loop: _Loop) -> _Loop:
     free_R = ~loop.open_R
     next_R = loop.started + jnp.cumsum(free_R) - 1
     take_R = free_R & (next_R < J)
+    # Slots that take nothing must index something too; `choose` drops what they find.
     prompt_R = jnp.clip(next_R, 0, J - 1) // plan.samples
     length_R = queue.lengths_Q[prompt_R]
     last_R = queue.prompts_QT[prompt_R, jnp.maximum(length_R - 1, 0)]
@@ -230,7 +231,7 @@ def make_stream(
         logits, cache = prefill(model, params, prompt_BT, length_B, length=width)
         return choose(logits, _at(key_B, jnp.zeros(1, jnp.int32)))[0], cache
 
-    @functools.partial(jax.jit, donate_argnames="cache")
+    @functools.partial(jax.jit, donate_argnames="cache")  # changed in place, or there are two
     def step(params, token_B, at_B, cache, key_B, t):
         logits, cache = decode(model, params, token_B, at_B, at_B >= 0, cache)
         return choose(logits, _at(key_B, t[None]))[0], cache
