@@ -31,6 +31,7 @@ class Prepared(NamedTuple):
 
     def digest(self, spec: Mapping) -> str:
         """Hash what its arrays are a function of, beside the weights that a run starts from."""
+        # Not of the file: what counts is the batch that came out of it, as it is encoded.
         found = hashlib.sha256(repr(sorted(spec.items())).encode())
         for name, array in sorted((self.batch or {}).items()):
             found.update(name.encode() + np.ascontiguousarray(array).tobytes())
@@ -92,6 +93,7 @@ def arrays(found: Mapping[str, Prepared], parts, params: Mapping) -> dict:
     if not found:
         return {}
     places = jax.tree.map(lambda leaf: leaf.sharding, abstract(found, parts))
+    # Made where it lies: one device may not hold a copy of all weights.
     prepare = jax.jit(_preparing(found, parts), out_shardings=places)
     with jax.set_mesh(parts.mesh):
         return prepare(params, _batches(found))
