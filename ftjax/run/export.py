@@ -65,6 +65,7 @@ def write(
     own = functools.partial(export_files.card, parts, record=record)
     complete = lambda form: functools.partial(_complete, heads, beside, lambda: own(form=form))
     refusal = _write_adapter(parts, params, folder, dtype, complete("adapter")) if adapter else ""
+    # An adapter that was asked for by name is not replaced by a model.
     if refusal and (form or not _merges(params["adapters"])):
         raise ValueError(refusal)
     if refusal:
@@ -96,6 +97,7 @@ def update(
     target, of = artifacts.export, _identity(parts, artifacts, step)
     if not processes.on_first(lambda: _is_needed(target, step, of)):
         return
+    # Beside it, since a rename stays within one file system.
     draft = target.with_name(f".{target.name}.new")
     if jax.process_index() == 0:
         shutil.rmtree(draft, ignore_errors=True)  # of a process that was killed here

@@ -73,6 +73,7 @@ def token_ids(parts: setup.Parts) -> dict[str, Any]:
     known |= known.get("text_config") or {}
     tokenizer = parts.tokenizer
     ids = {key: known[key] for key in ("bos_token_id", "pad_token_id") if key in known}
+    # The tokenizer's over the config's: it is what the rows were encoded with.
     for key, token in ("bos_token_id", tokenizer.bos_token), ("pad_token_id", tokenizer.pad_token):
         if token is not None:
             ids[key] = tokenizer.token_id(token)

@@ -150,6 +150,7 @@ def _take_over(lock: pathlib.Path) -> None:
     try:
         known = _read(lock)
     except FileNotFoundError:
+        # Unlocked meanwhile: the caller tries again.
         return
     host, pid = known.get("host"), known.get("pid")
     is_here = host == socket.gethostname()

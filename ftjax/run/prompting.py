@@ -143,6 +143,7 @@ class Dialog:
 
     def prompt(self):
         """Return the prompt of the next answer; the oldest turns go when it grows too long."""
+        # The newest turn stays, however long: the sampler says what is too long about it.
         while len(self.turns) > 1 and len(self.encode(self._whole())) > self.most:
             # A question goes with its answer: many templates refuse two turns of one role.
             del self.turns[:2]
@@ -187,6 +188,7 @@ def _next_line(read: Callable) -> str | None:
     try:
         return read().strip()
     except (EOFError, KeyboardInterrupt):
+        # Between answers control-C leaves; within one it ends the answer alone.
         return None
 
 

@@ -49,6 +49,7 @@ class Reference:
         """Return `(policy, batch) -> policy` for the step."""
         if self.other is not None:
             return reference_policy.other(self.other[1])
+        # Its functions have the names that a config gives.
         return vars(reference_policy)[self.name]
 
     def letters(self, own: Mapping) -> dict:
@@ -198,6 +199,7 @@ def compute(parts, params, store, *, workdir: pathlib.Path, identity: Callable, 
         return
     folder = pathlib.Path(parts.reference.folder or Artifacts(workdir).reference)
     path = folder / f"{fingerprint(parts, store, identity())}.npy"
+    # The first decides for all, since computing takes all of them.
     if processes.on_first(lambda: path.is_file() and _is_whole(path)):
         found = np.load(path)
     else:
@@ -244,6 +246,7 @@ def _logps(parts, params, sequences, progress) -> np.ndarray:
         lambda params, batch: scoring.target_logps(
             parts.model, params, batch, chunk=settings.model.chunk
         ),
+        # Replicated: every process fills its own copy of the data.
         out_shardings=meshes.replicated(mesh),
         # As the step is: in bfloat16 DPO's first loss would otherwise not be log 2.
         compiler_options=rounding.compiler_options(parts.model.dtype),

@@ -39,6 +39,7 @@ class Unit:
     @property
     def spent(self) -> float:
         """Seconds of all attempts."""
+        # An attempt that was killed counts up to its last heartbeat.
         is_open = self.state in ("running", "stale")
         return self.seconds + (self.heartbeat - self.begun if is_open else 0.0)
 
