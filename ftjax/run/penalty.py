@@ -70,6 +70,7 @@ def _batch(data: dict, parts, rows: int, *, where: str) -> dict[str, np.ndarray]
     """Encode the first rows of a data section, as many as there are at most."""
     conf.check(data, dict, where=where)
     loaders.check_types(data, where=where)
+    # Not packed: EWC squares the gradient of a row, which is to be that of one sequence.
     data = dict(max_tokens=parts.settings.data["max_tokens"], packing="none", shuffle=False) | data
     own = dict(tokenizer=parts.tokenizer, batch_size=rows, seed=parts.settings.seed.data)
     loader = loaders.make(**data, **own)
