@@ -135,6 +135,7 @@ def _steps(parts, objective, model, batches) -> dict[str, tuple]:
     methods, found = parts.needing("gradient"), {}
     if not methods:
         return {}
+    # Nothing trains in these passes: a frozen reference shares all arrays with the base.
     own |= parts.reference.arrays(own, parts.mesh, trains=set())
     for path, method in methods.items():
         gradient = _gradient(parts, objective, own, path)  # one program for all batches

@@ -155,6 +155,7 @@ def _write_adapter(parts, params, folder, dtype, complete) -> str:
         )
     trained = tree.paths(states.split(parts.abstract, parts.patterns)[0]["model"]).keys()
     arrays = tree.paths(params["model"])
+    # What trained beside the adapter goes whole: PEFT's modules_to_save.
     beside = arrays | _whole({path: arrays[path] for path in trained})
     # Before process 0 goes on alone: gathering takes all of them.
     own, refusal = _whole(params["adapters"]), ""

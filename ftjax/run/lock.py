@@ -46,6 +46,7 @@ def _acquire(artifacts: Artifacts, stack: contextlib.ExitStack) -> None:
     _check_place(artifacts)
     _lock(artifacts)
     stack.callback(_remove_empty, artifacts)  # the last of all
+    # It names this very process: another text there later means another owner.
     own = artifacts.lock.read_text()
     # Runs after the beat has ended, which ends this process where the lock is another's.
     stack.callback(_unlock, artifacts.lock, own)

@@ -105,6 +105,7 @@ def _batches(found: Mapping[str, Prepared]) -> dict:
 
 
 def _preparing(found: Mapping[str, Prepared], parts):
+    # Batches are arguments, or they would be constants of the program.
     def prepare(params, batches):
         call = lambda label, one: one.penalty.prepare(params, parts.model, batches[label])
         return {label: call(label, one) for label, one in found.items()}
