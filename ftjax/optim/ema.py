@@ -6,7 +6,6 @@ whatever the parameters are: at decay 0.999 a bfloat16 average would never move.
 
 import jax
 import jax.numpy as jnp
-import optax
 
 Tree = dict
 
@@ -18,8 +17,9 @@ def init(params: Tree) -> Tree:
 
 def update(ema: Tree, params: Tree, *, decay: jax.typing.ArrayLike) -> Tree:
     """Move the average one step towards `params`."""
-    wide = jax.tree.map(lambda e, p: p.astype(e.dtype), ema, params)
-    return optax.incremental_update(wide, ema, 1.0 - decay)
+    # In this form, unlike optax.incremental_update's, the average of what stays put stays put to
+    # the bit, at any decay.
+    return jax.tree.map(lambda e, p: e + (1.0 - decay) * (p.astype(e.dtype) - e), ema, params)
 
 
 def cast(ema: Tree, params: Tree) -> Tree:

@@ -109,6 +109,7 @@ def _around(inner, rate, settings, clip_norm) -> optax.GradientTransformation:
         updates, params = _clipped(updates, clip_norm), _float32(params)
         moves, inner_state = inner.update(updates, state.inner, params)
         lr, of = rate(state.count), settings(params)
+        # optax's direction has the minus already, and so the decay is subtracted from it.
         step = lambda path, u, w: lr * of[path].lr_scale * (u - of[path].weight_decay * w)
         moves = tree.map_with_paths(step, moves, params)
         return moves, State(optax.safe_increment(state.count), inner_state)
@@ -123,6 +124,7 @@ def _kept_in(inner, dtype: str, where: str) -> optax.GradientTransformation:
         raise ValueError(f"{where}.state_dtype: got {dtype!r}; expected one of {legal}")
     if dtype == "float32":
         return inner
+    # Scalars, such as an estimated learning rate, take no memory and stay exact.
     is_moment = lambda x: x.ndim > 0 and jnp.issubdtype(x.dtype, jnp.floating)
     cast = lambda state, to: jax.tree.map(lambda x: x.astype(to) if is_moment(x) else x, state)
 
@@ -150,6 +152,7 @@ def hyper(keywords: Mapping) -> list[str]:
 def names() -> list[str]:
     """Return the names of the optax optimizers on offer."""
     public = {n: f for n, f in vars(optax).items() if callable(f) and n[0].islower()}
+    # An optimizer takes its learning rate first; other functions of optax do not.
     takes_rate = lambda f: next(iter(inspect.signature(f).parameters), None) == "learning_rate"
     found = [
         n
@@ -167,6 +170,7 @@ def factory(name: str) -> Callable:
 def clip(updates, *, max_norm: jax.typing.ArrayLike):
     """Scale a tree so that its global norm is at most `max_norm`: torch's clip_grad_norm_."""
     norm = optax.tree.norm(updates)
+    # 1e-6 as in torch: clipped runs agree with its own.
     factor = jnp.minimum(1.0, max_norm / (norm + 1e-6))
     return jax.tree.map(lambda u: u * factor, updates)
 
@@ -204,6 +208,7 @@ def _direction(name: str, keywords: Mapping, weight_decay, where: str):
         )
     for key in keywords.keys() & RANGES.keys():
         conf.check(keywords[key], RANGES[key], where=f"{where}.{key}")
+    # Rate and decay are applied outside, where groups scale them leaf by leaf.
     extra = {"learning_rate": 1.0, "weight_decay": 0.0}
     return conf.call(factory(name), keywords, where=where, extra=extra)
 

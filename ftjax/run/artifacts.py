@@ -50,4 +50,5 @@ class Artifacts:
 
     def has_checkpoint(self) -> bool:
         """Return whether a checkpoint was committed, whole or not."""
+        # Drafts of orbax and steps set aside have longer names than a number.
         return any(path.name.isdigit() for path in self.checkpoints.glob("*"))

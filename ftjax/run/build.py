@@ -238,6 +238,7 @@ def check_weights(parts: Parts) -> None:
                 f"adapter_from: got {given!r} and no adapter; expected adapter.name = 'lora', with "
                 "adapter.where and adapter.rank as they are there"
             )
+        # For its error alone: a wrong directory is refused before data are encoded.
         files.read_json(pathlib.Path(given) / peft.CONFIG)
 
 

@@ -40,6 +40,7 @@ def kept(comparison: Comparison, groups: Mapping[str, str]) -> float | None:
     for name, value in comparison.before.items():
         label, metric = name.rsplit("/", 1)
         floor = comparison.before.get(f"{label}/chance", 0.0)
+        # At chance there is nothing to lose, and the share kept of it would be noise.
         if groups[label] == "old" and metric in KEPT and value > floor:
             before[name], after[name], chance[name] = value, comparison.after[name], floor
     return retention.retention(before, after, chance) if before else None

@@ -36,6 +36,7 @@ def text(path_with_arg: str) -> str:
 def _known(config) -> dict:
     """Return a config as plain dicts; what has to be set yet is None."""
     return {
+        # peek: reading a required key that is not set raises.
         key: _known(value) if isinstance(value := conf.peek(config, [key]), type(config)) else value
         for key in config
     }

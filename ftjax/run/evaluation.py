@@ -69,6 +69,7 @@ class Evaluation:
 
 def _save(workdir: pathlib.Path, step: int, arrays: dict, samples: list) -> None:
     own = Artifacts(workdir)
+    # In memory first: np.savez to the file itself could leave half of one behind.
     packed = io.BytesIO()
     np.savez(packed, **arrays)
     files.write_bytes(own.scores(step), packed.getvalue())
@@ -342,6 +343,7 @@ def _sampler(parts: setup.Parts) -> Callable | None:
         temperature=spec.temperature, batch_size=meshes.rows(BATCH, parts.mesh), mesh=parts.mesh,
         stop_ids=prompting.stop_ids(parts.tokenizer, parts.settings.data),
     )  # fmt: skip
+    # One key for all steps: samples differ by the weights alone.
     key = jax.random.key(parts.settings.seed.sampling)
 
     def sample(params) -> list[dict]:

@@ -33,6 +33,7 @@ def parts_over(directory: str, *, sizes: Mapping[str, int] | None = None) -> set
     """
     c = settings.defaults()
     c.mesh.update(sizes or {})
+    # A config must have a length and a rate; nothing here reads them.
     c.model.base, c.steps, c.optim.learning_rate = directory, 1, 0.0
     return setup.build(settings.read(c))
 
@@ -89,6 +90,7 @@ def over(
     if not given:
         return {**params}, None
     members = list(read(parts, params["model"], given).values())
+    # All are checked; those that no prompt asks for take no memory of the devices.
     used = sorted(set(which))
     trees = [{} if place == BASE else members[place] for place in used]
     if len(used) == 1:

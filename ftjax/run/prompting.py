@@ -49,6 +49,7 @@ def _text_lines(path: pathlib.Path) -> list[str]:
         what, mend = found
         raise ValueError(f"{file}: got {what}; expected text in UTF-8; {mend.format(file)}")
     try:
+        # Editors on Windows begin a file with a mark, which is no part of a prompt.
         return content.removeprefix(codecs.BOM_UTF8).decode("utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(
@@ -63,6 +64,7 @@ def _asked(raw: dict, where: str) -> Asked:
         raise ValueError(f"{where}: got adapter={adapter!r}; expected a name, or none")
     row = Row(raw, where, fields={}, kind="chat" if raw.get("prompt") is None else "prompt")
     if isinstance(raw.get("prompt"), str):
+        # An empty prompt is one: a text from its beginning.
         return Asked(row.checked_text(raw["prompt"], "prompt", empty=True), adapter)
     field = "messages" if raw.get("prompt") is None else "prompt"
     if row.raw.get(field) is None:
@@ -165,7 +167,9 @@ class Dialog:
 
     def prompt(self):
         """Return the prompt of the next answer; the oldest turns go when it grows too long."""
+        # The newest turn stays, however long: the sampler says what is too long about it.
         while len(self.turns) > 1 and len(self.encode(self._whole())) > self.most:
+            # A question goes with its answer: many templates refuse two turns of one role.
             del self.turns[:2]
         return self._whole()
 
@@ -208,6 +212,7 @@ def _next_line(read: Callable) -> str | None:
     try:
         return read().strip()
     except (EOFError, KeyboardInterrupt):
+        # Between answers control-C leaves; within one it ends the answer alone.
         return None
 
 

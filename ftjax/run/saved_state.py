@@ -58,6 +58,7 @@ def params_of(state: states.State, frozen):
 
 def identity(parts: setup.Parts) -> dict:
     """Name the base for a checkpoint's manifest: where it is and what it hashes to."""
+    # Random weights have no files to hash: sizes and seed make them what they are.
     if parts.source is None:
         spec = parts.settings.model
         return {"source": f"random {spec.preset}", "hash": f"seed {parts.settings.seed.init}"}

@@ -42,6 +42,7 @@ def opened(workdir: pathlib.Path) -> Iterator[Artifacts]:
     """
     artifacts = Artifacts(workdir)
     with (
+        # In this order: who has the lock records, and a SIGTERM unwinds through the record.
         lock.writer(artifacts),
         unit.Recorded(artifacts),
         stop.leaving(artifacts.has_checkpoint),

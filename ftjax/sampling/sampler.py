@@ -32,11 +32,14 @@ def make(
     scale = 1 / temperature if tempered else 1.0
 
     def choose(logits_BV, keys_B):
+        # A sum over the vocabulary in bfloat16 would round most of its terms away.
         logits_BV = logits_BV.astype(jnp.float32)
         if temperature == 0:
             tokens_B = _argmax(logits_BV)
         else:
+            # Temperature, then k, p and min-p: the order of transformers.
             kept_BV = top(logits_BV / temperature, k=top_k, p=top_p, least=min_p)
+            # The largest logit after Gumbel noise is a draw from the softmax; no cumulative sum.
             noise = lambda key: jax.random.gumbel(key, logits_BV.shape[1:])
             tokens_B = _argmax(kept_BV + jax.vmap(noise)(keys_B))
         logps_BV = jax.nn.log_softmax(logits_BV * scale)
@@ -88,6 +91,7 @@ def top(logits_BV, *, k: int | None, p: float | None, least: float | None = None
     if p is not None and p < 1:
         logits_BV = _cut(logits_BV, _edge(logits_BV, jax.nn.softmax(logits_BV, axis=-1), p))
     if least is not None:
+        # In logs a ratio to the largest probability needs no softmax.
         edge_B1 = logits_BV.max(-1, keepdims=True) + math.log(least)
         logits_BV = _cut(logits_BV, edge_B1)
     return logits_BV
