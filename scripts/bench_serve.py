@@ -7,14 +7,16 @@ r"""Speed of the endpoint: tokens a second of 1, 16, 64 clients, and the wait fo
 Every client streams one answer after another over a connection of its own. `of_generate` is the
 rate beside that of `experiments.generate`'s own sampler over the same prompts, in batches of as
 many rows as there are clients, measured in this process before the server begins. `first_*` are
-from the request to its first event with text. An answer is `lost` that is cut off or an error. JSON
-lines come out.
+from the request to its first event with text. An answer is `lost` that is cut off or an error. On a
+machine that does other things too, CPU time a token says more than tokens a second. JSON lines come
+out.
 """
 
 import argparse
 import asyncio
 import itertools
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -52,19 +54,25 @@ def prompts(vocabulary: int, length: int) -> list[list[int]]:
     return [rng.integers(10, vocabulary, n).tolist() for n in lengths]
 
 
-def generate_rate(model, params, tokenizer, asked, *, rows: int, args) -> float:
-    """Measure tokens a second of `experiments.generate`'s sampler, in batches of `rows`."""
+def cpu_s(process: int | str = "self") -> float:
+    """Return the seconds of all cores that a process has used (Linux alone counts them there)."""
+    found = pathlib.Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(found[11]) + int(found[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def generate_rate(model, params, tokenizer, asked, *, rows: int, args) -> tuple[float, float]:
+    """Measure `experiments.generate`'s sampler in batches of `rows`: tokens/s, CPU-s a token."""
     sample = text.make_sampler(
         model, tokenizer, batch_size=rows, max_new_tokens=args.new, encode=lambda ids: ids,
         stop_ids=prompting.form_of(tokenizer, {}).stop_ids,
     )  # fmt: skip
     sample(params, asked[:rows])
-    count, begin = 0, time.perf_counter()
+    count, begin, used = 0, time.perf_counter(), cpu_s()
     for start in itertools.cycle(range(0, len(asked) - rows + 1, rows)):
         answers = sample(params, asked[start : start + rows])
         count += sum(len(answer.tokens) for answer in answers)
         if (seconds := time.perf_counter() - begin) > args.seconds:
-            return count / seconds
+            return count / seconds, (cpu_s() - used) / count
 
 
 async def ask(reader, writer, host: str, prompt, args) -> Answer:
@@ -96,9 +104,9 @@ async def client(number: int, address: tuple[str, int], asked, until: float, arg
     return found
 
 
-async def load(address: tuple[str, int], asked, *, clients: int, args) -> dict:
-    """Measure so many clients at a time."""
-    begin = time.perf_counter()
+async def load(server: int, address: tuple[str, int], asked, *, clients: int, args) -> dict:
+    """Measure so many clients at a time; server: its process."""
+    begin, used = time.perf_counter(), cpu_s(server)
     every = (client(i, address, asked, begin + args.seconds, args) for i in range(clients))
     answers = [each for found in await asyncio.gather(*every) for each in found]
     seconds = time.perf_counter() - begin
@@ -107,8 +115,19 @@ async def load(address: tuple[str, int], asked, *, clients: int, args) -> dict:
     return {
         "clients": clients, "answers": len(answers),
         "lost": sum(each.tokens is None for each in answers),
-        "tokens_per_s": round(tokens / seconds), "tokens_per_answer": tokens / len(answers),
+        "tokens_per_s": tokens / seconds, "tokens_per_answer": round(tokens / len(answers), 1),
+        "cpu_ms_a_token": 1e3 * (cpu_s(server) - used) / tokens,
         "first_p50_ms": round(1e3 * p50, 1), "first_p95_ms": round(1e3 * p95, 1),
+    }  # fmt: skip
+
+
+def compared(found: dict, rate: float, cpu: float) -> dict:
+    """Put what was measured beside what `experiments.generate` does."""
+    return found | {
+        "tokens_per_s": round(found["tokens_per_s"]), "generate_tokens_per_s": round(rate),
+        "of_generate": round(found["tokens_per_s"] / rate, 2),
+        "cpu_ms_a_token": round(found["cpu_ms_a_token"], 3),
+        "generate_cpu_ms_a_token": round(1e3 * cpu, 3),
     }  # fmt: skip
 
 
@@ -190,10 +209,8 @@ def main() -> None:
     process, address = serve(args)
     try:
         for clients in args.clients:
-            found = asyncio.run(load(address, asked, clients=clients, args=args))
-            generated = round(rates[clients])
-            share = round(found["tokens_per_s"] / rates[clients], 2)
-            print(json.dumps(found | dict(generate=generated, of_generate=share)), flush=True)
+            own = load(process.pid, address, asked, clients=clients, args=args)
+            print(json.dumps(compared(asyncio.run(own), *rates[clients])), flush=True)
     finally:
         process.terminate()
         process.wait()

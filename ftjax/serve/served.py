@@ -13,12 +13,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from ftjax.adapters.multi import per_row
 from ftjax.core import mesh as meshes
 from ftjax.run import build as setup
 from ftjax.run import named_adapters
-from ftjax.sampling import slots
+from ftjax.sampling import generation, slots
 from ftjax.serve.engine import Engine
 
 
@@ -93,11 +94,25 @@ def _shares_of(parts: setup.Parts, weights, adapters: Mapping[str, Any]) -> Iter
     if len(names) > 1:
         try:
             stacked = named_adapters.stack(parts, [own or {} for own in adapters.values()])
+            params = {"model": weights, "adapters": stacked}
+            _check_rows(parts, params)
         except ValueError as error:
             sys.stderr.write(f"{', '.join(names)} have a queue each: {error}\n")
         else:
-            yield _Share(names, {"model": weights, "adapters": stacked})
+            yield _Share(names, params)
             return
     for name, own in adapters.items():
         placed = named_adapters.place(parts, own) if own else None
         yield _Share([name], {"model": weights, "adapters": placed})
+
+
+def _check_rows(parts: setup.Parts, params) -> None:
+    """Raise ValueError where the model merges a weight, of which rows would have one each."""
+
+    def read(params):
+        rows = jnp.zeros(1, jnp.int32)
+        own = _choose(params, rows)
+        return generation.prefill(parts.model, own, rows[None], rows + 1, length=2)
+
+    with jax.set_mesh(parts.mesh):
+        jax.eval_shape(read, params)
