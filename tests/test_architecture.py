@@ -33,6 +33,7 @@ PLUGINS = {
     "penalties": ("make", "EXAMPLE"),
     "evals": ("make", "INPUTS"),
     "data/sources": ("make",),
+    "report/trackers": ("make", "PACKAGE"),
     "models/families": ("make", "from_hf", "to_hf", "NAMES", "EXAMPLE"),
 }
 # Folders whose modules are named after plug-ins or after the files that they read.

@@ -24,6 +24,7 @@ class Artifacts:
         self.samples = root / "samples"
         self.export = root / "export"
         self.restarts = root / "data_restarts.json"  # after which steps data started afresh
+        self.tracker = root / "tracker.json"  # the run's id at the service that metrics go to
         self.lock = root / "lock.json"
 
     def scores(self, step: int) -> pathlib.Path:
