@@ -5,6 +5,7 @@ r"""Measure how long data take to be ready: encoded at the first start, mapped a
 
 Rows are a prompt of 30 words and an answer of 30, drawn by seed, through the embedded tokenizer;
 `--data` repeats the lines of a file instead. Each start is a process of its own over one cache.
+Seconds are of CPU, all threads together: company on the machine lengthens them less.
 Peak memory is that of the process less what it has after its imports: pages of mapped files count
 where they were touched, and are shared between processes.
 """
@@ -87,13 +88,13 @@ def start(path: str, *, look: bool) -> dict:
 
     base = pathlib.Path(ftjax.__file__).parent / "assets" / "tiny"
     tokenizer = tokenizer_files.load(base)
-    before, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    before, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     made = loader.make(
         name="jsonl", path=path, tokenizer=tokenizer, max_tokens=256, batch_size=16,
         held={} if look else None,
     )  # fmt: skip
     made.batch(0)
-    seconds = time.perf_counter() - begin
+    seconds = time.process_time() - begin
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {"seconds": seconds, "mib": (peak - before) / MIB}
 

@@ -34,6 +34,7 @@ PLUGINS = {
     "evals": ("make", "INPUTS"),
     "data/sources": ("make",),
     "launch": ("make",),
+    "report/trackers": ("make", "PACKAGE"),
     "models/families": ("make", "from_hf", "to_hf", "NAMES", "EXAMPLE"),
 }
 # Folders whose modules are named after plug-ins or after the files that they read.

@@ -24,6 +24,7 @@ class Artifacts:
         self.samples = root / "samples"
         self.export = root / "export"
         self.restarts = root / "data_restarts.json"  # after which steps data started afresh
+        self.tracker = root / "tracker.json"  # the run's id at the service that metrics go to
         self.lock = root / "lock.json"
         self.unit = root / "unit.json"  # how it stands, of a job of a sweep
         self.log = root / "log.txt"  # what it printed, of a job on this machine

@@ -146,7 +146,8 @@ class Settings:
     eval_every_steps: Natural = 0  # 0 = before the first step and after the last
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     export: Export = field(default_factory=Export)
-    wandb_project: str = ""
+    # Where metrics go besides: name = wandb | mlflow | trackio, and project
+    tracker: dict = field(default_factory=lambda: dict(name="", project=""))
     # Of online runs:
     rollout: Rollout | None = None
     rewards: dict[str, dict] = field(default_factory=dict)  # label = dict(name=..., weight=1.0)

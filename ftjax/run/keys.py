@@ -26,7 +26,7 @@ Keys = dict[str, Any]  # annotations by key
 SET = (
     "total_steps", "where", "inner", "devices", "model", "tokenizer", "local_rows",
     "progress", "held", "collect", "respond", "examples", "byte_counts", "pairs", "reference",
-    "sample", "base_of", "mesh", "linears", "trains",
+    "sample", "base_of", "mesh", "linears", "trains", "run",
 )  # fmt: skip
 OF_EVALS = ("name", "group", "data", "rows", "max_new_tokens", "temperature", "until", "rewards")
 OF_ADAPTERS = ("name", "where", "groups", "past", "token_ids", "batches")
@@ -203,6 +203,10 @@ def _evaluation(name: str) -> Keys | None:
     return _made(name, "evals", more=OF_EVALS, where="evals.name")
 
 
+def _tracker(name: str) -> Keys | None:
+    return _made(name, "report.trackers", where="tracker.name")
+
+
 def _mesh(_: str | None) -> Keys:
     from ftjax.core import mesh
 
@@ -213,6 +217,6 @@ SECTIONS: Mapping[str, Callable] = {
     "adapter": _adapter, "objective": _objective, "penalties.*": _penalty,
     "penalties.*.data": _data, "optim": _optim, "optim.schedule": _schedule,
     "optim.ranks": _ranks, "data": _data, "evals.*": _evaluation,
-    "evals.*.data": _data, "mesh": _mesh,
+    "evals.*.data": _data, "mesh": _mesh, "tracker": _tracker,
 }  # fmt: skip
 NAMELESS = (_mesh, _ranks)

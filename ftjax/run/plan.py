@@ -18,6 +18,7 @@ from ftjax.core import config as conf
 from ftjax.core import mesh as meshes
 from ftjax.data import loader as loaders
 from ftjax.optim import optimizer as chain
+from ftjax.report import tracking
 from ftjax.run import adapter_init, hyper, inputs, lengths, penalty, reference, saved_state
 from ftjax.run import build as setup
 from ftjax.run import evaluation as evaluating
@@ -63,6 +64,7 @@ def program(settings: Settings, *, mesh=None) -> Program:
     Raises:
       ValueError: anything wrong with the settings.
     """
+    tracking.check(settings.tracker)
     parts = setup.build(settings, mesh=mesh)
     setup.check_weights(parts)
     objectives.check_cut(settings, devices=parts.mesh.size)

@@ -23,7 +23,7 @@ from ftjax.train.checkpoint import Checkpoints
 # What may differ when a run is resumed: it does not change what a step computes. Patterns match
 # whole paths, and a section without keys is a path itself, hence both forms.
 FREE = (
-    "log_every_steps", "eval_every_steps", "checkpoint/**", "wandb_project", "mesh/**",
+    "log_every_steps", "eval_every_steps", "checkpoint/**", "tracker/**", "mesh/**",
     "evals", "evals/**", "samples/**", "export/**",
 )  # fmt: skip
 
