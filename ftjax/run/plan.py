@@ -23,6 +23,7 @@ from ftjax.run import build as setup
 from ftjax.run import evaluation as evaluating
 from ftjax.run import objective as objectives
 from ftjax.run.config import Settings
+from ftjax.run.shared import Shared
 from ftjax.train import compile as compiling
 from ftjax.train import state as states
 from ftjax.train.step import make_step
@@ -41,6 +42,7 @@ class Program:
     penalties: Mapping[str, penalty.Prepared]
     state: states.State  # abstract, with shardings
     frozen: Any  # abstract, with shardings
+    shared: Shared | None  # keeps what other runs of the process may use
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Plan(Program):
     length: lengths.Length
 
 
-def program(settings: Settings, *, mesh=None) -> Program:
+def program(settings: Settings, *, mesh=None, shared: Shared | None = None) -> Program:
     """Resolve and check what a run computes; reads no data, and of weights the headers alone.
 
     mesh: in place of the settings', of devices that need not be here, as for `setup.build`. A
@@ -61,7 +63,7 @@ def program(settings: Settings, *, mesh=None) -> Program:
     Raises:
       ValueError: anything wrong with the settings.
     """
-    parts = setup.build(settings, mesh=mesh)
+    parts = setup.build(settings, mesh=mesh, shared=shared)
     setup.check_weights(parts)
     objectives.check_cut(settings, devices=parts.mesh.size)
     meshes.check_batch(settings.batch_size, settings.accumulate, parts.mesh)
@@ -78,26 +80,31 @@ def program(settings: Settings, *, mesh=None) -> Program:
     state = saved_state.abstract_state(parts, trainable, optimizer.tx)
     loaders.check_types(settings.data, where="data")
     _check_length(settings.data, parts.model.max_length(parts.abstract["adapters"]))
-    return Program(settings, parts, optimizer, objective, penalties, state, frozen)
+    return Program(settings, parts, optimizer, objective, penalties, state, frozen, shared)
 
 
-def plan(settings: Settings, *, progress=None, load: Callable | None = None, mesh=None) -> Plan:
+def plan(
+    settings: Settings, *, progress=None, load: Callable | None = None, mesh=None,
+    shared: Shared | None = None,
+) -> Plan:  # fmt: skip
     """Resolve and check settings; `progress(rows done, rows)` is called while data is encoded.
 
     load: `(parts, progress) -> loader`, where batches are not encoded rows.
     mesh: in place of the settings', as for `setup.build`.
+    shared: what other runs of this process have built, and where this one leaves its own.
 
     Raises:
       ValueError: anything wrong with them, or with the data that they name.
     """
-    found = program(settings, mesh=mesh)
+    found = program(settings, mesh=mesh, shared=shared)
     if load is None:
         objectives.check_offline(settings)
     evaluating.check(settings.evals)
     evaluating.check_best(settings)
     # The evaluations first: the data of training takes the longest to encode.
-    evaluation = evaluating.build(found.parts)
-    loader = (load or inputs.load)(found.parts, progress)
+    build, load = evaluating.build, load or functools.partial(inputs.load, shared=shared)
+    evaluation = shared.evaluation(found.parts, build) if shared else build(found.parts)
+    loader = load(found.parts, progress)
     length = lengths.of(settings, loader)
     if length.total != settings.steps:
         found = dataclasses.replace(found, optimizer=_optimizer(settings, length.total))
@@ -117,7 +124,13 @@ def _check_length(data: dict, most: int) -> None:
 
 
 def compiled_step(p: Program):
-    """Make the training step, jitted (or pmapped) for its mesh."""
+    """Make the training step, jitted (or pmapped) for its mesh; that of a plan may be shared."""
+    if p.shared and isinstance(p, Plan):
+        return p.shared.step(p, p.length.total, _compiled_step)
+    return _compiled_step(p)
+
+
+def _compiled_step(p: Program):
     s = p.settings
     penalties = {label: own.penalty.value for label, own in p.penalties.items()}
     step = functools.partial(
@@ -143,7 +156,7 @@ def weights(p: Plan, workdir: pathlib.Path | None = None) -> tuple[states.State,
     workdir: keeps what adapters start from of data; without it such adapters change nothing.
     """
     find = functools.partial(adapter_init.find, p.parts, p.objective, p.loader, workdir=workdir)
-    params = setup.weights(p.parts, find if workdir else None)
+    params = setup.weights(p.parts, find if workdir else None, shared=p.shared)
     trainable, frozen = states.split(params, p.parts.patterns)
     if p.penalties:
         frozen |= {"penalties": penalty.arrays(p.penalties, p.parts, params)}
