@@ -1,4 +1,4 @@
-r"""A study of forgetting in two minutes: two new languages, three methods, two rates each.
+r"""A small study of forgetting: two new languages, three methods, two rates each.
 
     python -m experiments.sequential --config configs/forgetting_smoke.py --workdir runs/smoke
     python -m experiments.train --config configs/forgetting_smoke.py:task=second --workdir runs/one
@@ -6,7 +6,9 @@ r"""A study of forgetting in two minutes: two new languages, three methods, two 
 Small enough to look at how a study is written and what its report says; one seed says nothing
 about noise. `forgetting_tiny.py` beside it is the study to learn from.
 
-Two CPU cores, two minutes: 12 runs of 40 steps, and a joint control.
+Two CPU cores, two and a half minutes: 12 runs of 40 steps, and a joint control. Expect old
+languages and the first task to fall, at 60 % of what the joint control learned, by 0.13 nats after
+full fine-tuning, 0.14 after LoRA and 0.08 after LoRA with a quarter of old rows (one run each).
 """
 
 from configs import common, forgetting_tiny
@@ -24,6 +26,7 @@ def get_config(arg=None):
         arg, task="first", full=False, rank=8, replay=0.0, l2sp=0.0, steps=40, runlocal=False
     )
     c = forgetting_tiny.staged(arg, TASKS, OLD)
+    c.eval_every_steps = 10
     return common.shrink(c) if arg.runlocal else c
 
 

@@ -58,7 +58,7 @@ def staged(arg, tasks, old):
         c.evals[label] = dict(name="nll", group=group, data=held, rows=32)
     c.optim.schedule = dict(name="constant", warmup_steps=4)
     c.steps, c.batch_size, c.log_every_steps = arg.steps, 8, 20
-    c.eval_every_steps = max(arg.steps // 6, 1)
+    c.eval_every_steps = max(arg.steps // 5, 1)
     return c
 
 

@@ -59,6 +59,8 @@ def estimate(found: Mapping | None) -> str:
     """Write a value with its interval."""
     if not found:
         return "n/a"
+    if found["n"] == 1:
+        return f"{found['value']:.3f} (one run)"
     return f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
 
 

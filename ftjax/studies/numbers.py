@@ -222,7 +222,8 @@ def text(report: Mapping) -> str:
         if m["rate"] is None:
             lines.append((name, m["text"], "none", report["compared"][name]))
             continue
-        shown = f"{m['value']:.3f} ({m['low']:.3f} to {m['high']:.3f})"
+        spread = "one run" if m["n"] == 1 else f"{m['low']:.3f} to {m['high']:.3f}"
+        shown = f"{m['value']:.3f} ({spread})"
         edge = " (edge)" if m["at_edge"] else ""
         lines.append((name, shown, f"{m['rate']:g}{edge}", report["compared"][name]))
     widths = [max(len(line[i]) for line in lines) for i in range(4)]
