@@ -82,9 +82,11 @@ def show(settings: settings_lib.Settings, given: Flags) -> None:
 
 def train(
     settings: settings_lib.Settings, workdir: pathlib.Path, *, allow_config_change: bool = False,
-    restart_data: bool = False,
+    restart_data: bool = False, shared=None,
 ):  # fmt: skip
     """Train, or go on training, in `workdir`; returns a `finish.Outcome`.
+
+    shared: a `run.shared.Shared`, with what other runs of this process have built.
 
     Raises:
       ValueError: anything wrong with the settings, the data, or what the workdir holds.
@@ -94,7 +96,7 @@ def train(
     start = time.perf_counter()
     with session.opened(workdir):
         # Everything is checked, and the data encoded, before a device holds anything.
-        p = plan.plan(settings, progress=finish.progress("encoding"))
+        p = plan.plan(settings, progress=finish.progress("encoding"), shared=shared)
         # Parameters of the first step, of which only what trains is in the state.
         first, frozen = plan.weights(p, workdir)
         # A cached reference is the log-probabilities of the policy before its first step.

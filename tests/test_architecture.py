@@ -17,7 +17,7 @@ FLOORS = (
     ("penalties", "report"),
     ("train",),
     ("run",),
-    ("rl", "launch", "decide", "serve"),
+    ("rl", "launch", "decide", "serve", "studies"),
 )
 MAY_IMPORT = {
     room: {below for lower in FLOORS[:level] for below in lower}

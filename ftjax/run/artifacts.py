@@ -37,6 +37,10 @@ class Artifacts:
         """Return the file that `experiments.evaluate` writes of a checkpoint."""
         return self.evals / f"compare_{step}.json"
 
+    def edit(self, name: str, step: int) -> pathlib.Path:
+        """Return the file that `experiments.edit` writes of a checkpoint."""
+        return self.evals / f"edit_{name}_{step}.json"
+
     def sample(self, step: int) -> pathlib.Path:
         """Return the file of the texts written at `step`."""
         return self.samples / f"{step}.json"

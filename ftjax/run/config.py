@@ -81,6 +81,7 @@ class Export:
     """What exports say of the run."""
 
     base_name: str = ""  # the base's hub id, for who loads an export; "" = its folder's name
+    form: str = ""  # adapter | model, adapters merged into it; "" = an adapter where there is one
 
 
 @dataclass(frozen=True)
@@ -201,6 +202,7 @@ def _check_values(settings: Settings) -> None:
             "can load; set it to the base's hub id, such as 'org/name'"
         )
     _check_choice("compile", settings.compile, ("jit", "pmap"))
+    _check_choice("export.form", settings.export.form, ("", "adapter", "model"))
     _check_choice("checkpoint.mode", settings.checkpoint.mode, ("min", "max"))
 
 

@@ -101,7 +101,7 @@ def update(
     draft = target.with_name(f".{target.name}.new")
     if jax.process_index() == 0:
         shutil.rmtree(draft, ignore_errors=True)  # of a process that was killed here
-    write(parts, params, draft, record=record)
+    write(parts, params, draft, form=parts.settings.export.form, record=record)
     if jax.process_index() == 0:
         digest.write(draft, step=step, of=of)
         # A rename cannot replace a full folder; killed in between, the run writes it again.

@@ -26,7 +26,7 @@ Keys = dict[str, Any]  # annotations by key
 SET = (
     "total_steps", "where", "inner", "devices", "model", "tokenizer", "local_rows",
     "progress", "held", "collect", "respond", "examples", "byte_counts", "pairs", "reference",
-    "sample", "base_of", "mesh", "linears", "trains", "run",
+    "sample", "base_of", "mesh", "linears", "trains", "run", "load",
 )  # fmt: skip
 OF_EVALS = ("name", "group", "data", "rows", "max_new_tokens", "temperature", "until", "rewards")
 OF_ADAPTERS = ("name", "where", "groups", "past", "token_ids", "batches")
