@@ -69,7 +69,7 @@ def arrange(devices: Sequence, shape: tuple[int, ...]) -> np.ndarray:
         return np.asarray(devices).reshape(shape)
     # An axis may lie on a part of an axis of the torus: fsdp=64 x tensor=4 on 16x16.
     options = dict(devices=devices, allow_split_physical_axes=True)
-    slices = len({device.slice_index for device in devices})
+    slices = len({slice_of(device) for device in devices})
     if slices == 1:
         return mesh_utils.create_device_mesh(shape, **options)
     data, *rest = shape
@@ -80,6 +80,14 @@ def arrange(devices: Sequence, shape: tuple[int, ...]) -> np.ndarray:
         )
     inner, outer = (data // slices, *rest), (slices, *(1 for _ in rest))
     return mesh_utils.create_hybrid_device_mesh(inner, outer, **options)
+
+
+def slice_of(device) -> int:
+    """Return the slice of a TPU's device; those of a topology of one slice do not name it."""
+    try:
+        return device.slice_index
+    except AttributeError:
+        return 0
 
 
 def resolve(sizes: Mapping[str, int], count: int) -> dict[str, int]:

@@ -15,13 +15,16 @@ import jax
 import jax.numpy as jnp
 
 
-def compiler_options(dtype: Any) -> dict[str, Any] | None:
-    """Return options of `jax.jit` for programs that compute in `dtype`; None where none matters."""
+def compiler_options(dtype: Any, platform: str = "") -> dict[str, Any] | None:
+    """Return options of `jax.jit` for programs that compute in `dtype`; None where none matters.
+
+    platform: that the program is compiled for, "" for the one here.
+    """
     if jnp.dtype(dtype).itemsize >= 4:  # nothing is rounded between two operations
         return None
     # Keeping float32 inside a fusion is more exact, but each program would keep it elsewhere.
     options: dict[str, Any] = {"xla_allow_excess_precision": False}
-    if jax.default_backend() == "cpu":
+    if (platform or jax.default_backend()) == "cpu":
         # Its fused products add in another order than single ones.
         options["xla_cpu_experimental_ynn_fusion_type"] = ""
     return options

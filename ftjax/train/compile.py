@@ -48,7 +48,7 @@ def jit(step: Callable, *, mesh, state, dtype=jnp.float32) -> Callable:
     compiled = jax.jit(
         # The old state's memory becomes the new one's: without it both live at once.
         step, donate_argnums=0, out_shardings=(state, meshes.replicated(mesh)),
-        compiler_options=rounding.compiler_options(dtype),
+        compiler_options=rounding.compiler_options(dtype, mesh.devices.flat[0].platform),
     )  # fmt: skip
     return Compiled(compiled, mesh)
 

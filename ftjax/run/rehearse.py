@@ -1,0 +1,367 @@
+"""A training step compiled for devices that are not here: does it fit, what it sends, how long.
+
+    found = rehearse(settings, topology.read("v5e-16"))     # no weights, no data, no accelerator
+    found["fits"], found["hbm"], found["collectives"], found["roofline"]
+    better = suggest(settings, ...)                          # changes, each compiled too
+
+Memory is the compiler's own figure. Times are a roofline, an estimate: no device confirms them.
+"""
+
+import math
+import pathlib
+import re
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ftjax.core import files, tree
+from ftjax.core import mesh as meshes
+from ftjax.models.hf import checkpoint, presets
+from ftjax.optim import rates
+from ftjax.run import bases, costs, hlo
+from ftjax.run import config as settings_lib
+from ftjax.run import plan as plans
+from ftjax.run.config import Settings
+from ftjax.run.topology import GIB, Topology
+
+# What a batch has beside tokens, by the kind of data; [B, S], S being the examples of a row.
+BY_EXAMPLE = {"preference": ("examples", "margin"), "unpaired": ("examples", "label")}
+ANSWERS = 2
+EXAMPLES = 8  # of a row: known with the data alone; a few numbers each
+ASSUMPTIONS = (
+    "compute: the FLOPs of the compiled program at the peak of bfloat16",
+    "ici, dcn: bytes that a device sends, at the full bandwidth of all its links; no latency",
+    "memory: arguments, results and temporaries, touched once each: a floor",
+    "a step takes the longest of them if they overlap, and their sum if nothing does",
+)
+
+
+def rehearse(settings: Settings, topology: Topology, *, hbm_bytes: float | None = None) -> dict:
+    """Compile the step of a run for a topology and describe it, in values that JSON can hold.
+
+    hbm_bytes: of a device, in place of the topology's.
+
+    Raises:
+      ValueError: anything wrong with the settings, or the topology cannot be compiled for here.
+    """
+    settings, notes = stand_in(settings, platform=topology.platform)
+    mesh = meshes.make(**settings.mesh, devices=topology.devices())
+    p = plans.program(settings, mesh=mesh)
+    shapes, start = batch(p), time.perf_counter()
+    lowered = plans.compiled_step(p).lower(p.state, p.hyper, p.frozen, shapes)
+    lower_s, start = time.perf_counter() - start, time.perf_counter()
+    try:
+        compiled, error = lowered.compile(), None
+    except jax.errors.JaxRuntimeError as refused:
+        if "RESOURCE_EXHAUSTED" not in str(refused):
+            raise
+        compiled, error = None, " ".join(str(refused).split())
+    found = {
+        "topology": topology.name, "devices": topology.count,
+        "mesh": {axis: int(size) for axis, size in mesh.shape.items()},
+        "notes": notes, "seconds": {"lower": lower_s, "compile": time.perf_counter() - start},
+        "hbm": kept(p, shapes), "flops": _model_flops(p),
+    }  # fmt: skip
+    capacity = hbm_bytes or (topology.chip.hbm_bytes if topology.chip else None)
+    if compiled is None:
+        return found | _refused(found["hbm"], error, capacity)
+    return found | _described(found, compiled, topology, mesh, capacity)
+
+
+# -- what is compiled ------------------------------------------------------------------------------
+
+
+def stand_in(settings: Settings, *, platform: str) -> tuple[Settings, list[str]]:
+    """Replace what is not on this machine by its shapes; returns what was replaced, in words.
+
+    A base without weights is read from its config.json, or is the preset of its name.
+    """
+    changes, notes = {}, []
+    base, spec = settings.model.base, settings.model
+    source = bases.locate(base) if base == bases.TINY else pathlib.Path(base or ".")
+    has_weights = base and any(source.glob("*.safetensors"))
+    if base and not has_weights:
+        shapes = base if source.is_dir() else _preset(base)
+        changes |= {"model.base": "", "model.preset": shapes}
+        notes.append(f"model.base: {base!r} has no weights here; shapes of {shapes!r}")
+        if not spec.param_dtype:
+            stored = _stored(shapes)
+            changes["model.param_dtype"] = stored
+            notes.append(f"model.param_dtype: {stored}, as its config says")
+    if not settings.tokenizer and not (has_weights and (source / "tokenizer.json").exists()):
+        changes["tokenizer"] = bases.TINY  # the step does not depend on it
+    if settings.adapter_from:
+        changes["adapter_from"] = ""
+        notes.append("adapter_from: not read; shapes of `adapter`")
+    if not spec.compute_dtype and platform != "cpu":
+        _, model = bases.of(spec, changes.get("model.preset") or (source if base else spec.preset))
+        if tree.size_of(model.abstract) >= rates.BIG:  # as it would be there
+            changes["model.compute_dtype"] = "bfloat16"
+    return changed(settings, changes), notes
+
+
+def changed(settings: Settings, changes: Mapping[str, Any]) -> Settings:
+    """Return settings with other values at dotted keys.
+
+    Raises:
+      ValueError: they are not legal.
+    """
+    if not changes:
+        return settings
+    plain = dict(settings.plain)
+    for key, value in changes.items():
+        *parents, name = key.split(".")
+        node = plain
+        for part in parents:
+            node[part] = dict(node[part])
+            node = node[part]
+        node[name] = value
+    return settings_lib.read(plain)
+
+
+def _preset(base: str) -> str:
+    """Return the preset that a base is called like, letters and digits alone compared."""
+    plain = lambda name: re.sub(r"[^a-z0-9]", "", name.lower())
+    wanted = plain(pathlib.PurePath(base).name)
+    for name in presets.PRESETS:
+        if wanted.startswith(plain(name)):
+            return name
+    raise ValueError(
+        f"model.base: got {base!r}, which is no directory and no preset's name; expected its "
+        f"config.json, or one of {', '.join(sorted(presets.PRESETS))}; set model.preset and base=''"
+    )
+
+
+def _stored(shapes: str) -> str:
+    known = checkpoint.config_json_of(shapes)
+    name = known.get("dtype") or known.get("torch_dtype") or "bfloat16"
+    return name if name in bases.DTYPES else "bfloat16"
+
+
+def batch(p: plans.Program) -> dict:
+    """Return the shapes of a batch, laid out on the mesh.
+
+    Raises:
+      ValueError: the run learns from samples of its own, or from rankings, whose widths the data
+        alone tell.
+    """
+    s, kind = p.settings, p.parts.spec.data
+    if kind != "tokens" and kind not in BY_EXAMPLE:
+        raise ValueError(
+            f"objective.name: got {s.objective['name']!r}, which learns from {kind}; expected one "
+            f"of tokens, {', '.join(BY_EXAMPLE)}; rehearse the step of another objective"
+        )
+    answers = () if kind == "tokens" else (ANSWERS,)
+    shape = (s.batch_size, *answers, s.data["max_tokens"])
+    kinds = dict(tokens=jnp.int32, weights=jnp.float32, segments=jnp.int32, positions=jnp.int32)
+    if p.parts.reference.name == "cached" and p.parts.spec.reference:
+        kinds["reference"] = jnp.float32
+    found = {name: jax.ShapeDtypeStruct(shape, dtype) for name, dtype in kinds.items()}
+    for name in BY_EXAMPLE.get(kind, ()):
+        found[name] = jax.ShapeDtypeStruct((s.batch_size, EXAMPLES), jnp.float32)
+    places = meshes.batch_shardings(found, p.parts.mesh)
+    return jax.tree.map(lambda x, place: x.update(sharding=place), found, places)
+
+
+# -- what it needs ---------------------------------------------------------------------------------
+
+
+def kept(p: plans.Program, shapes: Mapping) -> dict[str, float]:
+    """Return the bytes that the arguments of a step take on a device, by kind."""
+    own = {
+        "weights, trainable": p.state.params, "weights, frozen": p.frozen,
+        "optimizer": p.state.opt_state, "average": p.state.ema, "batch": shapes,
+    }  # fmt: skip
+    return {name: float(local_bytes(part)) for name, part in own.items()}
+
+
+def local_bytes(abstract) -> int:
+    """Return the bytes of abstract arrays on the fullest device."""
+    size = lambda leaf: math.prod(leaf.sharding.shard_shape(leaf.shape)) * _width(leaf)
+    return sum(map(size, jax.tree.leaves(abstract)))
+
+
+def _width(leaf) -> int:
+    return 8 if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf.dtype.itemsize
+
+
+def _model_flops(p: plans.Program) -> dict[str, float]:
+    """Return FLOPs of a step over all devices by formula: what it has to compute."""
+    rows = ANSWERS if p.parts.spec.data in BY_EXAMPLE else 1
+    tokens = p.settings.batch_size * rows * p.settings.data["max_tokens"]
+    cost = costs.of(p).times(tokens)
+    return {"tokens": tokens, "model": cost.full, "model, causal": cost.causal}
+
+
+def _refused(hbm: Mapping[str, float], error: str, capacity: float | None) -> dict:
+    """Describe what the compiler did not fit: as much as its message says."""
+    sizes = [float(n) * {"K": 2**10, "M": 2**20, "G": GIB}[unit]
+             for n, unit in re.findall(r"([\d.]+)([KMG])(?=\W)", error)]  # fmt: skip
+    needed = max(sizes, default=None)
+    return {
+        "fits": False, "error": error[:600],
+        "hbm": dict(hbm, needed=needed, capacity=capacity), "collectives": [], "buffers": [],
+    }  # fmt: skip
+
+
+def _described(found: Mapping, compiled, topology: Topology, mesh, capacity: float | None) -> dict:
+    """Describe a compiled step."""
+    stats, module = compiled.memory_analysis(), hlo.parse(compiled.as_text())
+    beside = stats.output_size_in_bytes - stats.alias_size_in_bytes
+    needed = stats.argument_size_in_bytes + beside + stats.temp_size_in_bytes
+    needed += stats.generated_code_size_in_bytes
+    hbm = dict(
+        found["hbm"], temporaries=stats.temp_size_in_bytes, results=beside,
+        code=stats.generated_code_size_in_bytes, needed=needed, capacity=capacity,
+    )  # fmt: skip
+    if capacity:
+        hbm["headroom"] = capacity - needed
+    slices = [meshes.slice_of(device) for device in mesh.devices.flat]
+    moved = hlo.collectives(module, slices=slices)
+    own = hlo.flops(module) * topology.count
+    flops = dict(found["flops"], program=own)
+    flops["XLA, loops once"] = (compiled.cost_analysis() or {}).get("flops", 0.0) * topology.count
+    touched = stats.argument_size_in_bytes + beside + 2 * stats.temp_size_in_bytes
+    return {
+        "fits": capacity is None or needed <= capacity, "hbm": hbm, "flops": flops,
+        "collectives": [each._asdict() for each in moved],
+        "roofline": roofline(topology, flops, moved, touched_bytes=touched),
+        "buffers": [dict(zip(("bytes", "shape", "code"), each, strict=True))
+                    for each in hlo.largest(module)],
+        "notes": [*found["notes"], *_uncounted(module)],
+    }  # fmt: skip
+
+
+def _uncounted(module: hlo.Module) -> list[str]:
+    unknown, kernels = hlo.unknown_loops(module), hlo.kernels(module)
+    notes = [f"{unknown} loops count once: their trips are not known"] if unknown else []
+    return notes + ([f"{kernels} calls of kernels have no FLOPs here"] if kernels else [])
+
+
+def roofline(
+    topology: Topology, flops: Mapping[str, float], moved: list[hlo.Collective], *,
+    touched_bytes: float,
+) -> dict | None:  # fmt: skip
+    """Estimate the seconds of a step and what follows from them; None for devices without figures.
+
+    mfu: of model FLOPs with all of attention, of the step that overlaps.
+    """
+    chip = topology.chip
+    if chip is None:
+        return None
+    sent = lambda network: sum(each.bytes for each in moved if each.network == network)
+    seconds = {
+        "compute": flops["program"] / topology.count / chip.flops, "ici": sent("ici") / chip.ici,
+        "dcn": sent("dcn") / chip.dcn, "memory": touched_bytes / chip.hbm,
+    }  # fmt: skip
+    step = max(seconds.values())
+    chips = topology.count / chip.devices
+    return {
+        "seconds": seconds, "bound": max(seconds, key=seconds.get), "step_s": step,
+        "step_s, no overlap": sum(seconds.values()),
+        "mfu": flops["model"] / (step * chip.flops * topology.count),
+        "tokens_per_s_per_chip": flops["tokens"] / step / chips, "assumptions": list(ASSUMPTIONS),
+    }  # fmt: skip
+
+
+# -- what would help -------------------------------------------------------------------------------
+
+
+def suggest(
+    settings: Settings, topology: Topology, *, most: int = 3, hbm_bytes: float | None = None
+) -> list[dict]:
+    """Compile changes that need less memory, up to `most`; those that fit first, the fastest first.
+
+    Each has `change` (dotted keys) beside what `rehearse` returns.
+    """
+    tried = []
+    for change in _changes(settings, topology):
+        if len(tried) == most:
+            break
+        try:
+            found = rehearse(changed(settings, change), topology, hbm_bytes=hbm_bytes)
+        except ValueError:
+            continue  # this run's objective, adapter or model does not allow it
+        tried.append({"change": change, **found})
+    return sorted(tried, key=_rank)
+
+
+def _rank(found: Mapping) -> tuple:
+    seconds = (found.get("roofline") or {}).get("step_s", 0.0)
+    needed = found["hbm"]["needed"]
+    return not found["fits"], seconds if found["fits"] else 0.0, needed or math.inf
+
+
+def _changes(settings: Settings, topology: Topology) -> Iterator[dict[str, Any]]:
+    """Yield changes: the cheapest alone, then together with all before, then each dearer one."""
+    sizes = meshes.resolve(settings.mesh, topology.count)
+    replicas = topology.count // sizes["tensor"]
+    steps = []
+    if settings.model.remat != "full":
+        steps.append({"model.remat": "full"})
+    if sizes["data"] > 1:
+        steps.append({"mesh.data": 1, "mesh.fsdp": sizes["data"] * sizes["fsdp"]})
+    # As few rows at a time as every device can have one of.
+    if (parts := settings.batch_size // replicas) > settings.accumulate:
+        steps.append({"accumulate": parts})
+    if settings.adapter.get("name") and not settings.model.quantize.get("name"):
+        steps.append({"model.quantize": dict(settings.model.quantize, name="nf4")})
+    together: dict[str, Any] = {}
+    for step in steps:
+        yield step
+        if together:
+            yield together | step
+        together |= step
+
+
+# -- in words --------------------------------------------------------------------------------------
+
+
+def text(found: Mapping) -> str:
+    """Write what was found for a terminal."""
+    gib = lambda value: "?" if value is None else f"{value / GIB:.3f} GiB"
+    mesh = ", ".join(f"{axis} {size}" for axis, size in found["mesh"].items())
+    lines = [f"{found['topology']}: {found['devices']} devices, {mesh}"]
+    lines += [f"note: {note}" for note in found["notes"]]
+    lines += [f"{'fits' if found['fits'] else 'DOES NOT FIT'}, a device:"]
+    lines += [f"  {name:22}{gib(value):>14}" for name, value in found["hbm"].items()]
+    lines += ["FLOPs of a step, all devices:"]
+    lines += [f"  {name:22}{value:>14.4g}" for name, value in found["flops"].items()]
+    if found["collectives"]:
+        lines += ["sent by a device in a step:"]
+    for own in found["collectives"]:
+        name = f"{own['kind']} ({own['network']})"
+        lines.append(f"  {name:26}{own['count']:>8} x {gib(own['bytes']):>14}")
+    if line := found.get("roofline"):
+        lines += ["roofline (an estimate, not measured), seconds:"]
+        lines += [f"  {name:22}{value:>14.4f}" for name, value in line["seconds"].items()]
+        lines += [f"  {name:22}{line[name]:>14.4f}" for name in ("step_s", "step_s, no overlap")]
+        speed = f"{line['tokens_per_s_per_chip']:,.0f} tokens/s a chip"
+        lines += [f"  bound by {line['bound']}; MFU {line['mfu']:.1%}; {speed}"]
+        lines += [f"  {assumption}" for assumption in line["assumptions"]]
+    lines += ["largest results:"] if found["buffers"] else []
+    lines += [
+        f"  {gib(own['bytes'])}  {own['shape'][:60]}  {own['code']}" for own in found["buffers"]
+    ]
+    if "error" in found:
+        lines.append(f"compiler: {found['error']}")
+    seconds = found["seconds"]
+    return "\n".join([*lines, f"compiled in {seconds['compile']:.1f} s"])
+
+
+def write(path: pathlib.Path, found: Mapping, suggestions: list[dict]) -> None:
+    """Write what was found as JSON."""
+    files.write_json(path, dict(found, suggestions=suggestions))
+
+
+def summary(own: Mapping) -> str:
+    """Write a suggestion in one line, as flags of a command."""
+    flags = " ".join(f"--config.{key}={value}" for key, value in own["change"].items())
+    fits = "fits" if own["fits"] else "does not fit"
+    needed = own["hbm"]["needed"]
+    line = own.get("roofline") or {}
+    step = f", {line['step_s']:.3f} s a step" if line else ""
+    return f"{fits} ({'?' if needed is None else f'{needed / GIB:.3f} GiB'}{step}): {flags}"

@@ -1,0 +1,190 @@
+"""The step of a run, compiled for devices that are not here, without weights and without data."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from ftjax.core import config as conf
+from ftjax.run import config as settings_lib
+from ftjax.run import plan as plans
+from ftjax.run import rehearse, topology
+from tests.lab import ROOT, environment
+
+EIGHT = topology.read("cpu:8")
+ABSENT = {"data.path": "absent.jsonl"}
+
+
+@pytest.fixture(scope="module")
+def found(lab):
+    settings = lab.settings(**ABSENT, mesh=dict(data=2, fsdp=4, expert=1, tensor=1))
+    return rehearse.rehearse(settings, EIGHT)
+
+
+def test_memory_is_what_the_compiler_says_and_what_the_arguments_are(found):
+    hbm = found["hbm"]
+    assert found["fits"]
+    assert found["mesh"] == dict(data=2, fsdp=4, expert=1, tensor=1)
+    arguments = ("weights, trainable", "weights, frozen", "optimizer", "average", "batch")
+    assert hbm["average"] == 0
+    assert hbm["batch"] == 1 * 64 * 4 * 4
+    assert all(hbm[name] > 0 for name in arguments if name != "average")
+    parts = sum(hbm[name] for name in (*arguments, "temporaries", "results", "code"))
+    assert hbm["needed"] == pytest.approx(parts, abs=200)  # the state's counter and key
+
+
+def test_flops_with_loops_are_those_of_the_formula(found):
+    flops = found["flops"]
+    assert flops["tokens"] == 8 * 64
+    assert flops["program"] == pytest.approx(flops["model"], rel=0.35)
+    assert flops["XLA, loops once"] < flops["program"]
+    kinds = {own["kind"] for own in found["collectives"]}
+    assert {"all-gather", "all-reduce"} <= kinds  # weights of fsdp, gradients of data
+    assert found["roofline"] is None
+    assert json.loads(json.dumps(found))["fits"]
+
+
+def test_text_and_json_have_all_of_it(found, tmp_path):
+    text = rehearse.text(found)
+    for word in ("fits, a device", "optimizer", "temporaries", "all-gather (ici)", "program"):
+        assert word in text
+    rehearse.write(tmp_path / "x.json", found, [])
+    assert json.loads((tmp_path / "x.json").read_text())["hbm"]["needed"] == found["hbm"]["needed"]
+
+
+def test_what_does_not_fit_comes_with_a_change_that_was_compiled(lab, found):
+    settings = lab.settings(**ABSENT, mesh=dict(data=2, fsdp=4, expert=1, tensor=1))
+    (own,) = rehearse.suggest(settings, EIGHT, most=1, hbm_bytes=1000.0)
+    assert own["change"] == {"model.remat": "full"}
+    assert own["hbm"]["temporaries"] != found["hbm"]["temporaries"]
+    assert own["hbm"]["headroom"] == 1000.0 - own["hbm"]["needed"]
+    assert not own["fits"]
+    assert rehearse.summary(own).startswith("does not fit (0.0")
+    assert rehearse.summary(own).endswith("GiB): --config.model.remat=full")
+
+
+def test_changes_that_fit_come_first_and_the_fastest_of_them(lab, monkeypatch):
+    settings = lab.settings(**ABSENT, mesh=dict(data=8, fsdp=1, expert=1, tensor=1))
+    outcomes = iter([(False, 9, 1), (True, 3, 4), ValueError("no"), (True, 4, 2), (False, 8, 1)])
+
+    def compiled(chosen, topology, *, hbm_bytes):
+        outcome = next(outcomes)
+        if isinstance(outcome, ValueError):
+            raise outcome
+        fits, needed, step = outcome
+        return {"fits": fits, "hbm": {"needed": needed}, "roofline": {"step_s": step}}
+
+    monkeypatch.setattr(rehearse, "rehearse", compiled)
+    tried = rehearse.suggest(settings, EIGHT, most=4)
+    assert [own["hbm"]["needed"] for own in tried] == [4, 3, 8, 9]
+
+
+def test_changes_grow_and_keep_to_what_a_run_allows(lab):
+    settings = lab.settings(**ABSENT, batch_size=32, mesh=dict(data=8, fsdp=1, expert=1, tensor=1))
+    found = list(rehearse._changes(settings, EIGHT))
+    alone = [{"model.remat": "full"}, {"mesh.data": 1, "mesh.fsdp": 8}, {"accumulate": 4}]
+    assert found[0] == alone[0]
+    assert found[1:3] == [alone[1], alone[0] | alone[1]]
+    assert found[3:5] == [alone[2], alone[0] | alone[1] | alone[2]]
+    assert found[-1]["model.quantize"]["name"] == "nf4"
+    full = lab.settings(**ABSENT, **{"adapter.name": "", "model.remat": "full"})
+    assert all("model.quantize" not in change for change in rehearse._changes(full, EIGHT))
+
+
+def test_a_refusal_of_the_compiler_is_read():
+    text = ("RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: HLO temporaries (22.98G) exceeds "
+            "available HBM (15.75G).")  # fmt: skip
+    found = rehearse._refused({"batch": 1.0}, text, 15.75 * 2**30)
+    assert not found["fits"]
+    assert found["hbm"]["needed"] == pytest.approx(22.98 * 2**30)
+
+
+@pytest.mark.parametrize("objective", ["dpo", "kto", "reward"])
+def test_batches_are_those_of_the_data(lab, tmp_path, objective):
+    """All but the examples of a row, which the data alone tell."""
+    kind = "unpaired" if objective == "kto" else "preference"
+    answer = lambda i: {"completion": f" {i}", "label": bool(i % 2)}
+    pair = lambda i: {"chosen": f" it is {i}", "rejected": f" no {i}"}
+    rows = [
+        {"prompt": f"Q: {i}?"} | (answer(i) if kind == "unpaired" else pair(i)) for i in range(9)
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    data = dict(name="jsonl", path=str(path), kind=kind, max_tokens=32)
+    p = plans.plan(lab.settings(objective=dict(name=objective), data=data))
+    real, made = p.loader.batch(0), rehearse.batch(p)
+    assert {name: leaf.dtype for name, leaf in real.items()} == {
+        name: np.dtype(leaf.dtype) for name, leaf in made.items()
+    }
+    for name, leaf in real.items():
+        cut = 1 if name in ("examples", "margin", "label") else None
+        assert leaf.shape[:cut] == made[name].shape[:cut]
+    assert plans.compiled_step(p).lower(p.state, p.hyper, p.frozen, made).out_info
+
+
+def test_a_run_that_samples_its_data_is_refused(lab):
+    with pytest.raises(ValueError, match="got 'grpo', which learns from experience; expected one"):
+        rehearse.rehearse(lab.settings(**ABSENT, objective=dict(name="grpo")), EIGHT)
+
+
+def test_a_base_without_weights_is_read_from_its_config(lab, tmp_path):
+    (tmp_path / "config.json").write_bytes((lab.root / "base" / "config.json").read_bytes())
+    settings = lab.settings(**ABSENT, **{"model.base": str(tmp_path)})
+    with pytest.raises(ValueError, match=r"no weights|tokenizer"):
+        plans.program(settings)
+    found, notes = rehearse.stand_in(settings, platform="cpu")
+    assert "has no weights here" in notes[0]
+    shapes = lambda s: jax.tree.map(lambda leaf: leaf.shape, plans.program(s).frozen)
+    assert shapes(found) == shapes(lab.settings(**ABSENT))
+
+
+def test_a_base_that_is_not_here_is_the_preset_of_its_name():
+    config = conf.load(str(ROOT / "configs" / "sft_llama3_8b.py"))
+    settings = settings_lib.read(config)
+    found, notes = rehearse.stand_in(settings, platform="tpu")
+    assert (found.model.base, found.model.preset) == ("", "llama3.1-8b")
+    assert "'Llama-3.1-8B' has no weights here" in notes[0]
+    with pytest.raises(ValueError, match=r"got 'mine', which is no directory and no preset's name"):
+        rehearse.stand_in(rehearse.changed(settings, {"model.base": "mine"}), platform="tpu")
+    config.model.base, config.model.preset, config.model.compute_dtype = "", "llama3.1-8b", ""
+    found, _ = rehearse.stand_in(settings_lib.read(config), platform="tpu")
+    assert found.model.compute_dtype == "bfloat16"  # as on the accelerator itself
+
+
+def run(*arguments, **variables):
+    command = [sys.executable, "-m", "experiments.rehearse", *arguments]
+    return subprocess.run(
+        command, cwd=ROOT, env=environment() | variables, capture_output=True, text=True,
+        timeout=300, check=False,
+    )  # fmt: skip
+
+
+def test_the_command_ends_in_one_line_where_the_name_is_wrong():
+    done = run("--config=configs/sft_llama3_8b.py", "--topology=v5e-15")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --topology: got 'v5e-15'; expected one of v4-8|16")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(
+    not importlib.util.find_spec("libtpu"), reason="no libtpu: pip install 'ftjax[tpu]'"
+)
+@pytest.mark.slow
+def test_a_step_is_compiled_for_tpus_without_one(tmp_path):
+    out = tmp_path / "x.json"
+    given = ("--config=configs/quickstart.py", "--topology=v5e-4", f"--json={out}")
+    done = run(
+        *given, "--config.model.compute_dtype=bfloat16", PYTHONPATH=os.pathsep.join(sys.path)
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text())
+    assert found["fits"]
+    assert found["hbm"]["capacity"] == 15.75 * 2**30
+    assert found["flops"]["program"] == pytest.approx(found["flops"]["model"], rel=0.5)
+    assert found["roofline"]["bound"] in ("compute", "ici", "memory")
+    assert found["notes"] == []
