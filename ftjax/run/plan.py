@@ -118,7 +118,8 @@ def plan(
     if length.total != settings.steps:
         known = dict(optimizer=_optimizer(settings, length.total), steps=length.total)
         found = dataclasses.replace(found, **known)
-    evaluation = dataclasses.replace(evaluation, texts={})  # which nobody needs any more
+    if shared is None:
+        evaluation = dataclasses.replace(evaluation, texts={})  # which nobody needs any more
     return Plan(**vars(found), loader=loader, evaluation=evaluation, length=length)
 
 

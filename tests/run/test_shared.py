@@ -29,7 +29,8 @@ def weights(workdir):
 @pytest.mark.parametrize("adapter", [{}, {"adapter": dict(name="", where="blocks/**")}])
 def test_runs_that_share_are_those_that_do_not(lab, shared, tmp_path, adapter):
     for seed in (0, 1):
-        own = chosen(lab, **adapter, **{"seed.data": seed, "seed.adapter": seed})
+        numbers = {"seed.data": seed, "seed.adapter": seed, "optim.learning_rate": 0.01 + seed / 99}
+        own = chosen(lab, **adapter, **numbers)
         train.train(own, tmp_path / f"shared{seed}", shared=shared)
     train.train(own, tmp_path / "alone")
     assert metrics(tmp_path / "shared1") == metrics(tmp_path / "alone")
@@ -47,8 +48,10 @@ def test_what_is_shared_and_what_is_not(lab, shared):
     assert plans.compiled_step(seed) is plans.compiled_step(first)
     rate, rank = plan(**{"optim.learning_rate": 0.01}), plan(**{"adapter.rank": 4})
     assert rate.evaluation is first.evaluation
+    assert plans.compiled_step(rate) is plans.compiled_step(first)
     longer = plan(steps=4)  # the schedule ends later
-    for other in (rate, rank, longer):
+    unclipped = plan(**{"optim.clip_norm": None})  # no number, but another program
+    for other in (rank, longer, unclipped):
         assert plans.compiled_step(other) is not plans.compiled_step(first)
     rows = plan(**{"evals.task.rows": 4})
     assert rows.evaluation is not first.evaluation
