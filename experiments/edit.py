@@ -41,16 +41,8 @@ def main(argv: list[str]) -> None:
     cli.start()
     from ftjax.core import files, processes
     from ftjax.report import table as tables
-    from ftjax.run import (
-        artifacts,
-        comparison,
-        editing,
-        export,
-        reader,
-    )
-    from ftjax.run import (
-        evaluation as evaluating,
-    )
+    from ftjax.run import artifacts, comparison, editing, export, reader
+    from ftjax.run import evaluation as evaluating
 
     editing.check(EDIT.value, len(OTHER.value))
     sizes, workdir = cli.mesh_of(MESH.value), pathlib.Path(WORKDIR.value)
