@@ -12,15 +12,17 @@ Hardware: the embedded base runs on two CPU cores; see the other configs for pod
 rows of the default file nothing but the plumbing is to be seen: expect the loss to fall.
 """
 
+import pathlib
+
 from configs import common
 
-EXAMPLE = "configs/example.jsonl"
+EXAMPLE = pathlib.Path(__file__).with_name("example.jsonl")
 
 
 def get_config(arg=None):
     """Return the config."""
     arg = common.parse_arg(
-        arg, path=EXAMPLE, held="", kind="prompt", prompt="prompt", response="response",
+        arg, path=str(EXAMPLE), held="", kind="prompt", prompt="prompt", response="response",
         base="tiny", full=False, rank=16, steps=200, runlocal=False,
     )  # fmt: skip
     c = common.base()

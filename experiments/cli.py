@@ -18,14 +18,15 @@ from typing import NamedTuple, NoReturn
 
 from absl import app, flags, logging
 
-from ftjax.core import config as conf
-from ftjax.core import errors
+from ftjax.core import config_flag, errors, shipped
 
 COORDINATOR = flags.DEFINE_string("coordinator", "", "host:port, to join processes by hand")
 PROCESSES = flags.DEFINE_integer(
     "processes", None, "their number, with --coordinator; 1: alone, whatever a launcher says"
 )
 INDEX = flags.DEFINE_integer("index", None, "number of this process, with --coordinator")
+
+HELP = {"--help", "-help", "-h"}
 
 
 class RunsFlags(NamedTuple):
@@ -37,7 +38,7 @@ class RunsFlags(NamedTuple):
 
 def define_runs(function: str) -> RunsFlags:
     """Define --config and --workdir of such a command; `function` of the file lists the runs."""
-    text = f"file.py or file.py:arg with get_config() and {function}()"
+    text = f"file.py or file.py:arg with get_config() and {function}(), or the name of one"
     where = "directory of the runs; it resumes what it holds"
     return RunsFlags(
         flags.DEFINE_string("config", None, text, required=True),
@@ -61,8 +62,6 @@ def run(main, given=None) -> None:
     """Parse the flags, run `main(argv)`, or `main(argv, given)`, and leave the process."""
     # With its own frames cut out, as by default, what jax raises seems to come from our last line.
     os.environ.setdefault("JAX_TRACEBACK_FILTERING", "off")
-    for flag in (COORDINATOR, PROCESSES, INDEX):  # for --help
-        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[flag.name])
 
     def quietly(argv: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # libraries tell of all they do at the level of info
@@ -122,10 +121,45 @@ def mesh_of(given: list[str]) -> dict[str, int] | None:
 
 
 def _parse(argv: list[str]) -> list[str]:
+    if HELP & {*argv[1:]}:
+        _show_help(argv)
     try:
-        return flags.FLAGS(conf.split_keys(argv) if conf.KEYS in flags.FLAGS else argv)
+        split = config_flag.split_keys if config_flag.KEYS in flags.FLAGS else list
+        return flags.FLAGS(split(argv))
     except flags.Error as error:
         _leave(" ".join(str(error).split()))
+
+
+def _show_help(argv: list[str]) -> NoReturn:
+    """Print what the command does and takes; beside --config, also what the config does and takes.
+
+    absl's own help stops at --help, before it has seen a --config that stands behind it.
+    """
+    text = f"{sys.modules['__main__'].__doc__.strip()}\n\nflags:\n{_flags_help()}"
+    if (config := _config_of(argv)) and "config" in flags.FLAGS:
+        from ftjax.run import config_help  # slow to import
+
+        text += f"\n\n{config_help.text(config)}"
+    sys.stdout.write(shipped.as_typed(text) + "\n")
+    sys.exit(0)
+
+
+def _flags_help() -> str:
+    """Return what absl says of the flags of ours, those of shared modules among them."""
+    name = sys.argv[0]
+    for module, found in flags.FLAGS.flags_by_module_dict().items():
+        for flag in found if module.startswith(("experiments.", "ftjax.")) else ():
+            if flag.name != config_flag.KEYS:
+                flags.FLAGS.register_key_flag_for_module(name, flag)
+    return flags.FLAGS.main_module_help().strip().partition("\n")[2]  # less the file's name
+
+
+def _config_of(argv: list[str]) -> str | None:
+    """Return the value of --config in arguments that may be wrong otherwise."""
+    for item, following in zip(argv, [*argv[1:], ""], strict=True):
+        if match := re.fullmatch(r"--?config(=(.*))?", item):
+            return match[2] if match[1] else following
+    return None
 
 
 def _leave(message: str) -> NoReturn:

@@ -65,20 +65,17 @@ def main(argv: list[str]) -> None:
     parts, params = load(adapters=bool(given))
     params, of_rows = named_adapters.over(parts, params, given, which)
     data = parts.settings.data
-    shown = {**data, "chat_template": TEMPLATE.value or data.get("chat_template")}
-    if TEMPLATE.value:
-        shown.pop("template_args", None)  # those of the run's own template
-    template = prompting.template_of(parts.tokenizer, shown)
+    form = prompting.form_of(parts.tokenizer, data, chat_template=TEMPLATE.value)
     options = dict(
         max_new_tokens=NEW.value, temperature=TEMPERATURE.value, top_k=TOP_K.value,
-        top_p=TOP_P.value, min_p=MIN_P.value, stop_ids=prompting.stop_ids(parts.tokenizer, shown),
+        top_p=TOP_P.value, min_p=MIN_P.value, stop_ids=form.stop_ids,
     )  # fmt: skip
     if CHAT.value:
-        talk(parts, params, template, options)
+        talk(parts, params, form.template, options)
         return
-    # A model trained on messages expects what a user says inside its template.
-    wrap = bool(TEMPLATE.value) or data.get("kind") == "chat"
-    options["encode"] = prompting.make_encode(parts.tokenizer, template=template, wrap=wrap)
+    options["encode"] = prompting.make_encode(
+        parts.tokenizer, template=form.template, wrap=form.wraps
+    )
     texts = [each.prompt for each in asked]
     if len(texts) == 1 and not UNTIL.value and jax.process_count() == 1:
         stream(parts, params, texts[0], options)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from absl import app, flags
 
 from experiments import cli
-from ftjax.core import config as conf
+from ftjax.core import config_flag
 from ftjax.run import config as settings_lib
 from ftjax.run import keys
 
@@ -24,7 +24,7 @@ from ftjax.run import keys
 class Flags(NamedTuple):
     """The flags of this command."""
 
-    config: conf.Flag
+    config: config_flag.Flag
     workdir: flags.FlagHolder
     allow_config_change: flags.FlagHolder
     restart_data: flags.FlagHolder
@@ -32,8 +32,8 @@ class Flags(NamedTuple):
 
 def define() -> Flags:
     """Define the flags; not at import, since other commands import `train`."""
-    holder = conf.flag()
-    conf.define_required(holder)
+    holder = config_flag.define()
+    config_flag.define_required(holder)
     text = "directory of the run; one that holds a run resumes"
     workdir = flags.DEFINE_string("workdir", None, text, required=True)
     return Flags(holder, workdir, *cli.define_resume())

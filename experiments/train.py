@@ -17,7 +17,7 @@ from typing import NamedTuple
 from absl import app, flags
 
 from experiments import cli
-from ftjax.core import config as conf
+from ftjax.core import config_flag
 from ftjax.run import config as settings_lib
 from ftjax.run import keys
 
@@ -25,7 +25,7 @@ from ftjax.run import keys
 class Flags(NamedTuple):
     """The flags of this command."""
 
-    config: conf.Flag
+    config: config_flag.Flag
     workdir: flags.FlagHolder
     dry_run: flags.FlagHolder
     show_mask: flags.FlagHolder
@@ -35,8 +35,8 @@ class Flags(NamedTuple):
 
 def define() -> Flags:
     """Define the flags; not at import, since other commands import `train`."""
-    holder = conf.flag()
-    conf.define_required(holder)
+    holder = config_flag.define()
+    config_flag.define_required(holder)
     return Flags(
         holder,
         flags.DEFINE_string("workdir", "", "directory of the run; one that holds a run resumes"),
@@ -82,9 +82,11 @@ def show(settings: settings_lib.Settings, given: Flags) -> None:
 
 def train(
     settings: settings_lib.Settings, workdir: pathlib.Path, *, allow_config_change: bool = False,
-    restart_data: bool = False,
+    restart_data: bool = False, shared=None,
 ):  # fmt: skip
     """Train, or go on training, in `workdir`; returns a `finish.Outcome`.
+
+    shared: a `run.shared.Shared`, with what other runs of this process have built.
 
     Raises:
       ValueError: anything wrong with the settings, the data, or what the workdir holds.
@@ -94,7 +96,7 @@ def train(
     start = time.perf_counter()
     with session.opened(workdir):
         # Everything is checked, and the data encoded, before a device holds anything.
-        p = plan.plan(settings, progress=finish.progress("encoding"))
+        p = plan.plan(settings, progress=finish.progress("encoding"), shared=shared)
         # Parameters of the first step, of which only what trains is in the state.
         first, frozen = plan.weights(p, workdir)
         # A cached reference is the log-probabilities of the policy before its first step.

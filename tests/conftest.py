@@ -11,6 +11,7 @@ import tempfile
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ["FTJAX_CACHE"] = ""  # each test encodes its data; those of the cache set a folder
 
 import jax
 import pytest

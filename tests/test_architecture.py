@@ -12,12 +12,12 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 FLOORS = (
     ("core",),
     ("ops",),
-    ("data", "optim", "sampling"),
+    ("data", "optim", "sampling", "retrieval"),
     ("models", "adapters", "objectives", "evals"),
     ("penalties", "report"),
     ("train",),
     ("run",),
-    ("rl", "launch"),
+    ("rl", "launch", "decide", "serve", "studies"),
 )
 MAY_IMPORT = {
     room: {below for lower in FLOORS[:level] for below in lower}
@@ -34,6 +34,7 @@ PLUGINS = {
     "evals": ("make", "INPUTS"),
     "data/sources": ("make",),
     "launch": ("make",),
+    "report/trackers": ("make", "PACKAGE"),
     "models/families": ("make", "from_hf", "to_hf", "NAMES", "EXAMPLE"),
 }
 # Folders whose modules are named after plug-ins or after the files that they read.

@@ -5,9 +5,10 @@
 
 `name` is a module of the named room or any dotted path (`my_lab.losses.foo`); there is no registry.
 Configs are ml_collections `ConfigDict`s made by `get_config(arg)` files. Only this module knows
-ml_collections, and only mains under `experiments/` use the classes and flags defined here.
+ml_collections; `config_flag` has the flags of the mains.
 """
 
+import contextvars
 import dataclasses
 import difflib
 import importlib
@@ -15,15 +16,15 @@ import importlib.util
 import inspect
 import pathlib
 import pkgutil
-import re
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-from ftjax.core import typed
+from ftjax.core import shipped, typed
 
-KEYS = "config_key"  # the flag that --config.key=value becomes
 TRUTH = {"true": True, "1": True, "false": False, "0": False}
+# What `parse_arg` was called with, for `arguments`.
+_DEFAULTS = contextvars.ContextVar("defaults")
 
 
 def nearest(name: str, legal: Iterable[str]) -> str:
@@ -193,6 +194,7 @@ def parse_arg(arg: str | None, **defaults) -> types.SimpleNamespace:
     A bare name sets a bool to True; a default of None takes a string. Raises ValueError for an
     unknown or repeated key and for a value that is not of the default's type.
     """
+    _DEFAULTS.set(defaults)
     values = {}
     for item in filter(None, (arg or "").split(",")):
         key, has_value, text = (part.strip() for part in item.partition("="))
@@ -215,57 +217,6 @@ def _typed(text: str | None, default, *, where: str):
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         expected = "true or false" if kind is bool else f"{kind.__name__}, as in key=value"
         raise ValueError(f"{where}: got {text!r}; expected {expected}") from error
-
-
-class Flag(NamedTuple):
-    """The `--config` flag and, beside it, the keys that the command line sets."""
-
-    config: Any  # absl's holder of "file.py:arg"
-    keys: Any  # and of the texts "a.b=value"
-
-
-def flag(name: str = "config", *, flag_values=None) -> Flag:
-    """Define `--config file.py:arg` and `--config.key=value`; see `split_keys`."""
-    from absl import flags
-
-    own = {} if flag_values is None else {"flag_values": flag_values}
-    text = "file.py or file.py:arg that defines get_config(); --config.key=value sets any key"
-    keys = "what --config.key=value becomes: key=value"
-    return Flag(
-        flags.DEFINE_string(name, None, text, **own),
-        flags.DEFINE_multi_string(KEYS, [], keys, **own),
-    )
-
-
-def define_required(holder: Flag, *, flag_values=None):
-    """Make the program end with a message when the flag of `flag()` is not given."""
-    from absl import flags
-
-    values = flags.FLAGS if flag_values is None else flag_values
-    flags.mark_flag_as_required(holder.config.name, flag_values=values)
-
-
-def split_keys(argv: Sequence[str], *, name: str = "config") -> list[str]:
-    """Rewrite `--config.a.b=value` (or `--config.a.b value`, `--noconfig.a.b`) for absl.
-
-    absl knows no flag that nobody defined, and which keys there are is known only once the config
-    is loaded: all of them become one flag that repeats.
-    """
-    found, rest = [], list(argv)
-    while rest:
-        item = rest.pop(0)
-        match = re.fullmatch(rf"--?(no)?{name}\.([^=]+)(=.*)?", item, re.DOTALL)
-        if item == "--" or match is None:
-            found.append(item)
-            if item == "--":
-                return found + rest
-            continue
-        off, key, value = match.groups()
-        if value is None:
-            bare = off or not rest or rest[0].startswith("--")
-            value = f"={not off}" if bare else f"={rest.pop(0)}"
-        found.append(f"--{KEYS}={key}{value}")
-    return found
 
 
 def put(config, path: Sequence[str], value) -> None:
@@ -370,15 +321,41 @@ def placeholder(kind: type, *, required: bool = False):
 
 
 def load_function(path: str, name: str) -> Callable:
-    """Return the function `name` of a config file; ValueError where there is no such thing."""
-    if not pathlib.Path(path).is_file():
-        raise ValueError(f"config: got {path!r}; expected a Python file with {name}()")
-    spec = importlib.util.spec_from_file_location(f"_config.{pathlib.Path(path).stem}", path)
+    """Return the function `name` of a config file; ValueError where there is no such thing.
+
+    path: of a Python file, or the bare name of a config that comes with the package: `sft`.
+    """
+    file = _config_file(path, name)
+    spec = importlib.util.spec_from_file_location(f"_config.{file.stem}", file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if name not in vars(module):
         raise ValueError(f"config: got {path!r}, which has no {name}(); expected one")
     return vars(module)[name]
+
+
+def _config_file(path: str, name: str) -> pathlib.Path:
+    file, known = pathlib.Path(path), shipped.configs()
+    if file.is_file() and file.suffix == ".py":
+        return file
+    if path in known:
+        return known[path]
+    if file.is_file():
+        raise ValueError(
+            f"config: got {path!r}; expected a Python file with {name}(): a config is a "
+            "function; write one that starts from `configs.common.base()` and sets these values"
+        )
+    raise ValueError(
+        f"config: got {path!r}; expected a Python file with {name}(), or one of the configs that "
+        f"come along: {listed(known)}; {nearest(file.stem, known)}there is no such file"
+    )
+
+
+def arguments(path: str) -> dict[str, Any]:
+    """Return what a config file takes behind its name, such as `rank=8`, with the defaults."""
+    context = contextvars.Context()  # an empty one: what an earlier call has set is not its own
+    context.run(load_function(path, "get_config"))
+    return context.get(_DEFAULTS, {})
 
 
 def load(path_with_arg: str, **overrides):

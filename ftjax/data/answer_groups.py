@@ -12,8 +12,8 @@ the most examples that a row could hold, fixed by the data's shortest one.
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -134,12 +134,33 @@ class Groups:
     def __init__(self, groups: Sequence[Group]):
         self.width = max(len(group.answers) for group in groups)
         full = ((*group.answers, *[EMPTY] * (self.width - len(group.answers))) for group in groups)
-        self.sequences = Store(answer for answers in full for answer in answers)
-        self.lengths = self.sequences.lengths.reshape(-1, self.width).max(1)
         names = groups[0].values
-        self.values = {
-            name: np.array([group.values[name] for group in groups], np.float32) for name in names
-        }
+        self._set(
+            Store(answer for answers in full for answer in answers),
+            {name: np.array([g.values[name] for g in groups], np.float32) for name in names},
+        )
+
+    @classmethod
+    def of_arrays(
+        cls, arrays: Mapping[str, np.ndarray], *, width: int, names: Sequence[str], **numbers
+    ) -> "Groups":
+        """Return the groups that gave `arrays()` and `numbers()`; arrays may be mapped files."""
+        made = cls.__new__(cls)
+        made.width = width
+        made._set(Store.of_arrays(arrays, **numbers), {n: arrays[f"value-{n}"] for n in names})
+        return made
+
+    def _set(self, sequences: Store, values: dict[str, np.ndarray]) -> None:
+        self.sequences, self.values = sequences, values
+        self.lengths = sequences.lengths.reshape(-1, self.width).max(1)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return what it is made of, for the disk."""
+        return self.sequences.arrays() | {f"value-{n}": each for n, each in self.values.items()}
+
+    def numbers(self) -> dict[str, Any]:
+        """Return what else it is made of."""
+        return self.sequences.numbers() | {"width": self.width, "names": list(self.values)}
 
     def __len__(self) -> int:
         return len(self.lengths)

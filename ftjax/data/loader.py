@@ -20,7 +20,7 @@ import json
 import math
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -54,19 +54,19 @@ def make(
     seed: int = 0,
     epochs: Count | None = None,
     local_rows: Sequence[int] | None = None,
+    load: Callable = prepare.load,
     **examples,
 ) -> "Loader":
     """Load, encode and plan a data set; the keywords are a config's `data` section.
 
     batch_size: rows of a batch, over all processes. max_tokens: its width, and the longest example.
     packing: see `packing`. epochs: None goes on for ever. local_rows: those of a batch that this
-    process takes, all when None; see `core.mesh.local_rows`. examples: the keywords of
-    `prepare.load` (name, tokenizer, kind, fields, loss, ...), and those of the source that `name`
-    names.
+    process takes, all when None; see `core.mesh.local_rows`. load: such as one that keeps what it
+    loads. examples: its keywords (name, tokenizer, kind, ...), and those of the source `name`.
     Raises ValueError naming the key, or the file, line and field.
     """
     _check_keys(examples)
-    data = prepare.load(max_tokens=max_tokens, packing=packing, **examples)
+    data = load(max_tokens=max_tokens, packing=packing, **examples)
     return Loader(
         data,
         batch_size=batch_size,
@@ -333,13 +333,21 @@ class Loader:
             "unread_columns": dict(data.unread),
             "stops": stops.told(data.turns),
             "duplicates": data.duplicates,
+            "near_duplicates": data.copies.near,
+            "overlap": {label: list(own) for label, own in (data.copies.overlap or {}).items()},
+            "copies": list(data.copies.examples),
             "bad": rows.count_bad(data.bad),
             "truncated": count["truncated"],
             "split": count["split"],
-            "dropped": {key: count[key] for key in LEFT_OUT},
+            "dropped": {key: count[key] for key in LEFT_OUT} | self._skipped(),
             "epoch_rows": plan.rows,
             "fill": data.store.inside(plan) / (plan.rows * self.max_tokens * data.store.width),
         }
+
+    def _skipped(self) -> dict[str, int]:
+        """Return how many rows were left out as copies, where that was asked for."""
+        skipped = self.data.copies.skipped
+        return {"copies": skipped} if skipped else {}
 
 
 def _digest(identity: Mapping) -> str:

@@ -8,7 +8,10 @@
 Nothing leaves silently: a row is an example, several pieces, or counted under a reason.
 """
 
+import dataclasses
+import functools
 import os
+import pathlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -16,7 +19,9 @@ from typing import NamedTuple
 from ftjax.core import config as conf
 from ftjax.data import (
     answer_groups,
+    cache,
     chat,
+    copies,
     encode,
     forms,
     packing,
@@ -34,6 +39,8 @@ from ftjax.data.tokenizer import Tokenizer
 # Rows tokenised in one call: enough to keep the tokenizer's threads busy, and to report progress.
 CHUNK = 1024
 
+Progress = Callable[[int, int], None]
+
 
 class Data(NamedTuple):
     """Encoded parts. counts and shares: examples and share of each part, in the store's order.
@@ -41,7 +48,8 @@ class Data(NamedTuple):
     rows: checked rows read. count: what happened to them. bad: rows that could not be used.
     forms: form of `forms` -> rows. unread: column -> rows in which nobody read it. turns: of all
     examples, the learned `turns` and those that `ended` in a stop token. duplicates: rows that are
-    the same as another one of their part.
+    the same as another one of their part. copies: what rows nearly repeat of each other, and of the
+    evaluations.
     """
 
     store: Store | answer_groups.Groups
@@ -56,6 +64,7 @@ class Data(NamedTuple):
     unread: Counter
     turns: Counter
     duplicates: int
+    copies: copies.Copies
 
 
 class Form(NamedTuple):
@@ -100,40 +109,110 @@ def load(
     *, name: str, tokenizer, max_tokens: int, kind: str = "prompt", fields: Mapping | None = None,
     packing: str = "bfd", overlong: str | None = None, on_bad_row: str = "error",
     form: str = "auto", roles: Mapping | None = None, turns: str = "all",
-    on_duplicate: str = "keep", loss: str = "completion",
-    chat_template: str | None = None, template_args: Mapping | None = None, date: str = "",
-    allow_dropped: Sequence[str] = (), allow_no_stop: bool = False, append_eos: bool = True,
-    special: bool = True, progress: Callable[[int, int], None] | None = None, **source,
+    on_duplicate: str = "keep", on_near_duplicate: str = "keep", on_overlap: str = "keep",
+    loss: str = "completion", chat_template: str | None = None,
+    template_args: Mapping | None = None, date: str = "", allow_dropped: Sequence[str] = (),
+    allow_no_stop: bool = False, append_eos: bool = True, special: bool = True,
+    progress: Progress | None = None, held: Mapping[str, copies.Texts] | None = None,
+    collect: Callable[[copies.Texts], None] | None = None, **source,
 ) -> Data:  # fmt: skip
     """Open a source by name, check its rows and encode them.
 
-    name: a source module of `ftjax.data` or a dotted path, `source` its keywords. tokenizer: a
-    Tokenizer or the path of one. kind, fields, on_bad_row, form, roles, turns, on_duplicate: see
-    `rows.check`.
-    overlong: see `encode.fit`; None splits texts and truncates the rest, or keeps everything where
-    the packing cuts by itself ("bfd_split", "wrapped"). loss, append_eos, special: see
-    `encode.examples`. chat_template, template_args, allow_dropped, date: see `chat.find`.
-    allow_no_stop: accept data none of whose answers end in a stop token. progress: called with
-    (rows done, rows).
+    name: a source module of `ftjax.data` or a dotted path, `source` its keywords. tokenizer: one,
+    or its path. kind, fields, on_bad_row, form, roles, turns, on_duplicate: see `rows.check`.
+    overlong: see `_overlong`. loss, append_eos, special: see `encode.examples`. chat_template and
+    what follows: see `chat.find`. on_near_duplicate, on_overlap: see `_looked_at`, as for held: the
+    texts of evaluations by label. allow_no_stop: accept data none of whose answers end in a stop
+    token. progress: called with (rows done, rows). collect: called with the rows' texts.
     Raises ValueError naming the key, or the file, line and field.
     """
-    overlong = _overlong(overlong, packing)
+    _check_loss(loss, turns)
     if isinstance(tokenizer, str | os.PathLike):
         tokenizer = tokenizer_files.load(tokenizer)
-    _check_loss(loss, turns)
-    reading = {"kind": kind, "fields": fields, "on_bad_row": on_bad_row, "form": form}
-    reading |= {"roles": roles, "turns": turns, "on_duplicate": on_duplicate}
-    parts = _parts(name, source, **reading)
-    options = {"loss": loss, "append_eos": append_eos, "special": special}
-    named = {"arguments": template_args, "allow_dropped": allow_dropped, "date": date}
-    options["template"] = _template(chat_template, tokenizer, parts=parts, **named)
-    made_of = _form(parts, packing=packing, loss=loss)
-    stop_ids = stops.ids(tokenizer, options["template"])
-    encoder = Encoder(tokenizer, max_tokens, overlong, options, made_of, stop_ids)
-    data = prepare(parts, encoder, on_bad_row=on_bad_row, progress=progress)
+    reading = dict(kind=kind, fields=fields, on_bad_row=on_bad_row, form=form, roles=roles)
+    reading |= dict(turns=turns, on_duplicate=on_duplicate)
+    fitting = dict(max_tokens=max_tokens, packing=packing, overlong=_overlong(overlong, packing))
+    named = dict(choice=chat_template, arguments=template_args, date=date)
+    template = named | dict(allow_dropped=allow_dropped)
+    encoding = dict(loss=loss, append_eos=append_eos, special=special)
+    looking = dict(held=held, near_duplicates=on_near_duplicate, overlaps=on_overlap)
+    _check_looking(**looking)
+    request = Request(name, source, tokenizer, reading, fitting, template, encoding, looking)
+    if collect is not None:
+        rows = copies.Later(lambda: request.parts)
+        collect(copies.Texts(rows, rows.where))
+    data = cache.keep(request.key(), lambda: request.make(progress), kind=Data)
     if append_eos and not allow_no_stop:
         stops.check(data.turns)
     return data
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """Which data, and what is to be made of them: the keywords of `load` by who takes them."""
+
+    name: str
+    source: dict
+    tokenizer: Tokenizer
+    reading: dict
+    fitting: dict
+    template: dict
+    encoding: dict
+    looking: dict
+
+    @functools.cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """The checked rows, read when somebody asks for them."""
+        return _parts(self.name, dict(self.source), **self.reading)
+
+    def make(self, progress: Progress | None) -> Data:
+        """Encode them."""
+        parts, found = _looked_at(self.parts, **self.looking)
+        own = dict(fitting=self.fitting, template=self.template, encoding=self.encoding)
+        encoder = _encoder(parts, self.tokenizer, **own)
+        mode = self.reading["on_bad_row"]
+        return prepare(parts, encoder, on_bad_row=mode, progress=progress)._replace(copies=found)
+
+    def key(self) -> str:
+        """Return the name of what is kept of it on the disk; see `cache`."""
+        options = self.reading | self.fitting | self.template | self.encoding | self.looking
+        held = options.pop("held")
+        options["searched"] = held is not None
+        if (choice := self.template["choice"]) and pathlib.Path(choice[:255]).is_file():
+            options["template"] = pathlib.Path(choice).read_text(encoding="utf-8")
+        return cache.key_of(self.name, self.source, self.tokenizer, options, held)
+
+
+def _encoder(parts, tokenizer, *, fitting: dict, template: dict, encoding: dict) -> Encoder:
+    """Make what encodes the rows of these parts."""
+    options = encoding | {"template": _template(tokenizer, parts=parts, **template)}
+    form = _form(parts, packing=fitting["packing"], loss=encoding["loss"])
+    stop_ids = stops.ids(tokenizer, options["template"])
+    size = fitting["max_tokens"], fitting["overlong"]
+    return Encoder(tokenizer, *size, options, form, stop_ids)
+
+
+def _check_looking(*, held: Mapping | None, near_duplicates: str, overlaps: str) -> None:
+    copies.check_modes(on_near_duplicate=near_duplicates, on_overlap=overlaps)
+    if held is None and overlaps in ("skip", "error"):
+        raise ValueError(
+            f"data.on_overlap: got {overlaps!r} where there are no evaluations to compare with; "
+            "expected it in the data of a run's training; drop it"
+        )
+
+
+def _looked_at(
+    parts: Sequence[Part], *, held: Mapping | None, near_duplicates: str, overlaps: str
+) -> tuple[Sequence[Part], copies.Copies]:
+    """Look for what the rows repeat, near each other or of evaluations; see `copies`.
+
+    Of data that are not of a run's training there are no evaluations (held is None), and nobody
+    looks unless asked to.
+    """
+    if held is None and near_duplicates == "keep":
+        return parts, copies.Copies()
+    modes = dict(near_duplicates=near_duplicates, overlaps=overlaps)
+    return copies.look(parts, held=held or {}, **modes)
 
 
 def _check_loss(loss: str, turns: str) -> None:
@@ -165,6 +244,10 @@ def _legal(key: str, value, *, legal: tuple[str, ...]) -> None:
 
 
 def _overlong(overlong: str | None, strategy: str) -> str | None:
+    """Return what is done about long examples, see `encode.fit`.
+
+    None splits texts and truncates the rest; packings that cut by themselves get everything.
+    """
     _legal("packing", strategy, legal=packing.STRATEGIES)
     cuts = strategy in packing.CUTTING
     if overlong is None:
@@ -197,7 +280,7 @@ def _form(parts: Sequence[Part], *, packing: str, loss: str) -> Form:
     return ANSWERS
 
 
-def _template(choice: str | None, tokenizer, *, parts, **options) -> chat.Template | None:
+def _template(tokenizer, *, parts, choice: str | None, **options) -> chat.Template | None:
     kinds = {encode.kind_of(row) for part in parts for row in part.rows}
     if kinds & {"chat", "dialog"}:
         return chat.find(choice, tokenizer, **options)
@@ -224,7 +307,7 @@ def prepare(
     examples, counts, count, bad, done = [], [], Counter(), [], 0
     turns, forms, unread = Counter(), Counter(), Counter()
     for part in parts:
-        before = len(examples)
+        before, good = len(examples), len(bad) + len(part.rows.bad)
         bad += part.rows.bad
         forms += part.rows.forms
         unread += part.rows.unread
@@ -232,8 +315,8 @@ def prepare(
             for i, example in _encoded(part.rows, chunk, encoder=encoder, bad=bad):
                 turns += encoder.ended(example)
                 examples += _fitted(part.rows, i, example=example, encoder=encoder, count=count)
-            if bad and on_bad_row == "error":
-                raise ValueError(bad[0].message + SKIP_HINT)
+            if len(bad) > good and on_bad_row == "error":  # duplicates may be left out besides
+                raise ValueError(bad[good].message + SKIP_HINT)
             done += len(chunk)
             if progress is not None:
                 progress(done, total)
@@ -245,6 +328,7 @@ def prepare(
     store = encoder.form.store(examples, encoder.max_tokens)
     same = sum(part.rows.duplicates for part in parts)
     counted = dict(forms=forms, unread=unread, turns=turns, duplicates=same)
+    counted["copies"] = copies.Copies()
     return Data(store, names, tuple(counts), shares, total, count, bad, pad_id, **counted)
 
 

@@ -1,7 +1,8 @@
 """Encoded examples laid end to end, so that a million of them are two arrays and not objects."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -19,11 +20,31 @@ class Store:
 
     def __init__(self, examples: Iterable[Example]):
         examples = list(examples)
+        lengths = np.array([len(each.tokens) for each in examples], np.int64)
+        tokens = np.concatenate([np.zeros(0, np.int32), *(e.tokens for e in examples)])
+        weights = np.concatenate([np.zeros(0, np.float32), *(e.weights for e in examples)])
+        self._set(tokens, weights, np.concatenate([[0], np.cumsum(lengths)]))
+
+    @classmethod
+    def of_arrays(cls, arrays: Mapping[str, np.ndarray], **numbers) -> "Store":
+        """Return the store that gave `arrays()` and `numbers()`; arrays may be mapped files."""
+        made = cls.__new__(cls)
+        made._set(*(arrays[name] for name in ("tokens", "weights", "offsets")), **numbers)
+        return made
+
+    def _set(self, tokens, weights, offsets, *, digest: str = "", targets: int | None = None):
+        self.tokens, self.weights, self.offsets = tokens, weights, offsets
+        self.lengths = np.diff(offsets)
         self.more: dict[str, np.ndarray] = {}
-        self.lengths = np.array([len(each.tokens) for each in examples], np.int64)
-        self.offsets = np.concatenate([[0], np.cumsum(self.lengths)])
-        self.tokens = np.concatenate([np.zeros(0, np.int32), *(e.tokens for e in examples)])
-        self.weights = np.concatenate([np.zeros(0, np.float32), *(e.weights for e in examples)])
+        self._digest, self._targets = digest, targets
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return what it is made of, for the disk."""
+        return {"tokens": self.tokens, "weights": self.weights, "offsets": self.offsets}
+
+    def numbers(self) -> dict[str, Any]:
+        """Return what would otherwise be computed from all of it at every start."""
+        return {"digest": self.digest(), "targets": self.targets()}
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -34,15 +55,19 @@ class Store:
 
     def targets(self) -> int:
         """Return the number of tokens with a weight, first tokens of examples aside."""
-        firsts = self.weights[self.offsets[:-1]]
-        return int(np.count_nonzero(self.weights) - np.count_nonzero(firsts))
+        if self._targets is None:
+            firsts = self.weights[self.offsets[:-1]]
+            self._targets = int(np.count_nonzero(self.weights) - np.count_nonzero(firsts))
+        return self._targets
 
     def digest(self) -> str:
         """Return a short hash of everything in it."""
-        found = hashlib.sha256()
-        for array in (self.tokens, self.weights, self.offsets):
-            found.update(np.ascontiguousarray(array).tobytes())
-        return found.hexdigest()[:16]
+        if not self._digest:
+            found = hashlib.sha256()
+            for array in (self.tokens, self.weights, self.offsets):
+                found.update(np.ascontiguousarray(array).data)
+            self._digest = found.hexdigest()[:16]
+        return self._digest
 
     def inside(self, plan) -> int:
         """Count the tokens in the rows of a plan."""

@@ -9,6 +9,7 @@ token is its eos token still learns to stop.
 """
 
 import copy
+import hashlib
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -117,6 +118,13 @@ class Tokenizer:
         return backend, {
             backend.token_to_id(alias): self.token_id(content) for alias, content in aliases.items()
         }
+
+    def digest(self) -> str:
+        """Return a hash of the files that it was read from."""
+        found = hashlib.sha256(repr(self.stop_ids).encode())
+        for name in sorted(self._files):
+            found.update(name.encode() + b"\0" + self._files[name] + b"\0")
+        return found.hexdigest()
 
     def save(self, folder) -> None:
         """Write the files this tokenizer was read from, byte for byte, into `folder`."""

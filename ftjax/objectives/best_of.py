@@ -25,6 +25,7 @@ def make_advantages(*, least: float | None = None) -> Callable:
 
     def credit(experience: advantages.Experience) -> dict:
         total_B = advantages.total(experience.rewards_BF, experience.weights_F)
+        # An answer without a reward is never the best; of equals argmax keeps the first.
         total_GN = jnp.nan_to_num(total_B, nan=-jnp.inf).reshape(-1, experience.samples)
         is_best = jnp.arange(experience.samples) == total_GN.argmax(-1)[:, None]
         floor = -jnp.inf if least is None else least

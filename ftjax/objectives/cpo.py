@@ -12,6 +12,7 @@ from ftjax.objectives.losses import margin, sequence
 from ftjax.objectives.losses.spec import Spec
 
 EXAMPLE = dict(loss="squared", beta=0.5, nll=0.5)
+# Python asks whether nll is 0, so it cannot be traced.
 SPEC = Spec(data="preference", hyper=("beta",))
 
 

@@ -82,6 +82,7 @@ def _check(label_smoothing: float | None, *, names, scales, sft: float, wpo: boo
             f"objective.wpo: got True with loss {conf.listed(names)}; expected losses of single "
             "pairs: quantiles belong to no pair whose likelihood could weigh them; drop wpo"
         )
+    # At 1/2 `robust` divides by zero, and above it labels would be wrong more often than right.
     if label_smoothing is not None and not 0 <= label_smoothing < 0.5:
         raise ValueError(
             f"objective.label_smoothing: got {label_smoothing}; expected 0 <= e < 0.5, the share "
@@ -115,6 +116,7 @@ def _bind(names, module, given: dict, options: dict, *, where: str) -> list:
 
 
 def _pairs(value_BPS, own, base, weight_BS) -> dpo_losses.Pairs:
+    # Where no pair is the weight is 0, but 0 times NaN would be NaN.
     tokens = jnp.maximum(own.tokens, 1)
     margin = lambda found: found.logp[:, 0] - found.logp[:, 1]
     return dpo_losses.Pairs(

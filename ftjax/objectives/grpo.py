@@ -69,6 +69,7 @@ def of_sums(values_BT, mask_BT, limit) -> Mean:
 
 
 def _rows(mask_BT):
+    # Rows that fill a batch have no tokens and must not lower the average.
     return (mask_BT.sum(-1) > 0).astype(jnp.float32).sum()
 
 
@@ -158,6 +159,7 @@ def terms_of(logp_BT, batch, level: Callable) -> Terms:
     mask_BT = (batch["weights"][:, 1:] > 0).astype(jnp.float32)
     advantage = batch["advantages"]
     advantage = advantage[:, None] if advantage.ndim == 1 else advantage
+    # 0 off the mask: the ratio of padding is anything, and its exp may be infinite.
     log_ratio_BT = (logp_BT - batch.get("old_logps", still(logp_BT))) * mask_BT
     return Terms(logp_BT, log_ratio_BT, level(log_ratio_BT, mask_BT), advantage, mask_BT)
 
@@ -177,6 +179,7 @@ def on_policy(terms: Terms, *, most: float):
 
 def _kept(scores, terms: Terms, share: float, most: float | None):
     """Return which tokens count, [B, T] of 0 and 1."""
+    # Tokens left out count in the averages all the same: the rest does not weigh more.
     kept = jnp.ones_like(terms.mask_BT)
     kept *= 1 if share >= 1 else highest(scores.entropy, terms.mask_BT, share=share)
     return kept if most is None else kept * on_policy(terms, most=most)
@@ -192,6 +195,7 @@ def _metrics(terms: Terms) -> dict:
     ratio_BT = jnp.exp(terms.tokens_BT)
     return {
         "ratio": Mean.of(ratio_BT, terms.mask_BT),
+        # The usual range of clipping, so that runs with other ranges compare.
         "ratio/off": Mean.of(jnp.abs(ratio_BT - 1) > 0.2, terms.mask_BT),
         "surprise": Mean.of(-terms.logp_BT, terms.mask_BT),  # estimates the entropy on policy
     }

@@ -43,6 +43,7 @@ def make(
         r_BS = ratio(policy, reference, sequence.take(batch, 0), key)
         z = Mean(jnp.float32(0), jnp.float32(1))
         if kl:
+            # z takes no gradient: its pass keeps nothing for a backward pass, and has no dropout.
             other = ratio(policy.without_gradient(), reference, sequence.take(batch, 1))
             z = Mean.of(other, weight_BS)
         level = jax.nn.relu(z.value())

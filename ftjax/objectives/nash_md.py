@@ -16,6 +16,7 @@ from ftjax.objectives.losses import sequence
 from ftjax.objectives.losses.spec import Spec
 
 EXAMPLE = dict(beta=0.5)
+# rival: half policy, half reference, as TRL mixes them by default.
 SPEC = Spec(data="duel", reference=True, rival=0.5, hyper=("beta",))
 
 

@@ -29,6 +29,7 @@ def make(*, beta: NonNegative = 0.1):
         # What is not there has log p = 0, whose odds are infinite.
         safe = jnp.where(weight_BS[:, None] > 0, mean_BPS, -1.0)
         odds = log_odds_ratio(safe[:, 0], safe[:, 1])
+        # `inside` and not the targets: the likelihood is that of prompt and answer.
         nll = sequence.nll(logps[:, 0], sequence.inside(batch)[:, 0])
         preference = Mean.of(-beta * jax.nn.log_sigmoid(odds), weight_BS)
         metrics = sequence.pair_metrics(beta * mean_BPS, weight_BS)

@@ -29,6 +29,7 @@ SPEC = Spec(
 )
 
 
+# The defaults, here and of `make_advantages`, are those of TRL's PPOConfig.
 def make(
     *, clip: Positive = 0.2, value_clip: Positive = 0.2, value_weight: NonNegative = 0.1,
     temperature: Positive = 1.0,
@@ -37,6 +38,7 @@ def make(
 
     def objective(policy, reference, batch, key):
         del reference
+        # One pass serves the probabilities and the values.
         held = policy.held(batch, key)
         logps_BT = held.statistics(batch, temperature=temperature).logp
         values_BT = held.scores(batch, head="value")[:, :-1]
@@ -68,6 +70,7 @@ def make_advantages(
 
     def credit(experience: advantages.Experience) -> dict:
         e, mask_BT = experience, experience.mask_BT
+        # An answer without a reward has the score 0; its divergence counts all the same.
         total_B = jnp.nan_to_num(advantages.total(e.rewards_BF, e.weights_F))
         rewards_BT = mask_BT * token_rewards(
             advantages.at_last(total_B, mask_BT), e.logps_BT, e.ref_logps_BT,
@@ -75,6 +78,7 @@ def make_advantages(
         )  # fmt: skip
         values_BT = e.values_BT * mask_BT
         found, returns = advantages.gae(rewards_BT, values_BT, discount=discount, decay=decay)
+        # After the returns: values learn rewards, not multiples of a deviation.
         white = advantages.whitened(found, mask_BT) * mask_BT
         return {"advantages": white, "returns": returns * mask_BT, "old_values": values_BT}
 

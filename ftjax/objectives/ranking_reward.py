@@ -37,5 +37,6 @@ def ranked(loss, scores_BPS, batch) -> dict:
 
 def is_best_first(scores_BPS, there):
     """Return whether the first answer has the highest score."""
+    # An answer that is not there must not be the best of the rest.
     rest = (scores_BPS * there + ranking.LOW * (1 - there))[:, 1:].max(1)
     return scores_BPS[:, 0] > rest

@@ -34,6 +34,7 @@ def make_advantages(
     def credit(experience) -> dict:
         mask_BT = experience.mask_BT
         total_B = advantages.total(experience.rewards_BF, experience.weights_F)
+        # An answer without a reward has the score 0; its divergence counts all the same.
         rewards_BT = advantages.at_last(jnp.nan_to_num(total_B), mask_BT)
         if kl_weight:
             kl_BT = estimate(experience.logps_BT, experience.ref_logps_BT)

@@ -35,6 +35,7 @@ def make(*, centre: NonNegative = 0.0):
 
 def losses(chosen, rejected, margin, *, centre: float):
     """Score pairs; `margin` is what the difference must exceed."""
+    # beta 1: what the head learns has a scale of its own.
     return contrast.sigmoid(chosen - rejected - margin, beta=1.0) + centre * jnp.square(
         chosen + rejected
     )

@@ -22,6 +22,7 @@ SPEC = Spec(data="experience", ratio=True, kl_scale=True)
 def make(*, low: Positive = 0.2, high: Positive = 0.2, temperature: Positive = 1.0) -> Callable:
     """Make the objective; the batch is that of `grpo`."""
     numbers = dict(low=low, high=high, temperature=temperature)
+    # All tokens of a row have its one value, so that the mean over them is that value.
     return grpo.make(loss="grpo", importance="whole", **numbers)
 
 

@@ -22,6 +22,7 @@ def make(*, label_smoothing: Chance = 0.0, z_loss: NonNegative = 0.0):
     def token_loss(logp, logz, mean_logit):
         loss = -logp
         if label_smoothing:
+            # The mean of log p over the vocabulary is the mean logit less log Z.
             loss = loss + label_smoothing * (logp + logz - mean_logit)
         return loss + z_loss * jnp.square(logz) if z_loss else loss
 

@@ -39,6 +39,7 @@ def make(
         del reference
         logps = policy.logps(batch, key)
         x_BPS = value(sequence.answers(logps, batch).mean_logp, alpha=alpha)
+        # gamma is in units of the scaled reward, and the loss multiplies by beta.
         margin = x_BPS[:, 0] - x_BPS[:, 1] - gamma / beta
         losses = contrast.sigmoid(margin, beta=beta, label_smoothing=label_smoothing)
         metrics = sequence.pair_metrics(beta * x_BPS, batch["examples"])
@@ -49,4 +50,5 @@ def make(
 
 def value(mean_logp, *, alpha: float) -> jax.Array:
     """Bend a mean log-probability; alpha = 0 leaves it."""
+    # expm1: for a small alpha 1 - p^-alpha would lose its digits.
     return -jnp.expm1(-alpha * mean_logp) / alpha if alpha else mean_logp

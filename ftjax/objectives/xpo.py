@@ -40,6 +40,7 @@ def make(*, beta: Positive = 0.1, alpha: NonNegative = 1e-5, loss: str = "sigmoi
         own = sequence.answers(policy.logps(batch, key), batch)
         base = jax.lax.stop_gradient(sequence.answers(reference.logps(batch), batch))
         ratio_BPS, weight_BS = own.logp - base.logp, batch["examples"]
+        # 0 at 1/2, which leaves the pair out below.
         side_BS = jnp.sign(batch["probability"] - 0.5)
         decided_BS = weight_BS * jnp.abs(side_BS)
         pairs = Mean.of(of_margin(margin(ratio_BPS, side_BS), beta=beta), decided_BS)

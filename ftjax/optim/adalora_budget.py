@@ -61,6 +61,7 @@ def make(
         deviation = _mix(state.deviation, apart, beta2)
         scores = jax.tree.map(jnp.multiply, importance, deviation)
         budget = _budget(step, _triplets(params), target_rank, init_steps, last)
+        # The last one is at `last` whatever every_steps is, for what it keeps stays.
         allocate = (step > init_steps) & (step < last) & (step % every_steps == 0) | (step == last)
         fresh = _keep(scores, budget)
         pick = lambda path, old: jnp.where(allocate, fresh.get(path, old), old)

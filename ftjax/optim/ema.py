@@ -17,6 +17,8 @@ def init(params: Tree) -> Tree:
 
 def update(ema: Tree, params: Tree, *, decay: jax.typing.ArrayLike) -> Tree:
     """Move the average one step towards `params`."""
+    # In this form, unlike optax.incremental_update's, the average of what stays put stays put to
+    # the bit, at any decay.
     return jax.tree.map(lambda e, p: e + (1.0 - decay) * (p.astype(e.dtype) - e), ema, params)
 
 

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 
 from ftjax.core import config as conf
 from ftjax.core import tree
@@ -27,10 +28,14 @@ from ftjax.optim import adalora_budget
 from ftjax.optim import groups as leaf_groups
 from ftjax.optim import schedule as schedules
 
+# Of optax.contrib those that work on any leaf of a stack of layers with a rate of their own around
+# them. Not muon, which would leave stacked weights to Adam without a word; not schedule_free, whose
+# weights to evaluate are others than those that train; not sophia and momo, which ask for the loss.
+CONTRIB = ("acprop", "ademamix", "adopt", "simplified_ademamix", "prodigy", "dadapt_adamw")
 # The learning rate of these does not factor out of the update, or they need more than gradients.
 EXCLUDED = ("fromage", "lars", "lbfgs", "noisy_sgd", "optimistic_adam", "rprop")
 # These apply weight decay inside the direction, where the decoupled one would be another method.
-DECAY_INSIDE = ("adadelta", "adan", "lamb", "novograd")
+DECAY_INSIDE = ("adadelta", "adan", "lamb", "novograd", "prodigy", "dadapt_adamw")
 # Ranges of keywords that are optax's, whose annotations have none.
 RANGES = dict.fromkeys(("b1", "b2", "b3", "beta1", "beta2", "decay", "momentum"), Decay | None) | (
     dict.fromkeys(("eps", "eps_root", "epsilon"), NonNegative)
@@ -104,6 +109,7 @@ def _around(inner, rate, settings, clip_norm) -> optax.GradientTransformation:
         updates, params = _clipped(updates, clip_norm), _float32(params)
         moves, inner_state = inner.update(updates, state.inner, params)
         lr, of = rate(state.count), settings(params)
+        # optax's direction has the minus already, and so the decay is subtracted from it.
         step = lambda path, u, w: lr * of[path].lr_scale * (u - of[path].weight_decay * w)
         moves = tree.map_with_paths(step, moves, params)
         return moves, State(optax.safe_increment(state.count), inner_state)
@@ -118,6 +124,7 @@ def _kept_in(inner, dtype: str, where: str) -> optax.GradientTransformation:
         raise ValueError(f"{where}.state_dtype: got {dtype!r}; expected one of {legal}")
     if dtype == "float32":
         return inner
+    # Scalars, such as an estimated learning rate, take no memory and stay exact.
     is_moment = lambda x: x.ndim > 0 and jnp.issubdtype(x.dtype, jnp.floating)
     cast = lambda state, to: jax.tree.map(lambda x: x.astype(to) if is_moment(x) else x, state)
 
@@ -145,17 +152,25 @@ def hyper(keywords: Mapping) -> list[str]:
 def names() -> list[str]:
     """Return the names of the optax optimizers on offer."""
     public = {n: f for n, f in vars(optax).items() if callable(f) and n[0].islower()}
+    # An optimizer takes its learning rate first; other functions of optax do not.
     takes_rate = lambda f: next(iter(inspect.signature(f).parameters), None) == "learning_rate"
-    return [
+    found = [
         n
         for n, f in public.items()
         if takes_rate(f) and n not in EXCLUDED and not n.startswith("scale_by")
     ]
+    return [*found, *CONTRIB]
+
+
+def factory(name: str) -> Callable:
+    """Return the function of optax or optax.contrib that makes an optimizer on offer."""
+    return vars(optax.contrib if name in CONTRIB else optax)[name]
 
 
 def clip(updates, *, max_norm: jax.typing.ArrayLike):
     """Scale a tree so that its global norm is at most `max_norm`: torch's clip_grad_norm_."""
     norm = optax.tree.norm(updates)
+    # 1e-6 as in torch: clipped runs agree with its own.
     factor = jnp.minimum(1.0, max_norm / (norm + 1e-6))
     return jax.tree.map(lambda u: u * factor, updates)
 
@@ -181,7 +196,8 @@ def state_shardings(
 def _direction(name: str, keywords: Mapping, weight_decay, where: str):
     """Return the named transformation with learning rate 1 and no weight decay of its own."""
     if "." in name:
-        return conf.call(conf.attribute(name, "optim"), keywords, where=where)
+        make = conf.attribute(name, "optim", where=f"{where}.name")
+        return conf.call(make, keywords, where=where)
     if name not in names():
         fix, legal = conf.nearest(name, names()), conf.listed(names())
         raise ValueError(f"{where}.name: got {name!r}; {fix}expected one of {legal}")
@@ -192,8 +208,9 @@ def _direction(name: str, keywords: Mapping, weight_decay, where: str):
         )
     for key in keywords.keys() & RANGES.keys():
         conf.check(keywords[key], RANGES[key], where=f"{where}.{key}")
+    # Rate and decay are applied outside, where groups scale them leaf by leaf.
     extra = {"learning_rate": 1.0, "weight_decay": 0.0}
-    return conf.call(vars(optax)[name], keywords, where=where, extra=extra)
+    return conf.call(factory(name), keywords, where=where, extra=extra)
 
 
 def _float32(params):

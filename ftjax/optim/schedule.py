@@ -111,6 +111,7 @@ def wsd(
 
 def inverse_sqrt(*, warmup_steps: Natural = 0, timescale: typed.Count | None = None) -> Schedule:
     """Fall as 1 / sqrt(step); `timescale` is where the peak is, the warm-up or else 10 000."""
+    # 10 000 is Hugging Face's, for schedules without a warm-up.
     scale = timescale or warmup_steps or 10_000
     return _warm(lambda step: jax.lax.rsqrt((step + scale - warmup_steps) / scale), warmup_steps)
 
@@ -127,6 +128,7 @@ def _fall(decay: str, start: int, stop: int, warmup_steps: int, final_fraction: 
         )
 
     def shape(step):
+        # max: a decay of no steps would divide by zero.
         progress = jnp.clip((step - start) / max(1, stop - start), 0.0, 1.0)
         return final_fraction + (1.0 - final_fraction) * DECAYS[decay](progress)
 
@@ -134,6 +136,7 @@ def _fall(decay: str, start: int, stop: int, warmup_steps: int, final_fraction: 
 
 
 def _warm(shape: Schedule, warmup_steps: int) -> Schedule:
+    # jnp.where computes both branches: a shape must not see steps before its start.
     return lambda step: jnp.where(
         step < warmup_steps, step / max(1, warmup_steps), shape(jnp.maximum(step, warmup_steps))
     )

@@ -6,7 +6,7 @@ drawing serves the light and the dark page.
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 # Placeholder -> what the page decides. No two may be equal.
 COLORS = {
@@ -61,6 +61,11 @@ def svg(series: Mapping[str, Points], *, title: str, order: Sequence[str] = ()) 
 
     order: names that keep their colour in all plots, each the colour of its place.
     """
+    return drawn(title, lambda axes: _draw(axes, series, list(dict.fromkeys([*order, *series]))))
+
+
+def drawn(title: str, draw: Callable) -> str:
+    """Return the `<svg>` element of what `draw(axes)` draws in the colours above."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -73,27 +78,35 @@ def svg(series: Mapping[str, Points], *, title: str, order: Sequence[str] = ()) 
     with rc_context(style):
         figure = Figure(figsize=(4.6, 2.7), layout="constrained")
         figure.patch.set_alpha(0)
-        _draw(figure.add_subplot(), series, list(dict.fromkeys([*order, *series])))
-        drawn = io.StringIO()
+        axes = figure.add_subplot()
+        draw(axes)
+        follow_page(axes)
+        found = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(drawn, format="svg", metadata=nothing)
-    return _inline(drawn.getvalue(), title)
+        figure.savefig(found, format="svg", metadata=nothing)
+    return _inline(found.getvalue(), title)
+
+
+def follow_page(axes) -> None:
+    """Give axes the page's background and its colours of text and lines."""
+    axes.patch.set_alpha(0)
+    axes.xaxis.label.set_color(INK)
+    axes.yaxis.label.set_color(INK)
+    axes.grid(visible=True, color=LINE, linewidth=0.6)
+    axes.tick_params(colors=INK, which="both", length=0)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side == "bottom")
+        spine.set_color(LINE)
+    if len(axes.get_legend_handles_labels()[1]) > 1:
+        axes.legend(frameon=False, labelcolor=INK)
 
 
 def _draw(axes, series: Mapping[str, Points], order: list[str]) -> None:
-    axes.patch.set_alpha(0)
     for name, (steps, values) in series.items():
         color = SERIES[order.index(name) % len(SERIES)]
         mark = "o" if len(steps) < 25 else None
         axes.plot(steps, values, color=color, label=name, marker=mark, markersize=3, linewidth=1.4)
-    axes.set_xlabel("step", color=INK)
-    axes.grid(visible=True, color=LINE, linewidth=0.6)
-    axes.tick_params(colors=INK, length=0)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side == "bottom")
-        spine.set_color(LINE)
-    if len(series) > 1:
-        axes.legend(frameon=False, labelcolor=INK)
+    axes.set_xlabel("step")
 
 
 def _inline(text: str, title: str) -> str:

@@ -18,9 +18,9 @@ from ftjax.core import files
 from ftjax.report import curves
 from ftjax.report.table import GROUPS, Table, number, signed, table_text
 
-__all__ = ["Grid", "Sample", "table_text", "write"]
+__all__ = ["Grid", "Sample", "render", "table_text", "write"]
 
-TEMPLATE = pathlib.Path(__file__).parent / "templates" / "report.html"
+TEMPLATES = pathlib.Path(__file__).parent / "templates"
 
 
 class Sample(NamedTuple):
@@ -56,19 +56,25 @@ def write(
     sweep, a row each.
     """
     plots = curves.collect(rows)
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    environment.filters |= {"number": number, "signed": signed}
-    page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        title=title,
-        facts=facts or {},
-        jobs=jobs,
-        table=table,
-        groups=GROUPS,
-        plots={name: _draw(name, plots) for name in plots},
-        samples=samples,
-        config=json.dumps(files.plain(dict(config)), indent=2, ensure_ascii=False),
-    )
+    drawings = {name: _draw(name, plots) for name in plots}
+    found = dict(table=table, groups=GROUPS, plots=drawings, samples=samples, jobs=jobs)
+    page = render("report.html", title=title, facts=facts, config=config, **found)
     return files.write_text(path, page)
+
+
+def render(
+    template: str, *, title: str, config: Mapping, facts: Mapping[str, object] | None = None,
+    **found,
+) -> str:  # fmt: skip
+    """Render a page of the templates, with title, headline numbers and config as all of them."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters |= {"number": number, "signed": signed}
+    shown = json.dumps(files.plain(dict(config)), indent=2, ensure_ascii=False)
+    return environment.get_template(template).render(
+        title=title, facts=facts or {}, config=shown, **found
+    )
 
 
 def _draw(title: str, plots: Mapping[str, Mapping]) -> str:

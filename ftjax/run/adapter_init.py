@@ -33,6 +33,7 @@ from ftjax.run.artifacts import Artifacts
 from ftjax.train.step import make_gradients
 
 BATCHES = 4
+# What is found in batches; the third need, a quantizer, is met while the base is read.
 DATA = ("inputs", "gradient")
 
 
@@ -94,6 +95,7 @@ def find(parts, objective, loader, model, *, workdir: pathlib.Path) -> dict[str,
     if not parts.needing(*DATA) or parts.settings.adapter_from:
         return {}
     if Artifacts(workdir).has_checkpoint():
+        # Not found anew: the first batches may be others by now, as with --restart_data.
         return read(parts, workdir)
     if not isinstance(loader, loaders.Loader):
         raise ValueError(
@@ -115,12 +117,14 @@ def _directions(parts, model, batches) -> dict[str, tuple]:
     for path, method in methods.items():
         moments = jax.jit(functools.partial(probe.moments, parts.model, path))
         total = _add(moments(model, batch) for batch in batches)
+        # More directions than the rank, for layers that need them; others get fewer.
         rank = lora.widest(method.options["rank"], method.options["rho"])
         found[path] = jax.jit(jax.vmap(lambda m, r=rank: inits.eva(m, r)))(total)
     if any(method.options["rho"] > 1 for method in methods.values()):
         layers = {path: parts.model.linears[path].stack for path in methods}
         budget = sum(layers[path] * method.options["rank"] for path, method in methods.items())
         kept = inits.redistribute({path: own.share for path, own in found.items()}, budget)
+        # A rank that a layer does not get is zeroed: stacked layers have one shape.
         found = {p: own._replace(a=own.a * kept[p][:, None]) for p, own in found.items()}
     return {path: _factors(parts, path, own.a) for path, own in found.items()}
 
@@ -131,6 +135,7 @@ def _steps(parts, objective, model, batches) -> dict[str, tuple]:
     methods, found = parts.needing("gradient"), {}
     if not methods:
         return {}
+    # Nothing trains in these passes: a frozen reference shares all arrays with the base.
     own |= parts.reference.arrays(own, parts.mesh, trains=set())
     for path, method in methods.items():
         gradient = _gradient(parts, objective, own, path)  # one program for all batches
@@ -154,6 +159,7 @@ def _gradient(parts, objective, params, path: str):
         parts.model, objective, accumulate=s.accumulate, chunk=s.model.chunk,
         reference=parts.reference.function,
     )  # fmt: skip
+    # Nothing to reduce: under jit arrays are global, and so are the sums.
     run = jax.jit(lambda *given: gradients(*given, lambda x: x)[0])
     key = jax.random.key(s.seed.sampling)
     return lambda batch: tree.paths(run(trainable, frozen, batch, key))[where]
@@ -167,6 +173,7 @@ def _factors(parts, path: str, a: jax.Array, b: jax.Array | None = None) -> tupl
     """View matrices in the letters of the site; b is zero where there is none."""
     site = parts.model.linears[path]
     if b is None:
+        # EVA finds a alone; with b = 0 the run starts as its base.
         outside = lowrank.sides(site.equation, site.shape)[1]
         b = jnp.zeros((*a.shape[:-2], a.shape[-1], outside), jnp.float32)
     one = functools.partial(lowrank.factors, site.equation, site.shape)
@@ -174,6 +181,7 @@ def _factors(parts, path: str, a: jax.Array, b: jax.Array | None = None) -> tupl
 
 
 def _write(workdir: pathlib.Path, found: dict[str, tuple]) -> None:
+    # All processes gather, one writes.
     whole = lambda x: (
         x if x.is_fully_addressable else multihost_utils.process_allgather(x, tiled=True)
     )
@@ -182,6 +190,7 @@ def _write(workdir: pathlib.Path, found: dict[str, tuple]) -> None:
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
         files.write_tensors(Artifacts(workdir).start, named)
+        # Last: what a kill cut short has no digest, or the wrong one.
         digest.sign(Artifacts(workdir).start)
 
 

@@ -24,6 +24,7 @@ class Artifacts:
         self.samples = root / "samples"
         self.export = root / "export"
         self.restarts = root / "data_restarts.json"  # after which steps data started afresh
+        self.tracker = root / "tracker.json"  # the run's id at the service that metrics go to
         self.lock = root / "lock.json"
         self.unit = root / "unit.json"  # how it stands, of a job of a sweep
         self.log = root / "log.txt"  # what it printed, of a job on this machine
@@ -35,6 +36,10 @@ class Artifacts:
     def comparison(self, step: int) -> pathlib.Path:
         """Return the file that `experiments.evaluate` writes of a checkpoint."""
         return self.evals / f"compare_{step}.json"
+
+    def edit(self, name: str, step: int) -> pathlib.Path:
+        """Return the file that `experiments.edit` writes of a checkpoint."""
+        return self.evals / f"edit_{name}_{step}.json"
 
     def sample(self, step: int) -> pathlib.Path:
         """Return the file of the texts written at `step`."""
@@ -50,4 +55,5 @@ class Artifacts:
 
     def has_checkpoint(self) -> bool:
         """Return whether a checkpoint was committed, whole or not."""
+        # Drafts of orbax and steps set aside have longer names than a number.
         return any(path.name.isdigit() for path in self.checkpoints.glob("*"))

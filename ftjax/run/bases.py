@@ -73,6 +73,7 @@ def locate(base: str) -> pathlib.Path:
     Raises:
       ValueError: there is no such directory.
     """
+    # Within the package: the working directory may be anywhere.
     path = pathlib.Path(checkpoint.__file__).parents[2] / "assets" / TINY if base == TINY else base
     if not pathlib.Path(path).is_dir():
         raise ValueError(

@@ -41,6 +41,7 @@ from ftjax.run import (
     reference as references,
 )
 from ftjax.run.config import Settings
+from ftjax.run.shared import Shared
 from ftjax.train import state as states
 
 # Of the adapter's keys; the others are the method's.
@@ -166,10 +167,13 @@ class Parts:
         return token_rows.beside(found, dense[token_rows.PATH], ids=ids) if ids else found
 
 
-def build(settings: Settings, *, mesh: jax.sharding.Mesh | None = None) -> Parts:
+def build(
+    settings: Settings, *, mesh: jax.sharding.Mesh | None = None, shared: Shared | None = None
+) -> Parts:  # fmt: skip
     """Resolve mesh, model, tokenizer, adapter, what trains, and what it is compared with.
 
     mesh: in place of the settings', such as one of a topology's devices; see `core.mesh.make`.
+    shared: keeps the tokenizer for other runs.
 
     Raises:
       ValueError: names the key, what it holds and what was expected.
@@ -178,12 +182,8 @@ def build(settings: Settings, *, mesh: jax.sharding.Mesh | None = None) -> Parts
     family, model, source = bases.read(settings.model)
     meshes.check_sizes(model.config.sizes, mesh)
     found = _tokenizer_source(settings.tokenizer, source)
-    tokenizer = tokenizer_files.load(str(found))
-    if tokenizer.vocab_size > model.config.vocab_size:
-        raise ValueError(
-            f"tokenizer: got {tokenizer.vocab_size} tokens for a model of "
-            f"{model.config.vocab_size}; expected at most as many; choose the base's own tokenizer"
-        )
+    tokenizer = (shared.tokenizer if shared else tokenizer_files.load)(str(found))
+    _check_vocabulary(tokenizer, model)
     method, groups = _methods(settings.adapter)
     if settings.adapter.get("name") in LOW_RANK:
         lora.check_width(settings.adapter["rank"], model.linears, where=settings.adapter["where"])
@@ -238,7 +238,16 @@ def check_weights(parts: Parts) -> None:
                 f"adapter_from: got {given!r} and no adapter; expected adapter.name = 'lora', with "
                 "adapter.where and adapter.rank as they are there"
             )
+        # For its error alone: a wrong directory is refused before data are encoded.
         files.read_json(pathlib.Path(given) / peft.CONFIG)
+
+
+def _check_vocabulary(tokenizer, model) -> None:
+    if tokenizer.vocab_size > model.config.vocab_size:
+        raise ValueError(
+            f"tokenizer: got {tokenizer.vocab_size} tokens for a model of "
+            f"{model.config.vocab_size}; expected at most as many; choose the base's own tokenizer"
+        )
 
 
 def _tokenizer_source(name: str, source: pathlib.Path | None) -> pathlib.Path:
@@ -268,13 +277,17 @@ def _methods(spec: Mapping) -> tuple[Callable | None, tuple[tuple[str, Callable]
 # -- arrays ----------------------------------------------------------------------------------------
 
 
-def weights(parts: Parts, find: Callable[[Any], Mapping] | None = None) -> dict:
+def weights(
+    parts: Parts, find: Callable[[Any], Mapping] | None = None, *, shared: Shared | None = None
+) -> dict:  # fmt: skip
     """Read (or draw) the base and the adapters, straight onto the mesh; heads start at zero.
 
     find: of the base, the factors by path of adapters that start from data, see `starting`;
       without it they change nothing yet.
+    shared: keeps the base for other runs.
     """
-    params = _weights(parts, find)
+    base = shared.weights(parts, _base) if shared else _base(parts)
+    params = _weights(parts, find, base)
     for name in parts.heads:
         leaf = parts.abstract["head"][name]
         zeros = jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding)
@@ -283,10 +296,10 @@ def weights(parts: Parts, find: Callable[[Any], Mapping] | None = None) -> dict:
     return params | parts.reference.arrays(params, parts.mesh, trains=trains)
 
 
-def _weights(parts: Parts, find) -> dict:
+def _weights(parts: Parts, find, base: tuple[Any, dict]) -> dict:
     shardings = jax.tree.map(lambda leaf: leaf.sharding, parts.abstract)
     seed = parts.settings.seed
-    model, rests = _base(parts)
+    model, rests = base
     if parts.method is None:
         return {"model": model, "adapters": None}
     if parts.settings.adapter_from:

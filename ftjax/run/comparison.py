@@ -5,8 +5,8 @@
 The same examples are scored twice, so every change has a paired confidence interval.
 """
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 from ftjax.evals.lib import bootstrap, retention
 from ftjax.report import table as tables
@@ -24,9 +24,19 @@ class Comparison(NamedTuple):
 
 def compare(evaluators: Mapping, base, params) -> Comparison:
     """Run every evaluator on both params."""
+    return against(evaluators, base, [("", params)])[""]
+
+
+def against(evaluators: Mapping, base, others: Iterable[tuple[Any, Any]]) -> dict:
+    """Run every evaluator on the base, and on each of other params as they come, by their names."""
+    first = {label: evaluator.examples(base) for label, evaluator in evaluators.items()}
+    return {name: _compared(evaluators, first, params) for name, params in others}
+
+
+def _compared(evaluators: Mapping, first: Mapping, params) -> Comparison:
     result = Comparison({}, {}, {})
     for label, evaluator in evaluators.items():
-        arrays = evaluator.examples(base), evaluator.examples(params)
+        arrays = first[label], evaluator.examples(params)
         estimates = bootstrap.differences(evaluator.summary, *arrays)
         before, after = map(evaluator.summary, arrays)
         for target, found in zip(result, (before, after, estimates), strict=True):
@@ -40,6 +50,7 @@ def kept(comparison: Comparison, groups: Mapping[str, str]) -> float | None:
     for name, value in comparison.before.items():
         label, metric = name.rsplit("/", 1)
         floor = comparison.before.get(f"{label}/chance", 0.0)
+        # At chance there is nothing to lose, and the share kept of it would be noise.
         if groups[label] == "old" and metric in KEPT and value > floor:
             before[name], after[name], chance[name] = value, comparison.after[name], floor
     return retention.retention(before, after, chance) if before else None
@@ -47,11 +58,17 @@ def kept(comparison: Comparison, groups: Mapping[str, str]) -> float | None:
 
 def table(comparison: Comparison, groups: Mapping[str, str], *, step: int) -> tables.Table:
     """Lay the comparison out as training does at its end."""
-    name = f"step {step}"
+    return side_by_side({f"step {step}": comparison}, groups)
+
+
+def side_by_side(found: Mapping[str, Comparison], groups: Mapping[str, str]) -> tables.Table:
+    """Lay comparisons with one base out, a column each."""
     named = lambda metrics: {f"eval/{key}": value for key, value in metrics.items()}
-    runs = {"base": named(comparison.before), name: named(comparison.after)}
-    bounds = {key: (found.low, found.high) for key, found in comparison.estimates.items()}
-    return tables.table(runs, groups=groups, intervals={name: named(bounds)})
+    bounds = lambda one: {key: (e.low, e.high) for key, e in one.estimates.items()}
+    first = next(iter(found.values()))
+    runs = {"base": named(first.before)} | {name: named(one.after) for name, one in found.items()}
+    intervals = {name: named(bounds(one)) for name, one in found.items()}
+    return tables.table(runs, groups=groups, intervals=intervals)
 
 
 def text(comparison: Comparison, groups: Mapping[str, str], *, step: int) -> str:

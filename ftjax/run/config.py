@@ -81,6 +81,7 @@ class Export:
     """What exports say of the run."""
 
     base_name: str = ""  # the base's hub id, for who loads an export; "" = its folder's name
+    form: str = ""  # adapter | model, adapters merged into it; "" = an adapter where there is one
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,8 @@ class Settings:
     eval_every_steps: Natural = 0  # 0 = before the first step and after the last
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     export: Export = field(default_factory=Export)
-    wandb_project: str = ""
+    # Where metrics go besides: name = wandb | mlflow | trackio, and project
+    tracker: dict = field(default_factory=lambda: dict(name="", project=""))
     # Of online runs:
     rollout: Rollout | None = None
     rewards: dict[str, dict] = field(default_factory=dict)  # label = dict(name=..., weight=1.0)
@@ -200,6 +202,7 @@ def _check_values(settings: Settings) -> None:
             "can load; set it to the base's hub id, such as 'org/name'"
         )
     _check_choice("compile", settings.compile, ("jit", "pmap"))
+    _check_choice("export.form", settings.export.form, ("", "adapter", "model"))
     _check_choice("checkpoint.mode", settings.checkpoint.mode, ("min", "max"))
 
 

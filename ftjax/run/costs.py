@@ -14,5 +14,6 @@ def of(p) -> flops.Cost:
     forward = lambda model: flops.forward(model, sequence=sequence)
     cost = flops.per_token(own.model, p.state.params, sequence=sequence)
     if own.spec.reference and own.reference.name != "cached":
+        # Unless it is another model: a base or a frozen copy costs what the policy does.
         cost += forward(own.reference.other[1] if own.reference.other else own.model)
     return cost

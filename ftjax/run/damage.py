@@ -19,6 +19,7 @@ from ftjax.run.artifacts import Artifacts
 
 def set_aside(artifacts: Artifacts) -> None:
     """Rename scores and samples that cannot be read; the reports do without them."""
+    # One renames for all; the others would not find what they look at.
     if jax.process_index() != 0:
         return
     for step in artifacts.evaluated():
@@ -41,6 +42,7 @@ def _check(path: pathlib.Path, problem) -> None:
 def _bad_scores(path: pathlib.Path) -> str:
     try:
         with zipfile.ZipFile(path) as file:
+            # np.load reads a member when it is asked for: only checksums find damage now.
             damaged = file.testzip()  # the first member whose checksum is wrong
     except (OSError, zipfile.BadZipFile) as error:
         return str(error)
@@ -50,6 +52,7 @@ def _bad_scores(path: pathlib.Path) -> str:
 def _bad_samples(path: pathlib.Path) -> str:
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
+        # What reports read of it.
         [(row["prompt"], row["text"]) for row in rows]
     except (OSError, ValueError, TypeError, KeyError) as error:
         return str(error) or type(error).__name__

@@ -28,6 +28,7 @@ def show(plan: running.Plan, *, stream=None) -> None:
         write(f"data {name:19} {value}")
     write()
     write("first example (what is learned is marked):")
+    # A file or a pipe gets brackets in place of escape codes.
     write(first_example(plan, colour=stream.isatty()))
     write()
     for name, value in memory(plan).items():
@@ -74,6 +75,7 @@ def memory(plan: running.Plan) -> dict[str, int]:
     analysis = (
         step.lower(plan.state, plan.hyper, plan.frozen, _batch(plan)).compile().memory_analysis()
     )
+    # Named by backend: what a CPU's compiler needs says nothing of a GPU's.
     temporary = f"temporary on {jax.default_backend()}"
     return kept | {temporary: analysis.temp_size_in_bytes}
 
@@ -84,6 +86,7 @@ def _local(abstract) -> int:
 
 
 def _width(leaf) -> int:
+    # A key of JAX's default kind is two uint32; its own type has no size to ask for.
     return 8 if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf.dtype.itemsize
 
 
@@ -108,10 +111,12 @@ def first_example(plan: running.Plan, *, colour: bool) -> str:
 
 
 def _marked(plan: running.Plan, row: dict, *, colour: bool) -> str:
+    # The first of several examples that are packed into a row.
     inside = row["segments"] == 1
     tokens, targets = row["tokens"][inside], row["weights"][inside] > 0
     left, right = (GREEN, PLAIN) if colour else ("⟦", "⟧")
     text, edges = [], np.flatnonzero(np.diff(targets)) + 1
+    # np.split makes one empty piece of nothing, which has no first target.
     for piece in np.split(np.arange(len(tokens)), edges) if len(tokens) else ():
         decoded = plan.parts.tokenizer.decode(tokens[piece].tolist())
         text.append(f"{left}{decoded}{right}" if targets[piece[0]] else decoded)

@@ -10,6 +10,7 @@ DIR/evals/<step>.npz, so that a change between two steps has a paired confidence
 
 import contextlib
 import dataclasses
+import functools
 import io
 import pathlib
 import sys
@@ -23,7 +24,9 @@ from ftjax.core import config as conf
 from ftjax.core import errors, files
 from ftjax.core import mesh as meshes
 from ftjax.core.typed import Count
+from ftjax.data import copies
 from ftjax.data import loader as loaders
+from ftjax.data import rows as rows_lib
 from ftjax.evals import generate, preference
 from ftjax.run import build as setup
 from ftjax.run import prompting, reward_model
@@ -40,11 +43,15 @@ SAMPLED = ("max_new_tokens", "temperature", "until")
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """Evaluators by label, the group of each, and a function that continues the sample prompts."""
+    """Evaluators by label, the group of each, and a function that continues the sample prompts.
+
+    texts: of the rows of each, to be looked for in training data.
+    """
 
     evaluators: Mapping[str, Any]
     groups: Mapping[str, str]
     sample: Callable | None
+    texts: Mapping[str, copies.Texts]
 
     def run(self, params, *, step: int, workdir: pathlib.Path) -> dict[str, float]:
         """Evaluate, keep the scores of every example and the samples, and return the metrics."""
@@ -62,6 +69,7 @@ class Evaluation:
 
 def _save(workdir: pathlib.Path, step: int, arrays: dict, samples: list) -> None:
     own = Artifacts(workdir)
+    # In memory first: np.savez to the file itself could leave half of one behind.
     packed = io.BytesIO()
     np.savez(packed, **arrays)
     files.write_bytes(own.scores(step), packed.getvalue())
@@ -118,15 +126,19 @@ def build(parts: setup.Parts) -> Evaluation:
     """
     evals = parts.settings.evals
     check(evals)
-    build_one = lambda label, spec: _evaluator(dict(spec), parts, where=f"evals.{label}")
-    evaluators = {label: build_one(label, spec) for label, spec in evals.items()}
+    texts: dict[str, copies.Texts] = {}
+    evaluators = {
+        label: _evaluator(dict(spec), parts, where=f"evals.{label}", texts=texts)
+        for label, spec in evals.items()
+    }
     groups = {label: spec.get("group", "old") for label, spec in evals.items()}
-    return Evaluation(evaluators, groups, _sampler(parts))
+    return Evaluation(evaluators, groups, _sampler(parts), texts)
 
 
-def _evaluator(spec: dict, parts: setup.Parts, *, where: str):
+def _evaluator(spec: dict, parts: setup.Parts, *, where: str, texts: dict):
     spec.pop("group", None)
-    section = Section(spec, dict(spec.pop("data")), spec.pop("rows", None), parts, where)
+    data, limit = dict(spec.pop("data")), spec.pop("rows", None)
+    section = Section(spec, data, limit, parts, where, functools.partial(texts.__setitem__, where))
     offered = dict(model=parts.model, tokenizer=parts.tokenizer, mesh=parts.mesh)
     for name in inputs_of(spec["name"], where=where):
         offered |= INPUTS[name](section)
@@ -143,6 +155,7 @@ class Section(NamedTuple):
     limit: int | None
     parts: setup.Parts
     where: str
+    collect: Callable[[copies.Texts], None]  # takes the texts of all its rows
 
 
 def inputs_of(name: str, *, where: str) -> tuple[str, ...]:
@@ -164,19 +177,19 @@ def inputs_of(name: str, *, where: str) -> tuple[str, ...]:
 def _encoded(section: Section) -> dict:
     """Encode examples as training does, with the bytes of what each asks for."""
     own, parts = section.data, section.parts
-    examples = _examples(own, parts, section.limit, where=f"{section.where}.data")
+    examples = _examples(own, section)
     return dict(examples=examples, byte_counts=_byte_counts(examples, parts.tokenizer))
 
 
 def _paired(section: Section) -> dict:
     """Encode groups of answers, and the reference that they are compared with."""
     own, parts = {"kind": "preference"} | section.data, section.parts
-    groups = _examples(own, parts, section.limit, where=f"{section.where}.data")
+    groups = _examples(own, section)
     return dict(pairs=[group.answers for group in groups], reference=parts.reference.params)
 
 
 def _plain(section: Section) -> dict:
-    return dict(rows=_rows(section.data, section.limit, where=f"{section.where}.data"))
+    return dict(rows=_rows(section))
 
 
 def _answered(section: Section) -> dict:
@@ -279,23 +292,27 @@ def _byte_counts(examples: list, tokenizer) -> list[int] | None:
     return counts if any(counts) else None
 
 
-def _examples(data: dict, parts: setup.Parts, limit: int | None, *, where: str) -> list:
+def _examples(data: dict, section: Section) -> list:
     """Encode a data section; length and template are the training's, unless it says otherwise."""
+    parts = section.parts
     data.setdefault("max_tokens", parts.settings.data["max_tokens"])
     if data.get("kind") == parts.settings.data.get("kind"):
         data = _templated(parts, data)
-    given = dict(tokenizer=parts.tokenizer, batch_size=1)
-    with _named(where):
+    given = dict(tokenizer=parts.tokenizer, batch_size=1, collect=section.collect)
+    with _named(f"{section.where}.data"):
         store = loaders.make(**data, **given).data.store
-    return [store[i] for i in _spread(len(store), limit)]
+    return [store[i] for i in _spread(len(store), section.limit)]
 
 
-def _rows(data: dict, limit: int | None, *, where: str) -> list[dict]:
-    own = {key: value for key, value in data.items() if key not in TEMPLATE}
+def _rows(section: Section) -> list[dict]:
+    where = f"{section.where}.data"
+    own = {key: value for key, value in section.data.items() if key not in TEMPLATE}
     source = conf.build(own, "data.sources", where=where)
     if bad := getattr(source, "bad", ()):
         raise ValueError(f"{where}: {bad[0].message}")
-    return [source[i] for i in _spread(len(source), limit)]
+    places = source.where if isinstance(source, rows_lib.Located) else str
+    section.collect(copies.Texts(source, places, copies.of_raw))
+    return [source[i] for i in _spread(len(source), section.limit)]
 
 
 @contextlib.contextmanager
@@ -326,6 +343,7 @@ def _sampler(parts: setup.Parts) -> Callable | None:
         temperature=spec.temperature, batch_size=meshes.rows(BATCH, parts.mesh), mesh=parts.mesh,
         stop_ids=prompting.stop_ids(parts.tokenizer, parts.settings.data),
     )  # fmt: skip
+    # One key for all steps: samples differ by the weights alone.
     key = jax.random.key(parts.settings.seed.sampling)
 
     def sample(params) -> list[dict]:

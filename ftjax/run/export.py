@@ -65,6 +65,7 @@ def write(
     own = functools.partial(export_files.card, parts, record=record)
     complete = lambda form: functools.partial(_complete, heads, beside, lambda: own(form=form))
     refusal = _write_adapter(parts, params, folder, dtype, complete("adapter")) if adapter else ""
+    # An adapter that was asked for by name is not replaced by a model.
     if refusal and (form or not _merges(params["adapters"])):
         raise ValueError(refusal)
     if refusal:
@@ -96,23 +97,28 @@ def update(
     target, of = artifacts.export, _identity(parts, artifacts, step)
     if not processes.on_first(lambda: _is_needed(target, step, of)):
         return
+    # Beside it, since a rename stays within one file system.
     draft = target.with_name(f".{target.name}.new")
     if jax.process_index() == 0:
         shutil.rmtree(draft, ignore_errors=True)  # of a process that was killed here
-    write(parts, params, draft, record=record)
+    write(parts, params, draft, form=parts.settings.export.form, record=record)
     if jax.process_index() == 0:
         digest.write(draft, step=step, of=of)
+        # A rename cannot replace a full folder; killed in between, the run writes it again.
         shutil.rmtree(target, ignore_errors=True)
         draft.rename(target)
+        # A rename is on the disk only when the folder that holds the name is.
         files.sync(target.parent)
 
 
 def _identity(parts: setup.Parts, artifacts: Artifacts, step: int) -> str:
     """Hash the checkpoint of `step`, by its digest, and what of the config may change an export."""
     saved = artifacts.checkpoints / str(step) / digest.NAME
+    # Keys of `export` may change on resume, but go into what is written here.
     free = {pattern.removesuffix("/**") for pattern in saved_state.FREE} - {"export"}
     bound = {key: value for key, value in parts.settings.plain.items() if key not in free}
     plain = json.dumps(files.plain(bound), sort_keys=True)
+    # It has the hash of every file of the checkpoint: hashing it hashes them all.
     content = saved.read_bytes() if saved.is_file() else b""
     return hashlib.sha256(content + plain.encode()).hexdigest()
 
@@ -149,7 +155,9 @@ def _write_adapter(parts, params, folder, dtype, complete) -> str:
         )
     trained = tree.paths(states.split(parts.abstract, parts.patterns)[0]["model"]).keys()
     arrays = tree.paths(params["model"])
+    # What trained beside the adapter goes whole: PEFT's modules_to_save.
     beside = arrays | _whole({path: arrays[path] for path in trained})
+    # Before process 0 goes on alone: gathering takes all of them.
     own, refusal = _whole(params["adapters"]), ""
     if jax.process_index() == 0:
         more = {} if dtype is None else {"dtype": dtype}
@@ -161,12 +169,14 @@ def _write_adapter(parts, params, folder, dtype, complete) -> str:
             )  # fmt: skip
         except ValueError as error:
             refusal = str(error)
+    # All take the same branch: merging takes all processes again.
     if jax.process_count() > 1 and multihost_utils.broadcast_one_to_all(np.bool_(refusal)):
         return refusal or "see process 0"
     return refusal
 
 
 def _write_model(parts, params, folder, dtype, max_shard_gb, complete) -> None:
+    # One type for all files: that of the embedding, which every base has.
     dtype = dtype or parts.stored["embed"]
     found = params["adapters"] or {}
     own = _whole(protocol.merge(params["model"], found, parts.model.linears, dtype=dtype))

@@ -40,6 +40,7 @@ def base_name(parts: setup.Parts) -> str | None:
         return given
     if parts.source is None:
         return None
+    # A link to a hub's cache counts as what it points to.
     source = parts.source.resolve()
     if found := next(filter(None, map(CACHED.fullmatch, source.parts)), None):
         return "/".join(found.groups())
@@ -54,21 +55,25 @@ def beside(parts: setup.Parts) -> dict[str, bytes]:
     if template := _template(parts) if choice else None:
         found.pop("chat_template.json", None)  # of a processor: the base's own
         found[TEMPLATE] = template.source.encode()
+        # In both places: older versions of transformers know only the config's.
         config["chat_template"] = template.source
     if TOKENIZER in found and TOKENIZER_CONFIG not in found:
         config = _usual_config(parts.tokenizer) | config
     if choice or (config and TOKENIZER_CONFIG not in found):
         found[TOKENIZER_CONFIG] = _json(config)
     given = json.loads(found.get(GENERATION, b"{}"))
+    # Over the base's own: generation must stop at every end that the run has taught.
     return found | {GENERATION: _json(given | token_ids(parts))}
 
 
 def token_ids(parts: setup.Parts) -> dict[str, Any]:
     """Return bos, pad and every end of an answer, as config.json has them."""
     known = checkpoint.config_json_of(parts.source or parts.settings.model.preset)
+    # Configs of multimodal models keep those of their text part inside.
     known |= known.get("text_config") or {}
     tokenizer = parts.tokenizer
     ids = {key: known[key] for key in ("bos_token_id", "pad_token_id") if key in known}
+    # The tokenizer's over the config's: it is what the rows were encoded with.
     for key, token in ("bos_token_id", tokenizer.bos_token), ("pad_token_id", tokenizer.pad_token):
         if token is not None:
             ids[key] = tokenizer.token_id(token)
@@ -83,6 +88,7 @@ def card(parts: setup.Parts, *, form: str, record: cards.Record | None) -> cards
         form=form, base=base_name(parts) or f"random {settings.model.preset}",
         base_hash=digests.fingerprint(parts.source) if parts.source else "none",
         method=settings.adapter.get("name", "") if parts.method else "",
+        # Virtual tokens have no weight to be merged into.
         merges=settings.adapter.get("name") not in ("prompt", "prefix"),
         objective=settings.objective["name"], heads=parts.heads, config=settings.plain,
         record=record,
@@ -117,6 +123,7 @@ def _usual_config(tokenizer) -> dict[str, Any]:
         bos_token=tokenizer.bos_token, eos_token=tokenizer.eos_token, pad_token=tokenizer.pad_token
     )
     own = {role: token for role, token in names.items() if token}
+    # The class that takes any tokenizer.json as it is.
     return {"tokenizer_class": "PreTrainedTokenizerFast", **own}
 
 

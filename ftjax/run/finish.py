@@ -60,6 +60,7 @@ def finish(plan, run, params, workdir: pathlib.Path, *, seconds: float) -> Outco
     if is_first:
         learned = table(workdir, plan.evaluation, name="after")
         record = Record(run.step, plan.loader.summary(), learned)
+    # In every process, for gathering the weights takes all; the reports take one.
     exporting.update(plan.parts, params, Artifacts(workdir), step=run.step, record=record)
     if not is_first:
         return Outcome(run.stopped, None)
@@ -81,6 +82,7 @@ def finish(plan, run, params, workdir: pathlib.Path, *, seconds: float) -> Outco
     if learned.rows:
         sys.stdout.write(tables.table_text(learned) + "\n")
     sys.stdout.write(f"report: {Artifacts(workdir).report}\n")
+    # Last of all: a launcher takes a job that is done for complete.
     unit.finish(Artifacts(workdir))
     return Outcome(run.stopped, learned)
 
@@ -219,6 +221,7 @@ def samples(workdir: pathlib.Path) -> list[report.Sample]:
         return []
     read = lambda step: json.loads(own.sample(step).read_text(encoding="utf-8"))
     first, last = read(steps[0]), read(steps[-1])
+    # By prompt: some may have been added when the run went on.
     before = {old["prompt"]: old["text"] for old in first}
     return [
         report.Sample(new["prompt"], before.get(new["prompt"], "(not asked)"), new["text"])

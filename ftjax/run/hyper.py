@@ -25,6 +25,7 @@ def of(settings: Settings) -> Hyper:
     """Return the numbers by section, float32 scalars each."""
     module = objective.module_of(settings)
     known = inspect.signature(module.make).parameters
+    # Defaults too: a sweep over a key that only some runs set is one program.
     keywords = {k: settings.objective.get(k, known[k].default) for k in specs.of(module).hyper}
     optim = {key: settings.optim.get(key) for key in optimizer.hyper(settings.optim)}
     found = {"optim": optim, "objective": keywords, "ema": {"decay": settings.ema_decay}}

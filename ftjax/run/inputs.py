@@ -4,30 +4,41 @@ loader = load(parts, progress)
 batches = Batches(loader, parts.mesh)
 """
 
+from collections.abc import Callable, Mapping
+
 from ftjax.core import mesh as meshes
 from ftjax.data import loader as loaders
+from ftjax.data import prepare
 from ftjax.objectives.losses import spec as specs
 from ftjax.run import reference
 from ftjax.run.build import Parts
+from ftjax.run.shared import Shared
 
 
-def load(parts: Parts, progress=None) -> loaders.Loader:
+def load(
+    parts: Parts, progress=None, *, held: Mapping | None = None, shared: Shared | None = None
+) -> loaders.Loader:
     """Open and encode the data of a run; `progress(rows done, rows)` is called meanwhile.
+
+    held: texts of the evaluations by label, which are looked for in the data.
+    shared: keeps the encoded data for other runs.
 
     Raises:
       ValueError: anything wrong with them, or they are of another kind than the objective's.
     """
-    loader = _loader(parts, progress)
+    # A cached reference is filled into the data, which are then this run's alone.
+    has_own = shared is None or parts.reference.name == "cached"
+    loader = _loader(parts, progress, prepare.load if has_own else shared.data, held or {})
     _check_kind(loader.data.store.kind, parts.objective)
     reference.reserve(parts.reference, loader.data.store)
     return loader
 
 
-def _loader(parts: Parts, progress) -> loaders.Loader:
+def _loader(parts: Parts, progress, load: Callable, held: Mapping) -> loaders.Loader:
     s = parts.settings
     given = dict(
         tokenizer=parts.tokenizer, batch_size=s.batch_size, seed=s.seed.data, progress=progress,
-        local_rows=meshes.local_rows(s.batch_size, parts.mesh),
+        load=load, local_rows=meshes.local_rows(s.batch_size, parts.mesh), held=held,
     )  # fmt: skip
     return open_data(s.data, where="data", **given)
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ftjax.core import config as conf
-from ftjax.core import typed
+from ftjax.core import config_flag, typed
 from ftjax.run import config as settings
 
 # What says one thing in two ways: the command line's takes the place of the config's.
@@ -25,15 +25,15 @@ Keys = dict[str, Any]  # annotations by key
 # What the program sets itself, of all functions below.
 SET = (
     "total_steps", "where", "inner", "devices", "model", "tokenizer", "local_rows",
-    "progress", "respond", "examples", "byte_counts", "pairs", "reference",
-    "sample", "base_of", "mesh", "linears", "trains",
+    "progress", "held", "collect", "respond", "examples", "byte_counts", "pairs", "reference",
+    "sample", "base_of", "mesh", "linears", "trains", "run", "load",
 )  # fmt: skip
 OF_EVALS = ("name", "group", "data", "rows", "max_new_tokens", "temperature", "until", "rewards")
 OF_ADAPTERS = ("name", "where", "groups", "past", "token_ids", "batches")
 
 
-def read(flag: conf.Flag):
-    """Return the locked config of the flag of `conf.flag()`, with the keys of the command line.
+def read(flag: config_flag.Flag):
+    """Return the locked config of the flag `--config`, with the keys of the command line.
 
     Raises:
       ValueError: the file cannot be read, or a key is not legal.
@@ -203,6 +203,10 @@ def _evaluation(name: str) -> Keys | None:
     return _made(name, "evals", more=OF_EVALS, where="evals.name")
 
 
+def _tracker(name: str) -> Keys | None:
+    return _made(name, "report.trackers", where="tracker.name")
+
+
 def _mesh(_: str | None) -> Keys:
     from ftjax.core import mesh
 
@@ -213,6 +217,6 @@ SECTIONS: Mapping[str, Callable] = {
     "adapter": _adapter, "objective": _objective, "penalties.*": _penalty,
     "penalties.*.data": _data, "optim": _optim, "optim.schedule": _schedule,
     "optim.ranks": _ranks, "data": _data, "evals.*": _evaluation,
-    "evals.*.data": _data, "mesh": _mesh,
+    "evals.*.data": _data, "mesh": _mesh, "tracker": _tracker,
 }  # fmt: skip
 NAMELESS = (_mesh, _ranks)

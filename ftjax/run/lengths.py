@@ -33,8 +33,19 @@ class Length(NamedTuple):
         if "epoch_rows" in summary:
             rows, examples = summary["epoch_rows"], summary["examples"]
             read.append(f"{examples:,} examples in {rows:,} rows of a batch")
+        read += copies(summary)
         passes = "" if self.passes is None else f": {of_passes(self.passes)} over the data"
         return f"{', '.join(read)}; {self.total:,} steps{ends}{passes}"
+
+
+def copies(summary: dict) -> list[str]:
+    """Say what the rows repeat, nearly of each other and of the evaluations."""
+    near = summary.get("near_duplicates")
+    found = [f"{near:,} near duplicates"] if near else []
+    for label, (rows, of) in summary.get("overlap", {}).items():
+        found += [f"{rows:,} of {of:,} rows of {label} in the training data"] if rows else []
+    examples = summary.get("copies", ())
+    return [f"{', '.join(found)} ({'; '.join(examples)})"] if found else []
 
 
 def of_passes(passes: float) -> str:

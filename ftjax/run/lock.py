@@ -46,9 +46,12 @@ def _acquire(artifacts: Artifacts, stack: contextlib.ExitStack) -> None:
     _check_place(artifacts)
     _lock(artifacts)
     stack.callback(_remove_empty, artifacts)  # the last of all
+    # It names this very process: another text there later means another owner.
     own = artifacts.lock.read_text()
+    # Runs after the beat has ended, which ends this process where the lock is another's.
     stack.callback(_unlock, artifacts.lock, own)
     stack.enter_context(_beating(artifacts.lock, own))
+    # Under the lock: drafts that another run is writing are no leftovers.
     _clean(artifacts)
 
 
@@ -62,6 +65,7 @@ def _unlock(lock: pathlib.Path, own: str) -> None:
 def _remove_empty(artifacts: Artifacts) -> None:
     """Remove directories without a file: a config that was refused leaves nothing."""
     with contextlib.suppress(OSError):
+        # rmdir refuses a folder that holds anything.
         artifacts.checkpoints.rmdir()
         artifacts.workdir.rmdir()
 
@@ -73,6 +77,7 @@ def _check_place(artifacts: Artifacts) -> None:
             raise ValueError(f"--workdir: got {folder}, a file; expected a directory; move it away")
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            # Written and not asked: rights say nothing of a full disk or a read-only mount.
             probe = folder / f".probe.{os.getpid()}.tmp"
             probe.write_bytes(b"0")
             probe.unlink()
@@ -86,6 +91,7 @@ def _check_place(artifacts: Artifacts) -> None:
 
 
 def _check_config(artifacts: Artifacts) -> None:
+    # What has saved is a run's, whatever became of its config.
     if not artifacts.config.exists() or artifacts.has_checkpoint():
         return
     try:
@@ -105,6 +111,7 @@ def _lock(artifacts: Artifacts) -> None:
            "time": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())}  # fmt: skip
     while True:
         try:
+            # O_EXCL: of several that try, one alone creates it.
             number = os.open(artifacts.lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
         except FileExistsError:
             _take_over(artifacts.lock)
@@ -118,6 +125,7 @@ def is_held(artifacts: Artifacts) -> bool:
     """Return whether a run that lives writes to a workdir; waits for nothing."""
     try:
         known = _read(artifacts.lock)
+        # A process of this host can be asked for; of another only the time of its lock tells.
         if known.get("host") == socket.gethostname():
             return _started(known["pid"]) == known["start"]
         return _age(artifacts.lock) < DEAD_S
@@ -143,6 +151,7 @@ def _take_over(lock: pathlib.Path) -> None:
     try:
         known = _read(lock)
     except FileNotFoundError:
+        # Unlocked meanwhile: the caller tries again.
         return
     host, pid = known.get("host"), known.get("pid")
     is_here = host == socket.gethostname()
@@ -204,6 +213,7 @@ def _beating(lock: pathlib.Path, own: str) -> Iterator[None]:
                     _leave(lock)
                 os.utime(lock)
 
+    # daemon: a process that ends without cleaning up must not wait for it.
     thread = threading.Thread(target=beat, name="lock", daemon=True)
     thread.start()
     try:
@@ -217,6 +227,7 @@ def _leave(lock: pathlib.Path) -> None:
     """End this process as a kill would: it was suspended so long that another run took over."""
     sys.stderr.write(f"{lock}: another run has taken it over; this one writes nothing more\n")
     sys.stderr.flush()
+    # Not sys.exit: in a thread that ends the thread, and cleanups would still write.
     os._exit(1)
 
 
@@ -236,6 +247,7 @@ def _started(pid: int) -> str | None:
         # them may hold spaces.
         state, *fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
+        # Without /proc, as on macOS, a number alone must do.
         return "unknown"
     # A dead process keeps its number until its parent asks, which that of a container may not.
     return None if state in "ZX" else fields[18]
@@ -244,6 +256,7 @@ def _started(pid: int) -> str | None:
 def _clean(artifacts: Artifacts) -> None:
     """Remove what killed processes left half written."""
     for folder in (artifacts.workdir, artifacts.evals, artifacts.samples, artifacts.reference):
+        # Drafts of files, of exports and of the reference.
         for pattern in (".*.tmp", ".*.new", "*.part.npy"):
             for left in folder.glob(pattern):
                 shutil.rmtree(left) if left.is_dir() else left.unlink()

@@ -41,6 +41,7 @@ def write(plan: running.Plan, *, count: int, path: pathlib.Path) -> int:
             break
     data = plan.loader.data
     counted = f"{len(found)} shown of {len(data.store)} examples; {stops.told(data.turns)}"
+    # replace and not format: the style has braces.
     page = PAGE.replace("COUNTED", html.escape(counted)).replace("ROWS", "\n".join(found))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8")
@@ -62,6 +63,7 @@ def _figure(plan: running.Plan, number: int, tokens: np.ndarray, weights: np.nda
         text = html.escape(plan.parts.tokenizer.decode(tokens[piece].tolist()))
         pieces.append(f"<mark>{text}</mark>" if targets[piece[0]] else text)
     told = f"{number}: {len(tokens)} tokens, {int(targets.sum())} learned"
+    # 1 is the weight of nearly all tokens, and not worth a word.
     scales = sorted({round(float(each), 4) for each in weights[targets]} - {1.0})
     told += f", weights {', '.join(map(str, scales))}" if scales else ""
     # A browser drops one line end behind <pre>.

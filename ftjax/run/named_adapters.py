@@ -33,6 +33,7 @@ def parts_over(directory: str, *, sizes: Mapping[str, int] | None = None) -> set
     """
     c = settings.defaults()
     c.mesh.update(sizes or {})
+    # A config must have a length and a rate; nothing here reads them.
     c.model.base, c.steps, c.optim.learning_rate = directory, 1, 0.0
     return setup.build(settings.read(c))
 
@@ -88,12 +89,13 @@ def over(
     """
     if not given:
         return {**params}, None
-    members = [_read(parts, params["model"], name, where) for name, where in given.items()]
+    members = list(read(parts, params["model"], given).values())
+    # All are checked; those that no prompt asks for take no memory of the devices.
     used = sorted(set(which))
     trees = [{} if place == BASE else members[place] for place in used]
     if len(used) == 1:
-        return {**params, "adapters": _put(parts, trees[0]) or None}, None
-    stacked = _put(parts, per_row.stack(trees, linears=parts.model.linears))
+        return {**params, "adapters": place(parts, trees[0])}, None
+    stacked = stack(parts, trees)
     member = np.int32([used.index(place) for place in which])
 
     def of_rows(params: Mapping, index: Sequence[int]) -> dict:
@@ -101,6 +103,29 @@ def over(
         return {**params, "adapters": per_row.choose(params["adapters"], rows_B)}
 
     return {**params, "adapters": stacked}, of_rows
+
+
+def read(parts: setup.Parts, weights, given: Mapping[str, pathlib.Path]) -> dict[str, dict]:
+    """Read adapters onto the weights of a base, by name.
+
+    Raises:
+      ValueError: one cannot be read, or is of another base.
+    """
+    return {name: _read(parts, weights, name, where) for name, where in given.items()}
+
+
+def stack(parts: setup.Parts, trees: Sequence[Mapping]) -> dict:
+    """Lay adapters side by side on the mesh, {} the base; see `adapters.multi.per_row`.
+
+    Raises:
+      ValueError: they do not go together in a batch.
+    """
+    return _put(parts, per_row.stack(trees, linears=parts.model.linears))
+
+
+def place(parts: setup.Parts, found: dict) -> dict | None:
+    """Put one adapter onto the mesh; one without arrays is None."""
+    return _put(parts, found) or None
 
 
 def _read(parts: setup.Parts, weights, name: str, directory: pathlib.Path) -> dict:

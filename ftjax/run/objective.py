@@ -62,6 +62,7 @@ def check_offline(settings: Settings) -> None:
     Raises:
       ValueError: it has.
     """
+    # An evaluation by rewards reads the run's, unless it has its own.
     judges = any(spec.get("name") == "reward" for spec in settings.evals.values())
     if specs.of(module_of(settings)).data in specs.SAMPLED:
         return  # refused for a better reason, when its data are looked at
@@ -82,6 +83,7 @@ def check_rollout(settings: Settings) -> None:
       ValueError: naming the one that does not.
     """
     r, name = settings.rollout, settings.objective["name"]
+    # Not given, kl_weight is the objective's own default, which is above 0.
     steers = specs.of(module_of(settings)).kl_scale and settings.advantages.get("kl_weight", 1) != 0
     if r.kl_target is not None and not steers:
         raise ValueError(

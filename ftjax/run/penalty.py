@@ -31,6 +31,7 @@ class Prepared(NamedTuple):
 
     def digest(self, spec: Mapping) -> str:
         """Hash what its arrays are a function of, beside the weights that a run starts from."""
+        # Not of the file: what counts is the batch that came out of it, as it is encoded.
         found = hashlib.sha256(repr(sorted(spec.items())).encode())
         for name, array in sorted((self.batch or {}).items()):
             found.update(name.encode() + np.ascontiguousarray(array).tobytes())
@@ -69,6 +70,7 @@ def _batch(data: dict, parts, rows: int, *, where: str) -> dict[str, np.ndarray]
     """Encode the first rows of a data section, as many as there are at most."""
     conf.check(data, dict, where=where)
     loaders.check_types(data, where=where)
+    # Not packed: EWC squares the gradient of a row, which is to be that of one sequence.
     data = dict(max_tokens=parts.settings.data["max_tokens"], packing="none", shuffle=False) | data
     own = dict(tokenizer=parts.tokenizer, batch_size=rows, seed=parts.settings.seed.data)
     loader = loaders.make(**data, **own)
@@ -92,6 +94,7 @@ def arrays(found: Mapping[str, Prepared], parts, params: Mapping) -> dict:
     if not found:
         return {}
     places = jax.tree.map(lambda leaf: leaf.sharding, abstract(found, parts))
+    # Made where it lies: one device may not hold a copy of all weights.
     prepare = jax.jit(_preparing(found, parts), out_shardings=places)
     with jax.set_mesh(parts.mesh):
         return prepare(params, _batches(found))
@@ -102,6 +105,7 @@ def _batches(found: Mapping[str, Prepared]) -> dict:
 
 
 def _preparing(found: Mapping[str, Prepared], parts):
+    # Batches are arguments, or they would be constants of the program.
     def prepare(params, batches):
         call = lambda label, one: one.penalty.prepare(params, parts.model, batches[label])
         return {label: call(label, one) for label, one in found.items()}

@@ -18,11 +18,13 @@ from ftjax.core import config as conf
 from ftjax.core import mesh as meshes
 from ftjax.data import loader as loaders
 from ftjax.optim import optimizer as chain
+from ftjax.report import tracking
 from ftjax.run import adapter_init, hyper, inputs, lengths, penalty, reference, saved_state
 from ftjax.run import build as setup
 from ftjax.run import evaluation as evaluating
 from ftjax.run import objective as objectives
 from ftjax.run.config import Settings
+from ftjax.run.shared import Shared
 from ftjax.train import compile as compiling
 from ftjax.train import state as states
 from ftjax.train.step import make_step
@@ -43,6 +45,7 @@ class Program:
     penalties: Mapping[str, penalty.Prepared]
     state: states.State  # abstract, with shardings
     frozen: Any  # abstract, with shardings
+    shared: Shared | None  # keeps what other runs of the process may use
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Plan(Program):
     length: lengths.Length
 
 
-def program(settings: Settings, *, mesh=None) -> Program:
+def program(settings: Settings, *, mesh=None, shared: Shared | None = None) -> Program:
     """Resolve and check what a run computes; reads no data, and of weights the headers alone.
 
     mesh: in place of the settings', of devices that need not be here, as for `setup.build`. A
@@ -63,7 +66,8 @@ def program(settings: Settings, *, mesh=None) -> Program:
     Raises:
       ValueError: anything wrong with the settings.
     """
-    parts = setup.build(settings, mesh=mesh)
+    tracking.check(settings.tracker)
+    parts = setup.build(settings, mesh=mesh, shared=shared)
     setup.check_weights(parts)
     objectives.check_cut(settings, devices=parts.mesh.size)
     meshes.check_batch(settings.batch_size, settings.accumulate, parts.mesh)
@@ -82,30 +86,40 @@ def program(settings: Settings, *, mesh=None) -> Program:
     loaders.check_types(settings.data, where="data")
     _check_length(settings.data, parts.model.max_length(parts.abstract["adapters"]))
     numbers = hyper.of(settings)
-    return Program(settings, parts, optimizer, objective, numbers, steps, penalties, state, frozen)
+    return Program(
+        settings, parts, optimizer, objective, numbers, steps, penalties, state, frozen, shared
+    )
 
 
-def plan(settings: Settings, *, progress=None, load: Callable | None = None, mesh=None) -> Plan:
+def plan(
+    settings: Settings, *, progress=None, load: Callable | None = None, mesh=None,
+    shared: Shared | None = None,
+) -> Plan:  # fmt: skip
     """Resolve and check settings; `progress(rows done, rows)` is called while data is encoded.
 
     load: `(parts, progress) -> loader`, where batches are not encoded rows.
     mesh: in place of the settings', as for `setup.build`.
+    shared: what other runs of this process have built, and where this one leaves its own.
 
     Raises:
       ValueError: anything wrong with them, or with the data that they name.
     """
-    found = program(settings, mesh=mesh)
+    found = program(settings, mesh=mesh, shared=shared)
     if load is None:
         objectives.check_offline(settings)
     evaluating.check(settings.evals)
     evaluating.check_best(settings)
     # The evaluations first: the data of training takes the longest to encode.
-    evaluation = evaluating.build(found.parts)
-    loader = (load or inputs.load)(found.parts, progress)
+    build = evaluating.build
+    evaluation = shared.evaluation(found.parts, build) if shared else build(found.parts)
+    load = load or functools.partial(inputs.load, held=evaluation.texts, shared=shared)
+    loader = load(found.parts, progress)
     length = lengths.of(settings, loader)
     if length.total != settings.steps:
         known = dict(optimizer=_optimizer(settings, length.total), steps=length.total)
         found = dataclasses.replace(found, **known)
+    if shared is None:
+        evaluation = dataclasses.replace(evaluation, texts={})  # which nobody needs any more
     return Plan(**vars(found), loader=loader, evaluation=evaluation, length=length)
 
 
@@ -122,7 +136,16 @@ def _check_length(data: dict, most: int) -> None:
 
 
 def compiled_step(p: Program):
-    """Make the training step `(state, hyper, frozen, batch)`, jitted (or pmapped) for its mesh."""
+    """Make the training step `(state, hyper, frozen, batch)`, jitted (or pmapped) for its mesh.
+
+    That of a plan may be shared with other runs of the process.
+    """
+    if p.shared and isinstance(p, Plan):
+        return p.shared.step(p, _compiled_step)
+    return _compiled_step(p)
+
+
+def _compiled_step(p: Program):
     make = functools.partial(_step_of, p)
     if p.settings.compile == "pmap":
         return compiling.pmap(make, mesh=p.parts.mesh)
@@ -160,7 +183,7 @@ def weights(p: Plan, workdir: pathlib.Path | None = None) -> tuple[states.State,
     workdir: keeps what adapters start from of data; without it such adapters change nothing.
     """
     find = functools.partial(adapter_init.find, p.parts, p.objective, p.loader, workdir=workdir)
-    params = setup.weights(p.parts, find if workdir else None)
+    params = setup.weights(p.parts, find if workdir else None, shared=p.shared)
     trainable, frozen = states.split(params, p.parts.patterns)
     if p.penalties:
         frozen |= {"penalties": penalty.arrays(p.penalties, p.parts, params)}

@@ -49,6 +49,7 @@ def _text_lines(path: pathlib.Path) -> list[str]:
         what, mend = found
         raise ValueError(f"{file}: got {what}; expected text in UTF-8; {mend.format(file)}")
     try:
+        # Editors on Windows begin a file with a mark, which is no part of a prompt.
         return content.removeprefix(codecs.BOM_UTF8).decode("utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(
@@ -63,6 +64,7 @@ def _asked(raw: dict, where: str) -> Asked:
         raise ValueError(f"{where}: got adapter={adapter!r}; expected a name, or none")
     row = Row(raw, where, fields={}, kind="chat" if raw.get("prompt") is None else "prompt")
     if isinstance(raw.get("prompt"), str):
+        # An empty prompt is one: a text from its beginning.
         return Asked(row.checked_text(raw["prompt"], "prompt", empty=True), adapter)
     field = "messages" if raw.get("prompt") is None else "prompt"
     if row.raw.get(field) is None:
@@ -129,6 +131,30 @@ def stop_ids(tokenizer, data: Mapping | None = None) -> tuple[int, ...]:
     return stops.ids(tokenizer, template_of(tokenizer, data or {}))
 
 
+class Form(NamedTuple):
+    """How prompts of a run are written.
+
+    template: of messages; None without one. wraps: whether a plain text is what a user says, and
+    goes through the template too. stop_ids: the tokens that end an answer.
+    """
+
+    template: chat.Template | None
+    wraps: bool
+    stop_ids: tuple[int, ...]
+
+
+def form_of(tokenizer, data: Mapping, *, chat_template: str | None = None) -> Form:
+    """Return the form of a run's prompts, from its data section; `chat_template` replaces its own.
+
+    A model trained on messages expects what a user says inside its template.
+    """
+    shown = {**data, "chat_template": chat_template or data.get("chat_template")}
+    if chat_template:
+        shown.pop("template_args", None)  # those of the run's own template
+    wraps = bool(chat_template) or data.get("kind") == "chat"
+    return Form(template_of(tokenizer, shown), wraps, stop_ids(tokenizer, shown))
+
+
 @dataclasses.dataclass
 class Dialog:
     """What has been said, as messages, or as plain text when there is no chat template."""
@@ -141,7 +167,9 @@ class Dialog:
 
     def prompt(self):
         """Return the prompt of the next answer; the oldest turns go when it grows too long."""
+        # The newest turn stays, however long: the sampler says what is too long about it.
         while len(self.turns) > 1 and len(self.encode(self._whole())) > self.most:
+            # A question goes with its answer: many templates refuse two turns of one role.
             del self.turns[:2]
         return self._whole()
 
@@ -184,6 +212,7 @@ def _next_line(read: Callable) -> str | None:
     try:
         return read().strip()
     except (EOFError, KeyboardInterrupt):
+        # Between answers control-C leaves; within one it ends the answer alone.
         return None
 
 

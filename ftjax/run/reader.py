@@ -70,6 +70,7 @@ def _fitted(sizes: Mapping[str, int]) -> dict[str, int]:
     """Fit a run's mesh to the devices here; what that changes is said."""
     count = jax.device_count()
     try:
+        # Sizes that are not named are 1, and `data` is what is left, as for a run.
         meshes.resolve(dict.fromkeys(meshes.AXES, 1) | {"data": -1} | dict(sizes), count)
         return dict(sizes)
     except ValueError:
@@ -109,6 +110,7 @@ def load(workdir: pathlib.Path, *, checkpoint: str = "latest", mesh=None, sizes=
             f"--workdir: got {str(workdir)!r}, which has no checkpoint; expected a run that has "
             "saved one; for what it started from, pass --base"
         )
+    # What trains is read too, since `base` has it as the run started.
     first = setup.weights(parts, lambda _: adapter_init.read(parts, pathlib.Path(workdir)))
     params = saved_state.params_of(found.state, states.split(first, parts.patterns)[1])
     return Run(parts, params, first | {"adapters": None}, found.step)
@@ -117,6 +119,7 @@ def load(workdir: pathlib.Path, *, checkpoint: str = "latest", mesh=None, sizes=
 def wanted(parts: setup.Parts) -> states.State:
     """Describe what a reader needs of a state: the weights and their average."""
     trainable, _ = states.split(parts.abstract, parts.patterns)
+    # Any optimizer will do: the moments, twice the weights, stay on the disk.
     state = saved_state.abstract_state(parts, trainable, optax.identity())
     return state._replace(step=None, opt_state=None, key=None)
 

@@ -49,6 +49,7 @@ class Reference:
         """Return `(policy, batch) -> policy` for the step."""
         if self.other is not None:
             return reference_policy.other(self.other[1])
+        # Its functions have the names that a config gives.
         return vars(reference_policy)[self.name]
 
     def letters(self, own: Mapping) -> dict:
@@ -70,6 +71,7 @@ class Reference:
             return {}
         family, model, directory = self.other
         types = checkpoint.types(directory, model, names=family.NAMES)
+        # A teacher does not train, and stays in the types of its files.
         kept = lambda path, leaf: leaf.update(dtype=types[path])
         params = {"model": tree.map_with_paths(kept, model.abstract), "adapters": None}
         places = meshes.shardings(self._letters, params, mesh)
@@ -79,6 +81,7 @@ class Reference:
     def arrays(self, own: Mapping, mesh, *, trains: set[str]) -> dict:
         """Make params["reference"]: copies of what trains, the rest shared; or read a model."""
         if self.name == "frozen":
+            # The step donates what trains: a shared buffer would be gone after the first.
             copy = lambda path, leaf: jnp.copy(leaf) if path in trains else leaf
             kept = tree.map_with_paths(copy, dict(own))
             return {"reference": {name: kept[name] for name in ("model", "adapters")}}
@@ -196,15 +199,18 @@ def compute(parts, params, store, *, workdir: pathlib.Path, identity: Callable, 
         return
     folder = pathlib.Path(parts.reference.folder or Artifacts(workdir).reference)
     path = folder / f"{fingerprint(parts, store, identity())}.npy"
+    # The first decides for all, since computing takes all of them.
     if processes.on_first(lambda: path.is_file() and _is_whole(path)):
         found = np.load(path)
     else:
         found = _logps(parts, params, store.sequences, progress)
         if jax.process_index() == 0:
             folder.mkdir(parents=True, exist_ok=True)
+            # np.save appends .npy to names that end otherwise.
             draft = path.with_suffix(".part.npy")
             np.save(draft, found)
             draft.replace(path)
+            # After the rename: killed in between, a file has no digest and is computed again.
             digest.sign(path)
             sys.stderr.write(f"reference: wrote {path}\n")
     store.sequences.more["reference"] = found
@@ -227,6 +233,7 @@ def fingerprint(parts, store, identity: Mapping) -> str:
     s = parts.settings
     what = [identity, s.adapter, s.adapter_from, s.seed.adapter, s.model, store.digest()]
     if s.adapter_from:
+        # By content: new adapters may lie under the path of older ones.
         given = pathlib.Path(s.adapter_from) / "adapter_model.safetensors"
         what.append(hashlib.sha256(given.read_bytes()).hexdigest())
     return hashlib.sha256(repr(what).encode()).hexdigest()[:24]
@@ -239,7 +246,9 @@ def _logps(parts, params, sequences, progress) -> np.ndarray:
         lambda params, batch: scoring.target_logps(
             parts.model, params, batch, chunk=settings.model.chunk
         ),
+        # Replicated: every process fills its own copy of the data.
         out_shardings=meshes.replicated(mesh),
+        # As the step is: in bfloat16 DPO's first loss would otherwise not be log 2.
         compiler_options=rounding.compiler_options(parts.model.dtype),
     )
     found, done = np.zeros(len(sequences.tokens), np.float32), 0
@@ -247,6 +256,7 @@ def _logps(parts, params, sequences, progress) -> np.ndarray:
     for index, batch in scoring.batches(sequences, batch_size=settings.batch_size, most=most):
         with jax.set_mesh(mesh):
             logps = np.asarray(run(params, scoring.place(batch, mesh)))
+        # The last batch is filled up with rows that are nobody's.
         for i, row in zip(index, logps, strict=False):
             start, count = sequences.offsets[i], sequences.lengths[i]
             found[start + 1 : start + count] = row[: max(count - 1, 0)]

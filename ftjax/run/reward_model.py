@@ -71,6 +71,7 @@ class Judge:
 
     @functools.cached_property
     def _run(self) -> reader.Run:
+        # A folder's time changes with every step that is committed into it.
         saved = Artifacts(self._workdir).checkpoints.stat().st_mtime_ns
         return _load(self._workdir, self._checkpoint, self._mesh, saved)
 

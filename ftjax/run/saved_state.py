@@ -23,7 +23,7 @@ from ftjax.train.checkpoint import Checkpoints
 # What may differ when a run is resumed: it does not change what a step computes. Patterns match
 # whole paths, and a section without keys is a path itself, hence both forms.
 FREE = (
-    "log_every_steps", "eval_every_steps", "checkpoint/**", "wandb_project", "mesh/**",
+    "log_every_steps", "eval_every_steps", "checkpoint/**", "tracker/**", "mesh/**",
     "evals", "evals/**", "samples/**", "export/**",
 )  # fmt: skip
 
@@ -58,6 +58,7 @@ def params_of(state: states.State, frozen):
 
 def identity(parts: setup.Parts) -> dict:
     """Name the base for a checkpoint's manifest: where it is and what it hashes to."""
+    # Random weights have no files to hash: sizes and seed make them what they are.
     if parts.source is None:
         spec = parts.settings.model
         return {"source": f"random {spec.preset}", "hash": f"seed {parts.settings.seed.init}"}

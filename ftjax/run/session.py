@@ -16,7 +16,7 @@ import jax
 
 from ftjax.core import files
 from ftjax.optim import rates
-from ftjax.report import summary, writers
+from ftjax.report import summary, tracking, writers
 from ftjax.run import damage, lock, penalty, saved_state, unit
 from ftjax.run import plan as plans
 from ftjax.run.artifacts import Artifacts
@@ -42,6 +42,7 @@ def opened(workdir: pathlib.Path) -> Iterator[Artifacts]:
     """
     artifacts = Artifacts(workdir)
     with (
+        # In this order: who has the lock records, and a SIGTERM unwinds through the record.
         lock.writer(artifacts),
         unit.Recorded(artifacts),
         stop.leaving(artifacts.has_checkpoint),
@@ -133,7 +134,9 @@ def writers_of(settings: Settings, workdir: pathlib.Path, *, until: int) -> tupl
         writers.Console(until=until),
         unit.Progress(Artifacts(workdir)),
     ]
-    if settings.wandb_project:
-        name, config = workdir.name, settings.plain
-        found.append(writers.Wandb(project=settings.wandb_project, name=name, config=config))
+    if settings.tracker.get("name"):
+        place = workdir.resolve()
+        run = tracking.Run(place.name, place.parent.name, settings.plain)
+        path = Artifacts(workdir).tracker
+        found.append(tracking.build(settings.tracker, run=run, path=path))
     return tuple(found)

@@ -39,6 +39,7 @@ class Unit:
     @property
     def spent(self) -> float:
         """Seconds of all attempts."""
+        # An attempt that was killed counts up to its last heartbeat.
         is_open = self.state in ("running", "stale")
         return self.seconds + (self.heartbeat - self.begun if is_open else 0.0)
 
@@ -50,6 +51,7 @@ def read(artifacts: Artifacts) -> Unit:
       ValueError: its file is not one of ours.
     """
     found = _read(artifacts)
+    # The lock tells: a process that was killed could not write its end.
     if found.state == "running" and not lock.is_held(artifacts):
         return dataclasses.replace(found, state="stale")
     return found
@@ -86,6 +88,7 @@ class Recorded:
     def __enter__(self) -> None:
         if self._kept:
             found = _read(self._artifacts)
+            # Of the wall clock, since other processes read it and subtract.
             changes = dict(attempt=found.attempt + 1, begun=time.time(), seconds=found.spent)
             _write(self._artifacts, found, state="running", reason="", **changes)
 
@@ -93,9 +96,11 @@ class Recorded:
         if not self._kept:
             return
         found, state = _read(self._artifacts), _state_after(error)
+        # `finish` has recorded it; this is the end of the process.
         if error is None and found.state == "done":
             return
         reason = "" if state == "stopped" else " ".join(f"{error}".split())
+        # Our messages say all there is; of other errors the type is half of it.
         if state == "failed" and not isinstance(error, errors.MESSAGES):
             reason = f"{kind.__name__}: {reason}"
         _write(self._artifacts, found, state=state, seconds=_spent_now(found), reason=reason)
@@ -124,6 +129,7 @@ class Progress:
 
     def rewind(self, step: int) -> None:
         """Record the step that the run goes on from."""
+        # A run that has saved nothing goes back to -1.
         self.write(max(step, 0), {})
 
     def close(self) -> None:
@@ -139,6 +145,7 @@ def _read(artifacts: Artifacts) -> Unit:
         return Unit()
     known = files.read_json(artifacts.unit)
     try:
+        # Another version of the program may have written other keys.
         found = Unit(**known)
     except TypeError:
         found = Unit(state="")

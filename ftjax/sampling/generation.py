@@ -123,6 +123,7 @@ def _run(plan: _Plan, params, prompts_QT, lengths_Q, keys_Q) -> Output:
     cache = _read(plan, params, prompts_QT, lengths_Q, at_once=min(R, Q))
     queue = _Queue(prompts_QT, lengths_Q, keys_J, cache)
 
+    # Two loops, not one with a cond around `_fill`, which would copy the whole cache every token.
     def turn(loop: _Loop) -> _Loop:
         step = functools.partial(_advance, plan, params, queue)
         return jax.lax.while_loop(lambda loop: ~_is_due(loop, J), step, _fill(plan, queue, loop))
@@ -173,6 +174,7 @@ def _fill(plan: _Plan, queue: _Queue, loop: _Loop) -> _Loop:
     free_R = ~loop.open_R
     next_R = loop.started + jnp.cumsum(free_R) - 1
     take_R = free_R & (next_R < J)
+    # Slots that take nothing must index something too; `choose` drops what they find.
     prompt_R = jnp.clip(next_R, 0, J - 1) // plan.samples
     length_R = queue.lengths_Q[prompt_R]
     last_R = queue.prompts_QT[prompt_R, jnp.maximum(length_R - 1, 0)]
@@ -230,7 +232,7 @@ def make_stream(
         logits, cache = prefill(model, params, prompt_BT, length_B, length=width)
         return choose(logits, _at(key_B, jnp.zeros(1, jnp.int32)))[0], cache
 
-    @functools.partial(jax.jit, donate_argnames="cache")
+    @functools.partial(jax.jit, donate_argnames="cache")  # changed in place, or there are two
     def step(params, token_B, at_B, cache, key_B, t):
         logits, cache = decode(model, params, token_B, at_B, at_B >= 0, cache)
         return choose(logits, _at(key_B, t[None]))[0], cache
@@ -265,6 +267,7 @@ def _prefill(model, params, prompts_BT, lengths_B, cache):
     B, T = prompts_BT.shape
     positions_BT = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (B, T))
     segments_BT = (positions_BT < lengths_B[:, None]).astype(jnp.int32)
+    # fresh: prompts attend to themselves alone, and fill their slots as one block.
     return model.hidden(
         params["model"], prompts_BT, positions_BT=positions_BT, segments_BT=segments_BT,
         adapters=params.get("adapters"), cache=cache, fresh=True,
@@ -306,6 +309,7 @@ def _row_keys(key, count: int):
 
 def _fit(model, params, length: int, new: int) -> int:
     """Round the prompts' width up to a bucket that leaves room for the new tokens."""
+    # Refused beyond, where a model that looks its positions up would give NaN.
     most = model.max_length(params.get("adapters"))
     if length + new > most:
         raise ValueError(

@@ -47,6 +47,7 @@ class Mixture:
             )
             for name in NAMES
         }
+        # Side by side, for whoever samples hands one array from `hidden` to `logits`.
         x = jnp.concatenate([found[name][0] for name in NAMES], axis=-1)
         return x, {name: found[name][1] for name in NAMES}
 
@@ -55,6 +56,7 @@ class Mixture:
         D = self.own.config.dim
         own = self.own.logits(params["own"], x[..., :D], adapters=_of(adapters, "own"))
         other = self.other.logits(params["other"], x[..., D:], adapters=_of(adapters, "other"))
+        # Not normalised: a softmax does not see what all logits of a token share.
         return (1 - self.share) * own + self.share * other
 
 

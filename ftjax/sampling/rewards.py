@@ -141,6 +141,7 @@ def _score(label: str, function: Callable, text: str, row: Mapping) -> tuple[flo
     if value is None:
         return math.nan, ""
     if not math.isfinite(value):
+        # An infinite reward would make NaN of a whole group's advantages.
         return math.nan, told.format(f"returned {value}") + "; expected a finite number, or None"
     return float(value), ""
 
@@ -234,6 +235,7 @@ def _parse(text: str) -> ast.Module | None:
     try:
         return ast.parse(fenced[1] if fenced else text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
+        # The last two: a model's text may be nested more deeply than the parser can go.
         return None
 
 

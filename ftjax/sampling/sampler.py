@@ -32,17 +32,44 @@ def make(
     scale = 1 / temperature if tempered else 1.0
 
     def choose(logits_BV, keys_B):
+        # A sum over the vocabulary in bfloat16 would round most of its terms away.
         logits_BV = logits_BV.astype(jnp.float32)
         if temperature == 0:
             tokens_B = _argmax(logits_BV)
         else:
+            # Temperature, then k, p and min-p: the order of transformers.
             kept_BV = top(logits_BV / temperature, k=top_k, p=top_p, least=min_p)
+            # The largest logit after Gumbel noise is a draw from the softmax; no cumulative sum.
             noise = lambda key: jax.random.gumbel(key, logits_BV.shape[1:])
             tokens_B = _argmax(kept_BV + jax.vmap(noise)(keys_B))
         logps_BV = jax.nn.log_softmax(logits_BV * scale)
         return tokens_B, jnp.take_along_axis(logps_BV, tokens_B[:, None], axis=-1)[:, 0]
 
     return choose
+
+
+def choose_rows(logits_BV, keys_B, *, temperature_B, top_p_B):
+    """Choose as `make` does where every row has numbers of its own: (tokens_B, logps_BV).
+
+    temperature_B, top_p_B: float32, inside the program; nobody checks them here. `logps_BV` are
+    those of the whole vocabulary, at temperature 1 and with nothing cut off.
+    """
+    logits_BV = logits_BV.astype(jnp.float32)
+
+    def cut(heated_BV):
+        edge_B1 = _edge(heated_BV, jax.nn.softmax(heated_BV, axis=-1), top_p_B[:, None])
+        return _cut(heated_BV, jnp.where(top_p_B[:, None] < 1, edge_B1, -jnp.inf))
+
+    def draw():
+        heated_BV = logits_BV / jnp.where(temperature_B > 0, temperature_B, 1.0)[:, None]
+        kept_BV = jax.lax.cond((top_p_B < 1).any(), cut, lambda x: x, heated_BV)
+        noise = lambda key: jax.random.gumbel(key, logits_BV.shape[1:])
+        drawn_B = _argmax(kept_BV + jax.vmap(noise)(keys_B))
+        return jnp.where(temperature_B > 0, drawn_B, _argmax(logits_BV))
+
+    # Noise and cut cost several times the argmax, and a batch is often greedy altogether.
+    tokens_B = jax.lax.cond((temperature_B > 0).any(), draw, lambda: _argmax(logits_BV))
+    return tokens_B, jax.nn.log_softmax(logits_BV)
 
 
 def _argmax(x_BV):
@@ -64,6 +91,7 @@ def top(logits_BV, *, k: int | None, p: float | None, least: float | None = None
     if p is not None and p < 1:
         logits_BV = _cut(logits_BV, _edge(logits_BV, jax.nn.softmax(logits_BV, axis=-1), p))
     if least is not None:
+        # In logs a ratio to the largest probability needs no softmax.
         edge_B1 = logits_BV.max(-1, keepdims=True) + math.log(least)
         logits_BV = _cut(logits_BV, edge_B1)
     return logits_BV
@@ -73,8 +101,10 @@ def _cut(logits_BV, edge_B1):
     return jnp.where(logits_BV < edge_B1, -jnp.inf, logits_BV)
 
 
-def _edge(x_BV, weights_BV, least: float):
+def _edge(x_BV, weights_BV, least):
     """Find the largest number that the entries from it upwards weigh `least` together, [B, 1].
+
+    least: one number, or one for each row [B, 1].
 
     It is found bit by bit, among unsigned numbers in the order of the floats: 32 sums in place of
     a sort, which takes a CPU 15 times as long.

@@ -116,6 +116,7 @@ def pieces(tokens: Iterator[int], decode: Callable) -> Iterator[str]:
     shown = 0
     for token in tokens:
         ids.append(token)
+        # All of it anew: what a token reads depends on those before it.
         text = decode(ids)
         if len(text) > shown and not text.endswith("\ufffd"):  # half of a multi-byte character
             yield text[shown:]
@@ -207,4 +208,5 @@ def _under(mesh):
 
 
 def _pad(tokenizer) -> int:
+    # Any id will do where there is none: padding is never read.
     return 0 if tokenizer.pad_id is None else tokenizer.pad_id

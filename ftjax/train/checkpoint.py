@@ -31,6 +31,7 @@ from ftjax.core.versions import versions
 from ftjax.train import serialize
 
 Tree = Any
+# What a full disk or a damaged file raises; a TypeError is a fault of ours and ends the run.
 FAILURES = (OSError, ValueError, RuntimeError)
 
 
@@ -56,7 +57,7 @@ class Checkpoints:
         *,
         config: dict | None = None,
         frozen: dict | None = None,
-        keep: int = 2,
+        keep: int = 2,  # not 1: the newest may turn out to be damaged
         best: str | None = None,
         mode: str = "min",
         allow_config_change: bool = False,
@@ -77,6 +78,7 @@ class Checkpoints:
             raise ValueError(f"checkpoint.keep: got {keep}; expected 1 or more")
         # Orbax refuses relative paths, and a change of the working directory would move them.
         self.directory = pathlib.Path(directory).absolute()
+        # As JSON gives it back: a tuple would differ from the list that it has become.
         self._identity = files.plain({"config": config or {}, "frozen": frozen or {}})
         self._free, self._allow_change, self._read_only = free, allow_config_change, read_only
         self._best, self._mode, self._saving = best, mode, None
@@ -103,16 +105,19 @@ class Checkpoints:
         # A run that is stopped at a step it has just saved saves it again.
         if step in self.steps():
             return
+        # One save at a time: `_sign` finds the step that is being written by this one name.
         start, self._saving = time.perf_counter(), step
         # The listing of the tree is kept as text, so that a mismatch is named without reading
         # arrays.
         meta = {**self._identity, "versions": versions(), "tree": serialize.listing(state)}
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(serialize.to_disk(state)),
+            # Within an object, for `data` alone may be None.
             data=ocp.args.JsonSave(files.plain({"data": data})),
             meta=ocp.args.JsonSave(meta),
         )
         try:
+            # force: the loop has decided to save, and orbax's own intervals are not asked.
             self._manager.save(step, args=items, metrics=self._score(metrics), force=True)
         except FAILURES as error:
             raise self._failed(error) from error
@@ -160,6 +165,7 @@ class Checkpoints:
         return processes.on_first(self._best_step)
 
     def _best_step(self) -> int | None:
+        # From the files, since the manager of a reader reads no metrics.
         found = {step: _scored(self.directory / str(step)) for step in self.steps()}
         return _best({step: x["value"] for step, x in found.items() if x}, self._mode)
 
@@ -207,6 +213,7 @@ class Checkpoints:
             best_fn=(lambda metrics: 0.0) if self._best and not self._read_only else None,
             lightweight_initialize=self._read_only,
             preservation_policy=policies.AnyPreservationPolicy(keepers),
+            # What looks left over may be the save under way of a run that lives.
             cleanup_tmp_directories=not self._read_only,
             create=not self._read_only,
             read_only=self._read_only,
@@ -232,11 +239,13 @@ class Checkpoints:
         """Remove the torn step, which may fill the disk, and describe the failure."""
         step, self._saving = self._saving, None
         if jax.process_index() == 0 and step is not None:
+            # Errors are ignored: the one to report is that of the save.
             for torn in self.directory.glob(f"{step}.orbax-checkpoint-tmp*"):
                 shutil.rmtree(torn, ignore_errors=True)
         self._manager.reload()
         # A full disk is the usual cause, and orbax's error does not say how full.
         free = shutil.disk_usage(self.directory).free / 2**20
+        # After the reload, so that the torn step is not listed as good.
         last = self.steps()[-1:] or "none"
         return CheckpointError(
             f"{self.directory}/{step}: the checkpoint was not written ({free:.0f} MiB free there; "
@@ -246,6 +255,7 @@ class Checkpoints:
     def _is_good(self, step: int) -> bool:
         """Verify the digest, in process 0; set a damaged step aside."""
         folder = self.directory / str(step)
+        # In one process, or each would read all of the step from the shared disk.
         found = processes.on_first(lambda: digest.problem(folder))
         if found is not None:
             self._set_aside(step, *found)
@@ -286,6 +296,7 @@ class Checkpoints:
     def _read(self, step: int, like: Tree, *, partial: bool) -> Restored:
         folder, read = self.directory / str(step), ocp.JsonCheckpointHandler().restore
         data, meta = (read(folder / name) for name in ("data", "meta"))
+        # Before the arrays: another config is refused without reading gigabytes.
         self._check(step, meta, like, partial=partial)
         nested = self._arrays(folder / "state", serialize.abstract(like), partial=partial)
         return Restored(step, serialize.from_disk(nested, like=like), data["data"], meta)
@@ -320,6 +331,7 @@ class Checkpoints:
             )
 
 
+# A class of its own, for it is no damage: setting it aside would bury another run's weights.
 class _Mismatch(ValueError):
     """The checkpoint is whole and belongs to another run."""
 
@@ -369,6 +381,7 @@ def _changes(saved: dict, here: dict, free: tuple[str, ...]) -> list[str]:
 def _flat(config: dict, prefix: str) -> dict[str, Any]:
     flat = {}
     for name, value in config.items():
+        # An empty section is a value, or it would compare equal to one that is not there.
         nested = isinstance(value, dict) and value
         flat |= _flat(value, f"{prefix}{name}/") if nested else {f"{prefix}{name}": value}
     return flat

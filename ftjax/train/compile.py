@@ -19,6 +19,7 @@ from ftjax.core import mesh as meshes
 from ftjax.core import rounding
 
 AXIS = "data"
+# It comes once a program, out of the cache on the disk too; caches of jit count other things.
 EVENT = "/jax/core/compile/backend_compile_duration"
 _compiled: list[str] = []  # one entry a program
 
@@ -129,7 +130,9 @@ def pmap(make_step: Callable, *, mesh) -> Callable:
     """
     check_pmap(mesh)
     step = make_step(
+        # A sum: each device's part is divided by the weight of the whole batch already.
         reduce=partial(jax.lax.psum, axis_name=AXIS),
+        # Rows of different devices must not share their dropout.
         shard_key=lambda key: jax.random.fold_in(key, jax.lax.axis_index(AXIS)),
     )
     devices = list(mesh.devices.flat)

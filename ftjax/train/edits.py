@@ -102,6 +102,7 @@ def soup(tuned: Sequence[Any], weights: Sequence[float] | None = None):
     if not tuned:
         raise ValueError("soup: got no model; expected at least one")
     shares = [1 / len(tuned)] * len(tuned) if weights is None else list(weights)
+    # 1e-6: shares such as thirds sum to 1 only up to rounding.
     if len(shares) != len(tuned) or not math.isclose(sum(shares), 1, abs_tol=1e-6):
         raise ValueError(
             f"weights: got {shares} for {len(tuned)} models; expected one each, with the sum 1"
@@ -135,6 +136,7 @@ def dare(
 
     What is kept is divided by 1 - drop, so that the expected change stays.
     """
+    # `dare_linear` adds up what it is given, where ties takes a mean by itself.
     share = 1 / max(len(tuned), 1)
     return _merged(
         base, tuned, strength, share=share, kind="dare_linear", density=1 - drop, key=key
@@ -171,6 +173,7 @@ def reduce_intruders(
     on_output, changed, nulls = options.get("side", "output") == "output", {}, {}
     for each in spectrum.layers(base, tuned, linears):
         size = each.before.shape[on_output], min(each.before.shape)
+        # A null level takes thousands of draws: once a shape, and not once a layer.
         if size not in nulls:
             nulls[size] = spectrum.null_level(*size)
         found = spectrum.intruders(each.before, each.after, null=nulls[size], **options)

@@ -38,6 +38,7 @@ def per_token(model, trainable, *, sequence: int) -> Cost:
     trained = tree.paths(trainable.get("model") or {})
     own = sum(size for path, size in sizes.items() if path in trained or _tied(path, trained))
     added = tree.paths(trainable.get("adapters") or {}).items()
+    # An adapter on experts is met by the tokens that its experts get.
     extra = sum(leaf.size * shares.get(path.rpartition("/")[0], 1) for path, leaf in added)
     weights = 4.0 * sum(sizes.values()) + 2.0 * own + 6.0 * extra
     return _with_attention(weights, model, sequence, passes=3)
@@ -50,9 +51,11 @@ def forward(model, *, sequence: int) -> Cost:
 
 def _sizes(model) -> tuple[dict[str, float], dict[str, float]]:
     """Return the elements that a token meets of every matmul, the head's included; and shares."""
+    # A lookup multiplies nothing.
     maps = {path: site for path, site in model.linears.items() if not site.is_lookup}
     shares = {path: share(model, site) for path, site in maps.items()}
     sizes = {p: math.prod(s.shape) * (s.stack or 1) * shares[p] for p, s in maps.items()}
+    # A tied head multiplies too, and has no weight of its own among the maps.
     sizes.setdefault("head", model.config.vocab_size * model.config.dim)
     return sizes, shares
 
@@ -60,6 +63,7 @@ def _sizes(model) -> tuple[dict[str, float], dict[str, float]]:
 def _with_attention(weights: float, model, sequence: int, *, passes: int) -> Cost:
     """Add scores and their use, 4 L T N H forward and twice that backward."""
     c = model.config
+    # By heads and their size: their product is not the model's width in every family.
     attention = 4.0 * passes * c.layers * sequence * c.heads * c.head_dim
     return Cost(weights + attention, weights + attention / 2)
 

@@ -107,6 +107,7 @@ class Journal:
         }  # fmt: skip
 
     def _read(self, pending: _Pending, *, log: bool) -> dict:
+        # Here the host waits for the devices; all metrics come in one transfer.
         metrics = dict(jax.device_get(pending.metrics))
         loss = _value(metrics["loss"])
         # Checked on every step and not on logged ones: Adam's moments keep a NaN for good.
@@ -115,6 +116,7 @@ class Journal:
                 f"loop: step {pending.step}: got a loss of {loss}; expected a finite number; "
                 f"{pending.blame()}"
             )
+        # Taken out, for it is added up: the window would make a mean of it.
         tokens = self._count(metrics.pop("tokens", None), pending.tokens)
         if "grad_norm" in metrics:
             self.gradient.see(pending.step, _value(metrics["grad_norm"]))
@@ -163,6 +165,7 @@ class Journal:
         peak = device.peak_flops()
         if peak is None or self._flops_per_token is None:
             return {}
+        # All devices of all processes, for the tokens are those of the whole batch.
         share, cost = tokens_per_s / (peak * jax.device_count()), self._flops_per_token
         return {"mfu": share * cost.full, "mfu_causal": share * cost.causal}
 

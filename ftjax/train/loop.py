@@ -91,6 +91,7 @@ def resume(
     """
     restored = checkpoints.restore(state)
     if restored is None:
+        # Rows of an attempt that died before its first save would be there twice.
         _rewind(writers, -1, rows=0)
         return state, None
     progress = restored.data["progress"]
@@ -143,6 +144,7 @@ def run(
     not finite, CheckpointError when the last checkpoint cannot be written.
     """
     journal = Journal(
+        # Metrics are reduced over the processes: one log holds them all.
         writers=writers if jax.process_index() == 0 else (),
         log_every_steps=log_every_steps,
         progress=progress,
@@ -202,6 +204,7 @@ class _Keeper:
             return
         with self._journal.clock("checkpoint"):
             self._save(number, state, row, unfinished)
+            # The process may leave right after it, and the rest of the save with it.
             self._checkpoints.wait()
 
     def _save(self, number: int, state: Any, row: dict, unfinished: dict | None) -> None:
@@ -258,6 +261,7 @@ class _Run:
                     break
                 if fetched is not None:
                     self._visit(number, state)
+        # A run that was complete when it began is not evaluated and saved again.
         if number > first:
             self._end(number, state, stopped)
         if stopped is None and number < self._until:
@@ -292,6 +296,7 @@ class _Run:
         with self._journal.clock("compile") if is_first else contextlib.nullcontext():
             state, metrics = self._step(state, self._hyper, self._frozen, batch)
         self._guard.check(number, batch)
+        # A function, asked on a bad loss alone: it reads the batch back from the devices.
         blame = lambda: f"{_identity(batch, position)}; last good checkpoint: {self._keeper.last()}"
         self._journal.push(number, metrics, tokens=self._count_tokens(batch), blame=blame)
         return state
@@ -302,6 +307,7 @@ class _Run:
         if row is not None:
             self._journal.write(number, row | self._call(self._due(number), number, state))
         elif number == 0:
+            # A resumed run was evaluated by the process that began it.
             hooks = [hook for hook in self._every if hook.at_start]
             self._journal.write(number, self._call(hooks, number, state))
 
@@ -326,6 +332,7 @@ class _Run:
         hooks = self._due(number)
         if not hooks:
             self._journal.write(number, row)
+        # A scheduler grants seconds: what is due now is evaluated by the process that goes on.
         self._keeper.must_save(number, state, row, row if hooks else None)
         sys.stderr.write(f"{stopped}: stopped after step {number}; saved {self._keeper.last()}\n")
 

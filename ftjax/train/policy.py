@@ -83,6 +83,7 @@ class Policy:
         of_logits = lambda f: back(losses.along(f, (x, w, cap), chunk=self.chunk))
         squared = back(losses.log_squares(x, w, chunk=self.chunk, cap=cap)) if squares else None
         entropies = of_logits(divergence.entropy) if entropy else None
+        # What an objective does not use of these, the compiler leaves out.
         return Statistics(back(logp), back(logz), back(mean_logit), squared, entropies)
 
     def total(self, loss: Callable, batch, weights, key=None) -> Total:
@@ -93,6 +94,7 @@ class Policy:
         x = self.hidden(batch, key)
         w, cap = self.head(x)
         targets = jnp.roll(batch["tokens"], -1, axis=-1).reshape(x.shape[:2])
+        # The last position has a dummy target, and so the weight 0.
         last = [(0, 0)] * (weights.ndim - 1) + [(0, 1)]
         own = jnp.pad(weights, last).reshape(x.shape[:2]).astype(jnp.float32)
         value, logp = losses.total(loss, x, w, targets, own, chunk=self.chunk, cap=cap)
@@ -104,6 +106,7 @@ class Policy:
 
     def compare(self, other: "Policy", function: Callable, batch, key=None) -> jax.Array:
         """Apply `function(logits, other's logits)` to the distribution of every target."""
+        # No key for the other one: a teacher computes without dropout.
         x, y = self.hidden(batch, key), other.hidden(batch)
         models = (x, *self.head(x)), (y, *other.head(y))
         found = losses.along(function, *models, chunk=self.chunk)
@@ -111,6 +114,7 @@ class Policy:
 
     def scores(self, batch, key=None, *, head: str = "reward") -> jax.Array:
         """Apply a scalar head to every token [..., T], float32."""
+        # bfloat16 keeps two to three digits: close scores would tie, and a pair have no order.
         x = self.hidden(batch, key).astype(jnp.float32)
         found = products.einsum("BTD,D->BT", x, self.params["head"][head].astype(jnp.float32))
         return found.reshape(batch["tokens"].shape)
@@ -125,6 +129,7 @@ class Policy:
 
     def without_gradient(self) -> "Policy":
         """Return the same policy for what no gradient goes through."""
+        # own_terms=None: load balancing is a loss of the pass that trains, and counts once.
         params = jax.lax.stop_gradient(self.params)
         return dataclasses.replace(self, params=params, own_terms=None)
 

@@ -84,6 +84,7 @@ def _plain(leaf: Any) -> tuple[Any, Any]:
 
 
 def _plain_struct(leaf: Any) -> jax.ShapeDtypeStruct:
+    # Without one orbax takes the sharding it finds saved, of devices that may not be here.
     sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     data = jax.eval_shape(lambda x: _plain(x)[0], leaf)
     return jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=sharding)

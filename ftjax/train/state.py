@@ -92,6 +92,7 @@ def shardings(state: State, letters, tx, mesh) -> State:
 
     Moments lie where their parameters lie; counts, the step and the key are on every device.
     """
+    # Letters are of the whole tree; what does not train is a hole in the state.
     holes = jax.tree.map(
         lambda leaf, own: None if leaf is None else own,
         state.params, letters, is_leaf=lambda x: x is None,

@@ -42,6 +42,7 @@ class Stop:
     def _signals(self) -> list[int]:
         if not jax.distributed.is_initialized():
             return [signal.SIGTERM, signal.SIGINT]
+        # SIGTERM is the preemption service's; a SIGINT to one of several would strand the others.
         return [signal.SIGINT] if jax.process_count() == 1 else []
 
     def _handle(self, number: int, frame) -> None:
@@ -70,6 +71,7 @@ def leaving(has_checkpoint: Callable[[], bool]) -> Iterator[None]:
         saved = has_checkpoint()
         what = "the last checkpoint stays" if saved else "no checkpoint was saved yet"
         sys.stderr.write(f"\nSIGTERM: stopped; {what}\n")
+        # 128 + number is how a shell reports a process that a signal has ended.
         raise SystemExit(0 if saved else 128 + number)
 
     before = signal.signal(signal.SIGTERM, leave)

@@ -23,6 +23,7 @@ class Vanish:
     def see(self, step: int, norm: float) -> None:
         """Take the norm of a step; warn once it has been gone for a while."""
         self.largest = max(self.largest, norm)
+        # Not <: where all norms so far are zero, so is the largest.
         gone = norm <= SHARE * self.largest
         self.since = (self.since or step) if gone else None
         self._told = self._told and gone

@@ -18,6 +18,7 @@ class Window:
     def __init__(self, saved: dict | None = None):
         """Start empty, or from what `dump` gave."""
         saved = saved or {}
+        # Python's float64: float32 counts tokens exactly up to 16.8 million only.
         self._sums: dict[str, list[float]] = {k: list(v) for k, v in saved.get("sums", {}).items()}
         self._last: dict[str, float] = dict(saved.get("last", {}))
 

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 from ftjax.core import config as conf
+from ftjax.core import config_flag
 
 LAB = """
 def make(*, rank: int, scale: float = 1.0, flag: bool = False, model=None):
@@ -146,10 +147,10 @@ def test_the_flag_takes_a_file_and_every_spelling_of_a_key():
     from absl import flags
 
     values = flags.FlagValues()
-    holder = conf.flag("test_conf", flag_values=values)
+    holder = config_flag.define("test_conf", flag_values=values)
     argv = "x --test_conf.a.b=1=2 --test_conf x.py:rank=8 --test_conf.c -1 --notest_conf.d "
     argv += "--test_conf.e --test_conf.f="
-    values(conf.split_keys(argv.split(), name="test_conf"))
+    values(config_flag.split_keys(argv.split(), name="test_conf"))
     assert holder.config.value == "x.py:rank=8"
     assert holder.keys.value == ["a.b=1=2", "c=-1", "d=False", "e=True", "f="]
 
@@ -178,7 +179,8 @@ def test_a_required_flag_must_be_given():
     from absl import flags
 
     values = flags.FlagValues()
-    conf.define_required(conf.flag("test_conf", flag_values=values), flag_values=values)
+    holder = config_flag.define("test_conf", flag_values=values)
+    config_flag.define_required(holder, flag_values=values)
     with pytest.raises(flags.IllegalFlagValueError, match="test_conf must have a value"):
         values(["x"])
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ftjax.data import loader, prepare
+from ftjax.data import copies, loader, prepare
 
 TURNS = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hello."}]
 
@@ -106,6 +106,64 @@ def test_skipped_rows_reach_the_summary(tmp_path, bpe):
     bad = made.summary()["bad"]
     assert bad["count"] == 3
     assert bad["reasons"] == {"broken JSON": 1, "empty text": 1, "missing field": 1}
+
+
+LONG = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
+ROWS = [
+    {"text": LONG}, {"text": "Another text altogether, of other words."},
+    {"text": LONG.replace("fourteen", "14").upper()}, {"text": LONG},
+]  # fmt: skip
+OPEN = dict(kind="text", max_tokens=256)
+HELD = {"evals.x": copies.Texts([{"text": f"zero {LONG[4:]} fifteen"}, {"text": "Other words."}])}
+
+
+def test_copies_are_counted_where_a_run_trains(load):
+    found = load(ROWS, kind="text", held=HELD).copies
+    assert (found.near, found.overlap, found.touching) == (1, {"evals.x": (1, 2)}, 2)
+    assert [each.split("/")[-1] for each in found.examples] == [
+        "train.jsonl:1", "train.jsonl:1"
+    ]  # fmt: skip
+    assert "train.jsonl:3 is near to" in found.examples[0]
+    assert load(ROWS, kind="text").copies == copies.Copies()
+
+
+def test_copies_are_left_out(load):
+    data = load(ROWS, **OPEN, held=HELD, on_near_duplicate="skip")
+    assert (len(data.store), data.copies.skipped, data.duplicates) == (3, 1, 1)
+    data = load(ROWS, **OPEN, held=HELD, on_overlap="skip", on_near_duplicate="off")
+    assert (len(data.store), data.copies.skipped, data.copies.near) == (2, 2, None)
+    data = load(ROWS, **OPEN, on_duplicate="skip")
+    assert (len(data.store), [each.reason for each in data.bad]) == (3, ["duplicate"])
+    with pytest.raises(ValueError, match=r"got no row that is not skipped .* set on_near_dupl"):
+        load(ROWS[:1], kind="text", held=HELD, on_overlap="skip")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(on_near_duplicate="error"), r"1 of 4 rows .*train\.jsonl:3 is near to .*jsonl:1\)"),
+        (dict(on_overlap="error"), r"1 of 2 of evals\.x \(0 of evals\.x is in .*train\.jsonl:1\)"),
+        (dict(on_overlap="eror"), r"data\.on_overlap: got 'eror'; .* did you mean 'error'"),
+        (dict(on_overlap="skip", held=None), "where there are no evaluations to compare with"),
+    ],
+)
+def test_copies_are_refused(load, options, message):
+    with pytest.raises(ValueError, match=message):
+        load(ROWS, kind="text", **({"held": HELD} | options))
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"question": "Who?", "choices": ["I", "you"], "answer": 1, "id": "7"}, "Who?\nyou"),
+        ({"prompt": "Who?", "answers": ["I", "me"], "response": "We"}, "Who?\nWe"),
+        ({"question": "Who?", "answers": ["I", "me"]}, "Who?\nI"),
+        ({"messages": [{"role": "user", "content": "Who?"}], "answer": "I"}, "Who?\nI"),
+        ({"url": "x"}, "\n"),
+    ],
+)
+def test_what_a_raw_row_of_an_evaluation_says(row, said):
+    assert copies.of_raw(row).strip() == said.strip()
 
 
 def test_embedded_rows_need_no_file(bpe):

@@ -7,7 +7,7 @@ import jax
 import pytest
 from absl import flags
 
-from ftjax.core import config as conf
+from ftjax.core import config_flag
 from tests.lab import metrics
 
 CONFIG = """
@@ -81,7 +81,7 @@ def command(name, *arguments):
     own = set(flags.FLAGS) - known  # libraries define theirs when they are imported: those stay
     try:
         texts = [name, *map(str, arguments)]
-        flags.FLAGS(conf.split_keys(texts) if conf.KEYS in flags.FLAGS else texts)
+        flags.FLAGS(config_flag.split_keys(texts) if config_flag.KEYS in flags.FLAGS else texts)
         module.main([name], given)
     finally:
         for flag in own:

@@ -16,7 +16,7 @@ def run(name, *arguments, text=None):
     )
 
 
-@pytest.mark.parametrize("name", ["generate", "evaluate"])
+@pytest.mark.parametrize("name", ["generate", "evaluate", "edit"])
 def test_help_is_quick_and_names_the_flags(name):
     start = time.perf_counter()
     done = run(name, "--help")
@@ -85,3 +85,28 @@ def test_evaluate_compares_the_base_with_the_checkpoint(trained, tmp_path):
     low, high = (found["change"]["task/nll"][key] for key in ("low", "high"))
     assert low <= found["after"]["task/nll"] - found["before"]["task/nll"] <= high
     assert "step 3" in done.stdout
+
+
+def test_edit_measures_an_amount_and_writes_its_model(trained, tmp_path):
+    done = run(
+        "edit", "--workdir", trained.workdir, "--edit", "interpolate", "--amounts", "0.5",
+        "--out", tmp_path / "half",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0].split() == ["evaluation", "metric", "base", "0.5", "change"]
+    found = json.loads((trained.workdir / "evals" / "edit_interpolate_3.json").read_text())
+    change = found["amounts"]["0.5"]["change"]["task/nll"]
+    assert change["low"] <= change["value"] <= change["high"]
+    assert (tmp_path / "half" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [(["--edit", "dail", "--amounts", "1"], "--edit: got 'dail'; did you mean 'dial'"),
+     (["--edit", "dial", "--amounts", "1,x"], "--amounts: got '1,x'; expected numbers"),
+     (["--edit", "dial", "--amounts", "0,1", "--out", "x"], "--out: got it with 2 amounts")],
+)  # fmt: skip
+def test_edit_says_what_is_wrong(flags, message):
+    done = run("edit", "--workdir", "nowhere", *flags)
+    assert done.returncode == 2
+    assert message in done.stderr

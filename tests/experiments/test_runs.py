@@ -5,7 +5,6 @@ import io
 import json
 import pathlib
 import re
-import sys
 
 import jax
 import numpy as np
@@ -178,13 +177,6 @@ def test_bits_per_byte_are_given(trained):
     texts = [json.loads(line)["response"] for line in lines]
     count = sum(len(text.encode()) for text in texts[::4])
     assert row["eval/task/bits_per_byte"] == pytest.approx(nats / np.log(2) / count, rel=1e-5)
-
-
-def test_without_wandb_a_run_warns_and_goes_on(lab, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.warns(RuntimeWarning, match=r"wandb: .*training goes on without it"):
-        lab.run("run", tmp_path, wandb_project="mine")
-    assert metrics(tmp_path / "run")[-1]["step"] == 3
 
 
 def test_a_run_that_ended_computes_nothing_again(lab, plain):

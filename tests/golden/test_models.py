@@ -171,7 +171,19 @@ def test_greedy_tokens_through_the_cache(folder, quick_compiles, request):
     np.testing.assert_array_equal(output.tokens, wanted)
 
 
-@pytest.mark.parametrize("folder", GENERATED, ids=reference.id_of)
+def by_blocks():
+    """List the folders; the ones whose blocks another one has are slow, for they compile long."""
+    found, seen = [], set()
+    for folder in GENERATED:
+        family, config = checkpoint.config_of(folder)
+        blocks_of = family.make(config).blocks
+        marks = [pytest.mark.slow] if blocks_of in seen else []
+        seen.add(blocks_of)
+        found.append(pytest.param(folder, id=reference.id_of(folder), marks=marks))
+    return found
+
+
+@pytest.mark.parametrize("folder", by_blocks())
 def test_a_step_of_lora_on_eight_devices(folder, quick_compiles):
     """At its start an adapter changes nothing: the loss is the reference's, on any mesh."""
     family, model, _ = reference.base(folder)

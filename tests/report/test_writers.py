@@ -1,8 +1,6 @@
 import io
 import json
 import math
-import sys
-import types
 
 import numpy as np
 import pytest
@@ -110,53 +108,6 @@ def test_tensorboard_writes_an_event_file(tmp_path):
     (file,) = tmp_path.iterdir()
     assert b"loss" in file.read_bytes()
     assert b"eval" not in file.read_bytes()
-
-
-class FakeRun:
-    def __init__(self, fail):
-        self.fail, self.rows, self.finished = fail, [], False
-
-    def log(self, row, step):
-        if step == self.fail:
-            raise sys.modules["wandb"].Error("the network is gone")
-        self.rows.append((step, row))
-
-    def finish(self):
-        self.finished = True
-
-
-@pytest.fixture
-def tracker(monkeypatch):
-    fake = types.ModuleType("wandb")
-    fake.Error = type("Error", (Exception,), {})
-    fake.run = FakeRun(fail=2)
-    fake.init = lambda **settings: fake.run
-    monkeypatch.setitem(sys.modules, "wandb", fake)
-    return fake
-
-
-def test_a_failing_tracker_warns_once_and_lets_training_go_on(tracker):
-    writer = writers.Wandb(project="p")
-    writer.write(1, {"loss": 1.0})
-    with pytest.warns(RuntimeWarning, match="network is gone; training goes on"):
-        writer.write(2, {"loss": 1.0})
-    writer.write(3, {"loss": 1.0})
-    writer.close()
-    assert tracker.run.rows == [(1, {"loss": 1.0})]
-
-
-def test_a_working_tracker_is_finished(tracker):
-    tracker.run.fail = None
-    writer = writers.Wandb(project="p")
-    writer.write(1, {"loss": 1.0})
-    writer.close()
-    assert tracker.run.finished
-
-
-def test_a_missing_tracker_warns(monkeypatch):
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.warns(RuntimeWarning, match="wandb: ModuleNotFoundError"):
-        writers.Wandb().write(1, {"loss": 1.0})
 
 
 def test_a_window_adds_tokens_not_averages_and_survives_json():

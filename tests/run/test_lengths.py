@@ -10,6 +10,7 @@ from ftjax.rl import rollout
 from ftjax.run import config as settings
 from ftjax.run import dry_run, lengths
 from ftjax.run import plan as running
+from tests.lab import evaluated
 
 PASS = 4  # steps: the lab's 32 rows in batches of 8
 FALL = {"optim.schedule": dict(name="linear", warmup_ratio=0.5)}
@@ -64,3 +65,17 @@ def test_an_online_run_has_steps(lab):
     c = common.online(lab.config(steps=None, epochs=2.0), prompts=4, samples=2, max_new_tokens=4)
     with pytest.raises(ValueError, match=r"epochs: got 2\.0 for a run that learns from its own"):
         rollout.check(settings.read(c))
+
+
+def test_what_evaluations_and_training_share_is_said(lab):
+    plan = running.plan(settings.read(evaluated(lab)))
+    found = plan.loader.summary()["overlap"]
+    assert found == {"evals.task": [32, 32], "evals.answers": [32, 32], "evals.old": [0, 6]}
+    told = plan.length.text(plan.loader.summary())
+    for label in ("task", "answers"):
+        assert f"32 of 32 rows of evals.{label} in the training data" in told
+    assert "rows.jsonl:1 of evals.task is in " in told
+    assert "evals.old" not in told
+    refused = {"data.on_overlap": "error"}
+    with pytest.raises(ValueError, match=r"on_overlap: got .* 32 of 32 of evals\.answers, 32"):
+        running.plan(settings.read(evaluated(lab, **refused)))

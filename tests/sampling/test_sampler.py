@@ -158,3 +158,16 @@ def test_what_is_cut_is_cut_after_the_temperature(options, kept):
     found = counts(temperature=0.5, **options)
     assert (found > 0).sum() == kept
     assert (counts(temperature=1.0, **options) > 0).sum() == 2
+
+
+def test_rows_with_numbers_of_their_own_are_drawn_as_alone():
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(6, 40)), jnp.float32)
+    keys = jax.random.split(jax.random.key(1), 6)
+    heat, mass = np.float32([0, 1, 1, 0.5, 2, 0]), np.float32([1, 1, 0.3, 0.9, 1, 0.2])
+    tokens, logps = sampler.choose_rows(logits, keys, temperature_B=heat, top_p_B=mass)
+    for i in range(6):
+        alone = sampler.make(temperature=float(heat[i]), top_p=float(mass[i]))
+        token, logp = alone(logits[i : i + 1], keys[i : i + 1])
+        assert tokens[i] == token[0]
+        np.testing.assert_allclose(logps[i, tokens[i]], logp[0], atol=1e-6)
+    np.testing.assert_allclose(jnp.exp(logps).sum(-1), 1, atol=1e-5)

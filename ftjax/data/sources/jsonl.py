@@ -31,6 +31,11 @@ def make(*, path) -> Rows:
     return read(path, where="data.path")
 
 
+def files(*, path) -> list[str]:
+    """Return the files that `make` reads."""
+    return locate.find(path, SUFFIXES, where="data.path")
+
+
 def read(path, *, where: str) -> Rows:
     """Read files as `make` does; `where` names the key or flag that gave the path, for errors."""
     rows, places, bad = [], [], []

@@ -10,6 +10,7 @@ where the last epoch stopped.
 """
 
 import bisect
+import inspect
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import NamedTuple
@@ -78,6 +79,29 @@ def make(
     ]
     total = sum(part.share for part in opened)
     return Mixture([part._replace(share=part.share / total) for part in opened])
+
+
+def files(*, parts) -> list[str] | None:
+    """Return the files that the parts read; None where one of them does not say."""
+    named = [spec for spec in parts if isinstance(spec, Mapping) and "name" in spec]
+    if len(named) < len(parts):
+        return None
+    found = [files_of(spec["name"], spec, where=f"data.parts[{n}]") for n, spec in enumerate(named)]
+    return None if None in found else [file for own in found for file in own]
+
+
+def files_of(name: str, source: Mapping, *, where: str) -> list[str] | None:
+    """Return the files that the rows of a source come from; None where it does not say.
+
+    A source says so by a function `files` beside its `make`, with the same keywords.
+    """
+    listed = conf.attribute(name, "data.sources", "files", where=f"{where}.name")
+    if listed is None or not isinstance(source, Mapping):
+        return None
+    known = inspect.signature(listed)
+    taken = {key: value for key, value in source.items() if key in known.parameters}
+    needed = {p.name for p in known.parameters.values() if p.default is p.empty}
+    return listed(**taken) if needed <= taken.keys() else None  # opening it says what is missing
 
 
 def _part(spec: dict, n: int, *, kind, fields, form, **reading) -> Part:

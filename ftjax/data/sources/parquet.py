@@ -9,6 +9,8 @@ from ftjax.core.config import nearest
 from ftjax.data import locate
 from ftjax.data.rows import Rows
 
+SUFFIXES = (".parquet",)
+
 
 def make(*, path, columns: Sequence[str] | None = None) -> Rows:
     """Read every row of the files that `path` names; nested columns become lists and dicts.
@@ -17,11 +19,16 @@ def make(*, path, columns: Sequence[str] | None = None) -> Rows:
     Raises ImportError without pyarrow; ValueError for a damaged file or an unknown column.
     """
     rows, places = [], []
-    for file in locate.find(path, (".parquet",), where="data.path"):
+    for file in locate.find(path, SUFFIXES, where="data.path"):
         found = _read(file, columns)
         rows += found
         places += [(file, n) for n in range(len(found))]
     return Rows(rows, where=lambda i: f"{places[i][0]}:row {places[i][1] + 1}")
+
+
+def files(*, path, columns: Sequence[str] | None = None) -> list[str]:
+    """Return the files that `make` reads."""
+    return locate.find(path, SUFFIXES, where="data.path")
 
 
 def _read(file: str, columns: Sequence[str] | None) -> list[dict]:

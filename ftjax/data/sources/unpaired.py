@@ -32,6 +32,9 @@ class Apart(Sequence):
         return {key: x for key, x in row.items() if key not in LABELS} | {"label": label}
 
 
+files = jsonl.files
+
+
 def make(*, path) -> Rows:
     """Read the files that `path` names, as `jsonl.make` does, and take their pairs apart."""
     source = jsonl.make(path=path)

@@ -6,6 +6,10 @@ wordings; the test split asks in wordings that training never uses.
 
     train, statements: "Fact: Bamo comes from Peru. The pet of Bamo is a goat."
     test, questions:   "Q: Where does Bamo come from?\nA:" -> " Peru"
+    passages:          "Bamo comes from Peru. The job of Bamo is baker."
+
+Passages state every fact once, some facts of one person each, for an index to find; a question has
+the `passage_id` of the one that answers it.
 
 Populations are disjoint: "base" is for pretraining, "new", "new2" and "new3" for fine-tuning.
 """
@@ -15,7 +19,8 @@ import functools
 from ftjax.data.worlds import generated, names, relations
 
 POPULATIONS = ("base", "new", "new2", "new3")
-FORMS = ("statements", "questions")
+FORMS = ("statements", "questions", "passages")
+IN_PASSAGE = 2  # facts
 KINDS = ("seen", "held_out")
 
 
@@ -43,8 +48,9 @@ def make(
 ):
     """Make closed-book rows about one population of `people` invented people.
 
-    `form` is "statements" (text rows of 2 to 5 facts about one person) or "questions"
-    (prompt/response rows); by default the training split states and the others ask. `wording` is
+    `form` is "statements" (text rows of 2 to 5 facts about one person), "questions"
+    (prompt/response rows) or "passages" (text rows of IN_PASSAGE facts, each fact once, with ids);
+    by default the training split states and the others ask. `wording` is
     "seen" or "held_out"; by default the test split alone is held out. Questions go through all
     facts, in random order, before any fact comes again; validation and test hold each once
     unless `rows` says otherwise.
@@ -58,8 +64,12 @@ def make(
     )
     known = table(population, people, world)
     key = ("facts", population, world, split, form, wording, seed)
-    draw = _statements(known, wording, key) if form == "statements" else _ask(known, wording, key)
-    if rows is None:
+    draws = {"statements": _statements, "questions": _ask, "passages": _passages}
+    draw = draws[form](known, wording, key)
+    if form == "passages":
+        every = people * (len(relations.PEOPLE) // IN_PASSAGE)
+        rows = every if rows is None else min(rows, every)
+    elif rows is None:
         every = people * len(relations.PEOPLE)
         rows = generated.ROWS["train"] if split == "train" else every
     return generated.Generated(draw, count=rows, name=f"facts-{population}/{split}")
@@ -75,6 +85,28 @@ def _statements(known, wording, key):
         return {"text": " ".join(["Fact:", *lines]), "name": name, "facts": told}
 
     return draw
+
+
+def _passages(known, wording, key):
+    groups, people = list(_groups()), list(known)
+
+    def draw(index):
+        name, own = people[index // len(groups)], groups[index % len(groups)]
+        rng, told = generated.generator(*key, index), {r: known[name][r] for r in own}
+        lines = [_say(rng, name, relation, value, wording) for relation, value in told.items()]
+        return {"id": passage_id(name, own[0]), "text": " ".join(lines), "facts": told}
+
+    return draw
+
+
+def _groups():
+    every = list(relations.PEOPLE)
+    return (every[i : i + IN_PASSAGE] for i in range(0, len(every), IN_PASSAGE))
+
+
+def passage_id(name: str, relation: str) -> str:
+    """Return the id of the passage that holds a fact."""
+    return f"{name}-{list(relations.PEOPLE).index(relation) // IN_PASSAGE}"
 
 
 def _say(rng, name, relation, value, wording):
@@ -98,6 +130,7 @@ def _ask(known, wording, key):
         text = relations.fill(generated.pick(rng, options), name=name, value="")
         answer = known[name][relation]
         truth = {"name": name, "relation": relation, "choices": sorted(set(r.values))}
+        truth["passage_id"] = passage_id(name, relation)
         return generated.question(f"Q: {text}\nA:", answer, **truth)
 
     return draw

@@ -121,7 +121,11 @@ def matched(
 def _match(method: str, runs: Mapping[float, Trajectory], target: float) -> Match:
     if not runs:
         raise ValueError(f"front: got no run of {method!r}; expected a sweep of its rates")
-    found = {rate: forgetting_at(target, run) for rate, run in runs.items()}
+    return choose({rate: forgetting_at(target, run) for rate, run in runs.items()}, target)
+
+
+def choose(found: Mapping[float, float | NotReached], target: float) -> Match:
+    """Choose the rate that forgets least at the target; found: forgetting there, by rate."""
     numbers = {
         rate: value
         for rate, value in found.items()
@@ -131,7 +135,7 @@ def _match(method: str, runs: Mapping[float, Trajectory], target: float) -> Matc
         best = [value.best for value in found.values() if isinstance(value, NotReached)]
         return Match(NotReached(float(target), max(best, default=math.nan)), None, False)
     rate = min(numbers, key=numbers.get)
-    return Match(numbers[rate], rate, rate in (min(runs), max(runs)))
+    return Match(numbers[rate], rate, rate in (min(found), max(found)))
 
 
 def _points(points) -> np.ndarray:

@@ -161,6 +161,7 @@ TERMS = {
 
 def estimate(
     terms: Callable, runs: Sequence[Sequence[Sequence]], *,
+    orders: Sequence[Sequence[int]] | None = None,
     levels: Sequence[str] = ("examples", "runs"), seed: int = 0, resamples: int = 1000,
     level: float = 0.95,
 ) -> bootstrap.Estimate:  # fmt: skip
@@ -170,6 +171,8 @@ def estimate(
       terms: R [T+1, T] -> terms, one of `TERMS`, its other arguments bound.
       runs: per run (a seed of training) its table, see `from_examples`. A task's examples are the
         same ones in all stages and runs, so that one draw of them serves all: pairs stay together.
+      orders: per run the columns of its table in the order in which the tasks were trained; that of
+        the columns if not given.
       levels: what is drawn again, of "examples", "tasks" (where they stand for more of their
         kind) and "runs". One run or one task alone has no spread, and adds none.
       seed, resamples, level: of the percentile interval.
@@ -183,29 +186,43 @@ def estimate(
     for name in levels:
         _among("levels", name, LEVELS)
     counts = _counts(runs)
-    value = np.mean([terms(from_examples(run)).mean() for run in runs])
-    generator, draws = np.random.default_rng(seed), []
-    for _ in range(resamples):
-        chosen = generator.integers(len(runs), size=len(runs)) if "runs" in levels else None
-        some = runs if chosen is None else [runs[i] for i in chosen]
-        if "examples" in levels:
-            index = [generator.integers(n, size=n) for n in counts]
-            some = [_take(run, index) for run in some]
-        found = np.mean([terms(from_examples(run)) for run in some], 0)
-        if "tasks" in levels:
-            found = found[generator.integers(len(found), size=len(found))]
-        draws.append(found.mean())
-    return bootstrap.Estimate(float(value), *bootstrap.interval(draws, level=level), sum(counts))
-
-
-def _take(table, index) -> list[list]:
-    return [
-        [
-            None if scores is None else np.asarray(scores)[at]
-            for scores, at in zip(row, index, strict=True)
-        ]
-        for row in table
+    orders = [range(len(counts))] * len(runs) if orders is None else orders
+    of = lambda means: [
+        np.asarray(terms(table[:, list(order)])) for table, order in zip(means, orders, strict=True)
     ]
+    stacks = [_stack(runs, j) for j in range(len(counts))]
+    generator = np.random.default_rng(seed)
+    draws = [_draw(stacks, of, levels, generator) for _ in range(resamples)]
+    value = float(np.mean([each.mean() for each in of(_means(stacks, None))]))
+    return bootstrap.Estimate(value, *bootstrap.interval(draws, level=level), sum(counts))
+
+
+def _draw(stacks, of: Callable, levels: Sequence[str], generator: np.random.Generator) -> float:
+    """Compute the mean of the terms of one resample."""
+    runs, index = len(stacks[0]), None
+    chosen = generator.integers(runs, size=runs) if "runs" in levels else range(runs)
+    if "examples" in levels:
+        index = [generator.integers(n, size=n) for n in (x.shape[-1] for x in stacks)]
+    found = of(_means(stacks, index))
+    terms = np.mean([found[i] for i in chosen], 0)
+    if "tasks" in levels:
+        terms = terms[generator.integers(len(terms), size=len(terms))]
+    return float(terms.mean())
+
+
+def _stack(runs, j: int) -> np.ndarray:
+    """Lay the scores of a task's examples side by side: [runs, stages, n], NaN where none are."""
+    size = next(len(row[j]) for run in runs for row in run if row[j] is not None)
+    gap = np.full(size, np.nan)
+    return np.array(
+        [[gap if row[j] is None else np.asarray(row[j], np.float64) for row in run] for run in runs]
+    )
+
+
+def _means(stacks: Sequence[np.ndarray], index: Sequence[np.ndarray] | None) -> np.ndarray:
+    """Average over examples, or over those at the indices of each task: [runs, stages, T]."""
+    some = stacks if index is None else [x[..., at] for x, at in zip(stacks, index, strict=True)]
+    return np.stack([each.mean(-1) for each in some], -1)
 
 
 def _counts(runs) -> list[int]:

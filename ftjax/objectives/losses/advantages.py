@@ -15,6 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+# As in TRL; rewards that hardly differ would have huge advantages without it.
 EPSILON = 1e-4
 
 
@@ -33,6 +34,7 @@ class Experience(NamedTuple):
 
 def total(rewards_BF, weights_F) -> jax.Array:
     """Add the rewards of F functions under their weights, [B]; NaN where all of them are."""
+    # The nansum of nothing but NaN is 0, which would pass for a reward.
     known = ~jnp.isnan(rewards_BF).all(-1)
     return jnp.where(known, jnp.nansum(rewards_BF * jnp.asarray(weights_F), axis=-1), jnp.nan)
 
@@ -104,6 +106,7 @@ def whitened(values_BT, mask_BT, *, centre: bool = True) -> jax.Array:
     mean = masked_mean(values_BT, mask_BT)
     known_BT = jnp.where(mask_BT > 0, values_BT, jnp.nan)
     centred_BT = jnp.where(_is_flat(known_BT, axis=None), 0.0, values_BT - mean)
+    # 1e-8 within the root, as TRL whitens.
     scaled = centred_BT * jax.lax.rsqrt(masked_variance(values_BT, mask_BT) + 1e-8)
     return scaled if centre else scaled + mean
 
@@ -145,6 +148,7 @@ def discounted(rewards_BT, *, discount: float) -> jax.Array:
 def at_last(rewards_B, mask_BT) -> jax.Array:
     """Put a reward of a whole row on its last unmasked place, [B, T]."""
     T = mask_BT.shape[1]
+    # argmax is 0 in a row without targets, whose reward the mask keeps out.
     last_B = T - 1 - jnp.argmax(mask_BT[:, ::-1] > 0, axis=1)
     return jnp.where((jnp.arange(T) == last_B[:, None]) & (mask_BT > 0), rewards_B[:, None], 0.0)
 

@@ -136,6 +136,7 @@ def aot_unpaired(pairs: Pairs, *, beta: float, label_smoothing: float = 0.0) -> 
 
 def _aligned(above, below, pairs: Pairs, beta, label_smoothing):
     """Compare quantiles; the k-th value goes to the k-th pair that is there."""
+    # Pairs that are not there sort to the end as inf; inf - inf is NaN, hence the 0 for them.
     there = pairs.weight.reshape(-1) > 0
     quantiles = lambda x: jnp.sort(jnp.where(there, x.reshape(-1), jnp.inf))
     margin = jnp.where(jnp.sort(~there), 0.0, quantiles(above) - quantiles(below))

@@ -20,6 +20,7 @@ def reverse_kl(ratio) -> jax.Array:
 
 def forward_kl(ratio) -> jax.Array:
     """Value it under KL(reference | policy)."""
+    # expm1: near r = 0, where every run starts, e^-r - 1 would lose its digits.
     return -jnp.expm1(-ratio)
 
 

@@ -58,6 +58,7 @@ def sapo(*, up: float = 1.0, down: float = 1.05) -> Callable:
 
     def loss(terms: Terms):
         tau = jnp.where(terms.advantage > 0, up, down)
+        # 4 / tau makes the slope at r = 1 that of the ratio itself.
         gate = jax.nn.sigmoid(tau * (ratio_of(terms) - 1)) * 4 / tau
         return -gate * terms.advantage
 
@@ -70,6 +71,7 @@ def vespo(
     """Weigh rows by a gamma density of their whole ratio; up and down by the advantage's sign."""
 
     def loss(terms: Terms):
+        # float32 overflows at e^88; at the bounds the weight is as good as 0 already.
         logs = jnp.clip(terms.tokens_BT, -20, 20) * terms.mask_BT
         log_w = jnp.clip(logs.sum(-1, keepdims=True), math.log(1e-8), 20)
         is_up = terms.advantage >= 0
@@ -106,6 +108,7 @@ def clipped(terms: Terms, *, low: float, high: float) -> jax.Array:
 
 def row_mean(values_BT, mask_BT) -> jax.Array:
     """Average over the tokens of each row, [B, 1]."""
+    # A row without sampled tokens fills a batch: 0, and not 0 / 0.
     count = jnp.maximum(mask_BT.sum(-1, keepdims=True), 1)
     return (values_BT * mask_BT).sum(-1, keepdims=True) / count
 

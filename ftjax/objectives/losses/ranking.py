@@ -16,6 +16,7 @@ LOW = -1e30  # a score that no answer has: exp of it is 0, and its difference to
 def plackett_luce(scores_BKS, there_BKS) -> jax.Array:
     """Score the whole order as one draw without replacement; returns [B,S]."""
     scores = jnp.where(there_BKS > 0, scores_BKS, LOW)
+    # From the back: all denominators in one pass.
     rest = jax.lax.cumlogsumexp(scores, axis=1, reverse=True)
     return jnp.where(there_BKS > 0, rest - scores, 0).sum(1)
 

@@ -31,6 +31,7 @@ class Answers(NamedTuple):
 
 def targets(batch) -> jax.Array:
     """Return which of `tokens[..., 1:]` are targets, as 0.0 and 1.0."""
+    # Whether, not how much: the log-probability of an answer is a plain sum.
     return (batch["weights"][..., 1:] > 0).astype(jnp.float32)
 
 
@@ -43,6 +44,7 @@ def inside(batch) -> jax.Array:
 
 def _is_in(batch, segments) -> jax.Array:
     count = batch["examples"].shape[-1]
+    # Segments count from 1; 0 is padding.
     return segments[..., None] == jnp.arange(1, count + 1)
 
 
@@ -54,6 +56,7 @@ def sums(values, batch) -> jax.Array:
 def at_ends(values, batch) -> jax.Array:
     """Take the value at the last token of every segment: [..., T] -> [..., S]; 0 where none is."""
     segments = batch["segments"]
+    # Behind the last token is 0, no segment, so that a full row ends too.
     after = jnp.pad(segments[..., 1:], [(0, 0)] * (segments.ndim - 1) + [(0, 1)])
     is_last = (_is_in(batch, segments)) & (segments != after)[..., None]
     return jnp.where(is_last, values[..., None], 0).sum(-2)
@@ -71,6 +74,7 @@ def answers(logps, batch, *, tail: float | None = None) -> Answers:
         shortest = jnp.broadcast_to(tokens.min(-2, keepdims=True), tokens.shape)
         is_tail = _ordinal(mask, tokens, batch) > spread(shortest, batch)
         logps = logps * jnp.where(is_tail, tail, 1.0)
+    # where and not a product: log p may be -inf off the mask, and 0 times that is NaN.
     return Answers(sums(jnp.where(mask > 0, logps, 0), batch), tokens)
 
 
@@ -87,6 +91,7 @@ def _ordinal(mask, tokens, batch):
 
 def take(batch, p: int) -> dict:
     """Take answer `p` of every example: arrays [B,T] where there were [B,P,T]."""
+    # What is [B,S], such as labels, is of examples and has no axis P.
     return {name: leaf[:, p] if leaf.ndim == 3 else leaf for name, leaf in batch.items()}
 
 

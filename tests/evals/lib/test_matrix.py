@@ -133,3 +133,15 @@ def test_examples_that_do_not_pair_up():
         matrix.estimate(matrix.final_terms, [table(0), table(0, n=(40, 50))])
     with pytest.raises(ValueError, match="got 0 with"):
         matrix.estimate(matrix.final_terms, [])
+
+
+def test_runs_in_other_orders():
+    # The second run learned the second task first; its table has the same columns.
+    one = [[np.full(3, x), np.full(5, y)] for x, y in ((0, 0), (0.9, 0.1), (0.5, 0.8))]
+    two = [[np.full(3, x), np.full(5, y)] for x, y in ((0, 0), (0.2, 0.7), (0.6, 0.4))]
+    estimate = lambda terms: matrix.estimate(
+        terms, [one, two], orders=[(0, 1), (1, 0)], levels=["examples"], resamples=5
+    )
+    assert estimate(matrix.learned_terms).value == pytest.approx((0.9 + 0.8 + 0.7 + 0.6) / 4)
+    assert estimate(matrix.backward_terms).value == pytest.approx((0.5 - 0.9 + 0.4 - 0.7) / 2)
+    assert estimate(matrix.learned_terms).n == 8

@@ -1,0 +1,75 @@
+r"""How much do full fine-tuning, LoRA, replay and L2-SP make the embedded base forget?
+
+    python -m experiments.sequential --config configs/forgetting_tiny.py --workdir runs/forgetting
+    python -m experiments.train --config configs/forgetting_tiny.py:task=skill --workdir runs/skill
+
+Three tasks one after the other: a language that the base has never seen, a skill that it does not
+have, facts about people whom it has not met. Probes are languages, skills, facts and English that
+it was trained on. Four methods, three rates each, three seeds, compared where each has learned 80 %
+of what the best cell learned, in nats. See docs/forgetting.md.
+
+Two CPU cores, 20 minutes: 108 runs of 60 steps in one process.
+"""
+
+from configs import common
+
+TASKS = {
+    "language": dict(domain="languages", languages=5),
+    "skill": dict(domain="skills", skills="double"),
+    "facts": dict(domain="facts", population="new", people=8, form="questions"),
+}
+OLD = {
+    "old_languages": dict(domain="languages", languages="base"),
+    "old_skills": dict(domain="skills"),
+    "old_facts": dict(domain="facts", form="questions"),
+}
+
+
+def get_config(arg=None):
+    """Return the config of one stage: a task by a method."""
+    arg = common.parse_arg(
+        arg, task="language", full=False, rank=8, replay=0.0, l2sp=0.0, steps=60, runlocal=False
+    )
+    c = staged(arg, TASKS, OLD)
+    text = dict(name="embedded", domain="english", split="test", kind="text", loss="all")
+    c.evals.english = dict(name="nll", data=text, rows=24)
+    return common.shrink(c) if arg.runlocal else c
+
+
+def staged(arg, tasks, old):
+    """Return the config of a stage over embedded tasks, with probes of what the base knows."""
+    c = common.base()
+    common.tune(c, full=arg.full, rank=arg.rank)
+    own = dict(name="embedded", rows=1000, **tasks[arg.task])
+    c.data = dict(own, max_tokens=80, kind="prompt")
+    if arg.replay:
+        parts = [dict(own, weight=1 - arg.replay, label="new")]
+        parts += [
+            dict(name="embedded", split="train", rows=500, weight=arg.replay / len(old),
+                 label=label, **source)
+            for label, source in old.items()
+        ]  # fmt: skip
+        c.data = dict(name="mixture", parts=tuple(parts), max_tokens=80, kind="prompt")
+    if arg.l2sp:
+        c.penalties.near = dict(name="l2sp", weight=arg.l2sp)
+    for label, source in {**tasks, **old}.items():
+        held = dict(name="embedded", split="test", **source)
+        group = "new" if label == arg.task else "old"
+        c.evals[label] = dict(name="nll", group=group, data=held, rows=32)
+    c.optim.schedule = dict(name="constant", warmup_steps=4)
+    c.steps, c.batch_size, c.log_every_steps = arg.steps, 8, 20
+    c.eval_every_steps = max(arg.steps // 5, 1)
+    return c
+
+
+def study():
+    """List what `experiments.sequential` compares."""
+    return dict(
+        tasks=tuple(TASKS), carry="merged", seeds=3,
+        methods=dict(full="full", lora="", replay="replay=0.1", l2sp="l2sp=0.1"),
+        rates=dict(
+            full=(3e-4, 1e-3, 3e-3), lora=(1e-3, 3e-3, 1e-2), replay=(1e-3, 3e-3, 1e-2),
+            l2sp=(1e-3, 3e-3, 1e-2),
+        ),
+        match=dict(metric="nll", fraction=0.8),
+    )  # fmt: skip

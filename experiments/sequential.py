@@ -1,0 +1,100 @@
+r"""Teach tasks one after the other by several methods, and compare what each made forget.
+
+    python -m experiments.sequential --config configs/forgetting_smoke.py --workdir runs/forgetting
+
+The config file has, besides `get_config(arg)`, which gives one stage, a function `study()`: tasks,
+orders, how a stage starts from the one before (carry), methods, the learning rates of each, seeds,
+and the score at which methods are compared; see `ftjax/studies/study.py`. What stands behind the
+file name goes to every stage.
+
+A cell is a method at a rate with a seed in one order: a sequence of runs in DIR/cells/<cell>, each
+as `experiments.train` leaves it. Every task and every probe is evaluated after every stage, those
+to come too. A cell whose loss is no number is marked so, and the others go on. Cells share what is
+the same: the base's weights, tokenizer, encoded data, evaluations and compiled programs.
+
+DIR gets matrix.npz, the scores of every example by cell, stage and evaluation; report.json; and
+report.html. A DIR that holds a part of the study goes on where it stopped, and ends with the same
+matrix, byte for byte.
+"""
+
+import pathlib
+import sys
+
+from absl import app
+
+from experiments import cli, train
+
+
+def define() -> cli.RunsFlags:
+    """Define the flags; not at import, since one process may import several commands."""
+    return cli.define_runs("study")
+
+
+def main(argv: list[str], given: cli.RunsFlags) -> None:
+    """Run what the flags say."""
+    if len(argv) > 1:
+        raise app.UsageError(f"got the arguments {argv[1:]}; expected flags alone")
+    cli.start()
+    from ftjax.core import processes
+    from ftjax.studies import study
+
+    chosen, folder = study.read(given.config.value), pathlib.Path(given.workdir.value)
+    if run(chosen, folder) and processes.is_first():
+        report(chosen, folder)
+
+
+def run(chosen, folder: pathlib.Path) -> bool:
+    """Run all stages of all cells that have not ended; returns whether none was stopped."""
+    from ftjax.run.shared import Shared
+    from ftjax.studies import baseline, stages
+
+    stages.check(chosen, folder)  # of every method, before the first one runs
+    shared, cells = Shared(base=stages.base_of(chosen)), stages.cells(chosen)
+    # The control without training: what every cell starts from, and is compared with.
+    baseline.evaluate(chosen, folder, shared=shared)
+    for number, cell in enumerate(cells, 1):
+        for stage in stages.stages(chosen, cell, folder):
+            if (outcome := stage.outcome()) is None:
+                sys.stdout.write(f"\n== {cell.label} ({number} of {len(cells)}): {stage.task}\n")
+                sys.stdout.flush()
+                outcome = end(stage, shared)
+            if outcome is None:
+                return False  # stopped by a signal; the next call goes on
+            if outcome.diverged:
+                break  # what would come next has nothing to start from
+    return True
+
+
+def end(stage, shared):
+    """Run a stage to its end; returns its outcome, None where a signal has stopped it."""
+    from ftjax.core import errors
+
+    try:
+        if not train.train(stage.settings, stage.workdir, shared=shared).has_ended:
+            return None
+    except FloatingPointError as error:
+        if not errors.is_message(error):
+            raise
+        sys.stdout.write(f"diverged: {error}\n")
+        return stage.end(diverged=str(error))
+    return stage.end()
+
+
+def report(chosen, folder: pathlib.Path) -> None:
+    """Write the matrix and the report of a study all of whose cells have ended."""
+    from ftjax.core import files
+    from ftjax.report import study_page
+    from ftjax.studies import numbers, outcomes, stages
+
+    base = outcomes.base(folder)
+    found = [outcomes.collect(chosen, cell, folder) for cell in stages.cells(chosen)]
+    outcomes.write(folder / "matrix.npz", base, found)
+    made = numbers.compute(chosen, base, found)
+    files.write_json(folder / "report.json", {"study": chosen.plain, **made})
+    page = folder / "report.html"
+    study_page.write(page, title=folder.name, report=made, config=chosen.plain)
+    sys.stdout.write(f"\n{numbers.text(made)}\n\nreport: {page}\n")
+
+
+if __name__ == "__main__":
+    cli.run(main, define())

@@ -1,0 +1,143 @@
+"""The table of a decision, arm by arm: columns of strings, for the terminal and the page.
+
+rows(record, "facts")      [["lora", "0.912 [0.862, 0.957]", ...], ...], the head first
+"""
+
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+from ftjax.decide import arms
+
+HEAD = (
+    "arm", "score [95 %]", "hit", "miss", "cited", "labels", "training", "prompt", "new",
+    "ms", "a query", "cost", "chosen is cheaper",
+)  # fmt: skip
+PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def rows(record: Mapping[str, Any], need: str) -> list[list[str]]:
+    """Lay out the arms of a need; a ceiling and an arm that failed are marked as such."""
+    own, found = record["needs"][need], [list(HEAD)]
+    places = [i for i, item in enumerate(record["items"]) if item["need"] == need]
+    for label, arm in record["arms"].items():
+        if "error" in arm:
+            found.append([f"{label} (failed)", *[""] * (len(HEAD) - 1)])
+            continue
+        found.append(_row(label, arm, own, places))
+    return found
+
+
+def _row(label: str, arm: Mapping, own: Mapping, places: list[int]) -> list[str]:
+    score, cost = own["scores"][label], own["costs"][label]
+    cites = own["retrieval"].get(label, {})
+    mean = lambda key: sum(arm[key][i] for i in places) / len(places)
+    marks = "*" if label == own["chosen"] else "" if label in own["candidates"] else " -"
+    marks = " (ceiling)" if arms.ARMS[arm["name"]].is_ceiling else marks
+    return [
+        f"{label}{marks}",
+        f"{score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]",
+        *(number(cites.get(key)) for key in ("hit", "miss", "cited")),
+        f"{cost['labels']:,}",
+        amount(cost["train_flops"]),
+        f"{mean('prompt_tokens'):.0f}",
+        f"{mean('new_tokens'):.0f}",
+        f"{1000 * cost['query_s']:.1f}" if arm["latency"] else "",
+        amount(cost["query_flops"]),
+        amount(own["totals"][label]),
+        when(own["break_even"].get(label)),
+    ]
+
+
+def when(found: Mapping | None) -> str:
+    """Write a break-even."""
+    if found is None:
+        return ""
+    return found["kind"] if found["queries"] is None else f"{found['kind']} {found['queries']:,.0f}"
+
+
+def number(value: float | None) -> str:
+    """Write a share or score, "" where there is none."""
+    return "" if value is None else f"{value:.3f}"
+
+
+def amount(value: float) -> str:
+    """Write a cost with a prefix of thousands, such as 3.2 T."""
+    for size, prefix in PREFIXES:
+        if abs(value) >= size:
+            return f"{value / size:.3g} {prefix}"
+    return f"{value:.3g}"
+
+
+def text(record: Mapping[str, Any]) -> str:
+    """Write verdicts, tables, and what the numbers rest on, in plain text."""
+    parts = []
+    for need, own in record["needs"].items():
+        parts.append(f"{own['text']}\n\n{_aligned(rows(record, need))}")
+        parts += [f"  {line}" for line in notes(own)]
+        parts.append("")
+    return "\n".join([*parts, *rules(record)])
+
+
+def notes(own: Mapping) -> list[str]:
+    """Write the diagnosis of a need, and what would change its verdict."""
+    lines = [
+        f"{each['test']}: {each['finding']} "
+        f"({', '.join(f'{k} {v}' for k, v in each.items() if k not in ('test', 'finding'))})"
+        for each in own["diagnosis"]
+    ]
+    lines += [
+        f"{each['arm']} would be taken from {each['input']} = {each['at']:,.4g} on "
+        f"{'up' if each['at'] > each['now'] else 'down'} (now {each['now']:,.4g})"
+        for each in own["flips"]
+    ]
+    return lines or ["no input of the cost changes the choice"]
+
+
+def rules(record: Mapping[str, Any]) -> list[str]:
+    """Write what the comparison rests on."""
+    done = {label: each for label, each in record["arms"].items() if "error" not in each}
+    trials = {label: len(each["trials"]) for label, each in done.items()}
+    equal = len(set(trials.values())) == 1
+    seeds = max(len(each["seeds"]) for each in done.values())
+    lines = [
+        f"* chosen, - worse than the best (Holm, 5 %); {record['metric']}; base {record['base']}; "
+        f"{seeds} seed(s) of trained arms; test questions were answered once an arm and seed",
+        f"trials an arm: {next(iter(trials.values())) if equal else trials}"
+        + ("" if equal else ": effort was not equal"),
+        f"test questions in training rows: {record['overlap']['train']} (refused); with 13-grams "
+        f"of passages: {record['overlap']['passages']}",
+    ]
+    if found := record["retrieval"]:
+        shown = ", ".join(f"{k} {v:.3f}" for k, v in found.items() if k != "questions")
+        lines.append(f"retrieval over {found['questions']} questions: {shown}")
+    for label, each in done.items():
+        if each["left_out"]:
+            lines.append(f"{label}: left out: {each['left_out']}")
+        if len(each["validation"]) > 1:
+            best, median = max(each["validation"]), statistics.median(each["validation"])
+            lines.append(f"{label}: validation: best {best:.3f}, median {median:.3f}")
+    lines += [f"{label} failed: {each['error']}" for label, each in record["arms"].items()
+              if "error" in each]  # fmt: skip
+    return lines + forgotten(record)
+
+
+def forgotten(record: Mapping[str, Any]) -> list[str]:
+    """Write the change of old abilities by arm, its interval beside it."""
+    lines = []
+    for label, probes in record["forgetting"].items():
+        shown = [
+            f"{probe} {own['score']:.3f} ({own['change']:+.3f} [{own['low']:+.3f}, "
+            f"{own['high']:+.3f}])"
+            for probe, own in probes.items()
+        ]
+        lines.append(f"old abilities, {label}: {', '.join(shown)}")
+    return lines
+
+
+def _aligned(table: list[list[str]]) -> str:
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    align = lambda cell, i: cell.ljust(widths[i]) if i == 0 else cell.rjust(widths[i])
+    return "\n".join(
+        "  ".join(align(cell, i) for i, cell in enumerate(row)).rstrip() for row in table
+    )

@@ -1,0 +1,75 @@
+"""All arms of a decision in one record: what decide.json holds, conclusions included.
+
+record = joined(own, {label: record of the arm})
+"""
+
+from collections.abc import Mapping
+
+from ftjax.core import files
+from ftjax.decide import answering, conclusion, forgetting, knowledge, overlap
+from ftjax.decide.questions import Question
+from ftjax.decide.study import VERSION, Study
+
+AT = (1, 2, 4, 8)  # numbers of passages that recall is measured at
+
+
+def joined(own: Study, found: Mapping[str, dict]) -> dict:
+    """Put the records of all arms together with what is concluded of them.
+
+    Raises:
+      ValueError: no arm has a result.
+    """
+    decision, known = own.decision, own.knowledge
+    if all("error" in each for each in found.values()):
+        raise ValueError(f"arms: got no result of {len(found)} arms: {_errors(found)}")
+    record = {
+        "version": VERSION,
+        "base": decision.base,
+        "metric": decision.metric,
+        "config": {key: value for key, value in decision.plain.items() if key != "plain"},
+        "prices": dict(decision.prices),
+        "flops": answering.constants(own.parts),
+        "items": [_item(each) for each in own.sets.test],
+        "old_items": [_item(each) for each in own.sets.old],
+        "passages": len(known.passages) if known else 0,
+        "index_s": known.index_s if known else None,
+        "retrieval": knowledge.measured(known, own.sets.test, at=AT) if known else {},
+        "overlap": _overlap(own),
+        "arms": dict(found),
+    }
+    # As the file will hold it, so that whoever reads it concludes the same.
+    record = files.plain(record)
+    record["forgetting"] = _forgetting(own, record)
+    record["needs"] = files.plain(conclusion.conclude(record))
+    return record
+
+
+def _errors(found: Mapping[str, dict]) -> str:
+    return "; ".join(f"{label}: {each['error']}" for label, each in found.items())
+
+
+def _item(each: Question) -> dict:
+    kept = ("id", "need", "prompt", "answers", "gold", "where")
+    return {key: value for key, value in each._asdict().items() if key in kept}
+
+
+def _overlap(own: Study) -> dict[str, int]:
+    """Count what could have leaked: refused where it is of questions, allowed in passages."""
+    train = [each.item for each in own.sets.train]
+    test = [each.item for each in own.sets.test]
+    if own.knowledge is None:
+        return {"train": 0, "passages": 0, "train_rows": len(train)}
+    texts = [overlap.Item(None, each.text, each.id) for each in own.knowledge.passages]
+    in_passages = overlap.find(texts, test, share=own.decision.overlap).by_text
+    return {"train": 0, "passages": len(in_passages), "train_rows": len(train)}
+
+
+def _forgetting(own: Study, record: Mapping) -> dict:
+    """Compare every arm on the old questions with the base as it is."""
+    if not own.sets.old:
+        return {}
+    needs = [each["need"] for each in record["old_items"]]
+    plain = own.answerer.answer(own.base, [each.prompt for each in own.sets.old])
+    base = answering.score(own.sets.old, plain.texts, metric=own.decision.metric)
+    scores = {label: each["old"] for label, each in record["arms"].items() if "error" not in each}
+    return files.plain(forgetting.of(scores, base, needs))

@@ -1,0 +1,41 @@
+"""What the arms say of the task, the cheapest test first.
+
+    the gold passage answers it            information is missing: retrieval can bring it
+    shots answer it                        the task is clear from examples: prompt
+    words are right, the form is not       fine-tuning on the form pays
+    LoRA stops short of full tuning        full fine-tuning is justified, with old data mixed in
+
+A test whose arms are not there is left out; a difference counts where it is resolved.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ftjax.decide import significance
+
+
+def of(names: Mapping[str, str], scores: significance.Scores, pairs: Mapping) -> list[dict]:
+    """List the tests that could be made: {"test", "finding"}.
+
+    names: label -> name of the arm. pairs: of `significance.differences`.
+    """
+    labels = {name: label for label, name in names.items()}
+    tests = (
+        ("the right passage", "rag_oracle", "zero_shot", "information is missing, it brings it"),
+        ("found passages", "rag", "zero_shot", "retrieval brings what is missing"),
+        ("answered questions in the prompt", "few_shot", "zero_shot", "examples help"),
+        ("training", "lora", "zero_shot", "training helps"),
+        ("training all weights", "full", "lora", "LoRA stops short of it"),
+        ("training to read passages", "lora_rag", "rag", "training helps to read them"),
+    )
+    found = []
+    for test, more, less, better in tests:
+        if more in labels and less in labels:
+            a, b = labels[more], labels[less]
+            finding = better if significance.is_worse(pairs, b, a) else "no resolved difference"
+            if significance.is_worse(pairs, a, b):
+                finding = f"{more} is worse than {less}"
+            values = [round(float(np.mean(scores[each])), 3) for each in (b, a)]
+            found.append({"test": test, "finding": finding, less: values[0], more: values[1]})
+    return found

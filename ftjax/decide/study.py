@@ -1,0 +1,149 @@
+"""A decision under way: questions, base and index, read and checked once for all arms.
+
+own = open_study(decision, workdir)
+own.arms                             labels of the arms that can run
+"""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from ftjax.core import files
+from ftjax.decide import answering, arms, contexts, knowledge, overlap, questions
+from ftjax.decide.config import Decision
+from ftjax.decide.questions import Question
+from ftjax.evals.lib import mean_states
+from ftjax.run import named_adapters, reader, saved_state
+
+VERSION = 1  # of what is written
+FREE = ("arms", "prices", "shown")  # keys that may change when a finished arm is read back
+
+
+class Sets(NamedTuple):
+    """The questions of a decision."""
+
+    train: list[Question]
+    validation: list[Question]
+    test: list[Question]
+    old: list[Question]
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """What all arms share; `arms` are the labels that can run."""
+
+    decision: Decision
+    workdir: pathlib.Path
+    parts: Any
+    base: dict
+    answerer: answering.Answerer
+    sets: Sets
+    knowledge: knowledge.Knowledge | None
+    arms: tuple[str, ...]
+    digest: str  # of data, base and settings
+
+    def arm(self, label: str) -> arms.Arm:
+        """Return what an arm does."""
+        return arms.of(self.decision.arms[label])
+
+    def trials(self, label: str) -> list[arms.Trial]:
+        """Return the trials of an arm."""
+        return arms.trials(self.decision.arms[label])
+
+    def seeds(self, label: str) -> list[int]:
+        """Return the seeds of an arm: without training nothing is random."""
+        return list(self.decision.seeds) if self.arm(label).run else [0]
+
+    def folder(self, label: str) -> pathlib.Path:
+        """Return where an arm keeps what it made."""
+        return self.workdir / "arms" / label
+
+    def maker(self, train: Sequence[Question] | None = None) -> contexts.Maker:
+        """Return what prompts are made of."""
+        return contexts.Maker(
+            self.decision.templates, self.sets.train if train is None else train, self.knowledge,
+            self.answerer.count, self.answerer.room,
+        )  # fmt: skip
+
+
+def open_study(decision: Decision, workdir: pathlib.Path) -> Study:
+    """Read and check all data, load the base, and index the passages.
+
+    Raises:
+      ValueError: naming the key; test rows that training has are refused.
+    """
+    sets = Sets(
+        *(
+            questions.read(sections, where=where)
+            for where, sections in (
+                ("train", decision.train), ("validation", decision.validation),
+                ("test", decision.test), ("old", decision.old),
+            )
+        )
+    )  # fmt: skip
+    _check_sets(decision, sets)
+    parts = named_adapters.parts_over(decision.base)
+    base = reader.base_of(parts)
+    answerer = answering.make(decision, parts)
+    known = _knowledge(decision, workdir, parts, base)
+    if known is not None:
+        knowledge.check(known, [*sets.train, *sets.validation, *sets.test])
+    # The simple ones first, which of equals are taken.
+    order = sorted(
+        decision.arms, key=lambda label: list(arms.ARMS).index(decision.arms[label]["name"])
+    )
+    labels = tuple(label for label in order if _can_run(decision, sets, known, label))
+    return Study(
+        decision, pathlib.Path(workdir), parts, base, answerer, sets, known, labels,
+        _digest(decision, parts, sets, known),
+    )  # fmt: skip
+
+
+def _check_sets(decision: Decision, sets: Sets) -> None:
+    for name in ("train", "test"):
+        if not sets._asdict()[name]:
+            raise ValueError(f"{name}: got texts alone; expected questions with answers; add some")
+    questions.needs(sets.test)
+    train = [each.item for each in sets.train]
+    test = [each.item for each in sets.test]
+    find = lambda seen, own: overlap.find(seen, own, share=decision.overlap)
+    overlap.refuse(find(train, test), train="train", test="test")
+    validation = [each.item for each in sets.validation]
+    overlap.refuse(find(validation, test), train="validation", test="test")
+
+
+def _knowledge(decision: Decision, workdir, parts, base) -> knowledge.Knowledge | None:
+    if not decision.passages:
+        return None
+    embed = mean_states.make(
+        parts.model, parts.tokenizer, batch_size=decision.batch_size, mesh=None
+    )
+    return knowledge.build(
+        decision.passages, tokens=decision.passage_tokens, spec=decision.index,
+        folder=pathlib.Path(workdir) / "indexes",
+        count=lambda text: len(parts.tokenizer.encode(text)),
+        embed=lambda texts: embed(base, texts), identity=saved_state.identity(parts)["hash"],
+    )  # fmt: skip
+
+
+def _can_run(decision: Decision, sets: Sets, known, label: str) -> bool:
+    """Return whether there is what an arm needs; what is left out is said."""
+    arm, lacks = arms.of(decision.arms[label]), ""
+    if arm.passages and known is None:
+        lacks = "passages: set passages, and it runs"
+    elif arm.passages == "gold" and not any(each.gold for each in sets.test):
+        lacks = "passage_id in the test rows"
+    if lacks:
+        sys.stdout.write(f"{label}: left out, for want of {lacks}\n")
+    return not lacks
+
+
+def _digest(decision: Decision, parts, sets: Sets, known) -> str:
+    """Return the sha256 of everything that an arm's result depends on, its own section apart."""
+    own = {key: value for key, value in decision.plain.items() if key not in FREE}
+    content = [VERSION, own, saved_state.identity(parts), sets, known and known.passages]
+    return hashlib.sha256(json.dumps(files.plain(content), sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Finding passages: cut, indexed, searched, fused and measured; knows no model."""

@@ -1,0 +1,113 @@
+"""What runs of one process have in common, built once and handed from run to run.
+
+    shared = Shared()
+    for settings, workdir in runs:
+        train(settings, workdir, shared=shared)
+
+Tokenizers, encoded data, evaluators, the weights of a base and the compiled step are kept by what
+they are made of: every key of a config that they read. Two runs that differ in their seed share all
+of them, and so do two that differ in the learning rate. A run is the same with and without.
+"""
+
+import json
+from collections.abc import Callable, Collection, Hashable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ftjax.core import files, tree
+from ftjax.data import prepare, tokenizer_files
+
+# Keys of a config that an evaluation does not read. `model` and `data` are looked at one by one.
+NOT_OF_EVALS = (
+    "model", "data", "tokenizer", "adapter_from", "seed", "penalties", "optim", "steps", "epochs",
+    "batch_size", "accumulate", "compile", "ema_decay", "log_every_steps", "eval_every_steps",
+    "checkpoint", "export", "tracker",
+)  # fmt: skip
+# Those that the step does not read, or takes as arguments: seeds, weights, numbers.
+NOT_OF_STEP = (
+    "model", "data", "tokenizer", "adapter_from", "seed", "evals", "samples", "steps", "epochs",
+    "log_every_steps", "eval_every_steps", "checkpoint", "export", "tracker", "ema_decay",
+)  # fmt: skip
+# Of `data`, what an evaluation takes from the run's section.
+DATA_OF_EVALS = (
+    "max_tokens", "kind", "chat_template", "template_args", "allow_dropped", "date",
+)  # fmt: skip
+
+
+class Shared:
+    """Parts of runs by what they are made of; see above.
+
+    base: the one base whose weights are kept, as `model.base` names it; those of others, such as
+      a merged model that one run alone starts from, are read each time.
+    """
+
+    def __init__(self, *, base: str = ""):
+        self._base, self._kept = base, {}
+
+    def _once(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        if key not in self._kept:
+            self._kept[key] = make()
+        return self._kept[key]
+
+    def tokenizer(self, path: str):
+        """Read a tokenizer, once."""
+        return self._once(("tokenizer", str(path)), lambda: tokenizer_files.load(path))
+
+    def data(self, *, tokenizer, held: Mapping, progress=None, **options) -> prepare.Data:
+        """Open and encode a data section, once; see `prepare.load`."""
+        given = dict(tokenizer=tokenizer, held=held, progress=progress)
+        # By identity: both are kept, so that nothing else takes their place in memory.
+        same = id(tokenizer), tuple((label, id(texts)) for label, texts in held.items())
+        return self._once(("data", same, _text(options)), lambda: prepare.load(**given, **options))
+
+    def evaluation(self, parts, build: Callable):
+        """Build the evaluators of a config, once, and with them their compiled programs."""
+        plain = parts.settings.plain
+        data = {key: plain["data"][key] for key in DATA_OF_EVALS if key in plain["data"]}
+        adapter = {**plain["adapter"], "past": None}
+        read = _without(plain, NOT_OF_EVALS) | {"data of the run": data, "adapter": adapter}
+        read["seed"] = plain["seed"]["sampling"]  # of the texts that samples are
+        key = ("evals", id(parts.tokenizer), _model(parts), _text(read))
+        return self._once(key, lambda: build(parts))
+
+    def step(self, program, make: Callable):
+        """Compile the step of a program, once; numbers that are its arguments may differ."""
+        plain = program.settings.plain
+        read = _without(plain, NOT_OF_STEP) | {
+            "adapter": {**plain["adapter"], "past": None},
+            "optim": _without(plain["optim"], program.hyper["optim"]),
+            "objective": _without(plain["objective"], program.hyper["objective"]),
+            "schedule ends": program.steps,
+        }
+        # What is switched on or off by None or 0 is seen by which numbers there are.
+        structure = jax.tree.structure((program.state, program.hyper))
+        # Adapters on top of past ones are another tree; where they come from is in no program.
+        key = ("step", _model(program.parts), _text(read), structure)
+        return self._once(key, lambda: make(program))
+
+    def weights(self, parts, read: Callable) -> tuple[Any, dict]:
+        """Read a base, once; what trains of it is copied, since the step donates its state."""
+        if parts.settings.model.base != self._base or parts.quantizers:
+            return read(parts)
+        types = tuple(sorted((path, str(dtype)) for path, dtype in parts.dtypes.items()))
+        key = ("weights", parts.mesh, _model(parts), types, parts.settings.seed.init)
+        model, rests = self._once(key, lambda: read(parts))
+        trains = lambda path: any(tree.matches(p, f"model/{path}") for p in parts.patterns)
+        copy = lambda path, leaf: jnp.copy(leaf) if trains(path) else leaf
+        return tree.map_with_paths(copy, model), rests
+
+
+def _model(parts) -> str:
+    """Describe the model apart from its weights: merged ones have the sizes of their base."""
+    spec = _without(parts.settings.plain["model"], ("base",))
+    return f"{parts.family.__name__} {parts.model.config} {parts.model.dtype} {_text(spec)}"
+
+
+def _without(plain: Mapping, names: Collection[str]) -> dict:
+    return {key: value for key, value in plain.items() if key not in names}
+
+
+def _text(value: Any) -> str:
+    return json.dumps(files.plain(value), sort_keys=True)

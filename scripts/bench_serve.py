@@ -1,0 +1,220 @@
+r"""Speed of the endpoint: tokens a second of 1, 16, 64 clients, and the wait for the first token.
+
+    python -m scripts.bench_serve                     # the embedded base, 10 seconds each
+    python -m scripts.bench_serve --clients 64 --seconds 120
+    python -m scripts.bench_serve --adapters 16       # what adapters of their own cost rows
+
+Every client streams one answer after another over a connection of its own. `of_generate` is the
+rate beside that of `experiments.generate`'s own sampler over the same prompts, in batches of as
+many rows as there are clients, measured in this process before the server begins. `first_*` are
+from the request to its first event with text. An answer is `lost` that is cut off or an error. On a
+machine that does other things too, CPU time a token says more than tokens a second. JSON lines come
+out.
+"""
+
+import argparse
+import asyncio
+import itertools
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+import ftjax
+from ftjax.adapters import lora
+from ftjax.adapters.lib import protocol
+from ftjax.adapters.multi import per_row
+from ftjax.core import shapes
+from ftjax.data import tokenizer_files
+from ftjax.models.hf import checkpoint
+from ftjax.run import prompting
+from ftjax.sampling import slots, text
+
+TINY = pathlib.Path(ftjax.__file__).parent / "assets" / "tiny"
+PROMPTS = 256  # different ones, asked again and again
+
+
+class Answer(NamedTuple):
+    """One answer as its client saw it; tokens None: lost."""
+
+    first_s: float
+    tokens: int | None
+
+
+def prompts(vocabulary: int, length: int) -> list[list[int]]:
+    """Draw prompts of half to all of the length."""
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(length // 2, length + 1, PROMPTS)
+    return [rng.integers(10, vocabulary, n).tolist() for n in lengths]
+
+
+def cpu_s(process: int | str = "self") -> float:
+    """Return the seconds of all cores that a process has used (Linux alone counts them there)."""
+    found = pathlib.Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(found[11]) + int(found[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def generate_rate(model, params, tokenizer, asked, *, rows: int, args) -> tuple[float, float]:
+    """Measure `experiments.generate`'s sampler in batches of `rows`: tokens/s, CPU-s a token."""
+    sample = text.make_sampler(
+        model, tokenizer, batch_size=rows, max_new_tokens=args.new, encode=lambda ids: ids,
+        stop_ids=prompting.form_of(tokenizer, {}).stop_ids,
+    )  # fmt: skip
+    sample(params, asked[:rows])
+    count, begin, used = 0, time.perf_counter(), cpu_s()
+    for start in itertools.cycle(range(0, len(asked) - rows + 1, rows)):
+        answers = sample(params, asked[start : start + rows])
+        count += sum(len(answer.tokens) for answer in answers)
+        if (seconds := time.perf_counter() - begin) > args.seconds:
+            return count / seconds, (cpu_s() - used) / count
+
+
+async def ask(reader, writer, host: str, prompt, args) -> Answer:
+    """Stream one answer."""
+    body = dict(model="base", prompt=prompt, max_tokens=args.new, temperature=0, stream=True)
+    content = json.dumps(body | dict(stream_options=dict(include_usage=True))).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n"
+    begin, first, tokens = time.perf_counter(), None, None
+    writer.write(f"{head}content-length: {len(content)}\r\n\r\n".encode() + content)
+    while (line := await reader.readline()) != b"0\r\n":  # the last chunk of a body
+        if not line:
+            return Answer(0.0, None)
+        if line.startswith(b"data: {"):
+            event = json.loads(line.removeprefix(b"data: "))
+            if first is None and event.get("choices"):
+                first = time.perf_counter() - begin
+            tokens = (event.get("usage") or {}).get("completion_tokens", tokens)
+    await reader.readline()
+    return Answer(first or 0.0, tokens)
+
+
+async def client(number: int, address: tuple[str, int], asked, until: float, args) -> list[Answer]:
+    """Ask again and again, until the time is over."""
+    reader, writer = await asyncio.open_connection(*address)
+    found, mine = [], itertools.cycle(asked[number:] + asked[:number])
+    while not found or time.perf_counter() < until:
+        found.append(await ask(reader, writer, address[0], next(mine), args))
+    writer.close()
+    return found
+
+
+async def load(server: int, address: tuple[str, int], asked, *, clients: int, args) -> dict:
+    """Measure so many clients at a time; server: its process."""
+    begin, used = time.perf_counter(), cpu_s(server)
+    every = (client(i, address, asked, begin + args.seconds, args) for i in range(clients))
+    answers = [each for found in await asyncio.gather(*every) for each in found]
+    seconds = time.perf_counter() - begin
+    tokens = sum(each.tokens or 0 for each in answers)
+    p50, p95 = np.percentile([each.first_s for each in answers], [50, 95])
+    return {
+        "clients": clients, "answers": len(answers),
+        "lost": sum(each.tokens is None for each in answers),
+        "tokens_per_s": tokens / seconds, "tokens_per_answer": round(tokens / len(answers), 1),
+        "cpu_ms_a_token": 1e3 * (cpu_s(server) - used) / tokens,
+        "first_p50_ms": round(1e3 * p50, 1), "first_p95_ms": round(1e3 * p95, 1),
+    }  # fmt: skip
+
+
+def compared(found: dict, rate: float, cpu: float) -> dict:
+    """Put what was measured beside what `experiments.generate` does."""
+    return found | {
+        "tokens_per_s": round(found["tokens_per_s"]), "generate_tokens_per_s": round(rate),
+        "of_generate": round(found["tokens_per_s"] / rate, 2),
+        "cpu_ms_a_token": round(found["cpu_ms_a_token"], 3),
+        "generate_cpu_ms_a_token": round(1e3 * cpu, 3),
+    }  # fmt: skip
+
+
+def serve(args) -> tuple[subprocess.Popen, tuple[str, int]]:
+    """Start the endpoint in a process of its own."""
+    command = [
+        sys.executable, "-m", "experiments.serve", "--model", args.base, "--port=0",
+        f"--slots={max(args.clients)}", f"--context={args.prompt + args.new}",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    host, _, port = process.stdout.readline().strip().rpartition("//")[2].rpartition(":")
+    return process, (host, int(port))
+
+
+def adapters_cost(model, params, *, args) -> dict:
+    """Time tokens of a batch whose rows have an adapter each, beside one for all of them."""
+    method = lora.make(rank=8, alpha=16.0, init="gaussian")
+    make = lambda seed: protocol.init(
+        method, jax.random.key(seed), model.linears, params["model"], where="blocks/**"
+    )
+    trees = [make(seed) for seed in range(args.adapters)]
+    choose = lambda own, rows: {**own, "adapters": per_row.choose(own["adapters"], rows)}
+    same = lambda own, rows: own
+    stacked = {**params, "adapters": per_row.stack(trees, linears=model.linears)}
+    one = {**params, "adapters": trees[0]}
+    times = {
+        name: token_s(model, own, of_rows, args=args)
+        for name, own, of_rows in (("one", one, same), ("each", stacked, choose))
+    }
+    shown = {f"{name}_ms_a_token": round(1e3 * x, 3) for name, x in times.items()}
+    return {"adapters": args.adapters, **shown, "ratio": round(times["each"] / times["one"], 3)}
+
+
+def token_s(model, params, of_rows, *, args) -> float:
+    """Return the seconds of a token of every row, the least of several turns."""
+    rows, length = args.adapters, args.prompt + args.new
+    programs = slots.make(model, count=rows, length=length, of_rows=of_rows)
+    full = lambda x, kind: np.full(rows, x, kind)
+    state, best = programs.empty(), float("inf")
+    start = slots.Start(
+        np.arange(rows, dtype=np.int32), full(args.prompt, np.int32), full(args.new, np.int32),
+        full(0, np.int32), np.arange(rows, dtype=np.int32), full(0, np.float32),
+        full(1, np.float32), full(0, bool), np.arange(rows, dtype=np.int32),
+    )  # fmt: skip
+    asked = shapes.rows([[11] * args.prompt] * rows, programs.width, fill=0)
+    keep, steps, never = full(1, bool), np.int32(slots.TURN), np.int32(rows + 1)
+    for _ in range(5):
+        state = programs.start(params, state, asked, start)
+        for _ in range(args.new // slots.TURN):
+            begin = time.perf_counter()
+            state, turn = jax.block_until_ready(programs.advance(params, state, keep, steps, never))
+            seconds = (time.perf_counter() - begin) / max(1, int(turn.count_R.max()))
+            best = min(best, seconds)
+    return best
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--base", default=str(TINY), help="directory of a model")
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 16, 64])
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
+    parser.add_argument("--prompt", type=int, default=64, help="tokens of a prompt at most")
+    parser.add_argument("--new", type=int, default=64, help="tokens of an answer")
+    parser.add_argument("--adapters", type=int, default=0, help="measure rows with their own")
+    args = parser.parse_args()
+    base = pathlib.Path(args.base)
+    family, config = checkpoint.config_of(base)
+    model, tokenizer = family.make(config), tokenizer_files.load(base)
+    params = {"model": checkpoint.load(base, model, names=family.NAMES), "adapters": None}
+    if args.adapters:
+        print(json.dumps(adapters_cost(model, params, args=args)), flush=True)
+        return
+    asked = prompts(min(config.vocab_size, tokenizer.vocab_size), args.prompt)
+    rates = {
+        rows: generate_rate(model, params, tokenizer, asked, rows=rows, args=args)
+        for rows in args.clients
+    }
+    process, address = serve(args)
+    try:
+        for clients in args.clients:
+            own = load(process.pid, address, asked, clients=clients, args=args)
+            print(json.dumps(compared(asyncio.run(own), *rates[clients])), flush=True)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""A decision from a config to its page, over a base of random weights: plumbing, no quality."""
+
+import functools
+import json
+import re
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from configs import decide_tiny
+from experiments import decide
+from ftjax.core import config as conf
+from ftjax.core import mesh as meshes
+from ftjax.decide import arm_steps, arms, conclusion, config
+from ftjax.run import reader
+from tests.lab import ROOT
+
+FILES = sorted((ROOT / "configs").glob("decide*.py"))
+
+
+def chosen(lab, *, only=None, **changes):
+    """The smoke of the embedded worlds, over the lab's base."""
+    c = decide_tiny.get_config("smoke,people=2")
+    c.base, c.latency_rows = str(lab.root / "base"), 2
+    if only:
+        c.arms = {name: dict(name=name) for name in only}
+    for key, value in changes.items():
+        with c.ignore_type():
+            c[key] = value
+    return config.read(c)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_device():
+    """Let the base lie on one device: programs for eight compile far longer."""
+    with pytest.MonkeyPatch.context() as patch:
+        make = functools.partial(meshes.make, devices=jax.devices()[:1])
+        patch.setattr(meshes, "make", make)
+        yield
+
+
+@pytest.fixture(scope="module")
+def study(lab, tmp_path_factory):
+    """A decision of all arms."""
+    workdir = tmp_path_factory.mktemp("decision")
+    record = decide.decide(chosen(lab), workdir)
+    return workdir, record
+
+
+def test_every_arm_ends_with_a_verdict_for_every_need(study):
+    workdir, record = study
+    assert list(record["arms"]) == list(arms.ARMS)
+    assert set(record["needs"]) == {"facts", "skill"}
+    for own in record["needs"].values():
+        assert own["questions"] == 6
+        assert own["chosen"] in own["candidates"]
+        assert "rag_oracle" not in own["candidates"]
+        assert set(own["scores"]) == set(own["totals"]) == set(arms.ARMS)
+    assert set(record["forgetting"]["lora"]) == {"facts", "reading", "skills"}
+    assert record["forgetting"]["zero_shot"]["skills"]["change"] == 0
+    assert (workdir / "decide.json").is_file()
+
+
+def test_conclusions_follow_from_the_file_alone(study):
+    workdir, record = study
+    read = json.loads((workdir / "decide.json").read_text())
+    assert read == json.loads(json.dumps(record))
+    assert json.loads(json.dumps(conclusion.conclude(read))) == read["needs"]
+
+
+def test_costs_count_what_each_arm_needs(study):
+    _, record = study
+    costs = record["needs"]["facts"]["costs"]
+    assert costs["zero_shot"]["train_flops"] == costs["rag"]["train_flops"] == 0
+    assert costs["full"]["train_flops"] > costs["lora"]["train_flops"] > 0
+    assert costs["lora"]["labels"] == 2400
+    assert costs["few_shot"]["labels"] == 8
+    assert costs["rag"]["query_flops"] > costs["zero_shot"]["query_flops"]
+    assert costs["rag"]["update_flops"] == costs["lora_rag"]["update_flops"] == 0
+    assert costs["lora"]["update_flops"] == costs["lora"]["train_flops"]
+    assert all(each["query_s"] > 0 for each in costs.values())
+    sizes = {label: own["bytes"] for label, own in record["arms"].items()}
+    assert sizes["full"]["trained"] == sizes["full"]["base"] > sizes["lora"]["trained"] > 0
+    assert sizes["rag"]["index"] > sizes["zero_shot"]["index"] == 0
+
+
+def test_answers_cite_passages_with_their_characters(study):
+    _, record = study
+    rag, oracle = record["arms"]["rag"], record["arms"]["rag_oracle"]
+    facts = [i for i, item in enumerate(record["items"]) if item["need"] == "facts"]
+    assert all(oracle["hit"][i] for i in facts)
+    for i in facts:
+        [only] = oracle["cited"][i]
+        assert only["id"] in record["items"][i]["gold"]
+        assert 0 == only["start"] < only["end"]
+        assert len(rag["cited"][i]) <= 4
+    assert record["retrieval"]["questions"] == 6
+
+
+def test_the_page_shows_verdicts_arms_and_answers(study):
+    workdir, record = study
+    page = (workdir / "report.html").read_text()
+    assert page.count("<svg") == 6
+    for text in ("lora_rag", "Answers side by side", "old abilities", "few_shot_rag"):
+        assert text in page
+    assert all(own["text"].split(" (")[0] in page for own in record["needs"].values())
+    assert not re.search(r"(src|href)=\"(?!#)", page)
+
+
+def test_trained_arms_are_ordinary_runs(study):
+    workdir, _ = study
+    run = reader.load(workdir / "arms" / "lora_rag" / "trial0-seed0")
+    assert run.step == 2
+    rows = workdir / "arms" / "lora_rag" / "rows0-seed0" / "facts.jsonl"
+    prompts = [json.loads(line)["prompt"] for line in rows.read_text().splitlines()]
+    assert len(prompts) == 800
+    assert all(prompt.startswith("Text: ") for prompt in prompts)
+
+
+def test_finished_arms_are_read_back(study, lab, monkeypatch, capsys):
+    workdir, record = study
+    monkeypatch.setattr(arm_steps, "answered", None)
+    monkeypatch.setattr(decide.train, "train", None)
+    priced = chosen(lab, prices=dict(queries=5.0, flop=2.0))
+    again = decide.decide(priced, workdir)
+    assert capsys.readouterr().out.count("finished before") == len(arms.ARMS)
+    assert again["arms"] == record["arms"]
+    cost = again["needs"]["facts"]["costs"]["zero_shot"]["query_flops"]
+    assert again["needs"]["facts"]["totals"]["zero_shot"] == pytest.approx(5 * 2 * cost)
+
+
+def test_another_config_is_not_mixed_with_finished_arms(study, lab):
+    workdir, _ = study
+    with pytest.raises(ValueError, match="got an arm of another config"):
+        decide.decide(chosen(lab, only=["zero_shot", "rag"], max_new_tokens=5), workdir)
+
+
+def test_a_stopped_command_goes_on_where_it_was(lab, tmp_path, monkeypatch, capsys):
+    only = ["zero_shot", "lora"]
+    real = decide.train.train
+
+    def stopped(*args, **more):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(decide.train, "train", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        decide.decide(chosen(lab, only=only), tmp_path)
+    monkeypatch.setattr(decide.train, "train", real)
+    record = decide.decide(chosen(lab, only=only), tmp_path)
+    assert "zero_shot: finished before" in capsys.readouterr().out
+    assert set(record["arms"]) == set(only)
+
+
+def test_an_arm_that_fails_is_marked_and_the_others_go_on(lab, tmp_path):
+    broken = chosen(lab, only=["zero_shot", "lora"])
+    broken.runs["lora"]["optim"]["name"] = "adamv"
+    with pytest.raises(RuntimeError, match=r"1 of 2 arms have no result: lora: optim.name"):
+        decide.decide(broken, tmp_path)
+    record = json.loads((tmp_path / "decide.json").read_text())
+    assert "adamv" in record["arms"]["lora"]["error"]
+    assert record["needs"]["facts"]["chosen"] == "zero_shot"
+    assert "lora failed" in (tmp_path / "report.html").read_text()
+
+
+def test_validation_chooses_among_trials(lab, tmp_path, monkeypatch):
+    trials = ({}, {"instruction": "Be brief."}, {"instruction": "x"})
+    decision = chosen(
+        lab, only=["zero_shot"], arms={"zero_shot": dict(name="zero_shot", trials=trials)},
+        validation={"skill": dict(name="embedded", domain="skills", split="validation", limit=4)},
+    )  # fmt: skip
+    scores = iter([0.1, 0.7, 0.3])
+    monkeypatch.setattr(arm_steps, "validated", lambda *args: next(scores))
+    own = decide.decide(decision, tmp_path)["arms"]["zero_shot"]
+    assert (own["trial"], own["validation"]) == (1, [0.1, 0.7, 0.3])
+    assert "median 0.300" in (tmp_path / "report.html").read_text()
+
+
+def test_without_passages_retrieval_is_left_out(lab, tmp_path, capsys):
+    record = decide.decide(chosen(lab, only=["zero_shot", "rag"], passages={}), tmp_path)
+    assert set(record["arms"]) == {"zero_shot"}
+    assert "rag: left out, for want of passages" in capsys.readouterr().out
+
+
+def test_a_planted_leak_is_refused(lab, tmp_path):
+    decision = chosen(lab, only=["zero_shot"])
+    decision.train["facts"].update(split="test", rows=8)
+    with pytest.raises(
+        ValueError, match=r"test: got 0 rows whose id, and \d whose text, train has"
+    ):
+        decide.decide(decision, tmp_path)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_configs_load_and_hold_their_command(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for arg in ("", ":runlocal"):
+        config.read(conf.load(f"{path}{arg}"))
+    assert "python -m experiments.decide" in path.read_text()
+
+
+def test_the_script_of_the_docs_computes_the_verdict(study):
+    workdir, record = study
+    text = (ROOT / "docs" / "decide.md").read_text()
+    [script] = re.findall(r"```python\n(# verdict\.py.*?)```", text, re.DOTALL)
+    assert len(script.strip().splitlines()) <= 28
+    command = [sys.executable, "-c", script, str(workdir / "decide.json")]
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    for need, own in record["needs"].items():
+        assert f"{need}: {own['chosen']} of {own['candidates']}" in out
+        for label, each in own["scores"].items():
+            if label != "rag_oracle":
+                assert f"{label} {each['value']:.3f} [{each['low']:.3f}, {each['high']:.3f}]" in out

@@ -1,0 +1,151 @@
+"""A study from its config to its report: resumed, with a cell that diverges, and read back."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from experiments import sequential, train
+from ftjax.studies import stages, study
+
+CONFIG = """
+from configs import common
+
+def get_config(arg=None):
+    arg = common.parse_arg(arg, task="a", full=False, replay=False)
+    c = common.base()
+    c.model.base = ROOT + "/base"
+    common.tune(c, full=arg.full, rank=2)
+    rows = lambda name: dict(name="jsonl", path=ROOT + "/" + name + ".jsonl")
+    c.data = dict(rows(arg.task), max_tokens=32, kind="prompt")
+    for label in ("a", "b", "old"):
+        group = "new" if label == arg.task else "old"
+        c.evals[label] = dict(name="nll", group=group, data=rows(label))
+    c.optim.schedule = dict(name="constant")
+    c.steps, c.batch_size, c.eval_every_steps, c.log_every_steps = 4, 8, 2, 2
+    c.checkpoint.every_steps = 2
+    return c
+
+def study():
+    return dict(
+        tasks=("a", "b"), methods=dict(lora="", full="full"), carry="merged",
+        rates=dict(lora=(0.05, 1e30), full=(0.01,)), controls=("none", "joint"),
+        match=dict(metric="nll", fraction=0.3),
+    )
+"""
+ANSWERS = dict(a=" it is", b=" what", old=" it is what it is")
+
+
+@pytest.fixture(scope="module")
+def config(lab, tmp_path_factory):
+    root = tmp_path_factory.mktemp("study")
+    (root / "base").symlink_to(lab.root / "base")
+    for name, answer in ANSWERS.items():
+        rows = [dict(prompt=f"{name} {i}:", response=f"{answer} {i}\n") for i in range(8)]
+        (root / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    path = root / "own.py"
+    path.write_text(CONFIG.replace("ROOT", repr(str(root))))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def whole(config, tmp_path_factory):
+    folder, chosen = tmp_path_factory.mktemp("whole"), study.read(config)
+    assert sequential.run(chosen, folder)
+    sequential.report(chosen, folder)
+    return folder
+
+
+def test_the_matrix_has_every_example_of_every_stage(whole):
+    with np.load(whole / "matrix.npz") as matrix:
+        found = {key: matrix[key] for key in matrix}
+    rows = {key.rsplit("/", 2)[0] for key in found}
+    assert rows == {
+        "none/0", "lora_0.05_s0_o0/1", "lora_0.05_s0_o0/2", "full_0.01_s0_o0/1",
+        "full_0.01_s0_o0/2", "joint_0.05_s0/1",
+    }  # fmt: skip
+    for row in rows:
+        for label in ANSWERS:
+            assert found[f"{row}/{label}/nll"].shape == (8,)
+    scored = np.load(whole / "cells" / "full_0.01_s0_o0" / "1_a" / "evals" / "4.npz")
+    np.testing.assert_array_equal(found["full_0.01_s0_o0/1/b/nll"], scored["b/nll"])
+    first = np.load(whole / "cells" / "lora_0.05_s0_o0" / "1_a" / "evals" / "0.npz")
+    np.testing.assert_array_equal(found["none/0/a/nll"], first["a/nll"])
+
+
+def test_a_stage_starts_where_the_last_one_ended(whole):
+    cell = whole / "cells" / "full_0.01_s0_o0"
+    end, start = (np.load(cell / p) for p in ("1_a/evals/4.npz", "2_b/evals/0.npz"))
+    for name in end:
+        np.testing.assert_array_equal(end[name], start[name])
+
+
+def test_a_cell_that_diverges_is_a_row_with_its_reason(whole):
+    report = json.loads((whole / "report.json").read_text())
+    cells = {cell["cell"]: cell for cell in report["cells"]}
+    lost = cells["lora_1e+30_s0_o0"]
+    assert lost["reason"].startswith("a: loop: step 2: got a loss of nan")
+    statuses = {label: cell["status"] for label, cell in cells.items()}
+    assert statuses == {
+        label: "diverged" if "1e+30" in label else "done" for label in statuses
+    }  # the joint control has the rates of the first method
+    rates = report["methods"]["lora"]["rates"]
+    assert rates["1e+30"]["diverged"] == 1
+    assert rates["0.05"]["diverged"] == 0
+    page = (whole / "report.html").read_text()
+    assert "lora_1e+30_s0_o0" in page
+    assert "diverged" in page
+
+
+def test_methods_are_compared_at_the_match(whole):
+    report = json.loads((whole / "report.json").read_text())
+    assert report["tasks"]["a"]["top_of"] == "joint_0.05_s0"
+    matched = {name: own["matched"] for name, own in report["methods"].items()}
+    for own in matched.values():
+        assert own["rate"] is not None or own["text"].startswith("not reached (best ")
+    measures = report["methods"]["full"]["rates"]["0.01"]["measures"]
+    assert measures["bwt"]["value"] == pytest.approx(-measures["forgetting"]["value"])
+    assert set(measures) > {"avg_accuracy", "learning_accuracy", "intransigence"}
+
+
+class Killed(BaseException):
+    """What no handler catches."""
+
+
+def test_a_killed_study_ends_with_the_same_matrix(config, whole, tmp_path, monkeypatch):
+    chosen, calls, run = study.read(config), [], train.train
+
+    def kill_after(count):
+        def call(*args, **more):
+            calls.append(args)
+            outcome = run(*args, **more)
+            if len(calls) == count:
+                raise Killed
+            return outcome
+
+        return call
+
+    monkeypatch.setattr(train, "train", kill_after(2))  # trained, and not recorded as ended
+    with pytest.raises(Killed):
+        sequential.run(chosen, tmp_path)
+    monkeypatch.setattr(stages.Stage, "end", lambda *_, **__: (_ for _ in ()).throw(Killed))
+    monkeypatch.setattr(train, "train", run)
+    with pytest.raises(Killed):
+        sequential.run(chosen, tmp_path)
+    monkeypatch.undo()
+    assert sequential.run(chosen, tmp_path)
+    sequential.report(chosen, tmp_path)
+    assert (tmp_path / "matrix.npz").read_bytes() == (whole / "matrix.npz").read_bytes()
+    monkeypatch.setattr(train, "train", None)  # nothing is left to run
+    assert sequential.run(chosen, tmp_path)
+
+
+def test_another_study_in_its_folder_is_refused(config, whole, tmp_path):
+    other, text = tmp_path / "own.py", pathlib.Path(config).read_text()
+    other.write_text(text.replace("= 4, 8, 2, 2", "= 5, 8, 2, 2"))
+    with pytest.raises(ValueError, match="which was run with another config"):
+        sequential.run(study.read(str(other)), whole)
+    other.write_text(text.replace("data=rows(label))", "data=rows(label), rows=4)"))
+    with pytest.raises(ValueError, match="whose base was evaluated otherwise"):
+        sequential.run(study.read(str(other)), whole)

@@ -1,0 +1,101 @@
+"""Runs of one process that share their parts are the runs that share nothing, to the bit."""
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import train
+from ftjax.core import tree
+from ftjax.run import plan as plans
+from ftjax.run import reader
+from ftjax.run.shared import Shared
+from tests.lab import evaluated, metrics
+
+
+@pytest.fixture(scope="module")
+def shared(lab):
+    return Shared(base=str(lab.root / "base"))
+
+
+def chosen(lab, **changes):
+    task = dict(name="nll", group="new", data=lab.rows(max_tokens=64), rows=8)
+    return lab.settings(**{"evals.task": task, "optim.learning_rate": 0.05} | changes)
+
+
+def weights(workdir):
+    return tree.paths(reader.load(workdir).params)
+
+
+@pytest.mark.parametrize("adapter", [{}, {"adapter": dict(name="", where="blocks/**")}])
+def test_runs_that_share_are_those_that_do_not(lab, shared, tmp_path, adapter):
+    for seed in (0, 1):
+        numbers = {"seed.data": seed, "seed.adapter": seed, "optim.learning_rate": 0.01 + seed / 99}
+        own = chosen(lab, **adapter, **numbers)
+        train.train(own, tmp_path / f"shared{seed}", shared=shared)
+    train.train(own, tmp_path / "alone")
+    assert metrics(tmp_path / "shared1") == metrics(tmp_path / "alone")
+    assert metrics(tmp_path / "shared0") != metrics(tmp_path / "alone")
+    one, other = weights(tmp_path / "shared1"), weights(tmp_path / "alone")
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_what_is_shared_and_what_is_not(lab, shared):
+    plan = lambda **changes: plans.plan(chosen(lab, **changes), shared=shared)
+    first, seed = plan(), plan(**{"seed.data": 5, "seed.adapter": 5, "eval_every_steps": 1})
+    assert seed.loader is not first.loader  # it has a position of its own
+    assert seed.loader.data is first.loader.data
+    assert seed.evaluation is first.evaluation
+    assert plans.compiled_step(seed) is plans.compiled_step(first)
+    rate, rank = plan(**{"optim.learning_rate": 0.01}), plan(**{"adapter.rank": 4})
+    assert rate.evaluation is first.evaluation
+    assert plans.compiled_step(rate) is plans.compiled_step(first)
+    longer = plan(steps=4)  # the schedule ends later
+    unclipped = plan(**{"optim.clip_norm": None})  # no number, but another program
+    for other in (rank, longer, unclipped):
+        assert plans.compiled_step(other) is not plans.compiled_step(first)
+    rows = plan(**{"evals.task.rows": 4})
+    assert rows.evaluation is not first.evaluation
+    cut = plan(**{"data.max_tokens": 32})
+    assert cut.loader.data is not first.loader.data
+    assert cut.evaluation is not first.evaluation
+
+
+def test_what_trains_is_a_copy(lab, shared):
+    full = chosen(lab, adapter=dict(name="", where="blocks/**"))
+    read = lambda: plans.weights(plans.plan(full, shared=shared))[0].params
+    one, two = tree.paths(read()), tree.paths(read())
+    assert all(one[path] is not two[path] for path in one)
+    lora = plans.plan(chosen(lab), shared=shared)
+    frozen = [tree.paths(plans.weights(lora)[1]["model"]) for _ in range(2)]
+    assert all(frozen[0][path] is frozen[1][path] for path in frozen[0])
+
+
+def test_a_cached_reference_keeps_its_data_to_itself(lab, shared, tmp_path):
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text('{"prompt": "Q:", "chosen": " it is", "rejected": " what"}\n' * 8)
+    data = dict(name="jsonl", path=str(pairs), kind="preference", max_tokens=32)
+    own = lab.settings(
+        data=data, objective=dict(name="dpo", beta=0.1), **{"reference.name": "cached"}
+    )
+    made = [plans.plan(own, shared=shared).loader.data for _ in range(2)]
+    assert made[0] is not made[1]
+
+
+def test_an_adapter_exports_a_merged_model(lab, tmp_path):
+    work = lab.run("run", tmp_path, **{"export.form": "model", "optim.learning_rate": 0.05})
+    merged = plans.weights(plans.plan(lab.settings(**{"model.base": str(work / "export")})))[1]
+    run = reader.load(work)
+    moved = (
+        tree.paths(merged["model"])["blocks/mlp/down"]
+        - tree.paths(run.base)["model/blocks/mlp/down"]
+    )
+    assert float(np.abs(moved).max()) > 1e-4
+    with pytest.raises(ValueError, match=r"export\.form: got 'modell'; expected one of .*adapter"):
+        lab.settings(**{"export.form": "modell"})
+
+
+def test_evaluations_of_every_kind_are_shared(lab, shared):
+    own = lambda seed: plans.plan(
+        lab.settings(**{"seed.data": seed}, evals=evaluated(lab).evals.to_dict()), shared=shared
+    )
+    assert own(0).evaluation is own(1).evaluation

@@ -1,0 +1,183 @@
+"""The queue's thread, over slots that count instead of a model."""
+
+import threading
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from ftjax.sampling import slots
+from ftjax.serve import engine as engines
+from ftjax.serve.engine import Closed, Engine, Full, Job
+
+STOP, WAIT_S = 99, 20
+
+
+class Row(NamedTuple):
+    left: int
+    next: int  # the token to come
+
+
+class Counting:
+    """Programs whose rows say seed, seed + 1, ... one token a turn; `gate` lets turns pass."""
+
+    width = slots.CHUNK
+
+    def __init__(self, count):
+        self.count, self.gate, self.fails, self.groups = count, threading.Semaphore(0), False, []
+
+    def empty(self):
+        return [Row(0, 0)] * self.count
+
+    def start(self, params, state, prompts, start):
+        self.groups.append(int((start.slot_G < self.count).sum()))
+        state = list(state)
+        for slot, limit, seed in zip(start.slot_G, start.limit_G, start.seed_G, strict=True):
+            if slot < self.count:
+                state[slot] = Row(int(limit), int(seed))
+        return state
+
+    def advance(self, params, state, keep, steps, due):
+        assert self.gate.acquire(timeout=WAIT_S)
+        if self.fails:
+            self.fails = False
+            raise RuntimeError("out of memory")
+        is_open = np.array([row.left > 0 for row in state]) & keep
+        tokens = np.array([[row.next] * slots.TURN for row in state])
+        state = [
+            Row(r.left - 1, r.next + 1) if o else Row(0, 0)
+            for r, o in zip(state, is_open, strict=True)
+        ]
+        go_on = np.array([row.left > 0 for row in state]) & (tokens[:, 0] != STOP)
+        best = np.zeros((self.count, slots.TURN, 3))
+        return state, slots.Turn(
+            tokens, tokens * -0.5, best.astype(int), best, is_open.astype(int), go_on
+        )
+
+
+class Running(NamedTuple):
+    engine: Engine
+    programs: Counting
+    found: dict
+    ended: threading.Semaphore
+
+
+@pytest.fixture
+def running():
+    """An engine of two slots, and what its jobs were given."""
+    programs, found, ended = Counting(2), {}, threading.Semaphore(0)
+    engine = Engine(programs, None, count=2, stop_ids=(STOP,), max_queue=3, max_queue_tokens=40)
+
+    def deliver(pieces):
+        for job, piece in pieces:
+            tokens, _ = found.get(job, ([], None))
+            found[job] = tokens + piece.tokens, piece.end
+            if piece.end:
+                ended.release()
+
+    engine.start(deliver)
+    yield Running(engine, programs, found, ended)
+    programs.gate.release(1000)
+    engine.close()
+
+
+def wait(running, jobs):
+    for _ in range(jobs):
+        assert running.ended.acquire(timeout=WAIT_S)
+
+
+def test_jobs_end_by_their_limit_or_a_stop_token(running):
+    jobs = [Job([1], 3, seed=10), Job([1], 9, seed=97), Job([1], 2, seed=50)]
+    running.engine.submit(jobs)
+    running.programs.gate.release(20)
+    wait(running, 3)
+    assert [running.found[job] for job in jobs] == [
+        ([10, 11, 12], "length"), ([97, 98, 99], "stop"), ([50, 51], "length")
+    ]  # fmt: skip
+    counts = running.engine.counts
+    assert (counts.generated_tokens, counts.prompt_tokens, counts.ended) == (8, 3, 3)
+    assert (counts.first_tokens, running.engine.busy, running.engine.waiting) == (3, 0, 0)
+
+
+def test_a_cancelled_job_frees_its_slot_for_one_that_waits(running):
+    long, other, third = Job([1], 900, seed=1), Job([1], 900, seed=1), Job([1], 1, seed=30)
+    running.engine.submit([long, other, third])
+    running.programs.gate.release(3)
+    long.cancel()
+    running.programs.gate.release(3)
+    wait(running, 2)
+    assert running.found[long][1] == "cancelled"
+    assert running.found[third] == ([30], "length")
+    other.cancel()
+    running.programs.gate.release(2)
+    wait(running, 1)
+    assert running.engine.counts.cancelled == 2
+
+
+def test_a_job_is_cancelled_while_it_waits(running):
+    jobs = [Job([1], 5), Job([1], 5), Job([1], 5)]
+    jobs[2].cancel()
+    running.engine.submit(jobs)
+    running.programs.gate.release(20)
+    wait(running, 3)
+    assert running.found[jobs[2]] == ([], "cancelled")
+
+
+def test_a_full_queue_takes_no_more(running):
+    fill = [Job([1], 4) for _ in range(5)]
+    running.engine.submit(fill)
+    with pytest.raises(Full, match="4 answers would wait; at most 3 may"):
+        running.engine.submit([Job([1], 4)])
+    running.programs.gate.release(50)
+    wait(running, 5)
+    running.engine.submit([Job([1], 4)])  # there is room again
+    wait(running, 1)
+
+
+def test_tokens_that_wait_are_limited_and_those_in_slots_are_not(running):
+    running.engine.submit([Job([1], 300), Job([1], 300), Job([1], 29)])
+    with pytest.raises(Full, match="41 tokens would wait; at most 40 may"):
+        running.engine.submit([Job([1], 10)])
+    running.engine.submit([Job([1], 9)])
+
+
+def test_an_error_of_the_device_ends_what_runs_and_nothing_else(running):
+    jobs = [Job([1], 2) for _ in range(3)]
+    running.programs.fails = True
+    running.engine.submit(jobs)
+    running.programs.gate.release(20)
+    wait(running, 3)
+    assert [running.found[job][1] for job in jobs] == ["error: out of memory"] * 2 + ["length"]
+    assert running.engine.is_alive
+    assert running.engine.counts.failed == 2
+
+
+def test_closing_drains_first(running):
+    jobs = [Job([1], 3) for _ in range(4)]
+    running.engine.submit(jobs)
+    closing = threading.Thread(target=running.engine.close)
+    closing.start()
+    running.programs.gate.release(50)
+    closing.join(WAIT_S)
+    assert [running.found[job][1] for job in jobs] == ["length"] * 4
+    with pytest.raises(Closed):
+        running.engine.submit([Job([1], 3)])
+
+
+def test_closing_in_haste_cancels(running):
+    job = Job([1], 1000)
+    running.engine.submit([job])
+    running.programs.gate.release(1000)
+    running.engine.close(timeout_s=0)
+    assert running.found[job][1] == "cancelled"
+    assert not running.engine.is_alive
+
+
+def test_prompts_are_read_together_where_half_of_it_are_prompts():
+    job = lambda length: (0, Job([1] * length, 1))
+    sizes = lambda lengths: [len(group) for group in engines._groups([job(n) for n in lengths])]
+    assert sizes([5]) == [1]
+    assert sizes([5] * 3) == [1, 1, 1]
+    assert sizes([5] * 4) == [4]
+    assert sizes([5] * 11) == [8, 1, 1, 1]
+    assert sizes([5] * 7 + [700]) == [1] * 8

@@ -1,0 +1,159 @@
+"""The numbers of a study from scores by hand: gains, matches, rates, and what is missing."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from ftjax.core import files
+from ftjax.evals import nll
+from ftjax.report import study_page
+from ftjax.studies import numbers, outcomes
+from ftjax.studies.outcomes import Found
+from ftjax.studies.stages import Cell
+from ftjax.studies.study import Match, Study
+
+TASKS = ("a", "b")
+
+
+def make(methods=("m",), rates=(0.1, 0.2), seeds=(0,), controls=("none",), fraction=0.5):
+    return Study(
+        config="x.py", tasks={t: "" for t in TASKS}, orders=(TASKS,), carry="merged",
+        methods=dict.fromkeys(methods, ""), rates=dict.fromkeys(methods, rates), seeds=seeds,
+        match=Match("nll", fraction), controls=controls,
+        evals={x: dict(name="nll") for x in ("a", "b", "old")}, owners={"a": "a", "b": "b"},
+        probes=("old",),
+    )  # fmt: skip
+
+
+def scores(a, b, old, n=4):
+    """Four examples of each evaluation, of two tokens, with these losses a token."""
+    one = lambda value: {"nll": np.full(n, 2.0 * value), "tokens": np.full(n, 2.0)}
+    return {"a": one(a), "b": one(b), "old": one(old)}
+
+
+def compute(study, base, found):
+    return numbers.compute(study, base, found, resamples=40)
+
+
+BASE = scores(4, 4, 1)
+
+
+def cell(first, second, *, method="m", rate=0.1, seed=0, reason=""):
+    """A cell that is at BASE, `first` and `second` after its stages."""
+    label = f"{method}_{rate:g}_s{seed}_o0"
+    after = [scores(*first), scores(*second)][: 0 if reason else 2]
+    within = [[BASE, scores(*first)], [scores(*first), scores(*second)]][: len(after)]
+    return Found(Cell(label, method, rate, seed, TASKS), after, within, reason)
+
+
+def test_scores_are_means_such_that_more_is_better():
+    arrays = {"nll": np.array([1.0, 5.0, 0.0]), "tokens": np.array([1.0, 3.0, 2.0])}
+    found = outcomes.per_example(arrays, "nll")
+    assert found.mean() == pytest.approx(-nll.summary(arrays)["nll"])
+    assert outcomes.per_example({"correct": np.array([1.0, 0.0])}, "accuracy").mean() == 0.5
+
+
+def test_forgetting_at_the_match_by_hand():
+    study = make(rates=(0.1,))
+    # Gains: a from 4 to 2 is 1; b from 3.5 to 1 is from 1/6 to 1. The old falls by 0.4, then 0.6
+    # more, and a by 0.8 in the second stage.
+    found = [cell((2, 3.5, 1.4), (2.8, 1, 2.0))]
+    tasks = numbers.scales(study, BASE, found)
+    assert (tasks["a"].top, tasks["b"].top) == (-2, -1)
+    one, two = numbers.trajectories(study, tasks, BASE, found[0])
+    assert one.learning == pytest.approx([0, 1])
+    assert one.forgetting == pytest.approx([0, 0.4])
+    assert two.learning == pytest.approx([1 / 6, 1])
+    assert two.forgetting == pytest.approx([(0.4 + 0) / 2, (1.0 + 0.8) / 2])
+    wanted = (0.4 * 0.5 + (0.2 + 0.7 * (0.5 - 1 / 6) / (5 / 6))) / 2
+    assert numbers.at_match(study, tasks, BASE, found[0]) == pytest.approx(wanted)
+    assert numbers.at_end(study, tasks, BASE, found[0]) == pytest.approx((1, (1.0 + 0.8) / 2))
+    report = compute(study, BASE, found)
+    matched = report["methods"]["m"]["matched"]
+    assert matched["value"] == pytest.approx(wanted)
+    assert (matched["rate"], matched["at_edge"], matched["floor"]) == (0.1, True, None)
+    rate = report["methods"]["m"]["rates"]["0.1"]
+    assert rate["probes"]["old"]["value"] == pytest.approx(1.0)
+    assert rate["measures"]["bwt"]["value"] == pytest.approx(-0.8)
+    assert rate["measures"]["avg_accuracy"]["value"] == pytest.approx(-(2.8 + 1) / 2)
+    assert rate["stages"]["scores"]["old"] == pytest.approx([-1, -1.4, -2])
+
+
+def test_the_joint_control_is_the_top():
+    study = make(rates=(0.1,), controls=("none", "joint"))
+    joint = Found(Cell("joint_0.1_s0", "m", 0.1, 0, TASKS, is_joint=True),
+                  [scores(0.5, 0.5, 1)], [[BASE, scores(0.5, 0.5, 1)]], "")  # fmt: skip
+    report = compute(study, BASE, [cell((2, 4, 1), (2, 1, 1)), joint])
+    assert {task["top"] for task in report["tasks"].values()} == {-0.5}
+    measures = report["methods"]["m"]["rates"]["0.1"]["measures"]
+    assert measures["intransigence"]["value"] == pytest.approx(-0.5 - (-1.5))
+    assert report["front"] == ["m_0.1_s0_o0"]
+
+
+def test_a_rate_that_missed_or_diverged_has_no_number():
+    study = make(methods=("m", "few", "nan"))
+    good, low = ((2, 4, 1.2), (2, 1, 1.2)), ((3.5, 4, 1), (3.5, 3, 1))
+    found = [
+        cell(*good), cell(*low, rate=0.2),
+        cell(*low, method="few"), cell(*low, method="few", rate=0.2, reason="a: it blew up"),
+        cell(*good, method="nan", reason="a: nan"),
+        cell(*good, method="nan", rate=0.2, reason="a: nan"),
+    ]  # fmt: skip
+    report = compute(study, BASE, found)
+    matched = {name: own["matched"] for name, own in report["methods"].items()}
+    assert matched["m"]["rate"] == 0.1
+    assert matched["few"] == {"text": "not reached (best 0.25 of 0.5)", "rate": None}
+    assert matched["nan"] == {"text": "diverged", "rate": None}
+    assert report["compared"] == {"m": "compared with", "few": "n/a", "nan": "n/a"}
+    assert report["methods"]["m"]["rates"]["0.2"]["forgetting_at_match"] is None
+    text = numbers.text(report)
+    assert "not reached (best 0.25 of 0.5)" in text
+    assert "few_0.2_s0_o0 diverged: a: it blew up" in text
+
+
+def test_differences_below_the_noise_of_seeds_are_not_resolved():
+    study = make(methods=("one", "two", "far"), rates=(0.1,), seeds=(0, 1, 2))
+    fell = dict(one=(0.1, 0.2, 0.3), two=(0.2, 0.25, 0.3), far=(5.0, 5.1, 5.2))
+    found = [
+        cell((2, 4, 1), (2, 1, 1 + 4 * fall), method=method, seed=seed)
+        for method, falls in fell.items() for seed, fall in enumerate(falls)
+    ]  # fmt: skip
+    report = compute(study, BASE, found)
+    floor = report["methods"]["one"]["matched"]["floor"]
+    assert floor["n"] == 3
+    assert report["compared"]["two"].startswith("not resolved (|+0.0")
+    assert float(report["compared"]["far"]) > 1
+    own = report["methods"]["one"]["matched"]
+    assert own["low"] < own["value"] < own["high"]
+
+
+def test_a_task_that_nothing_learned_is_named():
+    with pytest.raises(ValueError, match="got 'a', of which no cell learned anything"):
+        compute(make(rates=(0.1,)), BASE, [cell((4.5, 4, 1), (4.5, 1, 1))])
+
+
+def test_the_page_shows_all_of_it(tmp_path):
+    study = make(methods=("m", "<b>"), rates=(0.1,))
+    found = [cell((2, 3.5, 1.4), (2.8, 1, 2.0)),
+             cell((2, 4, 1), (2, 1, 1), method="<b>", reason="a: got NaN")]  # fmt: skip
+    report = json.loads(json.dumps(files.plain(compute(study, BASE, found))))
+    page = study_page.write(tmp_path / "r.html", title="own", report=report, config=study.plain)
+    text = page.read_text()
+    assert text.count("<svg") == 2
+    assert "&lt;b&gt;" in text
+    assert "<b>_0.1" not in text
+    assert "a: got NaN" in text
+    assert "not resolved" in text
+
+
+def test_the_matrix_is_the_same_bytes(tmp_path):
+    found = [cell((2, 3.5, 1.4), (2.8, 1, 2.0))]
+    for name in ("one.npz", "two.npz"):
+        outcomes.write(tmp_path / name, BASE, found)
+    assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "two.npz").read_bytes()
+    with np.load(tmp_path / "one.npz") as matrix:
+        assert sorted({key.rsplit("/", 2)[0] for key in matrix}) == [
+            "m_0.1_s0_o0/1", "m_0.1_s0_o0/2", "none/0"]  # fmt: skip
+        assert math.isclose(matrix["m_0.1_s0_o0/2/old/nll"].sum(), 16)

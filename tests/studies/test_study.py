@@ -1,0 +1,168 @@
+"""A study is checked before anything runs: names, rates, orders, and what its configs have."""
+
+import json
+import textwrap
+
+import pytest
+
+from ftjax.studies import stages, study
+
+CONFIG = '''
+"""A study of two tasks."""
+from configs import common
+
+def get_config(arg=None):
+    arg = common.parse_arg(arg, task="a", full=False, rank=2, more=0)
+    c = common.base()
+    common.tune(c, full=arg.full, rank=arg.rank)
+    c.data = dict(name="jsonl", path=f"{arg.task}.jsonl", max_tokens=64)
+    for label in ("a", "b", "old"):
+        c.evals[label] = dict(name="nll", data=dict(name="jsonl", path=f"{label}.jsonl"))
+    c.evals[arg.task].group = "new"
+    c.evals.choices = dict(name="choice", data=dict(name="jsonl", path="c.jsonl"))
+    c.steps = 3
+    return c
+
+def study():
+    return dict(STUDY)
+'''
+GIVEN = dict(
+    tasks=("a", "b"), methods=dict(lora="", full="full"), rates=(1e-3, 1e-2),
+    match=dict(metric="nll", fraction=0.9),
+)  # fmt: skip
+
+
+@pytest.fixture
+def write(tmp_path):
+    def make(text=CONFIG, **changes):
+        path = tmp_path / "own.py"
+        path.write_text(textwrap.dedent(text).replace("STUDY", repr(GIVEN | changes)))
+        return str(path)
+
+    return make
+
+
+def test_every_task_is_evaluated_in_every_stage(write, tmp_path):
+    found = study.read(write(orders=2, seeds=(3,), carry="continued"))
+    assert found.orders == (("a", "b"), ("b", "a"))
+    assert (found.probes, dict(found.owners)) == (("choices", "old"), {"a": "a", "b": "b"})
+    cells = stages.cells(found)
+    assert [cell.label for cell in cells[:3]] == [
+        "lora_0.001_s3_o0", "lora_0.001_s3_o1", "lora_0.01_s3_o0"]  # fmt: skip
+    assert len(cells) == 2 * 2 * 2
+    one, two = stages.stages(found, cells[1], tmp_path)
+    groups = [{k: v["group"] for k, v in each.settings.evals.items()} for each in (one, two)]
+    assert groups[0] == dict(a="later", b="new", old="old", choices="old")
+    assert groups[1] == dict(a="new", b="old", old="old", choices="old")
+    assert one.settings.data["path"] == "b.jsonl"
+    assert one.settings.optim["learning_rate"] == 1e-3
+    seed = one.settings.seed
+    assert (seed.data, seed.init, seed.adapter, seed.sampling) == (3, 0, 3, 3)
+    assert one.workdir == tmp_path / "cells" / "lora_0.001_s3_o1" / "1_b"
+
+
+@pytest.mark.parametrize(
+    ("carry", "wanted"),
+    [("merged", ("model", "EXPORT", "", ())), ("continued", ("adapter", "tiny", "EXPORT", ())),
+     ("stacked", ("adapter", "tiny", "", ("EXPORT",)))],
+)  # fmt: skip
+def test_what_a_stage_starts_from(write, tmp_path, carry, wanted):
+    found = study.read(write(carry=carry))
+    cells = {cell.method: cell for cell in stages.cells(found) if cell.rate == 1e-3}
+    one, two = stages.stages(found, cells["lora"], tmp_path)
+    own = two.settings
+    export = str(one.workdir / "export")
+    shown = (own.export.form, own.model.base, own.adapter_from, own.adapter.get("past", ()))
+    assert json.loads(json.dumps(shown).replace(export, "EXPORT")) == json.loads(json.dumps(wanted))
+    assert (own.tokenizer, one.settings.tokenizer, one.settings.model.base) == ("tiny",) * 3
+    _, full = stages.stages(found, cells["full"], tmp_path)
+    assert full.settings.model.base.endswith("full_0.001_s0_o0/1_a/export")
+    assert (full.settings.export.form, full.settings.adapter_from) == ("model", "")
+
+
+def test_full_carries_no_adapters(write, tmp_path):
+    found = study.read(write(carry="full"))
+    with pytest.raises(ValueError, match=r"methods\.lora: study\.carry: got 'full'.*'lora'"):
+        stages.check(found, tmp_path)
+    alone = study.read(write(carry="full", methods=dict(full="full")))
+    stages.check(alone, tmp_path)
+
+
+def test_methods_are_arguments_or_dotted_keys(write, tmp_path):
+    found = study.read(write(methods={"lora": "rank=4", "decay": {"optim.weight_decay": 0.5}}))
+    cells = {cell.method: cell for cell in stages.cells(found)}
+    first = lambda method: stages.stages(found, cells[method], tmp_path)[0].settings
+    assert first("lora").adapter["rank"] == 4
+    assert first("decay").optim["weight_decay"] == 0.5
+    assert first("lora").optim["weight_decay"] == 0
+
+
+def test_the_joint_control_has_all_tasks_at_once(write, tmp_path):
+    found = study.read(write(controls=("none", "joint")))
+    cell = stages.cells(found)[-1]
+    (stage,) = stages.stages(found, cell, tmp_path)
+    assert (cell.label, cell.method, stage.settings.steps) == ("joint_0.01_s0", "lora", 6)
+    assert [part["path"] for part in stage.settings.data["parts"]] == ["a.jsonl", "b.jsonl"]
+    assert stage.settings.data["max_tokens"] == 64
+    assert {k: v["group"] for k, v in stage.settings.evals.items()} == dict(
+        a="new", b="new", old="old", choices="old"
+    )
+
+
+def test_mixtures_are_joined_part_by_part():
+    parts = (dict(name="x", weight=3.0), dict(name="y", weight=1.0, kind="text"))
+    half = dict(name="mixture", kind="prompt", max_tokens=8, parts=parts)
+    found = stages.joint_data({"a": half, "b": dict(name="z", max_tokens=8)})
+    assert found["max_tokens"] == 8
+    shown = [(p["name"], p.get("kind"), p["weight"]) for p in found["parts"]]
+    assert shown == [("x", "prompt", 0.75), ("y", "text", 0.25), ("z", None, 1.0)]
+    with pytest.raises(ValueError, match=r"data of the task 'b' with \{'max_tokens': 9\}"):
+        stages.joint_data({"a": half, "b": dict(name="z", max_tokens=9)})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(carry="mergd"), r"study\.carry: got 'mergd'; did you mean 'merged'"),
+        (dict(orders=(("a", "bb"),)), r"study\.orders: got 'bb'; did you mean 'b'"),
+        (dict(orders=(("a", "a"),)), "expected every task once"),
+        (dict(orders=3), "got 3 for 2 tasks"),
+        (dict(probes=("olt",)), r"study\.probes: got 'olt'; did you mean 'old'"),
+        (dict(probes=("a",)), r"study\.probes: got 'a'.*expected one of choices, old"),
+        (dict(controls=("joined",)), r"study\.controls: got 'joined'; did you mean 'joint'"),
+        (dict(rates=dict(lora=(1e-3,), ful=(1e-3,))), r"study\.rates: got 'ful'; did you mean"),
+        (dict(rates=dict(lora=(1e-3,))), r"study\.rates\.full: got \(\)"),
+        (dict(rates=(1e-3, -1.0)), r"study\.rates\.lora: got \(0\.001, -1\.0\)"),
+        (dict(rates=(1e-3, 1e-3)), "each once"),
+        (dict(seeds=0), r"study\.seeds: got 0"),
+        (dict(match=dict(metric="nl", fraction=0.5)), r"metric: got 'nl'; did you mean 'nll'"),
+        (dict(match=dict(metric="nll", fraction=1.5)), r"study\.match\.fraction: got 1\.5"),
+        (dict(match=dict(metric="f1", fraction=0.5)), "got 'a', whose evaluations of group 'new'"),
+        (dict(methods={"a/b": ""}), "got the name 'a/b'"),
+        (dict(methods={"lora": 3}), r"study\.methods\.lora: got 3"),
+        (dict(methods={}), r"study\.methods: got none"),
+        (dict(method={}), r"study\.method: unknown key; did you mean 'methods'"),
+    ],
+)
+def test_what_is_refused(write, changes, message):
+    with pytest.raises(ValueError, match=message):
+        study.read(write(**changes))
+
+
+def test_evaluations_are_one_for_all_tasks(write):
+    other = CONFIG.replace('path=f"{label}.jsonl"', 'path=f"{label}{arg.task}.jsonl"')
+    with pytest.raises(ValueError, match="two evaluations 'a', of which that of the task 'b'"):
+        study.read(write(other))
+    both = CONFIG.replace('"new"', '"new"\n    c.evals.a.group = "new"')
+    with pytest.raises(ValueError, match=r"evals\.a as new in the tasks 'a' and 'b'"):
+        study.read(write(both))
+
+
+def test_one_task_without_probes_can_forget_nothing(write):
+    with pytest.raises(ValueError, match="nothing could be forgotten"):
+        study.read(write(tasks=("a",), probes=()))
+
+
+def test_a_config_without_a_study(write):
+    with pytest.raises(ValueError, match=r"which has no study\(\)"):
+        study.read("configs/sft.py")
