@@ -61,15 +61,11 @@ def svg(series: Mapping[str, Points], *, title: str, order: Sequence[str] = ()) 
 
     order: names that keep their colour in all plots, each the colour of its place.
     """
-    names = list(dict.fromkeys([*order, *series]))
-    return drawing(lambda axes: _draw(axes, series, names), title=title)
+    return drawn(title, lambda axes: _draw(axes, series, list(dict.fromkeys([*order, *series]))))
 
 
-def drawing(draw: Callable, *, title: str) -> str:
-    """Return the `<svg>` element of what `draw(axes)` draws in INK, LINE and colours of SERIES.
-
-    title: tells this drawing's ids from those of others on the page.
-    """
+def drawn(title: str, draw: Callable) -> str:
+    """Return the `<svg>` element of what `draw(axes)` draws in the colours above."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -83,13 +79,26 @@ def drawing(draw: Callable, *, title: str) -> str:
         figure = Figure(figsize=(4.6, 2.7), layout="constrained")
         figure.patch.set_alpha(0)
         axes = figure.add_subplot()
-        axes.patch.set_alpha(0)
         draw(axes)
-        dress(axes)
-        drawn = io.StringIO()
+        follow_page(axes)
+        found = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(drawn, format="svg", metadata=nothing)
-    return _inline(drawn.getvalue(), title)
+        figure.savefig(found, format="svg", metadata=nothing)
+    return _inline(found.getvalue(), title)
+
+
+def follow_page(axes) -> None:
+    """Give axes the page's background and its colours of text and lines."""
+    axes.patch.set_alpha(0)
+    axes.xaxis.label.set_color(INK)
+    axes.yaxis.label.set_color(INK)
+    axes.grid(visible=True, color=LINE, linewidth=0.6)
+    axes.tick_params(colors=INK, which="both", length=0)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side == "bottom")
+        spine.set_color(LINE)
+    if len(axes.get_legend_handles_labels()[1]) > 1:
+        axes.legend(frameon=False, labelcolor=INK)
 
 
 def _draw(axes, series: Mapping[str, Points], order: list[str]) -> None:
@@ -98,19 +107,6 @@ def _draw(axes, series: Mapping[str, Points], order: list[str]) -> None:
         mark = "o" if len(steps) < 25 else None
         axes.plot(steps, values, color=color, label=name, marker=mark, markersize=3, linewidth=1.4)
     axes.set_xlabel("step")
-
-
-def dress(axes) -> None:
-    """Give a drawing the colours and the lines of the page."""
-    for label in (axes.xaxis.label, axes.yaxis.label):
-        label.set_color(INK)
-    axes.grid(visible=True, color=LINE, linewidth=0.6)
-    axes.tick_params(which="both", colors=INK, length=0)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side == "bottom")
-        spine.set_color(LINE)
-    if len(axes.get_legend_handles_labels()[0]) > 1:
-        axes.legend(frameon=False, labelcolor=INK)
 
 
 def _inline(text: str, title: str) -> str:

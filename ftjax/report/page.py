@@ -18,7 +18,7 @@ from ftjax.core import files
 from ftjax.report import curves
 from ftjax.report.table import GROUPS, Table, number, signed, table_text
 
-__all__ = ["Sample", "render", "table_text", "write"]
+__all__ = ["Sample", "table_text", "write"]
 
 TEMPLATES = pathlib.Path(__file__).parent / "templates"
 
@@ -47,27 +47,25 @@ def write(
     rows: of metrics.jsonl. facts: a few headline numbers, shown in the order given.
     """
     plots = curves.collect(rows)
-    page = render(
-        "report.html",
-        title=title,
-        facts=facts or {},
-        table=table,
-        groups=GROUPS,
-        plots={name: _draw(name, plots) for name in plots},
-        samples=samples,
-        config=json.dumps(files.plain(dict(config)), indent=2, ensure_ascii=False),
-    )
+    drawings = {name: _draw(name, plots) for name in plots}
+    found = dict(table=table, groups=GROUPS, plots=drawings, samples=samples)
+    page = render("report.html", title=title, facts=facts, config=config, **found)
     return files.write_text(path, page)
 
 
-def render(name: str, **values) -> str:
-    """Fill a template of this folder; all text is escaped, and one that is missing raises."""
+def render(
+    template: str, *, title: str, config: Mapping, facts: Mapping[str, object] | None = None,
+    **found,
+) -> str:  # fmt: skip
+    """Render a page of the templates, with title, headline numbers and config as all of them."""
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True,
-        loader=jinja2.FileSystemLoader(TEMPLATES, encoding="utf-8"),
-    )  # fmt: skip
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined
+    )
     environment.filters |= {"number": number, "signed": signed}
-    return environment.get_template(name).render(**values)
+    shown = json.dumps(files.plain(dict(config)), indent=2, ensure_ascii=False)
+    return environment.get_template(template).render(
+        title=title, facts=facts or {}, config=shown, **found
+    )
 
 
 def _draw(title: str, plots: Mapping[str, Mapping]) -> str:
