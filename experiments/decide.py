@@ -33,6 +33,10 @@ def main(argv: list[str], given: cli.RunsFlags) -> None:
         raise app.UsageError(f"got the arguments {argv[1:]}; expected flags alone")
     decision = decisions.read(conf.load(given.config.value))
     cli.start()
+    import jax  # slow to import
+
+    if jax.process_count() > 1:
+        raise app.UsageError(f"got {jax.process_count()} processes; expected one")
     decide(decision, pathlib.Path(given.workdir.value))
 
 

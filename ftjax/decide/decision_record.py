@@ -6,7 +6,7 @@ record = joined(own, {label: record of the arm})
 from collections.abc import Mapping
 
 from ftjax.core import files
-from ftjax.decide import answering, conclusion, forgetting, knowledge, overlap
+from ftjax.decide import answering, arms, conclusion, forgetting, knowledge, overlap
 from ftjax.decide.questions import Question
 from ftjax.decide.study import VERSION, Study
 
@@ -20,8 +20,12 @@ def joined(own: Study, found: Mapping[str, dict]) -> dict:
       ValueError: no arm has a result.
     """
     decision, known = own.decision, own.knowledge
-    if all("error" in each for each in found.values()):
-        raise ValueError(f"arms: got no result of {len(found)} arms: {_errors(found)}")
+    usable = [each for each in found.values() if not arms.ARMS[each["name"]].is_ceiling]
+    if all("error" in each for each in usable):
+        raise ValueError(
+            f"arms: got no result of {len(usable)} arms that can be used; expected one at least; "
+            f"{_errors(found)}"
+        )
     record = {
         "version": VERSION,
         "base": decision.base,
@@ -45,7 +49,7 @@ def joined(own: Study, found: Mapping[str, dict]) -> dict:
 
 
 def _errors(found: Mapping[str, dict]) -> str:
-    return "; ".join(f"{label}: {each['error']}" for label, each in found.items())
+    return "; ".join(f"{k}: {each['error']}" for k, each in found.items() if "error" in each)
 
 
 def _item(each: Question) -> dict:
