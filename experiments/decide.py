@@ -47,9 +47,9 @@ def decide(decision: decisions.Decision, workdir: pathlib.Path) -> dict | None:
       ValueError: anything wrong with config or data.
       RuntimeError: an arm failed; the report is there, and the arm is marked in it.
     """
-    from ftjax.decide import decision_record, decision_report, study
+    from ftjax.decide import benchmark, decision_record, decision_report
 
-    own = study.open_study(decision, workdir)
+    own = benchmark.open_benchmark(decision, workdir)
     found = {}
     for label in own.arms:
         sys.stdout.write(f"\n== {label}\n")
