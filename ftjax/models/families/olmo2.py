@@ -38,7 +38,7 @@ class Block(nnx.Module):
         """Apply the layer; returns [B,T,D], their keys and values, nothing auxiliary."""
         # The stream itself goes in: norms stand behind the branches alone.
         mixed, new = self.attn(x_BTD, context, site.under("attn"), cache)
-        # Kept is what the norm reads, so that the map before it is not run again.
+        # What the norm reads is kept, so that the map before it is not run again.
         x_BTD = remat.keep(x_BTD + self.norm(remat.keep(mixed), self.attn_post_norm))
         made = remat.keep(self.mlp(x_BTD, site.under("mlp")))
         x_BTD = x_BTD + self.norm(made, self.mlp_post_norm)
