@@ -112,7 +112,7 @@ NAMES = {
 
 def read_common(keys: hf_config.Keys, *, kind: type = Config, **special) -> decoder.Config:
     """Read what llama and its relatives have in common; `special` is the family's own fields."""
-    # Gemma's configs, which are none of these, name their activation otherwise.
+    # Configs of Gemma 1 to 3, which are none of these, name their activation otherwise.
     if issubclass(kind, Config):
         keys.only("hidden_act", ["silu"], "silu")  # absent: LlamaConfig says silu
         special = dict(o_bias=False, mlp_bias=False) | special
