@@ -129,8 +129,8 @@ class Site:
 
     def __call__(self, name: str, x: jax.Array, param: nnx.Param) -> jax.Array:
         """Apply the map called `name` in the block's tree."""
-        key = None if self.key is None else rng.named(self.key, name)
         # The key is the map's by name: its dropout does not depend on which others have adapters.
+        key = None if self.key is None else rng.named(self.key, name)
         equation = param.get_metadata("equation")
         return linear.linear(equation, x, param[...], self.adapters.get(name), key)
 
@@ -153,8 +153,8 @@ class Site:
 def metadata(module: nnx.Module, name: str) -> dict:
     """Read one metadata field of every parameter of an abstract module, as a nested dict."""
     state = nnx.state(module, nnx.Param)
-    # Params are pytrees themselves: without `is_leaf` only their arrays would be visited.
     pick = lambda param: param.get_metadata(name)
+    # Params are pytrees themselves: without `is_leaf` only their arrays would be visited.
     return nnx.to_pure_dict(jax.tree.map(pick, state, is_leaf=lambda x: isinstance(x, nnx.Param)))
 
 
@@ -237,7 +237,7 @@ def write_cache(cache, new, letters: Mapping[str, str], slots_BT):
             return new[name].astype(old.dtype)
         at = tuple(where.get(c, slice(None)) for c in order)
         x = _turn(new[name], order, "BS" + order.replace("B", "").replace("S", ""))
-        # Padding has the slot behind the last one: without "drop" it would be moved to the last.
+        # Padding has the slot behind the last one, and so has no place to be written to.
         return old.at[at].set(x.astype(old.dtype), mode="drop")
 
     return {name: write(name, old) for name, old in cache.items()}

@@ -97,7 +97,7 @@ class Attention(nnx.Module):
         if self.bias:
             q, k, v = add(q, self.q_bias), add(k, self.k_bias), add(v, self.v_bias)
         if self.norms:
-            # Before rotation, as in all families but Hunyuan. Kept is what the norm reads: the norm
+            # Before rotation, as in all families but Hunyuan. What the norm reads is kept: the norm
             # itself is cheap to do again.
             q, k = remat.keep(q), remat.keep(k)
             q, k = self.norm(q, self.q_norm), self.norm(k, self.k_norm)

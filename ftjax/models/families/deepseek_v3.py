@@ -155,8 +155,8 @@ class Attention(nnx.Module):
         past = base.read_array(cache, "latent", q.dtype)  # [B,1,X,S]
         keys = past, latents_BS1X.transpose(0, 2, 3, 1)
         masks = context.past_BTS, context.mask_BTS
+        # Values are the latents themselves, without the rotated part of the key.
         parts = [
-            # Values are the latents themselves, without the rotated part of the key.
             (k, k[:, :, : c.kv_rank].swapaxes(2, 3), m) for k, m in zip(keys, masks, strict=True)
         ]
         mixed_BTNW = attention.attend_cached(q, parts, scale=c.score_scale)

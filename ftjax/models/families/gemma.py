@@ -78,7 +78,7 @@ class Block(nnx.Module):
         h = self.norm(x_BTD, self.attn_norm)
         mixed, new = self.attn(h, context, site.under("attn"), cache)
         if self.post_norms:
-            # Kept is what the norm reads, so that the map before it is not run again.
+            # What the norm reads is kept, so that the map before it is not run again.
             mixed = self.norm(remat.keep(mixed), self.attn_post_norm)
         x_BTD = remat.keep(x_BTD + mixed)
         made = self.mlp(self.norm(x_BTD, self.mlp_norm), site.under("mlp"))

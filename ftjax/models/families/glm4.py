@@ -59,7 +59,7 @@ class Block(nnx.Module):
         mixed, new = self.attn(h, context, site.under("attn"), cache)
         x_BTD = remat.keep(x_BTD + self.norm(remat.keep(mixed), self.attn_post_norm))
         made = self.mlp(self.norm(x_BTD, self.mlp_norm), site.under("mlp"))
-        # Kept is what the norm reads, so that the map before it is not run again.
+        # What the norm reads is kept, so that the map before it is not run again.
         made = self.norm(remat.keep(made), self.mlp_post_norm)
         return mesh.constrain(x_BTD + made, "BTD"), new, None
 

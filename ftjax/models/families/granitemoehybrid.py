@@ -181,6 +181,7 @@ def _read_kinds(keys: hf_config.Keys) -> tuple[bool, ...]:
         raise ValueError(
             f"{keys.where}: got layer_types={given}; expected {count} of {sorted(NAMES_OF_KINDS)}"
         )
+    # As a pattern, which layers that are added or cut then follow.
     return layer_runs.period([NAMES_OF_KINDS[name] for name in given])
 
 

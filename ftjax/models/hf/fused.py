@@ -25,7 +25,7 @@ def unfused(found: Mapping[str, tensors.Tensor], expected: Mapping[str, tuple]) 
     result = {}
     for name, tensor in found.items():
         if name not in expected:
-            # Only where experts are expected apart; anything else the check will report.
+            # Only where the family expects experts apart.
             if (match := FUSED.fullmatch(name)) and f"{match[1]}.0.down_proj.weight" in expected:
                 result |= dict(_experts(tensor, *match.groups()))
                 continue
