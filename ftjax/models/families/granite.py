@@ -98,7 +98,7 @@ def from_hf(config_json: dict[str, Any]) -> Config:
 
 def to_hf(config: Config) -> dict[str, Any]:
     """Write a config.json; `from_hf` is its inverse."""
-    common = {k: v for k, v in llama.write_common(config).items() if k != "head_dim"}
+    common = llama.write_common(config)
     own = {"architectures": ["GraniteForCausalLM"], "model_type": "granite"}
     biases = {"attention_bias": config.qkv_bias, "mlp_bias": config.mlp_bias}
     return common | own | biases | {name: vars(config)[name] for name in MULTIPLIERS}

@@ -210,7 +210,7 @@ def to_hf(config: Config) -> dict[str, Any]:
     """Write a config.json; `from_hf` is its inverse."""
     # Files name a base even where nothing rotates.
     given = dataclasses.replace(config, rope=config.rope or rope.Rope(10000.0))
-    common = {k: v for k, v in llama.write_common(given).items() if k != "head_dim"}
+    common = llama.write_common(given)
     m, kinds = config.mamba, {True: "mamba", False: "attention"}
     # Left out where there is no limit, which plain JSON cannot write.
     steps = {} if m.most_step == math.inf else {"time_step_limit": [m.least_step, m.most_step]}

@@ -76,7 +76,7 @@ def _read_rope(keys: hf_config.Keys) -> rope.Rope:
 
 def to_hf(config: Config) -> dict[str, Any]:
     """Write a config.json; `from_hf` is its inverse."""
-    common = {k: v for k, v in llama.write_common(config).items() if k != "head_dim"}
+    common = llama.write_common(config)
     return common | {
         "architectures": ["Olmo3ForCausalLM"],
         "attention_bias": False,

@@ -59,7 +59,7 @@ def from_hf(config_json: dict[str, Any]) -> Config:
 
 def to_hf(config: Config) -> dict[str, Any]:
     """Write a config.json; `from_hf` is its inverse."""
-    common = {k: v for k, v in llama.write_common(config).items() if k != "head_dim"}
+    common = llama.write_common(config)
     return common | {
         "architectures": ["OlmoeForCausalLM"],
         "attention_bias": False,

@@ -107,7 +107,7 @@ def from_hf(config_json: dict[str, Any]) -> Config:
     heads, dim = keys.get("num_attention_heads"), keys.get("hidden_size")
     common = llama.read_common(
         keys, qkv_bias=False, qk_norm=False, window=keys.get("sliding_window", None),
-        head_dim=dim // heads,
+        head_dim=keys.get("head_dim", None) or dim // heads,  # null and absent: it follows
         norm_eps=keys.get("rms_norm_eps", 1e-5),  # absent: Phi3Config says 1e-5
         rope=keys.rope(default_theta=10000.0, may_be_partial=True),  # absent: Phi3Config says 10000
     )  # fmt: skip
@@ -133,7 +133,6 @@ def to_hf(config: Config) -> dict[str, Any]:
         "embd_pdrop": 0.0, "resid_pdrop": 0.0,
     }  # fmt: skip
     written = llama.write_common(config) | own
-    written.pop("head_dim")  # it follows from the others
     if config.rope.kind == "longrope":
         # The older dialect allows exactly three keys here; the rest follows from other places.
         numbers = dict(config.rope.numbers)
