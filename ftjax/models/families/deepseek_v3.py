@@ -157,7 +157,8 @@ class Attention(nnx.Module):
         masks = context.past_BTS, context.mask_BTS
         parts = [
             # Values are the latents themselves, without the rotated part of the key.
-            (k, k[:, :, : c.kv_rank].swapaxes(2, 3), m) for k, m in zip(keys, masks, strict=True)
+            (k, k[:, :, : c.kv_rank].swapaxes(2, 3), m)
+            for k, m in zip(keys, masks, strict=True)
         ]
         mixed_BTNW = attention.attend_cached(q, parts, scale=c.score_scale)
         return products.einsum("BTNW,WNH->BTNH", mixed_BTNW, w_WNY[..., c.plain_dim :])
