@@ -13,6 +13,6 @@ setup(
     package_dir=BUNDLED,
     package_data={
         "ftjax": ["assets/**", "report/templates/**", "serve/*.html"],
-        "ftjax.bundled.configs": ["*.jsonl"],
+        "ftjax.bundled.configs": ["*.jsonl", "*/*.jsonl"],
     },
 )

@@ -13,10 +13,12 @@ Hardware: the embedded base runs on two CPU cores. On the default files, of six 
 the plumbing is to be seen: expect every arm to run, and no verdict to be resolved.
 """
 
+import pathlib
+
 from configs import common
 from ftjax.decide import config as decisions
 
-EXAMPLE = "configs/decide_example"
+EXAMPLE = pathlib.Path(__file__).with_name("decide_example")
 ARMS = ("zero_shot", "few_shot", "rag", "rag_oracle", "lora", "full", "lora_rag", "few_shot_rag")
 # Three ways to set each arm up, the usual one first; a fourth would be a fourth for all.
 INSTRUCTIONS = ("", "Answer in a few words.", "Answer as briefly as you can.")

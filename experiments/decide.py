@@ -31,13 +31,22 @@ def main(argv: list[str], given: cli.RunsFlags) -> None:
     """Run what the flags say."""
     if len(argv) > 1:
         raise app.UsageError(f"got the arguments {argv[1:]}; expected flags alone")
-    decision = decisions.read(conf.load(given.config.value))
+    decision = read(given.config.value)
     cli.start()
     import jax  # slow to import
 
     if jax.process_count() > 1:
         raise app.UsageError(f"got {jax.process_count()} processes; expected one")
     decide(decision, pathlib.Path(given.workdir.value))
+
+
+def read(config: str) -> decisions.Decision:
+    """Load the config of `file.py:arg` and check it.
+
+    Raises:
+      ValueError: a key or a value that is not legal.
+    """
+    return decisions.read(conf.load(config))
 
 
 def decide(decision: decisions.Decision, workdir: pathlib.Path) -> dict | None:
