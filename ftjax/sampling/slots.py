@@ -3,12 +3,12 @@
     slots = make(model, count=16, length=512, stop_ids=(2,))
     state = slots.empty()
     state = slots.start(params, state, prompts_GS, start)          # up to G rows begin
-    state, turn = slots.advance(params, state, keep_R, 8, 17)      # every open row: up to 8 tokens
+    state, turn = slots.advance(params, state, keep_r, 8, 17)      # open rows: up to 8 tokens
 
 `generation.make` knows all its prompts when it begins; here they come between two turns. A row's
 text is the same: its key is fold_in(key(seed), number), and token t is drawn with fold_in(it, t).
-Two programs do it all, whatever the lengths (three where G is 1 at times): prompts are read in
-chunks of one size, behind each other, into the cache of `length` slots that a row has.
+There is one program for each G and each number of rows that go on, whatever the lengths: prompts
+are read in chunks of one size, behind each other, into the `length` places that a row's cache has.
 """
 
 import functools
@@ -57,7 +57,7 @@ class State(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """What R rows have generated in a turn; N = TURN."""
+    """What rows (here R) have generated in a turn; N = TURN."""
 
     tokens_RN: jax.Array  # int32
     logps_RN: jax.Array  # float32, under the model at temperature 1
@@ -105,8 +105,9 @@ def make(
 
     `empty()` returns a State of closed rows. `start(params, state, prompts_GS, start)` returns one
     in which G more rows are open; prompts are filled up to `width` tokens. `advance(params, state,
-    keep_R, steps, due)` closes the rows that are not to be kept, and decodes `steps` tokens of the
-    open ones, at most TURN; it ends early when `due` slots are free. Both take the state's place.
+    keep_r, steps, due)` is about the first r slots, those behind being closed: a turn costs what r
+    rows cost. It closes rows that are not to be kept, and decodes `steps` tokens of the open ones,
+    at most TURN; it ends early when `due` of the r are free. Both take the state's place.
     """
     plan = _Plan(model, count, length, tuple(stop_ids), of_rows, cache_dtype)
     compiled = functools.partial(jax.jit, donate_argnames="state", out_shardings=out_shardings)
@@ -164,14 +165,15 @@ def _read(plan: _Plan, params, prompts_GS, length_G):
     return jax.lax.fori_loop(0, chunks, read, plan.cache(G))
 
 
-def _advance(plan: _Plan, params, state: State, keep_R, steps, due) -> tuple[State, Turn]:
-    params = plan.of_rows(params, state.member_R)
-    R, best = plan.count, min(ALTERNATIVES, plan.model.config.vocab_size)
-    shape = (R, TURN, best)
-    zeros = lambda shape, kind: jnp.zeros(shape, kind)
+def _advance(plan: _Plan, params, state: State, keep_r, steps, due) -> tuple[State, Turn]:
+    r = keep_r.shape[0]
+    own = _first(state, r)
+    params = plan.of_rows(params, own.member_R)
+    best = min(ALTERNATIVES, plan.model.config.vocab_size)
+    zeros = lambda *shape, kind=jnp.int32: jnp.zeros((r, *shape), kind)
     turn = Turn(
-        zeros((R, TURN), jnp.int32), zeros((R, TURN), jnp.float32), zeros(shape, jnp.int32),
-        zeros(shape, jnp.float32), zeros(R, jnp.int32), state.open_R & keep_R,
+        zeros(TURN), zeros(TURN, kind=jnp.float32), zeros(TURN, best),
+        zeros(TURN, best, kind=jnp.float32), zeros(), own.open_R & keep_r,
     )  # fmt: skip
 
     def more(carry):
@@ -179,12 +181,25 @@ def _advance(plan: _Plan, params, state: State, keep_R, steps, due) -> tuple[Sta
         return (done < steps) & turn.open_R.any() & ((~turn.open_R).sum() < due)
 
     def step(carry):
-        done, state, turn = carry
-        return done + 1, *_step(plan, params, state._replace(open_R=turn.open_R), turn)
+        done, own, turn = carry
+        return done + 1, *_step(plan, params, own._replace(open_R=turn.open_R), turn)
 
     steps = jnp.minimum(steps, TURN)
-    _, state, turn = jax.lax.while_loop(more, step, (jnp.int32(0), state, turn))
-    return state._replace(open_R=turn.open_R), turn
+    _, own, turn = jax.lax.while_loop(more, step, (jnp.int32(0), own, turn))
+    return _with_first(state, own._replace(open_R=turn.open_R), r), turn
+
+
+def _first(state: State, r: int) -> State:
+    """Cut out the first r rows; a cache is [L, R, ...]."""
+    rows = jax.tree.map(lambda x: x[:r], state._replace(cache=None))
+    return rows._replace(cache=jax.tree.map(lambda x: x[:, :r], state.cache))
+
+
+def _with_first(state: State, own: State, r: int) -> State:
+    put = lambda old, x: old.at[:r].set(x)
+    rows = jax.tree.map(put, state._replace(cache=None), own._replace(cache=None))
+    put = lambda old, x: old.at[:, :r].set(x)
+    return rows._replace(cache=jax.tree.map(put, state.cache, own.cache))
 
 
 def _step(plan: _Plan, params, state: State, turn: Turn) -> tuple[State, Turn]:
@@ -199,7 +214,8 @@ def _step(plan: _Plan, params, state: State, turn: Turn) -> tuple[State, Turn]:
         temperature_B=state.temperature_R, top_p_B=state.top_p_R,
     )  # fmt: skip
     logp_R = jnp.take_along_axis(logps_RV, token_R[:, None], axis=1)[:, 0]
-    row_R = jnp.where(open_R, jnp.arange(plan.count), plan.count)  # out of range: not written
+    rows = open_R.shape[0]
+    row_R = jnp.where(open_R, jnp.arange(rows), rows)  # out of range: not written
     put = lambda old, x: old.at[row_R, turn.count_R].set(x, mode="drop")
 
     def likeliest():

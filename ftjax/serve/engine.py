@@ -27,6 +27,7 @@ from ftjax.core import shapes
 from ftjax.sampling import slots as slots_lib
 
 GROUP = 8  # prompts that are read in one call
+GROWTH = 4  # between the numbers of rows that have a program
 TURN_S = 0.05  # a turn, and so the wait of a request for a free slot: too short to be felt
 
 
@@ -106,6 +107,8 @@ class Engine:
         self._waiting: collections.deque[Job] = collections.deque()
         self._at: list[Job | None] = [None] * count
         self._closing = False
+        # A turn costs what its rows cost: as many as are at work, rounded up to one of these.
+        self._sizes = sorted({min(GROWTH**i, count) for i in range(count.bit_length())})
         self._step_s = TURN_S  # of a token of every row, as measured
         self._thread: threading.Thread | None = None
 
@@ -117,8 +120,11 @@ class Engine:
             self._state = self._programs.empty()
             for size in sorted({1, min(GROUP, self.count)}):
                 self._state = self._start([(slot, Job([0, 0], 1)) for slot in range(size)])
-            keep, one = np.ones(self.count, bool), np.int32(1)
-            turn = self._programs.advance(self._params, self._state, keep, one, one)
+            for rows in self._sizes:
+                # No row goes on, so that any state will do.
+                self._state, turn = self._programs.advance(
+                    self._params, self._state, np.zeros(rows, bool), np.int32(1), np.int32(1)
+                )
             jax.block_until_ready(turn)
 
     def start(self, deliver: Callable[[list[tuple[Job, Piece]]], None]) -> None:
@@ -236,7 +242,9 @@ class Engine:
 
     def _advance(self, *, steps: int) -> list[tuple[Job, Piece]]:
         begin = time.perf_counter()
-        keep = np.array([job is not None for job in self._at])
+        last = max(slot for slot, job in enumerate(self._at) if job is not None)
+        rows = next(size for size in self._sizes if size > last)
+        keep = np.array([job is not None for job in self._at[:rows]])
         # Jobs that wait begin in groups, so that prompts are read together.
         least = int(np.clip(len(self._waiting), 1, max(1, self.count // 8)))
         due = least + int((~keep).sum()) if self._waiting else self.count + 1
@@ -256,7 +264,7 @@ class Engine:
     def _pieces(self, own, best, now: float) -> Iterator[tuple[Job, Piece]]:
         tokens_RN, logps_RN, count_R, open_R = own
         for slot, job in enumerate(self._at):
-            if job is None:
+            if job is None:  # and all behind the rows of the turn
                 continue
             count = int(count_R[slot])
             tokens, logps = tokens_RN[slot, :count].tolist(), logps_RN[slot, :count].tolist()

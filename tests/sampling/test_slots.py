@@ -53,12 +53,13 @@ def run(programs, params, **more):
             state = start(programs, params, state, rows, **more)
         if not waiting and at == [None] * COUNT:
             return found, turns
-        keep = np.array([i is not None for i in at])
+        busy = [i is not None for i in at]
+        keep = np.array(busy[: COUNT - busy[::-1].index(True)])  # as few rows as there are
         due = 1 + (~keep).sum() if waiting else COUNT + 1
         state, turn = programs.advance(params, state, keep, 1 + turns % 4, due)
         for slot, i in enumerate(at):
-            count = int(turn.count_R[slot])
             if i is not None:
+                count = int(turn.count_R[slot])
                 for store, x in zip(
                     found[i], (turn.tokens_RN, turn.logps_RN, turn.ids_RNK), strict=True
                 ):

@@ -24,13 +24,12 @@ class Counting:
     width = slots.CHUNK
 
     def __init__(self, count):
-        self.count, self.gate, self.fails, self.groups = count, threading.Semaphore(0), False, []
+        self.count, self.gate, self.fails, self.rows = count, threading.Semaphore(0), False, []
 
     def empty(self):
         return [Row(0, 0)] * self.count
 
     def start(self, params, state, prompts, start):
-        self.groups.append(int((start.slot_G < self.count).sum()))
         state = list(state)
         for slot, limit, seed in zip(start.slot_G, start.limit_G, start.seed_G, strict=True):
             if slot < self.count:
@@ -42,6 +41,8 @@ class Counting:
         if self.fails:
             self.fails = False
             raise RuntimeError("out of memory")
+        self.rows.append(len(keep))
+        rest, state = state[len(keep) :], state[: len(keep)]
         is_open = np.array([row.left > 0 for row in state]) & keep
         tokens = np.array([[row.next] * slots.TURN for row in state])
         state = [
@@ -49,8 +50,8 @@ class Counting:
             for r, o in zip(state, is_open, strict=True)
         ]
         go_on = np.array([row.left > 0 for row in state]) & (tokens[:, 0] != STOP)
-        best = np.zeros((self.count, slots.TURN, 3))
-        return state, slots.Turn(
+        best = np.zeros((len(keep), slots.TURN, 3))
+        return state + rest, slots.Turn(
             tokens, tokens * -0.5, best.astype(int), best, is_open.astype(int), go_on
         )
 
@@ -112,6 +113,16 @@ def test_a_cancelled_job_frees_its_slot_for_one_that_waits(running):
     running.programs.gate.release(2)
     wait(running, 1)
     assert running.engine.counts.cancelled == 2
+
+
+def test_a_turn_has_as_few_rows_as_there_are_jobs(running):
+    running.engine.submit([Job([1], 2)])
+    running.programs.gate.release(20)
+    wait(running, 1)
+    running.engine.submit([Job([1], 2), Job([1], 4)])
+    wait(running, 2)
+    assert running.programs.rows[:2] == [1, 1]
+    assert set(running.programs.rows[2:]) == {2}
 
 
 def test_a_job_is_cancelled_while_it_waits(running):
