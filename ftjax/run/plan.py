@@ -18,7 +18,7 @@ from ftjax.core import config as conf
 from ftjax.core import mesh as meshes
 from ftjax.data import loader as loaders
 from ftjax.optim import optimizer as chain
-from ftjax.run import adapter_init, inputs, lengths, penalty, reference, saved_state
+from ftjax.run import adapter_init, anchors, inputs, lengths, penalty, reference, saved_state
 from ftjax.run import build as setup
 from ftjax.run import evaluation as evaluating
 from ftjax.run import objective as objectives
@@ -40,6 +40,7 @@ class Program:
     optimizer: chain.Optimizer
     objective: Any
     penalties: Mapping[str, penalty.Prepared]
+    anchors: Mapping[str, anchors.Anchor]
     state: states.State  # abstract, with shardings
     frozen: Any  # abstract, with shardings
     shared: Shared | None  # keeps what other runs of the process may use
@@ -50,6 +51,7 @@ class Plan(Program):
     """Everything about a run that is known before a device is touched."""
 
     loader: loaders.Loader
+    anchor_loaders: Mapping[str, loaders.Loader]
     evaluation: evaluating.Evaluation
     length: lengths.Length
 
@@ -70,17 +72,21 @@ def program(settings: Settings, *, mesh=None, shared: Shared | None = None) -> P
     if settings.compile == "pmap":
         compiling.check_pmap(parts.mesh)
     objective = objectives.make(settings)
-    penalties = penalty.build(parts)
+    penalties, anchored = penalty.build(parts), anchors.read(settings)
+    anchors.check(anchored, parts)
     # The steps of so many epochs are known once the data are; what is wrong shows before.
     optimizer = _optimizer(settings, settings.steps or LONGEST)
     trainable, frozen = states.split(parts.abstract, parts.patterns)
     if penalties:
         frozen |= {"penalties": penalty.abstract(penalties, parts)}
-    reference.check(parts.reference.name, parts.objective, trainable)
+    compares = anchors.compare(settings)
+    reference.check(parts.reference.name, parts.objective, trainable, anchored=compares)
     state = saved_state.abstract_state(parts, trainable, optimizer.tx)
     loaders.check_types(settings.data, where="data")
     _check_length(settings.data, parts.model.max_length(parts.abstract["adapters"]))
-    return Program(settings, parts, optimizer, objective, penalties, state, frozen, shared)
+    return Program(
+        settings, parts, optimizer, objective, penalties, anchored, state, frozen, shared
+    )  # fmt: skip
 
 
 def plan(
@@ -105,10 +111,12 @@ def plan(
     build, load = evaluating.build, load or functools.partial(inputs.load, shared=shared)
     evaluation = shared.evaluation(found.parts, build) if shared else build(found.parts)
     loader = load(found.parts, progress)
+    beside = anchors.load(found.anchors, found.parts, shared=shared)
     length = lengths.of(settings, loader)
     if length.total != settings.steps:
         found = dataclasses.replace(found, optimizer=_optimizer(settings, length.total))
-    return Plan(**vars(found), loader=loader, evaluation=evaluation, length=length)
+    own = dict(loader=loader, anchor_loaders=beside, evaluation=evaluation, length=length)
+    return Plan(**vars(found), **own)
 
 
 def _optimizer(settings: Settings, steps: int) -> chain.Optimizer:
@@ -137,6 +145,7 @@ def _compiled_step(p: Program):
         make_step, p.parts.model, p.objective, p.optimizer.tx, penalties=penalties,
         learning_rate=p.optimizer.learning_rate, accumulate=s.accumulate, chunk=s.model.chunk,
         ema_decay=s.ema_decay, reference=p.parts.reference.function,
+        anchors={label: (own.term, own.weight) for label, own in p.anchors.items()},
     )  # fmt: skip
     if s.compile == "pmap":
         return compiling.pmap(step, mesh=p.parts.mesh)

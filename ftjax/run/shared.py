@@ -21,9 +21,9 @@ from ftjax.data import prepare, tokenizer_files
 
 # Keys of a config that an evaluation does not read. `model` and `data` are looked at one by one.
 NOT_OF_EVALS = (
-    "model", "data", "tokenizer", "adapter_from", "seed", "penalties", "optim", "steps", "epochs",
-    "batch_size", "accumulate", "compile", "ema_decay", "log_every_steps", "eval_every_steps",
-    "checkpoint", "export", "wandb_project",
+    "model", "data", "tokenizer", "adapter_from", "seed", "penalties", "anchors", "optim", "steps",
+    "epochs", "batch_size", "accumulate", "compile", "ema_decay", "log_every_steps",
+    "eval_every_steps", "checkpoint", "export", "wandb_project",
 )  # fmt: skip
 # Those that the step does not read. Seeds and weights are arguments of it.
 NOT_OF_STEP = (
