@@ -34,7 +34,7 @@ def get_config(arg=None):
         runlocal=False,
     )
     c = forgetting_tiny.staged(arg, TASKS, OLD)
-    c.eval_every_steps = 10
+    c.eval_every_steps = 6
     return common.shrink(c) if arg.runlocal else c
 
 

@@ -68,7 +68,7 @@ class Shared:
         adapter = {**plain["adapter"], "past": None}
         read = _without(plain, NOT_OF_EVALS) | {"data of the run": data, "adapter": adapter}
         read["seed"] = plain["seed"]["sampling"]  # of the texts that samples are
-        key = ("evals", id(parts.tokenizer), _model(parts), _text(read))
+        key = ("evals", id(parts.tokenizer), _model(parts), _base(parts), _text(read))
         return self._once(key, lambda: build(parts))
 
     def step(self, program, total_steps: int, make: Callable):
@@ -78,7 +78,8 @@ class Shared:
         read = _without(plain, NOT_OF_STEP) | {"adapter": adapter, "total_steps": total_steps}
         # Adapters on top of past ones are another tree; where they come from is in no program.
         structure = jax.tree.structure(program.state)
-        key = ("step", _model(program.parts), _text(read), structure)
+        parts = program.parts
+        key = ("step", _model(parts), _base(parts), _text(read), structure)
         return self._once(key, lambda: make(program))
 
     def weights(self, parts, read: Callable) -> tuple[Any, dict]:
@@ -97,6 +98,11 @@ def _model(parts) -> str:
     """Describe the model apart from its weights: merged ones have the sizes of their base."""
     spec = _without(parts.settings.plain["model"], ("base",))
     return f"{parts.family.__name__} {parts.model.config} {parts.model.dtype} {_text(spec)}"
+
+
+def _base(parts) -> tuple:
+    """Return what decides which weights a run is compared with, wherever it starts from."""
+    return parts.reference.name, parts.starts_as_base
 
 
 def _without(plain: Mapping, names: tuple[str, ...]) -> dict:
