@@ -104,7 +104,8 @@ def train(
             p.parts, saved_state.params_of(first, frozen), p.loader.data.store, workdir=workdir,
             identity=lambda: saved_state.identity(p.parts), progress=finish.progress("reference"),
         )  # fmt: skip
-        batches, step = inputs.Batches(p.loader, p.parts.mesh), plan.compiled_step(p)
+        batches = inputs.Batches(p.loader, p.parts.mesh, anchors=p.anchor_loaders)
+        step = plan.compiled_step(p)
         allow = dict(allow_config_change=allow_config_change, restart_data=restart_data)
         with session.records(p, workdir, **allow) as kept:
             if kept.checkpoints.steps():

@@ -46,6 +46,12 @@ def check(settings: Settings) -> None:
     if r is None:
         raise ValueError("rollout: got none; expected a section; see `online` in configs/common.py")
     lengths.check_online(settings)
+    if settings.anchors:
+        raise ValueError(
+            f"anchors: got {', '.join(settings.anchors)} in a run that samples its batches; "
+            "expected none: they stand beside data; weigh KL to the base in `advantages`, or mix "
+            "old prompts in"
+        )
     if settings.data["max_tokens"] <= r.max_new_tokens:
         raise ValueError(
             f"rollout.max_new_tokens: got {r.max_new_tokens}; expected less than data.max_tokens = "

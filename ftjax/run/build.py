@@ -32,6 +32,7 @@ from ftjax.objectives.losses import spec as specs
 from ftjax.ops import loftq, quantize
 from ftjax.run import (
     adapter_init,
+    anchors,
     bases,
 )
 from ftjax.run import (
@@ -198,6 +199,7 @@ def build(
         settings.reference, objective=objective, locate=bases.locate, model=model,
         make=lambda directory: bases.of(settings.model, directory),
         starts_as_base=adapter_init.is_base(settings, method, groups),
+        anchored=anchors.compare(settings),
     )  # fmt: skip
     quantizers = _quantizers(settings.model.quantize, model)
     parts = Parts(

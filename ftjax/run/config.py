@@ -131,6 +131,8 @@ class Settings:
     trainable: Patterns = ()  # paths; () = the adapters where there are any, else the model
     objective: dict = field(default_factory=lambda: dict(name="sft"))
     penalties: dict[str, dict] = field(default_factory=dict)  # label = dict(name="orthogonal", ...)
+    # label = dict(name="kl_forward", weight=1.0, rows=4, data=...)
+    anchors: dict[str, dict] = field(default_factory=dict)
     reference: Reference = field(default_factory=Reference)
     optim: dict = field(default_factory=_optim)
     data: dict = field(default_factory=lambda: dict(name="jsonl", max_tokens=256))

@@ -92,9 +92,15 @@ def _width(leaf) -> int:
 
 def _batch(plan: running.Plan) -> dict:
     """Shapes of a batch over all processes."""
-    rows = plan.settings.batch_size
-    shape = lambda leaf: jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype)
-    return jax.tree.map(shape, plan.loader.batch(0))
+
+    def shapes(loader) -> dict:
+        shape = lambda leaf: (loader.batch_size, *leaf.shape[1:])
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(shape(leaf), leaf.dtype), loader.batch(0)
+        )
+
+    beside = {label: shapes(own) for label, own in plan.anchor_loaders.items()}
+    return shapes(plan.loader) | ({"anchors": beside} if beside else {})
 
 
 def first_example(plan: running.Plan, *, colour: bool) -> str:

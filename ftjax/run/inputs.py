@@ -65,22 +65,33 @@ def _check_kind(kind: str, objective) -> None:
 
 
 class Batches:
-    """A loader whose batches go to the mesh; knows where it is, as the loader does."""
+    """A loader whose batches go to the mesh; knows where it is, as the loader does.
 
-    def __init__(self, loader: loaders.Loader, mesh):
-        self._loader, self._mesh = loader, mesh
+    anchors: loaders of other data by label, whose batches travel as batch["anchors"][label].
+    """
+
+    def __init__(self, loader: loaders.Loader, mesh, *, anchors: Mapping | None = None):
+        self._loader, self._mesh, self._anchors = loader, mesh, anchors or {}
 
     def __iter__(self):
         return self
 
     def __next__(self):
-        rows = self._loader.batch_size
-        return meshes.put_local(next(self._loader), self._mesh, rows=rows)
+        batch = self._put(self._loader)  # first: where the data end, no anchor moves on
+        if not self._anchors:
+            return batch
+        return batch | {"anchors": {label: self._put(own) for label, own in self._anchors.items()}}
+
+    def _put(self, loader: loaders.Loader) -> dict:
+        return meshes.put_local(next(loader), self._mesh, rows=loader.batch_size)
 
     def state(self) -> dict:
-        """Return the loader's position."""
-        return self._loader.state()
+        """Return the loaders' positions."""
+        beside = {label: own.state() for label, own in self._anchors.items()}
+        return self._loader.state() | ({"anchors": beside} if beside else {})
 
     def restore(self, position: dict) -> None:
         """Go to a position."""
         self._loader.restore(position)
+        for label, own in self._anchors.items():
+            own.restore(position["anchors"][label])

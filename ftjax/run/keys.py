@@ -166,6 +166,12 @@ def _penalty(name: str) -> Keys | None:
     return _made(name, "penalties", more=("name", "data"), where="penalties.name")
 
 
+def _anchor(_: str | None) -> Keys:
+    from ftjax.run import anchors
+
+    return _of(anchors.section, more=(), without=SET)
+
+
 def _optim(name: str) -> Keys | None:
     import optax
 
@@ -215,8 +221,8 @@ def _mesh(_: str | None) -> Keys:
 
 SECTIONS: Mapping[str, Callable] = {
     "adapter": _adapter, "objective": _objective, "penalties.*": _penalty,
-    "penalties.*.data": _data, "optim": _optim, "optim.schedule": _schedule,
-    "optim.ranks": _ranks, "data": _data, "evals.*": _evaluation,
-    "evals.*.data": _data, "mesh": _mesh, "tracker": _tracker,
+    "penalties.*.data": _data, "anchors.*": _anchor, "anchors.*.data": _data,
+    "optim": _optim, "optim.schedule": _schedule, "optim.ranks": _ranks, "data": _data,
+    "evals.*": _evaluation, "evals.*.data": _data, "mesh": _mesh, "tracker": _tracker,
 }  # fmt: skip
-NAMELESS = (_mesh, _ranks)
+NAMELESS = (_anchor, _mesh, _ranks)

@@ -19,7 +19,16 @@ from ftjax.core import mesh as meshes
 from ftjax.data import loader as loaders
 from ftjax.optim import optimizer as chain
 from ftjax.report import tracking
-from ftjax.run import adapter_init, hyper, inputs, lengths, penalty, reference, saved_state
+from ftjax.run import (
+    adapter_init,
+    anchors,
+    hyper,
+    inputs,
+    lengths,
+    penalty,
+    reference,
+    saved_state,
+)
 from ftjax.run import build as setup
 from ftjax.run import evaluation as evaluating
 from ftjax.run import objective as objectives
@@ -43,6 +52,7 @@ class Program:
     hyper: hyper.Hyper  # numbers that are arguments of the step
     steps: int  # those of the learning rate's schedule
     penalties: Mapping[str, penalty.Prepared]
+    anchors: Mapping[str, anchors.Anchor]
     state: states.State  # abstract, with shardings
     frozen: Any  # abstract, with shardings
     shared: Shared | None  # keeps what other runs of the process may use
@@ -53,6 +63,7 @@ class Plan(Program):
     """Everything about a run that is known before a device is touched."""
 
     loader: loaders.Loader
+    anchor_loaders: Mapping[str, loaders.Loader]
     evaluation: evaluating.Evaluation
     length: lengths.Length
 
@@ -74,21 +85,24 @@ def program(settings: Settings, *, mesh=None, shared: Shared | None = None) -> P
     if settings.compile == "pmap":
         compiling.check_pmap(parts.mesh)
     objective = objectives.make(settings)
-    penalties = penalty.build(parts)
+    penalties, anchored = penalty.build(parts), anchors.read(settings)
+    anchors.check(anchored, parts)
     # The steps of so many epochs are known once the data are; what is wrong shows before.
     steps = settings.steps or LONGEST
     optimizer = _optimizer(settings, steps)
     trainable, frozen = states.split(parts.abstract, parts.patterns)
     if penalties:
         frozen |= {"penalties": penalty.abstract(penalties, parts)}
-    reference.check(parts.reference.name, parts.objective, trainable)
+    compares = anchors.compare(settings)
+    reference.check(parts.reference.name, parts.objective, trainable, anchored=compares)
     state = saved_state.abstract_state(parts, trainable, optimizer.tx)
     loaders.check_types(settings.data, where="data")
     _check_length(settings.data, parts.model.max_length(parts.abstract["adapters"]))
     numbers = hyper.of(settings)
     return Program(
-        settings, parts, optimizer, objective, numbers, steps, penalties, state, frozen, shared
-    )
+        settings, parts, optimizer, objective, numbers, steps, penalties, anchored, state, frozen,
+        shared,
+    )  # fmt: skip
 
 
 def plan(
@@ -114,13 +128,15 @@ def plan(
     evaluation = shared.evaluation(found.parts, build) if shared else build(found.parts)
     load = load or functools.partial(inputs.load, held=evaluation.texts, shared=shared)
     loader = load(found.parts, progress)
+    beside = anchors.load(found.anchors, found.parts, shared=shared)
     length = lengths.of(settings, loader)
     if length.total != settings.steps:
         known = dict(optimizer=_optimizer(settings, length.total), steps=length.total)
         found = dataclasses.replace(found, **known)
     if shared is None:
         evaluation = dataclasses.replace(evaluation, texts={})  # which nobody needs any more
-    return Plan(**vars(found), loader=loader, evaluation=evaluation, length=length)
+    own = dict(loader=loader, anchor_loaders=beside, evaluation=evaluation, length=length)
+    return Plan(**vars(found), **own)
 
 
 def _optimizer(settings: Settings, steps: int) -> chain.Optimizer:
@@ -156,13 +172,14 @@ def _compiled_step(p: Program):
 def _step_of(p: Program, **options) -> Callable:
     """Make the step of a run, whose numbers are an argument; `options` go to `make_step`."""
     penalties = {label: own.penalty.value for label, own in p.penalties.items()}
+    anchored = {label: (own.term, own.weight) for label, own in p.anchors.items()}
 
     def step(state, numbers, frozen, batch):
         # Built while it is traced: where the numbers are not known, so that all share one program.
         s = hyper.put(p.settings, numbers)
         optimizer = _optimizer(s, p.steps)
         made = make_step(
-            p.parts.model, objectives.make(s), optimizer.tx, penalties=penalties,
+            p.parts.model, objectives.make(s), optimizer.tx, penalties=penalties, anchors=anchored,
             learning_rate=optimizer.learning_rate, accumulate=s.accumulate, chunk=s.model.chunk,
             ema_decay=s.ema_decay, reference=p.parts.reference.function, **options,
         )  # fmt: skip

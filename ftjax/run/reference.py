@@ -108,7 +108,7 @@ class Reference:
 
 def build(
     spec, *, objective: ModuleType, locate: Callable, model: Any, make: Callable,
-    starts_as_base: bool,
+    starts_as_base: bool, anchored: bool = False,
 ):  # fmt: skip
     """Build the reference of a config.
 
@@ -117,16 +117,17 @@ def build(
       locate, make: `make(locate(base)) -> (family, model)`, for another model.
       starts_as_base: whether the run's adapters change nothing before the first step; if they do,
         the reference of "adapters_off" has them too, as they start: what the run starts from.
+      anchored: whether anchors compare with it, whatever the objective.
 
     Raises:
-      ValueError: an unknown name, or one that the objective does not use.
+      ValueError: an unknown name, or one that nothing uses.
     """
     if spec.name not in NAMES:
         hint = conf.nearest(spec.name, NAMES)
         raise ValueError(
             f"reference.name: got {spec.name!r}; expected one of {', '.join(NAMES)}; {hint}"
         )
-    uses = specs.of(objective).reference
+    uses = anchored or specs.of(objective).reference
     if spec.name != "adapters_off" and not uses:
         raise ValueError(
             f"reference.name: got {spec.name!r}, which objective {objective.__name__!r} does not "
@@ -167,14 +168,15 @@ def _other(spec, locate: Callable, model, make: Callable) -> tuple:
     return other
 
 
-def check(name: str, objective: ModuleType, trainable) -> None:
+def check(name: str, objective: ModuleType, trainable, *, anchored: bool = False) -> None:
     """Check that the base which adapters are switched off for is not itself trained.
 
     Raises:
       ValueError: it is, and the policy would be compared with itself.
     """
     moves = any(path.startswith("model/") for path in tree.paths(trainable))
-    if specs.of(objective).reference and name == "adapters_off" and moves:
+    uses = anchored or specs.of(objective).reference
+    if uses and name == "adapters_off" and moves:
         raise ValueError(
             "reference.name: got 'adapters_off' while model weights train, so the reference would "
             "move along; expected 'frozen' (a copy) or 'cached' (no copy); set one of them"

@@ -21,9 +21,9 @@ from ftjax.data import prepare, tokenizer_files
 
 # Keys of a config that an evaluation does not read. `model` and `data` are looked at one by one.
 NOT_OF_EVALS = (
-    "model", "data", "tokenizer", "adapter_from", "seed", "penalties", "optim", "steps", "epochs",
-    "batch_size", "accumulate", "compile", "ema_decay", "log_every_steps", "eval_every_steps",
-    "checkpoint", "export", "tracker",
+    "model", "data", "tokenizer", "adapter_from", "seed", "penalties", "anchors", "optim", "steps",
+    "epochs", "batch_size", "accumulate", "compile", "ema_decay", "log_every_steps",
+    "eval_every_steps", "checkpoint", "export", "tracker",
 )  # fmt: skip
 # Those that the step does not read, or takes as arguments: seeds, weights, numbers.
 NOT_OF_STEP = (
@@ -55,11 +55,17 @@ class Shared:
         """Read a tokenizer, once."""
         return self._once(("tokenizer", str(path)), lambda: tokenizer_files.load(path))
 
-    def data(self, *, tokenizer, held: Mapping, progress=None, **options) -> prepare.Data:
+    def data(
+        self, *, tokenizer, held: Mapping | None = None, progress=None, **options
+    ) -> prepare.Data:
         """Open and encode a data section, once; see `prepare.load`."""
         given = dict(tokenizer=tokenizer, held=held, progress=progress)
         # By identity: both are kept, so that nothing else takes their place in memory.
-        same = id(tokenizer), tuple((label, id(texts)) for label, texts in held.items())
+        same = (
+            id(tokenizer),
+            held is None,
+            tuple((label, id(texts)) for label, texts in (held or {}).items()),
+        )
         return self._once(("data", same, _text(options)), lambda: prepare.load(**given, **options))
 
     def evaluation(self, parts, build: Callable):
@@ -69,7 +75,7 @@ class Shared:
         adapter = {**plain["adapter"], "past": None}
         read = _without(plain, NOT_OF_EVALS) | {"data of the run": data, "adapter": adapter}
         read["seed"] = plain["seed"]["sampling"]  # of the texts that samples are
-        key = ("evals", id(parts.tokenizer), _model(parts), _text(read))
+        key = ("evals", id(parts.tokenizer), _model(parts), _base(parts), _text(read))
         return self._once(key, lambda: build(parts))
 
     def step(self, program, make: Callable):
@@ -84,7 +90,8 @@ class Shared:
         # What is switched on or off by None or 0 is seen by which numbers there are.
         structure = jax.tree.structure((program.state, program.hyper))
         # Adapters on top of past ones are another tree; where they come from is in no program.
-        key = ("step", _model(program.parts), _text(read), structure)
+        parts = program.parts
+        key = ("step", _model(parts), _base(parts), _text(read), structure)
         return self._once(key, lambda: make(program))
 
     def weights(self, parts, read: Callable) -> tuple[Any, dict]:
@@ -103,6 +110,11 @@ def _model(parts) -> str:
     """Describe the model apart from its weights: merged ones have the sizes of their base."""
     spec = _without(parts.settings.plain["model"], ("base",))
     return f"{parts.family.__name__} {parts.model.config} {parts.model.dtype} {_text(spec)}"
+
+
+def _base(parts) -> tuple:
+    """Return what decides which weights a run is compared with, wherever it starts from."""
+    return parts.reference.name, parts.starts_as_base
 
 
 def _without(plain: Mapping, names: Collection[str]) -> dict:

@@ -20,12 +20,15 @@ from ftjax.train import state as states
 from ftjax.train.policy import Policy
 from ftjax.train.state import State
 
+Anchors = Mapping[str, tuple[Callable, float]]  # (policy, reference, batch, key) -> Mean; weight
+
 
 def make_step(
     model, objective, tx, *, penalties: Mapping[str, Callable] | None = None,
     learning_rate: Callable | None = None, accumulate: int = 1, chunk: int = 64,
     ema_decay: float | None = None, reduce: Callable = lambda x: x,
     shard_key: Callable = lambda key: key, reference: Callable = reference_policy.adapters_off,
+    anchors: Anchors | None = None,
 ) -> Callable:  # fmt: skip
     """Make `step(state, frozen, batch) -> (state, metrics)`.
 
@@ -35,20 +38,19 @@ def make_step(
       penalties: `(params, frozen["penalties"][label]) -> scalar` by label, differentiated too; each
         is a metric `penalty/<label>`, and the metric `loss` is the objective's alone.
       learning_rate: `step -> rate`, reported as a metric.
-      accumulate: into how many microbatches the batch is cut.
-      chunk: positions per chunk of the log-probabilities.
+      accumulate: microbatches of a batch. chunk: positions per chunk of the log-probabilities.
       ema_decay: keep an exponential moving average of the trainables with this decay.
       reduce: sums a tree over the devices of a mapped axis; shard_key makes a key differ there.
       reference: `(policy, batch) -> policy`, what preference losses compare with.
+      anchors: terms on batch["anchors"][label] and their weights; see `run.anchors`.
 
     Metrics are `Mean`s and scalars, `tokens` the batch's less its padding; the loop reads them.
     """
-    options = dict(penalties=penalties, accumulate=accumulate, chunk=chunk, reference=reference)
-    gradients = make_gradients(model, objective, **options)
+    terms = dict(penalties=penalties, anchors=anchors, reference=reference)
+    gradients = make_gradients(model, objective, **terms, accumulate=accumulate, chunk=chunk)
 
     def step(state: State, frozen, batch):
-        # A key by (run, step, purpose) and not a split one: a resumed run needs no stream of its
-        # own.
+        # By (run, step, purpose) and not split: a resumed run needs no stream of its own.
         key = shard_key(rng.stream(state.key, state.step, "objective"))
         grads, metrics = gradients(state.params, frozen, batch, key, reduce)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -77,6 +79,7 @@ def _seen(state: State, grads, batch, reduce: Callable, learning_rate: Callable 
 def make_gradients(
     model, objective, *, penalties: Mapping[str, Callable] | None = None, accumulate: int = 1,
     chunk: int = 64, reference: Callable = reference_policy.adapters_off,
+    anchors: Anchors | None = None,
 ) -> Callable:  # fmt: skip
     """Make `(trainable, frozen, batch, key, reduce) -> (gradients, metrics)` of the mean loss."""
 
@@ -85,11 +88,12 @@ def make_gradients(
         policy = Policy(model, params, chunk, own_terms=[])
         # The reference may share weights with the policy; nothing of it may reach the gradient.
         fixed = policy.without_gradient()
-        metrics = objective(policy, reference(fixed, batch), batch, key)
+        seen = policy, reference(fixed, batch), batch, key
+        metrics = _with_anchors(objective(*seen), anchors or {}, *seen)
         return _with_own_terms(metrics, policy.own_terms)
 
     def gradients(trainable, frozen, batch, key, reduce):
-        # One key for each microbatch: the same dropout in all would be another method.
+        # A key each: the same dropout in all microbatches would be another method.
         micro = (_cut(batch, accumulate), jax.random.split(key, accumulate))
         weigh = lambda one: [t.weight for t in _terms(outputs(trainable, frozen, *one))]
         # Weights depend on the batch alone: the compiler drops the forward pass of this line.
@@ -100,9 +104,7 @@ def make_gradients(
             totals = [t.total for t in _terms(metrics)]
             # 1e-30: a batch without a target has total 0 and weight 0, and counts 0, not NaN.
             value = sum(t / jnp.maximum(w, 1e-30) for t, w in zip(totals, weights, strict=True))
-            return value, {name: m for name, m in metrics.items() if name != "loss"} | {
-                "loss": value
-            }
+            return value, metrics | {"loss": value}
 
         one_gradient = jax.grad(loss, has_aux=True)
         if accumulate == 1:
@@ -132,6 +134,16 @@ def _penalise(result, penalties: Mapping[str, Callable], trainable, frozen):
     # A gradient of its own, since penalties see no microbatch; the metric `loss` stays the
     # objective's.
     return jax.tree.map(jnp.add, result[0], own), result[1] | values
+
+
+def _with_anchors(metrics: dict, anchors: Anchors, policy, reference, batch, key) -> dict:
+    """Add the terms on other data than the objective's."""
+    for n, (label, (term, weight)) in enumerate(anchors.items(), 1):
+        # A key of its own: the objective's dropout is what it is without anchors.
+        found = term(policy, reference, batch["anchors"][label], jax.random.fold_in(key, n))
+        loss = (*_terms(metrics), found.scale(weight))
+        metrics = metrics | {"loss": loss, f"anchor/{label}": found}
+    return metrics
 
 
 def _with_own_terms(metrics: dict, found: list[dict]) -> dict:

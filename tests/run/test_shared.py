@@ -60,6 +60,17 @@ def test_what_is_shared_and_what_is_not(lab, shared):
     assert cut.evaluation is not first.evaluation
 
 
+def test_runs_with_other_bases_share_no_comparison_with_them(lab, shared, trained):
+    adapted = str(trained.workdir / "export")
+    changes = {"evals.task": dict(name="drift", data=lab.rows(max_tokens=64), rows=4)}
+    plain = lab.settings(**changes)
+    found = plans.plan(plain, shared=shared).evaluation
+    # Adapters that do something from the start: alone, a run has no base to compare with.
+    with pytest.raises(ValueError, match=r"evals\.task\.name: got 'drift'"):
+        plans.plan(lab.settings(**changes, adapter_from=adapted), shared=shared)
+    assert plans.plan(plain, shared=shared).evaluation is found
+
+
 def test_what_trains_is_a_copy(lab, shared):
     full = chosen(lab, adapter=dict(name="", where="blocks/**"))
     read = lambda: plans.weights(plans.plan(full, shared=shared))[0].params

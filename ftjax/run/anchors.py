@@ -1,0 +1,111 @@
+"""The anchors of a run: terms of its loss on other data, each with a loader of its own.
+
+    c.anchors.old = dict(name="kl_forward", weight=1.0, rows=4, data=dict(name="jsonl", path=...))
+
+Every step sees `rows` rows of each, as batch["anchors"][label], beside the batch of the objective;
+`weight` times the mean over their targets is added to the loss, and the metric `anchor/<label>` is
+that mean. `data` is a section as `c.data` is, of the run's length unless it says otherwise. Terms
+are those of `objectives.losses.anchor`; an anchor of weight 0 is left out.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from ftjax.core import config as conf
+from ftjax.core import mesh as meshes
+from ftjax.core.typed import Count, NonNegative
+from ftjax.data import loader as loaders
+from ftjax.objectives.losses import anchor as terms
+
+
+class Anchor(NamedTuple):
+    """One anchor: its term and what that counts, its rows a step, and the section of its data."""
+
+    name: str
+    weight: float
+    rows: int
+    data: Mapping[str, Any]
+
+    @property
+    def term(self) -> Callable:
+        """Return `(policy, reference, batch, key) -> Mean`."""
+        return terms.TERMS[self.name]
+
+
+def read(settings) -> dict[str, Anchor]:
+    """Read the anchors of a config by label, less those of weight 0.
+
+    Raises:
+      ValueError: naming anchors.<label> and its key.
+    """
+    found = {
+        label: conf.call(
+            section, spec, where=f"anchors.{label}", extra={"where": f"anchors.{label}"}
+        )
+        for label, spec in settings.anchors.items()
+    }
+    return {label: anchor for label, anchor in found.items() if anchor.weight}
+
+
+def section(*, where: str, data: Mapping, rows: Count, weight: NonNegative, name: str) -> Anchor:
+    """Read one anchor, whose keys these are; `where` is its place in the config."""
+    if name not in terms.TERMS:
+        raise ValueError(
+            f"{where}.name: got {name!r}; {conf.nearest(name, terms.TERMS)}expected one of "
+            f"{', '.join(terms.TERMS)}"
+        )
+    if data.get("epochs") is not None:
+        raise ValueError(
+            f"{where}.data.epochs: got {data['epochs']}; expected none: an anchor's data go on as "
+            "long as the run; drop it"
+        )
+    loaders.check_types(data, where=f"{where}.data")
+    return Anchor(name, weight, rows, data)
+
+
+def compare(settings) -> bool:
+    """Return whether an anchor compares the policy with the reference."""
+    return any(anchor.name != "nll" for anchor in read(settings).values())
+
+
+def check(found: Mapping[str, Anchor], parts) -> None:
+    """Check that rows divide as the batch does, and that the reference has distributions.
+
+    Raises:
+      ValueError: they do not, or it has none.
+    """
+    for label, anchor in found.items():
+        try:
+            meshes.check_batch(anchor.rows, parts.settings.accumulate, parts.mesh)
+        except ValueError as error:
+            raise ValueError(f"anchors.{label}.rows: {error}") from error
+        if anchor.name != "nll" and parts.reference.name == "cached":
+            raise ValueError(
+                f"anchors.{label}.name: got {anchor.name!r} with reference.name='cached', of which "
+                "log-probabilities of the run's own targets alone are kept; expected another "
+                "reference, such as 'frozen'; or name='nll'"
+            )
+
+
+def load(found: Mapping[str, Anchor], parts, *, shared=None) -> dict[str, loaders.Loader]:
+    """Open and encode the data of every anchor.
+
+    Raises:
+      ValueError: anything wrong with them, naming anchors.<label>.data.
+    """
+    own = {}
+    for label, anchor in found.items():
+        where, s = f"anchors.{label}.data", parts.settings
+        given = dict(
+            tokenizer=parts.tokenizer, batch_size=anchor.rows, seed=s.seed.data,
+            local_rows=meshes.local_rows(anchor.rows, parts.mesh),
+        ) | ({"load": shared.data} if shared else {})  # fmt: skip
+        if clash := sorted(anchor.data.keys() & given.keys()):
+            raise ValueError(f"{where}.{clash[0]}: got a value; expected none, another key sets it")
+        own[label] = loaders.make(**{"max_tokens": s.data["max_tokens"], **anchor.data}, **given)
+        if (kind := own[label].data.store.kind) != "tokens":
+            raise ValueError(
+                f"{where}.kind: got data of kind {kind!r}; expected text, prompt or chat: "
+                "sequences and not answers to compare; change it"
+            )
+    return own
