@@ -17,7 +17,7 @@ from typing import NamedTuple
 from absl import app, flags
 
 from experiments import cli
-from ftjax.core import config as conf
+from ftjax.core import config_flag
 from ftjax.run import config as settings_lib
 from ftjax.run import keys
 from ftjax.run import topology as topologies
@@ -28,7 +28,7 @@ GIB = 2**30
 class Flags(NamedTuple):
     """The flags of this command."""
 
-    config: conf.Flag
+    config: config_flag.Flag
     topology: flags.FlagHolder
     json: flags.FlagHolder
     hbm_gib: flags.FlagHolder
@@ -37,8 +37,8 @@ class Flags(NamedTuple):
 
 def define() -> Flags:
     """Define the flags; not at import, since one process may import several commands."""
-    holder = conf.flag()
-    conf.define_required(holder)
+    holder = config_flag.define()
+    config_flag.define_required(holder)
     return Flags(
         holder,
         flags.DEFINE_string("topology", None, "such as v5e-16, 2xv5e-16, cpu:8", required=True),
@@ -57,7 +57,7 @@ def main(argv: list[str], given: Flags) -> None:
     topology = topologies.read(given.topology.value)
     settings = settings_lib.read(keys.read(given.config))
     prepare(topology)
-    cli.start()
+    cli.start(compile_cache="")  # its seconds are measured
     from ftjax.run import rehearse  # slow to import
 
     limit = given.hbm_gib.value and given.hbm_gib.value * GIB

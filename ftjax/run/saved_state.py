@@ -23,8 +23,8 @@ from ftjax.train.checkpoint import Checkpoints
 # What may differ when a run is resumed: it does not change what a step computes. Patterns match
 # whole paths, and a section without keys is a path itself, hence both forms.
 FREE = (
-    "log_every_steps", "eval_every_steps", "checkpoint/**", "tracker/**", "mesh/**",
-    "evals", "evals/**", "samples/**", "export/**",
+    "log_every_steps", "eval_every_steps", "compile_cache", "checkpoint/**", "tracker/**",
+    "mesh/**", "evals", "evals/**", "samples/**", "export/**",
 )  # fmt: skip
 
 # What may differ besides where the data start afresh: other rows, or other batches of them.
