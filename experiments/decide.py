@@ -33,6 +33,10 @@ def main(argv: list[str], given: cli.RunsFlags) -> None:
         raise app.UsageError(f"got the arguments {argv[1:]}; expected flags alone")
     decision = decisions.read(conf.load(given.config.value))
     cli.start()
+    import jax  # slow to import
+
+    if jax.process_count() > 1:
+        raise app.UsageError(f"got {jax.process_count()} processes; expected one")
     decide(decision, pathlib.Path(given.workdir.value))
 
 
@@ -43,9 +47,9 @@ def decide(decision: decisions.Decision, workdir: pathlib.Path) -> dict | None:
       ValueError: anything wrong with config or data.
       RuntimeError: an arm failed; the report is there, and the arm is marked in it.
     """
-    from ftjax.decide import decision_record, decision_report, study
+    from ftjax.decide import benchmark, decision_record, decision_report
 
-    own = study.open_study(decision, workdir)
+    own = benchmark.open_benchmark(decision, workdir)
     found = {}
     for label in own.arms:
         sys.stdout.write(f"\n== {label}\n")

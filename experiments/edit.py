@@ -39,18 +39,9 @@ def main(argv: list[str]) -> None:
     if OUT.value and len(amounts) != 1:
         raise app.UsageError(f"--out: got it with {len(amounts)} amounts; expected one to write")
     cli.start()
-    from ftjax.core import files, processes
-    from ftjax.report import table as tables
-    from ftjax.run import (
-        artifacts,
-        comparison,
-        editing,
-        export,
-        reader,
-    )
-    from ftjax.run import (
-        evaluation as evaluating,
-    )
+    from ftjax.core import processes
+    from ftjax.run import editing, export, reader
+    from ftjax.run import evaluation as evaluating
 
     editing.check(EDIT.value, len(OTHER.value))
     sizes, workdir = cli.mesh_of(MESH.value), pathlib.Path(WORKDIR.value)
@@ -66,12 +57,20 @@ def main(argv: list[str]) -> None:
             f"--workdir: got {WORKDIR.value!r}, whose config has no evals; expected one at least"
         )
     found = editing.measure(run, evaluation.evaluators, amounts=amounts, **own)
-    if not processes.is_first():
-        return
+    if processes.is_first():
+        report(found, run, evaluation.groups)
+
+
+def report(found, run, groups) -> None:
+    """Print the table of all amounts, and write their numbers."""
+    from ftjax.core import files
+    from ftjax.report import table as tables
+    from ftjax.run import artifacts, comparison
+
     columns = {f"{amount:g}": each for amount, each in found.items()}
-    print(tables.table_text(comparison.side_by_side(columns, evaluation.groups)))
-    path = artifacts.Artifacts(workdir).edit(EDIT.value, run.step)
-    record = lambda one: comparison.record(one, evaluation.groups, step=run.step)
+    print(tables.table_text(comparison.side_by_side(columns, groups)))
+    path = artifacts.Artifacts(WORKDIR.value).edit(EDIT.value, run.step)
+    record = lambda one: comparison.record(one, groups, step=run.step)
     shown = {"edit": EDIT.value, "others": OTHER.value, "seed": SEED.value}
     files.write_json(
         path, shown | {"amounts": {name: record(one) for name, one in columns.items()}}

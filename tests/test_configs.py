@@ -19,7 +19,9 @@ from ftjax.optim import groups
 from ftjax.run import config as settings
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-FILES = sorted(p for p in (ROOT / "configs").glob("*.py") if p.stem not in ("__init__", "common"))
+# Those of decisions are of another form: see tests/experiments/test_decide.py.
+OTHERS = ("__init__", "common", "decide", "decide_tiny")
+FILES = sorted(p for p in (ROOT / "configs").glob("*.py") if p.stem not in OTHERS)
 WEIGHTS = pathlib.Path(ftjax.__file__).parent / "assets" / "tiny" / "model.safetensors"
 MAINS = {"train": train.train, "online": online.train}
 each = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

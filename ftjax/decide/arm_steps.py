@@ -19,8 +19,8 @@ import numpy as np
 
 from ftjax.core import files, tree
 from ftjax.decide import answering, arms, citations, contexts, knowledge, training
+from ftjax.decide.benchmark import Benchmark
 from ftjax.decide.questions import Question
-from ftjax.decide.study import Study
 from ftjax.evals import generate
 from ftjax.run import config as settings
 from ftjax.run import reader
@@ -48,7 +48,7 @@ class Answered(NamedTuple):
         return float(np.mean(self.scores))
 
 
-def finished(own: Study, label: str) -> dict | None:
+def finished(own: Benchmark, label: str) -> dict | None:
     """Return the record of an arm that ended before, None where it did not.
 
     Raises:
@@ -66,12 +66,12 @@ def finished(own: Study, label: str) -> dict | None:
     return record
 
 
-def _arm_digest(own: Study, label: str) -> str:
+def _arm_digest(own: Benchmark, label: str) -> str:
     text = json.dumps(files.plain([own.digest, own.decision.arms[label]]), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def settings_of(own: Study, label: str, trial: int, *, seed: int) -> settings.Settings:
+def settings_of(own: Benchmark, label: str, trial: int, *, seed: int) -> settings.Settings:
     """Return the settings of an arm's run; its training rows are written."""
     arm, chosen = own.arm(label), own.trials(label)[trial]
     left_out = own.decision.gold_left_out
@@ -95,7 +95,7 @@ def trained(folder: pathlib.Path) -> dict:
     return reader.load(folder).params
 
 
-def validated(own: Study, label: str, trial: int, params) -> float:
+def validated(own: Benchmark, label: str, trial: int, params) -> float:
     """Return the mean score of one trial on the validation questions."""
     asked = own.sets.validation
     prompts, _ = contexts.make(own.maker(), own.arm(label), own.trials(label)[trial], asked)
@@ -103,7 +103,7 @@ def validated(own: Study, label: str, trial: int, params) -> float:
     return float(np.mean(answering.score(asked, found.texts, metric=own.decision.metric)))
 
 
-def answered(own: Study, label: str, trial: int, params, *, seed: int) -> Answered:
+def answered(own: Benchmark, label: str, trial: int, params, *, seed: int) -> Answered:
     """Answer the test questions once, and those of old abilities with the same prompt."""
     arm, chosen, asked = own.arm(label), own.trials(label)[trial], own.sets.test
     metric = own.decision.metric
@@ -123,7 +123,7 @@ def answered(own: Study, label: str, trial: int, params, *, seed: int) -> Answer
     )  # fmt: skip
 
 
-def _old(own: Study, arm: arms.Arm, trial: arms.Trial, params) -> list[float]:
+def _old(own: Benchmark, arm: arms.Arm, trial: arms.Trial, params) -> list[float]:
     if not own.sets.old:
         return []
     # An old question is none of the new needs: it is given the shots of the first of them.
@@ -138,7 +138,8 @@ def _old(own: Study, arm: arms.Arm, trial: arms.Trial, params) -> list[float]:
 
 
 def finish(
-    own: Study, label: str, trial: int, answers: Sequence[Answered], *, validated: Sequence[float]
+    own: Benchmark, label: str, trial: int, answers: Sequence[Answered], *,
+    validated: Sequence[float],
 ) -> dict:  # fmt: skip
     """Collect the record of an arm, and write it: the arm has ended."""
     arm, first = own.arm(label), answers[0]
@@ -182,7 +183,7 @@ def _shared(asked: Sequence[Question], prompts: Sequence[Sequence[int]]) -> dict
     return {need: answering.shared_prefix(ids) for need, ids in by_need.items()}
 
 
-def _labels(own: Study, arm: arms.Arm, trial: int, label: str) -> int:
+def _labels(own: Benchmark, arm: arms.Arm, trial: int, label: str) -> int:
     """Count the answered questions that an arm needs."""
     if arm.run:
         return len(own.sets.train)
@@ -194,7 +195,7 @@ def _labels(own: Study, arm: arms.Arm, trial: int, label: str) -> int:
     return sum(n if chosen.nearest else min(chosen.shots, n) for n in counts.values())
 
 
-def _bytes(own: Study, arm: arms.Arm) -> dict[str, int]:
+def _bytes(own: Benchmark, arm: arms.Arm) -> dict[str, int]:
     return {
         "base": tree.bytes_of(own.base),
         "index": own.knowledge.index.nbytes if arm.passages else 0,
@@ -202,7 +203,7 @@ def _bytes(own: Study, arm: arms.Arm) -> dict[str, int]:
     }
 
 
-def _citations(own: Study, arm: arms.Arm, first: Answered, answers: Sequence[Answered]) -> dict:
+def _citations(own: Benchmark, arm: arms.Arm, first: Answered, answers: Sequence[Answered]) -> dict:
     """Return which passages were cited, whether the gold one was, and which answers occur there."""
     if not arm.passages:
         return {"cited": None, "hit": None, "is_cited": None}

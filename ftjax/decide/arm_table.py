@@ -76,6 +76,8 @@ def text(record: Mapping[str, Any]) -> str:
         parts.append(f"{own['text']}\n\n{_aligned(rows(record, need))}")
         parts += [f"  {line}" for line in notes(own)]
         parts.append("")
+    old = forgotten(record)
+    parts += [_aligned(old), ""] if old else []
     return "\n".join([*parts, *rules(record)])
 
 
@@ -119,20 +121,20 @@ def rules(record: Mapping[str, Any]) -> list[str]:
             lines.append(f"{label}: validation: best {best:.3f}, median {median:.3f}")
     lines += [f"{label} failed: {each['error']}" for label, each in record["arms"].items()
               if "error" in each]  # fmt: skip
-    return lines + forgotten(record)
-
-
-def forgotten(record: Mapping[str, Any]) -> list[str]:
-    """Write the change of old abilities by arm, its interval beside it."""
-    lines = []
-    for label, probes in record["forgetting"].items():
-        shown = [
-            f"{probe} {own['score']:.3f} ({own['change']:+.3f} [{own['low']:+.3f}, "
-            f"{own['high']:+.3f}])"
-            for probe, own in probes.items()
-        ]
-        lines.append(f"old abilities, {label}: {', '.join(shown)}")
     return lines
+
+
+def forgotten(record: Mapping[str, Any]) -> list[list[str]]:
+    """Lay out old abilities by arm: score, and the change from the base's with its interval."""
+    probes = list(next(iter(record["forgetting"].values()), {}))
+    if not probes:
+        return []
+    show = "{score:.3f}  {change:+.3f} [{low:+.3f}, {high:+.3f}]"
+    rows = [
+        [label, *(show.format_map(own[probe]) for probe in probes)]
+        for label, own in record["forgetting"].items()
+    ]
+    return [["old abilities, with the arm's prompt", *probes], *rows]
 
 
 def _aligned(table: list[list[str]]) -> str:

@@ -3,13 +3,11 @@
 files.write_text(workdir / "report.html", page(record, "my task"))
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ftjax.core import files
 from ftjax.decide import arm_table, arms, prices
 from ftjax.decide.break_even import Line
 from ftjax.evals.lib import front
@@ -25,8 +23,9 @@ def page(record: Mapping[str, Any], title: str) -> str:
         "decision.html",
         title=title,
         needs={need: _need(record, need) for need in record["needs"]},
+        old=arm_table.forgotten(record),
         rules=arm_table.rules(record),
-        config=json.dumps(files.plain(record["config"]), indent=2, ensure_ascii=False),
+        config=record["config"],
     )
 
 
@@ -82,7 +81,7 @@ def plots(record: Mapping, need: str) -> dict[str, str]:
         found["score against old abilities"] = lambda axes: _points(
             axes, kept, quality, free, "mean change of old abilities", is_cost=False
         )
-    return {name: curves.drawing(draw, title=f"{need} {name}") for name, draw in found.items()}
+    return {name: curves.drawn(f"{need} {name}", draw) for name, draw in found.items()}
 
 
 def _free(record: Mapping, need: str) -> list[str]:
@@ -100,21 +99,26 @@ def _points(
     axes, x: Mapping, y: Mapping, free: Sequence[str], label: str, *, is_cost: bool = True
 ) -> None:  # fmt: skip
     """Mark every arm by name; the front of the `free` ones, cheap or kept and good, is a line."""
+    places: dict[tuple, list[str]] = {}
+    wide = [max(own.values()) - min(own.values()) or 1.0 for own in (x, y)]
     for n, arm in enumerate(x):
         axes.plot(x[arm], y[arm], "o", color=curves.SERIES[n % len(curves.SERIES)], markersize=5)
+        # Names of points that lie together stand one above the other.
+        near = round(4 * x[arm] / wide[0]), round(20 * y[arm] / wide[1])
+        names = places.setdefault(near, [])
         axes.annotate(
-            arm, (x[arm], y[arm]), xytext=(4, 4), textcoords="offset points", color=curves.INK,
-            fontsize=8,
+            arm, (x[arm], y[arm]), xytext=(4, 3 + 8 * len(names)), textcoords="offset points",
+            color=curves.INK, fontsize=7,
         )  # fmt: skip
+        names.append(arm)
     sign = -1 if is_cost else 1
     best = [free[i] for i in front.front([(sign * x[arm], y[arm]) for arm in free])]
     order = sorted(best, key=lambda arm: x[arm])
     axes.plot(
         [x[a] for a in order], [y[a] for a in order], color=curves.LINE, linewidth=1, zorder=0
     )
-    if is_cost:
-        axes.set_xscale("log")
-    axes.margins(0.18)
+    axes.locator_params(axis="x", nbins=4)
+    axes.margins(0.25)
     axes.set_xlabel(label)
     axes.set_ylabel("score")
 

@@ -6,22 +6,26 @@ record = joined(own, {label: record of the arm})
 from collections.abc import Mapping
 
 from ftjax.core import files
-from ftjax.decide import answering, conclusion, forgetting, knowledge, overlap
+from ftjax.decide import answering, arms, conclusion, forgetting, knowledge, leakage
+from ftjax.decide.benchmark import VERSION, Benchmark
 from ftjax.decide.questions import Question
-from ftjax.decide.study import VERSION, Study
 
 AT = (1, 2, 4, 8)  # numbers of passages that recall is measured at
 
 
-def joined(own: Study, found: Mapping[str, dict]) -> dict:
+def joined(own: Benchmark, found: Mapping[str, dict]) -> dict:
     """Put the records of all arms together with what is concluded of them.
 
     Raises:
       ValueError: no arm has a result.
     """
     decision, known = own.decision, own.knowledge
-    if all("error" in each for each in found.values()):
-        raise ValueError(f"arms: got no result of {len(found)} arms: {_errors(found)}")
+    usable = [each for each in found.values() if not arms.ARMS[each["name"]].is_ceiling]
+    if all("error" in each for each in usable):
+        raise ValueError(
+            f"arms: got no result of {len(usable)} arms that can be used; expected one at least; "
+            f"{_errors(found)}"
+        )
     record = {
         "version": VERSION,
         "base": decision.base,
@@ -45,7 +49,7 @@ def joined(own: Study, found: Mapping[str, dict]) -> dict:
 
 
 def _errors(found: Mapping[str, dict]) -> str:
-    return "; ".join(f"{label}: {each['error']}" for label, each in found.items())
+    return "; ".join(f"{k}: {each['error']}" for k, each in found.items() if "error" in each)
 
 
 def _item(each: Question) -> dict:
@@ -53,18 +57,18 @@ def _item(each: Question) -> dict:
     return {key: value for key, value in each._asdict().items() if key in kept}
 
 
-def _overlap(own: Study) -> dict[str, int]:
+def _overlap(own: Benchmark) -> dict[str, int]:
     """Count what could have leaked: refused where it is of questions, allowed in passages."""
     train = [each.item for each in own.sets.train]
     test = [each.item for each in own.sets.test]
     if own.knowledge is None:
         return {"train": 0, "passages": 0, "train_rows": len(train)}
-    texts = [overlap.Item(None, each.text, each.id) for each in own.knowledge.passages]
-    in_passages = overlap.find(texts, test, share=own.decision.overlap).by_text
+    texts = [leakage.Item(None, each.text, each.id) for each in own.knowledge.passages]
+    in_passages = leakage.find(texts, test, share=own.decision.overlap).by_text
     return {"train": 0, "passages": len(in_passages), "train_rows": len(train)}
 
 
-def _forgetting(own: Study, record: Mapping) -> dict:
+def _forgetting(own: Benchmark, record: Mapping) -> dict:
     """Compare every arm on the old questions with the base as it is."""
     if not own.sets.old:
         return {}

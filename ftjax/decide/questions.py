@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ftjax.core import config as conf
 from ftjax.data.rows import Rows
-from ftjax.decide.overlap import Item
+from ftjax.decide.leakage import Item
 from ftjax.evals import generate
 
 TEMPLATE = "Q: {question}\nA:"

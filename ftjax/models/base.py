@@ -72,6 +72,7 @@ def weight(
     letters = einsum.parse(equation).w
     value = scale * jax.random.normal(key, [sizes[c] for c in letters], jnp.float32)
     if stored:
+        # Fused experts lie as each family chose; no rule of (out, in) gives their order.
         own = layout.Layout(tuple(stored.split(",")), letters)
     else:
         own = layout.linear(equation, inputs_first=inputs_first)
@@ -128,6 +129,7 @@ class Site:
 
     def __call__(self, name: str, x: jax.Array, param: nnx.Param) -> jax.Array:
         """Apply the map called `name` in the block's tree."""
+        # The key is the map's by name: its dropout does not depend on which others have adapters.
         key = None if self.key is None else rng.named(self.key, name)
         equation = param.get_metadata("equation")
         return linear.linear(equation, x, param[...], self.adapters.get(name), key)
@@ -138,6 +140,7 @@ class Site:
 
     def merged(self, name: str, param: nnx.Param, dtype) -> jax.Array:
         """Return the weight of the map called `name` with its adapter in it."""
+        # For maps whose weight is taken apart before it is applied, as latent attention does.
         adapter, w = self.adapters.get(name), quantize.dense(param[...], dtype)
         return w if adapter is None else adapter.merge(param.get_metadata("equation"), w)
 
@@ -151,6 +154,7 @@ def metadata(module: nnx.Module, name: str) -> dict:
     """Read one metadata field of every parameter of an abstract module, as a nested dict."""
     state = nnx.state(module, nnx.Param)
     pick = lambda param: param.get_metadata(name)
+    # Params are pytrees themselves: without `is_leaf` only their arrays would be visited.
     return nnx.to_pure_dict(jax.tree.map(pick, state, is_leaf=lambda x: isinstance(x, nnx.Param)))
 
 
@@ -185,6 +189,7 @@ def scan(layers, x, inputs, *, length: int, policy: str, loop: bool):
         # A loop of one turn is no loop to the compiler: nothing keeps it from merging what is made
         # again with what was made before.
         options = dict(policy=remat.POLICIES[policy], prevent_cse=loop or length == 1)
+        # Each layer by itself: around a whole group, the backward pass would hold all its layers.
         layers = [jax.checkpoint(layer, **options) for layer in layers]
 
     def body(x, one):
@@ -209,6 +214,7 @@ def scan(layers, x, inputs, *, length: int, policy: str, loop: bool):
 def empty_cache(letters: Mapping[str, str], sizes: Mapping[str, int], dtype) -> dict:
     """Make a cache of zeros with these letters; in int8 with scales. States are float32."""
     shape = lambda order: [sizes[c] for c in order]
+    # What is cached by slot is rounded once; a state would add up its roundings over the row.
     types = {n: dtype if "S" in order else jnp.float32 for n, order in letters.items()}
     cache = {n: jnp.zeros(shape(order), types[n]) for n, order in letters.items()}
     if jnp.dtype(dtype) != jnp.int8:
@@ -231,6 +237,7 @@ def write_cache(cache, new, letters: Mapping[str, str], slots_BT):
             return new[name].astype(old.dtype)
         at = tuple(where.get(c, slice(None)) for c in order)
         x = _turn(new[name], order, "BS" + order.replace("B", "").replace("S", ""))
+        # Padding has the slot behind the last one, and so has no place to be written to.
         return old.at[at].set(x.astype(old.dtype), mode="drop")
 
     return {name: write(name, old) for name, old in cache.items()}
@@ -244,6 +251,7 @@ def fill_cache(cache, new, letters: Mapping[str, str]):
         if "S" not in letters[name]:
             return new[name].astype(old.dtype)
         x = _turn(new[name], letters[name], letters[name])
+        # A slice and not a scatter: the places are known without looking at the tokens.
         return jax.lax.dynamic_update_slice(old, x.astype(old.dtype), (0,) * old.ndim)
 
     return {name: fill(name, old) for name, old in cache.items()}
@@ -254,7 +262,9 @@ def _encode(new, letters: Mapping[str, str], cache):
     scaled = [name for name in letters if f"{name}_scale" in cache]
     found, orders = dict(new), dict(letters)
     for name in scaled:
+        # 127 steps on both sides, so that the code -128 is never used and signs are symmetric.
         scale = jnp.abs(new[name]).max(-1).astype(jnp.float32) / 127
+        # Vectors of zeros have the scale 0: they stay zeros, and are not NaN.
         found[name] = jnp.round(new[name] / jnp.maximum(scale, 1e-30)[..., None])
         found[f"{name}_scale"], orders[f"{name}_scale"] = scale, _scale(letters[name])
     return found, orders
@@ -287,5 +297,6 @@ def read_array(cache, name: str, dtype, *, features: int = 2) -> jax.Array:
     """
     x = cache[name]
     if f"{name}_scale" in cache:
+        # The scales are float32, so this product is too, and is rounded once below.
         x = x * jnp.expand_dims(cache[f"{name}_scale"], features)
     return x.astype(dtype)

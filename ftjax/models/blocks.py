@@ -30,6 +30,7 @@ class Norm:
 
     def __call__(self, x: jax.Array, scale: nnx.Param) -> jax.Array:
         """Normalise the last axes of `x`, as many as the scale has."""
+        # A scale over heads and features, as in OLMo 2, means one norm of the whole width.
         flat = x.reshape(*x.shape[: x.ndim - scale[...].ndim], -1)
         return self.function(flat, scale[...].reshape(-1), eps=self.eps).reshape(x.shape)
 
@@ -40,14 +41,18 @@ def attend(
     """Rotate queries and keys, attend to these and to a cache: [B,T,N,H], new keys and values."""
     options = dict(scale=scale, cap=cap, sink_N=sink)
     if context.rotation is not None:
+        # Before caching: a key's position never changes, so it is rotated once.
         q, k = rope.rotate(q, *context.rotation), rope.rotate(k, *context.rotation)
     if context.query_factor is not None:
+        # On queries and not on scores or keys: what a cache holds must fit queries of any position.
         q = q * context.query_factor.astype(q.dtype)
+    # Without the prefix: it comes with the adapters at every call, and caches hold real tokens.
     new = {"k": k, "v": v}
     k, v = virtual_tokens.join(context.prefix, k, v)
     if cache is None:
         mixed = attention.attend_causal(q, k, v, context.mask_BTS, **options)
     else:
+        # In the order of a cache (see `base.CACHE`), so that both parts take the same product.
         own = k.transpose(0, 2, 3, 1), v.swapaxes(1, 2), context.mask_BTS
         past = *base.read_cache(cache, q.dtype), context.past_BTS
         mixed = attention.attend_cached(q, [past, own], **options)
@@ -75,6 +80,7 @@ class Attention(nnx.Module):
         self.v = declare("BTD,DKH->BTKH", keys[2])
         self.o = declare("BTNH,NHD->BTD", keys[3])
         self.bias, self.norms, self.norm, self.scale, self.cap = bias, norms, norm, scale, cap
+        # Two switches: `attention_bias` means q, k, v and o in Llama, and q, k and v alone in GLM.
         self.has_o_bias = o_bias
         if bias:
             self.q_bias = base.vector("NH", sizes, fill=0.0)
@@ -91,6 +97,8 @@ class Attention(nnx.Module):
         if self.bias:
             q, k, v = add(q, self.q_bias), add(k, self.k_bias), add(v, self.v_bias)
         if self.norms:
+            # Before rotation, as in all families but Hunyuan. What the norm reads is kept: the norm
+            # itself is cheap to do again.
             q, k = remat.keep(q), remat.keep(k)
             q, k = self.norm(q, self.q_norm), self.norm(k, self.k_norm)
         return q, k, v
@@ -124,6 +132,7 @@ class GatedMlp(nnx.Module):
     ):  # fmt: skip
         keys, i = jax.random.split(key, 3), inner
         declare = lambda equation, key: base.weight(equation, sizes, key=key, scale=scale)
+        # Two maps, as in files and as adapters of other libraries see them; fused ones: `phi3`.
         self.gate = declare(f"BTD,D{i}->BT{i}", keys[0])
         self.up = declare(f"BTD,D{i}->BT{i}", keys[1])
         self.down = declare(f"BT{i},{i}D->BTD", keys[2])
@@ -139,6 +148,7 @@ class GatedMlp(nnx.Module):
         if self.bias:
             gate, up = add(gate, self.gate_bias), add(up, self.up_bias)
         gate, up = remat.keep(gate), remat.keep(up)
+        # Not kept: an elementwise product of two arrays that are.
         hidden = mesh.constrain(self.activation(gate) * up, f"BT{self.inner}")
         y = site("down", hidden, self.down)
         return add(y, self.down_bias) if self.bias else y
@@ -161,6 +171,7 @@ class Ends(nnx.Module):
         )
         self.embed = table(keys[0])
         self.final_norm = norm.declare("D", config.sizes)
+        # A tied head is no parameter of its own: the embedding gets the gradients of both uses.
         if not config.tied:
             self.head = table(keys[1])
         self.norm, self.embed_scale, self.leave_scale = norm, embed_scale, leave_scale
@@ -169,6 +180,8 @@ class Ends(nnx.Module):
         """Embed tokens: [B,T,D]."""
         del positions_BT
         x = site.lookup("embed", tokens_BT, self.embed)
+        # The factor is rounded before the product, as in the reference: the sqrt(3072) = 55.43 of
+        # Gemma 7B is 55.5 in bfloat16.
         return x if self.embed_scale is None else x * jnp.asarray(self.embed_scale, x.dtype)
 
     def layer_inputs(self, tokens_BT, x_BTD, site: base.Site):
@@ -178,4 +191,5 @@ class Ends(nnx.Module):
     def leave(self, x_BTD):
         """Normalise what the last layer gives."""
         x = self.norm(x_BTD, self.final_norm)
+        # The head is linear: factors of the logits may come before it, on D numbers in place of V.
         return x if self.leave_scale is None else x * jnp.asarray(self.leave_scale, x.dtype)

@@ -119,7 +119,7 @@ class Model:
     def init(self, key: jax.Array) -> base.Params:
         """Draw random parameters, float32: embed, final_norm[, head], stacks of blocks on L."""
         ends_key, blocks_key = jax.random.split(key)
-        keys = jax.random.split(blocks_key, self.config.layers)
+        keys = jax.random.split(blocks_key, self.config.layers)  # one a layer, whatever its stack
         params = nnx.to_pure_dict(nnx.state(self.ends(self.config, ends_key)))
         for name, block in self._own_blocks.items():
             one = lambda key, block=block: nnx.to_pure_dict(nnx.state(block(self.config, key)))
@@ -129,7 +129,7 @@ class Model:
     @functools.cached_property
     def abstract(self) -> base.Params:
         """Shapes and types of every parameter, in the structure of the parameters."""
-        return jax.eval_shape(self.init, jax.random.key(0))
+        return jax.eval_shape(self.init, jax.random.key(0))  # nothing is drawn
 
     @property
     def _own_blocks(self) -> dict[str, Callable]:
@@ -208,7 +208,7 @@ class Model:
         x = mesh.constrain(ends.enter(tokens_BT, positions_BT + before, site), "BTD")
         inputs = ends.layer_inputs(tokens_BT, x, site)
         x = x, virtual_tokens.enter(ends, adapters, legal=inputs is None)
-        keep = cache is not None
+        keep = cache is not None  # in training no scan stacks keys and values
         (x, _), new, given = self._layers(params, x, adapters, run, inputs, keep=keep)
         outputs = [ends.leave(x)]
         if cache is not None:
@@ -240,7 +240,7 @@ class Model:
         contexts = make(positions_BT, segments_BT, slots=slots, before=before)
         if virtual_tokens.STREAM not in adapters:
             return contexts
-        places = jnp.arange(before)[None]
+        places = jnp.arange(before)[None]  # one row: the prompt is every example's
         own = make(places, jnp.ones_like(places), slots=None, before=0)
         return {k: dataclasses.replace(c, virtual=own[k]) for k, c in contexts.items()}
 
@@ -269,7 +269,7 @@ class Model:
     def _layers(self, params, x, adapters, make: Callable, layer_inputs, *, keep: bool):
         """Run all layers: x, new keys and values, and what they give beside it, both by stack."""
         kinds, news, given = self.config.kinds, self._by_stack(), self._by_stack()
-        prefix = virtual_tokens.prefix(adapters, legal=not self.caches)
+        prefix = virtual_tokens.prefix(adapters, legal=not self.caches)  # caches: of another shape
         every = jnp.arange(len(kinds)), prefix, layer_inputs
         shared = {kind.shares for kind in kinds if kind.shares}
         for run in layer_runs.runs(kinds):
@@ -307,7 +307,7 @@ class Model:
             pick = lambda tree_, index: tree.map_stacked(lambda leaf: leaf[index], tree_)
             block, adapters, place = tree.unshared(pick(stacks[kind.stack], at))
             number, prefix, own_input = pick(every, turn)
-            layer_key = None if key is None else jax.random.fold_in(key, number)
+            layer_key = None if key is None else jax.random.fold_in(key, number)  # by depth
             site = base.Site(adapters or {}, layer_key)
             module, context = nnx.merge(graph, quantize.cast(block, self.dtype)), contexts[kind]
             source, place = (kind.shares, -1) if kind.shares else (kind.stack, place)
@@ -317,7 +317,7 @@ class Model:
                 prompt, prefix, _ = module(prompt, own, site)
             more = dict(prefix=prefix, shared=lent, layer_input=own_input)
             context = dataclasses.replace(context, **more)
-            cache = past and jax.tree.map(lambda leaf: leaf[place], past[source])
+            cache = past and jax.tree.map(lambda leaf: leaf[place], past[source])  # or a lender's
             x, new, aux = module(x, context, site, cache)
             return (x, prompt), ((new, prefix) if keep[kind.stack] else None, aux)
 
@@ -342,7 +342,7 @@ class Model:
         """
         own, w = tree.unshared(adapters or {}), params["embed" if self.config.tied else "head"]
         w = quantize.dense(w, self.dtype)
-        if self.config.tied and "embed" in own:
+        if self.config.tied and "embed" in own:  # one weight at both ends
             w = own["embed"].merge(linear.LOOKUP, w)
         if "head" in own:
             w = own["head"].merge(HEAD, w)

@@ -48,6 +48,7 @@ class DeltaNet(nnx.Module):
         declare = lambda equation, key: base.weight(
             equation, sizes, key=key, scale=config.init_scale
         )
+        # Qwen3-Next's files pack q, k, v, z and b, a by key head; Qwen3.5's have four plain maps.
         if packed:
             self.qkvz = declare("BTD,DXZ->BTXZ", keys[0])
             self.ba = declare("BTD,DXA->BTXA", keys[1])
@@ -58,9 +59,12 @@ class DeltaNet(nnx.Module):
             self.a = declare("BTD,DY->BTY", keys[3])
         # A sum over few inputs: larger weights than those of wide maps.
         scale = sizes["W"] ** -0.5
+        # O is 1: torch keeps the weight of a depthwise convolution as (channels, 1, width).
         self.conv = base.table("QOW", sizes, key=keys[4], scale=scale)
+        # As a logarithm: A is positive whatever is learned, so that no state can grow by itself.
         self.a_log = base.vector("Y", sizes, fill=0.0)
         self.dt_bias = base.vector("Y", sizes, fill=1.0)
+        # Multiplied as it is: the one norm of these families that is not 1 + weight.
         self.norm = base.vector("P", sizes, fill=1.0)
         self.o = declare("BTYP,YPD->BTD", keys[5])
         self.numbers, self.packed, self.eps = config.delta, packed, config.norm_eps
@@ -69,17 +73,20 @@ class DeltaNet(nnx.Module):
         """Apply the layer; returns [B,T,D], and its state after the last real token."""
         start = context.prefix  # the state that a prompt leaves
         flow = recurrence.flow(context.segments_BT, continues=cache is not None)
+        # Attention masks padding; a convolution and a state would take it in.
         x_BTD = jnp.where(flow.real[..., None], x_BTD, 0)
         qkv_BTQ, z_BTYP, b_BTY, a_BTY = self._project(x_BTD, site)
         pasts = [states and states["conv"] for states in (cache, start)]
         qkv_BTQ, conv = recurrence.convolve(qkv_BTQ, self.conv[...][:, 0], flow, *pasts)
         q, k, v = self._split(jax.nn.silu(qkv_BTQ))
+        # In float32, as in the reference: exp(A) overflows float16, and decays multiply up.
         pace = jax.nn.softplus(a_BTY.astype(jnp.float32) + self.dt_bias[...].astype(jnp.float32))
         g_BTY = -jnp.exp(self.a_log[...].astype(jnp.float32)) * pace
         out_BTYP, state = recurrence.scan(
             q, k, v, g_BTY, flow, beta_BTY=jax.nn.sigmoid(b_BTY),
             state_BYGP=cache and cache["state"], start_BYGP=start and start["state"],
         )  # fmt: skip
+        # The norm comes before the gate, which is float32 too; Mamba has them the other way round.
         y = norm.rms_norm(out_BTYP, self.norm[...], eps=self.eps)
         y = (y.astype(jnp.float32) * jax.nn.silu(z_BTYP.astype(jnp.float32))).astype(x_BTD.dtype)
         return site("o", y, self.o), {"conv": conv, "state": state}
@@ -90,10 +97,12 @@ class DeltaNet(nnx.Module):
             names = ("qkv", self.qkv), ("z", self.z), ("b", self.b), ("a", self.a)
             return tuple(site(name, x_BTD, param) for name, param in names)
         n, ratio = self.numbers, self.numbers.value_heads // self.numbers.key_heads
+        # Of each key head lie its query, its key, the values of its heads, and their z.
         cuts = n.key_dim, 2 * n.key_dim, 2 * n.key_dim + ratio * n.value_dim
         q, k, v, z = jnp.split(site("qkvz", x_BTD, self.qkvz), cuts, axis=-1)
         b, a = jnp.split(site("ba", x_BTD, self.ba), 2, axis=-1)
         rows = x_BTD.shape[:2]
+        # The convolution's channels are all queries, all keys, all values, as in plain projections.
         flat = [part.reshape(*rows, -1) for part in (q, k, v)]
         by_head = lambda part: part.reshape(*rows, n.value_heads, -1)
         return jnp.concatenate(flat, -1), by_head(z), by_head(b)[..., 0], by_head(a)[..., 0]
@@ -106,6 +115,7 @@ class DeltaNet(nnx.Module):
         q, k = (x.reshape(*rows, n.key_heads, n.key_dim) for x in (q, k))
         # 1e-6, inside the root, is the reference's.
         unit = lambda x: x * jax.lax.rsqrt(jnp.square(x).sum(-1, keepdims=True) + 1e-6)
+        # Repeated and not tiled: value heads of one key head are neighbours.
         spread = lambda x: jnp.repeat(x, n.value_heads // n.key_heads, axis=2)
         v = v.reshape(*rows, n.value_heads, n.value_dim)
         return spread(unit(q) * n.key_dim**-0.5), spread(unit(k)), v.astype(qkv_BTQ.dtype)

@@ -38,7 +38,7 @@ class Config(llama.Config):
     @property
     def sizes(self) -> dict[str, int]:
         """Sizes by letter, those of experts too."""
-        own = dict(E=self.experts, C=2, I=self.expert_ffw, O=1)
+        own = dict(E=self.experts, C=2, I=self.expert_ffw, O=1)  # C: gate, up; O: a lone gate
         return super().sizes | own | ({"U": self.shared_ffw} if self.shared_ffw else {})
 
 
@@ -92,6 +92,7 @@ class Experts(nnx.Module):
 
     def route(self, x_BTD, site: base.Site) -> tuple[jax.Array, moe.Choice]:
         """Choose the experts of every token: the router's logits, float32, and the choice."""
+        # The softmax is in float32, as in the reference, whatever the map computes in.
         logits = site("router", x_BTD, self.router).astype(jnp.float32)
         return logits, moe.route(logits, top=self.config.top, normalise=self.config.normalise)
 
@@ -112,6 +113,7 @@ class Experts(nnx.Module):
     def _seated(self, x_BTD, choice: moe.Choice, segments_BT, site: base.Site):
         c = self.config
         seats = moe.capacity(x_BTD.shape[1], experts=c.experts, top=c.top, factor=c.dispatch.factor)
+        # Seats belong to a row: what a token gets does not depend on the rows beside its own.
         found = moe.seat(choice, segments_BT, experts=c.experts, seats=seats)
         x = mesh.constrain(moe.to_seats(x_BTD, found), "EBTD")
         add = lambda y, name: (
@@ -136,6 +138,7 @@ class Experts(nnx.Module):
 
         def run(weights, x, contract, part):
             own, adapters, key, biases = weights
+            # Each device draws for its own rows: one key would give all of them the same dropout.
             key = None if key is None else jax.random.fold_in(key, part)
 
             def apply(name, x):
@@ -161,6 +164,7 @@ class Experts(nnx.Module):
 
 def _bias_rows(bias, x, contract):
     """Give every row the bias of its expert: the map of a one."""
+    # `contract` alone knows which rows are whose, so the bias goes through it as a map.
     ones, flat = jnp.ones((x.shape[0], 1), x.dtype), bias.reshape(bias.shape[0], 1, -1)
     found = contract("EBTO,EOD->EBTD", ones, flat.astype(x.dtype))
     return found.reshape(-1, *bias.shape[1:])
@@ -195,9 +199,12 @@ class Block(nnx.Module):
 
 def terms(config: Config, aux: Mapping[str, Any], segments_BT) -> dict[str, Mean]:
     """Compute the load-balancing loss with its coefficient, and what to watch of the router."""
+    # Stacks of dense layers give nothing.
     loads = [own["load"] for own in aux.values() if own is not None]
     load = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *loads)
     layers = load.dropped.shape[0]
+    # Added over layers before the product, as in the reference, which joins their logits first:
+    # the loss asks for balance in the whole model and not in every layer.
     total = jax.tree.map(lambda leaf: leaf.sum(0), load)
     balance = moe.balance(total, layers * (segments_BT > 0).sum())
     return {
@@ -225,6 +232,7 @@ def make(
     router_aux = config.router_aux if router_aux is None else router_aux
     way = moe.dispatch(dispatch, factor=capacity_factor)
     config = dataclasses.replace(config, dispatch=way, router_aux=router_aux)
+    # A stack without layers has no parameters: models of experts alone leave `dense` empty.
     stacks = blocks or {"blocks": Block, "dense": llama.Block}
     return decoder.make(config, ends=ends, blocks=stacks, auxiliary=terms, **options)
 
@@ -236,6 +244,7 @@ def names(moe_template: Mapping[str, str]) -> dict[str, str]:
     """Make a table of names: llama's, its MLP in the stack `dense`, and those of the experts."""
     found = {}
     for path, name in llama.NAMES.items():
+        # Layers with a plain MLP are a stack of their own; files call both stacks' parts alike.
         if path.startswith("blocks/"):
             found[path.replace("blocks/", "dense/", 1)] = name
         if not path.startswith("blocks/mlp/"):

@@ -35,9 +35,12 @@ def runs(kinds: tuple[Any, ...]) -> tuple[Run, ...]:
     found, at = [], 0
     while at < len(kinds):
         rest = kinds[at:]
+        # A longer group than half of what is left cannot repeat.
         options = [(g, _repetitions(rest, g)) for g in range(1, len(rest) // 2 + 1)]
+        # Of two that reach equally far the smaller group: its body is compiled once for each layer.
         reach = lambda option: (option[0] * option[1] if option[1] > 1 else 1, -option[0])
         size, count = max(options, key=reach, default=(1, 1))
+        # Nothing repeats from here on: one layer alone, and the search goes on behind it.
         size = size if count > 1 else 1
         found.append(Run(at, rest[:size], count))
         at += size * count
@@ -64,6 +67,7 @@ def cut(kinds: Sequence[Any], run: Run, inputs, of: str | None = None):
     """
     inside = lambda those: sum(of in (None, kind.stack) for kind in those)
     first, size = inside(kinds[: run.first]), inside(run.group)
+    # Layers of one stack lie in the order of depth, so a run's are neighbours.
     span = slice(first, first + size * run.count)
     part = lambda leaf: leaf[span].reshape(run.count, size, *leaf.shape[1:])
     return tree.map_stacked(part, inputs)
@@ -71,6 +75,7 @@ def cut(kinds: Sequence[Any], run: Run, inputs, of: str | None = None):
 
 def interleave(outputs: Sequence):
     """Join what the places of a group gave, [count,...] each, in the order of the layers."""
+    # A scan gives each place's outputs apart; in depth the places of a group alternate.
     weave = lambda *leaves: jnp.stack(leaves, 1).reshape(-1, *leaves[0].shape[1:])
     return jax.tree.map(weave, *outputs)
 

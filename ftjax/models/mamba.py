@@ -48,11 +48,14 @@ class Mamba(nnx.Module):
     def __init__(self, config, *, key: jax.Array):
         sizes, keys, n = config.sizes, jax.random.split(key, 3), config.mamba
         scale = config.init_scale
+        # One map, as in files: the gate, what goes through the convolution, the steps.
         self.into = base.weight("BTD,DZ->BTZ", sizes, key=keys[0], scale=scale)
         # A sum over few inputs: larger weights than those of wide maps.
+        # O is 1: torch keeps the weight of a depthwise convolution as (channels, 1, width).
         self.conv = base.table("QOW", sizes, key=keys[1], scale=n.width**-0.5)
         if n.conv_bias:
             self.conv_bias = base.vector("Q", sizes, fill=0.0)
+        # As a logarithm: A is positive whatever is learned, so that no state can grow by itself.
         self.a_log = base.vector("Y", sizes, fill=0.0)
         self.dt_bias = base.vector("Y", sizes, fill=1.0)
         self.skip = base.vector("Y", sizes, fill=1.0)
@@ -64,6 +67,7 @@ class Mamba(nnx.Module):
         """Apply the layer; returns [B,T,D], and its state after the last real token."""
         start = context.prefix  # the state that a prompt leaves
         flow = recurrence.flow(context.segments_BT, continues=cache is not None)
+        # Attention masks padding; a convolution and a state would take it in.
         x_BTD = jnp.where(flow.real[..., None], x_BTD, 0)
         n, wide = self.numbers, self.numbers.heads * self.numbers.head_dim
         cuts = wide, wide + n.sizes["Q"]
@@ -73,14 +77,17 @@ class Mamba(nnx.Module):
         if n.conv_bias:
             u = u + self.conv_bias[...].astype(u.dtype)
         v, k, q = self._split(jax.nn.silu(u))
+        # In float32: decays multiply up over the row.
         step = jax.nn.softplus(dt.astype(jnp.float32) + self.dt_bias[...].astype(jnp.float32))
         step_BTY = jnp.clip(step, n.least_step, n.most_step)
         g_BTY = -jnp.exp(self.a_log[...].astype(jnp.float32)) * step_BTY
         out_BTYP, state = recurrence.scan(
+            # A step sets how much is written as well as how much is forgotten.
             q, k, v.astype(jnp.float32) * step_BTY[..., None], g_BTY, flow,
             state_BYGP=cache and cache["state"], start_BYGP=start and start["state"],
         )  # fmt: skip
         y = out_BTYP + v.astype(jnp.float32) * self.skip[...].astype(jnp.float32)[:, None]
+        # The gate comes before the norm; DeltaNet has them the other way round.
         y = self._normalise(y * jax.nn.silu(z.astype(jnp.float32)).reshape(y.shape))
         return site("o", y.astype(x_BTD.dtype), self.o), {"conv": conv, "state": state}
 
@@ -88,6 +95,7 @@ class Mamba(nnx.Module):
         """Cut the channels into values, keys and queries, by head."""
         n, rows = self.numbers, u_BTQ.shape[:2]
         wide, part = n.heads * n.head_dim, n.groups * n.state
+        # The paper's x, B and C, in this order in files.
         v, k, q = jnp.split(u_BTQ, (wide, wide + part), axis=-1)
         by_group = lambda x: x.reshape(*rows, n.groups, n.state)
         spread = lambda x: jnp.repeat(by_group(x), n.heads // n.groups, axis=2)
@@ -97,6 +105,7 @@ class Mamba(nnx.Module):
         """Normalise the whole width, or each group's part of it."""
         shape, groups = y_BTYP.shape, self.numbers.groups
         flat = y_BTYP.reshape(*shape[:2], groups, -1)
+        # The mean is a group's and the weight the whole width's, so the weight comes after.
         y = norm.rms_norm(flat, jnp.ones(flat.shape[-1]), eps=self.eps).reshape(shape)
         return y * self.norm[...].astype(y.dtype)
 

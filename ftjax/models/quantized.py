@@ -41,6 +41,7 @@ def quantise(params: Mapping[str, Any], model, quantizers: Quantizers):
         if path not in quantizers:
             return w
         quantizer = quantizers[path]
+        # Layer by layer, as `gather` does: a scale never spans two layers.
         return quantizer(w) if linears[path].stack is None else jax.vmap(quantizer)(w)
 
     return tree.map_with_paths(one, params)
@@ -64,8 +65,11 @@ def gather(
         lambda leaf, own: leaf.at[at].set(own), whole, quantizer(w)
     )
     whole = jax.jit(empty, out_shardings=places)()
+    # Donated: the stacked leaf is written in place, and never exists twice.
     put = jax.jit(write, out_shardings=places, donate_argnums=0)
     for at in range(count):
+        # The first one was read already, for its shape.
         layer = read(at) if at else layer
+        # Dispatch does not wait: without this, many dense layers would be in memory at once.
         whole = jax.block_until_ready(put(whole, layer, at))
     return whole

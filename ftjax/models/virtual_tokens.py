@@ -48,6 +48,7 @@ def enter(ends, adapters: Mapping[str, Any], *, legal: bool) -> jax.Array | None
             "an adapter of weights"
         )
     places = jnp.arange(count(adapters))[None]
+    # The prompt stands in for the embedding's adapter, so that the family's scale applies to it.
     return ends.enter(places, places, base.Site({"embed": adapters[STREAM]}, None))
 
 
@@ -66,6 +67,7 @@ def prefix(adapters: Mapping[str, Any], *, legal: bool) -> dict[str, jax.Array] 
             "adapters: got a prefix in a model whose layers do not all have keys and values of one "
             "shape; expected a prompt, or an adapter of weights"
         )
+    # One row for all: it is spread over the batch in the layer that uses it.
     return {"k": adapters[PREFIX].k[:, None], "v": adapters[PREFIX].v[:, None]}
 
 
@@ -73,6 +75,7 @@ def join(prefix: Mapping[str, jax.Array] | None, k_BSKH, v_BSKH):
     """Put the keys and values of a prefix, if there is one, before those of every row."""
     if prefix is None:
         return k_BSKH, v_BSKH
+    # Cast here: what trains may have another type than the computation.
     rows = lambda own, x: jnp.broadcast_to(own.astype(x.dtype), (x.shape[0], *own.shape[1:]))
     put = lambda own, x: jnp.concatenate([rows(own, x), x], axis=1)
     return put(prefix["k"], k_BSKH), put(prefix["v"], v_BSKH)

@@ -60,6 +60,7 @@ def read(config_json: Mapping[str, Any], *, text, kind: type, **more):
 
 def write(config, *, family: ModuleType, architecture: str, model_type: str) -> dict[str, Any]:
     """Write the config.json of a wrapper; `read` is its inverse."""
+    # The file as a whole is the wrapper's class, so the text names none.
     text = {k: v for k, v in family.to_hf(config).items() if k != "architectures"}
     return json.loads(config.rest) | {
         "architectures": [architecture], "model_type": model_type, "text_config": text,
@@ -70,6 +71,7 @@ def write(config, *, family: ModuleType, architecture: str, model_type: str) -> 
 def names(table: Mapping[str, str], *, model: str, head: str) -> dict[str, str]:
     """Put the wrapper's prefixes before the names of a text model's tensors."""
     prefix = lambda name: (
+        # Some wrappers keep the head inside the language model, others beside it.
         head + name if name.startswith("lm_head") else model + name[len("model.") :]
     )
     return {path: prefix(name) for path, name in table.items()}

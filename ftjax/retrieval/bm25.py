@@ -56,8 +56,7 @@ def make(
       stopwords: a language whose most common words are left out, "" for all words.
 
     Raises:
-      ImportError: a package is missing.
-      ValueError: an unknown stemmer or language.
+      ValueError: a package is missing, or the stemmer or language is not known.
     """
     library, tokens = _bm25s(), _tokenizer(stemmer, stopwords)
     scorer = library.BM25(k1=k1, b=b, method="lucene")
@@ -103,9 +102,9 @@ def _stemmer(name: str):
     try:
         import Stemmer
     except ImportError as error:
-        raise ImportError(
-            'index.name="bm25" with a stemmer needs PyStemmer; install it with: pip install '
-            "\"ftjax[rag]\", or set stemmer=''"
+        raise ValueError(
+            f"index.stemmer: got {name!r}, which needs PyStemmer; expected it to be installed; "
+            "pip install \"ftjax[rag]\", or set stemmer=''"
         ) from error
     if name not in Stemmer.algorithms():
         raise ValueError(
@@ -119,7 +118,8 @@ def _bm25s():
     try:
         import bm25s
     except ImportError as error:
-        raise ImportError(
-            'index.name="bm25" needs bm25s; install it with: pip install "ftjax[rag]"'
+        raise ValueError(
+            "index.name: got 'bm25', which needs bm25s; expected it to be installed; "
+            'pip install "ftjax[rag]"'
         ) from error
     return bm25s

@@ -76,8 +76,7 @@ def build(spec: Mapping, passages: Sequence[Passage], *, where: str, **offered) 
     offered: what it may need besides, such as `embed` of dense vectors; see the modules.
 
     Raises:
-      ValueError: an unknown name or keyword, with the nearest legal one.
-      ImportError: a package of the extra `rag` is missing.
+      ValueError: an unknown name or keyword, with the nearest legal one, or a missing package.
     """
     _check_name(spec, where)
     return conf.build(spec, "retrieval", where=where, passages=passages, **offered)

@@ -25,6 +25,7 @@ from ftjax.train.checkpoint import Checkpoints
 FREE = (
     "log_every_steps", "eval_every_steps", "compile_cache", "checkpoint/**", "tracker/**",
     "mesh/**", "evals", "evals/**", "samples/**", "export/**",
+    "data/on_near_duplicate", "data/on_overlap",  # rows that they leave out, the loader misses
 )  # fmt: skip
 
 # What may differ besides where the data start afresh: other rows, or other batches of them.

@@ -42,11 +42,13 @@ def differ(a, b):
 
 
 def test_another_config_is_refused_on_resume_with_what_differs(lab, plain):
-    changed = lab.settings(**{"optim.learning_rate": 0.02, "checkpoint.every_steps": 1})
+    free = {"checkpoint.every_steps": 1, "data.on_overlap": "off"}
+    changed = lab.settings(**{"optim.learning_rate": 0.02, **free})
     with pytest.raises(ValueError, match=r"optim/learning_rate: 0.01 -> 0.02") as caught:
         train(changed, plain)
     assert "allow_config_change" in str(caught.value)
     assert "every_steps" not in str(caught.value)  # free to change
+    assert "on_overlap" not in str(caught.value)
     before = metrics(plain)
     train(dataclasses.replace(changed), plain, allow_config_change=True)
     assert metrics(plain) == before  # it had ended

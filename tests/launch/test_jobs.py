@@ -91,7 +91,7 @@ def test_compare_reads_the_same_variants(planned, tmp_path):
         ('[{"objective.beta": 0.1}]', r"sweep\(\)\['0'\]: config.objective.beta: unknown key"),
         ('[{"steps": "many"}]', "steps: got 'many'; expected int"),
         ('[{"steps": 1.5}]', "steps: got 1.5"),
-        ('[{"tokenizer": None}]', "got None, which the command line reads as 'None'"),
+        ('[{"adapter_from": None}]', "got None, which the command line reads as 'None'"),
         ("{}", "got no variants of sweep"),
         ('{"a": 3}', r"sweep\(\)\['a'\]: got 3; expected what stands behind"),
     ],

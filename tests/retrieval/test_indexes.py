@@ -156,7 +156,7 @@ def test_a_missing_package_names_the_extra(package, monkeypatch):
         return real(name, *args, **more)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ImportError, match=r"ftjax\[rag\]"):
+    with pytest.raises(ValueError, match=r"ftjax\[rag\]"):
         bm25.make(passages=PASSAGES)
 
 

@@ -64,6 +64,7 @@ class Config(glm4_moe.Config):
     def kinds(self) -> tuple[decoder.Kind, ...]:
         """A plain MLP, then experts; a part of a head rotates."""
         return tuple(
+            # Rotary tables are as wide as what rotates, and not as the whole head.
             dataclasses.replace(kind, head_dim=self.rope_dim) for kind in super().kinds
         )  # fmt: skip
 
@@ -72,6 +73,7 @@ class Config(glm4_moe.Config):
         """What multiplies scores: yarn makes them grow with the context."""
         numbers = dict(self.rope.numbers)
         grown = rope.yarn_temperature(numbers.get("factor", 1.0), numbers.get("mscale_all_dim", 0))
+        # Squared, since a factor of scores stands for one of queries and one of keys.
         return (self.plain_dim + self.rope_dim) ** -0.5 * grown**2
 
 
@@ -84,12 +86,14 @@ class Attention(nnx.Module):
             equation, sizes, key=key, scale=config.init_scale
         )
         self.norm = blocks.Norm(norm.rms_norm, 1.0, LATENT_EPS)
+        # `q_lora_rank` may be null: queries then come from one plain map.
         if config.q_rank is None:
             self.q = declare("BTD,DNA->BTNA", keys[0])
         else:
             self.q_a = declare("BTD,DQ->BTQ", keys[0])
             self.q_a_norm = self.norm.declare("Q", sizes)
             self.q_b = declare("BTQ,QNA->BTNA", keys[1])
+        # One map for the latent and for the rotated key, which has one head for all queries.
         self.kv_a = declare("BTD,DX->BTX", keys[2])
         self.kv_a_norm = self.norm.declare("W", sizes)
         self.kv_b = declare("BTW,WNY->BTNY", keys[3])
@@ -111,6 +115,7 @@ class Attention(nnx.Module):
         """Make what is cached [B,T,1,X]: a normalised latent and a rotated key for all heads."""
         rank, both = self.config.kv_rank, remat.keep(site("kv_a", x_BTD, self.kv_a))[:, :, None]
         turned = rope.rotate(both[..., rank:], *context.rotation)
+        # Normalised and rotated before caching: neither depends on the query.
         return jnp.concatenate([self.norm(both[..., :rank], self.kv_a_norm), turned], axis=-1)
 
     def __call__(self, x_BTD, context: base.Context, site: base.Site, cache=None):
@@ -121,6 +126,8 @@ class Attention(nnx.Module):
             before = context.prefix["latent"].astype(own.dtype)
             before = jnp.broadcast_to(before, (own.shape[0], *before.shape[1:]))
             every = jnp.concatenate([before, own], axis=1)
+        # Over a whole row heads of their own cost less: 192 features where the latent has 576. A
+        # step of decoding would expand the whole cache for one query.
         attend = self._expanded if cache is None else functools.partial(self._absorbed, cache)
         mixed = mesh.constrain(attend(q, every, context, site), "BTNH")
         return site("o", mixed, self.o), {"latent": own}
@@ -132,12 +139,14 @@ class Attention(nnx.Module):
         shape = (*both.shape[:3], c.rope_dim)
         turned = jnp.broadcast_to(rows[:, :, None, c.kv_rank :], shape)
         k = jnp.concatenate([both[..., : c.plain_dim], turned], axis=-1)
+        # Of each head the plain part of its key lies first, then its value.
         v = both[..., c.plain_dim :]
         return attention.attend_causal(q, k, v, context.mask_BTS, scale=c.score_scale)
 
     def _absorbed(self, cache, q, latents_BS1X, context: base.Context, site: base.Site):
         """Attend to latents, one key head for all, as the cache has them."""
         c = self.config
+        # Keys and values are never made here, so an adapter of their map must be in the weight.
         w_WNY = site.merged("kv_b", self.kv_b, q.dtype).astype(q.dtype)
         to_latent = products.einsum(
             "BTNA,WNA->BTNW", q[..., : c.plain_dim], w_WNY[..., : c.plain_dim]
@@ -146,6 +155,7 @@ class Attention(nnx.Module):
         past = base.read_array(cache, "latent", q.dtype)  # [B,1,X,S]
         keys = past, latents_BS1X.transpose(0, 2, 3, 1)
         masks = context.past_BTS, context.mask_BTS
+        # Values are the latents themselves, without the rotated part of the key.
         parts = [
             (k, k[:, :, : c.kv_rank].swapaxes(2, 3), m) for k, m in zip(keys, masks, strict=True)
         ]
@@ -188,6 +198,7 @@ def from_hf(config_json: dict[str, Any]) -> Config:
     keys = hf_config.Keys(config_json)
     keys.only("attention_bias", [False], False)  # absent: DeepseekV3Config says no
     keys.only("moe_layer_freq", [1], 1)
+    # The reference reads neither key; with another value the weights are of another model.
     keys.only("scoring_func", ["sigmoid"], "sigmoid")
     keys.only("topk_method", ["noaux_tc"], "noaux_tc")
     turned = keys.rope(default_theta=10000.0)  # absent: DeepseekV3Config says 10000
@@ -212,6 +223,7 @@ def to_hf(config: Config) -> dict[str, Any]:
     return llama.write_common(config) | glm4_moe.write_experts(config) | {
         "architectures": ["DeepseekV3ForCausalLM"],
         "attention_bias": False,
+        # In this family's files it is the rotated part, which the reference's tables are made for.
         "head_dim": config.rope_dim,
         "kv_lora_rank": config.kv_rank,
         "model_type": "deepseek_v3",

@@ -30,6 +30,7 @@ class Config(llama.Config):
     def kinds(self) -> tuple[decoder.Kind, ...]:
         """Local and global layers in turn."""
         near = decoder.Kind("blocks", self.window, self.rope)
+        # Without a window there is no other kind of layer: positions must then be here.
         far = decoder.Kind("blocks", None, self.rope if self.window is None else None)
         return tuple(near if local else far for local in self.locals)
 
@@ -45,6 +46,7 @@ class Block(olmo2.Block):
     def __init__(self, config: Config, key: jax.Array):
         sizes, scale = config.sizes, config.init_scale
         attn_key, mlp_key = jax.random.split(key)
+        # Llama's norm, though the block is OLMo 2's: the scale enters after the cast back.
         self.norm = blocks.Norm(norm.rms_norm, 1.0, config.norm_eps)
         self.attn = blocks.Attention(
             sizes, key=attn_key, init_scale=scale, norm=self.norm, scale=config.head_dim**-0.5,
@@ -73,10 +75,12 @@ def from_hf(config_json: dict[str, Any]) -> Config:
     window = keys.nullable("sliding_window", 4096)  # absent: Exaone4Config says 4096
     config = llama.read_common(
         keys, kind=Config, qkv_bias=False, qk_norm=True, window=window,
+        # A pattern without a window says nothing: small models have null for both.
         local=(False,) if window is None else _read_local(keys),
         # Absent: Exaone4Config says 32 and 1e-5.
         kv_heads=keys.get("num_key_value_heads", 32), norm_eps=keys.get("rms_norm_eps", 1e-5),
     )  # fmt: skip
+    # Read above, unless there is no window.
     keys.finish(harmless=["layer_types", "sliding_window_pattern"])
     return config
 
@@ -97,6 +101,7 @@ def to_hf(config: Config) -> dict[str, Any]:
     """Write a config.json; `from_hf` is its inverse."""
     return llama.write_common(config) | {
         "architectures": ["Exaone4ForCausalLM"],
+        # The list: no pattern says every one, since its last layer is always global.
         "layer_types": [gemma.LOCAL[local] for local in config.locals],
         "model_type": "exaone4",
         "sliding_window": config.window,

@@ -36,6 +36,7 @@ class Config(decoder.Config):
     @property
     def kinds(self) -> tuple[decoder.Kind, ...]:
         """Local and global layers in turn."""
+        # A kind of layer and no stack of its own: both have the same parameters.
         near = decoder.Kind("blocks", self.window, self.local_rope)
         far = decoder.Kind("blocks", None, self.rope)
         return tuple(near if local else far for local in self.locals)
@@ -61,6 +62,7 @@ class Block(nnx.Module):
         self.attn_norm = self.norm.declare("D", sizes)
         self.attn = blocks.Attention(
             sizes, key=attn_key, init_scale=scale, norm=self.norm, cap=config.attn_cap,
+            # Not always a head's size: Gemma 2 27B has heads of 128 and divides by sqrt(144).
             scale=config.query_scalar**-0.5, norms=("H", "H") if config.qk_norm else None,
         )  # fmt: skip
         self.mlp_norm = self.norm.declare("D", sizes)
@@ -76,6 +78,7 @@ class Block(nnx.Module):
         h = self.norm(x_BTD, self.attn_norm)
         mixed, new = self.attn(h, context, site.under("attn"), cache)
         if self.post_norms:
+            # What the norm reads is kept, so that the map before it is not run again.
             mixed = self.norm(remat.keep(mixed), self.attn_post_norm)
         x_BTD = remat.keep(x_BTD + mixed)
         made = self.mlp(self.norm(x_BTD, self.mlp_norm), site.under("mlp"))
@@ -90,6 +93,7 @@ def ends(config: Config, key: jax.Array) -> blocks.Ends:
 
 
 def _norm(config: Config) -> blocks.Norm:
+    # Checkpoints keep scale - 1, so the identity is zero.
     return blocks.Norm(norm.rms_norm_around_one, 0.0, config.norm_eps)
 
 
@@ -122,12 +126,14 @@ def read_local(keys: hf_config.Keys, *, every: int) -> tuple[bool, ...]:
     """Read which layers have the window: `layer_types`, or all but each `every`-th."""
     count = keys.get("num_hidden_layers")
     names = {name: local for local, name in LOCAL.items()}
+    # Counted from one: the first global layer is the `every`-th.
     implied = [LOCAL[bool((i + 1) % every)] for i in range(count)]
     given = keys.get("layer_types", implied)
     if len(given) != count or not set(given) <= names.keys():
         raise ValueError(
             f"{keys.where}: got layer_types={given}; expected {count} of {sorted(names)}"
         )
+    # As a pattern, which layers that are added or cut then follow.
     return layer_runs.period([names[name] for name in given])
 
 
@@ -135,6 +141,7 @@ def write_common(config: Config) -> dict[str, Any]:
     """Write the keys that the three have in common."""
     own = {
         "attention_bias": False,
+        # Releases of the library read the one name or the other.
         "hidden_act": "gelu_pytorch_tanh",
         "hidden_activation": "gelu_pytorch_tanh",
     }
@@ -163,6 +170,7 @@ def from_hf(config_json: dict[str, Any]) -> Config:
     keys.only("hidden_act", ["gelu_pytorch_tanh", "gelu"], "gelu_pytorch_tanh")
     keys.only("hidden_activation", ["gelu_pytorch_tanh"], "gelu_pytorch_tanh")
     config = read_common(
+        # The first Gemma has no key for it: 1/sqrt(head_dim), as everywhere.
         keys, query_scalar=keys.get("head_dim", 256), post_norms=False, qk_norm=False,
         attn_cap=None, final_cap=None, window=None, local=(False,), local_rope=None,
     )  # fmt: skip

@@ -10,6 +10,7 @@ EXAMPLE = gemma.EXAMPLE | dict(
     model_type="gemma2", num_hidden_layers=4, sliding_window=4, query_pre_attn_scalar=24,
     attn_logit_softcapping=2.0, final_logit_softcapping=3.0,
 )  # fmt: skip
+# Four norms: llama's name of the MLP's own norm is here that after the attention.
 NAMES = gemma.NAMES | {
     "blocks/attn_post_norm": "model.layers.{L}.post_attention_layernorm.weight",
     "blocks/mlp_norm": "model.layers.{L}.pre_feedforward_layernorm.weight",
@@ -28,6 +29,7 @@ def from_hf(config_json: dict[str, Any]) -> gemma.Config:
     keys.only("hidden_activation", ["gelu_pytorch_tanh"], "gelu_pytorch_tanh")  # as Gemma2Config
     rope = keys.rope(default_theta=10000.0)  # absent: Gemma2Config says 10000
     config = gemma.read_common(
+        # One rotary embedding for both kinds of layer; Gemma 3 has two.
         keys, post_norms=True, qk_norm=False, rope=rope, local_rope=rope,
         local=gemma.read_local(keys, every=2),  # absent: Gemma2Config alternates
         # Absent: Gemma2Config says 256, 50, 30 and 4096.

@@ -9,6 +9,7 @@ from ftjax.models.families import gemma, gemma3_text
 WRAPS = "gemma3_text"
 make = gemma3_text.make
 EXAMPLE = dict(model_type="gemma3", text_config=gemma3_text.EXAMPLE, mm_tokens_per_image=4)
+# The whole causal model is inside the wrapper, its head too.
 NAMES = wrapper.names(
     gemma3_text.NAMES, model="language_model.model.", head="language_model."
 )  # fmt: skip
@@ -18,6 +19,7 @@ NAMES = wrapper.names(
 class Config(wrapper.Wrapped, gemma.Config):
     """A Gemma's, and the wrapper's other keys."""
 
+    # On the Hub "vision_tower.vision_model.", saved again "vision_tower.": one pattern has both.
     SPARE = (r"(vision_tower|multi_modal_projector)\..*",)
 
 

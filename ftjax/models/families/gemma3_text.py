@@ -52,6 +52,7 @@ def read_ropes(keys: hf_config.Keys) -> tuple[rope.Rope, rope.Rope]:
         far, near = (keys.rope_of(each, theta=each.pop("rope_theta")) for each in own)
         return far, near
     # Absent: Gemma3TextConfig says 1000000 and 10000.
+    # In the older dialect `rope_scaling` is of global layers alone.
     local = rope.Rope(float(keys.get("rope_local_base_freq", 10000.0)))
     return keys.rope(default_theta=1000000.0), local
 

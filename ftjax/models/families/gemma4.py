@@ -9,6 +9,7 @@ from ftjax.models.families import gemma4_text
 WRAPS = "gemma4_text"
 make = gemma4_text.make
 EXAMPLE = dict(model_type="gemma4", text_config=gemma4_text.EXAMPLE)
+# The decoder alone is inside the wrapper; the head lies beside it.
 NAMES = wrapper.names(gemma4_text.NAMES, model="model.language_model.", head="")
 
 

@@ -21,6 +21,7 @@ from ftjax.models.hf import config as hf_config
 from ftjax.ops import moe, norm, remat, rope
 
 LETTERS = {False: "KH", True: "GA"}  # key heads and their features, of local and global layers
+# Layers that share read another stack's cache and have none.
 CACHES = {"global": {"k": "LBGAS", "v": "LBGSA"}, "blocks_shared": {}, "global_shared": {}}
 gelu = functools.partial(jax.nn.gelu, approximate=True)
 
@@ -73,6 +74,7 @@ class Config(experts.Config):
         """Keys and values of layers that share."""
         layers = range(self.layers - self.shared_layers, self.layers)
         numbers = "|".join(map(str, layers)) or "none"
+        # Files of the Hub have them, though no layer reads them.
         parts = "(k_proj|v_proj|k_norm|v_norm)"
         return (rf"model\.(language_model\.)?layers\.({numbers})\.self_attn\.{parts}\..*",)
 
@@ -101,13 +103,16 @@ class Attention(nnx.Module):
         turn = lambda x: rope.rotate(x, *context.rotation)
         q = turn(self.norm(remat.keep(site("q", x_BTD, self.q)), self.q_norm))
         if self.shares:
+            # Normalised and rotated already, by the layer that lends them.
             k, v = context.shared["k"], context.shared["v"]
         else:
             made = remat.keep(site("k", x_BTD, self.k))
+            # The bare projection: as a value it is neither scaled by the key's norm nor rotated.
             v = remat.keep(site("v", x_BTD, self.v)) if self.has_v else made
             k = turn(self.norm(made, self.k_norm))
             v = norm.rms_norm_wide(v, jnp.ones(v.shape[-1]), eps=self.norm.eps)
         context = dataclasses.replace(context, rotation=None)  # done
+        # No 1/sqrt(head_dim): the norms of queries and keys set the size of scores.
         mixed, new = blocks.attend(q, k, v, context, cache, scale=1.0)
         return site("o", mixed, self.o), new
 
@@ -127,6 +132,7 @@ class Experts(experts.Experts):
         logits = site("router", x, self.router).astype(jnp.float32)
         choice = moe.route(logits, top=self.config.top, normalise=True)
         factor = self.expert_scale[...].astype(jnp.float32)[choice.expert]
+        # After the gates were divided by their sum, so they need not add up to one.
         return logits, choice._replace(gate=choice.gate * factor)
 
 
@@ -164,6 +170,7 @@ class Block(nnx.Module):
             gate = gelu(site("input_gate", x_BTD, self.input_gate)) * context.layer_input
             made = remat.keep(site("input_out", gate, self.input_out))
             x_BTD = x_BTD + self.norm(made, self.input_norm)
+        # A buffer in the reference: files have it, and it does not train.
         x_BTD = x_BTD * jax.lax.stop_gradient(self.layer_scalar[...]).astype(x_BTD.dtype)
         return mesh.constrain(x_BTD, "BTD"), new, given
 
@@ -214,11 +221,14 @@ class Ends(blocks.Ends):
             return None
         made = site("inputs_map", x_BTD, self.inputs_map) * x_BTD.shape[-1] ** -0.5
         made = self.norm(made, self.inputs_norm)
+        # Scaled by the root of its width, as the embedding is.
         rows = self.inputs[...][tokens_BT].astype(made.dtype) * made.shape[-1] ** 0.5
+        # Layers first, as the scan over them takes its inputs.
         return jnp.moveaxis((made + rows) * 2**-0.5, 2, 0)
 
 
 def _norm(config: Config) -> blocks.Norm:
+    # Unlike in Gemma 1 to 3 the scale is kept as it is, not less one.
     return blocks.Norm(norm.rms_norm_wide, 1.0, config.norm_eps)
 
 
@@ -337,6 +347,7 @@ def _read_global(keys: hf_config.Keys, local: tuple[bool, ...], kv_heads: int) -
     """
     k_is_v = keys.get("attention_k_eq_v", False)  # absent: Gemma4TextConfig says no
     each = keys.get("per_layer_config", {})
+    # JSON has no numbers as keys.
     far = {str(i) for i, near in enumerate(local) if not near}
     sizes = [tuple(sorted(own.items())) for own in each.values()]
     if each and (set(each) != far or len(set(sizes)) > 1):
@@ -349,6 +360,7 @@ def _read_global(keys: hf_config.Keys, local: tuple[bool, ...], kv_heads: int) -
     return dict(
         # Absent: Gemma4TextConfig says 512.
         global_head_dim=own.get("head_dim") or keys.get("global_head_dim", 512),
+        # The reference asks for the other number of heads only where keys are values.
         global_kv_heads=heads if k_is_v else kv_heads, k_is_v=k_is_v,
     )  # fmt: skip
 

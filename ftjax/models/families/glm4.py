@@ -19,6 +19,7 @@ EXAMPLE = llama.EXAMPLE | dict(
     model_type="glm4", attention_bias=True, partial_rotary_factor=0.5, eos_token_id=[2, 3]
 )  # fmt: skip
 NAMES = llama.NAMES | {
+    # `post_attention_layernorm` stays the norm before the MLP; these two follow the branches.
     "blocks/attn_post_norm": "model.layers.{L}.post_self_attn_layernorm.weight",
     "blocks/mlp_post_norm": "model.layers.{L}.post_mlp_layernorm.weight",
     "blocks/mlp/gate_up": "model.layers.{L}.mlp.gate_up_proj.weight",
@@ -44,6 +45,7 @@ class Block(nnx.Module):
         self.attn_norm = self.norm.declare("D", sizes)
         self.attn = blocks.Attention(
             sizes, key=attn_key, init_scale=scale, norm=self.norm, scale=config.head_dim**-0.5,
+            # None on o, whatever `attention_bias` says: the reference makes that map without one.
             bias=config.qkv_bias,
         )  # fmt: skip
         self.attn_post_norm = self.norm.declare("D", sizes)
@@ -57,6 +59,7 @@ class Block(nnx.Module):
         mixed, new = self.attn(h, context, site.under("attn"), cache)
         x_BTD = remat.keep(x_BTD + self.norm(remat.keep(mixed), self.attn_post_norm))
         made = self.mlp(self.norm(x_BTD, self.mlp_norm), site.under("mlp"))
+        # What the norm reads is kept, so that the map before it is not run again.
         made = self.norm(remat.keep(made), self.mlp_post_norm)
         return mesh.constrain(x_BTD + made, "BTD"), new, None
 
@@ -83,6 +86,7 @@ def from_hf(config_json: dict[str, Any]) -> Config:
         # Absent: Glm4Config says no, 2, 128 and 1.5625e-7.
         qkv_bias=keys.get("attention_bias", False), kv_heads=keys.get("num_key_value_heads", 2),
         head_dim=keys.get("head_dim", 128), norm_eps=keys.get("rms_norm_eps", 1.5625e-7),
+        # No key says so: GLM-4 turns neighbours, GLM-4.5 halves.
         rope=dataclasses.replace(rope, interleaved=True),
     )  # fmt: skip
     keys.finish()

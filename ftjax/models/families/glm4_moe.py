@@ -52,6 +52,7 @@ class Config(experts.Config):
     @property
     def spare_tensors(self) -> tuple[str, ...]:
         """The predictors of further tokens."""
+        # Files number them on behind the last layer of the model.
         layers = range(self.layers, self.layers + self.predictors)
         return tuple(rf"model\.layers\.{number}\..*" for number in layers)
 
@@ -61,6 +62,7 @@ class Experts(experts.Experts):
 
     def __init__(self, config: Config, *, key: jax.Array):
         super().__init__(config, key=key, shared="plain")
+        # A buffer in the reference: pretraining moved it by the load, no gradient does.
         self.correction = base.vector("E", config.sizes, fill=0.0)
 
     def route(self, x_BTD, site: base.Site) -> tuple[jax.Array, moe.Choice]:
@@ -94,10 +96,12 @@ def read_experts(keys: hf_config.Keys, *, groups: int, scale: float, dense: int)
     keys.get("output_router_logits", False)  # what is returned beside, not what is computed
     return dict(
         experts=keys.get("n_routed_experts"), top=keys.get("num_experts_per_tok"),
+        # Several shared experts are in files one MLP of their joint width.
         expert_ffw=width, shared_ffw=width * keys.get("n_shared_experts"), dispatch=moe.DROPLESS,
         normalise=keys.get("norm_topk_prob", True),  # absent: yes, in both configs
         router_aux=0.0,  # the correction balances the load
         dense=keys.get("first_k_dense_replace", dense), groups=keys.get("n_group", groups),
+        # Absent: DeepSeek's 4 of 8 groups, GLM's one of one.
         top_groups=keys.get("topk_group", max(1, groups // 2)),
         gate_scale=keys.get("routed_scaling_factor", scale),
         predictors=keys.get("num_nextn_predict_layers", 0),
@@ -115,6 +119,7 @@ def write_experts(config: Config) -> dict[str, Any]:
         "norm_topk_prob": config.normalise,
         "num_experts_per_tok": config.top,
         "num_nextn_predict_layers": config.predictors,
+        # There is no load-balancing loss that it could ask for.
         "output_router_logits": False,
         "routed_scaling_factor": config.gate_scale,
         "topk_group": config.top_groups,

@@ -55,6 +55,7 @@ class Attention(nnx.Module):
 
     def __init__(self, config: Config, key: jax.Array):
         sizes, keys = config.sizes, jax.random.split(key)
+        # Conv1D of the reference: all weights of GPT-2 but the embeddings lie (in, out).
         self.qkv = base.weight(
             "BTD,DCNH->BTCNH", sizes, key=keys[0], scale=config.init_scale, inputs_first=True
         )
@@ -129,6 +130,7 @@ class Ends(nnx.Module):
 
     def enter(self, tokens_BT, positions_BT, site: base.Site):
         """Embed tokens and their positions: [B,T,D], NaN beyond the positions that there are."""
+        # Plain indexing takes the last row for all that follow: wrong numbers in silence.
         places = self.positions[...].at[positions_BT].get(mode="fill", fill_value=jnp.nan)
         return site.lookup("embed", tokens_BT, self.embed) + places
 
@@ -167,6 +169,7 @@ NAMES = {
     "blocks/mlp/down_bias": "transformer.h.{L}.mlp.c_proj.bias",
     "final_norm/scale": "transformer.ln_f.weight",
     "final_norm/bias": "transformer.ln_f.bias",
+    # Only untied exports have it.
     "head": "lm_head.weight",
 }
 # Dropouts of pretraining, a classifier's head, and the order of roundings in half precision.
@@ -184,6 +187,7 @@ def from_hf(config_json: dict[str, Any]) -> Config:
       ValueError: a key is missing, unknown, or has a value that is not supported.
     """
     keys = hf_config.Keys(config_json)
+    # Two names of one function.
     keys.only("activation_function", ["gelu_new", "gelu_pytorch_tanh"], "gelu_new")  # absent: that
     keys.only("add_cross_attention", [False], False)  # absent: GPT2Config says no
     keys.only("scale_attn_weights", [True], True)  # absent: GPT2Config says yes

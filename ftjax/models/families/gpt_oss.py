@@ -19,6 +19,7 @@ from ftjax.models.hf import config as hf_config
 from ftjax.ops import moe, remat
 
 EXAMPLE = llama.EXAMPLE | dict(
+    # The limit is so low that even small random weights meet it.
     model_type="gpt_oss", num_local_experts=4, num_experts_per_tok=2, router_aux_loss_coef=0.9,
     attention_bias=True, sliding_window=4, swiglu_limit=0.05, swiglu_alpha=1.702,
 )  # fmt: skip
@@ -65,6 +66,7 @@ class Attention(blocks.Attention):
         """Attend; returns the output [B,T,D] and these tokens' keys and values."""
         q, k, v = self.project(x_BTD, site)
         options = dict(scale=self.scale, sink=self.sinks[...])
+        # The sink joins the softmax and brings no value, so a head's weights sum to less than one.
         mixed, new = blocks.attend(q, k, v, context, cache, **options)
         return self.out(mixed, site), new
 
@@ -73,6 +75,7 @@ class Experts(experts.Experts):
     """Clamped experts with biases, and a router with one."""
 
     def __init__(self, config: Config, *, key: jax.Array):
+        # Inputs first, and the columns of gate and `up` in turn, unlike in other fused experts.
         layout = dict(fused=("E,D,IC", "E,I,D"), biases=("E,IC", "E,D"))
         super().__init__(config, key=key, **layout)
         self.router_bias = base.vector("E", config.sizes, fill=0.0)
@@ -81,6 +84,7 @@ class Experts(experts.Experts):
         """Choose the likeliest experts, whose probabilities then sum to 1."""
         logits = blocks.add(site("router", x_BTD, self.router), self.router_bias)
         logits = logits.astype(jnp.float32)
+        # The reference takes a softmax of the chosen logits alone, which is the same numbers.
         return logits, moe.route(logits, top=self.config.top, normalise=True)
 
     def gated(self, gate_up):
@@ -120,6 +124,7 @@ def from_hf(config_json: dict[str, Any]) -> Config:
     """
     keys = hf_config.Keys(config_json)
     keys.get("output_router_logits", False)  # what is returned beside, not what is computed
+    # MXFP4 is read as the bfloat16 that it means (see `hf.fused`); the model has no trace of it.
     quantised = keys.get("quantization_config", {})
     if quantised.get("quant_method", "mxfp4") != "mxfp4":
         raise ValueError(
@@ -135,6 +140,7 @@ def from_hf(config_json: dict[str, Any]) -> Config:
     )  # fmt: skip
     config = Config(
         **vars(common), experts=keys.get("num_local_experts"), top=keys.get("num_experts_per_tok"),
+        # `intermediate_size` is one expert's width in this family.
         expert_ffw=common.ffw, shared_ffw=None, normalise=True, dispatch=moe.DROPLESS,
         local=gemma.read_local(keys, every=2),  # absent: GptOssConfig alternates
         # Absent: GptOssConfig says 0.9, 7 and 1.702.

@@ -42,6 +42,7 @@ class Block(nnx.Module):
         self.attn_norm = self.norm.declare("D", sizes)
         self.attn = blocks.Attention(
             sizes, key=attn_key, init_scale=scale, norm=self.norm, bias=config.qkv_bias,
+            # In place of 1/sqrt(head_dim), not beside it.
             o_bias=config.o_bias, scale=config.attention_multiplier,
         )  # fmt: skip
         self.mlp_norm = self.norm.declare("D", sizes)
@@ -63,6 +64,7 @@ def ends(config: Config, key: jax.Array) -> blocks.Ends:
     """Make what exists once."""
     return blocks.Ends(
         config, key, norm=blocks.Norm(norm.rms_norm, 1.0, config.norm_eps),
+        # The one multiplier that divides.
         embed_scale=config.embedding_multiplier, leave_scale=1 / config.logits_scaling,
     )  # fmt: skip
 
@@ -84,6 +86,7 @@ def from_hf(config_json: dict[str, Any]) -> Config:
     keys = hf_config.Keys(config_json)
     bias = keys.get("attention_bias", False)  # absent: GraniteConfig says no
     config = llama.read_common(
+        # `attention_bias` is of q, k, v and o here.
         keys, kind=Config, qkv_bias=bias, o_bias=bias, qk_norm=False, window=None,
         mlp_bias=keys.get("mlp_bias", False),  # absent: GraniteConfig says no
         norm_eps=keys.get("rms_norm_eps", 1e-6),  # absent: GraniteConfig says 1e-6

@@ -17,6 +17,7 @@ from ftjax.models.families import granite, llama
 from ftjax.models.hf import config as hf_config
 from ftjax.ops import moe, norm, remat, rope
 
+# Transformers 4 says "mamba" and "attention", transformers 5 the other two.
 NAMES_OF_KINDS = {"mamba": True, "linear_attention": True}
 NAMES_OF_KINDS |= {"attention": False, "full_attention": False}
 EXAMPLE = granite.EXAMPLE | dict(
@@ -58,6 +59,7 @@ class Config(experts.Config):
     @property
     def kinds(self) -> tuple[decoder.Kind, ...]:
         """Recurrent layers and attention."""
+        # A state knows the order of tokens by itself: no window, no positions.
         state = decoder.Kind("mamba", None, None)
         attention = decoder.Kind("blocks", None, self.rope)
         return tuple(state if recurrent else attention for recurrent in self.recurrents)
@@ -95,6 +97,7 @@ class Block(nnx.Module):
         self.shared = Shared(config, key=keys[1])
         self.has_experts, self.multiplier = config.experts > 0, config.residual_multiplier
         if self.has_experts:
+            # Files have a layer's experts in one tensor, the rows of gates before those of inputs.
             self.moe = experts.Experts(config, key=keys[2], fused=("E,CI,D", "E,D,I"))
 
     def mixer(self, config: Config, key: jax.Array) -> nnx.Module:
@@ -148,6 +151,7 @@ def from_hf(config_json: dict[str, Any]) -> Config:
     keys.only("normalization_function", ["rmsnorm"], "rmsnorm")
     keys.only("mamba_proj_bias", [False], False)  # absent: GraniteMoeHybridConfig says no
     places = keys.only("position_embedding_type", ["nope", "rope"], "rope")
+    # Asked for even where nothing rotates: files have the keys all the same.
     turned = keys.rope(default_theta=10000.0)  # absent: GraniteMoeHybridConfig says 10000
     bias = keys.get("attention_bias", False)  # absent: GraniteMoeHybridConfig says no
     common = llama.read_common(
@@ -159,10 +163,12 @@ def from_hf(config_json: dict[str, Any]) -> Config:
         experts=keys.get("num_local_experts", 8), top=keys.get("num_experts_per_tok", 2),
         shared_ffw=keys.get("shared_intermediate_size", 1024),
         router_aux=keys.get("router_aux_loss_coef", 0.001), expert_ffw=common.ffw,
+        # The softmax is over the chosen logits; `intermediate_size` is one expert's width.
         normalise=True, dispatch=moe.DROPLESS, mamba=_read_mamba(keys),
         recurrent=_read_kinds(keys),
         **{name: keys.get(name, 1.0) for name in granite.MULTIPLIERS},  # absent: likewise 1
     )  # fmt: skip
+    # How weights were drawn, and by which cuts a row is computed.
     keys.finish(harmless=["init_method", "mamba_chunk_size"])
     return config
 
@@ -175,6 +181,7 @@ def _read_kinds(keys: hf_config.Keys) -> tuple[bool, ...]:
         raise ValueError(
             f"{keys.where}: got layer_types={given}; expected {count} of {sorted(NAMES_OF_KINDS)}"
         )
+    # As a pattern, which layers that are added or cut then follow.
     return layer_runs.period([NAMES_OF_KINDS[name] for name in given])
 
 
@@ -190,6 +197,7 @@ def _read_mamba(keys: hf_config.Keys) -> mamba.Numbers:
             f"{keys.where}: got mamba_n_heads={heads} of {size}; expected {inner} features together"
         )
     least, most = keys.get("time_step_limit", (0.0, math.inf))
+    # JSON has no infinity: transformers 5 writes {"__float__": "Infinity"}.
     most = float(most["__float__"]) if isinstance(most, dict) else most
     return mamba.Numbers(
         heads=heads, head_dim=size, groups=keys.get("mamba_n_groups", 1),
@@ -200,9 +208,11 @@ def _read_mamba(keys: hf_config.Keys) -> mamba.Numbers:
 
 def to_hf(config: Config) -> dict[str, Any]:
     """Write a config.json; `from_hf` is its inverse."""
+    # Files name a base even where nothing rotates.
     given = dataclasses.replace(config, rope=config.rope or rope.Rope(10000.0))
     common = {k: v for k, v in llama.write_common(given).items() if k != "head_dim"}
     m, kinds = config.mamba, {True: "mamba", False: "attention"}
+    # Left out where there is no limit, which plain JSON cannot write.
     steps = {} if m.most_step == math.inf else {"time_step_limit": [m.least_step, m.most_step]}
     return common | steps | {name: vars(config)[name] for name in granite.MULTIPLIERS} | {
         "architectures": ["GraniteMoeHybridForCausalLM"],

@@ -33,6 +33,7 @@ class Attention(blocks.Attention):
             q, k, v = add(q, self.q_bias), add(k, self.k_bias), add(v, self.v_bias)
         q, k = (remat.keep(rope.rotate(x, *context.rotation)) for x in (q, k))
         q, k = self.norm(q, self.q_norm), self.norm(k, self.k_norm)
+        # Done already: `attend` must not rotate again.
         context = dataclasses.replace(context, rotation=None)
         mixed, new = blocks.attend(q, k, v, context, cache, scale=self.scale)
         return self.out(mixed, site), new
@@ -88,7 +89,9 @@ def _read_rope(keys: hf_config.Keys) -> rope.Rope:
             f"{keys.where}: got an alpha with rope_type {sorted(kinds)} and {sorted(unknown)}; "
             f"expected 'dynamic' and at most {UNREAD} beside it"
         )
+    # For `finish`: the newer dialect may have it in both places.
     keys.get("rope_theta", theta)
+    # The alpha changes the base once; what others call dynamic follows the length of the input.
     return rope.Rope(float(theta), "dynamic", (("alpha", float(given["alpha"])),))
 
 

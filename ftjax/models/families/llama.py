@@ -64,6 +64,7 @@ class Block(nnx.Module):
         """Apply the layer; returns [B,T,D], their keys and values, nothing auxiliary."""
         h = self.norm(x_BTD, self.attn_norm)
         mixed, new = self.attn(h, context, site.under("attn"), cache)
+        # Kept with the stream in it: the map out of attention is then not run again.
         x_BTD = remat.keep(x_BTD + mixed)
         h = self.norm(x_BTD, self.mlp_norm)
         return mesh.constrain(x_BTD + self.mlp(h, site.under("mlp")), "BTD"), new, None
@@ -96,6 +97,7 @@ NAMES = {
     "blocks/attn/o_bias": "model.layers.{L}.self_attn.o_proj.bias",
     "blocks/attn/q_norm": "model.layers.{L}.self_attn.q_norm.weight",
     "blocks/attn/k_norm": "model.layers.{L}.self_attn.k_norm.weight",
+    # Named after what it follows: it is the norm before the MLP.
     "blocks/mlp_norm": "model.layers.{L}.post_attention_layernorm.weight",
     "blocks/mlp/gate": "model.layers.{L}.mlp.gate_proj.weight",
     "blocks/mlp/up": "model.layers.{L}.mlp.up_proj.weight",
@@ -110,9 +112,11 @@ NAMES = {
 
 def read_common(keys: hf_config.Keys, *, kind: type = Config, **special) -> decoder.Config:
     """Read what llama and its relatives have in common; `special` is the family's own fields."""
+    # Configs of Gemma 1 to 3, which are none of these, name their activation otherwise.
     if issubclass(kind, Config):
         keys.only("hidden_act", ["silu"], "silu")  # absent: LlamaConfig says silu
         special = dict(o_bias=False, mlp_bias=False) | special
+    # There is no such dropout here: another value would be dropped in silence.
     keys.only("attention_dropout", [0.0], 0.0)  # absent: LlamaConfig says 0
     dim, heads = keys.get("hidden_size"), keys.get("num_attention_heads")
     own = dict(
@@ -135,6 +139,7 @@ def write_common(config: Config) -> dict[str, Any]:
     """Write the keys that `read_common` reads."""
     return {
         "attention_dropout": 0.0,
+        # Written even where it follows from the others: it is not dim / heads in every model.
         "head_dim": config.head_dim,
         "hidden_act": "silu",
         "hidden_size": config.dim,
@@ -159,6 +164,7 @@ def from_hf(config_json: dict[str, Any]) -> Config:
     keys = hf_config.Keys(config_json)
     bias = keys.get("attention_bias", False)  # absent: LlamaConfig says no
     config = read_common(
+        # One key for q, k, v and o; relatives leave o out.
         keys, qkv_bias=bias, o_bias=bias, qk_norm=False, window=None,
         mlp_bias=keys.get("mlp_bias", False),  # absent: LlamaConfig says no
     )  # fmt: skip

@@ -26,6 +26,7 @@ def from_hf(config_json: dict[str, Any]) -> llama.Config:
         keys, qkv_bias=False, qk_norm=False, window=keys.get("sliding_window", None),
         # Absent: Ministral3Config says 8, 1e-5 and a million.
         kv_heads=keys.get("num_key_value_heads", 8), norm_eps=keys.get("rms_norm_eps", 1e-5),
+        # In the rotary dictionary, though it scales queries and turns nothing.
         rope=keys.rope(default_theta=1000000.0, also=["llama_4_scaling_beta"]),
     )  # fmt: skip
     keys.finish()

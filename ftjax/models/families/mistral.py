@@ -16,6 +16,7 @@ def from_hf(config_json: dict[str, Any]) -> llama.Config:
       ValueError: a key is missing, unknown, or has a value that is not supported.
     """
     keys = hf_config.Keys(config_json)
+    # Null is a value of its own: v0.2 and later have no window.
     window = keys.nullable("sliding_window", 4096)  # absent: MistralConfig says 4096
     # Absent: MistralConfig says 8, where llama has one for each head.
     kv_heads = keys.get("num_key_value_heads", 8)

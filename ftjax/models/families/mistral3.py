@@ -7,9 +7,11 @@ from ftjax.models import wrapper
 from ftjax.models.families import llama, ministral3, mistral
 
 WRAPS = "mistral"
+# Releases of one wrapper have different text models in it.
 FAMILIES = {"mistral": mistral, "ministral3": ministral3}
 make = llama.make
 EXAMPLE = dict(model_type="mistral3", text_config=mistral.EXAMPLE, spatial_merge_size=2)
+# The whole causal model is inside the wrapper, its head too.
 NAMES = wrapper.names(llama.NAMES, model="language_model.model.", head="language_model.")
 
 
@@ -17,6 +19,7 @@ NAMES = wrapper.names(llama.NAMES, model="language_model.model.", head="language
 class Config(wrapper.Wrapped, llama.Config):
     """A Llama's, which family it is of, and the wrapper's other keys."""
 
+    # For export: the wrapper's own model type does not say which of them it holds.
     text_type: str
 
     SPARE = (r"(vision_tower|multi_modal_projector)\..*",)

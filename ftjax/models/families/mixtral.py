@@ -20,6 +20,7 @@ EXAMPLE = llama.EXAMPLE | dict(
 )  # fmt: skip
 NAMES = experts.names({
     "router": "block_sparse_moe.gate.weight",
+    # w1 is the gate, w3 the input beside it, w2 the map back.
     "gate_up": "block_sparse_moe.experts.{E}.{C:w1,w3}.weight",
     "down": "block_sparse_moe.experts.{E}.w2.weight",
 })  # fmt: skip
@@ -32,6 +33,7 @@ def from_hf(config_json: dict[str, Any]) -> Config:
       ValueError: a key is missing, unknown, or has a value that is not supported.
     """
     keys = hf_config.Keys(config_json)
+    # Noise of training, which is not made here.
     keys.only("router_jitter_noise", [0.0], 0.0)  # absent: MixtralConfig says none
     keys.get("output_router_logits", False)  # what is returned beside, not what is computed
     common = llama.read_common(
@@ -43,6 +45,7 @@ def from_hf(config_json: dict[str, Any]) -> Config:
     )  # fmt: skip
     config = Config(
         **vars(common), experts=keys.get("num_local_experts"), top=keys.get("num_experts_per_tok"),
+        # Gates are always divided by their sum, without a key; the width is one expert's.
         expert_ffw=common.ffw, normalise=True, shared_ffw=None, dispatch=moe.DROPLESS,
         router_aux=keys.get("router_aux_loss_coef", 0.001),  # absent: MixtralConfig says 0.001
     )  # fmt: skip
@@ -57,6 +60,7 @@ def to_hf(config: Config) -> dict[str, Any]:
         "model_type": "mixtral",
         "num_experts_per_tok": config.top,
         "num_local_experts": config.experts,
+        # The loss follows its coefficient here, so this stays at the library's default.
         "output_router_logits": False,
         "router_aux_loss_coef": config.router_aux,
         "router_jitter_noise": 0.0,

@@ -24,6 +24,7 @@ class Block(nnx.Module):
     def __init__(self, config: Config, key: jax.Array):
         sizes, scale = config.sizes, config.init_scale
         attn_key, mlp_key = jax.random.split(key)
+        # One rounding, after the scale: OLMo 2 was trained so, Llama with two.
         self.norm = blocks.Norm(norm.rms_norm_wide, 1.0, config.norm_eps)
         self.attn = blocks.Attention(
             sizes, key=attn_key, init_scale=scale, norm=self.norm, scale=config.head_dim**-0.5,
@@ -35,7 +36,9 @@ class Block(nnx.Module):
 
     def __call__(self, x_BTD, context: base.Context, site: base.Site, cache=None):
         """Apply the layer; returns [B,T,D], their keys and values, nothing auxiliary."""
+        # The stream itself goes in: norms stand behind the branches alone.
         mixed, new = self.attn(x_BTD, context, site.under("attn"), cache)
+        # What the norm reads is kept, so that the map before it is not run again.
         x_BTD = remat.keep(x_BTD + self.norm(remat.keep(mixed), self.attn_post_norm))
         made = remat.keep(self.mlp(x_BTD, site.under("mlp")))
         x_BTD = x_BTD + self.norm(made, self.mlp_post_norm)
@@ -59,6 +62,7 @@ NAMES = {
         "attn_norm", "mlp_norm", "q_bias", "k_bias", "v_bias"
     )
 } | {
+    # The name that Llama has for the norm before its MLP means what it says here.
     "blocks/attn_post_norm": "model.layers.{L}.post_attention_layernorm.weight",
     "blocks/mlp_post_norm": "model.layers.{L}.post_feedforward_layernorm.weight",
 }  # fmt: skip

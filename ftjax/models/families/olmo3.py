@@ -28,6 +28,7 @@ class Config(llama.Config):
     @property
     def kinds(self) -> tuple[decoder.Kind, ...]:
         """Local and global layers in turn."""
+        # Within a window positions are never farther apart than in pretraining.
         near = decoder.Kind("blocks", self.window, rope.Rope(self.rope.theta))
         far = decoder.Kind("blocks", None, self.rope)
         return tuple(near if local else far for local in self.locals)
@@ -64,6 +65,7 @@ def _read_rope(keys: hf_config.Keys) -> rope.Rope:
     near, far = (dict(nested[gemma.LOCAL[local]]) for local in (True, False))
     far.pop("truncate", None)  # the reference reads it in configs of one rotary embedding alone
     found, local = (keys.rope_of(each, theta=each.pop("rope_theta")) for each in (far, near))
+    # Only what `Config` can say: one base, and a rescaling of global layers alone.
     if local != rope.Rope(found.theta):
         raise ValueError(
             f"{keys.where}: got rope_parameters of local layers {near}; expected the base of the "

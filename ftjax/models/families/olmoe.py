@@ -25,6 +25,7 @@ class Block(experts.Block):
         """Make the attention with wide norms."""
         return blocks.Attention(
             config.sizes, key=key, init_scale=config.init_scale, norm=self.norm,
+            # Over all heads at once, as in OLMo 2; but rounded as Llama's norm.
             scale=config.head_dim**-0.5, norms=("NH", "KH"),
         )  # fmt: skip
 
@@ -47,6 +48,7 @@ def from_hf(config_json: dict[str, Any]) -> Config:
     )  # fmt: skip
     config = Config(
         **vars(common), experts=keys.get("num_experts"), top=keys.get("num_experts_per_tok"),
+        # `intermediate_size` is one expert's width in this family.
         expert_ffw=common.ffw, shared_ffw=None, dispatch=moe.DROPLESS,
         normalise=keys.get("norm_topk_prob", False),  # absent: OlmoeConfig says no
         router_aux=keys.get("router_aux_loss_coef"),

@@ -33,6 +33,7 @@ class Attention(nnx.Module):
 
     def __init__(self, sizes: Mapping[str, int], *, key, scale):
         keys = jax.random.split(key)
+        # Heads are one axis over queries, keys and values, as in files: they differ in number.
         self.qkv = base.weight("BTD,DJH->BTJH", sizes, key=keys[0], scale=scale)
         self.o = base.weight("BTNH,NHD->BTD", sizes, key=keys[1], scale=scale)
         self.ends = sizes["N"], sizes["N"] + sizes["K"]
@@ -55,6 +56,7 @@ class GatedMlp(nnx.Module):
     def __call__(self, x_BTD, site: base.Site):
         """Apply the layer to [B,T,D]."""
         both = remat.keep(site("gate_up", x_BTD, self.gate_up))
+        # The rows of the gate lie first in `gate_up_proj`.
         hidden = mesh.constrain(jax.nn.silu(both[:, :, 0]) * both[:, :, 1], "BTF")
         return site("down", hidden, self.down)
 
@@ -116,6 +118,7 @@ def from_hf(config_json: dict[str, Any]) -> Config:
 def _renamed(config_json: Mapping[str, Any]) -> dict[str, Any]:
     """Call longrope by its name in configs from before it had one."""
     scaling = config_json.get("rope_scaling") or {}
+    # Phi3Config takes both of these older names for longrope.
     if scaling.get("type") not in ("su", "yarn"):
         return dict(config_json)
     return dict(config_json) | {"rope_scaling": scaling | {"type": "longrope"}}

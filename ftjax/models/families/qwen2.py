@@ -18,6 +18,7 @@ def read_window(keys: hf_config.Keys) -> int | None:
     layers = keys.get("num_hidden_layers")
     use = keys.get("use_sliding_window", False)  # absent: Qwen2Config says no
     window = keys.get("sliding_window", 4096) if use else None  # absent: Qwen2Config says 4096
+    # Released files have the numbers of a window though it is off.
     keys.seen |= {"sliding_window", "max_window_layers", "layer_types"}
     # Absent: Qwen2Config says 28. Layers from this one on have the window.
     first = keys.get("max_window_layers", 28) if use else layers
@@ -36,6 +37,7 @@ def read_window(keys: hf_config.Keys) -> int | None:
 def write_window(config: llama.Config) -> dict[str, Any]:
     """Write the keys that `read_window` reads."""
     return {
+        # The reference gives the window to layers from this one on: to none, or to all.
         "max_window_layers": config.layers if config.window is None else 0,
         "sliding_window": config.window,
         "use_sliding_window": config.window is not None,

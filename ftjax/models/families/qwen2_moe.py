@@ -23,6 +23,7 @@ SHARED = {
     "router": "mlp.gate.weight",
     "gate_up": "mlp.experts.{E}.{C:gate_proj,up_proj}.weight",
     "down": "mlp.experts.{E}.down_proj.weight",
+    # This gate opens the whole expert by one number a token; the one below is inside it.
     "shared/gate": "mlp.shared_expert_gate.weight",
     "shared/mlp/gate": "mlp.shared_expert.gate_proj.weight",
     "shared/mlp/up": "mlp.shared_expert.up_proj.weight",
@@ -70,7 +71,9 @@ def from_hf(config_json: dict[str, Any]) -> Config:
 
 def to_hf(config: Config) -> dict[str, Any]:
     """Write a config.json; `from_hf` is its inverse."""
+    # Experts have the keys of Qwen3's, the window those of Qwen2: it goes by layer.
     written = qwen3_moe.to_hf(config) | qwen2.write_window(config)
+    # Qwen2MoeConfig calls it `qkv_bias`, since o has none.
     written.pop("attention_bias")
     return written | {
         "architectures": ["Qwen2MoeForCausalLM"],

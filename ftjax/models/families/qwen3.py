@@ -17,6 +17,7 @@ def from_hf(config_json: dict[str, Any]) -> llama.Config:
     """
     keys = hf_config.Keys(config_json)
     keys.only("attention_bias", [False], False)  # absent: Qwen3Config says no
+    # The norms of q and k took the place of Qwen2's biases.
     config = llama.read_common(
         keys, qkv_bias=False, qk_norm=True, window=qwen2.read_window(keys),
         kv_heads=keys.get("num_key_value_heads", 32),  # absent: Qwen3Config says 32

@@ -9,6 +9,7 @@ from ftjax.models.families import qwen3_5_text
 WRAPS = "qwen3_5_text"
 make = qwen3_5_text.make
 EXAMPLE = dict(model_type="qwen3_5", text_config=qwen3_5_text.EXAMPLE)
+# The decoder alone is inside the wrapper; the head lies beside it.
 NAMES = wrapper.names(qwen3_5_text.NAMES, model="model.language_model.", head="")
 
 

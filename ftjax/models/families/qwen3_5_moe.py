@@ -9,6 +9,7 @@ from ftjax.models.families import qwen3_5_moe_text
 WRAPS = "qwen3_5_moe_text"
 make = qwen3_5_moe_text.make
 EXAMPLE = dict(model_type="qwen3_5_moe", text_config=qwen3_5_moe_text.EXAMPLE)
+# The decoder alone is inside the wrapper; the head lies beside it.
 NAMES = wrapper.names(qwen3_5_moe_text.NAMES, model="model.language_model.", head="")
 
 

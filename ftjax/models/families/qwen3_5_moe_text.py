@@ -25,6 +25,7 @@ class Config(qwen3_next.Config):
 class Block(qwen3_next.Block):
     """One decoder layer, with attention or a state."""
 
+    # Four projections in files, where Qwen3-Next has two packed ones.
     PACKED = False
 
 
@@ -65,5 +66,6 @@ def to_hf(config: Config) -> dict[str, Any]:
     """Write a config.json; `from_hf` is its inverse."""
     own = {"architectures": ["Qwen3_5MoeForCausalLM"], "model_type": "qwen3_5_moe_text"}
     written = llama.write_common(config) | qwen3_next.write_hybrid(config)
+    # It was one expert's width again: these configs have no dense layers.
     written.pop("intermediate_size")
     return written | qwen3_next.write_experts(config) | own

@@ -29,12 +29,14 @@ class Config(qwen3_next.Hybrid, llama.Config):
     @property
     def spare_tensors(self) -> tuple[str, ...]:
         """The predictor of further tokens."""
+        # Beside the model in files; the causal model of the reference has no part for them.
         return (r"mtp\..*",)
 
 
 class Block(qwen3_next.Block):
     """One decoder layer, with attention or a state."""
 
+    # Four projections in files, where Qwen3-Next has two packed ones.
     PACKED = False
 
     def declare_mlp(self, config: Config, key: jax.Array) -> None:

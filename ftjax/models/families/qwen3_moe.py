@@ -19,6 +19,7 @@ EXAMPLE = qwen3.EXAMPLE | dict(
 )  # fmt: skip
 NAMES = experts.names({
     "router": "mlp.gate.weight",
+    # Each expert has tensors of its own in files, which are one stack here.
     "gate_up": "mlp.experts.{E}.{C:gate_proj,up_proj}.weight",
     "down": "mlp.experts.{E}.down_proj.weight",
 })  # fmt: skip
@@ -33,6 +34,7 @@ class Config(experts.Config):
 
     def has_experts(self, layer: int) -> bool:
         """Whether a layer has experts."""
+        # Counted from one: with a step of two the first layer is dense.
         return layer not in self.dense_layers and (layer + 1) % self.sparse_step == 0
 
     @property

@@ -42,11 +42,12 @@ class Hybrid:
     @property
     def sizes(self) -> dict[str, int]:
         """Sizes by letter, those of the recurrent layers too."""
-        return super().sizes | dict(C=2) | self.delta.sizes
+        return super().sizes | dict(C=2) | self.delta.sizes  # C: queries and gate
 
     @property
     def kinds(self) -> tuple[decoder.Kind, ...]:
         """Recurrent layers and attention."""
+        # A state knows the order of tokens by itself: no window, no positions.
         state = decoder.Kind("delta", None, None)
         attention = decoder.Kind("blocks", self.window, self.rope)
         return tuple(state if recurrent else attention for recurrent in self.recurrents)
@@ -67,6 +68,7 @@ class Config(Hybrid, experts.Config):
     @property
     def spare_tensors(self) -> tuple[str, ...]:
         """The predictor of further tokens."""
+        # Beside the model in files; the causal model of the reference has no part for them.
         return (r"mtp\..*",)
 
 
@@ -75,6 +77,7 @@ class Attention(blocks.Attention):
 
     def __init__(self, sizes: Mapping[str, int], *, key: jax.Array, init_scale: float, **options):
         super().__init__(sizes, key=key, init_scale=init_scale, **options)
+        # In place of the parent's: of each head the rows of the query lie first, then the gate's.
         self.q = base.weight("BTD,DNCH->BTNCH", sizes, key=key, scale=init_scale)
 
     def __call__(self, x_BTD, context: base.Context, site: base.Site, cache=None):
@@ -82,6 +85,7 @@ class Attention(blocks.Attention):
         both = site("q", x_BTD, self.q)
         q, gate = both[..., 0, :], both[..., 1, :]
         k, v = site("k", x_BTD, self.k), site("v", x_BTD, self.v)
+        # The gate is neither normalised nor rotated.
         q, k = self.norm(remat.keep(q), self.q_norm), self.norm(remat.keep(k), self.k_norm)
         mixed, new = blocks.attend(q, k, v, context, cache, scale=self.scale)
         return self.out(mixed * jax.nn.sigmoid(gate), site), new
@@ -133,6 +137,7 @@ class DeltaBlock(Block):
 
 def ends(config: Any, key: jax.Array) -> blocks.Ends:
     """Make what exists once."""
+    # Files keep scale - 1, so the identity is zero.
     around_one = blocks.Norm(norm.rms_norm_around_one, 0.0, config.norm_eps)
     return blocks.Ends(config, key, norm=around_one)
 
@@ -168,6 +173,7 @@ def read_hybrid(keys: hf_config.Keys) -> dict[str, Any]:
     """Read the numbers of recurrent layers, and which they are."""
     count = keys.get("num_hidden_layers")
     every = keys.get("full_attention_interval", 4)  # absent: Qwen3NextConfig says 4
+    # Counted from one: the first layer of attention is the `every`-th.
     implied = [KINDS[bool((i + 1) % every)] for i in range(count)]
     given = keys.get("layer_types", implied)
     of_name = {name: recurrent for recurrent, name in KINDS.items()}
@@ -176,6 +182,7 @@ def read_hybrid(keys: hf_config.Keys) -> dict[str, Any]:
             f"{keys.where}: got layer_types={given}; expected {count} of {sorted(of_name)}"
         )
     numbers = deltanet.Numbers(**{field: keys.get(name) for field, name in DELTA.items()})
+    # As a pattern, which layers that are added or cut then follow.
     return dict(delta=numbers, recurrent=layer_runs.period([of_name[name] for name in given]))
 
 

@@ -14,6 +14,7 @@ make = qwen3.make
 EXAMPLE = dict(
     model_type="qwen3_vl", text_config=qwen3.EXAMPLE | dict(model_type="qwen3_vl_text")
 )  # fmt: skip
+# The decoder alone is inside the wrapper; the head lies beside it.
 NAMES = wrapper.names(qwen3.NAMES, model="model.language_model.", head="")
 
 
@@ -40,5 +41,6 @@ def to_hf(config: Config) -> dict[str, Any]:
         config, family=qwen3, architecture="Qwen3VLForConditionalGeneration",
         model_type="qwen3_vl",
     )  # fmt: skip
+    # A Qwen3 by all its numbers, but the reference knows it by a name of its own.
     text = written["text_config"] | {"model_type": "qwen3_vl_text"}
     return written | {"text_config": text}

@@ -19,6 +19,7 @@ def from_hf(config_json: dict[str, Any]) -> llama.Config:
     Raises:
       ValueError: a key is missing, unknown, or has a value that is not supported.
     """
+    # Taken out before reading: other families refuse a dropout, this one's files have 0.1.
     keys = hf_config.Keys({k: v for k, v in config_json.items() if k not in DROPOUTS})
     config = llama.read_common(
         keys, qk_norm=False, window=None,
@@ -38,5 +39,6 @@ def to_hf(config: llama.Config) -> dict[str, Any]:
         "attention_out_bias": config.o_bias,
         "mlp_bias": config.mlp_bias,
         "model_type": "seed_oss",
+        # Off, as it was here.
         "residual_dropout": 0.0,
     }

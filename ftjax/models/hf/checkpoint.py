@@ -63,6 +63,7 @@ def config_json_of(name_or_dir: str | os.PathLike) -> dict[str, Any]:
     directory = pathlib.Path(name_or_dir)
     if directory.is_dir():
         return files.read_json(directory / CONFIG)
+    # Names of the Hub have capitals, presets have none.
     near = difflib.get_close_matches(str(name_or_dir).lower(), presets.PRESETS, n=3, cutoff=0.4)
     raise ValueError(
         f"model: got {str(name_or_dir)!r}; expected a directory with a {CONFIG} or a preset: "
@@ -111,6 +112,7 @@ class Stored:
         parts = []
         for text, letter, choices, _ in string.Formatter().parse(self.template):
             number = None if letter is None else at[letter]
+            # L counts the layers of a stack, names of tensors those of the model.
             number = self.layers[number] if letter == "L" else number
             word = "" if letter is None else choices.split(",")[number] if choices else number
             parts.append(f"{text}{word}")
@@ -173,6 +175,7 @@ def load(
         if path not in (quantizers or {}):
             return source.array(path, dtype[path] if isinstance(dtype, Mapping) else dtype)
         if (count := model.linears[path].stack) is None:
+            # In the files' own type: a cast before would be one rounding more.
             return jax.jit(quantizers[path])(source.array(path, None))
         read, letters = functools.partial(source.layer, path), plan[path].letters
         return quantized.gather(quantizers[path], read, count, letters=letters, mesh=mesh)
@@ -233,6 +236,7 @@ def _open(directory: pathlib.Path) -> dict[str, tensors.Tensor]:
         index = files.read_json(directory / INDEX).get("weight_map")
         if not isinstance(index, dict):
             raise ValueError(f"{directory / INDEX}: got no weight_map; expected name -> file")
+        # An index is foreign text: its names must not lead out of the directory.
         paths = [files.inside(directory, name) for name in dict.fromkeys(index.values())]
     else:
         paths = [files.inside(directory, WEIGHTS)]
@@ -240,6 +244,7 @@ def _open(directory: pathlib.Path) -> dict[str, tensors.Tensor]:
     for path in paths:
         own = tensors.mapped(path)
         for name in own.keys() & found.keys():
+            # Which of the two counts would depend on the order of the files.
             raise ValueError(f"{path}: the tensor {name!r} is in another file already")
         found |= own
     return found
@@ -264,6 +269,7 @@ def _is_spare(name: str, patterns: Sequence[str]) -> bool:
 def _check(where, plan: Mapping[str, Stored], found: Mapping[str, Any], *, optional, spare) -> None:
     """Compare the files with the plan; a tied model may repeat its embedding as `lm_head`."""
     expected = _expected(plan)
+    # Of `optional` only names without a field match a tensor: the `lm_head` of a tied model.
     passed = lambda name: name in optional or name.endswith(BUFFERS) or _is_spare(name, spare)
     ignored = {name for name in found if passed(name)}
     shapes = {name: tensor.shape for name, tensor in found.items()}
@@ -284,12 +290,14 @@ def _reader(plan: Stored, found: Mapping[str, tensors.Tensor], dtype: np.dtype):
         if spans not in done:
             cuts = dict(zip(plan.letters, (slice(*span) for span in spans), strict=True))
             inner = [cuts[c] for c in plan.layout.letters]
+            # On pages that a CPU device takes over: the array is not copied once more.
             part = tensors.empty([stop - start for start, stop in spans], dtype)
 
             def fill(at, name):
                 stored = plan.layout.read(found[name].array, plan.sizes, inner)
                 layout.copy(part[(*at, ...)], stored, done=found[name].release)
 
+            # numpy copies without the interpreter's lock, so threads read in parallel.
             with futures.ThreadPoolExecutor(READERS) as pool:
                 list(pool.map(fill, *zip(*plan.within(tuple(cuts.values())), strict=True)))
             done[spans] = part
@@ -326,6 +334,7 @@ def save(
     lines = files.complaints({path: s.shape for path, s in plan.items()}, shapes)
     if lines:
         raise ValueError(f"save {directory}: params and config differ: {files.listing(lines)}")
+    # config.json has room for one type: that of the embedding stands for all.
     kind = np.dtype(dtype or arrays["embed"].dtype)
     with files.publish(directory) as draft:
         entries = [*_entries(plan, arrays, kind), *_spare(source, config)]

@@ -57,6 +57,7 @@ class Keys:
           ValueError: it is absent and there is no default.
         """
         self.seen.add(name)
+        # Exports write null for what a config leaves to its defaults.
         value = self.json.get(name)
         if value is not None:
             return value
@@ -92,6 +93,7 @@ class Keys:
         `also` are numbers that this family alone reads.
         """
         parameters = {k: v for k, v in parameters.items() if k not in ROPE_HARMLESS}
+        # Files may have both names; the reference reads the newer one first.
         legacy = parameters.pop("type", "default")
         kind = parameters.pop("rope_type", legacy)
         if kind not in ROPE_NUMBERS:
@@ -105,6 +107,7 @@ class Keys:
             original = self.get("max_position_embeddings")  # where none is named
             parameters = YARN | {"original_max_position_embeddings": original} | given
         optional = ROPE_OPTIONAL.get(kind, set()) | set(also)
+        # Equal, not a subset: a number that is not read here may change the frequencies there.
         if parameters.keys() - optional != set(ROPE_NUMBERS[kind]):
             raise ValueError(
                 f"{self.where}: got the rope keys {sorted(parameters)}; expected for "
@@ -114,11 +117,13 @@ class Keys:
 
     def _longrope(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Fill in what the older dialect has elsewhere; lists become tuples."""
+        # Where both places have one, the reference takes that at the top.
         original = parameters.get("original_max_position_embeddings")
         original = self.get("original_max_position_embeddings", original or REQUIRED)
         ratio = self.get("max_position_embeddings") / original
         implied = dict(factor=ratio, original_max_position_embeddings=original)
         numbers = implied | {k: v for k, v in parameters.items() if v is not None}
+        # A config is a static argument of programs, and must be hashable.
         return {k: tuple(v) if isinstance(v, list) else v for k, v in numbers.items()}
 
     def rope(
@@ -152,6 +157,7 @@ class Keys:
         """Read which part of a head is rotated; transformers 5 writes it in two places."""
         fallback = default if inside is None else inside
         outside = self.get("partial_rotary_factor", fallback)
+        # The reference would take the inner one; a file at odds with itself is not guessed at.
         if inside not in (None, outside):
             raise ValueError(
                 f"{self.where}: got partial_rotary_factor={outside} beside rope_parameters with "
@@ -177,5 +183,6 @@ class Keys:
 
 def rope_json(r: rope.Rope) -> dict[str, Any]:
     """Write a rotary embedding in the older dialect, which every release reads."""
+    # A partial rotation is at the top of the file, and is its family's to write.
     scaling = {"rope_type": r.kind} | dict(r.numbers) if r.kind != "default" else None
     return {"rope_theta": r.theta, "rope_scaling": scaling}

@@ -14,9 +14,11 @@ def fingerprint(directory: str | os.PathLike) -> str:
     A file is read once a process, unless its size or time of change differ the next time.
     """
     directory, total = pathlib.Path(directory).resolve(), hashlib.sha256()
+    # A file system lists files in any order.
     for path in sorted([directory / CONFIG, *directory.glob("*.safetensors")]):
         known = path.stat()
         digest = _sha256(path, known.st_size, known.st_mtime_ns)
+        # The format of sha256sum: the hash can be checked without this code.
         total.update(f"{digest}  {path.name}\n".encode())
     return total.hexdigest()
 

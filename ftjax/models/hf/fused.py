@@ -25,6 +25,7 @@ def unfused(found: Mapping[str, tensors.Tensor], expected: Mapping[str, tuple]) 
     result = {}
     for name, tensor in found.items():
         if name not in expected:
+            # Only where the family expects experts apart.
             if (match := FUSED.fullmatch(name)) and f"{match[1]}.0.down_proj.weight" in expected:
                 result |= dict(_experts(tensor, *match.groups()))
                 continue
@@ -49,6 +50,7 @@ def _experts(
     for number in range(count):
         for at, part in enumerate(parts):
             start = tensor.start + size * (number * len(parts) + at)
+            # A smaller span of the same mapped bytes: nothing is read yet.
             own = dataclasses.replace(tensor, shape=shape, start=start, stop=start + size)
             yield f"{prefix}.{number}.{part}.weight", own
 
@@ -76,8 +78,11 @@ class Mxfp4:
         """Compute the tensor."""
         codes = self.blocks.bytes
         values = np.stack([FP4[codes & 15], FP4[codes >> 4]], axis=-1)  # (E, out, in / 32, 16, 2)
+        # Scales are unsigned bytes, in which 126 - 127 would be 255.
         power = self.scales.bytes.astype(np.int32)[..., None, None] - BIAS
+        # By a power of two, hence without rounding.
         dense = np.ldexp(values, power).astype(jnp.bfloat16)
+        # Blocks run along the inputs, which dense tensors of gpt-oss have before the outputs.
         return dense.reshape(*dense.shape[:2], -1).swapaxes(1, 2)
 
     def release(self) -> None:

@@ -13,6 +13,7 @@ def _llama3(
     tied: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Fill in a Llama 3.1 or 3.2: eight kv heads, 128k positions by rotary rescaling."""
+    # Both are rescaled from 8192 positions: 3.1 by a factor of 8, the small models of 3.2 by 32.
     scaling = {
         "factor": factor,
         "high_freq_factor": 4.0,

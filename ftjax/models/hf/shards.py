@@ -25,9 +25,11 @@ def write(draft: pathlib.Path, entries: Sequence[Entry], most: int) -> None:
     shards = _divide(entries, most)
     weight_map, total = {}, 0
     for number, own in enumerate(shards, start=1):
+        # A single file has the name that loaders look for without an index.
         name = WEIGHTS
         if len(shards) > 1:
             name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        # Made file by file, so that the host never holds more than one shard.
         files.write_tensors(draft / name, {entry.name: entry.make() for entry in own})
         weight_map |= {entry.name: name for entry in own}
         total += sum(entry.nbytes for entry in own)
@@ -40,6 +42,7 @@ def _divide(entries: Sequence[Entry], most: int) -> list[list[Entry]]:
     """Cut the list into runs of at most `most` bytes, or one each."""
     shards, used = [[]], 0
     for entry in entries:
+        # A tensor larger than the limit has a file of its own: tensors are never split.
         if shards[-1] and used + entry.nbytes > most:
             shards.append([])
             used = 0

@@ -1,6 +1,6 @@
 import pytest
 
-from ftjax.decide import citations, overlap
+from ftjax.decide import citations, leakage
 from ftjax.evals import generate
 
 LONG = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
@@ -9,7 +9,7 @@ LONG = "one two three four five six seven eight nine ten eleven twelve thirteen 
 def items(*texts, ids=()):
     ids = ids or [None] * len(texts)
     return [
-        overlap.Item(i, text, f"row {n}")
+        leakage.Item(i, text, f"row {n}")
         for n, (i, text) in enumerate(zip(ids, texts, strict=True))
     ]
 
@@ -17,22 +17,22 @@ def items(*texts, ids=()):
 def test_ids_and_texts_that_training_has_are_found():
     train = items("Where is Peru?", LONG, ids=["a", "b"])
     test = items("Where is Cuba?", "where IS peru", "x " + LONG, ids=["b", None, "c"])
-    found = overlap.find(train, test)
+    found = leakage.find(train, test)
     assert [each.where for each in found.by_id] == ["row 0"]
     assert [each.where for each in found.by_text] == ["row 1", "row 2"]  # 2 of 3 n-grams
 
 
 def test_stock_phrases_and_rows_without_ids_are_no_leak():
     tail = " ".join(f"w{i}" for i in range(20))
-    found = overlap.find(items(LONG), items(f"{LONG} {tail}", "another"))
+    found = leakage.find(items(LONG), items(f"{LONG} {tail}", "another"))
     assert found == ([], [])
 
 
 def test_a_leak_is_refused_with_counts():
-    found = overlap.find(items("a b", ids=["x"]), items("a b", "c", ids=["y", "x"]))
+    found = leakage.find(items("a b", ids=["x"]), items("a b", "c", ids=["y", "x"]))
     with pytest.raises(ValueError, match=r"test: got 1 rows whose id, and 1 whose text, train has"):
-        overlap.refuse(found, train="train", test="test")
-    overlap.refuse(overlap.find([], items("a")), train="train", test="test")
+        leakage.refuse(found, train="train", test="test")
+    leakage.refuse(leakage.find([], items("a")), train="train", test="test")
 
 
 def test_cited_answers_occur_as_words():

@@ -1,6 +1,6 @@
 """A decision under way: questions, base and index, read and checked once for all arms.
 
-own = open_study(decision, workdir)
+own = open_benchmark(decision, workdir)
 own.arms                             labels of the arms that can run
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ftjax.core import files
-from ftjax.decide import answering, arms, contexts, knowledge, overlap, questions
+from ftjax.decide import answering, arms, contexts, knowledge, leakage, questions
 from ftjax.decide.config import Decision
 from ftjax.decide.questions import Question
 from ftjax.evals.lib import mean_states
@@ -33,7 +33,7 @@ class Sets(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Study:
+class Benchmark:
     """What all arms share; `arms` are the labels that can run."""
 
     decision: Decision
@@ -70,7 +70,7 @@ class Study:
         )  # fmt: skip
 
 
-def open_study(decision: Decision, workdir: pathlib.Path) -> Study:
+def open_benchmark(decision: Decision, workdir: pathlib.Path) -> Benchmark:
     """Read and check all data, load the base, and index the passages.
 
     Raises:
@@ -97,7 +97,7 @@ def open_study(decision: Decision, workdir: pathlib.Path) -> Study:
         decision.arms, key=lambda label: list(arms.ARMS).index(decision.arms[label]["name"])
     )
     labels = tuple(label for label in order if _can_run(decision, sets, known, label))
-    return Study(
+    return Benchmark(
         decision, pathlib.Path(workdir), parts, base, answerer, sets, known, labels,
         _digest(decision, parts, sets, known),
     )  # fmt: skip
@@ -110,10 +110,10 @@ def _check_sets(decision: Decision, sets: Sets) -> None:
     questions.needs(sets.test)
     train = [each.item for each in sets.train]
     test = [each.item for each in sets.test]
-    find = lambda seen, own: overlap.find(seen, own, share=decision.overlap)
-    overlap.refuse(find(train, test), train="train", test="test")
+    find = lambda seen, own: leakage.find(seen, own, share=decision.overlap)
+    leakage.refuse(find(train, test), train="train", test="test")
     validation = [each.item for each in sets.validation]
-    overlap.refuse(find(validation, test), train="validation", test="test")
+    leakage.refuse(find(validation, test), train="validation", test="test")
 
 
 def _knowledge(decision: Decision, workdir, parts, base) -> knowledge.Knowledge | None:

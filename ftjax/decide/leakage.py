@@ -4,13 +4,15 @@ A row counts as seen when `share` of its word 13-grams occur in training rows; o
 13 words when its whole text does. Small letters and words alone are compared.
 """
 
-import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
+from ftjax.data import shingles
+
 SIZE = 13  # words; as in the reports of GPT-3 (arXiv:2005.14165) and of many since
 SHARE = 0.3  # of a row's n-grams: a stock phrase in common is no leak
-WORD = re.compile(r"\w+")
 
 
 class Item(NamedTuple):
@@ -30,14 +32,17 @@ class Overlap(NamedTuple):
 
 def find(train: Iterable[Item], test: Sequence[Item], *, share: float = SHARE) -> Overlap:
     """Find the test rows that overlap with training rows."""
-    ids, seen = set(), set()
-    for each in train:
-        ids.add(each.id)
-        seen.update(_grams(each.text))
-    ids.discard(None)
-    by_id = [each for each in test if each.id in ids]
-    by_text = [each for each in test if _share(each.text, seen) >= share]
-    return Overlap(by_id, by_text)
+    train = list(train)
+    ids = {each.id for each in train} - {None}
+    seen = _grams(train)[0]
+    grams, owners = _grams(test)
+    total, known = (
+        np.bincount(own, minlength=len(test)) for own in (owners, owners[np.isin(grams, seen)])
+    )
+    by_text = [
+        each for each, n, of in zip(test, known, total, strict=True) if of and n >= share * of
+    ]
+    return Overlap([each for each in test if each.id in ids], by_text)
 
 
 def refuse(found: Overlap, *, train: str, test: str) -> None:
@@ -56,12 +61,8 @@ def refuse(found: Overlap, *, train: str, test: str) -> None:
     )
 
 
-def _share(text: str, seen: set) -> float:
-    grams = _grams(text)
-    return sum(gram in seen for gram in grams) / len(grams)
-
-
-def _grams(text: str) -> list[tuple[str, ...]]:
-    words = WORD.findall(text.lower())
-    count = max(1, len(words) - SIZE + 1)
-    return [tuple(words[i : i + SIZE]) for i in range(count)]
+def _grams(items: Sequence[Item]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the hashed n-grams of texts, each once a text, and the number of their text."""
+    found = [shingles.ngrams(batch, SIZE) for batch in shingles.batches(x.text for x in items)]
+    empty = np.zeros(0, np.uint64), np.zeros(0, np.int64)
+    return tuple(np.concatenate(each) for each in zip(empty, *found, strict=True))
