@@ -78,18 +78,20 @@ def run(main, given=None) -> None:
         _leave(str(error))
 
 
-def start() -> None:
+def start(*, compile_cache: str = "auto") -> None:
     """Start the process as every command does: join the others of the run, reuse memory.
+
+    compile_cache: where compiled programs are kept, see `core.compile_cache`; a run's config may
+      choose another place.
 
     Raises:
       ValueError: the flags or the launcher tell of others that cannot be joined.
     """
-    from ftjax.core import (
-        device,
-        processes,  # jax imports slowly: behind the flags
-    )
+    from ftjax.core import compile_cache as programs  # jax imports slowly: behind the flags
+    from ftjax.core import device, processes
 
     processes.start(coordinator=COORDINATOR.value, processes=PROCESSES.value, index=INDEX.value)
+    programs.use(compile_cache)
     device.reuse_memory()
 
 

@@ -66,7 +66,7 @@ def train(
 
     start = time.perf_counter()
     rollout.check(settings)
-    with session.opened(workdir):
+    with session.opened(workdir, settings):
         # As in `experiments.train`, but the data are prompts, which have no batches of their own.
         p = plan.plan(settings, load=lambda parts, progress: Prompts(parts))
         first, frozen = plan.weights(p, workdir)

@@ -1,7 +1,7 @@
 r"""Compile the training step of a config for accelerators that are not here: does it fit?
 
     python -m experiments.rehearse --config configs/sft_llama3_8b.py --topology v5e-16
-    python -m experiments.rehearse --config configs/x.py --topology cpu:8 --json x.json
+    python -m experiments.rehearse --config configs/quickstart.py --topology cpu:8 --json cpu.json
 
 Needs neither weights (a config.json, or the name of a preset) nor data, and for TPUs libtpu
 (`pip install 'ftjax[tpu]'`) but no TPU. Prints memory by kind, FLOPs, what the devices send, a
@@ -57,7 +57,7 @@ def main(argv: list[str], given: Flags) -> None:
     topology = topologies.read(given.topology.value)
     settings = settings_lib.read(keys.read(given.config))
     prepare(topology)
-    cli.start()
+    cli.start(compile_cache="")  # its seconds are measured
     from ftjax.run import rehearse  # slow to import
 
     limit = given.hbm_gib.value and given.hbm_gib.value * GIB

@@ -1,12 +1,13 @@
 r"""Launch the variants of one config as jobs, here or on a cluster, and collect what they did.
 
-    python -m experiments.sweep plan    --config configs/x.py --workdir runs/x
-    python -m experiments.sweep launch  --config configs/x.py --workdir runs/x --option workers=2
-    python -m experiments.sweep launch  --config configs/x.py --workdir runs/x --engine slurm \
-        --option time=4:00:00 --option gpus=1 --dry_run
-    python -m experiments.sweep status  --workdir runs/x
-    python -m experiments.sweep resume  --workdir runs/x --engine slurm --option time=4:00:00
-    python -m experiments.sweep collect --workdir runs/x --best eval/held/nll
+    python -m experiments.sweep plan --config configs/quickstart.py --workdir runs/quick
+    python -m experiments.sweep launch --config configs/quickstart.py --workdir runs/quick \
+        --option workers=2
+    python -m experiments.sweep launch --config configs/quickstart.py --workdir runs/quick \
+        --engine slurm --option time=4:00:00 --option gpus=1 --dry_run
+    python -m experiments.sweep status  --workdir runs/quick
+    python -m experiments.sweep resume  --workdir runs/quick --engine slurm --option time=4:00:00
+    python -m experiments.sweep collect --workdir runs/quick --best eval/english/nll
 
 The config file has, besides `get_config(arg)`, a function `sweep()`: {label: arg} as for
 `experiments.compare`, {label: dict of dotted overrides}, or a list of such dicts, as `grid` and
@@ -68,7 +69,7 @@ def main(argv: list[str], given: Flags) -> None:
     if command in ("plan", "launch"):
         if not given.config.value:
             raise app.UsageError(f"--config: got none; expected a file with sweep() to {command}")
-        jobs = jobs_lib.plan(given.config.value, root)
+        jobs = read(given.config.value, root)
     else:
         jobs = jobs_lib.kept(root)
     if command in ("launch", "resume"):
@@ -78,6 +79,15 @@ def main(argv: list[str], given: Flags) -> None:
         sys.stdout.write("".join(f"{path}\n" for path in paths))
     else:
         show(jobs)
+
+
+def read(config: str, workdir: str | pathlib.Path) -> list[jobs_lib.Job]:
+    """List the jobs of `file.py:arg`, which nobody has launched yet.
+
+    Raises:
+      ValueError: see `jobs.plan`.
+    """
+    return jobs_lib.plan(config, pathlib.Path(workdir))
 
 
 def show(jobs: Sequence[jobs_lib.Job]) -> None:

@@ -94,7 +94,7 @@ def train(
     from ftjax.run import costs, finish, inputs, plan, reference, saved_state, session
 
     start = time.perf_counter()
-    with session.opened(workdir):
+    with session.opened(workdir, settings):
         # Everything is checked, and the data encoded, before a device holds anything.
         p = plan.plan(settings, progress=finish.progress("encoding"), shared=shared)
         # Parameters of the first step, of which only what trains is in the state.

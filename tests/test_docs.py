@@ -36,10 +36,11 @@ for text, argv in commands:
     flags.FLAGS.unparse_flags()
     try:
         rest = flags.FLAGS([name, *config_flag.split_keys(argv)])[1:]
-        if rest:
+        if rest and (len(rest) > 1 or rest[0] not in vars(main).get("COMMANDS", ())):
             raise ValueError(f"the arguments {rest}")
         if hasattr(main, "read"):
-            main.read(*[given.config.value, "runs"][:main.read.__code__.co_argcount])
+            if given.config.value:
+                main.read(*[given.config.value, "runs"][:main.read.__code__.co_argcount])
         elif "config" in flags.FLAGS:
             settings.read(keys.apply(conf.load(flags.FLAGS.config), flags.FLAGS.config_key))
     except (flags.Error, ValueError) as error:

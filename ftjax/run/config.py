@@ -144,6 +144,7 @@ class Settings:
     batch_size: Count = 8
     accumulate: Count = 1  # microbatches that a batch is cut into
     compile: str = "jit"  # jit | pmap
+    compile_cache: str = "auto"  # folder of compiled programs; "auto" = the user's, "" = none
     ema_decay: Decay | None = None  # of an average of the trainable parameters; None = no average
     log_every_steps: Count = 10
     eval_every_steps: Natural = 0  # 0 = before the first step and after the last

@@ -23,6 +23,7 @@ KINDS = (
     "collective-permute", "collective-broadcast",
 )  # fmt: skip
 ARRAY = re.compile(r"(\w+)\[([\d,]*)\](?:\{[^}]*\})?")
+COUNTER = re.compile(r"[su]\d+\[\]")  # of a loop: matmuls that overlap with links count in u32
 NAME = re.compile(r"%([\w.\-]+)")
 HEAD = re.compile(r"(ENTRY )?%([\w.\-]+) \(.*\{$")
 # Buffers that are other ones, or that no memory is needed for.
@@ -172,7 +173,7 @@ def trips(module: Module, loop: Instruction) -> int | None:
     (condition,) = _called(loop, "condition")
     inside = [each.instruction for each in _walk(module, condition, times=1, scope=condition)]
     bounds = [int(each.inside) for each in inside
-              if each.opcode == "constant" and each.shape.startswith("s32[]")]  # fmt: skip
+              if each.opcode == "constant" and COUNTER.match(each.shape)]  # fmt: skip
     return max(bounds, default=None)
 
 

@@ -32,7 +32,7 @@ BY_EXAMPLE = {"preference": ("examples", "margin"), "unpaired": ("examples", "la
 ANSWERS = 2
 EXAMPLES = 8  # of a row: known with the data alone; a few numbers each
 ASSUMPTIONS = (
-    "compute: the FLOPs of the compiled program at the peak of bfloat16",
+    "compute: the FLOPs of the compiled program, or the model's if more, at the peak of bfloat16",
     "ici, dcn: bytes that a device sends, at the full bandwidth of all its links; no latency",
     "memory: arguments, results and temporaries, touched once each: a floor",
     "a step takes the longest of them if they overlap, and their sum if nothing does",
@@ -254,7 +254,9 @@ def roofline(
         return None
     sent = lambda network: sum(each.bytes for each in moved if each.network == network)
     seconds = {
-        "compute": flops["program"] / topology.count / chip.flops, "ici": sent("ici") / chip.ici,
+        # Kernels and loops of unknown length hide FLOPs: no step takes less than the model's.
+        "compute": max(flops["program"], flops["model, causal"]) / topology.count / chip.flops,
+        "ici": sent("ici") / chip.ici,
         "dcn": sent("dcn") / chip.dcn, "memory": touched_bytes / chip.hbm,
     }  # fmt: skip
     step = max(seconds.values())

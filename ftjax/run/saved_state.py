@@ -23,8 +23,8 @@ from ftjax.train.checkpoint import Checkpoints
 # What may differ when a run is resumed: it does not change what a step computes. Patterns match
 # whole paths, and a section without keys is a path itself, hence both forms.
 FREE = (
-    "log_every_steps", "eval_every_steps", "checkpoint/**", "tracker/**", "mesh/**",
-    "evals", "evals/**", "samples/**", "export/**",
+    "log_every_steps", "eval_every_steps", "compile_cache", "checkpoint/**", "tracker/**",
+    "mesh/**", "evals", "evals/**", "samples/**", "export/**",
     "data/on_near_duplicate", "data/on_overlap",  # rows that they leave out, the loader misses
 )  # fmt: skip
 

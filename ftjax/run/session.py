@@ -1,6 +1,6 @@
 """The workdir of a run while it trains: one writer, its metrics, its checkpoints, its loop.
 
-with opened(workdir) as artifacts: ...
+with opened(workdir, settings) as artifacts: ...
 with records(p, workdir) as kept:
 state, progress = resume(p, kept, first, batches)
 result = train(p, kept, step, state, frozen, batches, progress=progress)
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from ftjax.core import files
+from ftjax.core import compile_cache, files
 from ftjax.optim import rates
 from ftjax.report import summary, tracking, writers
 from ftjax.run import damage, lock, penalty, saved_state, unit
@@ -34,13 +34,16 @@ class Records(NamedTuple):
 
 
 @contextlib.contextmanager
-def opened(workdir: pathlib.Path) -> Iterator[Artifacts]:
+def opened(workdir: pathlib.Path, settings: Settings) -> Iterator[Artifacts]:
     """Be the only run in a workdir: damaged files are set aside, SIGTERM leaves in order.
+
+    Programs are kept where the settings say.
 
     Raises:
       ValueError: it cannot be written, is not of a run, or another run writes to it.
     """
     artifacts = Artifacts(workdir)
+    compile_cache.use(settings.compile_cache)
     with (
         # In this order: who has the lock records, and a SIGTERM unwinds through the record.
         lock.writer(artifacts),

@@ -61,7 +61,7 @@ class Runs:
     def __init__(self, lab, folder):
         self._lab, self._folder, self._whole = lab, folder, {}
 
-    def start(self, kind, workdir):
+    def start(self, kind, workdir, *more):
         """Start, or go on with, a run in a process of its own."""
         own = dict(base=str(self._lab.root / "base"), rows=str(self._lab.root / "rows.jsonl"))
         config = self._folder / f"{kind}.py"
@@ -69,7 +69,7 @@ class Runs:
         text = COMMON + SECTIONS[kind] + "    return c\n"
         config.write_text(text.format(**own, **sizes))
         main = "online" if kind in ("grpo", "ppo") else "train"
-        return start("--config", config, "--workdir", workdir, main=main)
+        return start("--config", config, "--workdir", workdir, *more, main=main)
 
     def whole(self, kind):
         """Return the workdir of a run that was never stopped; made once."""
@@ -126,6 +126,21 @@ def kill_often(runs, kind, workdir, moments):
 @pytest.mark.parametrize("kind", SECTIONS)
 def test_killed_once_it_ends_as_if_nothing_had_been(kind, runs, tmp_path):
     kill_often(runs, kind, tmp_path / "run", [random.Random(kind).randrange(5, STEPS[kind] - 6)])
+
+
+def test_a_run_that_takes_its_programs_from_the_disk_ends_as_one_that_compiled_them(
+    runs, tmp_path
+):  # fmt: skip
+    """Killed, it goes on with what it compiled itself; the whole run had another folder."""
+    workdir, programs = tmp_path / "run", tmp_path / "programs"
+    given = f"--config.compile_cache={programs}"
+    assert interrupt(runs.start("sft", workdir, given), workdir, signal.SIGKILL, 25)[0]
+    kept = {path.name for path in programs.iterdir()}
+    assert any("jit_step" in name for name in kept)
+    code, _, err = finish(runs.start("sft", workdir, given))
+    assert code == 0, err
+    assert not [p.name for p in programs.iterdir() if "jit_step" in p.name and p.name not in kept]
+    check_same(workdir, runs.whole("sft"))
 
 
 @pytest.mark.slow

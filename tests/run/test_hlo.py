@@ -85,6 +85,12 @@ def test_loops_count_as_often_as_they_run(module):
     assert hlo.kernels(module) == 0  # a condition is no work
 
 
+@pytest.mark.parametrize("kind", ["u32", "s64"])
+def test_loops_may_count_in_other_integers(kind):
+    module = hlo.parse(NESTED.replace("%n = s32[]", f"%n = {kind}[]"))
+    assert hlo.flops(module) == 5 * 3 * 2 * 16 * 8 * 4
+
+
 def test_a_collective_that_overlaps_counts_once_a_turn(module):
     """One channel in two fusions of a body is one all-gather in a start and a done."""
     reduced, gathered = sorted(hlo.collectives(module, slices=[0] * 8), reverse=True)

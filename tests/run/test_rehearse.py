@@ -12,8 +12,8 @@ import pytest
 
 from ftjax.core import config as conf
 from ftjax.run import config as settings_lib
+from ftjax.run import hlo, rehearse, topology
 from ftjax.run import plan as plans
-from ftjax.run import rehearse, topology
 from tests.lab import ROOT, environment
 
 EIGHT = topology.read("cpu:8")
@@ -102,6 +102,28 @@ def test_a_refusal_of_the_compiler_is_read():
     found = rehearse._refused({"batch": 1.0}, text, 15.75 * 2**30)
     assert not found["fits"]
     assert found["hbm"]["needed"] == pytest.approx(22.98 * 2**30)
+
+
+def test_the_roofline_is_its_formula():
+    sixteen = topology.read("v5e-16")
+    moved = [
+        hlo.Collective("all-gather", "ici", 3, 20e9),
+        hlo.Collective("all-reduce", "dcn", 1, 1e9),
+    ]
+    flops = {
+        "program": 16 * 197e12,
+        "model": 8 * 197e12,
+        "model, causal": 7 * 197e12,
+        "tokens": 1600,
+    }
+    found = rehearse.roofline(sixteen, flops, moved, touched_bytes=819e8)
+    assert found["seconds"] == pytest.approx(dict(compute=1.0, ici=0.1, dcn=0.16, memory=0.1))
+    assert (found["bound"], found["step_s"]) == ("compute", 1.0)
+    assert found["step_s, no overlap"] == pytest.approx(1.36)
+    assert found["mfu"] == pytest.approx(0.5)
+    assert found["tokens_per_s_per_chip"] == pytest.approx(100)
+    hidden = rehearse.roofline(sixteen, flops | {"program": 0.0}, [], touched_bytes=0)
+    assert hidden["step_s"] == pytest.approx(7 / 16)
 
 
 @pytest.mark.parametrize("objective", ["dpo", "kto", "reward"])
