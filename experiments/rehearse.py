@@ -1,4 +1,4 @@
-r"""Compile the training step of a config for accelerators that are not here: does it fit?
+r"""Compile the training step of a config for accelerators that are not here: what it takes.
 
     python -m experiments.rehearse --config configs/sft_llama3_8b.py --topology v5e-16
     python -m experiments.rehearse --config configs/quickstart.py --topology cpu:8 --json cpu.json

@@ -42,7 +42,8 @@ for text, argv in commands:
             if given.config.value:
                 main.read(*[given.config.value, "runs"][:main.read.__code__.co_argcount])
         elif "config" in flags.FLAGS:
-            settings.read(keys.apply(conf.load(flags.FLAGS.config), flags.FLAGS.config_key))
+            sets = flags.FLAGS.config_key if config_flag.KEYS in flags.FLAGS else []
+            settings.read(keys.apply(conf.load(flags.FLAGS.config), sets))
     except (flags.Error, ValueError) as error:
         found[text] = str(error)
 json.dump(found, sys.stdout)
