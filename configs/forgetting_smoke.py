@@ -6,7 +6,7 @@ r"""A small study of forgetting: two new languages, three methods, two rates eac
 Small enough to look at how a study is written and what its report says; one seed says nothing
 about noise. `forgetting_tiny.py` beside it is the study to learn from.
 
-Two CPU cores, two and a half minutes: 12 runs of 40 steps, and a joint control. Expect old
+Two CPU cores, 304 CPU-seconds: 12 runs of 40 steps, and a joint control. Expect old
 languages and the first task to fall, at 60 % of what the joint control learned, by 0.13 nats after
 full fine-tuning, 0.14 after LoRA and 0.08 after LoRA with a quarter of old rows (one run each).
 """

@@ -8,7 +8,8 @@ have, facts about people whom it has not met. Probes are languages, skills, fact
 it was trained on. Five methods, three rates each, three seeds, compared where each has learned 80 %
 of what the best cell learned, in nats. See docs/forgetting.md.
 
-135 runs of 60 steps in one process, about half an hour on two quiet CPU cores (not measured whole).
+135 runs of 60 steps in one process. The whole study has not been run yet, so that no time and no
+number stands here.
 """
 
 from configs import common
