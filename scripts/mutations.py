@@ -518,7 +518,8 @@ SAMPLING = (
         ("scale = 1 / temperature if tempered else 1.0", "scale = 1.0"),
         ("weight_B1 >= least", "weight_B1 > least"),
         ("+ math.log(least)", "- math.log(least)"),
-        ("jax.vmap(noise)(keys_B)", "noise(keys_B[0])"),
+        ("tokens_B = _argmax(kept_BV + jax.vmap(noise)(keys_B))",
+         "tokens_B = _argmax(kept_BV + noise(keys_B[0]))"),
     ),
     *_of(
         "ftjax/sampling/geometric_mixture.py", "tests/sampling/test_geometric_mixture.py",

@@ -11,8 +11,10 @@ import dataclasses
 import inspect
 from typing import Any
 
+import jax
 import numpy as np
 
+from ftjax.core import mesh as meshes
 from ftjax.objectives.losses import spec as specs
 from ftjax.optim import optimizer
 from ftjax.run import objective
@@ -29,8 +31,20 @@ def of(settings: Settings) -> Hyper:
     keywords = {k: settings.objective.get(k, known[k].default) for k in specs.of(module).hyper}
     optim = {key: settings.optim.get(key) for key in optimizer.hyper(settings.optim)}
     found = {"optim": optim, "objective": keywords, "ema": {"decay": settings.ema_decay}}
-    on = lambda own: {key: np.float32(value) for key, value in own.items() if value is not None}
+    on = lambda own: {k: np.asarray(x, np.float32) for k, x in own.items() if x is not None}
     return {section: on(own) for section, own in found.items()}
+
+
+def place(p, hyper: Hyper) -> Hyper:
+    """Lay the numbers of a program out for its step.
+
+    Jit would ask all processes whether their host arrays are equal, in collectives that meet those
+    of the step before.
+    """
+    if p.settings.compile == "pmap":
+        return hyper
+    everywhere = meshes.replicated(p.parts.mesh)
+    return meshes.put(hyper, jax.tree.map(lambda _: everywhere, hyper))
 
 
 def put(settings: Settings, hyper: Hyper) -> Settings:

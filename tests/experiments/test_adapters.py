@@ -15,6 +15,7 @@ from ftjax.run import build as setup
 from ftjax.run import config as settings
 from ftjax.run import plan as running
 from ftjax.run import reader
+from ftjax.train import state as states
 from ftjax.train.policy import Policy
 from tests.lab import metrics
 
@@ -79,7 +80,7 @@ def test_a_new_task_on_top_of_a_past_one(lab, tmp_path, pissa):
     changes = {"adapter.past": (past,), "penalties": penalties}
     settings = lab.settings(**changes)
     state, frozen = running.arrays(plan := running.plan(settings))
-    start = tree.combine(state.params, frozen)
+    start = states.whole(state.params, frozen)
     batch = next(plan.loader)
     score = lambda params: Policy(plan.parts.model, params, 64).logps(batch)
     np.testing.assert_allclose(score(start), score(run.params), rtol=1e-4, atol=1e-4)

@@ -46,7 +46,9 @@ def model(family, *, tied=True, **options):
 def weights(family, *, tied=True):
     """Draw parameters larger than at the start of training, norms and biases random too."""
     draw = lambda: jitter(model(family, tied=tied).init(jax.random.key(0)), scale=0.1)
-    return jax.jit(draw)()
+    # They are kept for all tests: a caller that is being traced must not leave its tracers in them.
+    with jax.ensure_compile_time_eval():
+        return jax.jit(draw)()
 
 
 def jitter(tree, *, scale, seed=1):

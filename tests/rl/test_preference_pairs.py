@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ftjax.core import config as conf
 from ftjax.objectives import dpo, nash_md, orpo, xpo
 from ftjax.rl import preference_pairs
 
@@ -113,12 +114,12 @@ def test_nash_raises_the_own_answer_as_it_wins_and_pulls_it_to_the_reference():
 
 
 @pytest.mark.parametrize(
-    ("make", "wrong"), [(xpo.make, dict(beta=0.0)), (xpo.make, dict(alpha=-1.0)),
-                        (xpo.make, dict(loss="ipo")), (nash_md.make, dict(beta=-0.1))],
+    "wrong", [dict(name="xpo", beta=0.0), dict(name="xpo", alpha=-1.0),
+              dict(name="xpo", loss="ipo"), dict(name="nash_md", beta=-0.1)],
 )  # fmt: skip
-def test_wrong_numbers_are_refused(make, wrong):
+def test_wrong_numbers_are_refused(wrong):
     with pytest.raises(ValueError, match=r"objective.*got .*; expected"):
-        make(**wrong)
+        conf.build(wrong, "objectives", where="objective")
 
 
 def test_odds_of_a_certain_answer_are_finite():

@@ -26,7 +26,10 @@ def store(tokens=(1, 2, 3, 4, 5), weights=(0, 1, 1, 1, 1), offsets=(0, 2)):
     return types.SimpleNamespace(
         digest=lambda: stores.Store.digest(
             types.SimpleNamespace(
-                tokens=np.int32(tokens), weights=np.float32(weights), offsets=np.int64(offsets)
+                tokens=np.int32(tokens),
+                weights=np.float32(weights),
+                offsets=np.int64(offsets),
+                _digest="",
             )
         )
     )
