@@ -128,6 +128,7 @@ def test_killed_once_it_ends_as_if_nothing_had_been(kind, runs, tmp_path):
     kill_often(runs, kind, tmp_path / "run", [random.Random(kind).randrange(5, STEPS[kind] - 6)])
 
 
+@pytest.mark.slow
 def test_a_run_that_takes_its_programs_from_the_disk_ends_as_one_that_compiled_them(
     runs, tmp_path
 ):  # fmt: skip

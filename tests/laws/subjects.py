@@ -7,6 +7,7 @@ import pkgutil
 
 import jax
 import numpy as np
+import pytest
 
 import ftjax.adapters
 import ftjax.objectives
@@ -40,6 +41,16 @@ def model(family, *, tied=True, **options):
     module = checkpoint.family_of(family)
     config = dataclasses.replace(module.from_hf(module.EXAMPLE), tied=tied)
     return module.make(config, **options)
+
+
+def by_blocks():
+    """List the families; those whose blocks another one has are slow: they compile long."""
+    found, seen = [], set()
+    for family in FAMILIES:
+        shape = model(family).blocks, len(set(model(family).config.kinds))
+        found.append(pytest.param(family, marks=[pytest.mark.slow] if shape in seen else []))
+        seen.add(shape)
+    return found
 
 
 @functools.cache
