@@ -72,9 +72,11 @@ def get_config(arg=None):
     c.optim.weight_decay = 0.05
     c.optim.b2 = 0.98
     c.optim.no_decay = ("**{norm,norm/*,bias}",)
-    tokens = TOKENS // 1000 if arg.runlocal else TOKENS
+    parts = mixture(arg.stage, TOKENS)
+    if arg.runlocal:
+        parts = [part | dict(rows=64) for part in parts]
     c.data = dict(
-        name="mixture", parts=mixture(arg.stage, tokens), max_tokens=SEQUENCE, packing="bfd",
+        name="mixture", parts=parts, max_tokens=SEQUENCE, packing="bfd",
         loss="completion" if arg.stage == 3 else "all",
     )  # fmt: skip
     c.steps, c.batch_size = steps, BATCH

@@ -7,6 +7,7 @@ import ast
 import json
 import pathlib
 import re
+import time
 
 import pytest
 
@@ -23,6 +24,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 OTHERS = ("__init__", "common", "decide", "decide_tiny")
 FILES = sorted(p for p in (ROOT / "configs").glob("*.py") if p.stem not in OTHERS)
 WEIGHTS = pathlib.Path(ftjax.__file__).parent / "assets" / "tiny" / "model.safetensors"
+LONGEST_S = 60
 MAINS = {"train": train.train, "online": online.train}
 each = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 
@@ -71,7 +73,8 @@ def test_its_docstring_holds_its_command(path):
 # Two steps of an untrained skill may see equal rewards alone: then there is nothing to learn.
 @pytest.mark.filterwarnings("ignore:loop. the gradient is zero")
 @each
-def test_two_steps_run(path, tmp_path, capsys):
+def test_two_steps_run_within_a_minute(path, tmp_path, capsys):
+    start = time.process_time()  # of the processor: the machine may have other work
     chosen = settings.read(load(path, arg="runlocal"))
     MAINS[main_of(path)](chosen, tmp_path / "run")
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
@@ -79,6 +82,7 @@ def test_two_steps_run(path, tmp_path, capsys):
     assert chosen.steps == 2
     assert (tmp_path / "run" / "report.html").is_file()
     assert any((tmp_path / "run" / "export").iterdir())
+    assert time.process_time() - start < LONGEST_S
 
 
 def has_full(path):

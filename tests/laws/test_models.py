@@ -143,8 +143,7 @@ def test_a_packed_row_is_its_examples_apart(family):
         own = packed[row["row"], row["at"]]
         np.testing.assert_allclose(own, single[i, : len(own)], rtol=1e-4, atol=1e-5)
     assert np.isfinite(packed).all()
-    # Sums over a row are of other lengths: a state rounds otherwise.
-    subjects.close(loss_and_gradient(handle, params, apart, 1.0), reference(family), atol=3e-5)
+    subjects.close(loss_and_gradient(handle, params, apart, 1.0), reference(family))
 
 
 @each
@@ -210,12 +209,26 @@ def test_padding_writes_no_cache(family):
     subjects.close(after, cache, atol=0)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def with_routes(handle, params, batch):
+    """Compute hidden states, and which experts every layer with experts chose, [..., B, T, top]."""
+    x, aux = handle.hidden(
+        params, batch["tokens"], positions_BT=batch["positions"],
+        segments_BT=batch["segments"], aux=True,
+    )  # fmt: skip
+    return x, [jnp.sort(own["choice"].expert) for own in aux.values() if own]
+
+
 @each
 def test_computation_in_bfloat16_is_near(family):
     handle, params, batch = model(family, remat="none"), weights(family), whole_batch()
     half = dataclasses.replace(handle, dtype=jnp.dtype(jnp.bfloat16))
-    got, exact = (subjects.forward(h, params, batch) for h in (half, handle))
+    (got, ours), (exact, wanted) = (with_routes(h, params, batch) for h in (half, handle))
     assert (got.dtype, exact.dtype) == (jnp.bfloat16, jnp.float32)
-    difference = jnp.abs(got.astype(jnp.float32) - exact).mean(-1)[batch["segments"] > 0]
-    # The median of the tokens: by rounding, a router may send a few of them to another expert.
-    assert 0 < float(jnp.median(difference)) < 0.04 * float(jnp.abs(exact).mean())
+    seen = batch["segments"] > 0
+    for a, b in zip(ours, wanted, strict=True):
+        # A router that rounds may send a token to another expert, whose output is another.
+        seen &= np.asarray((a == b).all(-1)).all(0)
+    assert seen.sum() > 0.8 * (batch["segments"] > 0).sum()
+    difference = jnp.abs(got.astype(jnp.float32) - exact)[seen]
+    assert 0 < float(difference.mean()) < 0.04 * float(jnp.abs(exact[seen]).mean())
