@@ -22,17 +22,7 @@ OLD = {"old_languages": dict(domain="languages", languages="base")}
 
 def get_config(arg=None):
     """Return the config of one stage."""
-    arg = common.parse_arg(
-        arg,
-        task="first",
-        full=False,
-        rank=8,
-        replay=0.0,
-        anchor=0.0,
-        l2sp=0.0,
-        steps=40,
-        runlocal=False,
-    )
+    arg = common.parse_arg(arg, **forgetting_tiny.METHODS, task="first", steps=40)
     c = forgetting_tiny.staged(arg, TASKS, OLD)
     c.eval_every_steps = 6
     return common.shrink(c) if arg.runlocal else c

@@ -24,21 +24,13 @@ OLD = {
     "old_skills": dict(domain="skills"),
     "old_facts": dict(domain="facts", form="questions"),
 }
+# What the argument of a study's config may set, besides its task and steps.
+METHODS = dict(full=False, rank=8, replay=0.0, anchor=0.0, l2sp=0.0, runlocal=False)
 
 
 def get_config(arg=None):
     """Return the config of one stage: a task by a method."""
-    arg = common.parse_arg(
-        arg,
-        task="language",
-        full=False,
-        rank=8,
-        replay=0.0,
-        anchor=0.0,
-        l2sp=0.0,
-        steps=60,
-        runlocal=False,
-    )
+    arg = common.parse_arg(arg, **METHODS, task="language", steps=60)
     c = staged(arg, TASKS, OLD)
     text = dict(name="embedded", domain="english", split="test", kind="text", loss="all")
     c.evals.english = dict(name="nll", data=text, rows=24)

@@ -22,8 +22,6 @@ from ftjax.run import config as settings_lib
 from ftjax.run import keys
 from ftjax.run import topology as topologies
 
-GIB = 2**30
-
 
 class Flags(NamedTuple):
     """The flags of this command."""
@@ -60,7 +58,7 @@ def main(argv: list[str], given: Flags) -> None:
     cli.start(compile_cache="")  # its seconds are measured
     from ftjax.run import rehearse  # slow to import
 
-    limit = given.hbm_gib.value and given.hbm_gib.value * GIB
+    limit = given.hbm_gib.value and given.hbm_gib.value * topologies.GIB
     found = rehearse.rehearse(settings, topology, hbm_bytes=limit)
     sys.stdout.write(rehearse.text(found) + "\n")
     sys.stdout.flush()

@@ -17,6 +17,8 @@ import sys
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
+from ftjax.core import files
+
 AUTO = "auto"
 # Seconds of compiling that are worth a file: below it, reading one takes as long.
 WORTH_S = 0.2
@@ -53,10 +55,7 @@ def default() -> pathlib.Path:
 
 def _is_usable(path: pathlib.Path, folder: str) -> bool:
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".probe.{os.getpid()}.tmp"
-        probe.write_bytes(b"0")
-        probe.unlink()
+        files.try_write(path)
     except OSError as error:
         problem = f"compile_cache: got {folder!r}, where nothing can be written ({error})"
         if folder != AUTO:

@@ -99,6 +99,18 @@ def write_bytes(path: os.PathLike | str, content: bytes) -> pathlib.Path:
     return path
 
 
+def try_write(folder: pathlib.Path) -> None:
+    """Make a directory and write to it: rights say nothing of a full disk or a read-only mount.
+
+    Raises:
+      OSError: it cannot be made, or nothing can be written to it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / f".probe.{os.getpid()}.tmp"
+    probe.write_bytes(b"0")
+    probe.unlink()
+
+
 def sync(path: pathlib.Path) -> None:
     """Flush a file, or the names that a directory holds, to the disk."""
     number = os.open(path, os.O_RDONLY)

@@ -1,9 +1,11 @@
 """What the arms say of the task, the cheapest test first.
 
-    the gold passage answers it            information is missing: retrieval can bring it
-    shots answer it                        the task is clear from examples: prompt
-    words are right, the form is not       fine-tuning on the form pays
-    LoRA stops short of full tuning        full fine-tuning is justified, with old data mixed in
+    the right passage helps                information is missing: a passage can bring it
+    found passages help                    this index finds enough of it
+    answered questions in the prompt help  the task is clear from examples: prompt
+    LoRA helps                             training pays
+    full fine-tuning beats LoRA            LoRA stops short, of this rank at least
+    LoRA with passages beats passages      training helps to read them
 
 A test whose arms are not there is left out; a difference counts where it is resolved.
 """

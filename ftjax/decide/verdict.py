@@ -20,7 +20,6 @@ from ftjax.evals.lib import bootstrap
 
 SURVIVES, TRIES = 8, 10
 TRY_RESAMPLES = 2_000  # of each try: 28 pairs still pass Holm at .05 with p = 2 / 2,001 times 28
-FEW_ITEMS = 50
 INPUTS = ("queries", "updates", "flop", "device_hour", "label")
 
 

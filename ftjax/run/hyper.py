@@ -35,16 +35,16 @@ def of(settings: Settings) -> Hyper:
     return {section: on(own) for section, own in found.items()}
 
 
-def place(p, hyper: Hyper) -> Hyper:
+def place(p) -> Hyper:
     """Lay the numbers of a program out for its step.
 
     Jit would ask all processes whether their host arrays are equal, in collectives that meet those
     of the step before.
     """
     if p.settings.compile == "pmap":
-        return hyper
+        return p.hyper
     everywhere = meshes.replicated(p.parts.mesh)
-    return meshes.put(hyper, jax.tree.map(lambda _: everywhere, hyper))
+    return meshes.put(p.hyper, jax.tree.map(lambda _: everywhere, p.hyper))
 
 
 def put(settings: Settings, hyper: Hyper) -> Settings:

@@ -76,11 +76,7 @@ def _check_place(artifacts: Artifacts) -> None:
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"--workdir: got {folder}, a file; expected a directory; move it away")
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            # Written and not asked: rights say nothing of a full disk or a read-only mount.
-            probe = folder / f".probe.{os.getpid()}.tmp"
-            probe.write_bytes(b"0")
-            probe.unlink()
+            files.try_write(folder)
         except OSError as error:
             raise ValueError(
                 f"--workdir: got {folder}, which cannot be written to ({error}); expected a "

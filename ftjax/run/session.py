@@ -102,7 +102,7 @@ def train(
         summary.write_config(kept.artifacts.config, p.settings.plain)
         sys.stderr.write(f"data: {p.length.text(p.loader.summary())}\n{_rate_note(p)}")
     return loop.run(
-        step, state, frozen, batches, hyper=hyper.place(p, p.hyper), until=p.length.steps,
+        step, state, frozen, batches, hyper=hyper.place(p), until=p.length.steps,
         log_every_steps=p.settings.log_every_steps,
         every=(_evaluations(p, kept.artifacts.workdir),), writers=kept.writers,
         checkpoints=kept.checkpoints, progress=progress, flops_per_token=cost,

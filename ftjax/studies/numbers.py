@@ -254,6 +254,7 @@ def _measures(
     if JOINT in study.controls:
         joint = np.mean([task.top for task in tasks.values()])
         value, low, high, n = found["learning_accuracy"].values()
+        # The joint control is one number here: the interval is that of learning alone.
         own = bootstrap.Estimate(joint - value, joint - high, joint - low, n)
         found["intransigence"] = own._asdict()
     change = lambda R: R[0] - R[1]
