@@ -145,163 +145,93 @@ def run(
     """
     journal = Journal(
         # Metrics are reduced over the processes: one log holds them all.
-        writers=writers if jax.process_index() == 0 else (),
-        log_every_steps=log_every_steps,
-        progress=progress,
-        flops_per_token=flops_per_token,
-    )
-    keeper = _Keeper(checkpoints, batches, journal, save_every_steps)
-    return _Run(step, hyper, frozen, batches, until, every, journal, keeper, count_tokens).go(state)
+        writers=writers if jax.process_index() == 0 else (), log_every_steps=log_every_steps,
+        progress=progress, flops_per_token=flops_per_token,
+    )  # fmt: skip
+    # The one read of an array before the loop: the device is idle here anyway.
+    first = number = int(state.step)
+    ahead = _Ahead(batches, until - first, journal)
+    evaluations = _Evaluations(every, until, frozen, journal)
+    keeper = _Keeper(checkpoints, ahead, save_every_steps, journal)
+    call = _Calls(step, journal)
+    stopped = None
+    evaluations.begin(number, state)
+    with Stop() as stop:
+        ahead.fetch()
+        for number, batch in enumerate(ahead, first + 1):
+            state, metrics = call(number, state, hyper, frozen, batch)
+            journal.push(number, metrics, tokens=count_tokens(batch), blame=keeper.blame(batch))
+            ahead.fetch()
+            # After the fetch: all processes have asked for the same batches when they agree.
+            if stop.reached(number):
+                stopped = stop.reason
+                break
+            if ahead.is_over:
+                break
+            row = evaluations.visit(number, state)
+            keeper.visit(number, state, row)
+    # A run that was complete when it began is not evaluated and saved again.
+    if number > first and stopped is None:
+        keeper.must_save(number, state, evaluations.last(number, state))
+    elif number > first:
+        keeper.must_save(number, state, *evaluations.put_off(number))
+        sys.stderr.write(f"{stopped}: stopped after step {number}; saved {keeper.last()}\n")
+    if stopped is None and number < until:
+        stopped = "data ended"
+        sys.stderr.write(f"data ended: after step {number} of {until}\n")
+    return Result(
+        state, number, stopped or "done", journal.row, journal.tokens, journal.seconds,
+        padding=journal.padding, vanished=journal.gradient.tell(number), rows=journal.rows,
+    )  # fmt: skip
 
 
-class _Keeper:
-    """Saves state, data position and progress together."""
+class _Ahead:
+    """Batches, the next of which is fetched while the devices work on one."""
 
-    def __init__(self, checkpoints, batches, journal: Journal, every_steps: int | None):
-        # Refused at the start and not at the first save, hours later.
-        if checkpoints is not None and not isinstance(batches, Positioned):
+    def __init__(self, batches: Iterator, count: int, journal: Journal):
+        self._batches, self._left, self._journal = batches, count, journal
+        self._next = None
+        self.position: dict | None = None  # after the batches trained on, before the one fetched
+
+    def fetch(self) -> None:
+        """Note the position, and fetch one more batch where one is left."""
+        # Taken before: the batch that is fetched is trained on after a save.
+        self.position = self._batches.state() if isinstance(self._batches, Positioned) else None
+        self._next = None
+        if self._left > 0:
+            self._left -= 1
+            with self._journal.clock("data"):
+                self._next = next(self._batches, None)
+
+    def check_positioned(self) -> None:
+        """Refuse batches that do not know where they are."""
+        if not isinstance(self._batches, Positioned):
             raise ValueError(
-                f"loop.batches: got {type(batches).__name__} without state() and restore(); "
+                f"loop.batches: got {type(self._batches).__name__} without state() and restore(); "
                 "expected a loader that can be resumed, since checkpoints are on"
             )
-        self._checkpoints, self._batches, self._journal = checkpoints, batches, journal
-        self._every_steps, self._position = every_steps, None
 
-    def mark(self) -> dict | None:
-        """Note the position after the batches trained on, before one more is fetched."""
-        known = isinstance(self._batches, Positioned)
-        # Taken before the next batch is fetched: that one is trained on after the save.
-        self._position = self._batches.state() if known else None
-        return self._position
+    @property
+    def is_over(self) -> bool:
+        """Whether no batch is left."""
+        return self._next is None
 
-    def due(self, number: int, *, evaluated: bool) -> bool:
-        """Return whether to save: where it is time, and where the metric to choose by is known."""
-        if self._checkpoints is None:
-            return False
-        is_time = bool(self._every_steps and number % self._every_steps == 0)
-        # A metric to choose by is of one step; saved at another one the choice would be of other
-        # weights.
-        return is_time or (evaluated and (self._checkpoints.best or "").startswith("eval/"))
+    def __iter__(self) -> "_Ahead":
+        return self
 
-    def last(self) -> str:
-        steps = self._checkpoints.steps() if self._checkpoints else []
-        return f"{self._checkpoints.directory}/{steps[-1]}" if steps else "none"
-
-    def try_save(self, number: int, state: Any, row: dict) -> None:
-        """Save in the background; a failure is a warning, for the run is worth more."""
-        # Two attempts apart: the failure of the save before must not keep this one from being
-        # tried.
-        for attempt in (self._checkpoints.wait, lambda: self._save(number, state, row, None)):
-            try:
-                with self._journal.clock("checkpoint"):
-                    attempt()
-            except CheckpointError as error:
-                warnings.warn(f"{error}; training goes on", RuntimeWarning, stacklevel=2)
-
-    def must_save(self, number: int, state: Any, row: dict, unfinished: dict | None) -> None:
-        """Save and wait; a failure is an error."""
-        if self._checkpoints is None:
-            return
-        with self._journal.clock("checkpoint"):
-            self._save(number, state, row, unfinished)
-            # The process may leave right after it, and the rest of the save with it.
-            self._checkpoints.wait()
-
-    def _save(self, number: int, state: Any, row: dict, unfinished: dict | None) -> None:
-        data = {"batches": self._position, "progress": self._journal.dump(unfinished)}
-        self._checkpoints.save(number, state, data=data, metrics=row)
+    def __next__(self) -> Any:
+        if self._next is None:
+            raise StopIteration
+        return self._next
 
 
-class _CompileGuard:
-    """Warns when the step compiles again: every batch must have the shapes of the first."""
+class _Evaluations:
+    """Calls the hooks that are due, and writes their rows."""
 
-    def __init__(self, step: Callable):
-        # Only compiled functions count their programs; a plain one (in a test) has none to count.
-        count = getattr(step, "compilations", None) or getattr(step, "_cache_size", lambda: 0)
-        self._count: Callable[[], int] = count
-        self._seen: int | None = None
+    def __init__(self, every: Sequence[Every], until: int, frozen: Tree, journal: Journal):
+        self._every, self._until, self._frozen, self._journal = every, until, frozen, journal
 
-    def check(self, number: int, batch: Any) -> None:
-        count = self._count()
-        # The first program is expected; what follows costs minutes on a large model, each time.
-        if self._seen is not None and count > self._seen:
-            warnings.warn(
-                f"loop: step {number} compiled the train step again (program {count}); expected "
-                f"one program; look for a changed shape, dtype or sharding in {_shapes(batch)}",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-        self._seen = count
-
-
-class _Run:
-    """One call of `run`."""
-
-    def __init__(self, step, hyper, frozen, batches, until, every, journal, keeper, count_tokens):
-        self._step, self._hyper, self._frozen = step, hyper, frozen
-        self._batches, self._until = batches, until
-        self._every, self._journal, self._keeper = every, journal, keeper
-        self._count_tokens, self._guard = count_tokens, _CompileGuard(step)
-
-    def go(self, state: Any) -> Result:
-        # The one read of an array before the loop: the device is idle here anyway.
-        first = number = int(state.step)
-        self._begin(number, state)
-        stopped = None
-        with Stop() as stop:
-            fetched = self._fetch(number)
-            while fetched is not None:
-                number += 1
-                state = self._advance(number, state, fetched, is_first=number == first + 1)
-                fetched = self._fetch(number)
-                # After the fetch, so that all processes have asked for the same batches when they
-                # agree to stop.
-                if stop.reached(number):
-                    stopped = stop.reason
-                    break
-                if fetched is not None:
-                    self._visit(number, state)
-        # A run that was complete when it began is not evaluated and saved again.
-        if number > first:
-            self._end(number, state, stopped)
-        if stopped is None and number < self._until:
-            stopped = "data ended"
-            sys.stderr.write(f"data ended: after step {number} of {self._until}\n")
-        stopped = stopped or "done"
-        journal = self._journal
-        vanished = journal.gradient.tell(number)
-        counts = dict(tokens=journal.tokens, padding=journal.padding, rows=journal.rows)
-        return Result(
-            state,
-            number,
-            stopped,
-            journal.row,
-            seconds=journal.seconds,
-            vanished=vanished,
-            **counts,
-        )
-
-    def _fetch(self, number: int) -> tuple[Any, dict | None] | None:
-        """Return the batch after step `number` and its position; None when there is no more."""
-        position = self._keeper.mark()
-        if number >= self._until:
-            return None
-        with self._journal.clock("data"):
-            batch = next(self._batches, None)
-        return None if batch is None else (batch, position)
-
-    def _advance(self, number: int, state: Any, fetched: tuple, *, is_first: bool) -> Any:
-        batch, position = fetched
-        # The first call traces and compiles before it returns, so its time is the compile time.
-        with self._journal.clock("compile") if is_first else contextlib.nullcontext():
-            state, metrics = self._step(state, self._hyper, self._frozen, batch)
-        self._guard.check(number, batch)
-        # A function, asked on a bad loss alone: it reads the batch back from the devices.
-        blame = lambda: f"{_identity(batch, position)}; last good checkpoint: {self._keeper.last()}"
-        self._journal.push(number, metrics, tokens=self._count_tokens(batch), blame=blame)
-        return state
-
-    def _begin(self, number: int, state: Any) -> None:
+    def begin(self, number: int, state: Any) -> None:
         """Evaluate before the first step, or where a stopped run had no time left to."""
         row = self._journal.unfinished
         if row is not None:
@@ -311,30 +241,30 @@ class _Run:
             hooks = [hook for hook in self._every if hook.at_start]
             self._journal.write(number, self._call(hooks, number, state))
 
-    def _visit(self, number: int, state: Any) -> None:
-        """Evaluate and save where it is time; the last step belongs to `_end`."""
-        hooks = self._due(number)
-        save = self._keeper.due(number, evaluated=bool(hooks))
-        if not (hooks or save):
-            return
+    def visit(self, number: int, state: Any) -> dict:
+        """Evaluate where it is time; returns the row, empty where it is not."""
+        if not (hooks := self._due(number)):
+            return {}
         row = self._journal.catch_up() | self._call(hooks, number, state)
         self._journal.write(number, row)
-        if save:
-            self._keeper.try_save(number, state, row)
+        return row
 
-    def _end(self, number: int, state: Any, stopped: str | None) -> None:
-        if stopped is None:
-            row = self._journal.catch_up(log=True) | self._call(self._every, number, state)
-            self._journal.write(number, row)
-            self._keeper.must_save(number, state, row, None)
-            return
+    def last(self, number: int, state: Any) -> dict:
+        """Evaluate all there is after the last step; returns the row."""
+        row = self._journal.catch_up(log=True) | self._call(self._every, number, state)
+        self._journal.write(number, row)
+        return row
+
+    def put_off(self, number: int) -> tuple[dict, dict | None]:
+        """Leave what is due now to the process that goes on: a scheduler grants seconds.
+
+        Returns the row, and the same where its evaluations are missing.
+        """
         row = self._journal.catch_up(log=number >= self._until)
-        hooks = self._due(number)
-        if not hooks:
-            self._journal.write(number, row)
-        # A scheduler grants seconds: what is due now is evaluated by the process that goes on.
-        self._keeper.must_save(number, state, row, row if hooks else None)
-        sys.stderr.write(f"{stopped}: stopped after step {number}; saved {self._keeper.last()}\n")
+        if self._due(number):
+            return row, row
+        self._journal.write(number, row)
+        return row, None
 
     def _due(self, number: int) -> list[Every]:
         is_last = number >= self._until
@@ -346,6 +276,97 @@ class _Run:
             for hook in hooks:
                 row |= hook.call(Now(number, state, self._frozen)) or {}
         return row
+
+
+class _Keeper:
+    """Saves state, data position and progress together."""
+
+    def __init__(self, checkpoints, ahead: _Ahead, every_steps: int | None, journal: Journal):
+        if checkpoints is not None:
+            ahead.check_positioned()  # at the start and not at the first save, hours later
+        self._checkpoints, self._ahead, self._journal = checkpoints, ahead, journal
+        self._every_steps = every_steps
+
+    def visit(self, number: int, state: Any, row: dict) -> None:
+        """Save in the background where it is time; a failure is a warning: the run is worth more.
+
+        row: of the evaluations of this step, empty where none was due.
+        """
+        if not self._is_due(number, evaluated=bool(row)):
+            return
+        if not row:
+            row = self._journal.catch_up()
+            self._journal.write(number, row)
+        # Two attempts apart: the failure of the save before must not keep this one from being
+        # tried.
+        for attempt in (self._checkpoints.wait, lambda: self._save(number, state, row, None)):
+            try:
+                with self._journal.clock("checkpoint"):
+                    attempt()
+            except CheckpointError as error:
+                warnings.warn(f"{error}; training goes on", RuntimeWarning, stacklevel=2)
+
+    def must_save(self, number: int, state: Any, row: dict, unfinished: dict | None = None) -> None:
+        """Save and wait; a failure is an error. unfinished: a row that lacks its evaluations."""
+        if self._checkpoints is None:
+            return
+        with self._journal.clock("checkpoint"):
+            self._save(number, state, row, unfinished)
+            # The process may leave right after it, and the rest of the save with it.
+            self._checkpoints.wait()
+
+    def last(self) -> str:
+        """Name the newest checkpoint."""
+        steps = self._checkpoints.steps() if self._checkpoints else []
+        return f"{self._checkpoints.directory}/{steps[-1]}" if steps else "none"
+
+    def blame(self, batch: Any) -> Callable[[], str]:
+        """Name a batch that is about to be trained on, should its loss not be finite.
+
+        A function, asked on a bad loss alone: it reads the batch back from the devices.
+        """
+        position = self._ahead.position
+        return lambda: f"{_identity(batch, position)}; last good checkpoint: {self.last()}"
+
+    def _is_due(self, number: int, *, evaluated: bool) -> bool:
+        if self._checkpoints is None:
+            return False
+        is_time = bool(self._every_steps and number % self._every_steps == 0)
+        # A metric to choose by is of one step; saved at another one the choice would be of other
+        # weights.
+        return is_time or (evaluated and (self._checkpoints.best or "").startswith("eval/"))
+
+    def _save(self, number: int, state: Any, row: dict, unfinished: dict | None) -> None:
+        data = {"batches": self._ahead.position, "progress": self._journal.dump(unfinished)}
+        self._checkpoints.save(number, state, data=data, metrics=row)
+
+
+class _Calls:
+    """Calls the step, and warns when it compiles again: all batches must have one shape."""
+
+    def __init__(self, step: Callable, journal: Journal):
+        # Only compiled functions count their programs; a plain one (in a test) has none to count.
+        count = getattr(step, "compilations", None) or getattr(step, "_cache_size", lambda: 0)
+        self._count: Callable[[], int] = count
+        self._step, self._journal = step, journal
+        self._seen: int | None = None
+
+    def __call__(self, number: int, state: Any, hyper: Tree, frozen: Tree, batch: Any) -> tuple:
+        # The first call traces and compiles before it returns: its time is the compile time.
+        is_first = self._seen is None
+        with self._journal.clock("compile") if is_first else contextlib.nullcontext():
+            result = self._step(state, hyper, frozen, batch)
+        count = self._count()
+        # The first program is expected; what follows costs minutes on a large model, each time.
+        if not is_first and count > self._seen:
+            warnings.warn(
+                f"loop: step {number} compiled the train step again (program {count}); expected "
+                f"one program; look for a changed shape, dtype or sharding in {_shapes(batch)}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        self._seen = count
+        return result
 
 
 def _identity(batch: Any, position: dict | None) -> str:
