@@ -339,10 +339,15 @@ OPS = (
         ("k_pos[:, None, :] < window", "k_pos[:, None, :] <= window"),
         ("slot_BS < first_B", "slot_BS <= first_B"),
         ("since_BTP < window", "since_BTP <= window"),
+    ),
+    *_of(
+        "ftjax/ops/fast/flash.py", "tests/laws/test_fast.py tests/ops/test_attention.py",
         ("weights * (_product(\"bkmh,bksh->bkms\", g_i, v_i) - through[:, :, rows])",
          "weights * _product(\"bkmh,bksh->bkms\", g_i, v_i)"),
-        ("dscores * softcap.slope(scores, cap)", "dscores"),
-        ("scale * _product(\"bkms,bksh->bkmh\", dscores", "_product(\"bkms,bksh->bkmh\", dscores"),
+        ("dz * softcap.slope(z, cap)", "dz"),
+        ("scale * _product(\"bkms,bksh->bkmh\", dz", "_product(\"bkms,bksh->bkmh\", dz"),
+        (".sum(-1, keepdims=True) - g_logsum[..., None]", ".sum(-1, keepdims=True)"),
+        ("S - T + stop", "stop"),
     ),
     *_of(
         "ftjax/ops/softcap.py", "tests/ops/test_loss.py tests/ops/test_attention.py",

@@ -16,7 +16,7 @@ import pytest
 
 from ftjax.core import einsum
 from ftjax.ops import fast
-from ftjax.ops.fast import by_platform, cpu, plain
+from ftjax.ops.fast import by_platform, cpu, flash, plain
 
 SIZES = dict(B=2, T=5, D=24, N=2, H=4, F=10, V=7, E=3, R=2)
 
@@ -59,6 +59,16 @@ def transposed_products():
         yield Case((draw(rows, wide), draw(rows, narrow)))
 
 
+def attentions():
+    """Grouped heads, keys before the others, a cap; one block of queries and several."""
+    for T, before, cap in ((5, 0, None), (4, 3, 2.0), (2 * flash.LEAST_BLOCK - 60, 2, 1.5)):
+        S, (at, to) = before + T, np.ogrid[:T, : before + T]
+        seen = (to <= before + at) & ((draw(T, S) > -1) | (to == before + at))
+        mask_BTS = jnp.stack([seen, to <= before + at])
+        arrays = draw(2, 2, 3 * T, 4), draw(2, 2, S, 4, seed=1), draw(2, 2, S, 6, seed=2)
+        yield Case(arrays, after=(mask_BTS, 0.7, cap))
+
+
 def groups():
     """Experts with several blocks, with one, with none; then the values of rows behind the last."""
     for blocks, size in (((2, 0, 1), 4), ((0, 3, 0), 1), ((1, 1, 1), 8)):
@@ -91,6 +101,7 @@ def thresholds():
 
 CASES = {
     "argmax": argmaxes,
+    "attend": attentions,
     "contract": contractions,
     "contract_low_rank": low_rank_contractions,
     "grouped_matmul": groups,
@@ -117,7 +128,7 @@ FORMS = forms()
 
 def test_every_form_has_a_twin_cases_and_a_place_in_the_seam():
     names = {name for _, name in FORMS}
-    assert {"cpu", "portable", "by_platform"} <= {module for module, _ in FORMS}
+    assert {"cpu", "portable", "flash", "by_platform"} <= {module for module, _ in FORMS}
     assert names == set(public_functions(plain)) == set(fast.__all__) == set(CASES)
 
 

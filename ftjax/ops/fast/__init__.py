@@ -2,6 +2,7 @@
 
     plain         the definitions, for readers and for the law that every form equals its own
     portable      forms for every backend: fewer products, or fewer passes over memory
+    flash         attention that keeps no scores, for every backend too
     cpu           forms for a CPU alone; other backends run the plain ones
     by_platform   where forms of one backend are chosen, by the platform that a program is for
 
@@ -13,8 +14,10 @@ is `tests/laws/test_fast.py`.
 """
 
 from ftjax.ops.fast.by_platform import argmax, grouped_matmul, transposed_product
+from ftjax.ops.fast.flash import attend
 from ftjax.ops.fast.portable import contract, contract_low_rank, threshold
 
 __all__ = [
-    "argmax", "contract", "contract_low_rank", "grouped_matmul", "threshold", "transposed_product",
+    "argmax", "attend", "contract", "contract_low_rank", "grouped_matmul", "threshold",
+    "transposed_product",
 ]  # fmt: skip

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from ftjax.core import einsum
-from ftjax.ops import products
+from ftjax.ops import products, scores, softcap
 
 
 def contract(equation: str, x: jax.Array, w: jax.Array) -> jax.Array:
@@ -59,3 +59,22 @@ def threshold(x_BV: jax.Array, weights_BV: jax.Array, mass) -> jax.Array:
     lighter_B1 = (jnp.cumsum(weights_BV, axis=-1) < mass).sum(-1, keepdims=True)
     last = x_BV.shape[-1] - 1
     return jnp.take_along_axis(falling_BV, jnp.minimum(lighter_B1, last), -1)
+
+
+def attend(q_BKMH, k_BKSH, v_BKSH, mask_BTS, scale: float, cap: float | None):
+    """Compute softmax(scale * q k^T, capped, masked) v, the softmax in float32.
+
+    Args:
+      q_BKMH: queries of each key-value head, M = T * G: the G of a position one after another.
+      mask_BTS: no query sees a later place of its row. Keys that are more than the queries stand
+        before them.
+
+    Returns:
+      [B,K,M,H], and the logarithms of the sums of weights [B,K,M] float32.
+    """
+    z = softcap.apply(products.summed("bkmh,bksh->bkms", q_BKMH * scale, k_BKSH), cap)
+    z = z + scores.bias(mask_BTS, q_BKMH.shape[2] // mask_BTS.shape[1])
+    logsum = jax.nn.logsumexp(z, axis=-1)
+    weights = jnp.exp(z - logsum[..., None]).astype(v_BKSH.dtype)
+    out = products.summed("bkms,bksh->bkmh", weights, v_BKSH)
+    return out.astype(q_BKMH.dtype), logsum
