@@ -97,12 +97,19 @@ def thresholds():
         yield Case((), (x, jax.nn.softmax(x), jnp.linspace(0.9, 0.03, len(x))[:, None]))
 
 
+def look_ups():
+    for bits in (1, 2, 4):
+        codes = np.random.default_rng(0).integers(2**bits, size=(3, 40), dtype=np.uint8)
+        yield Case((), (jnp.asarray(codes), np.sort(draw(2**bits))))
+
+
 CASES = {
     "argmax": argmaxes,
     "attend": attentions,
     "contract": contractions,
     "contract_low_rank": low_rank_contractions,
     "grouped_matmul": groups,
+    "look_up": look_ups,
     "threshold": thresholds,
     "transposed_product": transposed_products,
 }

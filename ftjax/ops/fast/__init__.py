@@ -15,9 +15,9 @@ is `tests/laws/test_fast.py`.
 
 from ftjax.ops.fast.by_platform import argmax, grouped_matmul, transposed_product
 from ftjax.ops.fast.flash import attend
-from ftjax.ops.fast.portable import contract, contract_low_rank, threshold
+from ftjax.ops.fast.portable import contract, contract_low_rank, look_up, threshold
 
 __all__ = [
-    "argmax", "attend", "contract", "contract_low_rank", "grouped_matmul", "threshold",
-    "transposed_product",
+    "argmax", "attend", "contract", "contract_low_rank", "grouped_matmul", "look_up",
+    "threshold", "transposed_product",
 ]  # fmt: skip

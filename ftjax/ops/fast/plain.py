@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ftjax.core import einsum
 from ftjax.ops import products, scores, softcap
@@ -78,3 +79,8 @@ def attend(q_BKMH, k_BKSH, v_BKSH, mask_BTS, scale: float, cap: float | None):
     weights = jnp.exp(z - logsum[..., None]).astype(v_BKSH.dtype)
     out = products.summed("bkms,bksh->bkmh", weights, v_BKSH)
     return out.astype(q_BKMH.dtype), logsum
+
+
+def look_up(codes: jax.Array, values: np.ndarray) -> jax.Array:
+    """Take the values that unsigned codes number, float32; there are 2^n of them, n > 0."""
+    return jnp.asarray(values, jnp.float32)[codes]

@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ftjax.core import einsum
 from ftjax.ops import products
@@ -110,3 +111,13 @@ def threshold(x_BV: jax.Array, weights_BV: jax.Array, mass) -> jax.Array:
     )
     edge_B1 = jnp.where(edge_B1 < sign, ~edge_B1, edge_B1 ^ sign)
     return jax.lax.bitcast_convert_type(edge_B1, jnp.float32)
+
+
+def look_up(codes: jax.Array, values: np.ndarray) -> jax.Array:
+    """Choose by the bits in turn: gathers of single numbers are slow on accelerators."""
+    chosen = [jnp.float32(value) for value in values]
+    # A tree of selects over constants; it vectorises, and the constants stay in registers.
+    for bit in range(len(values).bit_length() - 1):
+        odd = (codes >> bit) & 1 == 1
+        chosen = [jnp.where(odd, b, a) for a, b in zip(chosen[::2], chosen[1::2], strict=True)]
+    return chosen[0]
