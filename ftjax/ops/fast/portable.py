@@ -54,9 +54,9 @@ _narrowing.defvjp(lambda x, w: (products.matmul(x, w), (x, w)), _narrowing_backw
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def contract_low_rank(equation: str, x, w, a, b, scale) -> jax.Array:
-    """Compute the same; the gradient never forms the one of the merged weight.
+    """Compute `plain.contract_low_rank` with a gradient that goes through the rank.
 
-    That one would be a product as large as the map itself; through the rank it is none.
+    That of the merged weight, a product as large as the map itself, is never formed.
     """
     return contract(equation, x, _merge(equation, w, a, b, scale))
 
