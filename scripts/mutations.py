@@ -231,7 +231,6 @@ ADAPTERS = (
         ("w + (self.scale * delta)", "w + delta"),
         ("self.dropout, key), a) * scale\n        return contract",
          "self.dropout, key), a)\n        return contract"),
-        ("dx, dw, scale * da, scale * db, (low * u).sum()", "dx, dw, scale * da, db, (low * u).sum()"),
         ("OffsetLoRA(a, b, a, -b,", "OffsetLoRA(a, b, a, b,"),
         ("a[tokens_BT] * scale", "a[tokens_BT]"),
         ("1 - rate, x.shape", "rate, x.shape"),
@@ -309,6 +308,21 @@ ADAPTERS = (
 
 OPS = (
     *_of(
+        "ftjax/ops/fast/portable.py", "tests/laws/test_fast.py -k portable",
+        ("dx, dw, scale * da.reshape(a.shape), scale * db", "dx, dw, scale * da.reshape(a.shape), db"),
+        ("return products.matmul(g, w.T), dw", "return products.matmul(g, w.T), 2 * dw"),
+        ("weight_B1 >= mass", "weight_B1 > mass"),
+    ),
+    *_of(
+        "ftjax/ops/fast/cpu.py", "tests/laws/test_fast.py -k cpu",
+        ("w_EIO[one[1]]", "w_EIO[0]"),
+        ("~(x_BV < x_BV.max(-1, keepdims=True))", "x_BV > x_BV.min(-1, keepdims=True)"),
+    ),
+    *_of(
+        "ftjax/ops/fast/by_platform.py", "tests/laws/test_fast.py -k lowered",
+        ("*arrays, default=default, **forms", "*arrays, default=forms['cpu']"),
+    ),
+    *_of(
         "ftjax/ops/rope.py", "tests/ops/test_rope.py",
         ("scaled = f / numbers[\"factor\"]", "scaled = f * numbers[\"factor\"]"),
         ("blend * f + (1 - blend) * f / factor", "(1 - blend) * f + blend * f / factor"),
@@ -325,10 +339,15 @@ OPS = (
         ("k_pos[:, None, :] < window", "k_pos[:, None, :] <= window"),
         ("slot_BS < first_B", "slot_BS <= first_B"),
         ("since_BTP < window", "since_BTP <= window"),
+    ),
+    *_of(
+        "ftjax/ops/fast/flash.py", "tests/laws/test_fast.py -k flash",
         ("weights * (_product(\"bkmh,bksh->bkms\", g_i, v_i) - through[:, :, rows])",
          "weights * _product(\"bkmh,bksh->bkms\", g_i, v_i)"),
-        ("dscores * softcap.slope(scores, cap)", "dscores"),
-        ("scale * _product(\"bkms,bksh->bkmh\", dscores", "_product(\"bkms,bksh->bkmh\", dscores"),
+        ("dz * softcap.slope(z, cap)", "dz"),
+        ("scale * _product(\"bkms,bksh->bkmh\", dz", "_product(\"bkms,bksh->bkmh\", dz"),
+        (".sum(-1, keepdims=True) - g_logsum[..., None]", ".sum(-1, keepdims=True)"),
+        ("S - T + stop", "stop"),
     ),
     *_of(
         "ftjax/ops/softcap.py", "tests/ops/test_loss.py tests/ops/test_attention.py",
@@ -516,10 +535,9 @@ SAMPLING = (
         ("top(logits_BV / temperature, k=top_k, p=top_p, least=min_p)",
          "top(logits_BV, k=top_k, p=top_p, least=min_p) / temperature"),
         ("scale = 1 / temperature if tempered else 1.0", "scale = 1.0"),
-        ("weight_B1 >= least", "weight_B1 > least"),
         ("+ math.log(least)", "- math.log(least)"),
-        ("tokens_B = _argmax(kept_BV + jax.vmap(noise)(keys_B))",
-         "tokens_B = _argmax(kept_BV + noise(keys_B[0]))"),
+        ("tokens_B = fast.argmax(kept_BV + jax.vmap(noise)(keys_B))",
+         "tokens_B = fast.argmax(kept_BV + noise(keys_B[0]))"),
     ),
     *_of(
         "ftjax/sampling/geometric_mixture.py", "tests/sampling/test_geometric_mixture.py",

@@ -182,6 +182,25 @@ def is_constant_lookup(node):
     return is_vars and isinstance(key, ast.Constant)
 
 
+def test_forms_of_one_backend_stand_behind_their_seam():
+    """What binds a program to a backend is in `ops/fast`, whose modules nobody else imports."""
+    bound = {
+        name_of(path)
+        for path, tree in PACKAGE.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and node.attr in ("optimization_barrier", "platform_dependent")
+    }
+    assert bound == {"ftjax/ops/fast/by_platform.py", "ftjax/ops/fast/cpu.py"}
+    past_it = [
+        name_of(path, node)
+        for path, tree in SOURCE.items()
+        for node, name in imports(tree)
+        if name.startswith("ftjax.ops.fast.") and path.parent.name != "fast"
+    ]
+    assert past_it == []
+
+
 def test_only_core_config_imports_ml_collections():
     users = {
         name_of(path)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from ftjax.adapters.lib import matrix, protocol, rotation
 from ftjax.core import einsum
 from ftjax.core.typed import Count
-from ftjax.ops import linear, remat
+from ftjax.ops import fast, remat
 
 EXAMPLE = dict(block=4, factors=1)
 
@@ -45,7 +45,7 @@ class BOFT(protocol.Adapter):
         rows, e = matrix.rows(equation, x), einsum.parse(equation)
         for i, q in reversed(list(enumerate(self._rotations()))):
             rows = _turn(rows, _blocks(q), i)
-        y = remat.keep(linear.contract(equation, rows.reshape(x.shape), w))  # as in IA3
+        y = remat.keep(fast.contract(equation, rows.reshape(x.shape), w))  # as in IA3
         return matrix.scaled(e.y, y, e.kept, self.gain)
 
     def axes(self, equation: str) -> "BOFT":

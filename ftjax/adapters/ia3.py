@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from ftjax.adapters.lib import matrix, protocol
 from ftjax.core import einsum
-from ftjax.ops import linear, remat
+from ftjax.ops import fast, remat
 
 EXAMPLE = dict(inputs="F")
 
@@ -38,9 +38,9 @@ class IA3(protocol.Adapter):
         """Scale x or the output; w stays as it is."""
         e, letters = einsum.parse(equation), self._letters(equation)
         if self.inward:
-            return linear.contract(equation, matrix.scaled(e.x, x, letters, self.gain), w)
+            return fast.contract(equation, matrix.scaled(e.x, x, letters, self.gain), w)
         # The gain's gradient needs the unscaled output, which costs a whole map to make again.
-        y = remat.keep(linear.contract(equation, x, w))
+        y = remat.keep(fast.contract(equation, x, w))
         return matrix.scaled(e.y, y, letters, self.gain)
 
     def axes(self, equation: str) -> "IA3":

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from ftjax.adapters.lib import matrix, protocol
 from ftjax.core import einsum
 from ftjax.core.typed import Count, Positive
-from ftjax.ops import linear, products
+from ftjax.ops import fast, products
 
 EXAMPLE = dict(rank=2, alpha=4.0)
 Factor = tuple[jax.Array, ...]  # a matrix, or two that multiply to it
@@ -56,7 +56,7 @@ class LoKr(protocol.Adapter):
             inner = jnp.matmul(inner, factor.T.astype(x.dtype), precision=products.precision(x))
         w1 = (self.scale * _whole(self.w1)).astype(x.dtype)
         delta = jnp.einsum("...ic,oi->...oc", inner, w1, precision=products.precision(x))
-        return linear.contract(equation, x, w) + delta.reshape(*lead, *(known[c] for c in e.kept))
+        return fast.contract(equation, x, w) + delta.reshape(*lead, *(known[c] for c in e.kept))
 
     def axes(self, equation: str) -> "LoKr":
         """Letters of the factors: only the shared ones have a name; the scale has none."""

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from ftjax.adapters.lib import matrix, protocol, rotation
 from ftjax.core import einsum
 from ftjax.core.typed import Count, Natural
-from ftjax.ops import linear
+from ftjax.ops import fast
 
 EXAMPLE = dict(block=4, terms=0)
 TERMS = 5  # of PEFT's series, unless a file says otherwise
@@ -49,7 +49,7 @@ class OFT(protocol.Adapter):
             return super().apply(equation, x, w, key)
         rows = matrix.rows(equation, x)
         turned = rotation.rotate(rows, self.blocks(rows.shape[-1]))
-        return linear.contract(equation, turned.reshape(x.shape), w)
+        return fast.contract(equation, turned.reshape(x.shape), w)
 
     def axes(self, equation: str) -> "OFT":
         """Letters of q: only the shared ones have a name."""

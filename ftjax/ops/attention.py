@@ -1,22 +1,15 @@
 """Scaled dot-product attention with grouped key-value heads (arXiv:2305.13245) and masks.
 
 The product runs as plain batched matmuls over `[B,K,T*G,H] x [B,K,S,H]`: the G = N/K query heads of
-a key-value head are rows of one matrix, so keys and values are never repeated. The backward pass
-makes the weights again from the log-sums of their rows (arXiv:2205.14135), so that no [B,N,T,S]
-array outlives its block. With a cap c, a score z becomes c tanh(z / c) before the mask
-(arXiv:2408.00118).
+a key-value head are rows of one matrix, so keys and values are never repeated. With a cap c, a
+score z becomes c tanh(z / c) before the mask (arXiv:2408.00118).
 """
-
-import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ftjax.ops import products, remat, softcap
-
-LEAST_BLOCK, BLOCKS = 128, 8
-MASKED = -1e30  # finite, so that a fully masked row gives an average and not NaN
+from ftjax.ops import fast, products, remat, scores, softcap
 
 
 def causal_mask(query, key, *, window: int | None = None) -> jax.Array:
@@ -66,16 +59,13 @@ def attend_causal(
 
     `sink_N` are scores of one more key of every head, whose value is zero: weights sum to less than
     one (arXiv:2309.17453). Values may have other features than keys.
-
-    The queries go in blocks, each against the keys up to its own end, which saves nearly half of
-    the products and of the memory. There are at most `BLOCKS` of them, so long rows compile as fast
-    as short ones.
     """
-    T = q_BTNH.shape[1]
-    before, size = k_BSKH.shape[1] - T, max(LEAST_BLOCK, -(-T // BLOCKS))
-    ends = [(start, min(start + size, T)) for start in range(0, T, size)]
-    blocks = tuple((start, stop, before + stop) for start, stop in ends)
-    return _attend(q_BTNH, k_BSKH, v_BSKH, mask_BTS, sink_N, (scale, cap), blocks)
+    q = _by_key_head(q_BTNH, k_BSKH.shape[2])
+    q, k, v = map(remat.keep, (q, k_BSKH.swapaxes(1, 2), v_BSKH.swapaxes(1, 2)))
+    out, logsum = fast.attend(q, k, v, mask_BTS, scale, cap)
+    if sink_N is not None:
+        out = _share(out, logsum, sink_N)
+    return _by_query_head(out, q_BTNH.shape)
 
 
 def attend_cached(
@@ -88,30 +78,20 @@ def attend_cached(
     """
     keys, values, masks = zip(*parts, strict=True)
     q = _by_key_head(q_BTNH, keys[0].shape[1])
-    scores = [_product("bkmh,bkhs->bkms", q * scale, k) for k in keys]
+    parts = [products.summed("bkmh,bkhs->bkms", q * scale, k) for k in keys]
     mask_BTS = jnp.concatenate(masks, -1)
-    block = (0, *mask_BTS.shape[1:])
-    scores = softcap.apply(jnp.concatenate(scores, -1), cap) + _bias(mask_BTS, block, q)
-    largest = scores.max(-1, keepdims=True)
-    weights = jnp.exp(scores - largest)
+    group = q.shape[2] // mask_BTS.shape[1]
+    z = softcap.apply(jnp.concatenate(parts, -1), cap) + scores.bias(mask_BTS, group)
+    largest = z.max(-1, keepdims=True)
+    weights = jnp.exp(z - largest)
     cuts = np.cumsum([v.shape[2] for v in values])[:-1]
-    mix = lambda w, v: _product("bkms,bksh->bkmh", w.astype(v.dtype), v)
+    mix = lambda w, v: products.summed("bkms,bksh->bkmh", w.astype(v.dtype), v)
     mixed = sum(map(mix, jnp.split(weights, cuts, axis=-1), values))
     total = weights.sum(-1, keepdims=True)
     out = mixed / total
     if sink_N is not None:
         out = _share(out, (largest + jnp.log(total))[..., 0], sink_N)
     return _by_query_head(out.astype(q.dtype), q_BTNH.shape)
-
-
-def _attend(q_BTNH, k_BSKH, v_BSKH, mask_BTS, sink_N, numbers, blocks):
-    """`numbers` are scale and cap; `blocks` (first query, end of queries, end of keys) triples."""
-    q = _by_key_head(q_BTNH, k_BSKH.shape[2])
-    q, k, v = map(remat.keep, (q, k_BSKH.swapaxes(1, 2), v_BSKH.swapaxes(1, 2)))
-    out, logsum = _core(q, k, v, mask_BTS, numbers, blocks)
-    if sink_N is not None:
-        out = _share(out, logsum, sink_N)
-    return _by_query_head(out, q_BTNH.shape)
 
 
 def _share(out_BKMH, logsum_BKM, sink_N):
@@ -132,75 +112,3 @@ def _by_query_head(out_BKMH, shape):
     """Undo `_by_key_head`; the features are those of the values."""
     (B, T, N, _), (_, K, _, H) = shape, out_BKMH.shape
     return out_BKMH.reshape(B, K, T, N // K, H).swapaxes(1, 2).reshape(B, T, N, H)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _core(q_BKMH, k_BKSH, v_BKSH, mask_BTS, numbers, blocks):
-    """-> [B,K,M,H] and the logarithms of the sums of weights [B,K,M]."""
-    return _forward(q_BKMH, k_BKSH, v_BKSH, mask_BTS, numbers, blocks)[0]
-
-
-_product = products.summed
-
-
-def _rows(block, mask_BTS, q_BKMH) -> slice:
-    """Rows of q, and of all that is made of it: G = M/T of them are of one position."""
-    group = q_BKMH.shape[2] // mask_BTS.shape[1]
-    return slice(block[0] * group, block[1] * group)
-
-
-def _bias(mask_BTS, block, q_BKMH):
-    """-> [B,1,M,S] of a block: 0 where a key is seen."""
-    start, stop, end = block
-    group = q_BKMH.shape[2] // mask_BTS.shape[1]
-    seen = mask_BTS[:, start:stop, :end]
-    return jnp.repeat(jnp.where(seen, 0.0, MASKED), group, axis=1)[:, None]
-
-
-def _forward(q, k, v, mask, numbers, blocks):
-    """The weights are normalised after they are applied, and not kept: their log-sum is."""
-    (scale, cap), outputs, logsums = numbers, [], []
-    for block in blocks:
-        rows, end = _rows(block, mask, q), block[2]
-        scores = _product("bkmh,bksh->bkms", q[:, :, rows] * scale, k[:, :, :end])
-        scores = softcap.apply(scores, cap) + _bias(mask, block, q)
-        largest = scores.max(-1, keepdims=True)
-        weights = jnp.exp(scores - largest)
-        total = weights.sum(-1, keepdims=True)
-        mixed = _product("bkms,bksh->bkmh", weights.astype(v.dtype), v[:, :, :end])
-        outputs.append((mixed / total).astype(q.dtype))
-        logsums.append((largest + jnp.log(total))[..., 0])
-    out, logsum = (remat.keep(jnp.concatenate(x, axis=2)) for x in (outputs, logsums))
-    return (out, logsum), (q, k, v, mask, out, logsum)
-
-
-def _backward(numbers, blocks, residuals, gradients):
-    """Make the weights again; d scores = weights * (g v^T - <g, out> + g of the log-sum).
-
-    (arXiv:2205.14135; a log-sum's derivatives by its scores are the weights.)
-    The sums for dk and dv stand features first, which a CPU multiplies faster.
-    """
-    (scale, cap), (q, k, v, mask, out, logsum) = numbers, residuals
-    g, g_logsum = gradients
-    through = (g.astype(jnp.float32) * out).sum(-1, keepdims=True) - g_logsum[..., None]
-    dq, dk, dv = [], None, None
-    for block in reversed(blocks):  # the last one sees all keys
-        rows, end = _rows(block, mask, q), block[2]
-        q_i, g_i, k_i, v_i = q[:, :, rows] * scale, g[:, :, rows], k[:, :, :end], v[:, :, :end]
-        scores = softcap.apply(_product("bkmh,bksh->bkms", q_i, k_i), cap)
-        weights = jnp.exp(scores + _bias(mask, block, q) - logsum[:, :, rows, None])
-        dscores = weights * (_product("bkmh,bksh->bkms", g_i, v_i) - through[:, :, rows])
-        dscores = (dscores * softcap.slope(scores, cap)).astype(q.dtype)
-        dq.append(scale * _product("bkms,bksh->bkmh", dscores, k_i))
-        dv = _add(dv, _product("bkms,bkmh->bkhs", weights.astype(g.dtype), g_i))
-        dk = _add(dk, _product("bkms,bkmh->bkhs", dscores, q_i))
-    dq, dk, dv = jnp.concatenate(dq[::-1], axis=2), dk.swapaxes(2, 3), dv.swapaxes(2, 3)
-    return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None
-
-
-def _add(total, part):
-    """Add what a block gives for the keys that it sees, the first ones."""
-    return part if total is None else total.at[..., : part.shape[-1]].add(part)
-
-
-_core.defvjp(_forward, _backward)

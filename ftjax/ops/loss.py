@@ -20,7 +20,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from ftjax.ops import products, softcap
+from ftjax.ops import fast, products, softcap
 
 
 def logps(
@@ -95,10 +95,7 @@ def _whole(chunked):
 
 
 def _products(x_BCD, w_VD):
-    B, C, D = x_BCD.shape
-    # Two dimensions and not three: the backward pass of a flat matmul is 1.5 times faster on a CPU.
-    z = products.matmul(x_BCD.reshape(-1, D), w_VD.T)
-    return z.reshape(B, C, -1).astype(jnp.float32)
+    return fast.contract("BCD,VD->BCV", x_BCD, w_VD).astype(jnp.float32)
 
 
 def _logits(x_BCD, w_VD, cap):

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ftjax.core import einsum, tree
+from ftjax.ops import fast
 
 # Both as in the paper, so that sizes and errors compare.
 BLOCK = 64  # weights that share a scale
@@ -88,7 +89,7 @@ class NF4(Quantized):
         # Low nibbles are the first half of a block, high ones the second: unpacking is two whole
         # vectors, where neighbours in a byte would interleave.
         pair = jnp.concatenate([self.codes & 15, self.codes >> 4], -1)
-        return _unblock((_look_up(pair) * scale[..., None]).astype(dtype), self.shape)
+        return _unblock((fast.look_up(pair, table()) * scale[..., None]).astype(dtype), self.shape)
 
     def axes(self, letters: str) -> "NF4":
         """The blocks' axis takes the first letter of the axes that it runs along."""
@@ -186,16 +187,6 @@ def table() -> np.ndarray:
     positive = [quantile(p) for p in np.linspace(0.5, last, 9)[1:]]
     negative = [-quantile(p) for p in np.linspace(0.5, last, 8)[1:]]
     return np.array(sorted([*negative, 0.0, *positive])) / positive[-1]
-
-
-def _look_up(codes: jax.Array) -> jax.Array:
-    """Choose by the four bits in turn: gathers of single numbers are slow on accelerators."""
-    values = [jnp.float32(value) for value in table()]
-    # A tree of four selects over 16 constants; it vectorises, and the constants stay in registers.
-    for bit in range(4):
-        odd = (codes >> bit) & 1 == 1
-        values = [jnp.where(odd, b, a) for a, b in zip(values[::2], values[1::2], strict=True)]
-    return values[0]
 
 
 def _nearest(x: jax.Array) -> jax.Array:

@@ -13,6 +13,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from ftjax.ops import fast
+
 
 def make(
     *, temperature: float = 0.0, top_k: int | None = None, top_p: float | None = None,
@@ -35,13 +37,13 @@ def make(
         # A sum over the vocabulary in bfloat16 would round most of its terms away.
         logits_BV = logits_BV.astype(jnp.float32)
         if temperature == 0:
-            tokens_B = _argmax(logits_BV)
+            tokens_B = fast.argmax(logits_BV)
         else:
             # Temperature, then k, p and min-p: the order of transformers.
             kept_BV = top(logits_BV / temperature, k=top_k, p=top_p, least=min_p)
             # The largest logit after Gumbel noise is a draw from the softmax; no cumulative sum.
             noise = lambda key: jax.random.gumbel(key, logits_BV.shape[1:])
-            tokens_B = _argmax(kept_BV + jax.vmap(noise)(keys_B))
+            tokens_B = fast.argmax(kept_BV + jax.vmap(noise)(keys_B))
         logps_BV = jax.nn.log_softmax(logits_BV * scale)
         return tokens_B, jnp.take_along_axis(logps_BV, tokens_B[:, None], axis=-1)[:, 0]
 
@@ -57,39 +59,28 @@ def choose_rows(logits_BV, keys_B, *, temperature_B, top_p_B):
     logits_BV = logits_BV.astype(jnp.float32)
 
     def cut(heated_BV):
-        edge_B1 = _edge(heated_BV, jax.nn.softmax(heated_BV, axis=-1), top_p_B[:, None])
+        edge_B1 = fast.threshold(heated_BV, jax.nn.softmax(heated_BV, axis=-1), top_p_B[:, None])
         return _cut(heated_BV, jnp.where(top_p_B[:, None] < 1, edge_B1, -jnp.inf))
 
     def draw():
         heated_BV = logits_BV / jnp.where(temperature_B > 0, temperature_B, 1.0)[:, None]
         kept_BV = jax.lax.cond((top_p_B < 1).any(), cut, lambda x: x, heated_BV)
         noise = lambda key: jax.random.gumbel(key, logits_BV.shape[1:])
-        drawn_B = _argmax(kept_BV + jax.vmap(noise)(keys_B))
-        return jnp.where(temperature_B > 0, drawn_B, _argmax(logits_BV))
+        drawn_B = fast.argmax(kept_BV + jax.vmap(noise)(keys_B))
+        return jnp.where(temperature_B > 0, drawn_B, fast.argmax(logits_BV))
 
     # Noise and cut cost several times the argmax, and a batch is often greedy altogether.
-    tokens_B = jax.lax.cond((temperature_B > 0).any(), draw, lambda: _argmax(logits_BV))
+    tokens_B = jax.lax.cond((temperature_B > 0).any(), draw, lambda: fast.argmax(logits_BV))
     return tokens_B, jax.nn.log_softmax(logits_BV)
-
-
-def _argmax(x_BV):
-    """Return where each row is largest, the first place of several (0 beside NaN).
-
-    Two plain reductions of a stored array: a CPU runs `argmax` one element at a time, and with it
-    whatever makes its operand.
-    """
-    x_BV = jax.lax.optimization_barrier(x_BV)
-    is_largest_BV = ~(x_BV < x_BV.max(-1, keepdims=True))
-    places_V = jnp.arange(x_BV.shape[1], dtype=jnp.int32)
-    return jnp.where(is_largest_BV, places_V, x_BV.shape[1]).min(-1)
 
 
 def top(logits_BV, *, k: int | None, p: float | None, least: float | None = None):
     """Set to -inf what top-k, top-p and min-p leave out; p counts what top-k has kept."""
     if k is not None and k < logits_BV.shape[-1]:
-        logits_BV = _cut(logits_BV, _edge(logits_BV, jnp.ones_like(logits_BV), k))
+        logits_BV = _cut(logits_BV, fast.threshold(logits_BV, jnp.ones_like(logits_BV), k))
     if p is not None and p < 1:
-        logits_BV = _cut(logits_BV, _edge(logits_BV, jax.nn.softmax(logits_BV, axis=-1), p))
+        p_BV = jax.nn.softmax(logits_BV, axis=-1)
+        logits_BV = _cut(logits_BV, fast.threshold(logits_BV, p_BV, p))
     if least is not None:
         # In logs a ratio to the largest probability needs no softmax.
         edge_B1 = logits_BV.max(-1, keepdims=True) + math.log(least)
@@ -99,29 +90,6 @@ def top(logits_BV, *, k: int | None, p: float | None, least: float | None = None
 
 def _cut(logits_BV, edge_B1):
     return jnp.where(logits_BV < edge_B1, -jnp.inf, logits_BV)
-
-
-def _edge(x_BV, weights_BV, least):
-    """Find the largest number that the entries from it upwards weigh `least` together, [B, 1].
-
-    least: one number, or one for each row [B, 1].
-
-    It is found bit by bit, among unsigned numbers in the order of the floats: 32 sums in place of
-    a sort, which takes a CPU 15 times as long.
-    """
-    bits_BV, sign = jax.lax.bitcast_convert_type(x_BV, jnp.uint32), jnp.uint32(1 << 31)
-    order_BV = jnp.where(bits_BV < sign, bits_BV | sign, ~bits_BV)
-
-    def settle(i, edge_B1):
-        higher_B1 = edge_B1 | (sign >> i)
-        weight_B1 = jnp.where(order_BV >= higher_B1, weights_BV, 0).sum(-1, keepdims=True)
-        return jnp.where(weight_B1 >= least, higher_B1, edge_B1)
-
-    edge_B1 = jax.lax.fori_loop(
-        jnp.uint32(0), jnp.uint32(32), settle, jnp.zeros_like(order_BV[:, :1])
-    )
-    edge_B1 = jnp.where(edge_B1 < sign, ~edge_B1, edge_B1 ^ sign)
-    return jax.lax.bitcast_convert_type(edge_B1, jnp.float32)
 
 
 def _check(temperature: float, top_k: int | None, top_p: float | None, min_p: float | None):

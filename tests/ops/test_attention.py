@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ftjax.ops import attention
+from ftjax.ops.fast import flash
 
 
 def naive(q, k, v, positions, segments, *, scale, window, cap=None):
@@ -87,7 +88,7 @@ def test_gradients_go_through_the_cap():
 @pytest.mark.parametrize("window", [None, 4])
 def test_keys_before_the_others_are_seen_by_all_segments(window):
     """As if every segment had them in front; the blocks of a long row are cut in their places."""
-    T, before = 2 * attention.LEAST_BLOCK, 3
+    T, before = 2 * flash.LEAST_BLOCK, 3
     draw = np.random.default_rng(0).normal
     q, k, v = (
         jnp.asarray(draw(size=(1, n, 2, 4)), jnp.float32) for n in (T, T + before, T + before)

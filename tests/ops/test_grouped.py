@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from ftjax.core import mesh as meshes
-from ftjax.ops import grouped, moe
+from ftjax.ops import fast, grouped, moe
+from ftjax.ops.fast import cpu, plain
 
 E, D, F, TOP = 4, 6, 10, 2
 SIZES = dict(E=E, D=D, F=F, C=2)
@@ -44,9 +45,9 @@ def test_every_row_has_a_place_with_its_expert(experts):
     [("EBTD,EDF->EBTF", "xd,df->xf"), ("EBTD,EDCF->EBTCF", "xd,dcf->xcf"),
      ("EBTF,EFD->EBTD", "xf,fd->xd"), ("EBTCF,EDCF->EBTD", "xcf,dcf->xd")],
 )  # fmt: skip
-@pytest.mark.parametrize("way", [grouped._by_blocks, grouped._ragged])
-def test_contraction_gives_every_row_its_experts_weight(equation, y, way, monkeypatch):
-    monkeypatch.setattr(grouped, "_by_blocks", way)  # what a CPU takes
+@pytest.mark.parametrize("form", [cpu, plain])
+def test_contraction_gives_every_row_its_experts_weight(equation, y, form, monkeypatch):
+    monkeypatch.setattr(fast, "grouped_matmul", form.grouped_matmul)
     expert = jnp.array([2, 0, 2, 2, 1, 0, 2, 2, 2])
     groups, places = grouped.arrange(expert, experts=E)
     x_letters, w_letters = equation.split("->")[0].split(",")

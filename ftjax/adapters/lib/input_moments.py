@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from ftjax.adapters.lib import protocol
 from ftjax.core import einsum, tree
-from ftjax.ops import linear, lowrank, products
+from ftjax.ops import fast, lowrank, products
 
 
 @jax.tree_util.register_dataclass
@@ -40,7 +40,7 @@ class Probe(protocol.Adapter):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _watched(equation, x, w, moments, seen):
     del moments, seen
-    return linear.contract(equation, x, w)
+    return fast.contract(equation, x, w)
 
 
 def _forward(equation, x, w, moments, seen):

@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 
 from ftjax.core import rng, tree
-from ftjax.ops import linear, quantize
+from ftjax.ops import fast, linear, quantize
 
 
 class Adapter:
@@ -44,7 +44,7 @@ class Adapter:
 
     def apply(self, equation: str, x: jax.Array, w: jax.Array, key=None) -> jax.Array:
         """Apply the adapted map to `x`."""
-        return linear.contract(equation, x, self.merge(equation, w))
+        return fast.contract(equation, x, self.merge(equation, w))
 
     def apply_alone(self, equation: str, x: jax.Array, w: jax.Array, key=None) -> jax.Array:
         """Apply to one row of a batch, whose others have adapters of their own."""
