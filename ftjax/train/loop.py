@@ -118,22 +118,12 @@ def _rewind(writers: Sequence[Writer], step: int, *, rows: int) -> None:
 
 
 def run(
-    step: Callable,
-    state: Any,
-    frozen: Tree,
-    batches: Iterator,
-    *,
-    hyper: Tree = None,
-    until: int,
-    log_every_steps: int = 10,
-    every: Sequence[Every] = (),
-    writers: Sequence[Writer] = (),
-    checkpoints: Checkpoints | None = None,
-    save_every_steps: int | None = None,
-    progress: dict | None = None,
-    flops_per_token: flops.Cost | None = None,
+    step: Callable, state: Any, frozen: Tree, batches: Iterator, *, hyper: Tree = None, until: int,
+    log_every_steps: int = 10, every: Sequence[Every] = (), writers: Sequence[Writer] = (),
+    checkpoints: Checkpoints | None = None, save_every_steps: int | None = None,
+    progress: dict | None = None, flops_per_token: flops.Cost | None = None,
     count_tokens: Callable[[Any], int] = lambda batch: batch["tokens"].size,  # and padding
-) -> Result:
+) -> Result:  # fmt: skip
     """Train from `state.step` until step `until`, and return how it ended.
 
     step: (state, hyper, frozen, batch) -> (state, metrics of `Mean`s and scalars with "loss"),
@@ -149,18 +139,27 @@ def run(
         progress=progress, flops_per_token=flops_per_token,
     )  # fmt: skip
     # The one read of an array before the loop: the device is idle here anyway.
-    first = number = int(state.step)
-    ahead = _Ahead(batches, until - first, journal)
+    first = int(state.step)
+    ahead = _Ahead(batches, until - first, journal, count_tokens)
+    call = _Calls(lambda state, batch: step(state, hyper, frozen, batch), step, journal)
     evaluations = _Evaluations(every, until, frozen, journal)
     keeper = _Keeper(checkpoints, ahead, save_every_steps, journal)
-    call = _Calls(step, journal)
-    stopped = None
-    evaluations.begin(number, state)
+    state, number, stopped = _train(state, first, call, ahead, journal, evaluations, keeper)
+    return _result(state, number, stopped, until, journal)
+
+
+def _train(
+    state: Any, first: int, call: "_Calls", ahead: "_Ahead", journal: Journal,
+    evaluations: "_Evaluations", keeper: "_Keeper",
+) -> tuple[Any, int, str | None]:  # fmt: skip
+    """Go from batch to batch; returns the state, its step, and why it was asked to stop."""
+    number, stopped = first, None
+    evaluations.begin(first, state)
     with Stop() as stop:
         ahead.fetch()
         for number, batch in enumerate(ahead, first + 1):
-            state, metrics = call(number, state, hyper, frozen, batch)
-            journal.push(number, metrics, tokens=count_tokens(batch), blame=keeper.blame(batch))
+            state, metrics = call(number, state, batch)
+            journal.push(number, metrics, tokens=ahead.tokens, blame=keeper.blame(batch))
             ahead.fetch()
             # After the fetch: all processes have asked for the same batches when they agree.
             if stop.reached(number):
@@ -176,6 +175,11 @@ def run(
     elif number > first:
         keeper.must_save(number, state, *evaluations.put_off(number))
         sys.stderr.write(f"{stopped}: stopped after step {number}; saved {keeper.last()}\n")
+    return state, number, stopped
+
+
+def _result(state: Any, number: int, stopped: str | None, until: int, journal: Journal) -> Result:
+    """Make the result; a run that ended before its last step, unasked, has no more data."""
     if stopped is None and number < until:
         stopped = "data ended"
         sys.stderr.write(f"data ended: after step {number} of {until}\n")
@@ -188,9 +192,9 @@ def run(
 class _Ahead:
     """Batches, the next of which is fetched while the devices work on one."""
 
-    def __init__(self, batches: Iterator, count: int, journal: Journal):
+    def __init__(self, batches: Iterator, count: int, journal: Journal, count_tokens: Callable):
         self._batches, self._left, self._journal = batches, count, journal
-        self._next = None
+        self._count_tokens, self._next = count_tokens, None
         self.position: dict | None = None  # after the batches trained on, before the one fetched
 
     def fetch(self) -> None:
@@ -210,6 +214,11 @@ class _Ahead:
                 f"loop.batches: got {type(self._batches).__name__} without state() and restore(); "
                 "expected a loader that can be resumed, since checkpoints are on"
             )
+
+    @property
+    def tokens(self) -> int:
+        """Positions of the batch, padding included."""
+        return self._count_tokens(self._next)
 
     @property
     def is_over(self) -> bool:
@@ -344,18 +353,18 @@ class _Keeper:
 class _Calls:
     """Calls the step, and warns when it compiles again: all batches must have one shape."""
 
-    def __init__(self, step: Callable, journal: Journal):
+    def __init__(self, call: Callable, step: Callable, journal: Journal):
         # Only compiled functions count their programs; a plain one (in a test) has none to count.
         count = getattr(step, "compilations", None) or getattr(step, "_cache_size", lambda: 0)
         self._count: Callable[[], int] = count
-        self._step, self._journal = step, journal
+        self._call, self._journal = call, journal
         self._seen: int | None = None
 
-    def __call__(self, number: int, state: Any, hyper: Tree, frozen: Tree, batch: Any) -> tuple:
+    def __call__(self, number: int, state: Any, batch: Any) -> tuple:
         # The first call traces and compiles before it returns: its time is the compile time.
         is_first = self._seen is None
         with self._journal.clock("compile") if is_first else contextlib.nullcontext():
-            result = self._step(state, hyper, frozen, batch)
+            result = self._call(state, batch)
         count = self._count()
         # The first program is expected; what follows costs minutes on a large model, each time.
         if not is_first and count > self._seen:
