@@ -1,4 +1,4 @@
-"""Every file under configs/: it loads, says how to run it, and runs two steps within a minute.
+"""Every file under configs/: it loads, says how to run it, is planned, and runs two steps.
 
 Its docstring holds its command, and so says which main runs it.
 """
@@ -17,7 +17,9 @@ from ftjax.core import config as conf
 from ftjax.core import tree
 from ftjax.models.hf import checkpoint
 from ftjax.optim import groups
+from ftjax.rl.prompts import Prompts
 from ftjax.run import config as settings
+from ftjax.run import plan
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Those of decisions are of another form: see tests/experiments/test_decide.py.
@@ -70,16 +72,37 @@ def test_its_docstring_holds_its_command(path):
     assert len(text.splitlines()[0]) > 20
 
 
+def once_a_kind():
+    """Mark as slow a config that runs the program of one before it, on other data."""
+    known = set()
+    for path in FILES:
+        chosen = settings.read(load(path, arg="runlocal"))
+        kind = (
+            main_of(path), chosen.objective["name"], chosen.adapter.get("name"),
+            bool(chosen.model.base), bool(chosen.model.quantize.get("name")),
+        )  # fmt: skip
+        yield pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if kind in known else [])
+        known.add(kind)
+
+
+@each
+def test_the_run_of_a_small_one_is_planned(path):
+    chosen = settings.read(load(path, arg="runlocal"))
+    prompts = dict(load=lambda parts, progress: Prompts(parts)) if main_of(path) == "online" else {}
+    p = plan.plan(chosen, **prompts)
+    assert (chosen.steps, p.length.steps) == (2, 2)
+    assert p.evaluation.evaluators.keys() == dict(chosen.evals).keys()
+
+
 # Two steps of an untrained skill may see equal rewards alone: then there is nothing to learn.
 @pytest.mark.filterwarnings("ignore:loop. the gradient is zero")
-@each
+@pytest.mark.parametrize("path", list(once_a_kind()))
 def test_two_steps_run_within_a_minute(path, tmp_path, capsys):
     start = time.process_time()  # of the processor: the machine may have other work
     chosen = settings.read(load(path, arg="runlocal"))
     MAINS[main_of(path)](chosen, tmp_path / "run")
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert (summary["stopped"], summary["step"]) == ("done", chosen.steps)
-    assert chosen.steps == 2
     assert (tmp_path / "run" / "report.html").is_file()
     assert any((tmp_path / "run" / "export").iterdir())
     assert time.process_time() - start < LONGEST_S
