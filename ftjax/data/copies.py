@@ -169,6 +169,6 @@ def _kept(part: Part, keep: np.ndarray) -> Part:
         )
     rows = Rows(
         [own[i] for i in places], where=lambda n: own.where(places[n]), bad=own.bad,
-        unread=own.unread, forms=own.forms, duplicates=own.duplicates,
+        unread=own.unread, forms=own.forms, duplicates=own.duplicates, kind=own.kind,
     )  # fmt: skip
     return part._replace(rows=rows)

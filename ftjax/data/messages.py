@@ -163,8 +163,8 @@ def _part(row, part, field: str) -> str:
     if isinstance(part, str):
         return row.checked_text(part, field, empty=True)
     text = part.get("text") if isinstance(part, Mapping) else None
-    kind = part.get("type", "text") if isinstance(part, Mapping) else None
-    if kind not in ("text", "input_text", "output_text") or not isinstance(text, str):
+    name = part.get("type", "text") if isinstance(part, Mapping) else None
+    if name not in ("text", "input_text", "output_text") or not isinstance(text, str):
         fix = "only text is trained: leave other parts out, or the row"
         expected = 'a part {"type": "text", "text": ...}'
         raise row.wrong(field, part, expected=expected, fix=fix, reason="part that is no text")

@@ -8,11 +8,6 @@ Without a prompt, `chosen` and `rejected` are whole conversations: what they sha
 the prompt. So the transcripts of HH-RLHF serve as they are: "\n\nHuman: ...\n\nAssistant: ...".
 """
 
-KINDS = {
-    "preference": ("prompt", "chosen", "rejected", "margin"),
-    "unpaired": ("prompt", "completion", "label"),
-    "ranking": ("prompt", "answers"),
-}
 TURN = "\n\nAssistant:"
 
 
@@ -49,9 +44,6 @@ def ranking(row) -> dict:
         )  # fmt: skip
     names = [f"answers[{n}]" for n in range(len(answers))]
     return _example(row, prompt, _answers(row, prompt, answers, names))
-
-
-PARSERS = {"preference": preference, "unpaired": unpaired, "ranking": ranking}
 
 
 def _has(row, field: str) -> bool:

@@ -24,8 +24,8 @@ from ftjax.data import (
     copies,
     encode,
     forms,
+    kinds,
     packing,
-    preference_rows,
     rows,
     stops,
     tokenizer_files,
@@ -45,14 +45,15 @@ Progress = Callable[[int, int], None]
 class Data(NamedTuple):
     """Encoded parts. counts and shares: examples and share of each part, in the store's order.
 
-    rows: checked rows read. count: what happened to them. bad: rows that could not be used.
-    forms: form of `forms` -> rows. unread: column -> rows in which nobody read it. turns: of all
-    examples, the learned `turns` and those that `ended` in a stop token. duplicates: rows that are
-    the same as another one of their part. copies: what rows nearly repeat of each other, and of the
-    evaluations.
+    kind: of their batches, a name in `kinds.BATCHES`. rows: checked rows read. count: what happened
+    to them. bad: rows that could not be used. forms: form of `forms` -> rows. unread: column ->
+    rows in which nobody read it. turns: of all examples, the learned `turns` and those that `ended`
+    in a stop token. duplicates: rows that are the same as another one of their part. copies: what
+    rows nearly repeat of each other, and of the evaluations.
     """
 
     store: Store | answer_groups.Groups
+    kind: str
     names: tuple[str, ...]
     counts: tuple[int, ...]
     shares: tuple[float, ...]
@@ -67,18 +68,6 @@ class Data(NamedTuple):
     copies: copies.Copies
 
 
-class Form(NamedTuple):
-    """What rows become: how they are encoded, cut to length, and kept together."""
-
-    examples: Callable
-    fit: Callable
-    store: Callable
-
-
-TOKENS = Form(encode.examples, encode.fit, lambda examples, max_tokens: Store(examples))
-ANSWERS = Form(answer_groups.examples, answer_groups.fit, answer_groups.store)
-
-
 class Encoder(NamedTuple):
     """How rows become examples; options: those of `encode.examples`; overlong: as for `load`."""
 
@@ -86,7 +75,7 @@ class Encoder(NamedTuple):
     max_tokens: int
     overlong: str | None
     options: Mapping
-    form: Form = TOKENS
+    batch: kinds.BatchKind
     stop_ids: tuple[int, ...] = ()
 
     def ended(self, example) -> Counter:
@@ -97,12 +86,12 @@ class Encoder(NamedTuple):
 
     def examples(self, chosen: Sequence[dict]) -> list:
         """Encode rows, whatever their length."""
-        return self.form.examples(chosen, self.tokenizer, **self.options)
+        return self.batch.encode(chosen, self.tokenizer, **self.options)
 
-    def fit(self, example, row: dict) -> tuple[list, Counter]:
-        """Return the pieces that fit and what happened."""
-        overlong = self.overlong or ("split" if encode.kind_of(row) == "text" else "truncate")
-        return self.form.fit(example, self.max_tokens, overlong=overlong)
+    def fit(self, example, kind: str) -> tuple[list, Counter]:
+        """Return the pieces that fit and what happened; kind: of the row, in `kinds.KINDS`."""
+        overlong = self.overlong or kinds.KINDS[kind].overlong
+        return self.batch.fit(example, self.max_tokens, overlong=overlong)
 
 
 def load(
@@ -186,10 +175,10 @@ class Request:
 def _encoder(parts, tokenizer, *, fitting: dict, template: dict, encoding: dict) -> Encoder:
     """Make what encodes the rows of these parts."""
     options = encoding | {"template": _template(tokenizer, parts=parts, **template)}
-    form = _form(parts, packing=fitting["packing"], loss=encoding["loss"])
+    batch = _batch_kind(parts, packing=fitting["packing"], loss=encoding["loss"])
     stop_ids = stops.ids(tokenizer, options["template"])
     size = fitting["max_tokens"], fitting["overlong"]
-    return Encoder(tokenizer, *size, options, form, stop_ids)
+    return Encoder(tokenizer, *size, options, batch, stop_ids)
 
 
 def _check_looking(*, held: Mapping | None, near_duplicates: str, overlaps: str) -> None:
@@ -246,7 +235,7 @@ def _legal(key: str, value, *, legal: tuple[str, ...]) -> None:
 def _overlong(overlong: str | None, strategy: str) -> str | None:
     """Return what is done about long examples, see `encode.fit`.
 
-    None splits texts and truncates the rest; packings that cut by themselves get everything.
+    None is left to the kind of each row, see `kinds`; packings that cut by themselves get all.
     """
     _legal("packing", strategy, legal=packing.STRATEGIES)
     cuts = strategy in packing.CUTTING
@@ -261,28 +250,29 @@ def _overlong(overlong: str | None, strategy: str) -> str | None:
     return overlong
 
 
-def _form(parts: Sequence[Part], *, packing: str, loss: str) -> Form:
-    """Return whether rows are groups of answers; a data set has one kind of the two."""
-    found = {"answers" in part.rows[0] for part in parts}
+def _batch_kind(parts: Sequence[Part], *, packing: str, loss: str) -> kinds.BatchKind:
+    """Return what the rows are learned from as; a data set has one kind of it."""
+    found = {kinds.KINDS[part.rows.kind].batch for part in parts}
     if len(found) > 1:
+        mixed = "preferences beside plain examples"
+        if all(batch.judged for batch in found):
+            mixed = f"answers of the kinds {conf.listed(batch.name for batch in found)}"
         raise ValueError(
-            "data.parts: got preferences beside plain examples; expected one or the other; set "
-            "the same `kind` for all parts"
+            f"data.parts: got {mixed}; expected one or the other; set the same `kind` for all parts"
         )
-    if not found.pop():
-        return TOKENS
-    if packing not in ("bfd", "none"):
+    batch = found.pop()
+    if packing not in batch.packings:
+        judged = (kind for kind in kinds.KINDS if kinds.KINDS[kind].batch.judged)
         raise ValueError(
-            f"data.packing: got {packing!r} for kinds {conf.listed(preference_rows.KINDS)}; "
-            "expected 'bfd' or 'none', which leave answers whole"
+            f"data.packing: got {packing!r} for kinds {conf.listed(judged)}; expected "
+            f"{' or '.join(map(repr, batch.packings))}, which leave answers whole"
         )
-    _legal("loss", loss, legal=("completion",))
-    return ANSWERS
+    _legal("loss", loss, legal=batch.losses)
+    return batch
 
 
 def _template(tokenizer, *, parts, choice: str | None, **options) -> chat.Template | None:
-    kinds = {encode.kind_of(row) for part in parts for row in part.rows}
-    if kinds & {"chat", "dialog"}:
+    if any(encode.has_messages(row) for part in parts for row in part.rows):
         return chat.find(choice, tokenizer, **options)
     if options["arguments"]:
         raise ValueError(
@@ -325,11 +315,12 @@ def prepare(
             raise ValueError(_nothing_left(part, count, bad=bad))
     names, shares = tuple(p.name for p in parts), tuple(p.share for p in parts)
     pad_id = encoder.tokenizer.pad_id
-    store = encoder.form.store(examples, encoder.max_tokens)
+    store = encoder.batch.store(examples, encoder.max_tokens)
     same = sum(part.rows.duplicates for part in parts)
     counted = dict(forms=forms, unread=unread, turns=turns, duplicates=same)
     counted["copies"] = copies.Copies()
-    return Data(store, names, tuple(counts), shares, total, count, bad, pad_id, **counted)
+    known = encoder.batch.name, names, tuple(counts), shares
+    return Data(store, *known, total, count, bad, pad_id, **counted)
 
 
 def _chunks(size: int) -> Iterator[range]:
@@ -355,7 +346,7 @@ def _encoded(source: Rows, chunk: range, *, encoder: Encoder, bad: list[BadRow])
 
 def _fitted(source: Rows, i: int, *, example, encoder: Encoder, count: Counter):
     try:
-        pieces, happened = encoder.fit(example, source[i])
+        pieces, happened = encoder.fit(example, source.kind)
     except ValueError as error:
         raise ValueError(f"{source.where(i)}: {error}") from error
     count.update(happened)

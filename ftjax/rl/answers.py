@@ -33,7 +33,7 @@ def share_of(rollout: Rollout, objective: ModuleType) -> float | None:
       ValueError: a share for an objective without a rival, or one that is none.
     """
     spec = specs.of(objective)
-    own, given = spec.rival if spec.data == "duel" else None, rollout.mixture
+    own, given = spec.rival if spec.batch.has_rival else None, rollout.mixture
     if given is None:
         return own
     if own is None or not 0 < given <= 1:

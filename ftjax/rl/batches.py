@@ -41,22 +41,20 @@ def make(settings: Settings, objective: ModuleType) -> Lessons:
       ValueError: it learns from nothing that a round gives, or `advantages` or `rewards` are wrong.
     """
     spec = specs.of(objective)
-    kind = spec.data
-    teaches = kind in KINDS and (kind != "tokens" or spec.reference)
-    if not teaches:
+    if spec.data not in MAKERS or not (spec.batch.judged or spec.reference):
         raise ValueError(
             f"objective.name: got {settings.objective['name']!r}, which learns from data of kind "
-            f"{kind!r}; expected an objective of one of the kinds {conf.listed(KINDS)}, the last "
-            "one with a teacher; samples can be made into these alone"
+            f"{spec.data!r}; expected an objective of one of the kinds {conf.listed(MAKERS)}, the "
+            "last one with a teacher; samples can be made into these alone"
         )
-    if kind != "tokens" and not settings.rewards:
+    if spec.batch.judged and not settings.rewards:
         raise ValueError("rewards: got none; expected one at least, as rewards.exact.name='exact'")
     if settings.reference.name == "cached":
         raise ValueError(
             "reference.name: got 'cached'; expected adapters_off, frozen or model: answers that "
             "are sampled during the run cannot be scored before it"
         )
-    return KINDS[kind](settings, objective)
+    return MAKERS[spec.data](settings, objective)
 
 
 def _experience(settings: Settings, objective: ModuleType) -> Lessons:
@@ -142,7 +140,8 @@ def _tokens(settings: Settings, objective: ModuleType) -> Lessons:
     return _by_row(settings, lambda experience, batch: (batch, {}))
 
 
-KINDS: Mapping[str, Callable] = {
+# By the kind of batch; see `data.kinds`.
+MAKERS: Mapping[str, Callable] = {
     "experience": _experience, "preference": _preference, "duel": _duel, "tokens": _tokens,
 }  # fmt: skip
 

@@ -32,7 +32,6 @@ from ftjax.train import flops
 from ftjax.train import state as states
 from ftjax.train.policy import Policy
 
-TOGETHER = {"preference": 2, "duel": 2}  # rows of an example that a batch counts, by its kind
 KL_HORIZON = 10_000  # answers in which the controller of kl_weight reacts; that of TRL's PPO
 
 
@@ -288,7 +287,7 @@ def _passes(p: running.Plan) -> float:
     """Count the forward passes of a round for each token that is trained on."""
     r = p.settings.rollout
     rows = lessons.make(p.settings, p.parts.objective).count
-    rows *= TOGETHER.get(p.parts.spec.data, 1)
+    rows *= p.parts.spec.batch.answers  # a batch counts examples
     each = 2 + ("value" in p.parts.heads)  # sampling and scoring
     return each * r.prompts * r.samples / (rows * r.epochs)
 

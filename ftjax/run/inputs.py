@@ -7,8 +7,8 @@ batches = Batches(loader, parts.mesh)
 from collections.abc import Callable, Mapping
 
 from ftjax.core import mesh as meshes
+from ftjax.data import kinds, prepare
 from ftjax.data import loader as loaders
-from ftjax.data import prepare
 from ftjax.objectives.losses import spec as specs
 from ftjax.run import reference
 from ftjax.run.build import Parts
@@ -29,7 +29,7 @@ def load(
     # A cached reference is filled into the data, which are then this run's alone.
     has_own = shared is None or parts.reference.name == "cached"
     loader = _loader(parts, progress, prepare.load if has_own else shared.data, held or {})
-    _check_kind(loader.data.store.kind, parts.objective)
+    _check_kind(loader.data.kind, parts.objective)
     reference.reserve(parts.reference, loader.data.store)
     return loader
 
@@ -51,16 +51,16 @@ def open_data(data: dict, *, where: str, **given) -> loaders.Loader:
 
 
 def _check_kind(kind: str, objective) -> None:
-    wanted = specs.of(objective).data
-    if wanted in specs.SAMPLED:
+    wanted = specs.of(objective).batch
+    if wanted.sampled:
         raise ValueError(
             f"objective.name: got {objective.__name__}, which learns from samples that it takes "
             "itself; expected one that learns from data; run experiments.online, or change it"
         )
-    if kind != wanted:
+    if kind != wanted.name:
         raise ValueError(
             f"data.kind: got data of kind {kind!r} for {objective.__name__}; expected "
-            f"{'text, prompt or chat' if wanted == 'tokens' else repr(wanted)}; change one of them"
+            f"{kinds.names_of(wanted)}; change one of them"
         )
 
 

@@ -134,7 +134,7 @@ def build(
             "use; expected 'adapters_off'; drop it"
         )
     _check_unread(spec)
-    if spec.name == "cached" and specs.of(objective).data == "tokens":
+    if spec.name == "cached" and not specs.of(objective).batch.judged:
         raise ValueError(
             "reference.name: got 'cached' for an objective of whole distributions; expected "
             "'adapters_off', 'frozen' or 'model': only log-probabilities of targets are kept"

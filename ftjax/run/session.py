@@ -112,7 +112,7 @@ def train(
 
 def _rate_note(p: plans.Plan) -> str:
     """Return a line on a learning rate that is far too large for the base, "" where it is not."""
-    preference = p.parts.spec.data != "tokens"
+    preference = p.parts.spec.batch.judged
     note = rates.note(
         p.settings.optim["learning_rate"], p.parts.parameters, full=p.parts.method is None,
         preference=preference,

@@ -188,8 +188,8 @@ def test_writers_at_the_same_time_leave_one_whole_entry(folder):
         example = encode.Example(np.full(200_000, n, np.int32), np.ones(200_000, np.float32))
         none = {key: {} for key in ("count", "forms", "unread", "turns")}
         data = prepare.Data(
-            prepare.Store([example]), ("a",), (1,), (1.0,), 1, bad=[], pad_id=0, duplicates=0,
-            copies=copies.Copies(), **none,
+            prepare.Store([example]), "tokens", ("a",), (1,), (1.0,), 1, bad=[], pad_id=0,
+            duplicates=0, copies=copies.Copies(), **none,
         )  # fmt: skip
 
         def make():
