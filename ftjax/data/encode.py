@@ -123,7 +123,7 @@ def _answer(row, tokenizer, *, template, special, unfinished, **_) -> Example:
     if unfinished:
         whole = prompt + messages[-1]["content"]
     else:
-        whole = template.whole(messages, tools=tools)
+        whole = template.render_checked(messages, tools=tools)
         spans.opens(template, whole, messages[:-1], tools, len(messages) - 1)
     before, ids = (encoding.ids for encoding in encode_batch([prompt, whole]))
     return Example(ids, _after(before, ids))
@@ -136,7 +136,7 @@ def _chat(rows, tokenizer, *, template, special, loss, **_):
         messages, tools = hide(row["messages"]), hide(row.get("tools"))
         if loss == "all":
             _check_unmasked(messages)
-            rendered.append((template.whole(messages, tools=tools), []))
+            rendered.append((template.render_checked(messages, tools=tools), []))
         else:
             prompt = len(row.get("prompt", ()))
             rendered.append(template.spans(messages, tools=tools, prompt=prompt))

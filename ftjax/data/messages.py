@@ -83,7 +83,7 @@ def tools(row, value, field: str) -> list[dict] | None:
             raise row.wrong(
                 f"{field}[{n}]", each, expected="an object with a name", fix=fix, reason="bad tools"
             )  # fmt: skip
-    row.whole(value, field)
+    row.check_texts(value, field)
     # A bare description is wrapped as templates read it.
     bare = lambda each: "function" not in each and "type" not in each
     return [{"type": "function", "function": each} if bare(each) else each for each in value]
@@ -127,7 +127,7 @@ def _message(row, message, field: str) -> dict:
     found |= {"reasoning_content": reasoning} if reasoning else {}
     found |= {"tool_calls": calls} if calls else {}
     weight = _weight(row, given, role, field)
-    row.whole(given, field)
+    row.check_texts(given, field)
     return found | ({} if weight is None else {"weight": weight}) | without_nulls(given)
 
 
@@ -220,7 +220,7 @@ def call(row, value, field: str) -> dict:
     if not isinstance(arguments, dict):
         where = f"{field}.function.arguments"
         raise row.wrong(where, given, expected="an object, or JSON text of one", **advice)
-    row.whole({"name": name, "arguments": arguments}, field)
+    row.check_texts({"name": name, "arguments": arguments}, field)
     kept = {} if inner is value else {k: v for k, v in value.items() if v is not None}
     return kept | {"type": "function", "function": {"name": name, "arguments": arguments}}
 

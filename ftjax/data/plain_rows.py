@@ -21,7 +21,7 @@ def prompt(row) -> dict:
         prompt = row.checked_text(prompt, "prompt", empty=True)
         response = row.checked_text(response, "response")
         return {"prompt": prompt, "response": response, "weight": row.weight()}
-    prompt, beside = row.beside(row.messages(prompt, "prompt"))
+    prompt, beside = row.with_system(row.messages(prompt, "prompt"))
     if not isinstance(response, list):
         response = row.checked_text(response, "response")
         response = [{"role": "assistant", "content": response}]
@@ -32,5 +32,5 @@ def prompt(row) -> dict:
 def chat(row) -> dict:
     """Check a conversation."""
     messages = row.answered(row.messages(row.value("messages"), "messages"), "messages")
-    messages, beside = row.beside(messages)
+    messages, beside = row.with_system(messages)
     return {"messages": messages, "weight": row.weight(), **beside}

@@ -51,7 +51,7 @@ def _has(row, field: str) -> bool:
 
 
 def _example(row, prompt, answers) -> dict:
-    prompt, beside = row.beside(prompt) if isinstance(prompt, list) else (prompt, {})
+    prompt, beside = row.with_system(prompt) if isinstance(prompt, list) else (prompt, {})
     return {"prompt": prompt, "answers": answers, "weight": row.weight(), **beside}
 
 

@@ -102,7 +102,7 @@ def load(
     loss: str = "completion", chat_template: str | None = None,
     template_args: Mapping | None = None, date: str = "", allow_dropped: Sequence[str] = (),
     allow_no_stop: bool = False, append_eos: bool = True, special: bool = True,
-    progress: Progress | None = None, held: Mapping[str, copies.Texts] | None = None,
+    progress: Progress | None = None, eval_texts: Mapping[str, copies.Texts] | None = None,
     collect: Callable[[copies.Texts], None] | None = None, **source,
 ) -> Data:  # fmt: skip
     """Open a source by name, check its rows and encode them.
@@ -110,8 +110,8 @@ def load(
     name: a source module of `ftjax.data` or a dotted path, `source` its keywords. tokenizer: one,
     or its path. kind, fields, on_bad_row, form, roles, turns, on_duplicate: see `rows.check`.
     overlong: see `_overlong`. loss, append_eos, special: see `encode.examples`. chat_template and
-    what follows: see `chat.find`. on_near_duplicate, on_overlap: see `_looked_at`, as for held: the
-    texts of evaluations by label. allow_no_stop: accept data none of whose answers end in a stop
+    what follows: see `chat.find`. on_near_duplicate, on_overlap: see `_looked_at`, with eval_texts:
+    those of evaluations by label. allow_no_stop: accept data none of whose answers end in a stop
     token. progress: called with (rows done, rows). collect: called with the rows' texts.
     Raises ValueError naming the key, or the file, line and field.
     """
@@ -124,7 +124,7 @@ def load(
     named = dict(choice=chat_template, arguments=template_args, date=date)
     template = named | dict(allow_dropped=allow_dropped)
     encoding = dict(loss=loss, append_eos=append_eos, special=special)
-    looking = dict(held=held, near_duplicates=on_near_duplicate, overlaps=on_overlap)
+    looking = dict(eval_texts=eval_texts, near_duplicates=on_near_duplicate, overlaps=on_overlap)
     _check_looking(**looking)
     request = Request(name, source, tokenizer, reading, fitting, template, encoding, looking)
     if collect is not None:
@@ -165,11 +165,11 @@ class Request:
     def key(self) -> str:
         """Return the name of what is kept of it on the disk; see `cache`."""
         options = self.reading | self.fitting | self.template | self.encoding | self.looking
-        held = options.pop("held")
-        options["searched"] = held is not None
+        eval_texts = options.pop("eval_texts")
+        options["searched"] = eval_texts is not None
         if (choice := self.template["choice"]) and pathlib.Path(choice[:255]).is_file():
             options["template"] = pathlib.Path(choice).read_text(encoding="utf-8")
-        return cache.key_of(self.name, self.source, self.tokenizer, options, held)
+        return cache.key_of(self.name, self.source, self.tokenizer, options, eval_texts)
 
 
 def _encoder(parts, tokenizer, *, fitting: dict, template: dict, encoding: dict) -> Encoder:
@@ -181,9 +181,9 @@ def _encoder(parts, tokenizer, *, fitting: dict, template: dict, encoding: dict)
     return Encoder(tokenizer, *size, options, batch, stop_ids)
 
 
-def _check_looking(*, held: Mapping | None, near_duplicates: str, overlaps: str) -> None:
+def _check_looking(*, eval_texts: Mapping | None, near_duplicates: str, overlaps: str) -> None:
     copies.check_modes(on_near_duplicate=near_duplicates, on_overlap=overlaps)
-    if held is None and overlaps in ("skip", "error"):
+    if eval_texts is None and overlaps in ("skip", "error"):
         raise ValueError(
             f"data.on_overlap: got {overlaps!r} where there are no evaluations to compare with; "
             "expected it in the data of a run's training; drop it"
@@ -191,17 +191,17 @@ def _check_looking(*, held: Mapping | None, near_duplicates: str, overlaps: str)
 
 
 def _looked_at(
-    parts: Sequence[Part], *, held: Mapping | None, near_duplicates: str, overlaps: str
+    parts: Sequence[Part], *, eval_texts: Mapping | None, near_duplicates: str, overlaps: str
 ) -> tuple[Sequence[Part], copies.Copies]:
     """Look for what the rows repeat, near each other or of evaluations; see `copies`.
 
-    Of data that are not of a run's training there are no evaluations (held is None), and nobody
-    looks unless asked to.
+    Of data that are not of a run's training there are no evaluations (eval_texts is None), and
+    nobody looks unless asked to.
     """
-    if held is None and near_duplicates == "keep":
+    if eval_texts is None and near_duplicates == "keep":
         return parts, copies.Copies()
     modes = dict(near_duplicates=near_duplicates, overlaps=overlaps)
-    return copies.look(parts, held=held or {}, **modes)
+    return copies.look(parts, eval_texts=eval_texts or {}, **modes)
 
 
 def _check_loss(loss: str, turns: str) -> None:

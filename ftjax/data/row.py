@@ -170,7 +170,7 @@ class Row:
             raise self.error(field, "empty text", expected="text", fix=fix, reason=f"empty {field}")
         return value
 
-    def whole(self, value, field: str) -> None:
+    def check_texts(self, value, field: str) -> None:
         """Check every text inside of `value` for half a character, and how deep it is."""
         if field.count(".") + field.count("[") > DEEPEST:
             fix = "drop that field"
@@ -182,11 +182,11 @@ class Row:
             self.checked_text(value, field, empty=True)
         elif isinstance(value, Mapping):
             for key, each in value.items():
-                self.whole(key, field)
-                self.whole(each, f"{field}.{key}")
+                self.check_texts(key, field)
+                self.check_texts(each, f"{field}.{key}")
         elif isinstance(value, list | tuple):
             for n, each in enumerate(value):
-                self.whole(each, f"{field}[{n}]")
+                self.check_texts(each, f"{field}[{n}]")
 
     def weight(self) -> float:
         """Return the row's loss weight: 1 unless `fields` or the source say where it is."""
@@ -226,7 +226,7 @@ class Row:
         """Return messages if the assistant says something in each turn that is learned."""
         return messages_lib.answered(self, messages, field)
 
-    def beside(self, messages: list[dict]) -> tuple[list[dict], dict]:
+    def with_system(self, messages: list[dict]) -> tuple[list[dict], dict]:
         """Return messages after the row's `system`, if it has one, and {"tools": ...}, if any."""
         tools = messages_lib.tools(self, self.optional("tools"), "tools")
         system = self.optional("system")

@@ -25,7 +25,7 @@ MODES = ("error", "skip")
 DUPLICATES = ("keep", "skip", "error")
 TURNS = ("all", "last", "each")
 # Fields beside those of its kind that a conversation may have.
-BESIDE = ("tools", "system")
+CONTEXT = ("tools", "system")
 
 
 @runtime_checkable
@@ -95,7 +95,7 @@ def check(
     _legal("on_duplicate", on_duplicate, legal=DUPLICATES)
     fields, roles = dict(fields or {}), dict(roles or {})
     for name in fields:
-        _legal("fields", name, legal=(*kinds.KINDS[kind].fields, *BESIDE, "weight"))
+        _legal("fields", name, legal=(*kinds.KINDS[kind].fields, *CONTEXT, "weight"))
     for role, mapped in roles.items():
         _legal(f"roles.{role}", mapped, legal=messages_lib.MAPPED)
     if not isinstance(source, Located):

@@ -255,7 +255,7 @@ def _logps(parts, params, sequences, progress) -> np.ndarray:
     )
     found, done = np.zeros(len(sequences.tokens), np.float32), 0
     most = parts.model.max_length(params["adapters"])
-    for index, batch in scoring.batches(sequences, batch_size=settings.batch_size, most=most):
+    for index, batch in scoring.batches(sequences, batch_size=settings.batch_size, max_length=most):
         with jax.set_mesh(mesh):
             logps = np.asarray(run(params, scoring.place(batch, mesh)))
         # The last batch is filled up with rows that are nobody's.

@@ -267,15 +267,15 @@ def roofline(
 
 
 def suggest(
-    settings: Settings, topology: Topology, *, most: int = 3, hbm_bytes: float | None = None
+    settings: Settings, topology: Topology, *, limit: int = 3, hbm_bytes: float | None = None
 ) -> list[dict]:
-    """Compile changes that need less memory, up to `most`; those that fit first, the fastest first.
+    """Compile up to `limit` changes that need less memory; those that fit first, the fastest first.
 
     Each has `change` (dotted keys) beside what `rehearse` returns.
     """
     tried = []
     for change in _changes(settings, topology):
-        if len(tried) == most:
+        if len(tried) == limit:
             break
         try:
             found = rehearse(changed(settings, change), topology, hbm_bytes=hbm_bytes)

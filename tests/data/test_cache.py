@@ -51,12 +51,12 @@ def encoded(monkeypatch):
 def test_a_second_start_encodes_nothing_and_is_the_same(kind, rows, bpe, encoded, monkeypatch):
     own = dict(name="jsonl", path=rows(KINDS[kind]), kind=kind, tokenizer=bpe, max_tokens=64)
     held = {"evals.x": copies.Texts([{"text": "number 3 of some texts"}])}
-    first = loader.make(**own, batch_size=2, held=held)
+    first = loader.make(**own, batch_size=2, eval_texts=held)
     assert encoded
     encoded.clear()
     monkeypatch.setattr(prepare, "prepare", None)  # nor is anything read or parsed
     monkeypatch.setattr(prepare, "_parts", None)
-    second = loader.make(**own, batch_size=2, held=held)
+    second = loader.make(**own, batch_size=2, eval_texts=held)
     assert not encoded
     assert second.summary() == first.summary()
     assert second.state() == first.state()
@@ -80,7 +80,7 @@ def test_bad_rows_and_what_was_cut_are_remembered(rows, bpe):
 CHANGES = {
     "max_tokens": lambda own: own | {"max_tokens": 32},
     "an option": lambda own: own | {"loss": "all"},
-    "evaluations": lambda own: own | {"held": {"e": copies.Texts([{"text": "x"}])}},
+    "evaluations": lambda own: own | {"eval_texts": {"e": copies.Texts([{"text": "x"}])}},
     "the file": lambda own: _changed(own),
 }
 

@@ -15,7 +15,7 @@ from ftjax.core import tree
 from ftjax.models.hf import checkpoint
 from ftjax.objectives import sft
 from ftjax.train import state as states
-from ftjax.train.policy import Held, Policy
+from ftjax.train.policy import CachedHiddenPolicy, Policy
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SUPPORTED = frozenset(checkpoint.families())
@@ -113,7 +113,7 @@ def evaluate(model, path, params, batch):
     def outputs(part):
         own = tree.combine(part, frozen)
         x = Policy(model, own, CHUNK).hidden(batch)
-        policy = Held(model, own, CHUNK, x)
+        policy = CachedHiddenPolicy(model, own, CHUNK, x)
         logits = model.logits(own["model"], x, adapters=own["adapters"])
         loss = objective(policy, policy, batch, None)["loss"].value()
         return loss, dict(loss=loss, logp=policy.logps(batch), logits=logits, hidden=x)

@@ -118,9 +118,9 @@ def test_a_round_becomes_the_arrays_that_the_table_states(name):
     batch = rollout_batch.batch_of(np.ones((rows, T - new), np.int32), ones, output)
     zeros, rewards = np.zeros((rows, T - 1), np.float32), np.arange(rows, dtype=np.float32)
     e = Experience(rewards[:, None], (1.0,), SAMPLES, zeros + 1, zeros, zeros, None, 1.0)
-    lessons = batches.make(settings, module)
-    found = described(lessons.teach(e, batch)[0])
-    wanted = stated(module.SPEC.batch, lessons.count, T)
+    maker = batches.make(settings, module)
+    found = described(maker.make(e, batch)[0])
+    wanted = stated(module.SPEC.batch, maker.count, T)
     assert {each: found.get(each) for each in wanted} == wanted
     # What an objective makes of rewards comes besides.
     assert found.keys() == wanted.keys() or not module.SPEC.batch.by_example

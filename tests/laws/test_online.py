@@ -86,7 +86,7 @@ def taught(name, reward, keywords):
         rollout=rollout, advantages=keywords, objective=dict(name=name), rewards={"r": {}},
         reference=types.SimpleNamespace(name="adapters_off"),
     )  # fmt: skip
-    return batches.make(settings, subjects.OBJECTIVES[name]).teach(experience, batch)[0]
+    return batches.make(settings, subjects.OBJECTIVES[name]).make(experience, batch)[0]
 
 
 @pytest.mark.parametrize("name", [n for n in ONLINE if n not in LEARN_FROM_CONSTANTS])
