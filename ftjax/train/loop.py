@@ -1,7 +1,7 @@
 """The training loop: a plain function over a jitted step and an iterator of batches.
 
     state, progress = resume(checkpoints, state, batches, writers=writers)
-    result = run(step, state, frozen, batches, until=1000, every=[Every(100, evaluate)],
+    result = run(step, state, frozen, batches, until=1000, every=[Hook(100, evaluate)],
                  writers=writers, checkpoints=checkpoints, save_every_steps=200, progress=progress)
 
 Metrics are read one step late: while the host waits for step k-1, the devices already work on step
@@ -30,7 +30,7 @@ from ftjax.train.stop import Stop
 Tree = Any
 
 
-class Now(NamedTuple):
+class StepInfo(NamedTuple):
     """What a hook sees: the state after `step`, and the frozen tree."""
 
     step: int
@@ -38,11 +38,11 @@ class Now(NamedTuple):
     frozen: Tree
 
 
-class Every(NamedTuple):
+class Hook(NamedTuple):
     """Call `call(now) -> dict of numbers` each `steps`, at the end, and before the first step."""
 
     steps: int
-    call: Callable[[Now], dict]
+    call: Callable[[StepInfo], dict]
     at_start: bool = False
 
 
@@ -126,7 +126,7 @@ def run(
     hyper: Tree = None,
     until: int,
     log_every_steps: int = 10,
-    every: Sequence[Every] = (),
+    every: Sequence[Hook] = (),
     writers: Sequence[Writer] = (),
     checkpoints: Checkpoints | None = None,
     save_every_steps: int | None = None,
@@ -269,7 +269,7 @@ class _Run:
             sys.stderr.write(f"data ended: after step {number} of {self._until}\n")
         stopped = stopped or "done"
         journal = self._journal
-        vanished = journal.gradient.tell(number)
+        vanished = journal.gradient.warn(number)
         counts = dict(tokens=journal.tokens, padding=journal.padding, rows=journal.rows)
         return Result(
             state,
@@ -336,15 +336,15 @@ class _Run:
         self._keeper.must_save(number, state, row, row if hooks else None)
         sys.stderr.write(f"{stopped}: stopped after step {number}; saved {self._keeper.last()}\n")
 
-    def _due(self, number: int) -> list[Every]:
+    def _due(self, number: int) -> list[Hook]:
         is_last = number >= self._until
         return [hook for hook in self._every if is_last or number % hook.steps == 0]
 
-    def _call(self, hooks: Sequence[Every], number: int, state: Any) -> dict:
+    def _call(self, hooks: Sequence[Hook], number: int, state: Any) -> dict:
         row: dict = {}
         with self._journal.clock("eval"):
             for hook in hooks:
-                row |= hook.call(Now(number, state, self._frozen)) or {}
+                row |= hook.call(StepInfo(number, state, self._frozen)) or {}
         return row
 
 
