@@ -25,6 +25,7 @@ class Artifacts:
         self.export = root / "export"
         self.restarts = root / "data_restarts.json"  # after which steps data started afresh
         self.tracker = root / "tracker.json"  # the run's id at the service that metrics go to
+        self.pins = root / "hub.json"  # which commits the names of the Hub stand for in this run
         self.lock = root / "lock.json"
         self.unit = root / "unit.json"  # how it stands, of a job of a sweep
         self.log = root / "log.txt"  # what it printed, of a job on this machine

@@ -1,0 +1,68 @@
+"""Bases that lie elsewhere: which files of a repository make a model, and bringing them here.
+
+    fetch("org/name@v1", where="model.base")       the Hub's cache
+
+Of a repository come config, tokenizer, chat template and safetensors, and nothing else: no code, and
+no pickled weights, which run code when they are read.
+"""
+
+import pathlib
+
+from ftjax.core import files, hub
+from ftjax.models.hf import shards
+
+# Of the model and its tokenizer, what is read here or goes along with an export.
+SMALL = (
+    "config.json", "generation_config.json", shards.INDEX, "tokenizer.json", "tokenizer.model",
+    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
+    "chat_template.json", "merges.txt", "vocab.json",
+)  # fmt: skip
+PICKLED = (".bin", ".pt", ".pth", ".ckpt")
+
+
+def is_elsewhere(base: str) -> bool:
+    """Return whether a base is no folder here and may be a repository of the Hub."""
+    return not pathlib.Path(base).is_dir() and hub.parse(base) is not None
+
+
+def fetch(base: str, *, where: str) -> pathlib.Path:
+    """Bring a base here that `is_elsewhere`; returns the folder of its files.
+
+    Raises:
+      ValueError: it is not there, not for this user, or has no weights in safetensors.
+    """
+    folder = hub.snapshot(base, SMALL, where=where)
+    pinned = f"{hub.parse(base).id}@{folder.name}"  # the same commit for all of its files
+    if not (folder / "config.json").is_file():
+        raise ValueError(
+            f"{where}: got {base!r}, a repository without config.json; expected a model, whose "
+            "config.json says what it is; an adapter goes on its base with adapter_from"
+        )
+    names = weights(folder)
+    hub.snapshot(pinned, names, where=where)
+    if missing := [name for name in names if not (folder / name).is_file()]:
+        raise ValueError(_without_weights(base, pinned, folder, missing, where=where))
+    return folder
+
+
+def weights(folder: pathlib.Path) -> list[str]:
+    """Name the files of a model's weights: those of the index, else the only one there can be."""
+    if not (folder / shards.INDEX).is_file():
+        return [shards.WEIGHTS]
+    found = files.read_json(folder / shards.INDEX).get("weight_map")
+    # What else the index may hold is refused when it is read.
+    return sorted({str(name) for name in found.values()}) if isinstance(found, dict) else []
+
+
+def _without_weights(base, pinned, folder, missing, *, where: str) -> str:
+    every = hub.sizes(folder, pinned)
+    if pickled := [name for name in every if name.endswith(PICKLED)]:
+        return (
+            f"{where}: got {base!r}, whose weights are pickled ({pickled[0]}); expected "
+            "safetensors, since pickled files run code when they are read; take a revision that "
+            "has some (the Hub's converter opens a pull request: @refs/pr/N), or convert it"
+        )
+    return (
+        f"{where}: got {base!r}, which has no {missing[0]} in the commit {folder.name[:12]} (or, "
+        "offline, in the cache); expected weights in safetensors; name another revision"
+    )
