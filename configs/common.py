@@ -8,9 +8,10 @@ import json
 import math
 import os
 import pathlib
+from fnmatch import fnmatch
 
 from ftjax.core import config as conf
-from ftjax.core import hub
+from ftjax.core import hub_client
 from ftjax.optim import rates
 from ftjax.run import config as settings
 
@@ -46,17 +47,10 @@ def parameters(base: str) -> int:
     One of the Hub has half as many as its files have bytes: nearly all of them are of 16 bits.
     """
     count = 0
-    if base and not pathlib.Path(base).is_dir() and hub.parse(base):
-        folder = hub.snapshot(base, ["config.json"], where="base")
-        sizes = hub.sizes(folder, base)
-        return (
-            sum(
-                n
-                for name, n in sizes.items()
-                if name.startswith("model") and name.endswith(".safetensors")
-            )
-            // 2
-        )
+    if base and not pathlib.Path(base).is_dir() and hub_client.parse(base):
+        folder = hub_client.snapshot(base, ["config.json"], where="base")
+        sizes = hub_client.sizes(folder, base).items()
+        return sum(size for name, size in sizes if fnmatch(name, "model*.safetensors")) // 2
     for path in sorted(pathlib.Path(base).glob("*.safetensors")) if base else ():
         try:
             with path.open("rb") as file:

@@ -65,7 +65,7 @@ class Handler(server.BaseHTTPRequestHandler):
         allowed = self.headers.get("Authorization") == f"Bearer {self.hub.token}"
         if path == "/api/whoami-v2":
             return self.reply(
-                {"name": "me", "type": "user"} if allowed else {}, 401 - 201 * allowed
+                {"name": "me", "type": "user"} if allowed else {}, 200 if allowed else 401
             )
         if path == "/api/repos/create":
             return self.create(json.loads(body))

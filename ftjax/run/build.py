@@ -197,8 +197,7 @@ def build(
     heads = specs.of(objective).heads
     patterns = _patterns(settings, adapted=method is not None, heads=heads)
     reference = references.build(
-        settings.reference, objective=objective, model=model,
-        locate=functools.partial(bases.locate, where="reference.base"),
+        settings.reference, objective=objective, locate=bases.locate, model=model,
         make=lambda directory: bases.of(settings.model, directory),
         starts_as_base=adapter_init.is_base(settings, method, groups),
         anchored=anchors.compare(settings),

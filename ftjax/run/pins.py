@@ -3,15 +3,15 @@
     settings = pin(settings, Artifacts(workdir))
 
 `model.base="org/name"` becomes `org/name@<commit>`, and so does the path of data of name="hub". As
-config.json and the manifest of checkpoints hold them so, whoever resumes, evaluates or exports a run
-reads the files that it began with, whatever the repository has become since.
+config.json and the manifest of checkpoints hold them so, whoever resumes, evaluates or exports a
+run reads the files that it began with, whatever the repository has become since.
 """
 
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ftjax.core import files, hub, processes
+from ftjax.core import files, hub_client, processes
 from ftjax.models.hf import repository
 from ftjax.run import config
 from ftjax.run.artifacts import Artifacts
@@ -35,7 +35,7 @@ def pin(settings: config.Settings, artifacts: Artifacts) -> config.Settings:
     if not asked:
         return settings
     commits = processes.on_first(lambda: _commits(asked, artifacts))
-    pinned = lambda kind, text, where: f"{hub.parse(text).id}@{commits[f'{kind} {text}']}"
+    pinned = lambda kind, text, where: f"{hub_client.parse(text).id}@{commits[f'{kind} {text}']}"
     return config.read(_rewrite(settings.plain, pinned))
 
 
@@ -46,8 +46,8 @@ def _commits(asked: Mapping[tuple[str, str], str], artifacts: Artifacts) -> dict
     for (kind, text), where in asked.items():
         key = f"{kind} {text}"
         if key not in found:
-            found[key] = hub.commit(text, kind=kind, where=where)
-        sys.stderr.write(f"hub: {where} is {hub.parse(text).id} at commit {found[key]}\n")
+            found[key] = hub_client.commit(text, kind=kind, where=where)
+        sys.stderr.write(f"hub: {where} is {hub_client.parse(text).id} at commit {found[key]}\n")
     if found != known:
         files.write_json(artifacts.pins, found)
     return found
@@ -56,9 +56,8 @@ def _commits(asked: Mapping[tuple[str, str], str], artifacts: Artifacts) -> dict
 def _rewrite(node: Any, choose: Choose, *, where: str = "") -> Any:
     """Replace what names a repository without a commit by what `choose(kind, text, where)` says."""
     if isinstance(node, list | tuple):
-        return type(node)(
-            _rewrite(own, choose, where=f"{where}[{i}]") for i, own in enumerate(node)
-        )
+        inner = enumerate(node)
+        return type(node)(_rewrite(own, choose, where=f"{where}[{i}]") for i, own in inner)
     if not isinstance(node, dict):
         return node
     inner = f"{where}." if where else ""
@@ -72,5 +71,5 @@ def _rewrite(node: Any, choose: Choose, *, where: str = "") -> Any:
 
 def _is_open(text: Any) -> bool:
     """Return whether a value names a repository whose commit is still to be chosen."""
-    repo = hub.parse(text) if isinstance(text, str) else None
+    repo = hub_client.parse(text) if isinstance(text, str) else None
     return repo is not None and not repo.is_pinned

@@ -158,7 +158,7 @@ def _check_unread(spec) -> None:
 
 
 def _other(spec, locate: Callable, model, make: Callable) -> tuple:
-    directory = locate(spec.base)
+    directory = locate(spec.base, where="reference.base")
     other = (*make(directory), directory)
     if other[1].config.vocab_size != model.config.vocab_size:
         raise ValueError(

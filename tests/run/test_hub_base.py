@@ -6,7 +6,8 @@ import shutil
 import pytest
 from huggingface_hub import constants
 
-from ftjax.core import files, hub
+from configs import common
+from ftjax.core import files, hub_client
 from ftjax.models.hf import digests
 from ftjax.run import bases, export_files, pins, reader
 from ftjax.run.artifacts import Artifacts
@@ -27,9 +28,9 @@ def test_a_base_comes_whole_and_nothing_else_does(lab, stand_in):
 
 
 def test_weights_are_those_of_the_index(lab, stand_in):
-    shutil_index = json.dumps({"weight_map": {"a": "part-1.safetensors"}}).encode()
+    index = json.dumps({"weight_map": {"a": "part-1.safetensors"}}).encode()
     more = {
-        "model.safetensors.index.json": shutil_index, "part-1.safetensors": b"1",
+        "model.safetensors.index.json": index, "part-1.safetensors": b"1",
         "consolidated.safetensors": b"2",
     }  # fmt: skip
     stand_in.put("org/name", published(lab, **more))
@@ -43,6 +44,13 @@ def test_the_second_time_nothing_is_loaded(lab, stand_in):
     stand_in.requests.clear()
     bases.locate(f"org/name@{commit}")
     assert stand_in.requests == []
+
+
+def test_the_learning_rate_follows_the_size_before_anything_is_loaded(lab, stand_in):
+    weights = bytes(4_000)
+    stand_in.put("org/name", published(lab, **{"model.safetensors": weights, "model.bin": weights}))
+    assert common.parameters("org/name") == 2_000
+    assert not any("safetensors" in request for request in stand_in.requests)
 
 
 def test_revisions_are_told_apart(lab, stand_in):
@@ -59,7 +67,7 @@ def test_offline_the_cache_is_read(lab, stand_in, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     stand_in.requests.clear()
     assert bases.locate("org/name") == whole
-    assert hub.commit("org/name", where="model.base") == commit
+    assert hub_client.commit("org/name", where="model.base") == commit
     with pytest.raises(ValueError, match=r"model.base: got 'org/other'.*HF_HUB_OFFLINE is set"):
         bases.locate("org/other")
     (whole / "model.safetensors").unlink()
@@ -99,7 +107,7 @@ def test_what_cannot_be_had_is_one_line(lab, stand_in, monkeypatch):
 def test_nobody_answers(lab, stand_in, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(ValueError, match=r"expected an answer of http://127.0.0.1:9"):
-        hub.commit("org/name", where="model.base")
+        hub_client.commit("org/name", where="model.base")
 
 
 @pytest.mark.parametrize(
@@ -112,7 +120,7 @@ def test_nobody_answers(lab, stand_in, monkeypatch):
     ],
 )  # fmt: skip
 def test_names_of_repositories(text, repo):
-    assert hub.parse(text) == repo
+    assert hub_client.parse(text) == repo
 
 
 def test_pins_are_kept_and_free_of_the_branch(lab, stand_in, tmp_path):

@@ -2,13 +2,13 @@
 
     fetch("org/name@v1", where="model.base")       the Hub's cache
 
-Of a repository come config, tokenizer, chat template and safetensors, and nothing else: no code, and
-no pickled weights, which run code when they are read.
+Of a repository come config, tokenizer, chat template and safetensors, and nothing else: no code,
+and no pickled weights, which run code when they are read.
 """
 
 import pathlib
 
-from ftjax.core import files, hub
+from ftjax.core import files, hub_client
 from ftjax.models.hf import shards
 
 # Of the model and its tokenizer, what is read here or goes along with an export.
@@ -22,7 +22,7 @@ PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 
 def is_elsewhere(base: str) -> bool:
     """Return whether a base is no folder here and may be a repository of the Hub."""
-    return not pathlib.Path(base).is_dir() and hub.parse(base) is not None
+    return not pathlib.Path(base).is_dir() and hub_client.parse(base) is not None
 
 
 def fetch(base: str, *, where: str) -> pathlib.Path:
@@ -31,15 +31,15 @@ def fetch(base: str, *, where: str) -> pathlib.Path:
     Raises:
       ValueError: it is not there, not for this user, or has no weights in safetensors.
     """
-    folder = hub.snapshot(base, SMALL, where=where)
-    pinned = f"{hub.parse(base).id}@{folder.name}"  # the same commit for all of its files
+    folder = hub_client.snapshot(base, SMALL, where=where)
+    pinned = f"{hub_client.parse(base).id}@{folder.name}"  # the same commit for all of its files
     if not (folder / "config.json").is_file():
         raise ValueError(
             f"{where}: got {base!r}, a repository without config.json; expected a model, whose "
             "config.json says what it is; an adapter goes on its base with adapter_from"
         )
     names = weights(folder)
-    hub.snapshot(pinned, names, where=where)
+    hub_client.snapshot(pinned, names, where=where)
     if missing := [name for name in names if not (folder / name).is_file()]:
         raise ValueError(_without_weights(base, pinned, folder, missing, where=where))
     return folder
@@ -55,7 +55,7 @@ def weights(folder: pathlib.Path) -> list[str]:
 
 
 def _without_weights(base, pinned, folder, missing, *, where: str) -> str:
-    every = hub.sizes(folder, pinned)
+    every = hub_client.sizes(folder, pinned)
     if pickled := [name for name in every if name.endswith(PICKLED)]:
         return (
             f"{where}: got {base!r}, whose weights are pickled ({pickled[0]}); expected "
