@@ -21,8 +21,8 @@ class Hub:
     """Repositories by ("model" or "dataset", id): files of each commit, and commits of names."""
 
     def __init__(self):
-        self.commits, self.refs, self.locked = {}, {}, set()
-        self.requests, self.created, self.token = [], [], "hf_right"
+        self.commits, self.refs, self.locked, self.private = {}, {}, set(), set()
+        self.requests, self.token = [], "hf_right"
 
     def put(self, id_, files, *, kind="model", ref="main"):
         """Add a commit of these files, name -> bytes or a path; returns it."""
@@ -69,6 +69,8 @@ class Handler(server.BaseHTTPRequestHandler):
             )
         if path == "/api/repos/create":
             return self.create(json.loads(body))
+        if path == "/api/validate-yaml":  # of a model card
+            return self.reply({"errors": [], "warnings": []})
         match = ROUTE.fullmatch(path)
         kind = "dataset" if match["kind"] == "datasets/" else "model"
         key = kind, match["id"]
@@ -94,13 +96,19 @@ class Handler(server.BaseHTTPRequestHandler):
             more = {"ETag": f'"{self.etag(files[name])}"', "X-Repo-Commit": found}
             return self.reply(files[name], 200, more)
         siblings = [{"rfilename": n} for n in files]
-        return self.reply({"id": key[1], "sha": found, "siblings": siblings, "private": False})
+        private = key[1] in self.hub.private
+        return self.reply({"id": key[1], "sha": found, "siblings": siblings, "private": private})
 
     def create(self, asked):
-        self.hub.created.append(asked)
         id_ = f"{asked.get('organization') or 'me'}/{asked['name']}"
+        said = {"url": f"{self.url}/{id_}", "id": id_, "name": id_}
+        if ("model", id_, "main") in self.hub.refs:
+            return self.reply(said, 409)
+        if id_.startswith("others/"):
+            return self.reply({"error": "no rights to create"}, 403)
+        self.hub.private |= {id_} if asked.get("visibility") == "private" else set()
         self.hub.put(id_, {})
-        self.reply({"url": f"{self.url}/{id_}", "id": id_, "name": id_})
+        return self.reply(said)
 
     def upload(self, key, verb, body):
         if verb == "preupload":
@@ -109,7 +117,9 @@ class Handler(server.BaseHTTPRequestHandler):
                 "files": [dict(path=n, uploadMode="regular", shouldIgnore=False) for n in names]
             })  # fmt: skip
         lines = [json.loads(line) for line in body.splitlines()]
-        files = {
+        before = self.hub.find(*key, "main")[1]
+        gone = {line["value"]["path"] for line in lines if line["key"] == "deletedFile"}
+        files = {n: content for n, content in before.items() if n not in gone} | {
             line["value"]["path"]: base64.b64decode(line["value"]["content"])
             for line in lines
             if line["key"] == "file"

@@ -53,9 +53,8 @@ def files(
         )
     kind, where = "dataset", "data.path"
     folder = hub_client.snapshot(path, [README], kind=kind, where=where)
-    pinned = (
-        f"{hub_client.required(path, where=where).id}@{folder.name}"  # one commit for all files
-    )
+    # One commit for all files, whatever is pushed meanwhile.
+    pinned = f"{hub_client.required(path, where=where).id}@{folder.name}"
     readme = folder / README
     names = hub_splits.choose(
         list(hub_client.sizes(folder, pinned, kind=kind)),
