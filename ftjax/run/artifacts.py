@@ -6,11 +6,18 @@ files_of.metrics, files_of.checkpoints, files_of.scores(100)
 
 import pathlib
 
+from ftjax.core import remote
+
 
 class Artifacts:
-    """Paths in the directory of one run; nothing is read or written."""
+    """Paths in the directory of one run; nothing is read or written.
+
+    Raises:
+      ValueError: the workdir is a URL, of which pathlib would make a folder called `gs:`.
+    """
 
     def __init__(self, workdir: pathlib.Path | str):
+        remote.check_local(workdir, where="--workdir")
         root = self.workdir = pathlib.Path(workdir)
         self.config = root / "config.json"
         self.summary = root / "summary.json"

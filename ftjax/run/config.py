@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ftjax.core import config as conf
+from ftjax.core import remote
 from ftjax.core.typed import Count, Decay, Natural, NonNegative, Patterns, Positive, Share
 
 OPEN = ("plain", "rollout", "rewards", "advantages")  # not in a config until something sets them
@@ -204,6 +205,11 @@ def _check_values(settings: Settings) -> None:
             f"export.base_name: got {name!r}, a path of this machine; expected a name that others "
             "can load; set it to the base's hub id, such as 'org/name'"
         )
+    for key, path in (
+        ("compile_cache", settings.compile_cache),
+        ("reference.folder", settings.reference.folder),
+    ):
+        remote.check_local(path, where=key)
     _check_choice("compile", settings.compile, ("jit", "pmap"))
     _check_choice("export.form", settings.export.form, ("", "adapter", "model"))
     _check_choice("checkpoint.mode", settings.checkpoint.mode, ("min", "max"))

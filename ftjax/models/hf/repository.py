@@ -1,6 +1,7 @@
 """Bases that lie elsewhere: which files of a repository make a model, and bringing them here.
 
-    fetch("org/name@v1", where="model.base")       the Hub's cache
+    fetch("org/name@v1", where="model.base")            into the Hub's cache
+    fetch("gs://bucket/bases/mine", where="model.base")  copies, see `core.remote`
 
 Of a repository come config, tokenizer, chat template and safetensors, and nothing else: no code,
 and no pickled weights, which run code when they are read.
@@ -8,7 +9,7 @@ and no pickled weights, which run code when they are read.
 
 import pathlib
 
-from ftjax.core import files, hub_client
+from ftjax.core import files, hub_client, remote
 from ftjax.models.hf import shards
 
 # Of the model and its tokenizer, what is read here or goes along with an export.
@@ -21,7 +22,9 @@ PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 
 
 def is_elsewhere(base: str) -> bool:
-    """Return whether a base is no folder here and may be a repository of the Hub."""
+    """Return whether a base is a URL, or no folder here and maybe a repository of the Hub."""
+    if remote.is_url(base):
+        return True
     return not pathlib.Path(base).is_dir() and hub_client.parse(base) is not None
 
 
@@ -31,6 +34,28 @@ def fetch(base: str, *, where: str) -> pathlib.Path:
     Raises:
       ValueError: it is not there, not for this user, or has no weights in safetensors.
     """
+    return (_of_store if remote.is_url(base) else _of_hub)(base, where=where)
+
+
+def _of_store(base: str, *, where: str) -> pathlib.Path:
+    """Copy a base from a URL: first what says which files there are, then all of them."""
+    here = remote.sizes(base, where=where)
+    small = [name for name in SMALL if name in here]
+    if "config.json" not in small:
+        raise ValueError(
+            f"{where}: got {base!r}, a folder without config.json; expected a Hugging Face "
+            f"directory; it has {', '.join(sorted(here)[:8]) or 'no file'}"
+        )
+    names = weights(remote.gather(base, small, where=where))
+    if missing := [name for name in names if name not in here]:
+        raise ValueError(
+            f"{where}: got {base!r}, which has no {missing[0]}; expected weights in safetensors; "
+            "copy all files of the model there"
+        )
+    return remote.gather(base, [*small, *names], where=where)
+
+
+def _of_hub(base: str, *, where: str) -> pathlib.Path:
     folder = hub_client.snapshot(base, SMALL, where=where)
     pinned = f"{hub_client.parse(base).id}@{folder.name}"  # the same commit for all of its files
     if not (folder / "config.json").is_file():
