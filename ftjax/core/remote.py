@@ -104,7 +104,7 @@ def gather(url: str, names: Sequence[str], *, where: str) -> pathlib.Path:
 
 
 def folder() -> pathlib.Path:
-    """Return where copies are: in the cache, or, with FTJAX_CACHE="", in a folder of the process."""
+    """Return where copies are: in the cache, or with FTJAX_CACHE="" in one of the process."""
     given = os.environ.get("FTJAX_CACHE")
     check_local(given, where="FTJAX_CACHE")
     if given == "":

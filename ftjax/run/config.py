@@ -34,7 +34,7 @@ class Seeds:
 class Model:
     """Which weights, in which types."""
 
-    base: str = "tiny"  # a Hugging Face directory; "tiny" is the embedded one; "" = random weights
+    base: str = "tiny"  # a Hugging Face directory, org/name[@revision], a URL; "" = random
     preset: str = ""  # sizes by public name, when the weights are random
     param_dtype: str = ""  # of frozen weights in memory, and of exports; "" = as stored
     train_dtype: str = "float32"  # of what trains; in bfloat16 small updates round to nothing
@@ -54,7 +54,7 @@ class Reference:
     """What preference losses and distillation compare with; see `ftjax/run/reference.py`."""
 
     name: str = "adapters_off"  # adapters_off | frozen | cached (in `folder`) | model
-    base: str = ""  # of `model`: another directory
+    base: str = ""  # of `model`: another base
     folder: str = ""  # of `cached`; "" = in the workdir
 
 

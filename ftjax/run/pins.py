@@ -8,7 +8,7 @@ run reads the files that it began with, whatever the repository has become since
 """
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from ftjax.core import files, hub_client, processes
@@ -30,17 +30,24 @@ def pin(settings: config.Settings, artifacts: Artifacts) -> config.Settings:
     Raises:
       ValueError: a repository or its revision is not there, or not for this user.
     """
-    asked: dict[tuple[str, str], str] = {}
-    _rewrite(settings.plain, lambda kind, text, where: asked.setdefault((kind, text), where))
-    if not asked:
+    # It decides what is a repository too: a folder of that name may lie on one host alone.
+    commits = processes.on_first(lambda: _commits(settings, artifacts))
+    if not commits:
         return settings
-    commits = processes.on_first(lambda: _commits(asked, artifacts))
-    pinned = lambda kind, text, where: f"{hub_client.parse(text).id}@{commits[f'{kind} {text}']}"
+
+    def pinned(kind: str, text: str, where: str) -> str:
+        found = commits.get(f"{kind} {text}")
+        return f"{hub_client.parse(text).id}@{found}" if found else text
+
     return config.read(_rewrite(settings.plain, pinned))
 
 
-def _commits(asked: Mapping[tuple[str, str], str], artifacts: Artifacts) -> dict[str, str]:
-    """Return the commit of each, by kind and text; new ones are added to the run's file."""
+def _commits(settings: config.Settings, artifacts: Artifacts) -> dict[str, str]:
+    """Return the commit of each repository by kind and text; new ones go into the run's file."""
+    asked: dict[tuple[str, str], str] = {}
+    _rewrite(settings.plain, lambda kind, text, where: asked.setdefault((kind, text), where))
+    if not asked:
+        return {}
     known = files.read_json(artifacts.pins) if artifacts.pins.exists() else {}
     found = dict(known)
     for (kind, text), where in asked.items():

@@ -98,7 +98,8 @@ class Shared:
         """Read a base, once; what trains of it is copied, since the step donates its state."""
         base = parts.settings.model.base
         # Of the Hub it is asked for as it is called, and used at the commit of the run.
-        if self._base not in (base, base.partition("@")[0]) or parts.quantizers:
+        name = lambda text: text.partition("@")[0]
+        if name(base) != name(self._base) or parts.quantizers:
             return read(parts)
         types = tuple(sorted((path, str(dtype)) for path, dtype in parts.dtypes.items()))
         key = ("weights", base, parts.mesh, _model(parts), types, parts.settings.seed.init)

@@ -136,6 +136,13 @@ def test_pins_are_kept_and_free_of_the_branch(lab, stand_in, tmp_path):
     assert pins.pin(lab.settings(), own).plain == lab.settings().plain
 
 
+def test_the_first_process_decides_what_is_a_repository(lab, stand_in, tmp_path, monkeypatch):
+    settings = lab.settings(**{"model.base": "org/name"})
+    monkeypatch.setattr(pins.processes, "on_first", lambda make: {})  # it has a folder of that name
+    assert pins.pin(settings, Artifacts(tmp_path)) is settings
+    assert stand_in.requests == []
+
+
 def test_pins_reach_every_place_of_a_config(lab, stand_in, tmp_path):
     data = stand_in.put("org/set", {"train.jsonl": b"{}"}, kind="dataset")
     source = dict(name="hub", path="org/set", max_tokens=64)
@@ -146,15 +153,23 @@ def test_pins_reach_every_place_of_a_config(lab, stand_in, tmp_path):
     assert plain["evals"]["held"]["data"]["path"] == f"org/set@{data}"
 
 
-def test_a_run_goes_on_from_the_commit_that_it_began_with(lab, stand_in, tmp_path):
-    first = stand_in.put("org/name", published(lab))
-    work = lab.run("work", tmp_path, **{"model.base": "org/name", "steps": 2})
+def test_a_run_goes_on_from_the_commits_that_it_began_with(lab, stand_in, tmp_path):
+    rows = (lab.root / "rows.jsonl").read_bytes()
+    base = stand_in.put("org/name", published(lab))
+    data = stand_in.put("org/set", {"train.jsonl": rows}, kind="dataset")
+    own = dict(name="hub", path="org/set", kind="prompt", max_tokens=64, packing="none")
+    changes = {"model.base": "org/name", "data": own, "checkpoint.every_steps": 1}
+    work = lab.run("work", tmp_path, **changes, steps=2)
     other = shutil.copytree(lab.root / "base", tmp_path / "other")
     config = files.read_json(other / "config.json")
     files.write_json(other / "config.json", config | {"rms_norm_eps": 0.1})
     stand_in.put("org/name", {path.name: path for path in other.iterdir()})
-    lab.run("work", tmp_path, **{"model.base": "org/name", "steps": 2})  # resumes
-    assert files.read_json(work / "config.json")["model"]["base"] == f"org/name@{first}"
+    stand_in.put("org/set", {"train.jsonl": rows[:-1000]}, kind="dataset")
+    shutil.rmtree(work / "checkpoints" / "2")  # as of a run that was killed after its first step
+    lab.run("work", tmp_path, **changes, steps=2)
+    kept = files.read_json(work / "config.json")
+    assert kept["model"]["base"] == f"org/name@{base}"
+    assert kept["data"]["path"] == f"org/set@{data}"
     parts = reader.parts_of(work)
-    assert parts.source.name == first
+    assert parts.source.name == base
     assert export_files.base_name(parts) == "org/name"
