@@ -54,6 +54,11 @@ class Tokenizer:
             )
         return found
 
+    @property
+    def files(self) -> dict[str, bytes]:
+        """Return the files that it was read from, by name."""
+        return dict(self._files)
+
     def token_id(self, token: str) -> int | None:
         """Return the id of a token given by its text, None when there is no such token."""
         return self._backend.token_to_id(token)

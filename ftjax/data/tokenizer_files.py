@@ -1,6 +1,7 @@
 """Reading tokenizers: `tokenizer.json` or SentencePiece's `tokenizer.model`, and what lies beside.
 
     tokenizer = load("llama3/")            # or the path of one of the two
+    tokenizer = load("llama3/", new_tokens=("<tool>", "</tool>"))
 
 `tokenizer_config.json`, `special_tokens_map.json` and `chat_template.jinja` name the bos, eos and
 pad tokens and the chat template; `config.json` and `generation_config.json` the ids that end texts.
@@ -8,6 +9,7 @@ pad tokens and the chat template; `config.json` and `generation_config.json` the
 
 import json
 import pathlib
+from collections.abc import Sequence
 
 from ftjax.data import sentencepiece
 from ftjax.data.tokenizer import ROLES, Tokenizer
@@ -23,10 +25,10 @@ USUAL = {
 }
 
 
-def load(path) -> Tokenizer:
+def load(path, *, new_tokens: Sequence[str] = ()) -> Tokenizer:
     """Read a tokenizer from a `tokenizer.json`, a `tokenizer.model`, or a folder with one.
 
-    Raises ValueError saying what is missing.
+    new_tokens: special tokens to add, see `extend`. Raises ValueError saying what is missing.
     """
     path = pathlib.Path(path).expanduser()
     file = _tokenizer_file(path)
@@ -36,7 +38,55 @@ def load(path) -> Tokenizer:
         backend = sentencepiece.read(file, add_bos=_config(files).get("add_bos_token", True))
     else:
         backend = _read_json(file, files[name])
-    return Tokenizer(backend, files=files, stop_ids=_stop_ids(file), **_special(files, backend))
+    found = Tokenizer(backend, files=files, stop_ids=_stop_ids(file), **_special(files, backend))
+    return extend(found, new_tokens) if new_tokens else found
+
+
+def extend(tokenizer: Tokenizer, tokens: Sequence[str]) -> Tokenizer:
+    """Return the tokenizer with more special tokens, whose ids follow its largest one.
+
+    Its files have them too: transformers reads the same ids.
+
+    Raises:
+      ValueError: it knows one of them, one is there twice or empty, or it is no tokenizer.json.
+    """
+    files = tokenizer.files
+    if "tokenizer.json" not in files:
+        raise ValueError(
+            "data.new_tokens: got a tokenizer.model, which has no place for them; expected a "
+            "tokenizer.json; convert it with transformers (AutoTokenizer, save_pretrained)"
+        )
+    _check_new(tokenizer, tokens)
+    ids = {token: tokenizer.vocab_size + n for n, token in enumerate(tokens)}
+    # As transformers adds special tokens: spaces around them stay text.
+    flags = dict(single_word=False, lstrip=False, rstrip=False, normalized=False, special=True)
+    found = json.loads(files["tokenizer.json"])
+    entries = [dict(id=i, content=token) | flags for token, i in ids.items()]
+    found["added_tokens"] = [*(found.get("added_tokens") or ()), *entries]
+    files["tokenizer.json"] = json.dumps(found, ensure_ascii=False).encode()
+    if "added_tokens_decoder" in (config := _config(files)):  # tokenizers in Python read this one
+        config["added_tokens_decoder"] |= {str(i): dict(content=t) | flags for t, i in ids.items()}
+        text = json.dumps(config, indent=2, ensure_ascii=False)
+        files["tokenizer_config.json"] = text.encode()
+    backend = _read_json(pathlib.Path("tokenizer.json"), files["tokenizer.json"])
+    if (own := {token: backend.token_to_id(token) for token in tokens}) != ids:
+        raise ValueError(
+            f"data.new_tokens: got a tokenizer that gives them the ids {list(own.values())}; "
+            f"expected {list(ids.values())}, after its largest; its vocabulary has gaps: add them "
+            "to tokenizer.json by hand"
+        )
+    special = _special(files, backend)
+    return Tokenizer(backend, files=files, stop_ids=tokenizer.stop_ids, **special)
+
+
+def _check_new(tokenizer: Tokenizer, tokens: Sequence[str]) -> None:
+    if len(set(tokens)) != len(tokens) or not all(token.strip() for token in tokens):
+        raise ValueError(f"data.new_tokens: got {tuple(tokens)}; expected distinct texts")
+    if known := {t: i for t in tokens if (i := tokenizer.token_id(t)) is not None}:
+        raise ValueError(
+            f"data.new_tokens: got {known}, tokens that the tokenizer has, by id; expected new "
+            "ones; leave them out: adapter.token_ids trains the rows of such tokens"
+        )
 
 
 def _config(files: dict[str, bytes]) -> dict:

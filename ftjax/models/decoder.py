@@ -35,8 +35,6 @@ from ftjax.models import base, layer_runs, virtual_tokens
 from ftjax.ops import attention, linear, products, quantize, rope, softcap
 from ftjax.ops import remat as policies
 
-HEAD = "BTD,VD->BTV"
-
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
@@ -345,7 +343,7 @@ class Model:
         if self.config.tied and "embed" in own:  # one weight at both ends
             w = own["embed"].merge(linear.LOOKUP, w)
         if "head" in own:
-            w = own["head"].merge(HEAD, w)
+            w = own["head"].merge(linear.HEAD, w)
         return w, self.config.logit_cap
 
     def logits(self, params, x, *, adapters=None) -> jax.Array:

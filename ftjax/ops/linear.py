@@ -12,6 +12,7 @@ import jax
 from ftjax.ops import fast, quantize
 
 LOOKUP = "BTV,VD->BTD"
+HEAD = "BTD,VD->BTV"  # its weight lies as the embedding does, which it may be
 
 
 def linear(equation: str, x, w, adapter=None, key=None):

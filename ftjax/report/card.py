@@ -40,7 +40,8 @@ class Card:
     """What a model card says.
 
     form: "adapter" or "model". method: of the adapter, "" without one; `merged` says that it is
-    part of the weights. heads: names of scalar heads in files of their own.
+    part of the weights. heads: names of scalar heads in files of their own. trains_rows: the
+    adapter has rows of the embedding. resized: to how many rows, where the base has fewer.
     """
 
     form: str
@@ -48,6 +49,8 @@ class Card:
     base_hash: str
     method: str
     merges: bool
+    trains_rows: bool
+    resized: int | None
     objective: str
     heads: Sequence[str]
     config: Mapping[str, Any]
@@ -128,6 +131,7 @@ def _loading(card: Card) -> str:
         "",
         'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
         f'model = AutoModelForCausalLM.from_pretrained("{card.base if adapter else "FOLDER"}")',
+        *([f"model.resize_token_embeddings({card.resized})"] if adapter and card.resized else []),
         *(['model = PeftModel.from_pretrained(model, "FOLDER")'] if adapter else []),
     ]
     lines = ["## Loading", "", "`FOLDER` is where these files are.", "", "```python", *code, "```"]
@@ -138,7 +142,7 @@ def _loading(card: Card) -> str:
 def _serving(card: Card) -> str:
     if card.form == "model":
         return "vLLM: `vllm serve FOLDER`"
-    if card.method in SERVED:
+    if card.method in SERVED and not card.trains_rows:
         return f"vLLM: `vllm serve {card.base} --enable-lora --lora-modules mine=FOLDER`"
     if card.merges:
         return "vLLM applies no such adapter: export the run with `--merge`, and serve the model."

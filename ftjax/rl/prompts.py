@@ -18,7 +18,9 @@ from ftjax.run import prompting
 from ftjax.sampling import text
 
 # Keys of a data section that say how rows become tokens; the others are the source's.
-ENCODING = ("max_tokens", "chat_template", "template_args", "allow_dropped", "date", "fields")
+ENCODING = (
+    "max_tokens", "chat_template", "template_args", "allow_dropped", "date", "fields", "new_tokens",
+)  # fmt: skip
 
 
 class Bad(NamedTuple):

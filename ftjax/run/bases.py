@@ -1,5 +1,6 @@
 """Which model a run is about: from `c.model` to a family, a handle and a directory of weights."""
 
+import dataclasses
 import inspect
 import pathlib
 from types import ModuleType
@@ -35,9 +36,14 @@ def read(spec) -> tuple[ModuleType, Any, pathlib.Path | None]:
     return (*of(spec, source or spec.preset), source)
 
 
-def of(spec, source) -> tuple[ModuleType, Any]:
-    """Read the family of a checkpoint or a preset, and make the model's handle."""
+def of(spec, source, *, vocab_size: int | None = None) -> tuple[ModuleType, Any]:
+    """Read the family of a checkpoint or a preset, and make the model's handle.
+
+    vocab_size: in place of the checkpoint's.
+    """
     family, config = checkpoint.config_of(source)
+    if vocab_size is not None:
+        config = dataclasses.replace(config, vocab_size=vocab_size)
     options = dict(remat=spec.remat, **_of_experts(spec, family))
     make = lambda dtype: family.make(config, dtype=jnp.dtype(dtype), **options)
     if spec.compute_dtype:
@@ -46,6 +52,13 @@ def of(spec, source) -> tuple[ModuleType, Any]:
     model = make("float32")
     big = jax.default_backend() != "cpu" and tree.size_of(model.abstract) >= rates.BIG
     return family, make("bfloat16") if big else model
+
+
+def sized(spec, base, source: pathlib.Path | None, *, vocab_size: int):
+    """Return the model of a base that has at least so many tokens: itself where it has them."""
+    if vocab_size <= base.config.vocab_size:
+        return base
+    return of(spec, source or spec.preset, vocab_size=vocab_size)[1]
 
 
 def _of_experts(spec, family: ModuleType) -> dict[str, Any]:

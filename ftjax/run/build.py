@@ -34,6 +34,7 @@ from ftjax.run import (
     adapter_init,
     anchors,
     bases,
+    new_tokens,
 )
 from ftjax.run import (
     objective as objectives,
@@ -70,6 +71,8 @@ class Parts:
     frozen_adapters: tuple[dict, ...]  # adapters of past tasks, which stay as they are
     patterns: tuple[str, ...]  # what trains
     quantizers: quantized.Quantizers  # what of the base is quantised, and how
+    base: Any  # the model as the base's files have it: the same, less new tokens
+    new_ids: tuple[int, ...]  # of `data.new_tokens`
     objective: ModuleType
     heads: tuple[str, ...]  # scalar heads that the objective trains
     reference: references.Reference
@@ -100,7 +103,7 @@ class Parts:
             return dict.fromkeys(tree.paths(self.model.abstract), jnp.dtype(dtype))
         if self.source is None:
             return {path: leaf.dtype for path, leaf in tree.paths(self.model.abstract).items()}
-        return checkpoint.types(self.source, self.model, names=self.family.NAMES)
+        return checkpoint.types(self.source, self.base, names=self.family.NAMES)
 
     @functools.cached_property
     def dtypes(self) -> dict[str, Any]:
@@ -165,8 +168,19 @@ class Parts:
         fresh = protocol.init(self.method, key, linears, dense, **options)
         past = self.frozen_adapters
         found = frozen_adapters.over(fresh, past, linears=linears) if past else fresh
-        ids = self.settings.adapter.get("token_ids", ())
-        return token_rows.add_rows(found, dense[token_rows.PATH], ids=ids) if ids else found
+        for path, ids in self.trained_rows.items():
+            found = token_rows.add_rows(found, dense[path], ids=ids, path=path)
+        return found
+
+    @functools.cached_property
+    def trained_rows(self) -> dict[str, tuple[int, ...]]:
+        """List the tokens whose rows train as adapters, by the path of the weight."""
+        listed = {token_rows.PATH: tuple(self.settings.adapter.get("token_ids", ()))}
+        if self.method is None:
+            return {}
+        found = new_tokens.beside(self.model, self.new_ids, patterns=self.patterns)
+        own = {path: listed.get(path, ()) + found.get(path, ()) for path in listed | found}
+        return {path: ids for path, ids in own.items() if ids}
 
 
 def build(
@@ -181,11 +195,10 @@ def build(
       ValueError: names the key, what it holds and what was expected.
     """
     mesh = conf.call(meshes.make, settings.mesh, where="mesh") if mesh is None else mesh
-    family, model, source = bases.read(settings.model)
+    family, base, source = bases.read(settings.model)
+    found, tokenizer, new_ids = _tokenizer(settings, source, base, shared)
+    model = bases.sized(settings.model, base, source, vocab_size=tokenizer.vocab_size)
     meshes.check_sizes(model.config.sizes, mesh)
-    found = _tokenizer_source(settings.tokenizer, source)
-    tokenizer = (shared.tokenizer if shared else tokenizer_files.load)(str(found))
-    _check_vocabulary(tokenizer, model)
     method, groups = _methods(settings.adapter)
     if settings.adapter.get("name") in LOW_RANK:
         lora.check_width(settings.adapter["rank"], model.linears, where=settings.adapter["where"])
@@ -205,8 +218,9 @@ def build(
     quantizers = _quantizers(settings.model.quantize, model)
     parts = Parts(
         settings, mesh, family, model, source, tokenizer, found, method, groups, past, patterns,
-        quantizers, objective, heads, reference,
+        quantizers, base, new_ids, objective, heads, reference,
     )  # fmt: skip
+    new_tokens.check(model, new_ids, adapted=method, patterns=patterns, quantized=quantizers)
     adapter_init.check(parts)
     return parts
 
@@ -247,10 +261,19 @@ def check_weights(parts: Parts) -> None:
         files.read_json(pathlib.Path(given) / peft.CONFIG)
 
 
-def _check_vocabulary(tokenizer, model) -> None:
-    if tokenizer.vocab_size > model.config.vocab_size:
+def _tokenizer(settings, source, base, shared) -> tuple[pathlib.Path, Any, tuple[int, ...]]:
+    """Read the tokenizer with the run's new tokens: where it lies, itself, their ids."""
+    path, tokens = _tokenizer_source(settings.tokenizer, source), new_tokens.of(settings.data)
+    read = shared.tokenizer if shared else tokenizer_files.load
+    tokenizer = read(str(path), new_tokens=tokens)
+    _check_vocabulary(tokenizer.vocab_size - len(tokens), base)
+    return path, tokenizer, tuple(map(tokenizer.token_id, tokens))
+
+
+def _check_vocabulary(size: int, model) -> None:
+    if size > model.config.vocab_size:
         raise ValueError(
-            f"tokenizer: got {tokenizer.vocab_size} tokens for a model of "
+            f"tokenizer: got {size} tokens for a model of "
             f"{model.config.vocab_size}; expected at most as many; choose the base's own tokenizer"
         )
 
@@ -328,18 +351,19 @@ def _base(parts: Parts) -> tuple[Any, dict]:
         )  # fmt: skip
     if parts.source is None:
         kept = lambda path, w: w.astype(parts.dtypes[path])
-        drawn = lambda key: tree.map_with_paths(kept, parts.model.init(key))
-        draw = lambda key: quantized.quantise(drawn(key), parts.model, quantizers)
+        drawn = lambda key: tree.map_with_paths(kept, parts.base.init(key))
+        draw = lambda key: quantized.quantise(drawn(key), parts.base, quantizers)
         key = jax.random.key(parts.settings.seed.init)
         abstract = jax.eval_shape(draw, key)
-        letters = quantize.axes(parts.model.axes, abstract)
+        letters = quantize.axes(parts.base.axes, abstract)
         model = jax.jit(draw, out_shardings=meshes.shardings(letters, abstract, parts.mesh))(key)
     else:
         model = checkpoint.load(
-            parts.source, parts.model, names=parts.family.NAMES, dtype=parts.dtypes,
+            parts.source, parts.base, names=parts.family.NAMES, dtype=parts.dtypes,
             mesh=parts.mesh, quantizers=quantizers,
         )  # fmt: skip
-    return loftq.part(model)
+    model, rests = loftq.part(model)
+    return new_tokens.start(model, parts.new_ids, mesh=parts.mesh), rests
 
 
 def _given(parts: Parts, model, shardings) -> dict:
@@ -353,6 +377,12 @@ def _given(parts: Parts, model, shardings) -> dict:
             f"adapter_from: got {parts.settings.adapter_from!r}, whose sites or ranks differ from "
             "the config's; expected the same; set adapter.where and adapter.rank to its own"
         )
+    for path, ids in parts.trained_rows.items():
+        if (own := tuple(found[path].ids.tolist())) != ids:
+            raise ValueError(
+                f"adapter_from: got rows of the tokens {own} at {path!r}; expected {ids}, those of "
+                "adapter.token_ids and data.new_tokens"
+            )
     # Modules that trained beside an adapter come in the type of their file.
     kept = lambda path, w: w if quantize.is_quantized(w) else w.astype(parts.dtypes[path])
     model = tree.map_with_paths(kept, model, is_leaf=quantize.is_quantized)

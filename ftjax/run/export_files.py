@@ -84,12 +84,14 @@ def token_ids(parts: setup.Parts) -> dict[str, Any]:
 def card(parts: setup.Parts, *, form: str, record: cards.Record | None) -> cards.Card:
     """Collect what a model card says of a run."""
     settings = parts.settings
+    before, size = parts.base.config.vocab_size, parts.model.config.vocab_size
     return cards.Card(
         form=form, base=base_name(parts) or f"random {settings.model.preset}",
         base_hash=digests.fingerprint(parts.source) if parts.source else "none",
         method=settings.adapter.get("name", "") if parts.method else "",
         # Virtual tokens have no weight to be merged into.
         merges=settings.adapter.get("name") not in ("prompt", "prefix"),
+        trains_rows=bool(parts.trained_rows), resized=size if size > before else None,
         objective=settings.objective["name"], heads=parts.heads, config=settings.plain,
         record=record,
     )  # fmt: skip
@@ -111,10 +113,13 @@ def _of_tokenizer(parts: setup.Parts) -> dict[str, bytes]:
     """Read a tokenizer's files; one under a name of its own stands alone."""
     source = pathlib.Path(parts.tokenizer_source)
     if source.is_file() and source.name not in (TOKENIZER, "tokenizer.model"):
+        if parts.new_ids:
+            return parts.tokenizer.files
         return {f"tokenizer{source.suffix}": source.read_bytes()}
     folder = source.parent if source.is_file() else source
     paths = (folder / name for name in COPIED)
-    return {path.name: path.read_bytes() for path in paths if path.is_file()}
+    found = {path.name: path.read_bytes() for path in paths if path.is_file()}
+    return found | parts.tokenizer.files if parts.new_ids else found
 
 
 def _usual_config(tokenizer) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from ftjax.core import mesh as meshes
 from ftjax.data import kinds, prepare
 from ftjax.data import loader as loaders
 from ftjax.objectives.losses import spec as specs
-from ftjax.run import reference
+from ftjax.run import new_tokens, reference
 from ftjax.run.build import Parts
 from ftjax.run.shared import Shared
 
@@ -40,7 +40,8 @@ def _loader(parts: Parts, progress, load: Callable, eval_texts: Mapping) -> load
         tokenizer=parts.tokenizer, batch_size=s.batch_size, seed=s.seed.data, progress=progress,
         load=load, local_rows=meshes.local_rows(s.batch_size, parts.mesh), eval_texts=eval_texts,
     )  # fmt: skip
-    return open_data(s.data, where="data", **given)
+    data = {key: value for key, value in s.data.items() if key != new_tokens.KEY}
+    return open_data(data, where="data", **given)
 
 
 def open_data(data: dict, *, where: str, **given) -> loaders.Loader:

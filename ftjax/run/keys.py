@@ -205,6 +205,13 @@ def _data(name: str) -> Keys | None:
     return _of(loader.make, prepare.load, make, without=(*SET, "batch_size", "seed"))
 
 
+def _run_data(name: str) -> Keys | None:
+    from ftjax.run import new_tokens
+
+    found = _data(name)
+    return None if found is None else found | {new_tokens.KEY: new_tokens.Tokens}
+
+
 def _evaluation(name: str) -> Keys | None:
     return _made(name, "evals", more=OF_EVALS, where="evals.name")
 
@@ -222,7 +229,7 @@ def _mesh(_: str | None) -> Keys:
 SECTIONS: Mapping[str, Callable] = {
     "adapter": _adapter, "objective": _objective, "penalties.*": _penalty,
     "penalties.*.data": _data, "anchors.*": _anchor, "anchors.*.data": _data,
-    "optim": _optim, "optim.schedule": _schedule, "optim.ranks": _ranks, "data": _data,
+    "optim": _optim, "optim.schedule": _schedule, "optim.ranks": _ranks, "data": _run_data,
     "evals.*": _evaluation, "evals.*.data": _data, "mesh": _mesh, "tracker": _tracker,
 }  # fmt: skip
 NAMELESS = (_anchor, _mesh, _ranks)

@@ -15,6 +15,7 @@ import jax
 from ftjax.models.hf import digests
 from ftjax.optim import ema as averages
 from ftjax.run import build as setup
+from ftjax.run import new_tokens
 from ftjax.run.artifacts import Artifacts
 from ftjax.run.config import Settings
 from ftjax.train import state as states
@@ -77,6 +78,8 @@ def open_checkpoints(
     """
     spec = parts.settings.checkpoint
     frozen = identity(parts) | ({"penalties": dict(penalties)} if penalties else {})
+    # Of `data`, these do not come from the rows: a run with other data keeps its tokens.
+    frozen |= {"new_tokens": list(tokens)} if (tokens := new_tokens.of(parts.settings.data)) else {}
     return Checkpoints(
         Artifacts(workdir).checkpoints, config=parts.settings.plain,
         frozen=frozen, keep=spec.keep, best=spec.best or None, mode=spec.mode,

@@ -10,7 +10,7 @@ of them, and so do two that differ in the learning rate. A run is the same with 
 """
 
 import json
-from collections.abc import Callable, Collection, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -51,9 +51,10 @@ class Shared:
             self._kept[key] = make()
         return self._kept[key]
 
-    def tokenizer(self, path: str):
-        """Read a tokenizer, once."""
-        return self._once(("tokenizer", str(path)), lambda: tokenizer_files.load(path))
+    def tokenizer(self, path: str, *, new_tokens: Sequence[str] = ()):
+        """Read a tokenizer, once; see `tokenizer_files.load`."""
+        read = lambda: tokenizer_files.load(path, new_tokens=new_tokens)
+        return self._once(("tokenizer", str(path), *new_tokens), read)
 
     def data(
         self, *, tokenizer, eval_texts: Mapping | None = None, progress=None, **options
@@ -112,7 +113,9 @@ class Shared:
 def _model(parts) -> str:
     """Describe the model apart from its weights: merged ones have the sizes of their base."""
     spec = _without(parts.settings.plain["model"], ("base",))
-    return f"{parts.family.__name__} {parts.model.config} {parts.model.dtype} {_text(spec)}"
+    # New tokens may take rows that the base had no token for: its sizes do not say so.
+    own = f"{parts.model.config} {parts.model.dtype} {parts.new_ids}"
+    return f"{parts.family.__name__} {own} {_text(spec)}"
 
 
 def _base(parts) -> tuple:

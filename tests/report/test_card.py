@@ -17,7 +17,8 @@ def card(**changes):
             "dropped": {"too_long": 4, "empty": 0}}  # fmt: skip
     given = dict(
         form="adapter", base="org/name", base_hash="abc", method="lora", merges=True,
-        objective="sft", heads=(), config={"data": {"path": ["/srv/secret/rows.jsonl"]}},
+        trains_rows=False, resized=None, objective="sft", heads=(),
+        config={"data": {"path": ["/srv/secret/rows.jsonl"]}},
         record=cards.Record(1200, data, TABLE),
     )  # fmt: skip
     return cards.Card(**given | changes)

@@ -3,7 +3,7 @@
     w'[i] = the trained row for the chosen tokens, w[i] for the rest
 
 It stands at the path `embed`, beside adapters of any method elsewhere; `adapter.token_ids` lists
-the tokens. A tied head sees the same rows.
+the tokens. A tied head sees the same rows; one of its own may have such rows too, at `head`.
 """
 
 import dataclasses
@@ -31,8 +31,8 @@ class Tokens(protocol.Adapter):
     FROZEN: ClassVar = ("ids",)
 
     def merge(self, equation: str, w: jax.Array) -> jax.Array:
-        """Put the rows in; the equation is that of an embedding."""
-        if equation != linear.LOOKUP:
+        """Put the rows in; the equation is that of an embedding or a head."""
+        if equation not in (linear.LOOKUP, linear.HEAD):
             raise ValueError(f"adapter.token_ids: got {equation!r}; expected {linear.LOOKUP!r}")
         return w.at[self.ids].set(self.rows.astype(w.dtype))
 
@@ -47,17 +47,22 @@ class Tokens(protocol.Adapter):
         return Tokens("RD", "R")
 
 
-def add_rows(adapters: dict, w_VD: jax.Array, *, ids: Sequence[int]) -> dict:
-    """Add trained rows to a tree of adapters; they start as the embedding has them.
+def add_rows(
+    adapters: dict, w_VD: jax.Array, *, ids: Sequence[int], path: str = PATH
+) -> dict:  # fmt: skip
+    """Add trained rows to a tree of adapters; they start as the weight at `path` has them.
 
     Raises:
-      ValueError: an id is not in the vocabulary or there twice, or the embedding has an adapter.
+      ValueError: an id is not in the vocabulary or there twice, or the weight has an adapter.
     """
-    if PATH in adapters:
-        raise ValueError(f"adapter.token_ids: got {ids} and an adapter at {PATH!r}; expected one")
+    if path in adapters:
+        raise ValueError(
+            f"adapter.token_ids: got {tuple(ids)} (those of data.new_tokens are among them) and an "
+            f"adapter at {path!r}; expected one; leave {path!r} out of adapter.where"
+        )
     if len(set(ids)) != len(ids) or not all(0 <= i < w_VD.shape[0] for i in ids):
         raise ValueError(
             f"adapter.token_ids: got {tuple(ids)}; expected distinct ids below {w_VD.shape[0]}"
         )
     where = np.asarray(ids, np.int32)
-    return adapters | {PATH: Tokens(w_VD[where].astype(jnp.float32), jnp.asarray(where))}
+    return adapters | {path: Tokens(w_VD[where].astype(jnp.float32), jnp.asarray(where))}

@@ -10,6 +10,7 @@ true ranks are found again, and a layer that was not adapted (a and b zero) is l
 """
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -52,20 +53,19 @@ class LoraFormat(Format):
         if displaced and init not in inits.DISPLACED:
             raise ValueError(f"init_lora_weights={init!r}")
         ids = config.get("trainable_token_indices")
-        if isinstance(ids, dict):
-            raise ValueError(f"trainable_token_indices={ids!r}")
         return dict(
             rank=config["r"], alpha=config["lora_alpha"], rslora=bool(config.get("use_rslora")),
             dropout=float(config.get("lora_dropout") or 0.0), dora=bool(config.get("use_dora")),
             rank_pattern=config.get("rank_pattern") or {},
             alpha_pattern=config.get("alpha_pattern") or {},
-            init=init if displaced else "kaiming", tokens=tuple(ids or ()),
+            init=init if displaced else "kaiming", tokens=ids or (),
         )  # fmt: skip
 
     def write(self, layers, hyper):
         """Find ranks and alphas; the shortest patterns that give each module its own."""
         rslora = bool(hyper.get("rslora"))
-        rows = [x.ids.tolist() for x in layers.values() if isinstance(x, Tokens)]
+        ending = lambda name: name.rpartition(".")[2]
+        rows = {ending(n): x.ids.tolist() for n, x in layers.items() if isinstance(x, Tokens)}
         layers = {name: x for name, x in layers.items() if self.is_target(x)}
         ranks = {name: adapter.b.shape[0] for name, adapter in layers.items()}
         alphas = {n: alpha_of(float(x.scale), ranks[n], rslora=rslora) for n, x in layers.items()}
@@ -80,7 +80,8 @@ class LoraFormat(Format):
             "lora_dropout": max(adapter.dropout for adapter in layers.values()),
             "r": rank,
             "rank_pattern": rank_pattern,
-            "trainable_token_indices": rows[0] if rows else None,
+            # A list is of the embedding, and of a head that is tied to it.
+            "trainable_token_indices": rows if len(rows) > 1 else next(iter(rows.values()), None),
             "use_dora": any(isinstance(adapter, DoRA) for adapter in layers.values()),
             "use_rslora": rslora,
         }
@@ -90,17 +91,18 @@ class LoraFormat(Format):
         return True
 
     def besides(self, module, hyper):
-        """An embedding of which some rows train."""
-        return module.linear.is_lookup and bool(hyper["tokens"])
+        """An embedding, or a head, of which some rows train."""
+        return bool(rows_of(module, hyper))
 
     def is_target(self, adapter):
-        """All but trained rows of the embedding."""
+        """All but trained rows."""
         return not isinstance(adapter, Tokens)
 
     def shapes(self, module, hyper):
         """Return (r, in), (out, r), and (out,); or (tokens, out)."""
         if self.besides(module, hyper):
-            return {ROWS: (len(hyper["tokens"]), module.outputs)}
+            width = module.outputs if module.linear.is_lookup else module.inputs
+            return {ROWS: (len(rows_of(module, hyper)), width)}
         rank = rank_of(module.name, hyper) * einsum.size(module.e.shared, module.sizes)
         a, b = factors(module)
         length = {MAGNITUDE: (module.outputs,)} if hyper["dora"] else {}
@@ -109,7 +111,7 @@ class LoraFormat(Format):
     def from_torch(self, module, hyper, tensors):
         """Unflatten A and B into our letters."""
         if ROWS in tensors:
-            return Tokens(tensors[ROWS], np.asarray(hyper["tokens"], np.int32))
+            return Tokens(tensors[ROWS], _ids(module, hyper))
         e, rank = module.e, rank_of(module.name, hyper)
         a, b = (tensors[name] for name in factors(module))
         low = einsum.lora(module.linear.equation)
@@ -167,6 +169,24 @@ class LoraFormat(Format):
             return dataclasses.replace(x, a=a, b=b)
 
         return [pad(layer) for layer in layers]
+
+
+def rows_of(module, hyper) -> list[int]:
+    """Return the ids of the tokens whose rows of this module train."""
+    tokens = hyper["tokens"]
+    if isinstance(tokens, Mapping):  # by the end of a module's name
+        return next((ids for name, ids in tokens.items() if module.name.endswith(name)), [])
+    return list(tokens) if module.linear.is_lookup else []
+
+
+def _ids(module, hyper) -> np.ndarray:
+    found, size = np.asarray(rows_of(module, hyper), np.int32), module.sizes["V"]
+    if found.max() >= size:
+        raise ValueError(
+            f"trainable_token_indices: got the token {found.max()} for a base of {size} tokens; "
+            "expected one that has it; set data.new_tokens as the run did that made the adapter"
+        )
+    return found
 
 
 def factors(module) -> tuple[str, str]:

@@ -44,4 +44,4 @@ def test_one_adapter_of_the_embedding():
     with pytest.raises(ValueError, match="and an adapter at 'embed'"):
         token_rows.add_rows({"embed": FOUND}, W, ids=(1,))
     with pytest.raises(ValueError, match="expected 'BTV,VD->BTD'"):
-        FOUND.merge("BTD,VD->BTV", W)
+        FOUND.merge("BTD,DF->BTF", W)

@@ -176,7 +176,6 @@ def test_a_fresh_adapter_keeps_its_rank(tmp_path):
         (dict(bias="lora_only"), "bias='lora_only'"),
         (dict(lora_bias=True), "lora_bias=True"),
         (dict(modules_to_save=["lm_head"]), "modules_to_save"),
-        (dict(trainable_token_indices={"lm_head": [1]}), "trainable_token_indices"),
         (dict(target_parameters=["mlp.experts"]), "target_parameters"),
         (dict(layer_replication=[[0, 2]]), "layer_replication"),
         (dict(alora_invocation_tokens=[1]), "alora_invocation_tokens"),
