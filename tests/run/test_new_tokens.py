@@ -15,7 +15,7 @@ from ftjax.data import tokenizer_files
 from ftjax.models.families import llama
 from ftjax.models.hf import checkpoint
 from ftjax.run import build as setup
-from ftjax.run import export, new_tokens, reader
+from ftjax.run import export, new_tokens, plan, reader
 from tests.lab import ASSETS, CONFIG, train
 
 NEW = ("<tool>", "</tool>")
@@ -144,6 +144,17 @@ def test_a_quantised_head_is_refused(lab, tmp_path):
     more |= {"model.quantize": dict(name="int8", where="**")}
     with pytest.raises(ValueError, match="a quantised head; expected it in full"):
         setup.build(lab.settings(**changes(lab, **more)))
+
+
+def test_data_are_encoded_with_them_beside_evaluations(lab, tmp_path):
+    rows = [dict(prompt="Q:", response=f" {NEW[0]}{i}{NEW[1]}") for i in range(8)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    where = dict(path=str(tmp_path / "rows.jsonl"))
+    task = dict(name="nll", group="new", data=lab.rows(max_tokens=64) | where, rows=8)
+    chosen = changes(lab, **{"data.path": where["path"], "evals.task": task})
+    found = plan.plan(lab.settings(**chosen))
+    tokens = np.asarray(found.loader.data.store.tokens).tolist()
+    assert [i for i in tokens if i in IDS] == list(IDS) * len(rows)
 
 
 def test_without_an_adapter_the_model_trains_whole(lab):
