@@ -101,8 +101,8 @@ def prompts() -> list:
     from ftjax.run import prompting
 
     if CHAT.value:
-        return [prompting.Asked("")]
-    found = [prompting.Asked(prompt) for prompt in PROMPT.value]
+        return [prompting.PromptRequest("")]
+    found = [prompting.PromptRequest(prompt) for prompt in PROMPT.value]
     return found + (prompting.read_prompts(PROMPTS_FILE.value) if PROMPTS_FILE.value else [])
 
 
@@ -146,7 +146,8 @@ def write(parts, params, asked: list, options: dict, *, of_rows) -> None:
 
     respond = text.make(
         parts.model, parts.tokenizer, until=tuple(UNTIL.value), mesh=parts.mesh,
-        batch_size=meshes.rows(min(BATCH_SIZE.value, len(asked)), parts.mesh), **options,
+        batch_size=meshes.round_up_to_replicas(min(BATCH_SIZE.value, len(asked)), parts.mesh),
+        **options,
     )  # fmt: skip
     key, show = jax.random.key(SEED.value), progress(len(asked))
     texts = respond(params, asked, key, of_rows=of_rows, progress=show)

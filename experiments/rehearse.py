@@ -62,7 +62,7 @@ def main(argv: list[str], given: Flags) -> None:
     found = rehearse.rehearse(settings, topology, hbm_bytes=limit)
     sys.stdout.write(rehearse.text(found) + "\n")
     sys.stdout.flush()
-    options = dict(most=given.suggest.value, hbm_bytes=limit)
+    options = dict(limit=given.suggest.value, hbm_bytes=limit)
     better = [] if found["fits"] else rehearse.suggest(settings, topology, **options)
     for own in better:
         sys.stdout.write(rehearse.summary(own) + "\n")

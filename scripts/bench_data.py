@@ -91,7 +91,7 @@ def start(path: str, *, look: bool) -> dict:
     before, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     made = loader.make(
         name="jsonl", path=path, tokenizer=tokenizer, max_tokens=256, batch_size=16,
-        held={} if look else None,
+        eval_texts={} if look else None,
     )  # fmt: skip
     made.batch(0)
     seconds = time.process_time() - begin

@@ -149,7 +149,7 @@ def adapters_cost(model, params, *, args) -> dict:
         method, jax.random.key(seed), model.linears, params["model"], where="blocks/**"
     )
     trees = [make(seed) for seed in range(args.adapters)]
-    choose = lambda own, rows: {**own, "adapters": per_row.choose(own["adapters"], rows)}
+    choose = lambda own, rows: {**own, "adapters": per_row.select(own["adapters"], rows)}
     same = lambda own, rows: own
     stacked = {**params, "adapters": per_row.stack(trees, linears=model.linears)}
     one = {**params, "adapters": trees[0]}
@@ -172,7 +172,7 @@ def token_s(model, params, of_rows, *, args) -> float:
         full(0, np.int32), np.arange(rows, dtype=np.int32), full(0, np.float32),
         full(1, np.float32), full(0, bool), np.arange(rows, dtype=np.int32),
     )  # fmt: skip
-    asked = shapes.rows([[11] * args.prompt] * rows, programs.width, fill=0)
+    asked = shapes.pad_rows([[11] * args.prompt] * rows, programs.width, fill=0)
     keep, steps, never = full(1, bool), np.int32(slots.TURN), np.int32(rows + 1)
     for _ in range(5):
         state = programs.start(params, state, asked, start)

@@ -21,7 +21,8 @@ from safetensors.numpy import load_file, save_file
 POSITIONS = 20  # of 24: the longest prompt that `generated` continues has 16
 SHARDS = 3
 OPTIONAL = ("aux_loss", "hidden_states")  # of io.npz; `grad/...` too
-ROUTER = ("router_logits", "router_indices", "router_weights")  # (layers, rows * positions, ...)
+# (layers, rows * positions, ...)
+ROUTER = ("router_logits", "router_probabilities", "router_indices", "router_weights")
 GROUPS = ("legacy", "kto")  # files of losses that are left out
 LEFT_OUT = ("collate.json", "repeat_sampler.json")  # of data/
 IO, META = "io.npz", "meta.json"

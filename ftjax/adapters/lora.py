@@ -226,7 +226,7 @@ def draw(init: str, key: jax.Array, equation: str, w: jax.Array, *, rank: int, s
     if init in inits.DISPLACED:
         sides = lowrank.sides(equation, w.shape)
         _check_rank(init, equation, rank=rank, sides=sides, most=min(sides))
-    a, b = inits.STARTS[init](key, lowrank.matrix(equation, w), rank, scale)
+    a, b = inits.INITS[init](key, lowrank.matrix(equation, w), rank, scale)
     return lowrank.factors(equation, w.shape, a, b)
 
 
@@ -243,7 +243,7 @@ def _check(rank: int, dropout: float, init: str) -> None:
         raise ValueError(f"adapter.rank: got {rank}; expected at least 1")
     if not 0 <= dropout < 1:
         raise ValueError(f"adapter.dropout: got {dropout}; expected 0 <= dropout < 1")
-    legal = [*inits.STARTS, *inits.NEEDS]
+    legal = [*inits.INITS, *inits.NEEDS]
     if init not in legal:
         hint = conf.nearest(init, legal)
         raise ValueError(f"adapter.init: got {init!r}; {hint}expected one of {conf.listed(legal)}")

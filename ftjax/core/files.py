@@ -19,7 +19,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-MOST_HEADER = 2**25  # bytes; ten times that of any model of today
+MAX_HEADER = 2**25  # bytes; ten times that of any model of today
 
 
 def open_tensors(path: pathlib.Path) -> safetensors.safe_open:
@@ -47,10 +47,10 @@ def _check_header_size(path: pathlib.Path) -> None:
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         room = os.fstat(file.fileno()).st_size - 8
-    if not 2 <= size <= min(room, MOST_HEADER):
+    if not 2 <= size <= min(room, MAX_HEADER):
         raise ValueError(
             f"{path}: got a file whose header cannot be read (it claims {size} bytes; there are "
-            f"{max(room, 0)}, and {MOST_HEADER} at most are read); expected safetensors; fetch or "
+            f"{max(room, 0)}, and {MAX_HEADER} at most are read); expected safetensors; fetch or "
             "export it again"
         )
 
@@ -214,7 +214,7 @@ def complaints(
     return lines + [f"unexpected {name}" for name in extra]
 
 
-def listing(lines: list[str], *, most: int = 12) -> str:
-    """Join lines for an error message, the first `most` of them."""
-    more = [f"and {len(lines) - most} more"] if len(lines) > most else []
-    return "; ".join(lines[:most] + more)
+def listing(lines: list[str], *, limit: int = 12) -> str:
+    """Join lines for an error message, the first `limit` of them."""
+    more = [f"and {len(lines) - limit} more"] if len(lines) > limit else []
+    return "; ".join(lines[:limit] + more)

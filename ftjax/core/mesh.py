@@ -36,7 +36,7 @@ WORDS = {
     "D": "the width of the model", "E": "the experts", "N": "the heads", "K": "the heads of keys",
     "F": "the width of the feed-forward layers", "I": "the inner width", "V": "the vocabulary",
 }  # fmt: skip
-MAY_STAY_WHOLE = ("K", "V")
+MAY_REPLICATE = ("K", "V")
 
 
 def make(
@@ -128,7 +128,7 @@ def check_sizes(sizes: Mapping[str, int], mesh: Mesh) -> None:
             parts = mesh.shape[axis]
             if size % parts == 0:
                 continue
-            if letter in MAY_STAY_WHOLE:
+            if letter in MAY_REPLICATE:
                 sys.stderr.write(
                     f"mesh.{axis}: {parts} does not divide {WORDS[letter]} ({size}): every one of "
                     f"the {parts} devices holds all of it\n"
@@ -143,7 +143,7 @@ def check_sizes(sizes: Mapping[str, int], mesh: Mesh) -> None:
 
 def _divides(parts: int, axis: str, sizes: Mapping[str, int], mesh: Mesh) -> bool:
     own = [n for letter, n in sizes.items()
-           if axis in RULES.get(letter, ()) and letter not in MAY_STAY_WHOLE]  # fmt: skip
+           if axis in RULES.get(letter, ()) and letter not in MAY_REPLICATE]  # fmt: skip
     return not any(n % parts for n in [*own, mesh.shape[axis] * mesh.shape["data"]])
 
 
@@ -185,10 +185,10 @@ def replicas(mesh: Mesh) -> int:
     return math.prod(mesh.shape[axis] for axis in RULES["B"])
 
 
-def rows(least: int, mesh: Mesh) -> int:
+def round_up_to_replicas(count: int, mesh: Mesh) -> int:
     """Round a number of rows up to a multiple of the replicas."""
     parts = replicas(mesh)
-    return -(-least // parts) * parts
+    return -(-count // parts) * parts
 
 
 def check_batch(batch_size: int, accumulate: int, mesh: Mesh | None) -> None:

@@ -3,7 +3,7 @@
 A jitted function compiles once per shape. Lengths between 33 and 64 all become 64, so a stream of
 prompts of every length costs a handful of compilations.
 
-    bucket(33, least=16) == 64        rows([[5, 6], [7]], 3, fill=0) == [[5, 6, 0], [7, 0, 0]]
+    bucket(33, min_size=16) == 64     pad_rows([[5, 6], [7]], 3, fill=0) == [[5, 6, 0], [7, 0, 0]]
 """
 
 from collections.abc import Sequence
@@ -11,21 +11,21 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def bucket(count: int, *, least: int, most: int | None = None) -> int:
-    """Round `count` up to `least` times a power of two, but not above `most`.
+def bucket(count: int, *, min_size: int, max_size: int | None = None) -> int:
+    """Round `count` up to `min_size` times a power of two, but not above `max_size`.
 
     Raises:
-      ValueError: `count` itself is above `most`.
+      ValueError: `count` itself is above `max_size`.
     """
-    if most is not None and count > most:
-        raise ValueError(f"length: got {count}; expected at most {most}; shorten the text")
-    size = least
+    if max_size is not None and count > max_size:
+        raise ValueError(f"length: got {count}; expected at most {max_size}; shorten the text")
+    size = min_size
     while size < count:
         size *= 2
-    return size if most is None else min(size, most)
+    return size if max_size is None else min(size, max_size)
 
 
-def rows(sequences: Sequence[Sequence], length: int, *, fill, dtype=np.int32) -> np.ndarray:
+def pad_rows(sequences: Sequence[Sequence], length: int, *, fill, dtype=np.int32) -> np.ndarray:
     """Stack sequences into [B, length], filled on the right."""
     result = np.full((len(sequences), length), fill, dtype)
     for row, sequence in zip(result, sequences, strict=True):

@@ -74,10 +74,14 @@ def fit(group: Group, max_tokens: int, *, overlong: str) -> tuple[list[Group], C
 
 
 def store(groups: Sequence[Group], max_tokens: int) -> "Groups":
-    """Keep groups; single answers with labels get a mismatched one each."""
-    if groups and "label" in groups[0].values:
-        groups = mismatched(groups, max_tokens)
+    """Keep groups as they are."""
+    del max_tokens  # they fit
     return Groups(groups)
+
+
+def store_mismatched(groups: Sequence[Group], max_tokens: int) -> "Groups":
+    """Keep single answers with labels, and a mismatched answer beside each."""
+    return Groups(mismatched(groups, max_tokens))
 
 
 def mismatched(groups: Sequence[Group], max_tokens: int) -> list[Group]:
@@ -171,12 +175,6 @@ class Groups:
         found = (self.sequences[i * self.width + p] for p in range(self.width))
         values = {name: float(array[i]) for name, array in self.values.items()}
         return Group(tuple(each for each in found if len(each.tokens)), values)
-
-    @property
-    def kind(self) -> str:
-        """Name the kind of rows that these are."""
-        marks = {"margin": "preference", "label": "unpaired"}
-        return next((kind for mark, kind in marks.items() if mark in self.values), "ranking")
 
     @property
     def tokens(self) -> np.ndarray:

@@ -58,7 +58,9 @@ def files_of(name: str, source: Mapping) -> list[str] | None:
     return mixture.files_of(name, source, where="data")
 
 
-def key_of(name: str, source: Mapping, tokenizer, options: Mapping, held: Mapping | None) -> str:
+def key_of(
+    name: str, source: Mapping, tokenizer, options: Mapping, eval_texts: Mapping | None
+) -> str:
     """Return the name of an entry, "" where nothing is to be kept of such data."""
     if folder() is None or (found := files_of(name, source)) is None:
         return ""
@@ -70,7 +72,7 @@ def key_of(name: str, source: Mapping, tokenizer, options: Mapping, held: Mappin
         digest.update(path.encode() + b"\0")
         with open(path, "rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
-    for label, texts in (held or {}).items():
+    for label, texts in (eval_texts or {}).items():
         digest.update(label.encode() + b"\0")
         for text in texts:
             digest.update(text.encode("utf-8", "surrogatepass") + b"\0")

@@ -124,7 +124,9 @@ class Template:
         _check_reserved(messages, tools)
         return self.text(messages, tools, prompt=add_generation_prompt)
 
-    def whole(self, messages: Sequence[dict], *, tools: Sequence[dict] | None = None) -> str:
+    def render_checked(
+        self, messages: Sequence[dict], *, tools: Sequence[dict] | None = None
+    ) -> str:
         """Return the text of `messages`; raises TemplateError unless all of them is in it."""
         text = self.render(messages, tools=tools)
         self._check_shown(text, messages, tools)

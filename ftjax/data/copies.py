@@ -1,6 +1,7 @@
 """What the rows of training repeat: of each other, nearly, and of the evaluations.
 
-    parts, found = copies.look(parts, held={"evals.facts": texts}, near="keep", overlap="error")
+    texts = {"evals.facts": Texts(rows)}
+    parts, found = look(parts, eval_texts=texts, near_duplicates="keep", overlaps="error")
 
 "keep" counts, "skip" leaves such rows out, "error" refuses them, "off" does not look. Rows that
 are equal are counted where rows are checked; here they are not counted again.
@@ -103,7 +104,7 @@ def check_modes(**modes: str) -> None:
 
 
 def look(
-    parts: Sequence[Part], *, held: Mapping[str, Texts], near_duplicates: str, overlaps: str
+    parts: Sequence[Part], *, eval_texts: Mapping[str, Texts], near_duplicates: str, overlaps: str
 ) -> tuple[tuple[Part, ...], Copies]:
     """Look for both, and return the parts less what is to be skipped, and what was found.
 
@@ -116,8 +117,8 @@ def look(
     found = Copies()
     if near_duplicates != "off":
         found = _near(texts, found, leave, mode=near_duplicates)
-    if overlaps != "off" and held:
-        found = _overlap(texts, held, found, leave, mode=overlaps)
+    if overlaps != "off" and eval_texts:
+        found = _overlap(texts, eval_texts, found, leave, mode=overlaps)
     if not leave.any():
         return tuple(parts), found
     ends = np.cumsum([len(part.rows) for part in parts])[:-1]
@@ -139,10 +140,12 @@ def _near(texts: Texts, found: Copies, leave: np.ndarray, *, mode: str) -> Copie
     return found._replace(near=len(rows), examples=(*found.examples, *example))
 
 
-def _overlap(texts: Texts, held: Mapping, found: Copies, leave: np.ndarray, *, mode: str) -> Copies:
-    shared = overlap.Held(held).compare(texts)
+def _overlap(
+    texts: Texts, eval_texts: Mapping, found: Copies, leave: np.ndarray, *, mode: str
+) -> Copies:
+    shared = overlap.EvalGrams(eval_texts).compare(texts)
     examples = [
-        f"{held[label].where(own)} of {label} is in {texts.where(row)}"
+        f"{eval_texts[label].where(own)} of {label} is in {texts.where(row)}"
         for label, (own, row) in shared.examples.items()
     ]
     if examples and mode == "error":
@@ -169,6 +172,6 @@ def _kept(part: Part, keep: np.ndarray) -> Part:
         )
     rows = Rows(
         [own[i] for i in places], where=lambda n: own.where(places[n]), bad=own.bad,
-        unread=own.unread, forms=own.forms, duplicates=own.duplicates,
+        unread=own.unread, forms=own.forms, duplicates=own.duplicates, kind=own.kind,
     )  # fmt: skip
     return part._replace(rows=rows)

@@ -15,7 +15,7 @@ first token has no predecessor to be predicted from; packing gives it weight 0.
 
 import functools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -46,7 +46,7 @@ def examples(
     special: bool = True,
     unfinished: bool = False,
 ) -> list[Example]:
-    """Encode checked rows, kinds mixed as they come, in order.
+    """Encode checked rows of texts, prompts and messages, mixed as they come, in order.
 
     template: needed for messages. append_eos: end texts and responses with eos (a chat template
     prints its own ends). special: read special-token strings inside prompts, responses and texts as
@@ -56,8 +56,8 @@ def examples(
     Raises TemplateError for messages that give no target, ValueError without an eos token.
     """
     found: list[Example | None] = [None] * len(rows)
-    for kind, encode in ENCODERS.items():
-        index = [i for i, row in enumerate(rows) if kind_of(row) == kind]
+    for encode in (_text, _prompt, _dialog, _chat):
+        index = [i for i, row in enumerate(rows) if _encoder_of(row) is encode]
         if not index:
             continue
         chosen = [rows[i] for i in index]
@@ -70,13 +70,17 @@ def examples(
     return found
 
 
-def kind_of(row: dict) -> str:
-    """Return "text", "prompt", "chat", or "dialog" (a prompt that is a list of messages)."""
+def has_messages(row: dict) -> bool:
+    """Return whether a checked row is of messages, which a chat template renders."""
+    return "messages" in row or not isinstance(row.get("prompt", ""), str)
+
+
+def _encoder_of(row: dict) -> Callable:
     if "text" in row:
-        return "text"
+        return _text
     if "messages" in row:
-        return "chat"
-    return "prompt" if isinstance(row["prompt"], str) else "dialog"
+        return _chat
+    return _dialog if has_messages(row) else _prompt
 
 
 def _text(rows, tokenizer, *, append_eos, special, **_):
@@ -119,7 +123,7 @@ def _answer(row, tokenizer, *, template, special, unfinished, **_) -> Example:
     if unfinished:
         whole = prompt + messages[-1]["content"]
     else:
-        whole = template.whole(messages, tools=tools)
+        whole = template.render_checked(messages, tools=tools)
         spans.opens(template, whole, messages[:-1], tools, len(messages) - 1)
     before, ids = (encoding.ids for encoding in encode_batch([prompt, whole]))
     return Example(ids, _after(before, ids))
@@ -132,7 +136,7 @@ def _chat(rows, tokenizer, *, template, special, loss, **_):
         messages, tools = hide(row["messages"]), hide(row.get("tools"))
         if loss == "all":
             _check_unmasked(messages)
-            rendered.append((template.whole(messages, tools=tools), []))
+            rendered.append((template.render_checked(messages, tools=tools), []))
         else:
             prompt = len(row.get("prompt", ()))
             rendered.append(template.spans(messages, tools=tools, prompt=prompt))
@@ -163,9 +167,6 @@ def _reading(tokenizer, rows, template, *, special: bool):
 @functools.lru_cache(maxsize=4)
 def _guard(tokenizer, start: int) -> special_tokens.Guard:
     return special_tokens.Guard(tokenizer, start)
-
-
-ENCODERS = {"text": _text, "prompt": _prompt, "dialog": _dialog, "chat": _chat}
 
 
 def _ended(ids: list[int], tokenizer, *, append_eos: bool) -> list[int]:

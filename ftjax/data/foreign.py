@@ -29,13 +29,13 @@ CSV = (
     'convert it: `python -c "import csv, json, sys; [print(json.dumps(r)) for r in '
     'csv.DictReader(sys.stdin)]" < {} > NEW`'
 )
-LITERAL = (
+PYTHON_DICTS = (
     'convert it: `python -c "import ast, json, sys; [print(json.dumps(ast.literal_eval(l))) for l '
     'in sys.stdin]" < {} > NEW`'
 )
 
 
-def of_start(head: bytes) -> tuple[str, str] | None:
+def of_head(head: bytes) -> tuple[str, str] | None:
     """Return what a file is that begins with `head`, when it is no text in UTF-8."""
     for magic, found in MAGIC.items():
         if head.startswith(magic):
@@ -53,10 +53,10 @@ def of_start(head: bytes) -> tuple[str, str] | None:
     return None
 
 
-def of_line(line: bytes, *, position: int, told: str, first: bool) -> tuple[str, str]:
+def of_line(line: bytes, *, position: int, message: str, first: bool) -> tuple[str, str]:
     """Return what a line is that is no JSON, and what mends it.
 
-    position, told: where the parser stopped, and why. first: it is the first line of its file.
+    position, message: where the parser stopped, and why. first: it is the first line of its file.
     """
     text = line.strip()
     if b"\0" in line:
@@ -64,7 +64,7 @@ def of_line(line: bytes, *, position: int, told: str, first: bool) -> tuple[str,
     if b"\r" in text:
         return "old Mac line ends (CR)", "convert it: `tr '\\r' '\\n' < {} > NEW`"
     if text.startswith((b"{'", b"[{'", b"{ '")):
-        return "a Python dict", LITERAL
+        return "a Python dict", PYTHON_DICTS
     rest = text[position:].strip()
     if (text.startswith((b"{", b"[")) and rest == b",") or text.endswith(b"},"):
         return "a comma behind the object", "remove it: `sed 's/,[[:space:]]*$//' {} > NEW`"
@@ -74,9 +74,9 @@ def of_line(line: bytes, *, position: int, told: str, first: bool) -> tuple[str,
         return "a table (CSV) with its header", CSV
     if text in (b"{", b"["):
         return "JSON over several lines", "put each object on one line: `jq -c . {} > NEW`"
-    if "control character" in told and position < len(text):
+    if "control character" in message and position < len(text):
         return "a raw tab or line end in a text", "write it as \\t or \\n"
-    cut = position >= len(text) or told.startswith("Unterminated")
+    cut = position >= len(text) or message.startswith("Unterminated")
     if text.startswith(b"{") and cut:
         return "a line that is cut off", "fetch the file again; or drop its last line: `sed '$d'`"
     return "", "repair the line; a pretty-printed file converts with `jq -c . {} > NEW`"

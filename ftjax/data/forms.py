@@ -13,7 +13,7 @@ kind "prompt" the alpaca prompt is the instruction, the input if there is one, a
 """
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from ftjax.core import config as conf
 from ftjax.data import messages as messages_lib
@@ -26,12 +26,6 @@ FORMS = {
     "completion": ("prompt", "completion"),
     "alpaca": ("instruction", "output"),
     "text": ("text",),
-}
-# kind -> the forms that can become it, the likeliest first.
-ACCEPTED = {
-    "text": ("text",),
-    "prompt": ("prompt", "completion", "alpaca"),
-    "chat": ("messages", "sharegpt", "prompt", "completion", "alpaca"),
 }
 FROM = {
     "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant",
@@ -51,10 +45,10 @@ REFUSED = {
 }
 
 
-def recognise(raw: Mapping, kind: str) -> str | None:
-    """Return the form of a row, None when none of those of `kind` fits."""
+def recognise(raw: Mapping, legal: Iterable[str]) -> str | None:
+    """Return the first of the legal forms that fits a row, None when none does."""
     turns = raw.get("messages", raw.get("conversations"))
-    for form in ACCEPTED.get(kind, ()):
+    for form in legal:
         if form in ("messages", "sharegpt") and turns is not None:
             return "sharegpt" if _from_value(turns) else "messages"
         if all(raw.get(field) is not None for field in FORMS[form]):
@@ -62,22 +56,12 @@ def recognise(raw: Mapping, kind: str) -> str | None:
     return None
 
 
-def convert(row, form: str, kind: str) -> None:
-    """Bring the raw fields of `row` from `form` to those of `kind`; notes what it has read."""
-    for key, fix in REFUSED.items():
-        if row.raw.get(key) and kind != "text":
+def convert(row, form: str) -> None:
+    """Bring the raw fields of `row` from `form` to those of its kind; notes what it has read."""
+    for key, fix in row.kind.refused.items():
+        if row.raw.get(key):
             raise row.wrong(key, row.raw[key], expected="no such column", fix=fix, reason=key)
-    row.form = form
-    if form == "sharegpt":
-        row.put("messages", _sharegpt(row), used=_turns(row.raw))
-    elif form == "messages" and "messages" not in row.raw:
-        row.put("messages", row.raw["conversations"], used="conversations")
-    elif form == "alpaca":
-        _alpaca(row, kind)
-    elif form == "completion":
-        row.put("response", row.raw["completion"], used="completion")
-    if kind == "chat" and form in ("prompt", "completion", "alpaca"):
-        _as_chat(row)
+    row.kind.forms[form](row)
 
 
 def of_source(name: str, *, where: str) -> bool:
@@ -98,7 +82,7 @@ def _turns(raw: Mapping) -> str:
     return "messages" if raw.get("messages") is not None else "conversations"
 
 
-def _sharegpt(row) -> list:
+def _from_sharegpt(row) -> list:
     name = _turns(row.raw)
     turns = messages_lib.from_json(row.raw[name])
     if not isinstance(turns, list):
@@ -120,27 +104,60 @@ def _turn(row, turn, field: str):
     return {"role": role, "content": said} | rest
 
 
-def _alpaca(row, kind: str) -> None:
+def _unchanged(row) -> None:
+    """Leave a row whose fields are those of its kind."""
+
+
+def _messages(row) -> None:
+    if "messages" not in row.raw:
+        row.put("messages", row.raw["conversations"], used="conversations")
+
+
+def _sharegpt(row) -> None:
+    row.put("messages", _from_sharegpt(row), used=_turns(row.raw))
+
+
+def _completion(row) -> None:
+    row.put("response", row.raw["completion"], used="completion")
+
+
+def _alpaca(row) -> None:
+    prompt = _instruction(row)
+    for key in ("system", "history", "tools"):
+        if row.raw.get(key):
+            fix = "set data.kind='chat', so that a chat template shows it"
+            raise row.wrong(key, row.raw[key], expected="no such field", fix=fix, reason=key)
+    _put_alpaca(row, prompt + "\n")
+
+
+def _completion_as_chat(row) -> None:
+    _completion(row)
+    _as_chat(row)
+
+
+def _alpaca_as_chat(row) -> None:
+    _put_alpaca(row, _instruction(row))
+    _as_chat(row, history=row.raw.get("history") or ())
+
+
+def _instruction(row) -> str:
+    text = lambda key: row.checked_text(row.raw.get(key) or "", key, empty=True)
+    instruction = row.checked_text(row.raw["instruction"], "instruction")
+    return "\n".join(part for part in (instruction, text("input")) if part.strip())
+
+
+def _put_alpaca(row, prompt: str) -> None:
     raw = row.raw
-    text = lambda key: row.checked_text(raw.get(key) or "", key, empty=True)
-    instruction = row.checked_text(raw["instruction"], "instruction")
-    asked = "\n".join(part for part in (instruction, text("input")) if part.strip())
-    if kind == "prompt":
-        for key in ("system", "history", "tools"):
-            if raw.get(key):
-                fix = "set data.kind='chat', so that a chat template shows it"
-                raise row.wrong(key, raw[key], expected="no such field", fix=fix, reason=key)
-        asked += "\n"
-    row.put("prompt", asked, used="instruction")
+    row.put("prompt", prompt, used="instruction")
     row.put("response", raw["output"], used="output")
     row.used |= {"input", "system", "history"} & raw.keys()
 
 
-def _as_chat(row) -> None:
-    """Make the conversation of a prompt and its answer."""
+def _as_chat(row, history: Sequence = ()) -> None:
+    """Make the conversation of a prompt and its answer, and of the pairs before them."""
     prompt, response = row.raw["prompt"], row.raw["response"]
     turns = []
-    for n, pair in enumerate(row.raw.get("history") or ()) if row.form == "alpaca" else ():
+    for n, pair in enumerate(history):
         if not isinstance(pair, list) or len(pair) != 2:
             fix = "write [[question, answer], ...]"
             raise row.wrong(
@@ -163,3 +180,12 @@ def _given(message):
 
 def _said(role: str, content) -> dict:
     return {"role": role, "content": content}
+
+
+# The forms that can become a kind, the likeliest first -> what converts a row.
+TO_TEXT = {"text": _unchanged}
+TO_PROMPT = {"prompt": _unchanged, "completion": _completion, "alpaca": _alpaca}
+TO_CHAT = {
+    "messages": _messages, "sharegpt": _sharegpt, "prompt": _as_chat,
+    "completion": _completion_as_chat, "alpaca": _alpaca_as_chat,
+}  # fmt: skip

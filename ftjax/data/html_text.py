@@ -15,7 +15,7 @@ BLOCKS = {
     "nav", "ol", "p", "pre", "section", "table", "td", "th", "tr", "ul",
 }  # fmt: skip
 # Between these a sentence does not go on: an empty line, which cutting into passages respects.
-APART = BLOCKS - {"br", "li", "dd", "dt", "td", "th", "tr"}
+PARAGRAPHS = BLOCKS - {"br", "li", "dd", "dt", "td", "th", "tr"}
 
 
 class Page(NamedTuple):
@@ -71,4 +71,4 @@ class _Reader(html.parser.HTMLParser):
 
     def _break(self, tag: str) -> None:
         if tag in BLOCKS and not self._hidden:
-            self.pieces.append("\n\n" if tag in APART else "\n")
+            self.pieces.append("\n\n" if tag in PARAGRAPHS else "\n")

@@ -331,7 +331,7 @@ class Loader:
             "targets": data.store.targets(),
             "forms": dict(data.forms),
             "unread_columns": dict(data.unread),
-            "stops": stops.told(data.turns),
+            "stops": stops.describe(data.turns),
             "duplicates": data.duplicates,
             "near_duplicates": data.copies.near,
             "overlap": {label: list(own) for label, own in (data.copies.overlap or {}).items()},

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from ftjax.core.config import nearest
 
 # Text shrinks to a tenth or so, a file of equal bytes to a thousandth: that is no text.
-MOST_RATIO, LEAST_CHECKED = 200, 2**24
+MAX_RATIO, MIN_CHECKED = 200, 2**24
 
 
 def find(path, suffixes: tuple[str, ...], *, where: str) -> list[str]:
@@ -80,7 +80,7 @@ class _Bounded(io.RawIOBase):
 
     def __init__(self, stream: gzip.GzipFile, path: str):
         self._stream, self._path, self._read = stream, path, 0
-        self._most = max(LEAST_CHECKED, MOST_RATIO * os.path.getsize(path))
+        self._most = max(MIN_CHECKED, MAX_RATIO * os.path.getsize(path))
 
     def readable(self) -> bool:
         return True
@@ -91,7 +91,7 @@ class _Bounded(io.RawIOBase):
         if self._read > self._most:
             raise ValueError(
                 f"{self._path}: got over {self._most} bytes out of {os.path.getsize(self._path)}; "
-                f"expected at most {MOST_RATIO} times as many as are in a .gz; unpack it by hand "
+                f"expected at most {MAX_RATIO} times as many as are in a .gz; unpack it by hand "
                 "if it is what you want"
             )
         return count

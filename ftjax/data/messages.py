@@ -83,7 +83,7 @@ def tools(row, value, field: str) -> list[dict] | None:
             raise row.wrong(
                 f"{field}[{n}]", each, expected="an object with a name", fix=fix, reason="bad tools"
             )  # fmt: skip
-    row.whole(value, field)
+    row.check_texts(value, field)
     # A bare description is wrapped as templates read it.
     bare = lambda each: "function" not in each and "type" not in each
     return [{"type": "function", "function": each} if bare(each) else each for each in value]
@@ -127,7 +127,7 @@ def _message(row, message, field: str) -> dict:
     found |= {"reasoning_content": reasoning} if reasoning else {}
     found |= {"tool_calls": calls} if calls else {}
     weight = _weight(row, given, role, field)
-    row.whole(given, field)
+    row.check_texts(given, field)
     return found | ({} if weight is None else {"weight": weight}) | without_nulls(given)
 
 
@@ -163,8 +163,8 @@ def _part(row, part, field: str) -> str:
     if isinstance(part, str):
         return row.checked_text(part, field, empty=True)
     text = part.get("text") if isinstance(part, Mapping) else None
-    kind = part.get("type", "text") if isinstance(part, Mapping) else None
-    if kind not in ("text", "input_text", "output_text") or not isinstance(text, str):
+    name = part.get("type", "text") if isinstance(part, Mapping) else None
+    if name not in ("text", "input_text", "output_text") or not isinstance(text, str):
         fix = "only text is trained: leave other parts out, or the row"
         expected = 'a part {"type": "text", "text": ...}'
         raise row.wrong(field, part, expected=expected, fix=fix, reason="part that is no text")
@@ -220,7 +220,7 @@ def call(row, value, field: str) -> dict:
     if not isinstance(arguments, dict):
         where = f"{field}.function.arguments"
         raise row.wrong(where, given, expected="an object, or JSON text of one", **advice)
-    row.whole({"name": name, "arguments": arguments}, field)
+    row.check_texts({"name": name, "arguments": arguments}, field)
     kept = {} if inner is value else {k: v for k, v in value.items() if v is not None}
     return kept | {"type": "function", "function": {"name": name, "arguments": arguments}}
 

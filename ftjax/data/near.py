@@ -45,7 +45,7 @@ class _Common:
     """Counts in how many rows shingles are, to tell boilerplate; by a part of the hash."""
 
     def __init__(self, texts: Sequence[str]):
-        self._limit = shingles.most_rows(len(texts))
+        self._limit = shingles.max_rows(len(texts))
         self._table = np.zeros(TABLE, np.uint32)
         for batch in shingles.batches(texts):
             grams = shingles.ordered(batch, WORDS).hashes

@@ -1,7 +1,7 @@
 """How much of the evaluations is in the training data: 13-grams of words (arXiv:2005.14165, C).
 
-    held = Held({"evals.facts": texts})
-    found = held.compare(texts of the training rows)
+    grams = EvalGrams({"evals.facts": texts})
+    found = grams.compare(texts of the training rows)
     found.rows["evals.facts"], found.examples["evals.facts"], found.touching
 
 A text of an evaluation is in the training data when one of its n-grams is: of 13 words, or all of
@@ -20,7 +20,7 @@ from ftjax.data import shingles
 WORDS = 13
 
 
-class Found(NamedTuple):
+class Overlap(NamedTuple):
     """What evaluations and training data share, by evaluation.
 
     sizes: texts of the evaluation. rows: of them, those that are in the training data. examples:
@@ -33,7 +33,7 @@ class Found(NamedTuple):
     touching: np.ndarray
 
 
-class Held:
+class EvalGrams:
     """The n-grams of evaluations, sorted, with whose they are and where."""
 
     def __init__(self, texts: Mapping[str, Sequence[str]]):
@@ -42,9 +42,9 @@ class Held:
         hashes = [np.zeros(0, np.uint64), *(own.hashes for own in self._of.values())]
         self.grams = np.unique(np.concatenate(hashes))
 
-    def compare(self, texts: Sequence[str]) -> Found:
+    def compare(self, texts: Sequence[str]) -> Overlap:
         """Look for them in the texts of training rows, read once and in order."""
-        limit = shingles.most_rows(len(texts))
+        limit = shingles.max_rows(len(texts))
         counts = np.zeros(len(self.grams), np.int64)
         pairs = [np.zeros((2, 0), np.int64)]
         for batch in shingles.batches(texts) if len(self.grams) else ():
@@ -59,7 +59,7 @@ class Held:
         at, owners = np.concatenate(pairs, axis=1)
         return self._found((counts > 0) & (counts <= limit), counts > limit, at, owners)
 
-    def _found(self, shared, common, at: np.ndarray, owners: np.ndarray) -> Found:
+    def _found(self, shared, common, at: np.ndarray, owners: np.ndarray) -> Overlap:
         """Collect what is found; shared, common: by n-gram. at, owners: n-gram and training row."""
         rows, examples, counted = {}, {}, np.zeros(len(self.grams), bool)
         for label, own in self._of.items():
@@ -70,7 +70,7 @@ class Held:
             if len(held):
                 first = owners[at == places[held[0]]][0]
                 examples[label] = int(own.owners[held[0]]), int(first)
-        return Found(self.sizes, rows, examples, np.unique(owners[counted[at]]))
+        return Overlap(self.sizes, rows, examples, np.unique(owners[counted[at]]))
 
 
 def _is_free(own: shingles.Grams, common: np.ndarray) -> np.ndarray:

@@ -8,11 +8,6 @@ Without a prompt, `chosen` and `rejected` are whole conversations: what they sha
 the prompt. So the transcripts of HH-RLHF serve as they are: "\n\nHuman: ...\n\nAssistant: ...".
 """
 
-KINDS = {
-    "preference": ("prompt", "chosen", "rejected", "margin"),
-    "unpaired": ("prompt", "completion", "label"),
-    "ranking": ("prompt", "answers"),
-}
 TURN = "\n\nAssistant:"
 
 
@@ -51,15 +46,12 @@ def ranking(row) -> dict:
     return _example(row, prompt, _answers(row, prompt, answers, names))
 
 
-PARSERS = {"preference": preference, "unpaired": unpaired, "ranking": ranking}
-
-
 def _has(row, field: str) -> bool:
     return field in row.fields or field in row.raw
 
 
 def _example(row, prompt, answers) -> dict:
-    prompt, beside = row.beside(prompt) if isinstance(prompt, list) else (prompt, {})
+    prompt, beside = row.with_system(prompt) if isinstance(prompt, list) else (prompt, {})
     return {"prompt": prompt, "answers": answers, "weight": row.weight(), **beside}
 
 

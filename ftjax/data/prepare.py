@@ -24,8 +24,8 @@ from ftjax.data import (
     copies,
     encode,
     forms,
+    kinds,
     packing,
-    preference_rows,
     rows,
     stops,
     tokenizer_files,
@@ -45,14 +45,15 @@ Progress = Callable[[int, int], None]
 class Data(NamedTuple):
     """Encoded parts. counts and shares: examples and share of each part, in the store's order.
 
-    rows: checked rows read. count: what happened to them. bad: rows that could not be used.
-    forms: form of `forms` -> rows. unread: column -> rows in which nobody read it. turns: of all
-    examples, the learned `turns` and those that `ended` in a stop token. duplicates: rows that are
-    the same as another one of their part. copies: what rows nearly repeat of each other, and of the
-    evaluations.
+    kind: of their batches, a name in `kinds.BATCHES`. rows: checked rows read. count: what happened
+    to them. bad: rows that could not be used. forms: form of `forms` -> rows. unread: column ->
+    rows in which nobody read it. turns: of all examples, the learned `turns` and those that `ended`
+    in a stop token. duplicates: rows that are the same as another one of their part. copies: what
+    rows nearly repeat of each other, and of the evaluations.
     """
 
     store: Store | answer_groups.Groups
+    kind: str
     names: tuple[str, ...]
     counts: tuple[int, ...]
     shares: tuple[float, ...]
@@ -67,18 +68,6 @@ class Data(NamedTuple):
     copies: copies.Copies
 
 
-class Form(NamedTuple):
-    """What rows become: how they are encoded, cut to length, and kept together."""
-
-    examples: Callable
-    fit: Callable
-    store: Callable
-
-
-TOKENS = Form(encode.examples, encode.fit, lambda examples, max_tokens: Store(examples))
-ANSWERS = Form(answer_groups.examples, answer_groups.fit, answer_groups.store)
-
-
 class Encoder(NamedTuple):
     """How rows become examples; options: those of `encode.examples`; overlong: as for `load`."""
 
@@ -86,7 +75,7 @@ class Encoder(NamedTuple):
     max_tokens: int
     overlong: str | None
     options: Mapping
-    form: Form = TOKENS
+    batch: kinds.BatchKind
     stop_ids: tuple[int, ...] = ()
 
     def ended(self, example) -> Counter:
@@ -97,12 +86,12 @@ class Encoder(NamedTuple):
 
     def examples(self, chosen: Sequence[dict]) -> list:
         """Encode rows, whatever their length."""
-        return self.form.examples(chosen, self.tokenizer, **self.options)
+        return self.batch.encode(chosen, self.tokenizer, **self.options)
 
-    def fit(self, example, row: dict) -> tuple[list, Counter]:
-        """Return the pieces that fit and what happened."""
-        overlong = self.overlong or ("split" if encode.kind_of(row) == "text" else "truncate")
-        return self.form.fit(example, self.max_tokens, overlong=overlong)
+    def fit(self, example, kind: str) -> tuple[list, Counter]:
+        """Return the pieces that fit and what happened; kind: of the row, in `kinds.KINDS`."""
+        overlong = self.overlong or kinds.KINDS[kind].overlong
+        return self.batch.fit(example, self.max_tokens, overlong=overlong)
 
 
 def load(
@@ -113,7 +102,7 @@ def load(
     loss: str = "completion", chat_template: str | None = None,
     template_args: Mapping | None = None, date: str = "", allow_dropped: Sequence[str] = (),
     allow_no_stop: bool = False, append_eos: bool = True, special: bool = True,
-    progress: Progress | None = None, held: Mapping[str, copies.Texts] | None = None,
+    progress: Progress | None = None, eval_texts: Mapping[str, copies.Texts] | None = None,
     collect: Callable[[copies.Texts], None] | None = None, **source,
 ) -> Data:  # fmt: skip
     """Open a source by name, check its rows and encode them.
@@ -121,8 +110,8 @@ def load(
     name: a source module of `ftjax.data` or a dotted path, `source` its keywords. tokenizer: one,
     or its path. kind, fields, on_bad_row, form, roles, turns, on_duplicate: see `rows.check`.
     overlong: see `_overlong`. loss, append_eos, special: see `encode.examples`. chat_template and
-    what follows: see `chat.find`. on_near_duplicate, on_overlap: see `_looked_at`, as for held: the
-    texts of evaluations by label. allow_no_stop: accept data none of whose answers end in a stop
+    what follows: see `chat.find`. on_near_duplicate, on_overlap: see `_looked_at`, with eval_texts:
+    those of evaluations by label. allow_no_stop: accept data none of whose answers end in a stop
     token. progress: called with (rows done, rows). collect: called with the rows' texts.
     Raises ValueError naming the key, or the file, line and field.
     """
@@ -135,7 +124,7 @@ def load(
     named = dict(choice=chat_template, arguments=template_args, date=date)
     template = named | dict(allow_dropped=allow_dropped)
     encoding = dict(loss=loss, append_eos=append_eos, special=special)
-    looking = dict(held=held, near_duplicates=on_near_duplicate, overlaps=on_overlap)
+    looking = dict(eval_texts=eval_texts, near_duplicates=on_near_duplicate, overlaps=on_overlap)
     _check_looking(**looking)
     request = Request(name, source, tokenizer, reading, fitting, template, encoding, looking)
     if collect is not None:
@@ -176,25 +165,25 @@ class Request:
     def key(self) -> str:
         """Return the name of what is kept of it on the disk; see `cache`."""
         options = self.reading | self.fitting | self.template | self.encoding | self.looking
-        held = options.pop("held")
-        options["searched"] = held is not None
+        eval_texts = options.pop("eval_texts")
+        options["searched"] = eval_texts is not None
         if (choice := self.template["choice"]) and pathlib.Path(choice[:255]).is_file():
             options["template"] = pathlib.Path(choice).read_text(encoding="utf-8")
-        return cache.key_of(self.name, self.source, self.tokenizer, options, held)
+        return cache.key_of(self.name, self.source, self.tokenizer, options, eval_texts)
 
 
 def _encoder(parts, tokenizer, *, fitting: dict, template: dict, encoding: dict) -> Encoder:
     """Make what encodes the rows of these parts."""
     options = encoding | {"template": _template(tokenizer, parts=parts, **template)}
-    form = _form(parts, packing=fitting["packing"], loss=encoding["loss"])
+    batch = _batch_kind(parts, packing=fitting["packing"], loss=encoding["loss"])
     stop_ids = stops.ids(tokenizer, options["template"])
     size = fitting["max_tokens"], fitting["overlong"]
-    return Encoder(tokenizer, *size, options, form, stop_ids)
+    return Encoder(tokenizer, *size, options, batch, stop_ids)
 
 
-def _check_looking(*, held: Mapping | None, near_duplicates: str, overlaps: str) -> None:
+def _check_looking(*, eval_texts: Mapping | None, near_duplicates: str, overlaps: str) -> None:
     copies.check_modes(on_near_duplicate=near_duplicates, on_overlap=overlaps)
-    if held is None and overlaps in ("skip", "error"):
+    if eval_texts is None and overlaps in ("skip", "error"):
         raise ValueError(
             f"data.on_overlap: got {overlaps!r} where there are no evaluations to compare with; "
             "expected it in the data of a run's training; drop it"
@@ -202,17 +191,17 @@ def _check_looking(*, held: Mapping | None, near_duplicates: str, overlaps: str)
 
 
 def _looked_at(
-    parts: Sequence[Part], *, held: Mapping | None, near_duplicates: str, overlaps: str
+    parts: Sequence[Part], *, eval_texts: Mapping | None, near_duplicates: str, overlaps: str
 ) -> tuple[Sequence[Part], copies.Copies]:
     """Look for what the rows repeat, near each other or of evaluations; see `copies`.
 
-    Of data that are not of a run's training there are no evaluations (held is None), and nobody
-    looks unless asked to.
+    Of data that are not of a run's training there are no evaluations (eval_texts is None), and
+    nobody looks unless asked to.
     """
-    if held is None and near_duplicates == "keep":
+    if eval_texts is None and near_duplicates == "keep":
         return parts, copies.Copies()
     modes = dict(near_duplicates=near_duplicates, overlaps=overlaps)
-    return copies.look(parts, held=held or {}, **modes)
+    return copies.look(parts, eval_texts=eval_texts or {}, **modes)
 
 
 def _check_loss(loss: str, turns: str) -> None:
@@ -246,7 +235,7 @@ def _legal(key: str, value, *, legal: tuple[str, ...]) -> None:
 def _overlong(overlong: str | None, strategy: str) -> str | None:
     """Return what is done about long examples, see `encode.fit`.
 
-    None splits texts and truncates the rest; packings that cut by themselves get everything.
+    None is left to the kind of each row, see `kinds`; packings that cut by themselves get all.
     """
     _legal("packing", strategy, legal=packing.STRATEGIES)
     cuts = strategy in packing.CUTTING
@@ -261,28 +250,29 @@ def _overlong(overlong: str | None, strategy: str) -> str | None:
     return overlong
 
 
-def _form(parts: Sequence[Part], *, packing: str, loss: str) -> Form:
-    """Return whether rows are groups of answers; a data set has one kind of the two."""
-    found = {"answers" in part.rows[0] for part in parts}
+def _batch_kind(parts: Sequence[Part], *, packing: str, loss: str) -> kinds.BatchKind:
+    """Return what the rows are learned from as; a data set has one kind of it."""
+    found = {kinds.KINDS[part.rows.kind].batch for part in parts}
     if len(found) > 1:
+        mixed = "preferences beside plain examples"
+        if all(batch.judged for batch in found):
+            mixed = f"answers of the kinds {conf.listed(batch.name for batch in found)}"
         raise ValueError(
-            "data.parts: got preferences beside plain examples; expected one or the other; set "
-            "the same `kind` for all parts"
+            f"data.parts: got {mixed}; expected one or the other; set the same `kind` for all parts"
         )
-    if not found.pop():
-        return TOKENS
-    if packing not in ("bfd", "none"):
+    batch = found.pop()
+    if packing not in batch.packings:
+        judged = (kind for kind in kinds.KINDS if kinds.KINDS[kind].batch.judged)
         raise ValueError(
-            f"data.packing: got {packing!r} for kinds {conf.listed(preference_rows.KINDS)}; "
-            "expected 'bfd' or 'none', which leave answers whole"
+            f"data.packing: got {packing!r} for kinds {conf.listed(judged)}; expected "
+            f"{' or '.join(map(repr, batch.packings))}, which leave answers whole"
         )
-    _legal("loss", loss, legal=("completion",))
-    return ANSWERS
+    _legal("loss", loss, legal=batch.losses)
+    return batch
 
 
 def _template(tokenizer, *, parts, choice: str | None, **options) -> chat.Template | None:
-    kinds = {encode.kind_of(row) for part in parts for row in part.rows}
-    if kinds & {"chat", "dialog"}:
+    if any(encode.has_messages(row) for part in parts for row in part.rows):
         return chat.find(choice, tokenizer, **options)
     if options["arguments"]:
         raise ValueError(
@@ -325,11 +315,12 @@ def prepare(
             raise ValueError(_nothing_left(part, count, bad=bad))
     names, shares = tuple(p.name for p in parts), tuple(p.share for p in parts)
     pad_id = encoder.tokenizer.pad_id
-    store = encoder.form.store(examples, encoder.max_tokens)
+    store = encoder.batch.store(examples, encoder.max_tokens)
     same = sum(part.rows.duplicates for part in parts)
     counted = dict(forms=forms, unread=unread, turns=turns, duplicates=same)
     counted["copies"] = copies.Copies()
-    return Data(store, names, tuple(counts), shares, total, count, bad, pad_id, **counted)
+    known = encoder.batch.name, names, tuple(counts), shares
+    return Data(store, *known, total, count, bad, pad_id, **counted)
 
 
 def _chunks(size: int) -> Iterator[range]:
@@ -355,7 +346,7 @@ def _encoded(source: Rows, chunk: range, *, encoder: Encoder, bad: list[BadRow])
 
 def _fitted(source: Rows, i: int, *, example, encoder: Encoder, count: Counter):
     try:
-        pieces, happened = encoder.fit(example, source[i])
+        pieces, happened = encoder.fit(example, source.kind)
     except ValueError as error:
         raise ValueError(f"{source.where(i)}: {error}") from error
     count.update(happened)

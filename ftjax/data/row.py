@@ -7,17 +7,11 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from ftjax.core.config import nearest
-from ftjax.data import forms, preference_rows
+from ftjax.data import forms, kinds
 from ftjax.data import messages as messages_lib
 
-KINDS = {
-    "text": ("text",),
-    "prompt": ("prompt", "response"),
-    "chat": ("messages",),
-    **preference_rows.KINDS,
-}
-
-
+# Kinds that an error suggests where their forms fit better, the richer one first.
+SUGGESTED = ("chat", "prompt")
 # Levels of lists and objects inside of a message: templates walk them by recursion.
 DEEPEST = 100
 
@@ -59,38 +53,41 @@ class _Formatter(string.Formatter):
 class Row:
     """One raw row with its place and field map; every reader raises RowError.
 
-    form: how its fields are spelled. used: the names of the columns that were read.
+    kind: a name in `kinds.KINDS`, as an attribute what stands there. form: how its fields are
+    spelled. used: the names of the columns that were read.
     """
 
     def __init__(
-        self, raw, where: str, *, fields: Mapping, roles: Mapping | None = None, kind: str = "",
+        self, raw, where: str, *, kind: str, fields: Mapping, roles: Mapping | None = None,
         form: str = "auto", weighted: bool = False,
     ):  # fmt: skip
         self.raw, self.place, self.fields = raw, where, fields
         self.roles, self.weighted, self.used = roles or {}, weighted, set()
+        self.kind = kinds.KINDS[kind]
         if not isinstance(raw, Mapping):
             fix = "write one JSON object a line, such as {...}"
             raise self.wrong("(row)", raw, expected="an object", fix=fix, reason="not an object")
         self._columns = tuple(raw)
-        self.form = "fields" if self._mapped(kind) else self._form(kind, form)
+        self.form = "fields" if self._is_mapped() else self._form(kind, form)
 
-    def _mapped(self, kind: str) -> bool:
+    def _is_mapped(self) -> bool:
         """Return whether the field map says where the fields of the kind are."""
-        return any(self.fields.get(name, name) != name for name in KINDS.get(kind, ()))
+        return any(self.fields.get(name, name) != name for name in self.kind.fields)
 
     def _form(self, kind: str, form: str) -> str:
-        found = forms.recognise(self.raw, kind) if form == "auto" else form
-        if found is None or kind not in forms.ACCEPTED:
+        legal = self.kind.forms
+        found = forms.recognise(self.raw, legal) if form == "auto" else form
+        if found is None or not legal:
             return kind
-        if found not in forms.ACCEPTED[kind]:
-            legal = ", ".join(forms.ACCEPTED[kind])
+        if found not in legal:
             raise ValueError(
-                f"data.form: got {form!r}; expected one of {legal} for kind {kind!r}; change one"
+                f"data.form: got {form!r}; expected one of {', '.join(legal)} for kind "
+                f"{kind!r}; change one"
             )
         for name in forms.FORMS[found] if form != "auto" else ():
             if name not in self.raw and not (name == "conversations" and "messages" in self.raw):
                 raise self._missing(name, name)
-        forms.convert(self, found, kind)
+        forms.convert(self, found)
         return found
 
     def put(self, field: str, value, *, used: str) -> None:
@@ -143,9 +140,10 @@ class Row:
     def _missing(self, name: str, field: str) -> RowError:
         have = ", ".join(map(str, self.raw)) or "none"
         fix = f"{nearest(name, map(str, self.raw))}set fields=dict({field}=...) to a field it has"
-        if field in KINDS["prompt"]:
+        if field in kinds.KINDS["prompt"].fields:
             fix += f" ({field}=FIELD behind configs/sft.py:)"
-        if found := next((k for k in ("chat", "prompt") if forms.recognise(self.raw, k)), None):
+        fits = lambda kind: forms.recognise(self.raw, kinds.KINDS[kind].forms)
+        if found := next(filter(fits, SUGGESTED), None):
             fix += f", or data.kind={found!r} (kind={found})"
         expected = f"a value for {field!r}"
         found = f"no such field (the row has: {have})"
@@ -172,7 +170,7 @@ class Row:
             raise self.error(field, "empty text", expected="text", fix=fix, reason=f"empty {field}")
         return value
 
-    def whole(self, value, field: str) -> None:
+    def check_texts(self, value, field: str) -> None:
         """Check every text inside of `value` for half a character, and how deep it is."""
         if field.count(".") + field.count("[") > DEEPEST:
             fix = "drop that field"
@@ -184,11 +182,11 @@ class Row:
             self.checked_text(value, field, empty=True)
         elif isinstance(value, Mapping):
             for key, each in value.items():
-                self.whole(key, field)
-                self.whole(each, f"{field}.{key}")
+                self.check_texts(key, field)
+                self.check_texts(each, f"{field}.{key}")
         elif isinstance(value, list | tuple):
             for n, each in enumerate(value):
-                self.whole(each, f"{field}[{n}]")
+                self.check_texts(each, f"{field}[{n}]")
 
     def weight(self) -> float:
         """Return the row's loss weight: 1 unless `fields` or the source say where it is."""
@@ -228,7 +226,7 @@ class Row:
         """Return messages if the assistant says something in each turn that is learned."""
         return messages_lib.answered(self, messages, field)
 
-    def beside(self, messages: list[dict]) -> tuple[list[dict], dict]:
+    def with_system(self, messages: list[dict]) -> tuple[list[dict], dict]:
         """Return messages after the row's `system`, if it has one, and {"tools": ...}, if any."""
         tools = messages_lib.tools(self, self.optional("tools"), "tools")
         system = self.optional("system")

@@ -1,14 +1,8 @@
 r"""Rows: what a source yields, and the checks that turn it into something that can be encoded.
 
 A source module has `make(**keywords) -> Rows`, a sequence of dicts that knows where each came from.
-`check` maps a source's own field names to one of some kinds and refuses rows that would train
-nothing or the wrong thing, naming file, line, field, what was found and what to do:
-
-    text     {"text": str}
-    prompt   {"prompt": str or messages, "response": str or messages}
-    chat     {"messages": [{"role": str, "content": str}, ...]}
-
-and those of `preference_rows`: preference, unpaired, ranking.
+`check` maps a source's own field names to those of a kind of `kinds.KINDS` and refuses rows that
+would train nothing or the wrong thing, naming file, line, field, what was found and what to do.
 
 Rows of other tools are recognised, see `forms`. `fields=dict(weight="score")` scales the loss of a
 row by a number of it; an assistant message may carry a `weight`, see `messages`.
@@ -23,15 +17,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from ftjax.core.config import nearest
-from ftjax.data import forms, preference_rows
+from ftjax.data import forms, kinds
 from ftjax.data import messages as messages_lib
-from ftjax.data.row import KINDS, BadRow, Row, RowError
+from ftjax.data.row import BadRow, Row, RowError
 
 MODES = ("error", "skip")
 DUPLICATES = ("keep", "skip", "error")
 TURNS = ("all", "last", "each")
 # Fields beside those of its kind that a conversation may have.
-BESIDE = ("tools", "system")
+CONTEXT = ("tools", "system")
 
 
 @runtime_checkable
@@ -52,20 +46,20 @@ class Rows(Sequence):
     bad: rows that the source could not even parse. They are not part of the sequence.
     weighted: `weight` in a row is meant as the weight of its loss. unread: column -> rows where
     nobody read it. forms: form of `forms` -> rows of it. duplicates: rows that another one before
-    is the same as.
+    is the same as. kind: of checked rows, its name.
     """
 
     def __init__(
         self, rows: Sequence, *, where: Callable[[int], str], bad: Iterable[BadRow] = (),
         weighted: bool = False, unread: Mapping | None = None, forms: Mapping | None = None,
-        duplicates: int = 0,
+        duplicates: int = 0, kind: str = "",
     ):  # fmt: skip
         self._rows = rows
         self._where = where
         self.bad = list(bad)
         self.weighted = weighted
         self.unread, self.forms = Counter(unread), Counter(forms)
-        self.duplicates = duplicates
+        self.duplicates, self.kind = duplicates, kind
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -94,14 +88,14 @@ def check(
     "error" refuses them.
     Raises RowError, or ValueError for wrong arguments or when no row is left.
     """
-    _legal("kind", kind, legal=KINDS)
+    _legal("kind", kind, legal=kinds.KINDS)
     _legal("on_bad_row", on_bad_row, legal=MODES)
     _legal("form", form, legal=("auto", *forms.FORMS))
     _legal("turns", turns, legal=TURNS)
     _legal("on_duplicate", on_duplicate, legal=DUPLICATES)
     fields, roles = dict(fields or {}), dict(roles or {})
     for name in fields:
-        _legal("fields", name, legal=(*KINDS[kind], *BESIDE, "weight"))
+        _legal("fields", name, legal=(*kinds.KINDS[kind].fields, *CONTEXT, "weight"))
     for role, mapped in roles.items():
         _legal(f"roles.{role}", mapped, legal=messages_lib.MAPPED)
     if not isinstance(source, Located):
@@ -148,7 +142,7 @@ def _checked(source: Rows, *, turns: str, skip: bool, seen: Seen, kind: str, **o
     for i in range(len(source)):
         try:
             row = Row(source[i], source.where(i), kind=kind, **options)
-            parsed = PARSERS[kind](row)
+            parsed = row.kind.parse(row)
         except RowError as error:
             if not skip:
                 raise ValueError(f"{error}{SKIP_HINT}") from error
@@ -164,7 +158,8 @@ def _checked(source: Rows, *, turns: str, skip: bool, seen: Seen, kind: str, **o
     if not good:
         raise ValueError(f"data: got no usable row; expected at least one; {_first(bad)}")
     where = lambda i: source.where(places[i])
-    return Rows(good, where=where, bad=bad, unread=unread, forms=found, duplicates=seen.count)
+    counted = dict(unread=unread, forms=found, duplicates=seen.count)
+    return Rows(good, where=where, bad=bad, kind=kind, **counted)
 
 
 def _taken(row: dict, turns: str) -> list[dict]:
@@ -205,30 +200,3 @@ def _legal(what: str, value: str, *, legal: Iterable[str]) -> None:
     if value not in legal:
         hint = nearest(str(value), legal)
         raise ValueError(f"{what}: got {value!r}; expected one of {', '.join(legal)}; {hint}")
-
-
-def _text(row: Row) -> dict:
-    return {"text": row.text("text"), "weight": row.weight()}
-
-
-def _prompt(row: Row) -> dict:
-    prompt, response = row.value("prompt"), row.value("response")
-    if not isinstance(prompt, list):
-        prompt = row.checked_text(prompt, "prompt", empty=True)
-        response = row.checked_text(response, "response")
-        return {"prompt": prompt, "response": response, "weight": row.weight()}
-    prompt, beside = row.beside(row.messages(prompt, "prompt"))
-    if not isinstance(response, list):
-        response = row.checked_text(response, "response")
-        response = [{"role": "assistant", "content": response}]
-    response = row.answered(row.messages(response, "response"), "response")
-    return {"prompt": prompt, "response": response, "weight": row.weight(), **beside}
-
-
-def _chat(row: Row) -> dict:
-    messages = row.answered(row.messages(row.value("messages"), "messages"), "messages")
-    messages, beside = row.beside(messages)
-    return {"messages": messages, "weight": row.weight(), **beside}
-
-
-PARSERS = {"text": _text, "prompt": _prompt, "chat": _chat, **preference_rows.PARSERS}

@@ -35,7 +35,7 @@ def _kinds() -> np.ndarray:
 _KINDS = _kinds()
 
 
-def most_rows(count: int) -> int:
+def max_rows(count: int) -> int:
     """Return in how many of so many rows an n-gram may be and not be boilerplate.
 
     A prompt's frame is in all rows of a task, and says nothing about which rows are alike.

@@ -55,12 +55,12 @@ def check(found: Counter) -> None:
     """Raise ValueError when no learned turn ends in a stop token: the model would never stop."""
     if found["turns"] and not found["ended"]:
         raise ValueError(
-            f"data.chat_template: got {told(found)}; expected some, or the model never learns to "
-            "stop; put the end of a turn inside {% generation %}, choose a template that prints "
+            f"data.chat_template: got {describe(found)}; expected some, or the model never learns "
+            "to stop; put the end of a turn inside {% generation %}, choose a template that prints "
             "one, or accept it with data.allow_no_stop=True"
         )
 
 
-def told(found: Counter) -> str:
+def describe(found: Counter) -> str:
     """Return the count in words."""
     return f"{found['ended']} of {found['turns']} learned turns end in a stop token"

@@ -16,7 +16,7 @@ class Store:
     float32 arrays [total] by name, which go along into batches.
     """
 
-    width, kind = 1, "tokens"  # sequences of an example; what objectives learn from
+    width = 1  # sequences of an example
 
     def __init__(self, examples: Iterable[Example]):
         examples = list(examples)

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 
 from jinja2 import nodes, sandbox
 
-MOST_TURNS = 10**5  # of all loops of a template together, in one rendering
-MOST_SIZE = 2**24  # characters or items of what a template makes
+MAX_TURNS = 10**5  # of all loops of a template together, in one rendering
+MAX_SIZE = 2**24  # characters or items of what a template makes
 DATE = "2024-07-26"  # what Llama 3's templates print where nothing tells the date
 
 
@@ -28,8 +28,8 @@ class Environment(sandbox.ImmutableSandboxedEnvironment):
         sized = [len(x) for x in (left, right) if hasattr(x, "__len__")]
         times = [x for x in (left, right) if isinstance(x, int)]
         numbers = len(times) == 2 and operator == "**" and abs(left) > 1 and abs(right) > 64
-        if numbers or (operator == "*" and sized and times and sized[0] * times[0] > MOST_SIZE):
-            raise LimitError(f"a product of over {MOST_SIZE}")
+        if numbers or (operator == "*" and sized and times and sized[0] * times[0] > MAX_SIZE):
+            raise LimitError(f"a product of over {MAX_SIZE}")
         if operator == "%" and isinstance(left, str):
             raise LimitError("a text formatted with %, whose size has no bound")
         return bounded(super().call_binop(context, operator, left, right))
@@ -37,8 +37,8 @@ class Environment(sandbox.ImmutableSandboxedEnvironment):
 
 def bounded(value):
     """Return a value; raises LimitError when it is too large."""
-    if hasattr(value, "__len__") and len(value) > MOST_SIZE:
-        raise LimitError(f"over {MOST_SIZE} characters or items")
+    if hasattr(value, "__len__") and len(value) > MAX_SIZE:
+        raise LimitError(f"over {MAX_SIZE} characters or items")
     return value
 
 
@@ -48,8 +48,8 @@ def join(pieces: Iterable[str]) -> str:
     for piece in pieces:
         found.append(piece)
         size += len(piece)
-        if size > MOST_SIZE:
-            raise LimitError(f"over {MOST_SIZE} characters")
+        if size > MAX_SIZE:
+            raise LimitError(f"over {MAX_SIZE} characters")
     return "".join(found)
 
 
@@ -62,8 +62,8 @@ class Turns:
     def __call__(self):
         """Count one; raises LimitError past the last."""
         self.count += 1
-        if self.count > MOST_TURNS:
-            raise LimitError(f"over {MOST_TURNS} turns of loops")
+        if self.count > MAX_TURNS:
+            raise LimitError(f"over {MAX_TURNS} turns of loops")
         return ""
 
 

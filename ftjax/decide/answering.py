@@ -85,8 +85,8 @@ def make(decision: Decision, parts: Parts) -> Answerer:
     """Make what answers for a base and everything that was trained from it."""
     template = prompting.template_of(parts.tokenizer, {}) if decision.chat else None
     encode = prompting.make_encode(parts.tokenizer, template=template, wrap=decision.chat)
-    alone = meshes.rows(1, parts.mesh)
-    rows = meshes.rows(decision.batch_size, parts.mesh)
+    alone = meshes.round_up_to_replicas(1, parts.mesh)
+    rows = meshes.round_up_to_replicas(decision.batch_size, parts.mesh)
 
     def sampler(batch_size: int, new: int) -> Callable:
         return text.make_sampler(

@@ -21,7 +21,7 @@ CACHE = {"conv": "LBJQ", "state": "LBYGP"}
 
 @dataclasses.dataclass(frozen=True)
 class Numbers:
-    """Sizes of a layer; a step is at least `least_step` and at most `most_step`."""
+    """Sizes of a layer; a step is at least `min_step` and at most `max_step`."""
 
     heads: int
     head_dim: int
@@ -29,8 +29,8 @@ class Numbers:
     state: int
     width: int  # of the convolution
     conv_bias: bool
-    least_step: float
-    most_step: float
+    min_step: float
+    max_step: float
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -79,7 +79,7 @@ class Mamba(nnx.Module):
         v, k, q = self._split(jax.nn.silu(u))
         # In float32: decays multiply up over the row.
         step = jax.nn.softplus(dt.astype(jnp.float32) + self.dt_bias[...].astype(jnp.float32))
-        step_BTY = jnp.clip(step, n.least_step, n.most_step)
+        step_BTY = jnp.clip(step, n.min_step, n.max_step)
         g_BTY = -jnp.exp(self.a_log[...].astype(jnp.float32)) * step_BTY
         out_BTYP, state = recurrence.scan(
             # A step sets how much is written as well as how much is forgotten.

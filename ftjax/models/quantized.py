@@ -1,6 +1,6 @@
 """Which weights of a model are quantised, and quantising them without ever holding all of them.
 
-    quantizers = choose(model, name="nf4", where="blocks/**")    path -> function of one weight
+    quantizers = make_quantizers(model, name="nf4", where="blocks/**")    path -> function
     params = quantise(params, model, quantizers)                 of arrays that are already there
     leaf = gather(quantizers[path], read, 32, ...)               of layers, read one by one
 
@@ -21,7 +21,7 @@ from ftjax.ops import quantize
 Quantizers = Mapping[str, Callable[[jax.Array], quantize.Quantized]]
 
 
-def choose(model, *, name: str, where: str | Iterable[str]) -> Quantizers:
+def make_quantizers(model, *, name: str, where: str | Iterable[str]) -> Quantizers:
     """Make a quantiser of one layer's weight for every linear map whose path matches `where`.
 
     Raises:

@@ -26,7 +26,7 @@ from ftjax.core.mean import Mean
 from ftjax.core.typed import Count, NonNegative, Positive, Share
 from ftjax.objectives.losses import advantages, policy_gradient
 from ftjax.objectives.losses import kl as estimators
-from ftjax.objectives.losses.policy_gradient import Terms, still
+from ftjax.objectives.losses.policy_gradient import Terms, stop_gradient
 from ftjax.objectives.losses.spec import Spec
 
 EXAMPLE = dict(loss="grpo", low=0.2, high=0.28, kl_weight=0.1, entropy_weight=0.01)
@@ -160,7 +160,7 @@ def terms_of(logp_BT, batch, level: Callable) -> Terms:
     advantage = batch["advantages"]
     advantage = advantage[:, None] if advantage.ndim == 1 else advantage
     # 0 off the mask: the ratio of padding is anything, and its exp may be infinite.
-    log_ratio_BT = (logp_BT - batch.get("old_logps", still(logp_BT))) * mask_BT
+    log_ratio_BT = (logp_BT - batch.get("old_logps", stop_gradient(logp_BT))) * mask_BT
     return Terms(logp_BT, log_ratio_BT, level(log_ratio_BT, mask_BT), advantage, mask_BT)
 
 
@@ -168,13 +168,13 @@ def highest(entropy_BT, mask_BT, *, share: float):
     """Mark the tokens whose entropy is among the highest `share` (arXiv:2506.01939)."""
     known = jnp.where(mask_BT > 0, entropy_BT, jnp.nan)
     edge = jnp.nanquantile(known, 1 - share)
-    return still((entropy_BT * mask_BT >= edge) & (mask_BT > 0))
+    return stop_gradient((entropy_BT * mask_BT >= edge) & (mask_BT > 0))
 
 
-def on_policy(terms: Terms, *, most: float):
+def on_policy(terms: Terms, *, max_divergence: float):
     """Mark rows to train on: good ones, and those that the policy has not left, [B, 1]."""
-    away = -policy_gradient.row_mean(still(terms.tokens_BT), terms.mask_BT)
-    return (terms.advantage >= 0) | (away <= most)
+    away = -policy_gradient.row_mean(stop_gradient(terms.tokens_BT), terms.mask_BT)
+    return (terms.advantage >= 0) | (away <= max_divergence)
 
 
 def _kept(scores, terms: Terms, share: float, most: float | None):
@@ -182,13 +182,13 @@ def _kept(scores, terms: Terms, share: float, most: float | None):
     # Tokens left out count in the averages all the same: the rest does not weigh more.
     kept = jnp.ones_like(terms.mask_BT)
     kept *= 1 if share >= 1 else highest(scores.entropy, terms.mask_BT, share=share)
-    return kept if most is None else kept * on_policy(terms, most=most)
+    return kept if most is None else kept * on_policy(terms, max_divergence=most)
 
 
 def _base(reference, batch, temperature: float):
     if "ref_logps" in batch:
         return batch["ref_logps"]
-    return still(reference.statistics(batch, temperature=temperature).logp)
+    return stop_gradient(reference.statistics(batch, temperature=temperature).logp)
 
 
 def _metrics(terms: Terms) -> dict:

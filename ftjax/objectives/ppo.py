@@ -39,9 +39,9 @@ def make(
     def objective(policy, reference, batch, key):
         del reference
         # One pass serves the probabilities and the values.
-        held = policy.held(batch, key)
-        logps_BT = held.statistics(batch, temperature=temperature).logp
-        values_BT = held.scores(batch, head="value")[:, :-1]
+        cached = policy.with_hidden(batch, key)
+        logps_BT = cached.statistics(batch, temperature=temperature).logp
+        values_BT = cached.scores(batch, head="value")[:, :-1]
         mask_BT = (batch["weights"][:, 1:] > 0).astype(jnp.float32)
         log_ratio_BT = (logps_BT - batch["old_logps"]) * mask_BT
         gain = Mean.of(clipped_losses(log_ratio_BT, batch["advantages"], clip=clip), mask_BT)

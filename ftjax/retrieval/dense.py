@@ -70,7 +70,7 @@ def make(
                 f"index.table: got {table!r}, which knows no word of any passage; expected words "
                 "in small letters; take another table"
             )
-        index.said(f"index: {empty} of {len(texts)} passages have no vector: never found")
+        index.report(f"index: {empty} of {len(texts)} passages have no vector: never found")
     return Dense(vectors, function)
 
 

@@ -141,6 +141,6 @@ def _check_name(spec: Mapping, where: str) -> None:
         )
 
 
-def said(text: str) -> None:
+def report(text: str) -> None:
     """Write a line on what an index left out."""
     sys.stderr.write(f"{text}\n")

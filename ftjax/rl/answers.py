@@ -33,7 +33,7 @@ def share_of(rollout: Rollout, objective: ModuleType) -> float | None:
       ValueError: a share for an objective without a rival, or one that is none.
     """
     spec = specs.of(objective)
-    own, given = spec.rival if spec.data == "duel" else None, rollout.mixture
+    own, given = spec.rival if spec.batch.has_rival else None, rollout.mixture
     if given is None:
         return own
     if own is None or not 0 < given <= 1:
@@ -81,7 +81,7 @@ def make(parts, base: Policy) -> Callable:
                 inputs = meshes.put(inputs, meshes.batch_shardings(inputs, mesh))
                 output = program(params_of(params), *inputs, rng.stream(key, number, purpose))
             found.append(jax.tree.map(np.asarray, output))
-        return beside(found, prompts=len(prompts_QT))
+        return interleave(found, prompts=len(prompts_QT))
 
     return draw
 
@@ -105,7 +105,7 @@ def _rival(model, base: Policy, share: float) -> tuple:
     return geometric_mixture.make(model, base.model, share=share), join
 
 
-def beside(outputs: list[generation.Output], *, prompts: int) -> generation.Output:
+def interleave(outputs: list[generation.Output], *, prompts: int) -> generation.Output:
     """Put the rows of every prompt from several outputs together, in their order."""
 
     def join(*parts):
@@ -127,4 +127,4 @@ def base_of(parts, first, frozen) -> Policy:
     if parts.starts_as_base and not jax.tree.leaves(first.params["model"]):
         return policy.without_adapters()
     copies = jax.jit(functools.partial(jax.tree.map, jnp.copy))(first.params)
-    return dataclasses.replace(policy, params=states.whole(copies, frozen))
+    return dataclasses.replace(policy, params=states.combine(copies, frozen))

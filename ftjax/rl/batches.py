@@ -26,57 +26,55 @@ from ftjax.rl import preference_pairs, rollout_batch
 from ftjax.run.config import Settings
 
 
-class Lessons(NamedTuple):
-    """How a run learns from a round."""
+class BatchMaker(NamedTuple):
+    """How the samples of a round become batches."""
 
     count: int  # rows of all batches of a pass over the round
-    told: str  # how they are counted
-    teach: Callable  # (experience, batch of all answers) -> (batch, metrics)
+    unit: str  # what they are counted as, in keys of a config
+    make: Callable  # (experience, batch of all answers) -> (batch, metrics)
 
 
-def make(settings: Settings, objective: ModuleType) -> Lessons:
-    """Find the lessons of an objective.
+def make(settings: Settings, objective: ModuleType) -> BatchMaker:
+    """Find what makes the batches of an objective.
 
     Raises:
       ValueError: it learns from nothing that a round gives, or `advantages` or `rewards` are wrong.
     """
     spec = specs.of(objective)
-    kind = spec.data
-    teaches = kind in KINDS and (kind != "tokens" or spec.reference)
-    if not teaches:
+    if spec.data not in MAKERS or not (spec.batch.judged or spec.reference):
         raise ValueError(
             f"objective.name: got {settings.objective['name']!r}, which learns from data of kind "
-            f"{kind!r}; expected an objective of one of the kinds {conf.listed(KINDS)}, the last "
-            "one with a teacher; samples can be made into these alone"
+            f"{spec.data!r}; expected an objective of one of the kinds {conf.listed(MAKERS)}, the "
+            "last one with a teacher; samples can be made into these alone"
         )
-    if kind != "tokens" and not settings.rewards:
+    if spec.batch.judged and not settings.rewards:
         raise ValueError("rewards: got none; expected one at least, as rewards.exact.name='exact'")
     if settings.reference.name == "cached":
         raise ValueError(
             "reference.name: got 'cached'; expected adapters_off, frozen or model: answers that "
             "are sampled during the run cannot be scored before it"
         )
-    return KINDS[kind](settings, objective)
+    return MAKERS[spec.data](settings, objective)
 
 
-def _experience(settings: Settings, objective: ModuleType) -> Lessons:
+def _experience(settings: Settings, objective: ModuleType) -> BatchMaker:
     del objective
     spec = {"name": settings.objective["name"], **settings.advantages}
     credit = conf.build(spec, "objectives", attr="make_advantages", where="advantages")
 
-    def teach(e: advantages.Experience, batch: dict) -> tuple[dict, dict]:
+    def make_batch(e: advantages.Experience, batch: dict) -> tuple[dict, dict]:
         found = {name: np.asarray(each) for name, each in credit(e).items()}
         return batch | {"ref_logps": e.ref_logps_BT, **rollout_batch.spread(found, batch)}, {}
 
-    return _by_row(settings, teach)
+    return _by_row(settings, make_batch)
 
 
-def _by_row(settings: Settings, teach: Callable) -> Lessons:
+def _by_row(settings: Settings, make_batch: Callable) -> BatchMaker:
     r = settings.rollout
-    return Lessons(r.prompts * r.samples, "rollout.prompts x rollout.samples", teach)
+    return BatchMaker(r.prompts * r.samples, "rollout.prompts x rollout.samples", make_batch)
 
 
-def _preference(settings: Settings, objective: ModuleType) -> Lessons:
+def _preference(settings: Settings, objective: ModuleType) -> BatchMaker:
     del objective
     r = settings.rollout
 
@@ -86,7 +84,7 @@ def _preference(settings: Settings, objective: ModuleType) -> Lessons:
             preference_pairs.ranked, settings.advantages, where="advantages", extra=given
         )  # fmt: skip
 
-    def teach(e: advantages.Experience, batch: dict) -> tuple[dict, dict]:
+    def make_batch(e: advantages.Experience, batch: dict) -> tuple[dict, dict]:
         total_B = advantages.total(e.rewards_BF, e.weights_F)
         found = rank(total_B)
         flat = {name: np.asarray(each).reshape(-1, 1) for name, each in found._asdict().items()}
@@ -104,10 +102,10 @@ def _preference(settings: Settings, objective: ModuleType) -> Lessons:
         return found | pairs, _values(metrics)
 
     pairs = rank(jnp.zeros(r.samples)).weight.shape[1]
-    return Lessons(r.prompts * pairs, "rollout.prompts x advantages.pairs", teach)
+    return BatchMaker(r.prompts * pairs, "rollout.prompts x advantages.pairs", make_batch)
 
 
-def _duel(settings: Settings, objective: ModuleType) -> Lessons:
+def _duel(settings: Settings, objective: ModuleType) -> BatchMaker:
     r, own = settings.rollout, drawing.own_samples(settings.rollout, objective)
 
     def judge(own_B, other_B):
@@ -116,7 +114,7 @@ def _duel(settings: Settings, objective: ModuleType) -> Lessons:
             preference_pairs.win_probability, settings.advantages, where="advantages", extra=given
         )  # fmt: skip
 
-    def teach(e: advantages.Experience, batch: dict) -> tuple[dict, dict]:
+    def make_batch(e: advantages.Experience, batch: dict) -> tuple[dict, dict]:
         index_QN = np.arange(len(e.rewards_BF)).reshape(-1, r.samples)
         index_GP = np.stack([index_QN[:, :own], index_QN[:, own:]], axis=-1).reshape(-1, 2)
         total_GP = advantages.total(e.rewards_BF, e.weights_F)[index_GP]
@@ -130,10 +128,10 @@ def _duel(settings: Settings, objective: ModuleType) -> Lessons:
         return rollout_batch.together(batch, index_GP) | duels, _values(metrics)
 
     judge(jnp.zeros(1), jnp.zeros(1))
-    return Lessons(r.prompts * own, "rollout.prompts x rollout.samples / 2", teach)
+    return BatchMaker(r.prompts * own, "rollout.prompts x rollout.samples / 2", make_batch)
 
 
-def _tokens(settings: Settings, objective: ModuleType) -> Lessons:
+def _tokens(settings: Settings, objective: ModuleType) -> BatchMaker:
     if settings.advantages:
         raise ValueError(
             f"advantages: got {conf.listed(settings.advantages)} for {objective.__name__}; "
@@ -142,7 +140,8 @@ def _tokens(settings: Settings, objective: ModuleType) -> Lessons:
     return _by_row(settings, lambda experience, batch: (batch, {}))
 
 
-KINDS: Mapping[str, Callable] = {
+# By the kind of batch; see `data.kinds`.
+MAKERS: Mapping[str, Callable] = {
     "experience": _experience, "preference": _preference, "duel": _duel, "tokens": _tokens,
 }  # fmt: skip
 

@@ -38,7 +38,7 @@ class Prompts:
             raise ValueError("data: got no rows; expected prompts")
         self.bad: list[Bad] = []
         self.data, self._seed, self._tokenizer = self, s.seed.data, parts.tokenizer
-        self.most = s.data["max_tokens"] - s.rollout.max_new_tokens
+        self.max_length = s.data["max_tokens"] - s.rollout.max_new_tokens
         template = prompting.template_of(parts.tokenizer, s.data)
         self._field = s.data.get("fields", {}).get("prompt", "prompt")
         self._encode = prompting.make_encode(parts.tokenizer, template=template)
@@ -85,8 +85,8 @@ class Prompts:
 
     def _ids(self, prompt, index: int) -> list[int]:
         found = text.prompt_ids(prompt, self._tokenizer, encode=self._encode) if prompt else []
-        if 0 < len(found) <= self.most:
+        if 0 < len(found) <= self.max_length:
             return found
-        told = f"{len(found)} tokens; expected 1 to {self.most}" if prompt else "no prompt"
+        told = f"{len(found)} tokens; expected 1 to {self.max_length}" if prompt else "no prompt"
         self.bad.append(Bad(f"{self.rows.where(index)}: got {told}; left out"))
         return []

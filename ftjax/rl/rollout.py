@@ -19,7 +19,7 @@ from ftjax.core import mesh as meshes
 from ftjax.core import rounding, shapes
 from ftjax.objectives.losses.advantages import Experience
 from ftjax.rl import answers as drawing
-from ftjax.rl import batches as lessons
+from ftjax.rl import batches as makers
 from ftjax.rl import metrics as telling
 from ftjax.rl import rollout_batch as answers
 from ftjax.run import costs, lengths, prompting
@@ -32,7 +32,6 @@ from ftjax.train import flops
 from ftjax.train import state as states
 from ftjax.train.policy import Policy
 
-TOGETHER = {"preference": 2, "duel": 2}  # rows of an example that a batch counts, by its kind
 KL_HORIZON = 10_000  # answers in which the controller of kl_weight reacts; that of TRL's PPO
 
 
@@ -61,10 +60,10 @@ def check(settings: Settings) -> None:
     objective = objectives.module_of(settings)
     drawing.share_of(r, objective)
     objectives.check_rollout(settings)
-    found = lessons.make(settings, objective)
+    found = makers.make(settings, objective)
     if found.count % settings.batch_size:
         raise ValueError(
-            f"batch_size: got {settings.batch_size}; expected a divisor of {found.told} = "
+            f"batch_size: got {settings.batch_size}; expected a divisor of {found.unit} = "
             f"{found.count}; change one of them"
         )
 
@@ -88,7 +87,7 @@ class Sampler:
         self.stop_ids = prompting.stop_ids(self.parts.tokenizer, self.settings.data)
         self.pad_id = self.parts.tokenizer.pad_id or 0
         self.rewards = judging.make(self.settings.rewards, faults=r.faults, mesh=self.parts.mesh)
-        self.lessons = lessons.make(self.settings, self.parts.objective)
+        self.batches = makers.make(self.settings, self.parts.objective)
         self.own = drawing.own_samples(r, self.parts.objective)
         compile = functools.partial(
             jax.jit, out_shardings=meshes.replicated(self.parts.mesh),
@@ -110,7 +109,7 @@ class Sampler:
         """Sample and score a round; returns it and the place behind its prompts."""
         start, r = time.perf_counter(), self.settings.rollout
         rows, ids, cursor = self.prompts.take(cursor, r.prompts)
-        prompts = shapes.rows(ids, self.prompts.most, fill=self.pad_id)
+        prompts = shapes.pad_rows(ids, self.prompts.max_length, fill=self.pad_id)
         lengths = np.int32([len(each) for each in ids])
         output = self.draw(params, prompts, lengths, number)
         sampled, tokens = time.perf_counter() - start, output.lengths.sum()
@@ -133,7 +132,7 @@ class Sampler:
             jnp.asarray(scored), weights, r.samples, mask, batch["old_logps"], base_logps,
             values_BT=values, kl_scale=kl_scale,
         )  # fmt: skip
-        batch, metrics = self.lessons.teach(experience, batch)
+        batch, metrics = self.batches.make(experience, batch)
         labels = (*self.rewards.functions, answers.MISSING_EOS)[: len(weights)]
         told = dict(labels=labels, own=self.own, finished_B=finished_B)
         metrics |= telling.of_round(experience, output, **told)
@@ -178,7 +177,7 @@ class Rollouts:
 
     def __init__(self, sampler: Sampler, frozen, settings: Settings):
         self.sampler, self._frozen, self._settings = sampler, frozen, settings
-        self._a_pass = sampler.lessons.count // settings.batch_size
+        self._a_pass = sampler.batches.count // settings.batch_size
         self._a_round = self._a_pass * settings.rollout.epochs
         self._number = self._at = self._cursor = 0
         self._kl_scale, self._round, self._saved, self._state = 1.0, None, None, None
@@ -199,7 +198,7 @@ class Rollouts:
         if self._at == self._a_round:
             self._number, self._at, self._round = self._number + 1, 0, None
         if self._round is None:
-            params = states.whole(self._state.params, self._frozen)
+            params = states.combine(self._state.params, self._frozen)
             found = self.sampler.run(params, self._number, self._cursor, self._kl_scale)
             (self._round, self._cursor), self._saved = found, None
             self._control()
@@ -287,8 +286,8 @@ def cost(p: running.Plan) -> flops.Cost:
 def _passes(p: running.Plan) -> float:
     """Count the forward passes of a round for each token that is trained on."""
     r = p.settings.rollout
-    rows = lessons.make(p.settings, p.parts.objective).count
-    rows *= TOGETHER.get(p.parts.spec.data, 1)
+    rows = makers.make(p.settings, p.parts.objective).count
+    rows *= p.parts.spec.batch.answers  # a batch counts examples
     each = 2 + ("value" in p.parts.heads)  # sampling and scoring
     return each * r.prompts * r.samples / (rows * r.epochs)
 

@@ -66,7 +66,7 @@ def check(parts) -> None:
             f"adapter.batches: got {spec['batches']}; expected at least 1, with adapter.init = "
             "'eva' or 'lora_ga'; drop it"
         )
-    if parts.informed and (parts.past or (parts.settings.adapter_from and not data)):
+    if parts.informed and (parts.frozen_adapters or (parts.settings.adapter_from and not data)):
         raise ValueError(
             f"adapter.init: got {spec['init']!r} on top of adapters that are given; expected one "
             "start; drop adapter.past or adapter_from, or choose another init"

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from ftjax.core import config as conf
 from ftjax.core import mesh as meshes
 from ftjax.core.typed import Count, NonNegative
+from ftjax.data import kinds
 from ftjax.data import loader as loaders
 from ftjax.objectives.losses import anchor as terms
 
@@ -103,9 +104,9 @@ def load(found: Mapping[str, Anchor], parts, *, shared=None) -> dict[str, loader
         if clash := sorted(anchor.data.keys() & given.keys()):
             raise ValueError(f"{where}.{clash[0]}: got a value; expected none, another key sets it")
         own[label] = loaders.make(**{"max_tokens": s.data["max_tokens"], **anchor.data}, **given)
-        if (kind := own[label].data.store.kind) != "tokens":
+        if kinds.BATCHES[kind := own[label].data.kind].judged:
             raise ValueError(
-                f"{where}.kind: got data of kind {kind!r}; expected text, prompt or chat: "
-                "sequences and not answers to compare; change it"
+                f"{where}.kind: got data of kind {kind!r}; expected "
+                f"{kinds.names_of(kinds.TOKENS)}: sequences and not answers to compare; change it"
             )
     return own

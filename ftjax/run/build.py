@@ -67,7 +67,7 @@ class Parts:
     tokenizer_source: pathlib.Path
     method: Callable | None  # initialiser of adapters
     groups: tuple[tuple[str, Callable], ...]  # and those of some paths, with other settings
-    past: tuple[dict, ...]  # adapters of past tasks, which stay as they are
+    frozen_adapters: tuple[dict, ...]  # adapters of past tasks, which stay as they are
     patterns: tuple[str, ...]  # what trains
     quantizers: quantized.Quantizers  # what of the base is quantised, and how
     objective: ModuleType
@@ -126,18 +126,18 @@ class Parts:
     @property
     def letters(self) -> dict:
         """Letters of everything that `abstract` has."""
-        own = states.axes(self.model, self.own)
+        own = states.axes(self.model, self.abstract_policy)
         return own | self.reference.letters(own)
 
     @property
-    def own(self) -> dict:
+    def abstract_policy(self) -> dict:
         """What `abstract` has, less the reference."""
         return {name: part for name, part in self.abstract.items() if name != "reference"}
 
     @property
     def parameters(self) -> int:
         """The number of parameters; a quantised weight counts as what it stands for."""
-        beside = {name: part for name, part in self.own.items() if name != "model"}
+        beside = {name: part for name, part in self.abstract_policy.items() if name != "model"}
         return tree.size_of(self.model.abstract) + tree.size_of(beside)
 
     def quantise(self, model):
@@ -163,9 +163,10 @@ class Parts:
         options = dict(where=where, groups=self.groups, sizes=self.model.config.sizes, found=found)
         dense = quantize.dense(model, jnp.float32)
         fresh = protocol.init(self.method, key, linears, dense, **options)
-        found = frozen_adapters.over(fresh, self.past, linears=linears) if self.past else fresh
+        past = self.frozen_adapters
+        found = frozen_adapters.over(fresh, past, linears=linears) if past else fresh
         ids = self.settings.adapter.get("token_ids", ())
-        return token_rows.beside(found, dense[token_rows.PATH], ids=ids) if ids else found
+        return token_rows.add_rows(found, dense[token_rows.PATH], ids=ids) if ids else found
 
 
 def build(
@@ -220,7 +221,9 @@ def _patterns(settings: Settings, *, adapted: bool, heads: tuple[str, ...]) -> t
 def _quantizers(spec: Mapping, model) -> quantized.Quantizers:
     if not spec.get("name"):
         return {}
-    return conf.call(quantized.choose, spec, where="model.quantize", extra={"model": model})
+    return conf.call(
+        quantized.make_quantizers, spec, where="model.quantize", extra={"model": model}
+    )
 
 
 def check_weights(parts: Parts) -> None:

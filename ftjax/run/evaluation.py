@@ -143,7 +143,7 @@ def _evaluator(spec: dict, parts: setup.Parts, *, where: str, texts: dict):
     for name in inputs_of(spec["name"], where=where):
         offered |= INPUTS[name](section)
     if "batch_size" not in spec:  # inputs that sample have taken it
-        offered["batch_size"] = meshes.rows(BATCH, parts.mesh)
+        offered["batch_size"] = _batch_size(parts)
     return conf.build(spec, "evals", where=where, **offered)
 
 
@@ -195,7 +195,7 @@ def _plain(section: Section) -> dict:
 def _answered(section: Section) -> dict:
     """Read rows, and make what answers their prompts."""
     spec, parts = section.spec, section.parts
-    keys = dict(max_new_tokens=16, until=("\n",), batch_size=meshes.rows(BATCH, parts.mesh))
+    keys = dict(max_new_tokens=16, until=("\n",), batch_size=_batch_size(parts))
     return _plain(section) | dict(respond=text.make(**_sampling(spec, keys, parts, section.data)))
 
 
@@ -226,6 +226,10 @@ INPUTS: Mapping[str, Callable[[Section], dict]] = {
 }  # fmt: skip
 
 
+def _batch_size(parts: setup.Parts) -> int:
+    return meshes.round_up_to_replicas(BATCH, parts.mesh)
+
+
 def _sampling(spec: dict, keys: Mapping, parts: setup.Parts, data: Mapping) -> dict:
     """Take the keys of sampling, which have defaults, out of an evaluation's; add the parts."""
     given = keys | {key: spec.pop(key) for key in (*SAMPLED, "batch_size") if key in spec}
@@ -247,7 +251,7 @@ def _judged(spec: dict, parts: setup.Parts, data: Mapping, rows: list[dict], *, 
             "none, and max_new_tokens where it samples nothing to learn from"
         )
     own = {key: vars(rollout)[key] for key in SAMPLED} if rollout else dict(temperature=1.0)
-    sampling = _sampling(spec, own | dict(batch_size=meshes.rows(BATCH, parts.mesh)), parts, data)
+    sampling = _sampling(spec, own | dict(batch_size=_batch_size(parts)), parts, data)
     faults = rollout.faults if rollout else "raise"
     most = parts.settings.data["max_tokens"] - sampling["max_new_tokens"]
     size = lambda row: len(sampling["encode"](generate.prompt_of(row)))
@@ -340,7 +344,7 @@ def _sampler(parts: setup.Parts) -> Callable | None:
         return None
     respond = text.make(
         parts.model, parts.tokenizer, max_new_tokens=spec.max_new_tokens,
-        temperature=spec.temperature, batch_size=meshes.rows(BATCH, parts.mesh), mesh=parts.mesh,
+        temperature=spec.temperature, batch_size=_batch_size(parts), mesh=parts.mesh,
         stop_ids=prompting.stop_ids(parts.tokenizer, parts.settings.data),
     )  # fmt: skip
     # One key for all steps: samples differ by the weights alone.

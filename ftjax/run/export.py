@@ -61,7 +61,8 @@ def write(
     """
     adapter = form == "adapter" or (not form and parts.method is not None)
     heads = _whole(params.get("head") or {})
-    beside = export_files.beside(parts)  # before anything is written: a template may be refused
+    # Before anything is written: a template may be refused.
+    beside = export_files.extra_files(parts)
     own = functools.partial(export_files.card, parts, record=record)
     complete = lambda form: functools.partial(_complete, heads, beside, lambda: own(form=form))
     refusal = _write_adapter(parts, params, folder, dtype, complete("adapter")) if adapter else ""

@@ -1,6 +1,6 @@
 """What goes out beside the weights of an export: tokenizer, chat template, ends of answers, card.
 
-    for name, content in beside(parts).items(): ...       files by name
+    for name, content in extra_files(parts).items(): ...       files by name
     token_ids(parts)                                      bos, eos and pad for config.json
 
 The template is the one that the run trained with, and the ends are all at which generation stops
@@ -47,7 +47,7 @@ def base_name(parts: setup.Parts) -> str | None:
     return source.name
 
 
-def beside(parts: setup.Parts) -> dict[str, bytes]:
+def extra_files(parts: setup.Parts) -> dict[str, bytes]:
     """Collect the tokenizer's files, the chat template and generation's settings, by name."""
     found = _of_tokenizer(parts)
     config = json.loads(found.get(TOKENIZER_CONFIG, b"{}"))

@@ -7,8 +7,8 @@ batches = Batches(loader, parts.mesh)
 from collections.abc import Callable, Mapping
 
 from ftjax.core import mesh as meshes
+from ftjax.data import kinds, prepare
 from ftjax.data import loader as loaders
-from ftjax.data import prepare
 from ftjax.objectives.losses import spec as specs
 from ftjax.run import reference
 from ftjax.run.build import Parts
@@ -16,11 +16,11 @@ from ftjax.run.shared import Shared
 
 
 def load(
-    parts: Parts, progress=None, *, held: Mapping | None = None, shared: Shared | None = None
+    parts: Parts, progress=None, *, eval_texts: Mapping | None = None, shared: Shared | None = None
 ) -> loaders.Loader:
     """Open and encode the data of a run; `progress(rows done, rows)` is called meanwhile.
 
-    held: texts of the evaluations by label, which are looked for in the data.
+    eval_texts: texts of the evaluations by label, which are looked for in the data.
     shared: keeps the encoded data for other runs.
 
     Raises:
@@ -28,17 +28,17 @@ def load(
     """
     # A cached reference is filled into the data, which are then this run's alone.
     has_own = shared is None or parts.reference.name == "cached"
-    loader = _loader(parts, progress, prepare.load if has_own else shared.data, held or {})
-    _check_kind(loader.data.store.kind, parts.objective)
+    loader = _loader(parts, progress, prepare.load if has_own else shared.data, eval_texts or {})
+    _check_kind(loader.data.kind, parts.objective)
     reference.reserve(parts.reference, loader.data.store)
     return loader
 
 
-def _loader(parts: Parts, progress, load: Callable, held: Mapping) -> loaders.Loader:
+def _loader(parts: Parts, progress, load: Callable, eval_texts: Mapping) -> loaders.Loader:
     s = parts.settings
     given = dict(
         tokenizer=parts.tokenizer, batch_size=s.batch_size, seed=s.seed.data, progress=progress,
-        load=load, local_rows=meshes.local_rows(s.batch_size, parts.mesh), held=held,
+        load=load, local_rows=meshes.local_rows(s.batch_size, parts.mesh), eval_texts=eval_texts,
     )  # fmt: skip
     return open_data(s.data, where="data", **given)
 
@@ -51,16 +51,16 @@ def open_data(data: dict, *, where: str, **given) -> loaders.Loader:
 
 
 def _check_kind(kind: str, objective) -> None:
-    wanted = specs.of(objective).data
-    if wanted in specs.SAMPLED:
+    wanted = specs.of(objective).batch
+    if wanted.sampled:
         raise ValueError(
             f"objective.name: got {objective.__name__}, which learns from samples that it takes "
             "itself; expected one that learns from data; run experiments.online, or change it"
         )
-    if kind != wanted:
+    if kind != wanted.name:
         raise ValueError(
             f"data.kind: got data of kind {kind!r} for {objective.__name__}; expected "
-            f"{'text, prompt or chat' if wanted == 'tokens' else repr(wanted)}; change one of them"
+            f"{kinds.names_of(wanted)}; change one of them"
         )
 
 

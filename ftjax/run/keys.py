@@ -19,13 +19,13 @@ from ftjax.core import config_flag, typed
 from ftjax.run import config as settings
 
 # What says one thing in two ways: the command line's takes the place of the config's.
-TWO_WAYS = (("steps", "epochs"), ("warmup_steps", "warmup_ratio"), ("decay_steps", "decay_ratio"))
-INSTEAD = {one: other for pair in TWO_WAYS for one, other in (pair, pair[::-1])}
+SYNONYMS = (("steps", "epochs"), ("warmup_steps", "warmup_ratio"), ("decay_steps", "decay_ratio"))
+INSTEAD = {one: other for pair in SYNONYMS for one, other in (pair, pair[::-1])}
 Keys = dict[str, Any]  # annotations by key
 # What the program sets itself, of all functions below.
 SET = (
     "total_steps", "where", "inner", "devices", "model", "tokenizer", "local_rows",
-    "progress", "held", "collect", "respond", "examples", "byte_counts", "pairs", "reference",
+    "progress", "eval_texts", "collect", "respond", "examples", "byte_counts", "pairs", "reference",
     "sample", "base_of", "mesh", "linears", "trains", "run", "load",
 )  # fmt: skip
 OF_EVALS = ("name", "group", "data", "rows", "max_new_tokens", "temperature", "until", "rewards")

@@ -40,7 +40,7 @@ def write(plan: running.Plan, *, count: int, path: pathlib.Path) -> int:
         if len(found) == count:
             break
     data = plan.loader.data
-    counted = f"{len(found)} shown of {len(data.store)} examples; {stops.told(data.turns)}"
+    counted = f"{len(found)} shown of {len(data.store)} examples; {stops.describe(data.turns)}"
     # replace and not format: the style has braces.
     page = PAGE.replace("COUNTED", html.escape(counted)).replace("ROWS", "\n".join(found))
     path.parent.mkdir(parents=True, exist_ok=True)

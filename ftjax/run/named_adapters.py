@@ -59,7 +59,7 @@ def named(texts: Sequence[str]) -> dict[str, pathlib.Path]:
 def places(asked: Sequence, given: Mapping[str, pathlib.Path]) -> list[int]:
     """Look up the adapter of each prompt; without a name it is the base, or the only adapter.
 
-    asked: objects with `prompt` and `adapter`, see `generating.Asked`.
+    asked: objects with `prompt` and `adapter`, see `prompting.PromptRequest`.
 
     Raises:
       ValueError: a prompt names an adapter that is not given.
@@ -100,7 +100,7 @@ def over(
 
     def of_rows(params: Mapping, index: Sequence[int]) -> dict:
         rows_B = meshes.put(member[list(index)], meshes.replicated(parts.mesh))
-        return {**params, "adapters": per_row.choose(params["adapters"], rows_B)}
+        return {**params, "adapters": per_row.select(params["adapters"], rows_B)}
 
     return {**params, "adapters": stacked}, of_rows
 

@@ -64,7 +64,7 @@ def check_offline(settings: Settings) -> None:
     """
     # An evaluation by rewards reads the run's, unless it has its own.
     judges = any(spec.get("name") == "reward" for spec in settings.evals.values())
-    if specs.of(module_of(settings)).data in specs.SAMPLED:
+    if specs.of(module_of(settings)).batch.sampled:
         return  # refused for a better reason, when its data are looked at
     if settings.rollout is not None or settings.advantages or (settings.rewards and not judges):
         given = {"rollout": settings.rollout, "advantages": settings.advantages,

@@ -18,6 +18,7 @@ import numpy as np
 from ftjax.core import config as conf
 from ftjax.core import mesh as meshes
 from ftjax.core import tree
+from ftjax.data import kinds
 from ftjax.data import loader as loaders
 from ftjax.penalties.lib.penalty import Penalty
 from ftjax.train import state as states
@@ -74,10 +75,10 @@ def _batch(data: dict, parts, rows: int, *, where: str) -> dict[str, np.ndarray]
     data = dict(max_tokens=parts.settings.data["max_tokens"], packing="none", shuffle=False) | data
     own = dict(tokenizer=parts.tokenizer, batch_size=rows, seed=parts.settings.seed.data)
     loader = loaders.make(**data, **own)
-    if loader.data.store.kind != "tokens":
+    if kinds.BATCHES[loader.data.kind].judged:
         raise ValueError(
-            f"{where}.kind: got {data.get('kind')!r}; expected text, prompt or chat: sequences and "
-            "not answers to compare; change it"
+            f"{where}.kind: got {data.get('kind')!r}; expected {kinds.names_of(kinds.TOKENS)}: "
+            "sequences and not answers to compare; change it"
         )
     return loader.batch(0)
 

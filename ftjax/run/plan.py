@@ -126,7 +126,7 @@ def plan(
     # The evaluations first: the data of training takes the longest to encode.
     build = evaluating.build
     evaluation = shared.evaluation(found.parts, build) if shared else build(found.parts)
-    load = load or functools.partial(inputs.load, held=evaluation.texts, shared=shared)
+    load = load or functools.partial(inputs.load, eval_texts=evaluation.texts, shared=shared)
     loader = load(found.parts, progress)
     beside = anchors.load(found.anchors, found.parts, shared=shared)
     length = lengths.of(settings, loader)

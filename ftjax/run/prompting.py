@@ -19,14 +19,14 @@ FLAG = "--prompts_file"
 HELP = "/reset forgets what was said, /quit ends"
 
 
-class Asked(NamedTuple):
+class PromptRequest(NamedTuple):
     """A prompt (text, or a list of messages), and the name of the adapter that is to answer."""
 
     prompt: Any
     adapter: str | None = None
 
 
-def read_prompts(path: pathlib.Path) -> list[Asked]:
+def read_prompts(path: pathlib.Path) -> list[PromptRequest]:
     """Read prompts: the `prompt` (or `messages`) of each line of .jsonl, or the lines of a text.
 
     The `adapter` of a line of .jsonl is the name of one; `tools` go with messages.
@@ -35,7 +35,7 @@ def read_prompts(path: pathlib.Path) -> list[Asked]:
       ValueError: a file or a line that cannot be read or has no prompt, named.
     """
     if not str(path).endswith(jsonl.SUFFIXES):
-        return [Asked(line) for line in _text_lines(path) if line.strip()]
+        return [PromptRequest(line) for line in _text_lines(path) if line.strip()]
     found = jsonl.read(path, where=FLAG)
     if found.bad:
         raise ValueError(found.bad[0].message)
@@ -45,7 +45,7 @@ def read_prompts(path: pathlib.Path) -> list[Asked]:
 def _text_lines(path: pathlib.Path) -> list[str]:
     [file, *_] = locate.find(path, (".txt",), where=FLAG)
     content = pathlib.Path(file).read_bytes()
-    if found := foreign.of_start(content):
+    if found := foreign.of_head(content):
         what, mend = found
         raise ValueError(f"{file}: got {what}; expected text in UTF-8; {mend.format(file)}")
     try:
@@ -58,14 +58,14 @@ def _text_lines(path: pathlib.Path) -> list[str]:
         ) from error
 
 
-def _asked(raw: dict, where: str) -> Asked:
+def _asked(raw: dict, where: str) -> PromptRequest:
     adapter = raw.get("adapter")
     if not isinstance(adapter, str | None):
         raise ValueError(f"{where}: got adapter={adapter!r}; expected a name, or none")
     row = Row(raw, where, fields={}, kind="chat" if raw.get("prompt") is None else "prompt")
     if isinstance(raw.get("prompt"), str):
         # An empty prompt is one: a text from its beginning.
-        return Asked(row.checked_text(raw["prompt"], "prompt", empty=True), adapter)
+        return PromptRequest(row.checked_text(raw["prompt"], "prompt", empty=True), adapter)
     field = "messages" if raw.get("prompt") is None else "prompt"
     if row.raw.get(field) is None:
         told = f"got {str(raw)[:80]!r}; expected an object with prompt or messages"
@@ -73,15 +73,15 @@ def _asked(raw: dict, where: str) -> Asked:
     if not isinstance(row.raw[field], list | str):
         fix, expected = "write one of them", "text or a list of messages"
         raise row.wrong(field, row.raw[field], expected=expected, fix=fix, reason="wrong type")
-    messages, beside = row.beside(row.messages(row.raw[field], field))
-    return Asked({"messages": messages, **beside} if beside else messages, adapter)
+    messages, beside = row.with_system(row.messages(row.raw[field], field))
+    return PromptRequest({"messages": messages, **beside} if beside else messages, adapter)
 
 
 def conversation(prompt) -> tuple[list[dict], list | None]:
     """Return the checked messages and the tools of a prompt."""
     raw = prompt if isinstance(prompt, Mapping) else {"messages": prompt}
     row = Row(raw, "prompt", fields={}, kind="chat")
-    messages, beside = row.beside(row.messages(row.value("messages"), "messages"))
+    messages, beside = row.with_system(row.messages(row.value("messages"), "messages"))
     return messages, beside.get("tools")
 
 
@@ -161,14 +161,14 @@ class Dialog:
 
     encode: Callable
     has_template: bool
-    most: int  # tokens that a prompt may have
+    max_tokens: int  # of a prompt
     system: str = ""
     turns: list[dict] = dataclasses.field(default_factory=list)
 
     def prompt(self):
         """Return the prompt of the next answer; the oldest turns go when it grows too long."""
         # The newest turn stays, however long: the sampler says what is too long about it.
-        while len(self.turns) > 1 and len(self.encode(self._whole())) > self.most:
+        while len(self.turns) > 1 and len(self.encode(self._whole())) > self.max_tokens:
             # A question goes with its answer: many templates refuse two turns of one role.
             del self.turns[:2]
         return self._whole()
@@ -179,7 +179,7 @@ class Dialog:
         system = [{"role": "system", "content": self.system}] if self.system else []
         return system + self.turns
 
-    def say(self, role: str, content: str) -> None:
+    def add(self, role: str, content: str) -> None:
         """Add a turn."""
         self.turns.append({"role": role, "content": content})
 
@@ -203,8 +203,8 @@ def converse(dialog: Dialog, answer: Callable, *, read: Callable, write: Callabl
         elif line.startswith("/"):
             write(f"got {line!r}; expected text, or a command: {HELP}\n")
         elif line:
-            dialog.say("user", line)
-            dialog.say("assistant", _stream(answer(dialog.prompt(), number), write))
+            dialog.add("user", line)
+            dialog.add("assistant", _stream(answer(dialog.prompt(), number), write))
             number += 1
 
 

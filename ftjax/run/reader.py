@@ -103,7 +103,7 @@ def load(workdir: pathlib.Path, *, checkpoint: str = "latest", mesh=None, sizes=
         # A run may have gone on with another config: its arrays are what must fit.
         options = dict(read_only=True, allow_config_change=True)
         with saved_state.open_checkpoints(parts, workdir, **options) as checkpoints:
-            step = choose(checkpoints, checkpoint)
+            step = step_of(checkpoints, checkpoint)
             found = checkpoints.restore(wanted(parts), step=step, partial=True)
     if found is None:
         raise ValueError(
@@ -124,7 +124,7 @@ def wanted(parts: setup.Parts) -> states.State:
     return state._replace(step=None, opt_state=None, key=None)
 
 
-def choose(checkpoints, name: str) -> int | None:
+def step_of(checkpoints, name: str) -> int | None:
     """Return the step that `name` means; None is the newest good one.
 
     Raises:

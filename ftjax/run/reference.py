@@ -134,7 +134,7 @@ def build(
             "use; expected 'adapters_off'; drop it"
         )
     _check_unread(spec)
-    if spec.name == "cached" and specs.of(objective).data == "tokens":
+    if spec.name == "cached" and not specs.of(objective).batch.judged:
         raise ValueError(
             "reference.name: got 'cached' for an objective of whole distributions; expected "
             "'adapters_off', 'frozen' or 'model': only log-probabilities of targets are kept"
@@ -255,7 +255,7 @@ def _logps(parts, params, sequences, progress) -> np.ndarray:
     )
     found, done = np.zeros(len(sequences.tokens), np.float32), 0
     most = parts.model.max_length(params["adapters"])
-    for index, batch in scoring.batches(sequences, batch_size=settings.batch_size, most=most):
+    for index, batch in scoring.batches(sequences, batch_size=settings.batch_size, max_length=most):
         with jax.set_mesh(mesh):
             logps = np.asarray(run(params, scoring.place(batch, mesh)))
         # The last batch is filled up with rows that are nobody's.

@@ -15,10 +15,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from ftjax.core import files, tree
 from ftjax.core import mesh as meshes
+from ftjax.data import kinds
 from ftjax.models.hf import checkpoint, presets
 from ftjax.optim import rates
 from ftjax.run import bases, costs, hlo
@@ -27,9 +27,6 @@ from ftjax.run import plan as plans
 from ftjax.run.config import Settings
 from ftjax.run.topology import GIB, Topology
 
-# What a batch has beside tokens, by the kind of data; [B, S], S being the examples of a row.
-BY_EXAMPLE = {"preference": ("examples", "margin"), "unpaired": ("examples", "label")}
-ANSWERS = 2
 EXAMPLES = 8  # of a row: known with the data alone; a few numbers each
 ASSUMPTIONS = (
     "compute: the FLOPs of the compiled program, or the model's if more, at the peak of bfloat16",
@@ -148,20 +145,17 @@ def batch(p: plans.Program) -> dict:
       ValueError: the run learns from samples of its own, or from rankings, whose widths the data
         alone tell.
     """
-    s, kind = p.settings, p.parts.spec.data
-    if kind != "tokens" and kind not in BY_EXAMPLE:
+    s, kind = p.settings, p.parts.spec.batch
+    legal = [name for name, each in kinds.BATCHES.items() if each.answers and not each.sampled]
+    if kind.name not in legal:
         raise ValueError(
-            f"objective.name: got {s.objective['name']!r}, which learns from {kind}; expected one "
-            f"of tokens, {', '.join(BY_EXAMPLE)}; rehearse the step of another objective"
+            f"objective.name: got {s.objective['name']!r}, which learns from {kind.name}; expected "
+            f"one of {', '.join(legal)}; rehearse the step of another objective"
         )
-    answers = () if kind == "tokens" else (ANSWERS,)
-    shape = (s.batch_size, *answers, s.data["max_tokens"])
-    kinds = dict(tokens=jnp.int32, weights=jnp.float32, segments=jnp.int32, positions=jnp.int32)
+    shapes = kind.shapes(s.batch_size, s.data["max_tokens"], examples=EXAMPLES)
     if p.parts.reference.name == "cached" and p.parts.spec.reference:
-        kinds["reference"] = jnp.float32
-    found = {name: jax.ShapeDtypeStruct(shape, dtype) for name, dtype in kinds.items()}
-    for name in BY_EXAMPLE.get(kind, ()):
-        found[name] = jax.ShapeDtypeStruct((s.batch_size, EXAMPLES), jnp.float32)
+        shapes["reference"] = shapes["weights"]
+    found = {name: jax.ShapeDtypeStruct(*each) for name, each in shapes.items()}
     places = meshes.batch_shardings(found, p.parts.mesh)
     return jax.tree.map(lambda x, place: x.update(sharding=place), found, places)
 
@@ -190,8 +184,8 @@ def _width(leaf) -> int:
 
 def _model_flops(p: plans.Program) -> dict[str, float]:
     """Return FLOPs of a step over all devices by formula: what it has to compute."""
-    rows = ANSWERS if p.parts.spec.data in BY_EXAMPLE else 1
-    tokens = p.settings.batch_size * rows * p.settings.data["max_tokens"]
+    answers = p.parts.spec.batch.answers
+    tokens = p.settings.batch_size * answers * p.settings.data["max_tokens"]
     cost = costs.of(p).times(tokens)
     return {"tokens": tokens, "model": cost.full, "model, causal": cost.causal}
 
@@ -273,15 +267,15 @@ def roofline(
 
 
 def suggest(
-    settings: Settings, topology: Topology, *, most: int = 3, hbm_bytes: float | None = None
+    settings: Settings, topology: Topology, *, limit: int = 3, hbm_bytes: float | None = None
 ) -> list[dict]:
-    """Compile changes that need less memory, up to `most`; those that fit first, the fastest first.
+    """Compile up to `limit` changes that need less memory; those that fit first, the fastest first.
 
     Each has `change` (dotted keys) beside what `rehearse` returns.
     """
     tried = []
     for change in _changes(settings, topology):
-        if len(tried) == most:
+        if len(tried) == limit:
             break
         try:
             found = rehearse(changed(settings, change), topology, hbm_bytes=hbm_bytes)

@@ -31,7 +31,7 @@ def make(specs: Mapping[str, Mapping], *, faults: str = "raise", mesh=None) -> r
     return rewards.make(specs, faults=faults, known={"model": model}, mesh=mesh)
 
 
-def model(*, workdir: str, checkpoint: str = "latest", mesh=None) -> rewards.Whole:
+def model(*, workdir: str, checkpoint: str = "latest", mesh=None) -> rewards.BatchReward:
     """Make the reward that a run of objective "reward" learned.
 
     Args:
@@ -41,7 +41,9 @@ def model(*, workdir: str, checkpoint: str = "latest", mesh=None) -> rewards.Who
     Raises:
       ValueError: the directory holds no run, or one that trains no reward head.
     """
-    return rewards.Whole(Judge(pathlib.Path(workdir), checkpoint, mesh).score, collective=True)
+    return rewards.BatchReward(
+        Judge(pathlib.Path(workdir), checkpoint, mesh).score, collective=True
+    )
 
 
 @functools.lru_cache(maxsize=2)
@@ -79,7 +81,7 @@ class Judge:
     def _rewards(self):
         mesh = self._run.parts.mesh
         return preference.make_rewarder(
-            self._run.parts.model, batch_size=meshes.rows(BATCH, mesh), mesh=mesh
+            self._run.parts.model, batch_size=meshes.round_up_to_replicas(BATCH, mesh), mesh=mesh
         )
 
     def _encode(self, text: str, row: Mapping) -> tuple[np.ndarray, np.ndarray]:

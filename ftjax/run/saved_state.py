@@ -54,7 +54,7 @@ def shardings_of(abstract):
 def params_of(state: states.State, frozen):
     """Put a state's weights (their average, if one is kept) and the frozen ones together."""
     own = state.params if state.ema is None else averages.cast(state.ema, state.params)
-    return states.whole(own, frozen)
+    return states.combine(own, frozen)
 
 
 def identity(parts: setup.Parts) -> dict:

@@ -112,7 +112,7 @@ def train(
 
 def _rate_note(p: plans.Plan) -> str:
     """Return a line on a learning rate that is far too large for the base, "" where it is not."""
-    preference = p.parts.spec.data != "tokens"
+    preference = p.parts.spec.batch.judged
     note = rates.note(
         p.settings.optim["learning_rate"], p.parts.parameters, full=p.parts.method is None,
         preference=preference,
@@ -120,13 +120,13 @@ def _rate_note(p: plans.Plan) -> str:
     return f"{note}\n" if note else ""
 
 
-def _evaluations(p: plans.Plan, workdir: pathlib.Path) -> loop.Every:
-    def evaluate(now: loop.Now) -> dict:
+def _evaluations(p: plans.Plan, workdir: pathlib.Path) -> loop.Hook:
+    def evaluate(now: loop.StepInfo) -> dict:
         return p.evaluation.run(
             saved_state.params_of(now.state, now.frozen), step=now.step, workdir=workdir
         )
 
-    return loop.Every(p.settings.eval_every_steps or p.length.steps, evaluate, at_start=True)
+    return loop.Hook(p.settings.eval_every_steps or p.length.steps, evaluate, at_start=True)
 
 
 def writers_of(settings: Settings, workdir: pathlib.Path, *, until: int) -> tuple:

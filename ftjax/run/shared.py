@@ -56,15 +56,15 @@ class Shared:
         return self._once(("tokenizer", str(path)), lambda: tokenizer_files.load(path))
 
     def data(
-        self, *, tokenizer, held: Mapping | None = None, progress=None, **options
+        self, *, tokenizer, eval_texts: Mapping | None = None, progress=None, **options
     ) -> prepare.Data:
         """Open and encode a data section, once; see `prepare.load`."""
-        given = dict(tokenizer=tokenizer, held=held, progress=progress)
+        given = dict(tokenizer=tokenizer, eval_texts=eval_texts, progress=progress)
         # By identity: both are kept, so that nothing else takes their place in memory.
         same = (
             id(tokenizer),
-            held is None,
-            tuple((label, id(texts)) for label, texts in (held or {}).items()),
+            eval_texts is None,
+            tuple((label, id(texts)) for label, texts in (eval_texts or {}).items()),
         )
         return self._once(("data", same, _text(options)), lambda: prepare.load(**given, **options))
 

@@ -23,7 +23,7 @@ import numpy as np
 from ftjax.core import shapes
 from ftjax.sampling import sampler
 
-LEAST = 16  # the shortest prompt bucket
+MIN_LENGTH = 16  # the shortest prompt bucket
 
 
 class Output(NamedTuple):
@@ -240,7 +240,7 @@ def make_stream(
     def stream(params, prompt_ids: Sequence[int], key) -> Iterator[int]:
         length, key_B = len(prompt_ids), _row_keys(key, 1)
         width = _fit(model, params, length, max_new_tokens)
-        prompt_BT = shapes.rows([prompt_ids], width, fill=pad_id)
+        prompt_BT = shapes.pad_rows([prompt_ids], width, fill=pad_id)
         token_B, cache = first(params, prompt_BT, np.int32([length]), key_B)
         for t in range(1, max_new_tokens + 1):
             token = int(token_B[0])
@@ -316,7 +316,7 @@ def _fit(model, params, length: int, new: int) -> int:
             f"max_new_tokens: got {new} after a prompt of {length} tokens; expected at most {most} "
             "together, the model's positions less virtual tokens; shorten one of them"
         )
-    return shapes.bucket(length, least=LEAST, most=most - new)
+    return shapes.bucket(length, min_size=MIN_LENGTH, max_size=most - new)
 
 
 def _check_count(max_new_tokens: int):

@@ -25,11 +25,11 @@ from ftjax.core import processes
 
 # What a function that meets a text it did not expect raises; faults of the machine pass through.
 RAISED = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-MOST_SECONDS = 1.0  # of a pattern over an answer; sound ones take microseconds
+MAX_SECONDS = 1.0  # of a pattern over an answer; sound ones take microseconds
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 
-class Whole(NamedTuple):
+class BatchReward(NamedTuple):
     """A reward that scores many answers at once: `score(texts, rows) -> [B]`, as a model does.
 
     collective: every process must take part, for the model lies on all devices; any other reward is
@@ -50,7 +50,7 @@ class Scores(NamedTuple):
 class Rewards(NamedTuple):
     """Reward functions by label, and their weights in the sum."""
 
-    functions: Mapping[str, Callable | Whole]
+    functions: Mapping[str, Callable | BatchReward]
     weights: tuple[float, ...]
     skip: bool
 
@@ -118,13 +118,13 @@ def find(name: str, known: Mapping[str, Callable], *, where: str = "reward") -> 
         ) from error
 
 
-def _is_collective(function: Callable | Whole) -> bool:
-    return isinstance(function, Whole) and function.collective
+def _is_collective(function: Callable | BatchReward) -> bool:
+    return isinstance(function, BatchReward) and function.collective
 
 
 def _scores(label: str, function, texts: Sequence[str], rows: Sequence[Mapping]) -> list:
     """Return (reward or NaN, what went wrong) of every answer."""
-    if isinstance(function, Whole):
+    if isinstance(function, BatchReward):
         values = function.score(texts, rows)
         triples = zip(values, texts, rows, strict=True)
         return [_score(label, lambda text, row, v=v: v, text, row) for v, text, row in triples]
@@ -189,10 +189,10 @@ def pattern(*, regex: str) -> Callable:
 
     def score(text, row):
         try:
-            return float(compiled.fullmatch(text, timeout=MOST_SECONDS) is not None)
+            return float(compiled.fullmatch(text, timeout=MAX_SECONDS) is not None)
         except TimeoutError:
             raise ValueError(
-                f"regex: got {regex!r}, which takes over {MOST_SECONDS} s on {len(text)} "
+                f"regex: got {regex!r}, which takes over {MAX_SECONDS} s on {len(text)} "
                 "characters; expected one without repeats inside of repeats"
             ) from None
 

@@ -50,7 +50,7 @@ def make(
     return choose
 
 
-def choose_rows(logits_BV, keys_B, *, temperature_B, top_p_B):
+def sample_rows(logits_BV, keys_B, *, temperature_B, top_p_B):
     """Choose as `make` does where every row has numbers of its own: (tokens_B, logps_BV).
 
     temperature_B, top_p_B: float32, inside the program; nobody checks them here. `logps_BV` are

@@ -209,7 +209,7 @@ def _step(plan: _Plan, params, state: State, turn: Turn) -> tuple[State, Turn]:
         plan.model, params, state.last_R, state.at_R, open_R, state.cache
     )
     keys_R = jax.random.wrap_key_data(state.key_R2)
-    token_R, logps_RV = sampler.choose_rows(
+    token_R, logps_RV = sampler.sample_rows(
         logits_RV, jax.vmap(jax.random.fold_in)(keys_R, state.count_R),
         temperature_B=state.temperature_R, top_p_B=state.top_p_R,
     )  # fmt: skip

@@ -184,7 +184,7 @@ def _groups(ids: list[list[int]], size: int) -> Iterator[list[int]]:
 def _batch(ids: list[list[int]], batch_size: int, pad_id: int, mesh):
     filled = ids + [[]] * (batch_size - len(ids))
     # The width is rounded here, on the host, so that few shapes are sent to the devices.
-    prompts = shapes.rows(filled, max(map(len, ids)), fill=pad_id)
+    prompts = shapes.pad_rows(filled, max(map(len, ids)), fill=pad_id)
     batch = prompts, np.int32([len(each) for each in filled])
     return batch if mesh is None else meshes.put(batch, meshes.batch_shardings(batch, mesh))
 

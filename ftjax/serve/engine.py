@@ -237,7 +237,7 @@ class Engine:
     def _start(self, group: list[tuple[int, Job]]) -> slots_lib.State:
         size = 1 if len(group) == 1 else GROUP
         rows = group + [(self.count, Job([0], 1))] * (size - len(group))
-        prompts = shapes.rows([job.prompt for _, job in rows], self._programs.width, fill=0)
+        prompts = shapes.pad_rows([job.prompt for _, job in rows], self._programs.width, fill=0)
         return self._programs.start(self._params, self._state, prompts, _start_of(rows))
 
     def _advance(self, *, steps: int) -> list[tuple[Job, Piece]]:

@@ -15,8 +15,8 @@ from ftjax.sampling.slots import ALTERNATIVES
 
 SEEDS = 2**31  # what fits the 32 bits of a key's seed with the sign that JAX gives it
 COOLEST = 0.01  # below it logits overflow when they are divided, and it is greedy anyway
-MOST_STOPS = 16
-MOST_CHOICES = 128
+MAX_STOPS = 16
+MAX_CHOICES = 128
 
 
 class Refusal(Exception):
@@ -67,7 +67,7 @@ def _only(expected: str, *values) -> Field:
 
 def _stops(x):
     found = [x] if isinstance(x, str) else x
-    fits = isinstance(found, list) and len(found) <= MOST_STOPS
+    fits = isinstance(found, list) and len(found) <= MAX_STOPS
     return tuple(found) if fits and all(isinstance(s, str) and s for s in found) else None
 
 
@@ -75,7 +75,7 @@ def _prompts(x):
     """Return a list of prompts, each a text or token ids."""
     is_ids = lambda p: isinstance(p, list) and bool(p) and all(map(_is_integer, p))
     found = [x] if isinstance(x, str) or is_ids(x) else x
-    fits = isinstance(found, list) and 0 < len(found) <= MOST_CHOICES
+    fits = isinstance(found, list) and 0 < len(found) <= MAX_CHOICES
     return found if fits and all(isinstance(p, str) or is_ids(p) for p in found) else None
 
 
@@ -102,8 +102,8 @@ COMMON = {
     "top_p": Field(
         "a number above 0, at most 1", lambda x: x if _is_number(x) and 0 < x <= 1 else None, 1.0
     ),
-    "n": _integer(1, MOST_CHOICES, 1),
-    "stop": Field(f"a text that is not empty, or a list of at most {MOST_STOPS} such", _stops, ()),
+    "n": _integer(1, MAX_CHOICES, 1),
+    "stop": Field(f"a text that is not empty, or a list of at most {MAX_STOPS} such", _stops, ()),
     "seed": _integer(0, SEEDS - 1),
     "presence_penalty": _ZERO,
     "frequency_penalty": _ZERO,
@@ -115,7 +115,7 @@ COMMON = {
 }
 COMPLETION = COMMON | {
     "prompt": Field(
-        f"a text, token ids, or a list of at most {MOST_CHOICES} of either", _prompts, required=True
+        f"a text, token ids, or a list of at most {MAX_CHOICES} of either", _prompts, required=True
     ),
     "max_tokens": _integer(1)._replace(default=16),
     "logprobs": _integer(0, ALTERNATIVES),

@@ -1,7 +1,7 @@
 """The JSON of answers, as the OpenAI API has it: whole and in the events of a stream.
 
 make = chat if ... else completion          shape = make(identity, decode)
-shape.whole(choices, usage)                 choices are (text, tokens, finish) of each
+shape.response(choices, usage)                 choices are (text, tokens, finish) of each
 shape.chunk(0, delta)                       one event
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from ftjax.serve.answer_text import Delta
 
-LEAST_LOGP = -9999.0  # JSON has no infinity
+MIN_LOGP = -9999.0  # JSON has no infinity
 
 
 @dataclasses.dataclass
@@ -40,7 +40,7 @@ class Shape:
 class Completion(Shape):
     """Of /v1/completions."""
 
-    def whole(self, deltas: Sequence[Delta], usage: dict) -> dict:
+    def response(self, deltas: Sequence[Delta], usage: dict) -> dict:
         """Return the answer: one delta a choice, with all of it."""
         choices = [self._choice(i, delta, 0) for i, delta in enumerate(deltas)]
         return self._frame("text_completion", choices, usage=usage)
@@ -74,7 +74,7 @@ class Completion(Shape):
 class Chat(Shape):
     """Of /v1/chat/completions."""
 
-    def whole(self, deltas: Sequence[Delta], usage: dict) -> dict:
+    def response(self, deltas: Sequence[Delta], usage: dict) -> dict:
         """Return the answer: one delta a choice, with all of it."""
         choices = [
             self._choice(i, delta, message=_says(delta.text) | dict(refusal=None))
@@ -120,4 +120,4 @@ def _says(text: str) -> dict:
 
 
 def _real(logp: float) -> float:
-    return max(logp, LEAST_LOGP)
+    return max(logp, MIN_LOGP)

@@ -82,7 +82,7 @@ class Reply:
         try:
             async for index, delta in self._deltas():
                 deltas[index] = _joined(deltas[index], delta)
-            body = self._shape.whole(deltas, self._usage())
+            body = self._shape.response(deltas, self._usage())
         except Refusal as refusal:
             status, body = refusal.status, refusal.body
         if self._is_gone:

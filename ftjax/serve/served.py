@@ -61,7 +61,7 @@ def build(
 
 
 def _choose(params, member_B):
-    return {**params, "adapters": per_row.choose(params["adapters"], member_B)}
+    return {**params, "adapters": per_row.select(params["adapters"], member_B)}
 
 
 def _same(params, member_B):

@@ -73,9 +73,9 @@ class Service:
         # Text becomes tokens beside the loop, which other answers go through.
         read = self.chat_ids if is_chat else self.text_ids
         prompts = await run_in_threadpool(read, asked["messages" if is_chat else "prompt"])
-        if len(prompts) * asked["n"] > fields.MOST_CHOICES:
+        if len(prompts) * asked["n"] > fields.MAX_CHOICES:
             message = f"n: got {asked['n']} answers to each of {len(prompts)} prompts; expected "
-            raise Refusal(f"{message}{fields.MOST_CHOICES} answers at most", param="n")
+            raise Refusal(f"{message}{fields.MAX_CHOICES} answers at most", param="n")
         shape, best = self._shape(asked, is_chat=is_chat)
         inbox, jobs = asyncio.Queue(), []
         for number, prompt in enumerate(p for p in prompts for _ in range(asked["n"])):

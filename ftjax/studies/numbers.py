@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ftjax.evals.lib import bootstrap, front, matrix, noise
-from ftjax.studies.outcomes import Found, Scores, per_example, score
+from ftjax.studies.outcomes import CellScores, Scores, per_example, score
 from ftjax.studies.stages import JOINT
 from ftjax.studies.study import Study
 
@@ -39,7 +39,7 @@ class Task(NamedTuple):
 
 
 def compute(
-    study: Study, base: Scores, found: Sequence[Found], *, resamples: int = bootstrap.RESAMPLES
+    study: Study, base: Scores, found: Sequence[CellScores], *, resamples: int = bootstrap.RESAMPLES
 ) -> dict[str, Any]:  # fmt: skip
     """Compute all numbers of the report, for JSON; `resamples` are behind every interval.
 
@@ -62,7 +62,7 @@ def compute(
     }
 
 
-def scales(study: Study, base: Scores, found: Sequence[Found]) -> dict[str, Task]:
+def scales(study: Study, base: Scores, found: Sequence[CellScores]) -> dict[str, Task]:
     """Find the scale of every task."""
     tasks, metric = {}, study.match.metric
     for name in study.tasks:
@@ -82,7 +82,7 @@ def scales(study: Study, base: Scores, found: Sequence[Found]) -> dict[str, Task
     return tasks
 
 
-def _learned(study: Study, one: Found, task: str) -> float | None:
+def _learned(study: Study, one: CellScores, task: str) -> float | None:
     """Return the score of a task right after its own stage, None where there is no such stage."""
     place = 0 if one.cell.is_joint else one.cell.tasks.index(task)
     if place >= len(one.after):
@@ -95,7 +95,7 @@ def _learned(study: Study, one: Found, task: str) -> float | None:
 
 
 def trajectories(
-    study: Study, tasks: Mapping[str, Task], base: Scores, one: Found
+    study: Study, tasks: Mapping[str, Task], base: Scores, one: CellScores
 ) -> list[front.Trajectory]:  # fmt: skip
     """Return (gain, forgetting) along every stage of a cell; of one without old abilities, none."""
     metric, found = study.match.metric, []
@@ -111,7 +111,7 @@ def trajectories(
     return found
 
 
-def at_match(study: Study, tasks, base: Scores, one: Found) -> float | front.NotReached:
+def at_match(study: Study, tasks, base: Scores, one: CellScores) -> float | front.NotReached:
     """Average the forgetting at the matched score over the stages of a cell; NaN if it diverged."""
     if one.reason:
         return math.nan
@@ -121,7 +121,7 @@ def at_match(study: Study, tasks, base: Scores, one: Found) -> float | front.Not
     return min(missed, key=lambda m: m.best) if missed else float(np.mean(values))
 
 
-def at_end(study: Study, tasks, base: Scores, one: Found) -> tuple[float, float]:
+def at_end(study: Study, tasks, base: Scores, one: CellScores) -> tuple[float, float]:
     """Return (gain right after learning, forgetting after the last stage), means of a cell."""
     metric = study.match.metric
     gain = np.mean([tasks[t].gain(_learned(study, one, t)) for t in one.cell.tasks])
@@ -140,7 +140,7 @@ def _front(points: Mapping[str, tuple[float, float]]) -> list[str]:
 
 
 def _method(
-    study: Study, tasks, base: Scores, found: Sequence[Found], method: str, options: Mapping
+    study: Study, tasks, base: Scores, found: Sequence[CellScores], method: str, options: Mapping
 ) -> dict:  # fmt: skip
     """Compute the match of a method, and the measures of each of its rates."""
     values, rates = {}, {}
@@ -150,7 +150,7 @@ def _method(
         whole = [one for one in runs if not one.reason]
         measures = _measures(study, tasks, base, whole, options) if whole else NOTHING
         rates[f"{rate:g}"] = _rate(values[rate]) | measures
-    chosen = front.choose(
+    chosen = front.choose_rate(
         {rate: _together(list(own.values())) for rate, own in values.items()}, study.match.fraction
     )
     return {"matched": _matched(study, chosen, values), "rates": rates}
@@ -236,7 +236,7 @@ def text(report: Mapping) -> str:
 
 
 def _measures(
-    study: Study, tasks, base: Scores, runs: Sequence[Found], options: Mapping
+    study: Study, tasks, base: Scores, runs: Sequence[CellScores], options: Mapping
 ) -> dict:  # fmt: skip
     """Compute the measures of the matrix over seeds and orders, and what became of each probe."""
     metric, names = study.match.metric, tuple(study.tasks)
@@ -271,11 +271,11 @@ def _measures(
     return {"measures": found, "probes": probes, "stages": stages}
 
 
-def _pair(base: Scores, one: Found, label: str, metric: str) -> list:
+def _pair(base: Scores, one: CellScores, label: str, metric: str) -> list:
     return [[per_example(at[label], metric)] for at in (base, one.after[-1])]
 
 
-def _by_stage(study: Study, base: Scores, runs: Sequence[Found]) -> dict[str, list[float]]:
+def _by_stage(study: Study, base: Scores, runs: Sequence[CellScores]) -> dict[str, list[float]]:
     """Average the scores of tasks and probes after every stage over runs of one order."""
     order = runs[0].cell.tasks
     labels = {task: study.label_of(task) for task in order} | {p: p for p in study.probes}
@@ -286,7 +286,7 @@ def _by_stage(study: Study, base: Scores, runs: Sequence[Found]) -> dict[str, li
     }
 
 
-def _cell(study: Study, base: Scores, one: Found, point: tuple[float, float] | None) -> dict:
+def _cell(study: Study, base: Scores, one: CellScores, point: tuple[float, float] | None) -> dict:
     """Describe a cell: a row of the report, whether it has a result or not."""
     cell = one.cell
     labels = [*(study.label_of(task) for task in study.tasks), *study.probes]

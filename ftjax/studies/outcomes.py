@@ -23,7 +23,7 @@ NONE = "none"
 Scores = Mapping[str, Mapping[str, np.ndarray]]  # evaluation -> array -> one number per example
 
 
-class Found(NamedTuple):
+class CellScores(NamedTuple):
     """The scores of a cell: `after` each stage, and `within` each at all its evaluations in order.
 
     reason: why it has no result: its loss was no number. Stages before that are there.
@@ -50,20 +50,20 @@ def base(folder: pathlib.Path) -> Scores:
     return read(folder / NONE, 0)
 
 
-def collect(study: Study, cell: Cell, folder: pathlib.Path) -> Found:
+def collect(study: Study, cell: Cell, folder: pathlib.Path) -> CellScores:
     """Read the scores of a cell whose stages have ended, or that has diverged."""
     after, within = [], []
     for stage in stages(study, cell, folder):
         outcome = stage.outcome()
         if outcome.diverged:
-            return Found(cell, after, within, f"{stage.task}: {outcome.diverged}")
+            return CellScores(cell, after, within, f"{stage.task}: {outcome.diverged}")
         steps = [s for s in Artifacts(stage.workdir).evaluated() if s <= outcome.step]
         within.append([read(stage.workdir, step) for step in steps])
         after.append(within[-1][-1])
-    return Found(cell, after, within, "")
+    return CellScores(cell, after, within, "")
 
 
-def write(path: pathlib.Path, base: Scores, found: Sequence[Found]) -> None:
+def write(path: pathlib.Path, base: Scores, found: Sequence[CellScores]) -> None:
     """Write the matrix; the same scores are the same bytes."""
     rows = {f"{NONE}/0": base}
     for one in found:

@@ -1,7 +1,7 @@
 """The training loop: a plain function over a jitted step and an iterator of batches.
 
     state, progress = resume(checkpoints, state, batches, writers=writers)
-    result = run(step, state, frozen, batches, until=1000, every=[Every(100, evaluate)],
+    result = run(step, state, frozen, batches, until=1000, every=[Hook(100, evaluate)],
                  writers=writers, checkpoints=checkpoints, save_every_steps=200, progress=progress)
 
 Metrics are read one step late: while the host waits for step k-1, the devices already work on step
@@ -30,7 +30,7 @@ from ftjax.train.stop import Stop
 Tree = Any
 
 
-class Now(NamedTuple):
+class StepInfo(NamedTuple):
     """What a hook sees: the state after `step`, and the frozen tree."""
 
     step: int
@@ -38,11 +38,11 @@ class Now(NamedTuple):
     frozen: Tree
 
 
-class Every(NamedTuple):
+class Hook(NamedTuple):
     """Call `call(now) -> dict of numbers` each `steps`, at the end, and before the first step."""
 
     steps: int
-    call: Callable[[Now], dict]
+    call: Callable[[StepInfo], dict]
     at_start: bool = False
 
 
@@ -119,7 +119,7 @@ def _rewind(writers: Sequence[Writer], step: int, *, rows: int) -> None:
 
 def run(
     step: Callable, state: Any, frozen: Tree, batches: Iterator, *, hyper: Tree = None, until: int,
-    log_every_steps: int = 10, every: Sequence[Every] = (), writers: Sequence[Writer] = (),
+    log_every_steps: int = 10, every: Sequence[Hook] = (), writers: Sequence[Writer] = (),
     checkpoints: Checkpoints | None = None, save_every_steps: int | None = None,
     progress: dict | None = None, flops_per_token: flops.Cost | None = None,
     count_tokens: Callable[[Any], int] = lambda batch: batch["tokens"].size,  # and padding
@@ -185,7 +185,7 @@ def _result(state: Any, number: int, stopped: str | None, until: int, journal: J
         sys.stderr.write(f"data ended: after step {number} of {until}\n")
     return Result(
         state, number, stopped or "done", journal.row, journal.tokens, journal.seconds,
-        padding=journal.padding, vanished=journal.gradient.tell(number), rows=journal.rows,
+        padding=journal.padding, vanished=journal.gradient.warn(number), rows=journal.rows,
     )  # fmt: skip
 
 
@@ -237,7 +237,7 @@ class _Ahead:
 class _Evaluations:
     """Calls the hooks that are due, and writes their rows."""
 
-    def __init__(self, every: Sequence[Every], until: int, frozen: Tree, journal: Journal):
+    def __init__(self, every: Sequence[Hook], until: int, frozen: Tree, journal: Journal):
         self._every, self._until, self._frozen, self._journal = every, until, frozen, journal
 
     def begin(self, number: int, state: Any) -> None:
@@ -275,15 +275,15 @@ class _Evaluations:
         self._journal.write(number, row)
         return row, None
 
-    def _due(self, number: int) -> list[Every]:
+    def _due(self, number: int) -> list[Hook]:
         is_last = number >= self._until
         return [hook for hook in self._every if is_last or number % hook.steps == 0]
 
-    def _call(self, hooks: Sequence[Every], number: int, state: Any) -> dict:
+    def _call(self, hooks: Sequence[Hook], number: int, state: Any) -> dict:
         row: dict = {}
         with self._journal.clock("eval"):
             for hook in hooks:
-                row |= hook.call(Now(number, state, self._frozen)) or {}
+                row |= hook.call(StepInfo(number, state, self._frozen)) or {}
         return row
 
 

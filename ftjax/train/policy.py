@@ -119,9 +119,9 @@ class Policy:
         found = products.einsum("BTD,D->BT", x, self.params["head"][head].astype(jnp.float32))
         return found.reshape(batch["tokens"].shape)
 
-    def held(self, batch, key=None) -> "Held":
+    def with_hidden(self, batch, key=None) -> "CachedHiddenPolicy":
         """Compute the hidden states of a batch once, for all that is asked of it."""
-        return Held(self.model, self.params, self.chunk, self.hidden(batch, key))
+        return CachedHiddenPolicy(self.model, self.params, self.chunk, self.hidden(batch, key))
 
     def without_adapters(self) -> "Policy":
         """Return the base policy: the same weights, adapters off."""
@@ -135,14 +135,14 @@ class Policy:
 
 
 @dataclasses.dataclass(frozen=True)
-class Held(Policy):
+class CachedHiddenPolicy(Policy):
     """A policy whose hidden states of the batch are there already."""
 
-    found: jax.Array
+    states: jax.Array
 
     def hidden(self, batch, key=None) -> jax.Array:
-        """Return what was found."""
-        return self.found
+        """Return them."""
+        return self.states
 
 
 class Cached:

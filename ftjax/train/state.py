@@ -48,7 +48,7 @@ def split(params, patterns) -> tuple[Any, Any]:
     return trainable, frozen
 
 
-def whole(trainable, frozen):
+def combine(trainable, frozen):
     """Put the two parts of {"model", "adapters", ...} together again.
 
     What penalties compare with lies among the frozen arrays and is no parameter.

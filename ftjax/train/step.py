@@ -84,7 +84,7 @@ def make_gradients(
     """Make `(trainable, frozen, batch, key, reduce) -> (gradients, metrics)` of the mean loss."""
 
     def outputs(trainable, frozen, batch, key):
-        params = states.whole(trainable, frozen)
+        params = states.combine(trainable, frozen)
         policy = Policy(model, params, chunk, own_terms=[])
         # The reference may share weights with the policy; nothing of it may reach the gradient.
         fixed = policy.without_gradient()
@@ -123,7 +123,7 @@ def _penalise(result, penalties: Mapping[str, Callable], trainable, frozen):
         return result
 
     def total(trainable):
-        params, arrays = states.whole(trainable, frozen), frozen.get("penalties", {})
+        params, arrays = states.combine(trainable, frozen), frozen.get("penalties", {})
         values = {
             f"penalty/{label}": value(params, arrays.get(label, {}))
             for label, value in penalties.items()

@@ -27,14 +27,14 @@ class Vanish:
         gone = norm <= SHARE * self.largest
         self.since = (self.since or step) if gone else None
         self._told = self._told and gone
-        self.tell(step, least=PATIENCE)
+        self.warn(step, min_steps=PATIENCE)
 
-    def tell(self, step: int, *, least: int = 2) -> int | None:
-        """Warn where it has been gone for `least` steps; return since which, None where it is not.
+    def warn(self, step: int, *, min_steps: int = 2) -> int | None:
+        """Warn where it has been gone for `min_steps`; return since which, None where it is not.
 
         At the end of a run two steps are enough.
         """
-        if self.since is None or step - self.since + 1 < least:
+        if self.since is None or step - self.since + 1 < min_steps:
             return None
         if not self._told:
             self._told = True

@@ -59,7 +59,7 @@ def test_dropout_acts_on_the_low_rank_branch_with_a_key_only():
     np.testing.assert_allclose(zero_up.apply(EQUATION, x, W, keys[0]), base, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("init", inits.STARTS)
+@pytest.mark.parametrize("init", inits.INITS)
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 def test_every_start_is_the_base(init, dropout):
     adapter = make(init=init, dropout=dropout)

@@ -69,8 +69,8 @@ def test_broken_files_are_named(name, good, tmp_path):
 def test_the_size_of_a_header_is_checked_before_it_is_read(tmp_path):
     path = tmp_path / "model.safetensors"
     with path.open("wb") as file:
-        file.write(struct.pack("<Q", 2 * files.MOST_HEADER))
-        file.truncate(4 * files.MOST_HEADER)  # the bytes are there, all zero
+        file.write(struct.pack("<Q", 2 * files.MAX_HEADER))
+        file.truncate(4 * files.MAX_HEADER)  # the bytes are there, all zero
     tracemalloc.start()
     try:
         with pytest.raises(ValueError, match="at most are read"):
@@ -147,7 +147,7 @@ def test_complaints_name_everything():
         "missing a.x (nearest: a.y)", "b has shape (3, 2), expected (2, 3)", "unexpected a.y",
     ]  # fmt: skip
     assert files.complaints(wanted, wanted | {"z": ()}, ignored={"z"}) == []
-    assert files.listing(["x"] * 3, most=2) == "x; x; and 1 more"
+    assert files.listing(["x"] * 3, limit=2) == "x; x; and 1 more"
 
 
 def test_names_are_on_the_disk_too(tmp_path, monkeypatch):

@@ -71,13 +71,13 @@ def test_mismatched_answers_come_from_the_nearest_other_prompt():
 )
 def test_labels_and_prompts_of_one_kind_are_refused(given, message):
     with pytest.raises(ValueError, match=message):
-        answer_groups.store(given, 8)
+        answer_groups.store_mismatched(given, 8)
 
 
 def test_a_store_of_groups():
     given = [pair([1, 2], [3], [4, 5]), Group((example([6], [7]),) * 1, values(2.0))]
     store = Groups(given)
-    assert (len(store), store.width, store.kind) == (2, 2, "preference")
+    assert (len(store), store.width) == (2, 2)
     assert store.lengths.tolist() == [4, 2]
     assert len(store[1].answers) == 1
     assert store[1].values == values(2.0)

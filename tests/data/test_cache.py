@@ -51,12 +51,12 @@ def encoded(monkeypatch):
 def test_a_second_start_encodes_nothing_and_is_the_same(kind, rows, bpe, encoded, monkeypatch):
     own = dict(name="jsonl", path=rows(KINDS[kind]), kind=kind, tokenizer=bpe, max_tokens=64)
     held = {"evals.x": copies.Texts([{"text": "number 3 of some texts"}])}
-    first = loader.make(**own, batch_size=2, held=held)
+    first = loader.make(**own, batch_size=2, eval_texts=held)
     assert encoded
     encoded.clear()
     monkeypatch.setattr(prepare, "prepare", None)  # nor is anything read or parsed
     monkeypatch.setattr(prepare, "_parts", None)
-    second = loader.make(**own, batch_size=2, held=held)
+    second = loader.make(**own, batch_size=2, eval_texts=held)
     assert not encoded
     assert second.summary() == first.summary()
     assert second.state() == first.state()
@@ -80,7 +80,7 @@ def test_bad_rows_and_what_was_cut_are_remembered(rows, bpe):
 CHANGES = {
     "max_tokens": lambda own: own | {"max_tokens": 32},
     "an option": lambda own: own | {"loss": "all"},
-    "evaluations": lambda own: own | {"held": {"e": copies.Texts([{"text": "x"}])}},
+    "evaluations": lambda own: own | {"eval_texts": {"e": copies.Texts([{"text": "x"}])}},
     "the file": lambda own: _changed(own),
 }
 
@@ -188,8 +188,8 @@ def test_writers_at_the_same_time_leave_one_whole_entry(folder):
         example = encode.Example(np.full(200_000, n, np.int32), np.ones(200_000, np.float32))
         none = {key: {} for key in ("count", "forms", "unread", "turns")}
         data = prepare.Data(
-            prepare.Store([example]), ("a",), (1,), (1.0,), 1, bad=[], pad_id=0, duplicates=0,
-            copies=copies.Copies(), **none,
+            prepare.Store([example]), "tokens", ("a",), (1,), (1.0,), 1, bad=[], pad_id=0,
+            duplicates=0, copies=copies.Copies(), **none,
         )  # fmt: skip
 
         def make():

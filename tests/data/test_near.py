@@ -132,7 +132,7 @@ def test_planted_overlap_is_counted_by_evaluation():
     train[7] += " " + " ".join(held["a"][4].split()[8:21])  # 13 words of it
     train[9] = "Well: " + held["a"][5].title()
     train[11] += " " + " ".join(held["b"][0].split()[:12])  # 12 are not enough
-    found = overlap.Held(held).compare(train)
+    found = overlap.EvalGrams(held).compare(train)
     assert found.rows == {"a": 2, "b": 0, "c": 0}
     assert found.sizes == {"a": 20, "b": 10, "c": 0}
     assert found.touching.tolist() == [7, 9]
@@ -140,7 +140,7 @@ def test_planted_overlap_is_counted_by_evaluation():
 
 
 def test_short_texts_are_compared_whole():
-    held = overlap.Held({"qa": ["What is 2 + 2? Four.", "Who? Me."]})
+    held = overlap.EvalGrams({"qa": ["What is 2 + 2? Four.", "Who? Me."]})
     found = held.compare(["what is 2 2 four", "who me and you", "x"])
     assert found.rows == {"qa": 1}
     assert found.touching.tolist() == [0]
@@ -148,11 +148,11 @@ def test_short_texts_are_compared_whole():
 
 def test_boilerplate_is_no_overlap():
     frame = text(20)
-    held = overlap.Held({"qa": [f"{frame} {text(3)}" for _ in range(5)]})
+    held = overlap.EvalGrams({"qa": [f"{frame} {text(3)}" for _ in range(5)]})
     found = held.compare([f"{frame} {text(9)}" for _ in range(100)])
     assert found.rows == {"qa": 0}
     assert not len(found.touching)
-    assert overlap.Held({}).compare(["a"]).rows == {}
+    assert overlap.EvalGrams({}).compare(["a"]).rows == {}
 
 
 def test_many_rows_in_bounded_time_and_memory():
@@ -163,7 +163,10 @@ def test_many_rows_in_bounded_time_and_memory():
     words[planted, 5] = 0
     texts = [" ".join([VOCABULARY[word] for word in row]) for row in words.tolist()]
     before, start = peak_mib(), time.process_time()
-    found, same = overlap.Held({"e": [texts[3][20:], "nothing"]}).compare(texts), near.near(texts)
+    found, same = (
+        overlap.EvalGrams({"e": [texts[3][20:], "nothing"]}).compare(texts),
+        near.near(texts),
+    )
     seconds, grown = time.process_time() - start, peak_mib() - before
     assert found.rows == {"e": 1}
     assert np.flatnonzero(same >= 0).tolist() == list(planted)

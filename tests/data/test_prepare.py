@@ -118,7 +118,7 @@ HELD = {"evals.x": copies.Texts([{"text": f"zero {LONG[4:]} fifteen"}, {"text": 
 
 
 def test_copies_are_counted_where_a_run_trains(load):
-    found = load(ROWS, kind="text", held=HELD).copies
+    found = load(ROWS, kind="text", eval_texts=HELD).copies
     assert (found.near, found.overlap, found.touching) == (1, {"evals.x": (1, 2)}, 2)
     assert [each.split("/")[-1] for each in found.examples] == [
         "train.jsonl:1", "train.jsonl:1"
@@ -128,14 +128,14 @@ def test_copies_are_counted_where_a_run_trains(load):
 
 
 def test_copies_are_left_out(load):
-    data = load(ROWS, **OPEN, held=HELD, on_near_duplicate="skip")
+    data = load(ROWS, **OPEN, eval_texts=HELD, on_near_duplicate="skip")
     assert (len(data.store), data.copies.skipped, data.duplicates) == (3, 1, 1)
-    data = load(ROWS, **OPEN, held=HELD, on_overlap="skip", on_near_duplicate="off")
+    data = load(ROWS, **OPEN, eval_texts=HELD, on_overlap="skip", on_near_duplicate="off")
     assert (len(data.store), data.copies.skipped, data.copies.near) == (2, 2, None)
     data = load(ROWS, **OPEN, on_duplicate="skip")
     assert (len(data.store), [each.reason for each in data.bad]) == (3, ["duplicate"])
     with pytest.raises(ValueError, match=r"got no row that is not skipped .* set on_near_dupl"):
-        load(ROWS[:1], kind="text", held=HELD, on_overlap="skip")
+        load(ROWS[:1], kind="text", eval_texts=HELD, on_overlap="skip")
 
 
 @pytest.mark.parametrize(
@@ -144,12 +144,12 @@ def test_copies_are_left_out(load):
         (dict(on_near_duplicate="error"), r"1 of 4 rows .*train\.jsonl:3 is near to .*jsonl:1\)"),
         (dict(on_overlap="error"), r"1 of 2 of evals\.x \(0 of evals\.x is in .*train\.jsonl:1\)"),
         (dict(on_overlap="eror"), r"data\.on_overlap: got 'eror'; .* did you mean 'error'"),
-        (dict(on_overlap="skip", held=None), "where there are no evaluations to compare with"),
+        (dict(on_overlap="skip", eval_texts=None), "there are no evaluations to compare with"),
     ],
 )
 def test_copies_are_refused(load, options, message):
     with pytest.raises(ValueError, match=message):
-        load(ROWS, kind="text", **({"held": HELD} | options))
+        load(ROWS, kind="text", **({"eval_texts": HELD} | options))
 
 
 @pytest.mark.parametrize(

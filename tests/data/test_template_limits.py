@@ -45,11 +45,11 @@ def test_loops_within_the_limit_render():
     source = "{% for m in messages %}{{ loop.index }}{{ m.content }}{% else %}none{% endfor %}"
     assert chat.Template(source).render(ASKED) == "1Hi."
     assert chat.Template(source).render([]) == "none"
-    assert template_limits.MOST_TURNS >= 10**5
+    assert template_limits.MAX_TURNS >= 10**5
 
 
 def test_a_pattern_that_would_not_end(monkeypatch):
-    monkeypatch.setattr(rewards, "MOST_SECONDS", 0.05)
+    monkeypatch.setattr(rewards, "MAX_SECONDS", 0.05)
     score = rewards.pattern(regex="(a|aa)+c?")
     assert score("aac", {}) == 1.0
     with pytest.raises(ValueError, match=r"takes over 0\.05 s"):

@@ -150,7 +150,7 @@ def test_longer_than_the_model_is_an_error(model, params):
 
 def test_batches_cover_every_example_once_and_pad_with_nothing():
     seen = []
-    for index, batch in scoring.batches(EXAMPLES, batch_size=3, most=64):
+    for index, batch in scoring.batches(EXAMPLES, batch_size=3, max_length=64):
         assert batch["tokens"].shape[0] == 3
         for row, i in enumerate(index):
             n = len(EXAMPLES[i][0])

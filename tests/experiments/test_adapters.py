@@ -80,7 +80,7 @@ def test_a_new_task_on_top_of_a_past_one(lab, tmp_path, pissa):
     changes = {"adapter.past": (past,), "penalties": penalties}
     settings = lab.settings(**changes)
     state, frozen = running.arrays(plan := running.plan(settings))
-    start = states.whole(state.params, frozen)
+    start = states.combine(state.params, frozen)
     batch = next(plan.loader)
     score = lambda params: Policy(plan.parts.model, params, 64).logps(batch)
     np.testing.assert_allclose(score(start), score(run.params), rtol=1e-4, atol=1e-4)

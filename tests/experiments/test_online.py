@@ -52,7 +52,7 @@ def test_other_prompts_than_those_of_the_position_are_refused(lab):
     def batches(rows):
         prompts = types.SimpleNamespace(rows=rows)
         prompts.digest = Prompts.digest.func(prompts)
-        sampler = types.SimpleNamespace(prompts=prompts, lessons=types.SimpleNamespace(count=8))
+        sampler = types.SimpleNamespace(prompts=prompts, batches=types.SimpleNamespace(count=8))
         return rollout.Rollouts(sampler, None, plain(lab))
 
     rows = [{"prompt": "a", "answer": 1}, {"prompt": "b", "answer": 2}]

@@ -15,7 +15,7 @@ from ftjax.core import tree
 from ftjax.models.hf import checkpoint
 from ftjax.objectives import sft
 from ftjax.train import state as states
-from ftjax.train.policy import Held, Policy
+from ftjax.train.policy import CachedHiddenPolicy, Policy
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SUPPORTED = frozenset(checkpoint.families())
@@ -53,7 +53,7 @@ def need(found, what: str) -> None:
 
 def tensors(directory) -> dict[str, np.ndarray]:
     """Read a model's tensors from its one file or from several."""
-    paths = sorted(directory.glob("*.safetensors"))
+    paths = sorted(directory.glob("model*.safetensors"))  # others are other dialects of it
     return {name: x for path in paths for name, x in load_file(path).items()}
 
 
@@ -113,7 +113,7 @@ def evaluate(model, path, params, batch):
     def outputs(part):
         own = tree.combine(part, frozen)
         x = Policy(model, own, CHUNK).hidden(batch)
-        policy = Held(model, own, CHUNK, x)
+        policy = CachedHiddenPolicy(model, own, CHUNK, x)
         logits = model.logits(own["model"], x, adapters=own["adapters"])
         loss = objective(policy, policy, batch, None)["loss"].value()
         return loss, dict(loss=loss, logp=policy.logps(batch), logits=logits, hidden=x)

@@ -281,7 +281,7 @@ WITH_FURTHER = [folder for folder in FOLDERS if any((folder / name).is_file() fo
 @pytest.mark.parametrize("folder", WITH_FURTHER, ids=reference.id_of)
 def test_files_with_more_and_with_fused_experts_load_alike(folder, tmp_path):
     family, model, params = reference.base(folder)
-    tensors = load_file(folder / checkpoint.WEIGHTS)
+    tensors = reference.tensors(folder)
     for name in FURTHER:
         if (folder / name).is_file():
             more = load_file(folder / name)
@@ -297,7 +297,7 @@ def test_tensors_that_no_text_meets_go_along(folder, tmp_path):
     family, model, params = reference.base(folder)
     options = dict(family=family, config=model.config, source=folder)
     checkpoint.save(tmp_path / "out", params, **options)
-    before, after = (load_file(path / checkpoint.WEIGHTS) for path in (folder, tmp_path / "out"))
+    before, after = reference.tensors(folder), reference.tensors(tmp_path / "out")
     mxfp4 = {name for name in before if name.endswith(("_blocks", "_scales"))}
     assert after.keys() >= before.keys() - mxfp4
     for name in before.keys() - mxfp4:

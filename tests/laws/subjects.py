@@ -105,15 +105,12 @@ def adapters(name, family, *, where="blocks/**", tied=True):
     return jax.jit(lambda key, w: draw(key, handle.linears, w))(key, params)
 
 
-ANSWERS = {"preference": 2, "unpaired": 2, "ranking": 3, "duel": 2}
-
-
 def batch_for(objective, rows=4):
     """Draw a batch of the kind that an objective learns from."""
-    kind = OBJECTIVES[objective].SPEC.data
-    if kind in ANSWERS:
-        return answers(rows, count=ANSWERS[kind])
-    return batch(rows) | (experience(rows) if kind == "experience" else {})
+    kind = OBJECTIVES[objective].SPEC.batch
+    if kind.by_example:
+        return answers(rows, count=kind.answers or 3)
+    return batch(rows) | (experience(rows) if kind.sampled else {})
 
 
 def answers(rows=4, *, count):

@@ -124,7 +124,7 @@ def found_factors(init, equation, w, rank):
     return lowrank.factors(equation, w.shape, a, b)
 
 
-@pytest.mark.parametrize("init", [*inits.STARTS, *inits.NEEDS])
+@pytest.mark.parametrize("init", [*inits.INITS, *inits.NEEDS])
 @for_equations
 def test_every_start_of_lora_is_the_base_or_named_as_another(init, equation):
     _, w, where = site(equation)
@@ -145,13 +145,13 @@ def test_every_start_is_listed():
     own = {n: f for n, f in vars(inits).items() if inspect.isfunction(f) and not n.startswith("_")}
     kinds = {n: tuple(inspect.signature(f).parameters) for n, f in own.items()}
     assert {n for n, names in kinds.items() if names == ("key", "w", "rank", "scale")} == set(
-        inits.STARTS
+        inits.INITS
     )
     assert {n for n, names in kinds.items() if names[1:] == ("rank",)} | {"loftq"} == set(
         inits.NEEDS
     )
     for named in (inits.DISPLACED, inits.SUBTRACTED, inits.NOT_THE_BASE):
-        assert set(named) <= inits.STARTS.keys() | inits.NEEDS.keys()
+        assert set(named) <= inits.INITS.keys() | inits.NEEDS.keys()
 
 
 @each

@@ -20,7 +20,7 @@ from tests.laws import subjects
 FAMILY, SAMPLES, PROMPTS, NEW = subjects.PLAIN, 8, 2, 5
 SPECS = {name: module.SPEC for name, module in subjects.OBJECTIVES.items()}
 RATIOS = [name for name, spec in SPECS.items() if spec.ratio]
-SAMPLED = [name for name, spec in SPECS.items() if spec.data in ("experience", "duel")]
+SAMPLED = [name for name, spec in SPECS.items() if spec.batch.sampled]
 ONLINE = [*SAMPLED, *(name for name, spec in SPECS.items() if spec.data == "preference")]
 # PPO's returns teach its value head a constant; the best of equal answers is one of them.
 LEARN_FROM_CONSTANTS = ("ppo", "best_of")
@@ -86,7 +86,7 @@ def taught(name, reward, keywords):
         rollout=rollout, advantages=keywords, objective=dict(name=name), rewards={"r": {}},
         reference=types.SimpleNamespace(name="adapters_off"),
     )  # fmt: skip
-    return batches.make(settings, subjects.OBJECTIVES[name]).teach(experience, batch)[0]
+    return batches.make(settings, subjects.OBJECTIVES[name]).make(experience, batch)[0]
 
 
 @pytest.mark.parametrize("name", [n for n in ONLINE if n not in LEARN_FROM_CONSTANTS])

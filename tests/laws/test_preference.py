@@ -13,8 +13,7 @@ from ftjax.train.policy import Policy
 from tests.laws import subjects
 
 FAMILY = subjects.PLAIN
-ALONE = ("tokens", "experience")  # kinds of data whose rows are not compared
-COMPARING = [n for n, m in subjects.OBJECTIVES.items() if m.SPEC.data not in ALONE]
+COMPARING = [n for n, m in subjects.OBJECTIVES.items() if m.SPEC.batch.by_example]
 REFERRING = [n for n in COMPARING if subjects.OBJECTIVES[n].SPEC.reference]
 each = pytest.mark.parametrize("objective", COMPARING)
 

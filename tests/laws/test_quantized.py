@@ -22,7 +22,7 @@ FIRST = subjects.PLAIN
 def base(family, *, name="nf4", where="blocks/**", **options):
     """Quantise the weights of a family; returns the handle, them, and them as arrays."""
     handle, weights = subjects.model(family, **options), subjects.weights(family, **options)
-    quantizers = quantized.choose(handle, name=name, where=where)
+    quantizers = quantized.make_quantizers(handle, name=name, where=where)
     codes = jax.jit(lambda w: quantized.quantise(w, handle, quantizers))(weights)
     assert set(quantize.sites(codes)) == set(quantizers)
     return handle, codes, quantize.dense(codes, jnp.float32)

@@ -28,7 +28,7 @@ def members(name, count=4, where="blocks/**"):
 
 
 def mixed(found, which=WHICH):
-    return rows.choose(rows.stack(found, linears=subjects.model(FAMILY).linears), jnp.array(which))
+    return rows.select(rows.stack(found, linears=subjects.model(FAMILY).linears), jnp.array(which))
 
 
 def check(found, which=WHICH):
@@ -92,7 +92,7 @@ def test_every_row_has_its_own_dropout_and_its_own_embedding():
         subjects.jitter(subjects.adapters("lora", FAMILY, where=where, tied=False), scale=s, seed=1)
         for s in (0.1, 0.2)
     ]
-    both = rows.choose(rows.stack(found, linears=handle.linears), jnp.array([0, 1, 1, 0]))
+    both = rows.select(rows.stack(found, linears=handle.linears), jnp.array([0, 1, 1, 0]))
     got = subjects.forward(handle, params, batch, adapters=both)
     for row, member in enumerate([0, 1, 1, 0]):
         alone = subjects.forward(handle, params, batch, adapters=found[member])
@@ -101,7 +101,7 @@ def test_every_row_has_its_own_dropout_and_its_own_embedding():
     dropping = lambda x: lora.LoRA(x.a, x.b, x.scale, 0.5)
     noisy = [jax.tree.map(dropping, found[0]["blocks"], is_leaf=protocol.is_adapter)] * 2
     noisy = rows.stack([{"blocks": x} for x in noisy], linears=handle.linears)
-    noisy = rows.choose(noisy, jnp.zeros(4, jnp.int32))
+    noisy = rows.select(noisy, jnp.zeros(4, jnp.int32))
     x = subjects.forward(handle, params, same, adapters=noisy, key=jax.random.key(0))
     assert len({row.tobytes() for row in np.asarray(x)}) == 4
 
@@ -113,7 +113,7 @@ def test_experts_with_seats_take_rows_and_others_say_so():
     start = subjects.adapters("lora", family, where="blocks/moe/*")
     found = [subjects.jitter(start, scale=0.2, seed=s) for s in range(2)]
     which = jnp.array([0, 1, 1, 0])
-    both = rows.choose(rows.stack(found, linears=seated.linears), which)
+    both = rows.select(rows.stack(found, linears=seated.linears), which)
     got = subjects.forward(seated, params, batch, adapters=both)
     for row, member in enumerate(which.tolist()):
         alone = subjects.forward(seated, params, batch, adapters=found[member])

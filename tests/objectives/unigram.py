@@ -40,7 +40,7 @@ class Unigram:
         found = function(self.table, other.table)
         return jnp.broadcast_to(found, batch["tokens"][..., 1:].shape)
 
-    def held(self, batch, key=None):
+    def with_hidden(self, batch, key=None):
         return self
 
     def without_gradient(self):

@@ -90,7 +90,7 @@ def test_adapters_are_merged_and_applied_in_float32(adapter):
 
 def test_starts_are_made_in_float32():
     w, key = jnp.ones((8, 6)), jax.random.key(0)
-    for start in inits.STARTS.values():
+    for start in inits.INITS.values():
         check(lambda w, start=start: start(key, w, 2, 1.0), w)
 
 

@@ -137,7 +137,7 @@ def teach(lab, rewards, **changes):
     chosen = online(lab, **changes)
     found = batches.make(chosen, objectives.module_of(chosen))
     samples = chosen.rollout.samples
-    batch, told = found.teach(experience(rewards, samples=samples), rows(len(rewards)))
+    batch, told = found.make(experience(rewards, samples=samples), rows(len(rewards)))
     assert len(batch["examples"]) == len(rewards) // samples * found.count // 16
     return batch, told
 
@@ -173,7 +173,7 @@ def test_own_answers_meet_those_of_the_rival(lab):
 
 def test_rows_of_a_prompt_stand_together():
     side = lambda first: Output(*[np.arange(first, first + 4)] * 3)
-    found = drawing.beside([side(0), side(10)], prompts=2)
+    found = drawing.interleave([side(0), side(10)], prompts=2)
     np.testing.assert_array_equal(found.lengths, [0, 1, 10, 11, 2, 3, 12, 13])
     assert rollout_batch.together(rows(4), np.array([[3, 1]]))["tokens"][0, :, 0].tolist() == [3, 1]
 

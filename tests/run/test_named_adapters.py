@@ -56,7 +56,7 @@ def moved(path, leaf, seed):
 
 def asked_for(names):
     return [
-        prompting.Asked(f"Q: what is {'1' * (1 + 3 * (i % 3))}{i}?\nA:", name)
+        prompting.PromptRequest(f"Q: what is {'1' * (1 + 3 * (i % 3))}{i}?\nA:", name)
         for i, name in enumerate(names)
     ]
 
@@ -132,9 +132,9 @@ def test_adapters_are_names_and_directories(wrong):
 
 def test_an_unknown_name_comes_with_the_nearest(world):
     with pytest.raises(ValueError, match=r"got 'lw' .*did you mean 'law'.*pass --adapter lw=DIR"):
-        several.places([prompting.Asked("x", "lw")], world.folders)
+        several.places([prompting.PromptRequest("x", "lw")], world.folders)
     with pytest.raises(ValueError, match=r"got 'lw' .*expected one of nothing"):
-        several.places([prompting.Asked("x", "lw")], {})
+        several.places([prompting.PromptRequest("x", "lw")], {})
 
 
 def test_an_adapter_of_another_base_is_refused(world, lab, tmp_path):

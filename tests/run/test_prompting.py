@@ -26,7 +26,7 @@ def template():
 
 def dialog(**options):
     encode = prompting.make_encode(Words(), template=options.pop("template", None))
-    return prompting.Dialog(encode, **{"has_template": False, "most": 100, **options})
+    return prompting.Dialog(encode, **{"has_template": False, "max_tokens": 100, **options})
 
 
 def converse(lines, answers, dialog, interrupted=None):
@@ -90,7 +90,7 @@ def test_without_a_template_the_text_is_continued():
 
 
 def test_the_oldest_turns_go_when_it_grows_too_long(template):
-    talk = dialog(template=template, has_template=True, most=6)
+    talk = dialog(template=template, has_template=True, max_tokens=6)
     _, prompts = converse(["one", "two", "three"], [["a"], ["b"], ["c"]], talk)
     for prompt in prompts:
         assert len(talk.encode(prompt)) <= 6
@@ -123,7 +123,7 @@ def test_answers_end_at_known_ends_of_turns():
 def test_prompts_files(tmp_path):
     text, rows, bad = (tmp_path / name for name in ("a.txt", "a.jsonl", "bad.jsonl"))
     text.write_text("one\n\ntwo {x}\n")
-    asked = prompting.Asked
+    asked = prompting.PromptRequest
     assert prompting.read_prompts(text) == [asked("one"), asked("two {x}")]
     messages = [user("hi")]
     given = [{"prompt": "one"}, {"messages": messages, "adapter": "law"}]
@@ -169,7 +169,7 @@ def test_prompts_files_in_other_forms(tmp_path):
     assert [each["role"] for each in third.prompt["messages"]] == ["system", "user"]
     assert third.prompt["tools"][0]["function"] == {"name": "look"}
     (tmp_path / "q.txt").write_bytes(b"\xef\xbb\xbfhi\n")
-    assert prompting.read_prompts(tmp_path / "q.txt") == [prompting.Asked("hi")]
+    assert prompting.read_prompts(tmp_path / "q.txt") == [prompting.PromptRequest("hi")]
     with pytest.raises(ValueError, match=r"--prompts_file: got .*nothing\.txt"):
         prompting.read_prompts(tmp_path / "nothing.txt")
 

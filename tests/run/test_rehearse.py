@@ -59,7 +59,7 @@ def test_text_and_json_have_all_of_it(found, tmp_path):
 
 def test_what_does_not_fit_comes_with_a_change_that_was_compiled(lab, found):
     settings = lab.settings(**ABSENT, mesh=dict(data=2, fsdp=4, expert=1, tensor=1))
-    (own,) = rehearse.suggest(settings, EIGHT, most=1, hbm_bytes=1000.0)
+    (own,) = rehearse.suggest(settings, EIGHT, limit=1, hbm_bytes=1000.0)
     assert own["change"] == {"model.remat": "full"}
     assert own["hbm"]["temporaries"] != found["hbm"]["temporaries"]
     assert own["hbm"]["headroom"] == 1000.0 - own["hbm"]["needed"]
@@ -80,7 +80,7 @@ def test_changes_that_fit_come_first_and_the_fastest_of_them(lab, monkeypatch):
         return {"fits": fits, "hbm": {"needed": needed}, "roofline": {"step_s": step}}
 
     monkeypatch.setattr(rehearse, "rehearse", compiled)
-    tried = rehearse.suggest(settings, EIGHT, most=4)
+    tried = rehearse.suggest(settings, EIGHT, limit=4)
     assert [own["hbm"]["needed"] for own in tried] == [4, 3, 8, 9]
 
 

@@ -33,7 +33,7 @@ class Counted:
 
 def batch(prompts, width=None, fill=0):
     lengths = np.int32([len(p) for p in prompts])
-    return shapes.rows(prompts, width or max(lengths), fill=fill), lengths
+    return shapes.pad_rows(prompts, width or max(lengths), fill=fill), lengths
 
 
 @functools.cache
@@ -53,7 +53,7 @@ def forward(model):
 def full_logits(model, params, ids):
     """Logits after every token of one row."""
     positions = np.arange(24)[None]
-    tokens, segments = shapes.rows([ids], 24, fill=0), np.int32(positions < len(ids))
+    tokens, segments = shapes.pad_rows([ids], 24, fill=0), np.int32(positions < len(ids))
     return np.asarray(forward(model)(params, tokens, positions, segments)[0, : len(ids)])
 
 

@@ -16,7 +16,7 @@ from ftjax.train.policy import Policy
 NEW, SAMPLES, STOPS = 10, 2, tuple(range(20, 30))
 PROMPTS = [[5, 11, 7], [9], [4, 4, 30, 31, 8, 40, 2, 17, 22], [20], [6, 6, 6], [33, 1]]
 LENGTHS = np.int32([len(p) for p in PROMPTS])
-QUEUE = shapes.rows(PROMPTS, 16, fill=0)
+QUEUE = shapes.pad_rows(PROMPTS, 16, fill=0)
 KEY = jax.random.key(3)
 KEYS = jnp.stack([jax.random.fold_in(KEY, i) for i in range(len(PROMPTS))])
 

@@ -82,7 +82,9 @@ def test_wrong_sections(specs, told):
 
 
 def test_a_judge_of_whole_batches_has_its_faults_named_too():
-    whole = lambda: rewards.Whole(lambda texts, rows: np.float32([len(t) or np.nan for t in texts]))
+    whole = lambda: rewards.BatchReward(
+        lambda texts, rows: np.float32([len(t) or np.nan for t in texts])
+    )
     make = lambda **options: rewards.make(
         {"j": dict(name="judge")}, known={"judge": whole}, **options
     )

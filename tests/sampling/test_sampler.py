@@ -164,7 +164,7 @@ def test_rows_with_numbers_of_their_own_are_drawn_as_alone():
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(6, 40)), jnp.float32)
     keys = jax.random.split(jax.random.key(1), 6)
     heat, mass = np.float32([0, 1, 1, 0.5, 2, 0]), np.float32([1, 1, 0.3, 0.9, 1, 0.2])
-    tokens, logps = sampler.choose_rows(logits, keys, temperature_B=heat, top_p_B=mass)
+    tokens, logps = sampler.sample_rows(logits, keys, temperature_B=heat, top_p_B=mass)
     for i in range(6):
         alone = sampler.make(temperature=float(heat[i]), top_p=float(mass[i]))
         token, logp = alone(logits[i : i + 1], keys[i : i + 1])

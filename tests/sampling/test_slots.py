@@ -35,7 +35,7 @@ def start(programs, params, state, rows, **more):
         full("seed", np.int32), np.int32(number), full("temperature", np.float32),
         full("top_p", np.float32), full("alternatives", bool), full("member", np.int32),
     )  # fmt: skip
-    return programs.start(params, state, shapes.rows(prompts, programs.width, fill=0), asked)
+    return programs.start(params, state, shapes.pad_rows(prompts, programs.width, fill=0), asked)
 
 
 def run(programs, params, **more):
@@ -73,7 +73,7 @@ def run(programs, params, **more):
 )
 def test_the_text_is_that_of_a_queue_known_before(drawing, model, params, programs):
     lengths = np.int32([len(p) for p in PROMPTS])
-    prompts = shapes.rows(PROMPTS, max(lengths), fill=0)
+    prompts = shapes.pad_rows(PROMPTS, max(lengths), fill=0)
     generate = generation.make(model, max_new_tokens=NEW, stop_ids=STOPS, **drawing)
     wanted = generate(params, prompts, lengths, jax.random.key(3))
     found, _ = run(programs, params, **drawing)

@@ -10,7 +10,7 @@ from ftjax.core import files
 from ftjax.evals import nll
 from ftjax.report import study_page
 from ftjax.studies import numbers, outcomes
-from ftjax.studies.outcomes import Found
+from ftjax.studies.outcomes import CellScores
 from ftjax.studies.stages import Cell
 from ftjax.studies.study import Match, Study
 
@@ -45,7 +45,7 @@ def cell(first, second, *, method="m", rate=0.1, seed=0, reason=""):
     label = f"{method}_{rate:g}_s{seed}_o0"
     after = [scores(*first), scores(*second)][: 0 if reason else 2]
     within = [[BASE, scores(*first)], [scores(*first), scores(*second)]][: len(after)]
-    return Found(Cell(label, method, rate, seed, TASKS), after, within, reason)
+    return CellScores(Cell(label, method, rate, seed, TASKS), after, within, reason)
 
 
 def test_scores_are_means_such_that_more_is_better():
@@ -83,7 +83,7 @@ def test_forgetting_at_the_match_by_hand():
 
 def test_the_joint_control_is_the_top():
     study = make(rates=(0.1,), controls=("none", "joint"))
-    joint = Found(Cell("joint_0.1_s0", "m", 0.1, 0, TASKS, is_joint=True),
+    joint = CellScores(Cell("joint_0.1_s0", "m", 0.1, 0, TASKS, is_joint=True),
                   [scores(0.5, 0.5, 1)], [[BASE, scores(0.5, 0.5, 1)]], "")  # fmt: skip
     report = compute(study, BASE, [cell((2, 4, 1), (2, 1, 1)), joint])
     assert {task["top"] for task in report["tasks"].values()} == {-0.5}

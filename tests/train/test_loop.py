@@ -116,7 +116,7 @@ def train(step, folder, *, until=12, batches=None, save=4, log=3, **kw):
             batches,
             until=until,
             log_every_steps=log,
-            every=[loop.Every(5, evaluate, at_start=True)],
+            every=[loop.Hook(5, evaluate, at_start=True)],
             writers=[writer],
             checkpoints=checkpoints,
             save_every_steps=save,

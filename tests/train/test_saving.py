@@ -45,7 +45,7 @@ def test_it_saves_where_the_metric_to_choose_by_is_evaluated(tmp_path, best, ste
     with Steps(tmp_path, keep=9, best=best) as checkpoints:
         loop.run(
             toy_step, fresh(), FROZEN, Batches(), until=8, log_every_steps=1, save_every_steps=4,
-            every=[loop.Every(3, evaluate)], checkpoints=checkpoints,
+            every=[loop.Hook(3, evaluate)], checkpoints=checkpoints,
         )  # fmt: skip
         assert checkpoints.steps() == steps
     if best == "eval/w":

@@ -18,10 +18,10 @@ def seen(*norms, gradient=None):
 def test_a_gradient_that_is_gone_to_the_end_is_said():
     gradient = seen(3.0, 0.0, 0.0)
     with pytest.warns(RuntimeWarning, match=r"zero since step 2 \(its norm was up to 3\): nothing"):
-        assert gradient.tell(3) == 2
+        assert gradient.warn(3) == 2
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert gradient.tell(3) == 2  # once is enough
+        assert gradient.warn(3) == 2  # once is enough
 
 
 def test_it_is_said_while_the_run_goes_on():
@@ -32,8 +32,8 @@ def test_it_is_said_while_the_run_goes_on():
 def test_a_step_without_a_gradient_now_and_then_is_nothing():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert seen(1.0, 0.0, 1.0, 0.0).tell(4) is None
-        assert seen(1.0, 1e-5, 1e-6).tell(3) is None
+        assert seen(1.0, 0.0, 1.0, 0.0).warn(4) is None
+        assert seen(1.0, 1e-5, 1e-6).warn(3) is None
 
 
 def test_a_resumed_run_goes_on_counting():
@@ -41,7 +41,7 @@ def test_a_resumed_run_goes_on_counting():
     gradient = Vanish(saved)
     gradient.see(3, 0.0)
     with pytest.warns(RuntimeWarning, match="since step 2"):
-        assert gradient.tell(3) == 2
+        assert gradient.warn(3) == 2
 
 
 def test_a_run_says_it_and_its_result_does():

@@ -125,4 +125,4 @@ def lora_ga(gradient: jax.Array, rank: int) -> tuple[jax.Array, jax.Array]:
     return length * u[..., :rank], length * v[..., rank : 2 * rank, :]
 
 
-STARTS = {f.__name__: f for f in (kaiming, gaussian, orthogonal, pissa, milora, olora)}
+INITS = {f.__name__: f for f in (kaiming, gaussian, orthogonal, pissa, milora, olora)}

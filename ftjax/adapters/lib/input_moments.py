@@ -20,7 +20,7 @@ from ftjax.ops import fast, lowrank, products
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Probe(protocol.Adapter):
+class InputMoments(protocol.Adapter):
     """`moments` float32 [in, in], zeros; `seen` float32 [B, T], 1 for the tokens that count."""
 
     moments: jax.Array
@@ -79,7 +79,7 @@ def moments(model, path: str, params, batch) -> jax.Array:
 
     def run(zeros):
         adapters: dict = {}
-        protocol.insert(adapters, path, Probe(zeros, tree.Shared(seen)))
+        protocol.insert(adapters, path, InputMoments(zeros, tree.Shared(seen)))
         where = dict(positions_BT=positions, segments_BT=segments, adapters=adapters)
         return model.hidden(params, tokens, **where).astype(jnp.float32).sum()
 

@@ -47,7 +47,7 @@ class Tokens(protocol.Adapter):
         return Tokens("RD", "R")
 
 
-def beside(adapters: dict, w_VD: jax.Array, *, ids: Sequence[int]) -> dict:
+def add_rows(adapters: dict, w_VD: jax.Array, *, ids: Sequence[int]) -> dict:
     """Add trained rows to a tree of adapters; they start as the embedding has them.
 
     Raises:

@@ -4,7 +4,7 @@
 
 A stack is an `OffsetLoRA` whose frozen term holds the factors of all past tasks side by side. It
 goes out as one LoRA of all ranks, so that the next task names that one as its past. That the new
-subspace is orthogonal to the past ones is the penalty `penalties.past`.
+subspace is orthogonal to the past ones is the penalty `penalties.olora`.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,7 @@
 """A batch whose rows use different adapters, in one forward pass over one base.
 
     found = stack([a, b, {}], linears=model.linears)      members on an axis M; {} is the base
-    x = model.hidden(params, tokens_BT, ..., adapters=choose(found, rows_B))
+    x = model.hidden(params, tokens_BT, ..., adapters=select(found, rows_B))
 
 Row i is computed with member rows_B[i]: of LoRA the row's own factors are gathered, and the weight
 is one for all. The members are adapters of one method; ranks may differ, and sites, where the
@@ -78,7 +78,7 @@ class Rows(protocol.Adapter):
         if self.rows.shape != (count,):
             raise ValueError(
                 f"adapters: got {self.rows.shape} for the rows' adapters in a batch of {count}; "
-                "expected one for each row, see `rows.choose`"
+                "expected one for each row, see `per_row.select`"
             )
         return jax.tree.map(lambda leaf: leaf[self.rows], self.members)
 
@@ -93,10 +93,10 @@ def stack(found: Sequence[Mapping[str, Any]], *, linears: Mapping[str, Any]) -> 
     for path in dict.fromkeys(path for one in sites for path in one):
         own = [one.get(path) for one in sites]
         protocol.insert(result, path, _join(path, own, linears.get(path)))
-    return choose(result, jnp.zeros(1, jnp.int32))
+    return select(result, jnp.zeros(1, jnp.int32))
 
 
-def choose(adapters: Mapping[str, Any], rows_B: jax.Array) -> Any:
+def select(adapters: Mapping[str, Any], rows_B: jax.Array) -> Any:
     """Return which member each row of a batch uses."""
     put = lambda x: dataclasses.replace(x, rows=_like(x.rows, rows_B))
     return jax.tree.map(put, adapters, is_leaf=protocol.is_adapter)

@@ -27,7 +27,7 @@ class Tensor(NamedTuple):
     path: str
     layer: int | None
     shape: tuple[int, ...]  # of the tensor
-    own: tuple[int, ...]  # of one layer's array
+    layer_shape: tuple[int, ...]  # of one layer's array
     layout: layout.Layout | None  # None: the same numbers in the same order
 
     @property
@@ -48,8 +48,8 @@ class Tensor(NamedTuple):
     def from_torch(self, array: np.ndarray) -> np.ndarray:
         """View a tensor as one layer's array."""
         if self.layout is None:
-            return array.reshape(self.own)
-        return self.layout.from_torch(array, einsum.sizes(self.layout.letters, self.own))
+            return array.reshape(self.layer_shape)
+        return self.layout.from_torch(array, einsum.sizes(self.layout.letters, self.layer_shape))
 
 
 def tensors(

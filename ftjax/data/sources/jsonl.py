@@ -103,7 +103,7 @@ def _lines(file: str) -> Iterator[tuple[int, bytes]]:
 
 
 def _check_start(file: str, head: bytes) -> None:
-    if found := foreign.of_start(head[:HEAD]):
+    if found := foreign.of_head(head[:HEAD]):
         what, mend = found
         raise ValueError(f"{file}: got {what}; expected JSON lines; {mend.format(file)}")
 
@@ -156,7 +156,7 @@ def _unique(pairs: list[tuple]) -> dict:
 def _broken(line: bytes, where: str, error: json.JSONDecodeError, *, first: bool) -> RowError:
     at = len(line.decode("utf-8")[: error.pos].encode("utf-8"))
     start = len(line) - len(line.lstrip())
-    what, mend = foreign.of_line(line, position=at - start, told=error.msg, first=first)
+    what, mend = foreign.of_line(line, position=at - start, message=error.msg, first=first)
     told = f"broken JSON at column {error.colno} ({error.msg})"
     return RowError(
         where,

@@ -9,8 +9,8 @@ or the other choices where a row has some, so their form gives nothing away.
 """
 
 import difflib
+from collections.abc import Callable
 
-from ftjax.data import preference_rows
 from ftjax.data.sources import embedded
 from ftjax.data.worlds import generated
 
@@ -25,7 +25,7 @@ def make(
 
     Raises ValueError for an unknown kind, a domain without prompts, or one answer everywhere.
     """
-    generated.legal(kind, preference_rows.KINDS, "judged: kind")
+    generated.legal(kind, ANSWERS, "judged: kind")
     source = embedded.make(domain=domain, split=split, rows=rows, seed=seed, **domain_options)
     if len(source) and "response" not in source[0]:
         raise ValueError(
@@ -36,19 +36,28 @@ def make(
 
     def draw(index):
         row, rng = source[index], generated.generator(*key, index)
-        right = row["response"]
-        if kind == "unpaired":
-            good = bool(rng.random() < 0.5)
-            completion = right if good else _wrong(source, index, rng)[0]
-            return {"prompt": row["prompt"], "completion": completion, "label": good}
-        if kind == "preference":
-            wrong = _wrong(source, index, rng)[0]
-            return {"prompt": row["prompt"], "chosen": right, "rejected": wrong}
-        others = _wrong(source, index, rng)[: count - 1]
-        close = lambda text: -difflib.SequenceMatcher(None, right, text).ratio()
-        return {"prompt": row["prompt"], "answers": [right, *sorted(others, key=close)]}
+        wrong = lambda: _wrong(source, index, rng)
+        return {"prompt": row["prompt"]} | ANSWERS[kind](row["response"], wrong, rng, count)
 
     return generated.Generated(draw, count=len(source), name=f"judged-{source.name}")
+
+
+def _preference(right: str, wrong: Callable, rng, count: int) -> dict:
+    return {"chosen": right, "rejected": wrong()[0]}
+
+
+def _unpaired(right: str, wrong: Callable, rng, count: int) -> dict:
+    good = bool(rng.random() < 0.5)
+    return {"completion": right if good else wrong()[0], "label": good}
+
+
+def _ranking(right: str, wrong: Callable, rng, count: int) -> dict:
+    close = lambda text: -difflib.SequenceMatcher(None, right, text).ratio()
+    return {"answers": [right, *sorted(wrong()[: count - 1], key=close)]}
+
+
+# data.kind -> the fields of its rows but the prompt. wrong: () -> wrong answers in random order.
+ANSWERS = {"preference": _preference, "unpaired": _unpaired, "ranking": _ranking}
 
 
 def _wrong(source, index: int, rng) -> list[str]:

@@ -14,7 +14,7 @@ from ftjax.data.sources import jsonl
 LABELS = {"chosen": True, "rejected": False}
 
 
-class Apart(Sequence):
+class UnpairedRows(Sequence):
     """Two rows for each row of a source: first what was chosen, then what was rejected."""
 
     def __init__(self, source: Rows):
@@ -38,4 +38,6 @@ files = jsonl.files
 def make(*, path) -> Rows:
     """Read the files that `path` names, as `jsonl.make` does, and take their pairs apart."""
     source = jsonl.make(path=path)
-    return Rows(Apart(source), where=lambda i: source.where(i // len(LABELS)), bad=source.bad)
+    return Rows(
+        UnpairedRows(source), where=lambda i: source.where(i // len(LABELS)), bad=source.bad
+    )

@@ -13,7 +13,7 @@ import numpy as np
 from ftjax.data.worlds import generated
 
 SYLLABLES = tuple(c + v for c in "bdfghjklmnprstvz" for v in "aeiou")
-MOST = 16  # different first letters
+MAX_NAMES = 16  # different first letters
 # Four populations of known people, then those met in one passage only; the rest is "train".
 POOLS = ("base", "new", "new2", "new3", "validation", "test") + ("train",) * 10
 
@@ -37,8 +37,10 @@ def draw(rng: np.random.Generator, pool: str, count: int) -> list[str]:
     A name is then told by its first token, whatever the tokenizer: a tiny model should be tested
     on reading, not on telling "Bamo" from "Bamu".
     """
-    if count > MOST:
-        raise ValueError(f"names: got count={count}; expected at most {MOST}; take fewer people")
+    if count > MAX_NAMES:
+        raise ValueError(
+            f"names: got count={count}; expected at most {MAX_NAMES}; take fewer people"
+        )
     found: dict[str, str] = {}
     while len(found) < count:
         stem = generated.pick(rng, stems(pool))

@@ -56,7 +56,7 @@ def make(
 
 def _check(about, split, subjects, facts, questions):
     """Check that ranges are in reach: each subject has a value of its own in every relation."""
-    nouns = names.MOST if about == "people" else len(relations.SUBJECTS[split])
+    nouns = names.MAX_NAMES if about == "people" else len(relations.SUBJECTS[split])
     most = {
         "subjects": min(nouns, *(len(r.values) for r in WORLDS[about].values())),
         "facts": len(WORLDS[about]),

@@ -121,10 +121,10 @@ def matched(
 def _match(method: str, runs: Mapping[float, Trajectory], target: float) -> Match:
     if not runs:
         raise ValueError(f"front: got no run of {method!r}; expected a sweep of its rates")
-    return choose({rate: forgetting_at(target, run) for rate, run in runs.items()}, target)
+    return choose_rate({rate: forgetting_at(target, run) for rate, run in runs.items()}, target)
 
 
-def choose(found: Mapping[float, float | NotReached], target: float) -> Match:
+def choose_rate(found: Mapping[float, float | NotReached], target: float) -> Match:
     """Choose the rate that forgets least at the target; found: forgetting there, by rate."""
     numbers = {
         rate: value

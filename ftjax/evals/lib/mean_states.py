@@ -34,7 +34,7 @@ def make(model, tokenizer, *, batch_size: int, mesh=None) -> Callable:
         ids = [each.ids[:most] for each in tokenizer.encode_batch(list(texts))]
         found = np.zeros((len(ids), model.config.dim), np.float32)
         examples = [(np.asarray(each, np.int32), np.ones(len(each), np.float32)) for each in ids]
-        for index, batch in scoring.batches(examples, batch_size=batch_size, most=most):
+        for index, batch in scoring.batches(examples, batch_size=batch_size, max_length=most):
             found[index] = np.asarray(call(params, scoring.place(batch, mesh)))[: len(index)]
         return found
 

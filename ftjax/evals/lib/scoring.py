@@ -23,7 +23,7 @@ from ftjax.core import rounding, shapes
 from ftjax.ops import loss
 
 Arrays = Mapping[str, np.ndarray]
-LEAST = 16  # the shortest bucket of lengths
+MIN_LENGTH = 16  # the shortest bucket of lengths
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +80,7 @@ def make_runner(model, function: Callable, *, batch_size: int, mesh=None) -> Cal
         results = [np.zeros(len(examples)) for _ in range(count)]
         trees = params if isinstance(params, tuple) else (params,)
         most = min(model.max_length(each.get("adapters")) for each in trees)
-        for index, batch in batches(examples, batch_size=batch_size, most=most):
+        for index, batch in batches(examples, batch_size=batch_size, max_length=most):
             with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
                 found = call(params, place(batch, mesh))
             for result, part in zip(results, found, strict=True):
@@ -107,13 +107,15 @@ def states(model, params, batch) -> tuple:
     return x_BTD, *model.head(weights, adapters)
 
 
-def batches(examples: Sequence, *, batch_size: int, most: int):
+def batches(examples: Sequence, *, batch_size: int, max_length: int):
     """Yield (indices, batch) over all examples, shortest first; dummies fill the last batch."""
     order = sorted(range(len(examples)), key=lambda i: len(examples[i][0]))
     for start in range(0, len(order), batch_size):
         index = order[start : start + batch_size]
         chosen = [examples[i] for i in index]
-        width = shapes.bucket(max(len(each[0]) for each in chosen), least=LEAST, most=most)
+        width = shapes.bucket(
+            max(len(each[0]) for each in chosen), min_size=MIN_LENGTH, max_size=max_length
+        )
         yield index, rectangle(chosen, batch_size=batch_size, width=width)
 
 
@@ -123,8 +125,8 @@ def rectangle(examples: Sequence, *, batch_size: int, width: int) -> dict[str, n
     lengths = np.int32([len(each[0]) for each in examples] + [0] * len(empty))
     inside = np.arange(width) < lengths[:, None]
     return {
-        "tokens": shapes.rows([each[0] for each in examples] + empty, width, fill=0),
-        "weights": shapes.rows(
+        "tokens": shapes.pad_rows([each[0] for each in examples] + empty, width, fill=0),
+        "weights": shapes.pad_rows(
             [each[1] for each in examples] + empty, width, fill=0, dtype=np.float32
         ),
         "segments": inside.astype(np.int32),

@@ -20,7 +20,7 @@ from ftjax.launch.lib.jobs import Job
 from ftjax.report import page, table, writers
 from ftjax.run import unit
 
-MOST_CURVES = 5  # as many as a page has colours
+MAX_CURVES = 5  # as many as a page has colours
 CURVES = ("loss",)
 
 
@@ -100,7 +100,7 @@ def write(jobs: Sequence[Job], root: pathlib.Path, *, best: str = "") -> list[pa
     found = rows(jobs)
     found = ranked(found, best) if best else found
     by_id = {job.id: job for job in jobs}
-    done = [by_id[row["id"]] for row in found if row["state"] == "done"][:MOST_CURVES]
+    done = [by_id[row["id"]] for row in found if row["state"] == "done"][:MAX_CURVES]
     states = [row["state"] for row in found]
     facts = {"jobs": len(jobs), **{state: states.count(state) for state in dict.fromkeys(states)}}
     facts |= {"best by": best} if best else {}

@@ -29,7 +29,7 @@ EXAMPLE = {k: v for k, v in glm4_moe.EXAMPLE.items() if k not in (
     model_type="deepseek_v3", num_key_value_heads=4, q_lora_rank=14, kv_lora_rank=10,
     qk_nope_head_dim=6, qk_rope_head_dim=8, v_head_dim=12,
 )  # fmt: skip
-OWN = {
+ATTENTION = {
     "attn/q_a": "q_a_proj.weight", "attn/q_a_norm": "q_a_layernorm.weight",
     "attn/q_b": "q_b_proj.weight", "attn/q": "q_proj.weight",
     "attn/kv_a": "kv_a_proj_with_mqa.weight", "attn/kv_a_norm": "kv_a_layernorm.weight",
@@ -38,7 +38,7 @@ OWN = {
 ALL = experts.names(glm4_moe.MOE)
 NAMES = {path: name for path, name in ALL.items() if "/attn/" not in path} | {
     f"{stack}/{path}": f"model.layers.{{L}}.self_attn.{name}"
-    for stack in ("blocks", "dense") for path, name in OWN.items()
+    for stack in ("blocks", "dense") for path, name in ATTENTION.items()
 }  # fmt: skip
 
 

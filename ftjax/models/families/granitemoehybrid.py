@@ -202,7 +202,7 @@ def _read_mamba(keys: hf_config.Keys) -> mamba.Numbers:
     return mamba.Numbers(
         heads=heads, head_dim=size, groups=keys.get("mamba_n_groups", 1),
         state=keys.get("mamba_d_state", 256), width=keys.get("mamba_d_conv", 4),
-        conv_bias=keys.get("mamba_conv_bias", True), least_step=least, most_step=most,
+        conv_bias=keys.get("mamba_conv_bias", True), min_step=least, max_step=most,
     )  # fmt: skip
 
 
@@ -213,7 +213,7 @@ def to_hf(config: Config) -> dict[str, Any]:
     common = llama.write_common(given)
     m, kinds = config.mamba, {True: "mamba", False: "attention"}
     # Left out where there is no limit, which plain JSON cannot write.
-    steps = {} if m.most_step == math.inf else {"time_step_limit": [m.least_step, m.most_step]}
+    steps = {} if m.max_step == math.inf else {"time_step_limit": [m.min_step, m.max_step]}
     return common | steps | {name: vars(config)[name] for name in granite.MULTIPLIERS} | {
         "architectures": ["GraniteMoeHybridForCausalLM"],
         "attention_bias": config.qkv_bias,

@@ -159,7 +159,7 @@ def load(
       model: the handle. names: its family's table.
       dtype: the type to convert to, of all or by path; the files' own when None.
       mesh: where the arrays lie, by their letters; one device when None.
-      quantizers: what to quantise while reading, layer by layer (see `models.quantized.choose`).
+      quantizers: what to quantise while reading, layer by layer (see `quantized.make_quantizers`).
 
     Raises:
       ValueError: tensors are missing, unexpected, misshapen or not of a float type; all are listed.

@@ -20,9 +20,9 @@ class Entry:
     make: Callable[[], np.ndarray]
 
 
-def write(draft: pathlib.Path, entries: Sequence[Entry], most: int) -> None:
+def write(draft: pathlib.Path, entries: Sequence[Entry], max_bytes: int) -> None:
     """Write the weights, and an index when they need several files."""
-    shards = _divide(entries, most)
+    shards = _divide(entries, max_bytes)
     weight_map, total = {}, 0
     for number, own in enumerate(shards, start=1):
         # A single file has the name that loaders look for without an index.
@@ -38,12 +38,12 @@ def write(draft: pathlib.Path, entries: Sequence[Entry], most: int) -> None:
         files.write_json(draft / INDEX, index)
 
 
-def _divide(entries: Sequence[Entry], most: int) -> list[list[Entry]]:
-    """Cut the list into runs of at most `most` bytes, or one each."""
+def _divide(entries: Sequence[Entry], max_bytes: int) -> list[list[Entry]]:
+    """Cut the list into runs of at most `max_bytes` bytes, or one each."""
     shards, used = [[]], 0
     for entry in entries:
         # A tensor larger than the limit has a file of its own: tensors are never split.
-        if shards[-1] and used + entry.nbytes > most:
+        if shards[-1] and used + entry.nbytes > max_bytes:
             shards.append([])
             used = 0
         shards[-1].append(entry)

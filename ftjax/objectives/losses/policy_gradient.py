@@ -19,7 +19,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-still = jax.lax.stop_gradient
+stop_gradient = jax.lax.stop_gradient
 
 
 class Terms(NamedTuple):
@@ -47,7 +47,7 @@ def cispo(*, most: float = 5.0) -> Callable:
     """Weigh the log-probabilities by the ratio, up to `most`: every token keeps a gradient."""
 
     def loss(terms: Terms):
-        weight = still(jnp.minimum(ratio_of(terms), most))
+        weight = stop_gradient(jnp.minimum(ratio_of(terms), most))
         return -weight * terms.advantage * terms.logp_BT
 
     return loss
@@ -77,7 +77,7 @@ def vespo(
         is_up = terms.advantage >= 0
         power = jnp.where(is_up, power_up, power_down)
         rate = jnp.where(is_up, rate_up, rate_down)
-        weight = still(jnp.exp(rate + power * log_w - rate * jnp.exp(log_w)))
+        weight = stop_gradient(jnp.exp(rate + power * log_w - rate * jnp.exp(log_w)))
         return -weight * terms.advantage * terms.logp_BT
 
     return loss
@@ -129,7 +129,8 @@ def of_sequence(log_ratio_BT, mask_BT):
 
 def of_sequence_token(log_ratio_BT, mask_BT):
     """Compare rows, with the gradient of tokens, so that advantages may differ in a row."""
-    return still(row_mean(log_ratio_BT, mask_BT)) + log_ratio_BT - still(log_ratio_BT)
+    mean_B1 = stop_gradient(row_mean(log_ratio_BT, mask_BT))
+    return mean_B1 + log_ratio_BT - stop_gradient(log_ratio_BT)
 
 
 def of_whole(log_ratio_BT, mask_BT):

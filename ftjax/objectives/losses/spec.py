@@ -11,9 +11,7 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
-# Kinds that data have; the other two exist only as samples of the run itself.
-DATA = ("tokens", "preference", "unpaired", "ranking")
-SAMPLED = ("experience", "duel")
+from ftjax.data import kinds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,13 +19,14 @@ class Spec:
     """The record of one objective.
 
     Attributes:
-      data: the kind of batch that it learns from, a name in DATA or SAMPLED.
+      data: the kind of batch that it learns from, a name in `kinds.BATCHES`.
       reference: whether it compares the policy with a reference.
       heads: names of the scalar heads that it trains.
       couples_rows: whether the loss of a row depends on other rows of its microbatch (or device),
         so that it is another loss when a batch is cut; or a function of the keywords of `make`
         that returns it.
-      rival: of data "duel", the reference's share in the policy that the other answers come from.
+      rival: of data with a rival, the share of the reference in the policy that its answers come
+        from.
       ratio: whether it compares the policy with the sampler, so that `make` takes the sampling
         `temperature`, under which both have their log-probabilities.
       hyper: keywords of `make` that may be traced scalars, since nothing in Python asks for their
@@ -45,10 +44,15 @@ class Spec:
     kl_scale: bool = False
 
     def __post_init__(self):
-        if self.data not in DATA + SAMPLED:
+        if self.data not in kinds.BATCHES:
             raise ValueError(
-                f"SPEC.data: got {self.data!r}; expected one of {', '.join(DATA + SAMPLED)}"
+                f"SPEC.data: got {self.data!r}; expected one of {', '.join(kinds.BATCHES)}"
             )
+
+    @property
+    def batch(self) -> kinds.BatchKind:
+        """What its batches hold."""
+        return kinds.BATCHES[self.data]
 
     def couples(self, keywords: Mapping[str, Any]) -> bool:
         """Return whether rows are coupled with these keywords of `make`."""

@@ -9,7 +9,7 @@ from ftjax.adapters.lib import protocol, token_rows
 from ftjax.ops import linear
 
 W = jax.random.normal(jax.random.key(0), (9, 4))
-FOUND = token_rows.beside({}, W, ids=(7, 2))["embed"]
+FOUND = token_rows.add_rows({}, W, ids=(7, 2))["embed"]
 ROWS = token_rows.Tokens(FOUND.rows + 1.0, FOUND.ids)
 
 
@@ -37,11 +37,11 @@ def test_ids_that_cannot_be(ids):
     with pytest.raises(
         ValueError, match=r"adapter\.token_ids: got .*expected distinct ids below 9"
     ):
-        token_rows.beside({}, W, ids=ids)
+        token_rows.add_rows({}, W, ids=ids)
 
 
 def test_one_adapter_of_the_embedding():
     with pytest.raises(ValueError, match="and an adapter at 'embed'"):
-        token_rows.beside({"embed": FOUND}, W, ids=(1,))
+        token_rows.add_rows({"embed": FOUND}, W, ids=(1,))
     with pytest.raises(ValueError, match="expected 'BTV,VD->BTD'"):
         FOUND.merge("BTD,VD->BTV", W)

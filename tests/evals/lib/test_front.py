@@ -88,7 +88,9 @@ def test_what_is_refused():
 
 def test_the_rate_is_chosen_among_those_that_reached_the_target():
     missed = front.NotReached(0.9, 0.4)
-    assert front.choose({1e-4: missed, 1e-3: 0.2, 1e-2: 0.5}, 0.9) == front.Match(0.2, 1e-3, False)
-    assert front.choose({1e-3: 0.2, 1e-2: 0.5}, 0.9).at_edge
-    assert front.choose({1e-3: 0.2, 1e-2: math.nan}, 0.9).rate == 1e-3
-    assert front.choose({1e-3: missed}, 0.9).forgetting == missed
+    assert front.choose_rate({1e-4: missed, 1e-3: 0.2, 1e-2: 0.5}, 0.9) == front.Match(
+        0.2, 1e-3, False
+    )
+    assert front.choose_rate({1e-3: 0.2, 1e-2: 0.5}, 0.9).at_edge
+    assert front.choose_rate({1e-3: 0.2, 1e-2: math.nan}, 0.9).rate == 1e-3
+    assert front.choose_rate({1e-3: missed}, 0.9).forgetting == missed

@@ -124,7 +124,7 @@ def test_bad_rows_that_the_policy_has_left_are_masked():
     terms = Terms(LOGP, RATIO, RATIO, A[:, :1], MASK)
     away = -rows(RATIO)
     most = float(np.median(away))
-    found = grpo.on_policy(terms, most=most)
+    found = grpo.on_policy(terms, max_divergence=most)
     np.testing.assert_array_equal(found, (A[:, :1] >= 0) | (away <= most))
 
 
