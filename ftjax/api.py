@@ -90,8 +90,8 @@ def load(
     if _is_run(place):
         if adapter is not None:
             raise ValueError(
-                f"adapter: got {str(adapter)!r} over the run {str(place)!r}; expected a base; a run "
-                "has its own adapter"
+                f"adapter: got {str(adapter)!r} over the run {str(place)!r}; expected a base; a "
+                "run has its own adapter"
             )
         run = reader.load(pathlib.Path(place), checkpoint=str(checkpoint), sizes=mesh)
         return Model(run.parts, run.params, run.base, run.step, pathlib.Path(place))
@@ -132,11 +132,12 @@ def generate(
     asked, parts = [prompts] if isinstance(prompts, str) else list(prompts), model.parts
     if not asked:
         return []
+    batch = meshes.round_up_to_replicas(min(batch_size, len(asked)), parts.mesh)
     form = prompting.form_of(parts.tokenizer, parts.settings.data, chat_template=chat_template)
     respond = text.make(
         parts.model, parts.tokenizer, max_new_tokens=max_new_tokens, temperature=temperature,
         top_k=top_k, top_p=top_p, min_p=min_p, until=tuple(until), mesh=parts.mesh,
-        stop_ids=form.stop_ids, batch_size=meshes.rows(min(batch_size, len(asked)), parts.mesh),
+        stop_ids=form.stop_ids, batch_size=batch,
         encode=prompting.make_encode(parts.tokenizer, template=form.template, wrap=form.wraps),
     )  # fmt: skip
     texts = respond(model.start if before else model.params, asked, jax.random.key(seed))
@@ -160,7 +161,9 @@ def evaluate(model: Model, evals: Mapping[str, Mapping] | None = None) -> dict:
     from ftjax.run import comparison, evaluation
 
     if model.workdir is None:
-        raise ValueError(f"model: got {model!r}; expected a run: a base has nothing to compare with")
+        raise ValueError(
+            f"model: got {model!r}; expected a run: a base has nothing to compare with"
+        )
     parts = model.parts
     if evals is not None:
         settings = dataclasses.replace(parts.settings, evals=dict(evals))
@@ -186,7 +189,8 @@ def _settings(config: str | Mapping, keys: Mapping[str, Any]):
         config = conf.load(str(config))
     elif keys:
         config = conf.create(**conf.to_dict(config))  # the caller's own stays as it is
-    texts = (f"{key}={value if isinstance(value, str) else value!r}" for key, value in keys.items())
+    as_text = lambda value: value if isinstance(value, str) else repr(value)
+    texts = [f"{key}={as_text(value)}" for key, value in keys.items()]
     return settings.read(keys_lib.apply(config, texts))
 
 
@@ -206,8 +210,8 @@ def _main(name: str) -> ModuleType:
     module = importlib.import_module(f"experiments.{name}")
     if not pathlib.Path(module.__file__).is_relative_to(shipped.folder()):
         raise ValueError(
-            f"experiments.{name}: got {module.__file__}, a module of another project; expected that "
-            "of ftjax; start Python in another folder, or run the command `ftjax`"
+            f"experiments.{name}: got {module.__file__}, a module of another project; expected "
+            "that of ftjax; start Python in another folder, or run the command `ftjax`"
         )
     return module
 

@@ -80,7 +80,7 @@ def test_other_evaluations_take_the_place_of_the_runs(run, lab):
     assert {name.split("/")[0] for name in ftjax.evaluate(run, {"two": own})["after"]} == {"two"}
     with pytest.raises(ValueError, match="evals: got none in the config"):
         ftjax.evaluate(run, {})
-    with pytest.raises(ValueError, match="evals.two.name: got 'nl'"):
+    with pytest.raises(ValueError, match=r"evals.two.name: got 'nl'"):
         ftjax.evaluate(run, {"two": own | {"name": "nl"}})
 
 
@@ -105,10 +105,12 @@ def calls(monkeypatch):
 
 def test_train_trains_and_loads(lab, tmp_path):
     config = lab.config(steps=1)
-    run = ftjax.train(config, tmp_path / "run", {"batch_size": 4, "data.path": [lab.raw()["path"]]})
+    run = ftjax.train(
+        config, tmp_path / "run", {"batch_size": 16, "data.path": [lab.raw()["path"]]}
+    )
     assert run.step == 1
     kept = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert (kept["batch_size"], kept["data"]["path"]) == (4, [lab.raw()["path"]])
+    assert (kept["batch_size"], kept["data"]["path"]) == (16, [lab.raw()["path"]])
     assert (config.batch_size, config.data.path) == (8, lab.raw()["path"])  # the caller's own
     assert (tmp_path / "run" / "report.html").is_file()
     assert any(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(run.params["adapters"]))
