@@ -27,8 +27,12 @@ from ftjax.core import shipped
 class Model:
     """Weights on the devices, and the parts of the run that they are of.
 
-    params: {"model": ..., "adapters": ...}. start: what the run began with, adapters off; the same
-    as `params` where there is no run. step: of the checkpoint. workdir: None where there is no run.
+    Attributes:
+      parts: `ftjax.run.build.Parts`: settings, mesh, model, tokenizer.
+      params: {"model": ..., "adapters": ...}.
+      start: what the run began with, adapters off; of a base, the base.
+      step: of the checkpoint.
+      workdir: of the run; None where there is none.
     """
 
     parts: Any

@@ -7,6 +7,7 @@ read one without building the site:
 """
 
 import ast
+import functools
 import io
 import pathlib
 import re
@@ -45,9 +46,13 @@ nothing reads is an error. `ftjax train --config sft --help` shows what one conf
 """
 
 
+@functools.cache  # reading all of the code takes a second
 def pages() -> dict[str, str]:
     """Return the made pages by their paths in the docs."""
+    from scripts import docs_rows
+
     made = {"reference/keys.md": keys(), "reference/errors.md": errors(), "reference/api.md": api()}
+    made["reference/rows.md"] = docs_rows.page()
     return made | {f"reference/{room}.md": room_page(room) for room in ROOMS}
 
 
@@ -55,6 +60,7 @@ def on_files(files, config):
     """Add the pages; the name and the arguments are those that mkdocs calls."""
     from mkdocs.structure.files import File
 
+    sys.path.append(str(ROOT))  # the command `mkdocs` knows its own folder alone
     for path, text in pages().items():
         files.append(File.generated(config, path, content=text))
     return files
