@@ -23,11 +23,13 @@ processes.start()  # of one process: steadies fake devices
 # Fixtures of whole runs, for the tests of `run`, `rl` and the commands.
 pytest_plugins = ("tests.lab",)
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+TESTS = pathlib.Path(__file__).resolve().parent
+ROOT = TESTS.parent
 CACHE = os.environ.get("FTJAX_TEST_CACHE", os.path.join(tempfile.gettempdir(), "ftjax-xla-cache"))
 
 jax.config.update("jax_compilation_cache_dir", CACHE)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+# A file forgets its programs in memory; the small ones of the next are the same.
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_default_matmul_precision", "highest")
 
 
@@ -35,6 +37,27 @@ jax.config.update("jax_default_matmul_precision", "highest")
 # ends the process when there are no more.
 MOST_MAPS = 40_000
 MAPS = pathlib.Path("/proc/self/maps")
+
+
+# Where compiling is nearly all of the time, and what is asked does not hang on how well it is done.
+QUICK = (
+    "laws", "equivalence", "experiments", "run", "rl", "test_configs.py", "models/test_experts.py",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def quick_compiles():
+    """Compile with few optimisations; all else keeps those that users have."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_as_the_file_asks(request):
+    """Use `quick_compiles` in the files of QUICK."""
+    if any(request.path.is_relative_to(TESTS / name) for name in QUICK):
+        request.getfixturevalue("quick_compiles")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -3,7 +3,6 @@
 import importlib
 import json
 
-import jax
 import pytest
 from absl import flags
 
@@ -45,17 +44,6 @@ def get_config(arg=None):
 def stages():
     return dict(sft="what=sft", dpo="what=dpo")
 """
-
-
-@pytest.fixture(autouse=True, scope="package")
-def quick_compiles():
-    """Compile quickly, and find again what another run has compiled: these are many small runs."""
-    floor = jax.config.jax_persistent_cache_min_compile_time_secs
-    jax.config.update("jax_disable_most_optimizations", True)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", floor)
 
 
 @pytest.fixture(autouse=True)

@@ -23,13 +23,6 @@ FEW = dict(dispatch="capacity", capacity_factor=0.5)
 TRAINS = ["adapters/**", "model/blocks/moe/*"]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compiles():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def make(**options):
     return mixtral.make(CONFIG, **options)
 
