@@ -45,6 +45,7 @@ def read(settings) -> dict[str, Anchor]:
         )
         for label, spec in settings.anchors.items()
     }
+    # 0 times a term is not no term: it costs its passes, and keeps a NaN.
     return {label: anchor for label, anchor in found.items() if anchor.weight}
 
 
