@@ -22,6 +22,7 @@ from ftjax.run.artifacts import Artifacts
 from ftjax.sampling import rewards
 
 HEAD = "reward"
+# How rows of its pairs were encoded; keys of packing and length mean nothing for one answer.
 ENCODING = ("append_eos", "special")
 BATCH = 16
 
