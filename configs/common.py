@@ -8,8 +8,10 @@ import json
 import math
 import os
 import pathlib
+from fnmatch import fnmatch
 
 from ftjax.core import config as conf
+from ftjax.core import hub_client, remote
 from ftjax.optim import rates
 from ftjax.run import config as settings
 
@@ -42,8 +44,14 @@ def parameters(base: str) -> int:
     """Count the parameters in a directory's safetensors by their headers; 0 where there are none.
 
     A header is its length in eight bytes and JSON. What cannot be read is refused when the base is.
+    One elsewhere has half as many as its files have bytes: nearly all of them are of 16 bits.
     """
     count = 0
+    if remote.is_url(base):
+        return _half(remote.sizes(base, where="base"))
+    if base and not pathlib.Path(base).is_dir() and hub_client.parse(base):
+        folder = hub_client.snapshot(base, ["config.json"], where="base")
+        return _half(hub_client.sizes(folder, base))
     for path in sorted(pathlib.Path(base).glob("*.safetensors")) if base else ():
         try:
             with path.open("rb") as file:
@@ -53,6 +61,10 @@ def parameters(base: str) -> int:
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, MemoryError):
             return 0
     return count
+
+
+def _half(sizes: dict[str, int]) -> int:
+    return sum(size for name, size in sizes.items() if fnmatch(name, "model*.safetensors")) // 2
 
 
 def tune(c, *, full: bool, rank: int = 16):

@@ -18,7 +18,7 @@ from typing import NamedTuple, NoReturn
 
 from absl import app, flags, logging
 
-from ftjax.core import config_flag, errors, shipped
+from ftjax.core import config_flag, errors, remote, shipped
 
 COORDINATOR = flags.DEFINE_string("coordinator", "", "host:port, to join processes by hand")
 PROCESSES = flags.DEFINE_integer(
@@ -26,6 +26,7 @@ PROCESSES = flags.DEFINE_integer(
 )
 INDEX = flags.DEFINE_integer("index", None, "number of this process, with --coordinator")
 
+WRITTEN = ("workdir", "out", "output", "json")  # flags of what commands write
 HELP = {"--help", "-help", "-h"}
 
 
@@ -127,9 +128,13 @@ def _parse(argv: list[str]) -> list[str]:
         _show_help(argv)
     try:
         split = config_flag.split_keys if config_flag.KEYS in flags.FLAGS else list
-        return flags.FLAGS(split(argv))
+        rest = flags.FLAGS(split(argv))
     except flags.Error as error:
         _leave(" ".join(str(error).split()))
+    for name in WRITTEN:
+        if name in flags.FLAGS:
+            remote.check_local(flags.FLAGS[name].value, where=f"--{name}")
+    return rest
 
 
 def _show_help(argv: list[str]) -> NoReturn:

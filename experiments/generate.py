@@ -24,7 +24,7 @@ from absl import app, flags
 from experiments import cli
 
 WORKDIR = flags.DEFINE_string("workdir", "", "directory of the run")
-MODEL = flags.DEFINE_string("model", "", "a base in place of a run: a directory, or tiny")
+MODEL = flags.DEFINE_string("model", "", "a base in place of a run: as model.base of a config")
 ADAPTER = flags.DEFINE_multi_string("adapter", [], "NAME=DIR of PEFT's files; may be repeated")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "latest, best or a step")
 BASE = flags.DEFINE_bool("base", False, "what the run started from: its base, adapter off")

@@ -62,11 +62,12 @@ def train(
     """
     from ftjax.rl import rollout  # slow to import
     from ftjax.rl.prompts import Prompts
-    from ftjax.run import finish, plan, saved_state, session
+    from ftjax.run import finish, pins, plan, saved_state, session
 
     start = time.perf_counter()
     rollout.check(settings)
-    with session.opened(workdir, settings):
+    with session.opened(workdir, settings) as artifacts:
+        settings = pins.pin(settings, artifacts)
         # As in `experiments.train`, but the data are prompts, which have no batches of their own.
         p = plan.plan(settings, load=lambda parts, progress: Prompts(parts))
         first, frozen = plan.weights(p, workdir)

@@ -11,6 +11,7 @@ import tempfile
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks the real Hub; `tests/stand_in_hub.py` is asked
 os.environ["FTJAX_CACHE"] = ""  # each test encodes its data; those of the cache set a folder
 
 import jax
@@ -21,7 +22,7 @@ from ftjax.core import processes
 processes.start()  # of one process: steadies fake devices
 
 # Fixtures of whole runs, for the tests of `run`, `rl` and the commands.
-pytest_plugins = ("tests.lab",)
+pytest_plugins = ("tests.lab", "tests.stand_in_hub")
 
 TESTS = pathlib.Path(__file__).resolve().parent
 ROOT = TESTS.parent

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from ftjax.core import files
+from ftjax.core import files, remote
 from ftjax.data import answer_groups, store
 from ftjax.data.copies import Copies
 from ftjax.data.row import BadRow
@@ -44,6 +44,7 @@ COUNTERS = ("count", "forms", "unread", "turns")
 def folder() -> pathlib.Path | None:
     """Return where entries are; None where nothing is to be kept."""
     given = os.environ.get("FTJAX_CACHE")
+    remote.check_local(given, where="FTJAX_CACHE")
     if given is not None:
         return pathlib.Path(given).expanduser() / "encoded" if given else None
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"

@@ -25,10 +25,6 @@ MAGIC = {
 }
 UTF16 = "convert it: `iconv -f utf-16 -t utf-8 {} > NEW`"
 UTF32 = "convert it: `iconv -f utf-32 -t utf-8 {} > NEW`"
-CSV = (
-    'convert it: `python -c "import csv, json, sys; [print(json.dumps(r)) for r in '
-    'csv.DictReader(sys.stdin)]" < {} > NEW`'
-)
 PYTHON_DICTS = (
     'convert it: `python -c "import ast, json, sys; [print(json.dumps(ast.literal_eval(l))) for l '
     'in sys.stdin]" < {} > NEW`'
@@ -71,7 +67,7 @@ def of_line(line: bytes, *, position: int, message: str, first: bool) -> tuple[s
     if rest.startswith((b"{", b"[")) and position:
         return "two JSON values on a line", "put each on its own: `jq -c . {} > NEW`"
     if first and not text.startswith((b"{", b"[")) and re.search(rb"[,;\t]", text):
-        return "a table (CSV) with its header", CSV
+        return "a table (CSV) with its header", "set data.name='csv'"
     if text in (b"{", b"["):
         return "JSON over several lines", "put each object on one line: `jq -c . {} > NEW`"
     if "control character" in message and position < len(text):

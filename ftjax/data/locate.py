@@ -1,4 +1,4 @@
-"""Finding and opening data files: a path, a glob, a folder, or a list of these."""
+"""Finding and opening data files: a path or URL, a glob, a folder, or a list of these."""
 
 import glob
 import gzip
@@ -8,6 +8,7 @@ import pathlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+from ftjax.core import remote
 from ftjax.core.config import nearest
 
 # Text shrinks to a tenth or so, a file of equal bytes to a thousandth: that is no text.
@@ -18,7 +19,8 @@ def find(path, suffixes: tuple[str, ...], *, where: str) -> list[str]:
     """Return the files that `path` names, sorted within each folder and glob.
 
     path: a file, a glob such as "shards/*.jsonl", a folder (searched downwards for `suffixes`), or
-    a list of these. Raises ValueError when one of them names nothing.
+    a list of these. Of a URL, such as "gs://bucket/*.jsonl", the copies of its files are returned.
+    Raises ValueError when one of them names nothing.
     """
     if isinstance(path, str | os.PathLike):
         return _find_one(os.fspath(path), suffixes, where=where)
@@ -31,6 +33,8 @@ def find(path, suffixes: tuple[str, ...], *, where: str) -> list[str]:
 
 
 def _find_one(path: str, suffixes: tuple[str, ...], *, where: str) -> list[str]:
+    if remote.is_url(path):
+        return remote.find(path, suffixes, where=where)
     path = os.path.expanduser(path)
     if os.path.isfile(path):
         return [path]

@@ -6,11 +6,18 @@ files_of.metrics, files_of.checkpoints, files_of.scores(100)
 
 import pathlib
 
+from ftjax.core import remote
+
 
 class Artifacts:
-    """Paths in the directory of one run; nothing is read or written."""
+    """Paths in the directory of one run; nothing is read or written.
+
+    Raises:
+      ValueError: the workdir is a URL, of which pathlib would make a folder called `gs:`.
+    """
 
     def __init__(self, workdir: pathlib.Path | str):
+        remote.check_local(workdir, where="--workdir")
         root = self.workdir = pathlib.Path(workdir)
         self.config = root / "config.json"
         self.summary = root / "summary.json"
@@ -25,6 +32,7 @@ class Artifacts:
         self.export = root / "export"
         self.restarts = root / "data_restarts.json"  # after which steps data started afresh
         self.tracker = root / "tracker.json"  # the run's id at the service that metrics go to
+        self.pins = root / "hub.json"  # which commits the names of the Hub stand for in this run
         self.lock = root / "lock.json"
         self.unit = root / "unit.json"  # how it stands, of a job of a sweep
         self.log = root / "log.txt"  # what it printed, of a job on this machine

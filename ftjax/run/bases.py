@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ftjax.core import tree
-from ftjax.models.hf import checkpoint
+from ftjax.models.hf import checkpoint, repository
 from ftjax.optim import rates
 
 TINY = "tiny"
@@ -67,17 +67,23 @@ def _of_experts(spec, family: ModuleType) -> dict[str, Any]:
     return given
 
 
-def locate(base: str) -> pathlib.Path:
+def locate(base: str, *, where: str = "model.base") -> pathlib.Path:
     """Return the directory of a base; the embedded one is called "tiny".
 
+    One of the Hub, `org/name[@revision]`, is brought into the Hub's cache; every process may ask,
+    and of those of a host one downloads.
+
     Raises:
-      ValueError: there is no such directory.
+      ValueError: there is no such directory and no such repository.
     """
     # Within the package: the working directory may be anywhere.
     path = pathlib.Path(checkpoint.__file__).parents[2] / "assets" / TINY if base == TINY else base
+    if repository.is_elsewhere(str(path)):
+        return repository.fetch(base, where=where)
     if not pathlib.Path(path).is_dir():
         raise ValueError(
-            f"model.base: got {base!r}, which is no directory; expected a Hugging Face directory "
-            f"(config.json, safetensors) or {TINY!r}; for random weights set model.preset"
+            f"{where}: got {base!r}, which is no directory; expected a Hugging Face directory "
+            f"(config.json, safetensors), a repository 'org/name' or {TINY!r}; for random weights "
+            "set model.preset"
         )
     return pathlib.Path(path)

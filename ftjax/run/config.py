@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ftjax.core import config as conf
+from ftjax.core import remote
 from ftjax.core.typed import Count, Decay, Natural, NonNegative, Patterns, Positive, Share
 
 OPEN = ("plain", "rollout", "rewards", "advantages")  # not in a config until something sets them
@@ -33,7 +34,7 @@ class Seeds:
 class Model:
     """Which weights, in which types."""
 
-    base: str = "tiny"  # a Hugging Face directory; "tiny" is the embedded one; "" = random weights
+    base: str = "tiny"  # a Hugging Face directory, org/name[@revision], a URL; "" = random
     preset: str = ""  # sizes by public name, when the weights are random
     param_dtype: str = ""  # of frozen weights in memory, and of exports; "" = as stored
     train_dtype: str = "float32"  # of what trains; in bfloat16 small updates round to nothing
@@ -53,7 +54,7 @@ class Reference:
     """What preference losses and distillation compare with; see `ftjax/run/reference.py`."""
 
     name: str = "adapters_off"  # adapters_off | frozen | cached (in `folder`) | model
-    base: str = ""  # of `model`: another directory
+    base: str = ""  # of `model`: another base
     folder: str = ""  # of `cached`; "" = in the workdir
 
 
@@ -204,6 +205,11 @@ def _check_values(settings: Settings) -> None:
             f"export.base_name: got {name!r}, a path of this machine; expected a name that others "
             "can load; set it to the base's hub id, such as 'org/name'"
         )
+    for key, path in (
+        ("compile_cache", settings.compile_cache),
+        ("reference.folder", settings.reference.folder),
+    ):
+        remote.check_local(path, where=key)
     _check_choice("compile", settings.compile, ("jit", "pmap"))
     _check_choice("export.form", settings.export.form, ("", "adapter", "model"))
     _check_choice("checkpoint.mode", settings.checkpoint.mode, ("min", "max"))

@@ -96,10 +96,15 @@ class Shared:
 
     def weights(self, parts, read: Callable) -> tuple[Any, dict]:
         """Read a base, once; what trains of it is copied, since the step donates its state."""
-        if parts.settings.model.base != self._base or parts.quantizers:
+        base = parts.settings.model.base
+        # Of the Hub it is asked for as it is called, and used at the commit of the run.
+        name = lambda text: text.partition("@")[0]
+        # Quantised codes depend on the adapter's start (LoftQ), so they are no common part.
+        if name(base) != name(self._base) or parts.quantizers:
             return read(parts)
         types = tuple(sorted((path, str(dtype)) for path, dtype in parts.dtypes.items()))
-        key = ("weights", parts.mesh, _model(parts), types, parts.settings.seed.init)
+        # The types too: full fine-tuning keeps float32 copies where LoRA keeps bfloat16.
+        key = ("weights", base, parts.mesh, _model(parts), types, parts.settings.seed.init)
         model, rests = self._once(key, lambda: read(parts))
         trains = lambda path: any(tree.matches(p, f"model/{path}") for p in parts.patterns)
         copy = lambda path, leaf: jnp.copy(leaf) if trains(path) else leaf

@@ -34,7 +34,7 @@ NAMED = {
     "zstandard": (b"\x28\xb5\x2f\xfd....", "zstandard", "zstd -d"),
     "Git LFS": (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS", "git lfs pull"),
     "a web page": (b"<!DOCTYPE html>\n<html>", "a web page", "raw"),
-    "CSV": (b"prompt,response\na,b\n", "CSV", "csv.DictReader"),
+    "CSV": (b"prompt,response\na,b\n", "CSV", "data.name='csv'"),
     "old Mac ends": (f"{LINE}\r{LINE}\r".encode(), "old Mac line ends", "tr '\\r' '\\n'"),
     "NUL bytes": (f"{LINE}\n\0\0\0\0\n".encode(), "NUL bytes", "tr -d '\\000'"),
     "two on a line": (f"{LINE} {LINE}".encode(), "two JSON values on a line", "jq -c ."),

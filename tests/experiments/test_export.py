@@ -21,6 +21,7 @@ from ftjax.run import bases, export_files, prompting
 from ftjax.run import build as setup
 from ftjax.run import config as settings
 from ftjax.run import export as exporting
+from tests import stand_in_hub
 from tests.lab import ROOT, environment
 
 TOKENS = np.arange(1, 25, dtype=np.int32).reshape(2, 12)
@@ -283,21 +284,28 @@ def test_an_adapter_on_a_tied_embedding_goes_out_merged(lab, tmp_path, capsys):
         exporting.write(parts, params, tmp_path / "other", form="adapter")
 
 
-def export(*arguments):
+def export(*arguments, **more):
     command = [sys.executable, "-m", "experiments.export", *map(str, arguments)]
     return subprocess.run(
-        command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
+        command, cwd=ROOT, env=environment() | more, capture_output=True, text=True, check=False
     )
 
 
-def test_the_command_merges_a_checkpoint(trained, tmp_path):
-    out = tmp_path / "out"
-    done = export(
-        "--workdir", trained.workdir, "--out", out, "--checkpoint", 2, "--merge", "--dtype", "bf16",
-        "--max_shard_gb", 1e-4,
-    )  # fmt: skip
+def test_the_command_merges_a_checkpoint_and_pushes_it(trained, tmp_path):
+    out, hub = tmp_path / "out", stand_in_hub.Hub()
+    with stand_in_hub.serving(hub) as url:
+        done = export(
+            "--workdir", trained.workdir, "--out", out, "--checkpoint", 2, "--merge",
+            "--dtype", "bf16", "--max_shard_gb", 1e-4, "--push", "me/mine", "--private",
+            HF_ENDPOINT=url, HF_TOKEN=hub.token, HF_HUB_OFFLINE="0", HF_HOME=str(tmp_path / "hf"),
+        )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stdout == f"step 2, model: {out}\n"
+    commit = hub.refs["model", "me/mine", "main"]
+    assert done.stdout == f"step 2, model: {out}\n{url}/me/mine at commit {commit}\n"
+    pushed = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert hub.commits["model", "me/mine", commit] == pushed
+    assert "README.md" in pushed
+    assert hub.private == {"me/mine"}
     assert (out / hf.INDEX).is_file()
     assert json.loads((out / hf.CONFIG).read_text())["torch_dtype"] == "bfloat16"
     family, config = hf.config_of(out)
@@ -307,6 +315,15 @@ def test_the_command_merges_a_checkpoint(trained, tmp_path):
     )
     assert np.abs(found["blocks"]["mlp"]["up"] - start["blocks"]["mlp"]["up"]).max() > 1e-3
     np.testing.assert_array_equal(found["embed"], start["embed"].astype(jnp.bfloat16))
+
+
+def test_who_is_not_logged_in_learns_it_before_the_run_is_loaded(tmp_path):
+    work = ("--workdir", tmp_path / "absent", "--out", tmp_path / "x")
+    done = export(*work, "--push", "me/mine", HF_HOME=str(tmp_path))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "nobody is logged in" in done.stderr
+    alone = export(*work, "--private")
+    assert "--private: got it alone; expected --push" in alone.stderr
 
 
 def test_flags_that_exclude_each_other(trained, lab, tmp_path):
