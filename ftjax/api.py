@@ -80,8 +80,8 @@ def load(
     """Load a run, or a base, with its weights.
 
     Args:
-      place: the directory of a run, or what `model.base` takes: a Hugging Face directory, "org/name"
-        of the hub, or "tiny", the embedded base.
+      place: the directory of a run, or what `model.base` takes: a Hugging Face directory,
+        "org/name" of the Hub, or "tiny", the embedded base.
       adapter: a PEFT directory, over a base.
       checkpoint: of a run: "latest", "best" or a step.
       mesh: sizes of the devices' axes, such as dict(fsdp=2); a run's own, fitted to the devices,
