@@ -133,7 +133,7 @@ def environment(devices=1):
     return os.environ | dict(
         JAX_PLATFORMS="cpu", JAX_NUM_CPU_DEVICES=str(devices), JAX_COMPILATION_CACHE_DIR=cache,
         JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0", PYTHONWARNINGS="ignore",
-        JAX_DISABLE_MOST_OPTIMIZATIONS=str(int(jax.config.jax_disable_most_optimizations)),
+        JAX_DISABLE_MOST_OPTIMIZATIONS=str(int(jax.config.read("jax_disable_most_optimizations"))),
     )  # fmt: skip
 
 

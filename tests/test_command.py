@@ -192,3 +192,16 @@ def test_the_installed_command_trains_in_an_empty_folder(site, tmp_path):
     assert (tmp_path / "out/report.html").is_file()
     done = run("train", "--config=mine.py", "--dry_run", **installed)  # its imports resolve
     assert done.stderr.startswith("error: config.steps: got 0; expected at least 1")
+
+
+API = """
+import ftjax
+from ftjax import api
+assert api._settings("sft:steps=7", {"data.on_bad_row": "skip"}).steps == 7
+assert "bundled" in api._main("train").__file__
+"""
+
+
+def test_the_installed_package_trains_from_python_too(site, tmp_path):
+    done = run(cwd=tmp_path, program=["-c", API], path=site)
+    assert done.returncode == 0, done.stderr

@@ -98,7 +98,7 @@ def _likelihood(model, *, beta, reference, **options):
 
 
 def make_rewarder(model, *, batch_size: int, mesh=None) -> Callable:
-    """Make `rewards(params, examples) -> [n]`: params["head"]["reward"] at each last token."""
+    """Make `rewards(params, examples) -> [n]`: what `head/reward` says at each last token."""
 
     def last(params, batch):
         x_BTD = model.hidden(

@@ -45,6 +45,7 @@ def read(settings) -> dict[str, Anchor]:
         )
         for label, spec in settings.anchors.items()
     }
+    # 0 times a term is not no term: it costs its passes, and keeps a NaN.
     return {label: anchor for label, anchor in found.items() if anchor.weight}
 
 
@@ -55,6 +56,7 @@ def section(*, where: str, data: Mapping, rows: Count, weight: NonNegative, name
             f"{where}.name: got {name!r}; {conf.nearest(name, terms.TERMS)}expected one of "
             f"{', '.join(terms.TERMS)}"
         )
+    # An end of its data would end the run, and which of the two ended would be luck.
     if data.get("epochs") is not None:
         raise ValueError(
             f"{where}.data.epochs: got {data['epochs']}; expected none: an anchor's data go on as "

@@ -85,6 +85,7 @@ class Parts:
         model = jax.eval_shape(self.quantise, model)
         inside = None
         if self.method is not None:
+            # A typed key, as the real one: its shape and type go into the trace.
             key = jax.eval_shape(lambda: jax.random.key(0))
             inside = jax.eval_shape(self.init_adapters, key, model)
         params = {"model": model, "adapters": inside}
@@ -164,6 +165,7 @@ class Parts:
         """Draw the adapters of this run over a base, around factors that were found for them."""
         where, linears = self.settings.adapter["where"], self.model.linears
         options = dict(where=where, groups=self.groups, sizes=self.model.config.sizes, found=found)
+        # Starts such as PiSSA factor the weight, and codes of a quantised one cannot be factored.
         dense = quantize.dense(model, jnp.float32)
         fresh = protocol.init(self.method, key, linears, dense, **options)
         past = self.frozen_adapters
@@ -271,6 +273,7 @@ def _tokenizer(settings, source, base, shared) -> tuple[pathlib.Path, Any, tuple
 
 
 def _check_vocabulary(size: int, model) -> None:
+    # Fewer are well: embeddings are padded to round sizes.
     if size > model.config.vocab_size:
         raise ValueError(
             f"tokenizer: got {size} tokens for a model of "
@@ -332,7 +335,9 @@ def _weights(parts: Parts, find, base: tuple[Any, dict]) -> dict:
         return {"model": model, "adapters": None}
     if parts.settings.adapter_from:
         return _given(parts, model, shardings["adapters"])
+    # Compiled with its shardings, so that no device holds a whole factor on the way.
     init = jax.jit(parts.init_adapters, out_shardings=shardings["adapters"])
+    # Data-dependent starts run the base, so they come after it and before the adapters.
     found = rests | (find(model) if find else {})
     own = init(jax.random.key(seed.adapter), model, found)
     return {"model": model, "adapters": own}
@@ -350,6 +355,7 @@ def _base(parts: Parts) -> tuple[Any, dict]:
             rank=method.options["rank"], iterations=method.options["iterations"],
         )  # fmt: skip
     if parts.source is None:
+        # Drawn in float32 and rounded once, so that a seed is one model in every type.
         kept = lambda path, w: w.astype(parts.dtypes[path])
         drawn = lambda key: tree.map_with_paths(kept, parts.base.init(key))
         draw = lambda key: quantized.quantise(drawn(key), parts.base, quantizers)
@@ -371,6 +377,7 @@ def _given(parts: Parts, model, shardings) -> dict:
     found, model = peft.load_onto(
         parts.settings.adapter_from, model, linears=parts.model.linears, names=parts.family.NAMES
     )
+    # By shape before anything is placed: a rank of another size would broadcast or fail in jax.
     wanted = jax.tree.map(lambda leaf: leaf.shape, parts.abstract["adapters"])
     if wanted != jax.tree.map(lambda leaf: leaf.shape, found):
         raise ValueError(

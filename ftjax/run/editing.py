@@ -46,6 +46,7 @@ def _with_model(run: Run, model) -> dict:
 
 def _interpolate(run: Run, others: Sequence[Run], amount: float, _: jax.Array) -> dict:
     start = others[0].params if others else run.base
+    # At the ends nothing is computed: a mix with 0 would round, and not be the run to the bit.
     if amount in (0, 1):
         return run.params if amount else {**run.params, **start}
     ends = dense(run.parts, start), dense(run.parts, run.params)

@@ -255,6 +255,7 @@ def _judged(spec: dict, parts: setup.Parts, data: Mapping, rows: list[dict], *, 
     faults = rollout.faults if rollout else "raise"
     most = parts.settings.data["max_tokens"] - sampling["max_new_tokens"]
     size = lambda row: len(sampling["encode"](generate.prompt_of(row)))
+    # The sampler would refuse the whole batch for one of them.
     kept = [row for row in rows if size(row) <= most]
     if len(kept) < len(rows):
         told = f"{len(rows) - len(kept)} of {len(rows)} prompts have more than {most} tokens"
@@ -293,12 +294,14 @@ def _byte_counts(examples: list, tokenizer) -> list[int] | None:
     """Count the bytes of what each example asks for."""
     targets = (tokens[1:][weights[1:] > 0].tolist() for tokens, weights in examples)
     counts = [len(tokenizer.decode(t, skip_special_tokens=True).encode()) for t in targets]
+    # Targets without text, such as special tokens alone, have no bits per byte.
     return counts if any(counts) else None
 
 
 def _examples(data: dict, section: Section) -> list:
     """Encode a data section; length and template are the training's, unless it says otherwise."""
     parts = section.parts
+    # Another length would be another program to compile, and cut what training does not.
     data.setdefault("max_tokens", parts.settings.data["max_tokens"])
     if data.get("kind") == parts.settings.data.get("kind"):
         data = _templated(parts, data)
@@ -312,6 +315,7 @@ def _rows(section: Section) -> list[dict]:
     where = f"{section.where}.data"
     own = {key: value for key, value in section.data.items() if key not in TEMPLATE}
     source = conf.build(own, "data.sources", where=where)
+    # In training a bad row may be skipped; a test that silently shrinks would compare unlike sets.
     if bad := getattr(source, "bad", ()):
         raise ValueError(f"{where}: {bad[0].message}")
     places = source.where if isinstance(source, rows_lib.Located) else str

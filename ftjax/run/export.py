@@ -71,6 +71,7 @@ def write(
         raise ValueError(refusal)
     if refusal:
         sys.stderr.write(f"export: a model, the adapter is merged into it: {refusal}\n")
+    # A model says the same as the adapter would have, so a run never ends without an export.
     if refusal or not adapter:
         _write_model(parts, params, folder, dtype, max_shard_gb, complete("model"))
     processes.any_process(False)  # whoever reads next, in any process, finds the files
@@ -180,6 +181,7 @@ def _write_model(parts, params, folder, dtype, max_shard_gb, complete) -> None:
     # One type for all files: that of the embedding, which every base has.
     dtype = dtype or parts.stored["embed"]
     found = params["adapters"] or {}
+    # Merged where the weights lie, and gathered after: the sum is done once and not on every host.
     own = _whole(protocol.merge(params["model"], found, parts.model.linears, dtype=dtype))
     if jax.process_index() != 0:
         return

@@ -64,6 +64,7 @@ def finish(plan, run, params, workdir: pathlib.Path, *, seconds: float) -> Outco
     exporting.update(plan.parts, params, Artifacts(workdir), step=run.step, record=record)
     if not is_first:
         return Outcome(run.stopped, None)
+    # Counted against what was written: a log that somebody cut has gaps that no curve shows.
     lost = run.rows - len(writers.read(Artifacts(workdir).metrics))
     summary.write(
         Artifacts(workdir).summary, result=run, wall_s=seconds,
@@ -79,6 +80,7 @@ def finish(plan, run, params, workdir: pathlib.Path, *, seconds: float) -> Outco
         rows=curves(workdir), samples=samples(workdir), table=learned,
         facts=facts(plan, run, seconds, lost=lost),
     )  # fmt: skip
+    # Without evaluations there is no table, and an empty one would look like a failure.
     if learned.rows:
         sys.stdout.write(tables.table_text(learned) + "\n")
     sys.stdout.write(f"report: {Artifacts(workdir).report}\n")
@@ -97,6 +99,7 @@ def join(
     if not found:
         return
     learned, rows, shown = tables.join(found), [], []
+    # One axis for all runs: their curves are there to be compared.
     for label in found:
         for row in writers.read(Artifacts(workdir / label).metrics):
             named = {f"run/{label}/{name}": row[name] for name in CURVES if name in row}
@@ -185,6 +188,7 @@ def intervals(workdir: pathlib.Path, evaluation) -> dict[str, tuple[float, float
     found = {}
     for label, evaluator in evaluation.evaluators.items():
         before, after = _of(first, label), _of(last, label)
+        # A paired interval needs the same examples on both sides.
         if not before or _sizes(before) != _sizes(after):
             continue
         changes = bootstrap.differences(evaluator.summary, before, after)

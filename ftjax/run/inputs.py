@@ -29,6 +29,7 @@ def load(
     # A cached reference is filled into the data, which are then this run's alone.
     has_own = shared is None or parts.reference.name == "cached"
     loader = _loader(parts, progress, prepare.load if has_own else shared.data, eval_texts or {})
+    # Only now: rows are of a kind that the source may be the first to know.
     _check_kind(loader.data.kind, parts.objective)
     reference.reserve(parts.reference, loader.data.store)
     return loader

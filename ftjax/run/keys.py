@@ -49,6 +49,7 @@ def apply(config, texts: Iterable[str]):
     """
     given = [text.partition("=") for text in texts]
     names = {key for key, _, _ in given}
+    # Before any value is set: both of a pair at once would be refused as a contradiction.
     for key in sorted(names):
         *parents, name = key.split(".")
         other = [*parents, INSTEAD.get(name, "")]
@@ -67,6 +68,7 @@ def apply(config, texts: Iterable[str]):
 
 def _value(config, path: Sequence[str], text: str):
     """Read a text in the type of its key."""
+    # A key that the file spells is legal whatever the signature says: a plug-in may take any.
     present = conf.peek(config, path)
     legal = legal_at(config, path[:-1])
     name = path[-1]
@@ -93,9 +95,11 @@ def parse(text: str, annotation: Any = Any, *, present: Any = None) -> Any:
         return None
     if bool in kinds and text.lower() in conf.TRUTH:
         return conf.TRUTH[text.lower()]
+    # The narrower first: 3 is a float too, and a count must not become one.
     for kind in (kind for kind in (int, float) if kind in kinds):
         with contextlib.suppress(ValueError):
             return kind(text)
+    # A pattern may begin with a bracket where nothing but text is legal; elsewhere it is a list.
     if str in kinds and (only_text or text[:1] not in "[({"):
         return text
     try:
@@ -114,6 +118,7 @@ def legal_at(config, path: Sequence[str]) -> Keys | None:
         return _fields(settings.Settings, without=("plain",))
     if len(path) == 1 and path[0] in settings.SECTIONS:
         return _fields(settings.SECTIONS[path[0]])
+    # Of a plug-in's options nobody but the plug-in knows the keys: then any may be set.
     find = next((f for pattern, f in SECTIONS.items() if _matches(pattern, path)), None)
     name = conf.peek(config, [*path, "name"])
     if find is None or (find not in NAMELESS and not isinstance(name, str)):
@@ -185,6 +190,7 @@ def _optim(name: str) -> Keys | None:
 def _schedule(name: str) -> Keys | None:
     from ftjax.optim import schedule
 
+    # The ratios are of our own reading: they become steps before the function is called.
     known = schedule.SCHEDULES.get(name)
     more = ("name", "warmup_ratio", *(("decay_ratio",) if name == "wsd" else ()))
     return None if known is None else _of(known, more=more, without=SET)

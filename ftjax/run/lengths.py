@@ -74,6 +74,7 @@ def of(settings: Settings, loader) -> Length:
         check_online(settings)
         return Length(settings.steps, settings.steps, None)
     steps = settings.steps or loader.batches_in(settings.epochs)
+    # The schedule ends where the data do: a rate that never comes down is another run.
     total = min(steps, loader.batches()) if loader.ends else steps
     return Length(steps, total, total / loader.batches_per_epoch())
 

@@ -72,6 +72,7 @@ def places(asked: Sequence, given: Mapping[str, pathlib.Path]) -> list[int]:
                 f"{conf.nearest(each.adapter, names)}expected one of {conf.listed(names)}, or no "
                 f"name; pass --adapter {each.adapter}=DIR"
             )
+    # Who gives one adapter means it; of several none is meant more than the others.
     unnamed = 0 if len(given) == 1 else BASE
     return [unnamed if each.adapter is None else names.index(each.adapter) for each in asked]
 

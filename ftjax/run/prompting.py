@@ -34,6 +34,7 @@ def read_prompts(path: pathlib.Path) -> list[PromptRequest]:
     Raises:
       ValueError: a file or a line that cannot be read or has no prompt, named.
     """
+    # By name and not by content: a line of a text may well be JSON.
     if not str(path).endswith(jsonl.SUFFIXES):
         return [PromptRequest(line) for line in _text_lines(path) if line.strip()]
     found = jsonl.read(path, where=FLAG)
@@ -114,6 +115,7 @@ def find_template(tokenizer, choice: str | None, **options) -> chat.Template | N
 
     options: those of `chat.find`.
     """
+    # No template is no error yet: a run of plain texts needs none.
     if choice is None and tokenizer.chat_template is None:
         return None
     return chat.find(choice, tokenizer, **options)
@@ -151,6 +153,7 @@ def form_of(tokenizer, data: Mapping, *, chat_template: str | None = None) -> Fo
     shown = {**data, "chat_template": chat_template or data.get("chat_template")}
     if chat_template:
         shown.pop("template_args", None)  # those of the run's own template
+    # Who names a template wants it used, whatever the run was trained on.
     wraps = bool(chat_template) or data.get("kind") == "chat"
     return Form(template_of(tokenizer, shown), wraps, stop_ids(tokenizer, shown))
 
@@ -200,6 +203,7 @@ def converse(dialog: Dialog, answer: Callable, *, read: Callable, write: Callabl
         if line == "/reset":
             dialog.reset()
             write("(forgotten)\n")
+        # Else a mistyped command would be put to the model as a question.
         elif line.startswith("/"):
             write(f"got {line!r}; expected text, or a command: {HELP}\n")
         elif line:

@@ -134,12 +134,14 @@ def build(
             "use; expected 'adapters_off'; drop it"
         )
     _check_unread(spec)
+    # One number a token is kept; a divergence needs the whole vocabulary's.
     if spec.name == "cached" and not specs.of(objective).batch.judged:
         raise ValueError(
             "reference.name: got 'cached' for an objective of whole distributions; expected "
             "'adapters_off', 'frozen' or 'model': only log-probabilities of targets are kept"
         )
     other = _other(spec, locate, model, make) if spec.base else None
+    # Else the first loss of a pair would compare the start with the bare base, and not be log 2.
     holds_start = uses and spec.name == "adapters_off" and not starts_as_base
     return Reference("frozen" if holds_start else spec.name, spec.folder, other)
 
@@ -160,6 +162,7 @@ def _check_unread(spec) -> None:
 def _other(spec, locate: Callable, model, make: Callable) -> tuple:
     directory = locate(spec.base, where="reference.base")
     other = (*make(directory), directory)
+    # Distributions are compared entry by entry.
     if other[1].config.vocab_size != model.config.vocab_size:
         raise ValueError(
             f"reference.base: got {other[1].config.vocab_size} tokens, and the model has "
@@ -238,6 +241,7 @@ def fingerprint(parts, store, identity: Mapping) -> str:
         # By content: new adapters may lie under the path of older ones.
         given = pathlib.Path(s.adapter_from) / "adapter_model.safetensors"
         what.append(hashlib.sha256(given.read_bytes()).hexdigest())
+    # 96 bits: a name that fits a listing, and no two runs in a folder share it.
     return hashlib.sha256(repr(what).encode()).hexdigest()[:24]
 
 
@@ -254,6 +258,7 @@ def _logps(parts, params, sequences, progress) -> np.ndarray:
         compiler_options=rounding.compiler_options(parts.model.dtype),
     )
     found, done = np.zeros(len(sequences.tokens), np.float32), 0
+    # Virtual tokens take places too.
     most = parts.model.max_length(params["adapters"])
     for index, batch in scoring.batches(sequences, batch_size=settings.batch_size, max_length=most):
         with jax.set_mesh(mesh):

@@ -22,6 +22,7 @@ from ftjax.run.artifacts import Artifacts
 from ftjax.sampling import rewards
 
 HEAD = "reward"
+# How rows of its pairs were encoded; keys of packing and length mean nothing for one answer.
 ENCODING = ("append_eos", "special")
 BATCH = 16
 
@@ -46,6 +47,7 @@ def model(*, workdir: str, checkpoint: str = "latest", mesh=None) -> rewards.Bat
     )
 
 
+# Two: one may judge the samples that a run learns from, and another those of an evaluation.
 @functools.lru_cache(maxsize=2)
 def _load(workdir: pathlib.Path, checkpoint: str, mesh, saved: int) -> reader.Run:
     """Load a run; training and its evaluation share one copy, as long as nothing newer is saved."""

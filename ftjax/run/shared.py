@@ -100,9 +100,11 @@ class Shared:
         base = parts.settings.model.base
         # Of the Hub it is asked for as it is called, and used at the commit of the run.
         name = lambda text: text.partition("@")[0]
+        # Quantised codes depend on the adapter's start (LoftQ), so they are no common part.
         if name(base) != name(self._base) or parts.quantizers:
             return read(parts)
         types = tuple(sorted((path, str(dtype)) for path, dtype in parts.dtypes.items()))
+        # The types too: full fine-tuning keeps float32 copies where LoRA keeps bfloat16.
         key = ("weights", base, parts.mesh, _model(parts), types, parts.settings.seed.init)
         model, rests = self._once(key, lambda: read(parts))
         trains = lambda path: any(tree.matches(p, f"model/{path}") for p in parts.patterns)

@@ -13,6 +13,7 @@ A damaged step is renamed to `<step>.bad-<reason>`, with a warning, and the one 
 """
 
 import json
+import logging
 import math
 import os
 import pathlib
@@ -29,6 +30,9 @@ from orbax.checkpoint import checkpoint_managers as policies
 from ftjax.core import digest, files, processes, tree
 from ftjax.core.versions import versions
 from ftjax.train import serialize
+
+# Orbax warns of every manager that only reads, which is what it was asked to do.
+logging.getLogger("absl").addFilter(lambda record: "is read only" not in str(record.msg))
 
 Tree = Any
 # What a full disk or a damaged file raises; a TypeError is a fault of ours and ends the run.
@@ -217,6 +221,7 @@ class Checkpoints:
             cleanup_tmp_directories=not self._read_only,
             create=not self._read_only,
             read_only=self._read_only,
+            save_interval_steps=0 if self._read_only else 1,  # else orbax warns that it sets this
             async_options=ocp.AsyncOptions(post_finalization_callback=self._sign),
         )
 

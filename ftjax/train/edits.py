@@ -112,6 +112,7 @@ def soup(tuned: Sequence[Any], weights: Sequence[float] | None = None):
     if len(tuned) == 1:
         return tuned[0]
 
+    # In float32 and rounded once: a bfloat16 sum would round at every model.
     def one(first, *others):
         wide = (s * w.astype(jnp.float32) for s, w in zip(shares, (first, *others), strict=True))
         return sum(wide).astype(first.dtype)
@@ -190,6 +191,7 @@ def _placed(site, w, changed: Mapping[int, Any]):
     """Put matrices [in, out] into a weight by their index over layers, then shared letters."""
     one = lambda w: lowrank.matrix(site.equation, w)
     whole = one if site.layers is None else jax.vmap(one)
+    # Wide before it is cut up: entries that no matrix replaces come back as they were.
     found, back = jax.vjp(whole, w.astype(jnp.float32))
     flat = found.reshape(-1, *found.shape[-2:])
     for index, matrix in changed.items():

@@ -21,6 +21,7 @@ def adapters_off(policy: Policy, batch) -> Policy:
 def frozen(policy: Policy, batch) -> Policy:
     """Take the weights under params["reference"], which never train."""
     del batch
+    # All of the params: an adapter that trains must not be added to the old weights.
     return dataclasses.replace(policy, params=policy.params["reference"])
 
 

@@ -61,6 +61,7 @@ def _text(entry: dict) -> str:
 
 def _leaves(state: Tree) -> dict[str, Any]:
     leaves = tree.paths(state)
+    # Paths are the names on disk: the second of two would replace the first.
     if len(leaves) != len(jax.tree.leaves(state)):
         raise ValueError("checkpoint: got a state in which two leaves share a path; rename one")
     for path, leaf in leaves.items():
@@ -80,6 +81,7 @@ def _plain(leaf: Any) -> tuple[Any, Any]:
     """Return the array to store and, for a typed key, its implementation."""
     if not _is_key(leaf):
         return leaf, None
+    # A typed key is no array that orbax can write; its data are.
     return jax.random.key_data(leaf), jax.random.key_impl(leaf)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from ftjax.core.mean import Mean
 
+# The mean rate of a window would be one that no step had.
 LATEST = ("learning_rate",)
 
 
@@ -36,6 +37,7 @@ class Window:
 
     def take(self) -> dict[str, float]:
         """Return the values by name and start anew."""
+        # Where nothing was counted the total is 0 too, and so is what is logged.
         means = {name: total / (weight or 1.0) for name, (total, weight) in self._sums.items()}
         row = means | self._last
         self._sums, self._last = {}, {}

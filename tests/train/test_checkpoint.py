@@ -349,6 +349,13 @@ def test_damaged_metrics_set_a_step_aside_before_it_is_opened(tmp_path):
         assert checkpoints.restore(make_state()).step == 1
 
 
+def test_a_reader_is_not_warned_that_it_reads(tmp_path, caplog):
+    saved(tmp_path)
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.restore(make_state()).step == 2
+    assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == []
+
+
 def restore_own(folders):
     """Restore from a folder for each process, as if one host saw other bytes than another."""
     folder = pathlib.Path(folders[jax.process_index()])
