@@ -208,7 +208,7 @@ def test_mixture_draws_examples_by_share(path, bpe, tmp_path):
         ({"pth": "x"}, r"data\.pth: unknown key; did you mean 'path'"),
         ({"kid": "text"}, r"data\.kid: unknown key; did you mean 'kind'"),
         ({"name": "jsonk"}, r"data\.name: got 'jsonk'.*did you mean 'jsonl'"),
-        ({"name": "rows"}, r"data\.name: got 'rows'; expected one of documents"),
+        ({"name": "rows"}, r"data\.name: got 'rows'; expected one of csv, documents"),
         ({"packing": "bdf"}, r"data\.packing: got 'bdf'.*did you mean 'bfd'"),
         ({"loss": "completions"}, r"data\.loss: got 'completions'.*did you mean 'completion'"),
         ({"overlong": "cut"}, r"data\.overlong: got 'cut'; expected one of truncate, split"),

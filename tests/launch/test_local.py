@@ -91,9 +91,10 @@ def wait_until(true, what):
 
 
 def kill(jobs, number, *, step):
-    """Launch, send the launcher a signal once the second job is at `step`, wait for the workers."""
+    """Launch, send the launcher a signal once two jobs are at `step`, wait for the workers."""
     launcher = launch(jobs[0].workdir.parent)
-    wait_until(lambda: unit.read(jobs[1].artifacts).step >= step, "no job began")
+    steps = lambda: [unit.read(job.artifacts).step for job in jobs[:2]]
+    wait_until(lambda: min(steps()) >= step, "no job began")
     launcher.send_signal(number)
     launcher.communicate(timeout=LONGEST_S)
     if number == signal.SIGTERM:
