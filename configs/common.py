@@ -12,6 +12,7 @@ from fnmatch import fnmatch
 
 from ftjax.core import config as conf
 from ftjax.core import hub_client, remote
+from ftjax.models.hf import repository
 from ftjax.optim import rates
 from ftjax.run import config as settings
 
@@ -49,7 +50,7 @@ def parameters(base: str) -> int:
     count = 0
     if remote.is_url(base):
         return _half(remote.sizes(base, where="base"))
-    if base and not pathlib.Path(base).is_dir() and hub_client.parse(base):
+    if base and repository.is_elsewhere(base):
         folder = hub_client.snapshot(base, ["config.json"], where="base")
         return _half(hub_client.sizes(folder, base))
     for path in sorted(pathlib.Path(base).glob("*.safetensors")) if base else ():

@@ -114,13 +114,12 @@ def launch(jobs: Sequence[jobs_lib.Job], root: pathlib.Path, given: Flags) -> No
     """
     engine = options_lib.engine(given.engine.value, given.option.value)
     chosen = [job for job in jobs if _is_due(job, given.again.value, engine=given.engine.value)]
-    if not chosen:
-        sys.stdout.write("nothing to launch\n")
-    else:
-        submission = engine.submission(chosen, root)
-        if given.dry_run.value:
-            sys.stdout.write(submission.text())
-            return
+    submission = engine.submission(chosen, root) if chosen else None
+    if given.dry_run.value or not chosen:
+        sys.stdout.write(submission.text() if submission else "nothing to launch\n")
+    if given.dry_run.value:
+        return
+    if chosen:
         engine.check()
         jobs_lib.keep(jobs, root)
         for job in chosen:

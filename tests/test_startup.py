@@ -54,7 +54,7 @@ WRONG = [
     ("--config=configs/sft.py --dry_run --config.steps=0", "steps: got 0; expected at least 1"),
     ("--config=configs/sft.py --dry_run --config.compile=x", "compile: got 'x'; expected one of"),
 ]
-BUDGET_S = 3.0
+BUDGET_S = 2.5
 
 
 def command(text):

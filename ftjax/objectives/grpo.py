@@ -20,13 +20,14 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax.numpy as jnp
+from jax.lax import stop_gradient
 
 from ftjax.core import config as conf
 from ftjax.core.mean import Mean
 from ftjax.core.typed import Count, NonNegative, Positive, Share
 from ftjax.objectives.losses import advantages, policy_gradient
 from ftjax.objectives.losses import kl as estimators
-from ftjax.objectives.losses.policy_gradient import Terms, stop_gradient
+from ftjax.objectives.losses.policy_gradient import Terms
 from ftjax.objectives.losses.spec import Spec
 
 EXAMPLE = dict(loss="grpo", low=0.2, high=0.28, kl_weight=0.1, entropy_weight=0.01)

@@ -31,8 +31,11 @@ from ftjax.core import digest, files, processes, tree
 from ftjax.core.versions import versions
 from ftjax.train import serialize
 
-# Orbax warns of every manager that only reads, which is what it was asked to do.
-logging.getLogger("absl").addFilter(lambda record: "is read only" not in str(record.msg))
+# Orbax warns of every manager that only reads, which is what it was asked to do. No other warning
+# begins so: that a save or a removal is skipped is still shown.
+logging.getLogger("absl").addFilter(
+    lambda record: not str(record.msg).startswith("Given directory is read only")
+)
 
 Tree = Any
 # What a full disk or a damaged file raises; a TypeError is a fault of ours and ends the run.

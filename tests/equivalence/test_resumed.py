@@ -22,14 +22,7 @@ def cut(workdir, other, *, step):
     return other
 
 
-# The others differ from these in the loss alone.
-SLOW = ("kto", "reward", "ppo")
-
-
-@pytest.mark.parametrize(
-    "what",
-    [pytest.param(x, marks=pytest.mark.slow if x in SLOW else ()) for x in (*OFFLINE, *ONLINE)],
-)
+@pytest.mark.parametrize("what", [*OFFLINE, *ONLINE])
 def test_resumed_is_straight(what, config, tmp_path):
     """Online runs are cut inside a round: a round is of two steps an epoch."""
     step = 2 if what in OFFLINE else 3

@@ -123,11 +123,7 @@ def kill_often(runs, kind, workdir, moments):
     check_same(workdir, runs.whole(kind))
 
 
-# One of each main; five kills of every kind are slow besides.
-@pytest.mark.parametrize(
-    "kind",
-    ["sft", "grpo", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("dpo", "ppo"))],
-)
+@pytest.mark.parametrize("kind", SECTIONS)
 def test_killed_once_it_ends_as_if_nothing_had_been(kind, runs, tmp_path):
     kill_often(runs, kind, tmp_path / "run", [random.Random(kind).randrange(5, STEPS[kind] - 6)])
 
@@ -157,7 +153,7 @@ def test_killed_five_times_it_ends_as_if_nothing_had_been(kind, runs, tmp_path):
     kill_often(runs, kind, tmp_path / "run", moments)
 
 
-@pytest.mark.parametrize("kind", ["grpo", pytest.param("ppo", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["grpo", "ppo"])
 def test_a_round_is_of_one_set_of_answers(kind, runs):
     # Four steps a round; rewards differ between rounds.
     found = [row["reward"] for row in metrics(runs.whole(kind))]

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 
@@ -136,6 +137,18 @@ def test_jobs_of_others_are_waited_for_and_ended_ones_left(jobs, monkeypatch):
     assert local._next(waiting) is None
     seen[jobs[0].id] = "stale"
     assert local._next(waiting)[0] == jobs[0]
+
+
+@pytest.mark.parametrize("state", ["done", "failed"])
+def test_a_dry_run_with_nothing_to_launch_says_so_and_ends_well(jobs, state, monkeypatch, capsys):
+    monkeypatch.setattr(sweep.unit, "read", lambda artifacts: unit.Unit(state=state))
+    holder = lambda value: types.SimpleNamespace(value=value)
+    given = types.SimpleNamespace(
+        engine=holder("slurm"), option=holder(["time=1:00:00"]), again=holder([]),
+        dry_run=holder(True),
+    )  # fmt: skip
+    sweep.launch(jobs, jobs[0].workdir.parent, given)
+    assert capsys.readouterr().out == "nothing to launch\n"
 
 
 def test_a_worker_has_a_gpu_of_its_own(jobs, monkeypatch):

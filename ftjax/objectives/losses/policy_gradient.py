@@ -18,8 +18,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-
-stop_gradient = jax.lax.stop_gradient
+from jax.lax import stop_gradient
 
 
 class Terms(NamedTuple):
