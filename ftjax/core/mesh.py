@@ -30,6 +30,9 @@ RULES: Mapping[str, tuple[str, ...]] = {
     "I": ("tensor",),
     "V": ("tensor",),
     "U": ("tensor",),
+    # In the loop of the loss: its rows are on the replicas of weights all, its vocabulary in parts.
+    "b": ("data", "expert"),
+    "v": ("tensor", "fsdp"),
 }
 # How messages name what a letter counts.
 WORDS = {
@@ -210,6 +213,13 @@ def current():
     """Return the mesh in force, without its devices; None without one of ours."""
     mesh = jax.sharding.get_abstract_mesh()
     return None if mesh.empty or not set(AXES) <= set(mesh.axis_names) else mesh
+
+
+def platform() -> str | None:
+    """Return what the mesh in force is made of, as "cpu" or "tpu"; None without one of ours."""
+    mesh = current()
+    device = mesh and mesh.abstract_device
+    return device and device.platform
 
 
 def constrain(x: jax.Array, letters: str) -> jax.Array:

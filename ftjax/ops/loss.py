@@ -10,6 +10,10 @@ more matmul while the chunk is there, instead of making all logits again:
 The gradient with respect to the head's weight does make the logits again, chunk by chunk; where the
 head is frozen nobody asks for it, and the compiler drops that pass.
 
+Where weights are sharded over the devices, each multiplies its part of the vocabulary with the rows
+of all: the head moves once a step, and not once a chunk, and its gradient not at all; a chunk of
+hidden states moves, which is smaller.
+
 A model may cap its logits, z = c tanh(x w^T / c) (arXiv:2408.00118). Then every row w_v above
 counts with the slope of its cap, 1 - (z_v / c)^2.
 """
@@ -20,7 +24,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from ftjax.ops import fast, products, softcap
+from ftjax.core import mesh as meshes
+from ftjax.ops import products, softcap
 
 
 def logps(
@@ -28,7 +33,7 @@ def logps(
 ) -> tuple[jax.Array, jax.Array]:
     """Compute log p(target) and log Z of every token, both [B,T] float32.
 
-    The logits are `x w^T` in the dtype of `x`, capped and reduced in float32. `chunk` is the number
+    The logits are `x w^T`, multiplied in the dtype of `x`; they are float32. `chunk` is the number
     of positions done at a time; T is padded to a multiple of it.
     """
     T = targets_BT.shape[1]
@@ -37,8 +42,7 @@ def logps(
     pad = -T % chunk
     x = jnp.pad(x_BTD, ((0, 0), (0, pad), (0, 0)))
     targets = jnp.pad(targets_BT, ((0, 0), (0, pad)))
-    # The head multiplies in the type of the hidden states: a cast once here, not once a chunk.
-    logp, logz = _logps(chunk, cap, x, w_VD.astype(x.dtype), targets)
+    logp, logz = _logps(chunk, cap, x, _head(x, w_VD), targets)
     return logp[:, :T], logz[:, :T]
 
 
@@ -71,13 +75,19 @@ def along(function: Callable, *models: tuple, chunk: int) -> jax.Array:
     T = models[0][0].shape[1]
     chunk = min(chunk, T)
     states = tuple(jnp.pad(x, ((0, 0), (0, -T % chunk), (0, 0))) for x, _, _ in models)
+    heads = [(_head(x, w), cap) for x, w, cap in models]
 
     @jax.checkpoint
     def one(chunks):
-        found = zip(chunks, models, strict=True)
-        return function(*(_logits(x, w.astype(x.dtype), cap) for x, (_, w, cap) in found))
+        return function(*(_logits(x, *head) for x, head in zip(chunks, heads, strict=True)))
 
     return _whole(jax.lax.map(one, _chunks(chunk, *states)))[:, :T]
+
+
+def _head(x, w_VD):
+    """Lay out the head as a loop multiplies by it, in the type of the hidden states."""
+    # Cast once here, not once a chunk.
+    return _lay_out(w_VD.astype(x.dtype), "vd", len(w_VD))
 
 
 def _chunks(chunk: int, *arrays):
@@ -95,7 +105,25 @@ def _whole(chunked):
 
 
 def _products(x_BCD, w_VD):
-    return fast.contract("BCD,VD->BCV", x_BCD, w_VD).astype(jnp.float32)
+    """Multiply: [B,C,V] float32, since rounded logits would be other probabilities."""
+    size = len(w_VD)
+    rows = _lay_out(x_BCD, "bcd", size).reshape(-1, x_BCD.shape[-1])
+    y = products.matmul(rows, w_VD.T, dtype=jnp.float32)
+    return _lay_out(y.reshape(*x_BCD.shape[:2], size), "bcv", size)
+
+
+def _lay_out(x, letters: str, vocabulary: int):
+    """Pin an array of the loop where weights are sharded, by lower-case letters of `core.mesh`.
+
+    A device has the rows of all and a part of the vocabulary. With rows of its own it would gather
+    the head, and in every turn of the loop, since the compiler moves that next to its use.
+    """
+    mesh = meshes.current()
+    if mesh is None or mesh.shape["fsdp"] == 1:
+        return x
+    if vocabulary % (mesh.shape["fsdp"] * mesh.shape["tensor"]):
+        letters = letters.replace("b", "B").replace("v", "V")
+    return meshes.constrain(x, letters)
 
 
 def _logits(x_BCD, w_VD, cap):
@@ -129,7 +157,7 @@ def _forward(chunk, cap, x, w, targets):
         p = p * softcap.slope(logits, cap)
         # e_t is made while p is at hand: the backward pass then needs no logits for dx.
         expected = products.matmul(p.astype(w.dtype).reshape(-1, w.shape[0]), w)
-        return logp, logz, expected.reshape(x_BCD.shape)
+        return logp, logz, _lay_out(expected.reshape(x_BCD.shape), "Bcd", len(w))
 
     logp, logz, expected = map(_whole, jax.lax.map(one, _chunks(chunk, x, targets)))
     return (logp, logz), (x, w, targets, expected, logp + logz)
@@ -150,7 +178,7 @@ def _backward(chunk, cap, residuals, cotangents):
         g = jnp.where(_is_target(targets_BC, w.shape[0]), g_logp, 0) + (g_logz - g_logp) * p
         g = g * softcap.slope(logits, cap)
         g_2d, x_2d = g.reshape(-1, w.shape[0]).astype(x.dtype), x_BCD.reshape(-1, x.shape[-1])
-        return total + products.summed("VM,MD->VD", g_2d.T, x_2d), None
+        return total + _lay_out(products.summed("VM,MD->VD", g_2d.T, x_2d), "vd", len(w)), None
 
     chunked = _chunks(chunk, x, targets, g_logp, g_logz)
     # float32 whatever the head is: T / chunk small terms are added to one large sum.
@@ -181,7 +209,7 @@ def total(
     chunk = min(chunk, T)
     pad = lambda a: jnp.pad(a, ((0, 0), (0, -T % chunk), *((0, 0),) * (a.ndim - 2)))
     x, targets, weights = map(pad, (x_BTD, targets_BT, weights_BT))
-    value, logp = _total((loss, chunk, cap), x, w_VD.astype(x.dtype), targets, weights)
+    value, logp = _total((loss, chunk, cap), x, _head(x, w_VD), targets, weights)
     return value, logp[:, :T]
 
 
@@ -210,8 +238,9 @@ def _total_forward(static, x, w, targets, weights):
         (value, logp), g = gradient(_products(x_BCD, w), *rest)
         x_2d, g_2d = x_BCD.reshape(-1, x.shape[-1]), g.reshape(-1, w.shape[0]).astype(x.dtype)
         # Tokens are many and features few: this way round a CPU multiplies faster.
-        dw = dw + products.summed("DM,MV->DV", x_2d.T, g_2d)
-        return dw, (value, logp, products.matmul(g_2d, w).reshape(x_BCD.shape))
+        dw = dw + _lay_out(products.summed("DM,MV->DV", x_2d.T, g_2d), "dv", len(w))
+        dx_BCD = products.matmul(g_2d, w).reshape(x_BCD.shape)
+        return dw, (value, logp, _lay_out(dx_BCD, "Bcd", len(w)))
 
     chunked = _chunks(chunk, x, targets, weights)
     dw, (values, logp, dx) = jax.lax.scan(one, jnp.zeros(w.shape[::-1], jnp.float32), chunked)

@@ -10,6 +10,7 @@ Two rules hold for every product of a model:
 
     y = einsum("BTD,DF->BTF", x, w)
     y = matmul(x, w)                       two-dimensional operands
+    y = matmul(x, w, dtype=jnp.float32)    the sum as it is
 """
 
 import functools
@@ -26,19 +27,20 @@ def precision(*operands: jax.Array) -> jax.lax.Precision | None:
     return HIGHEST if jnp.result_type(*operands) == jnp.float32 else None
 
 
-def einsum(equation: str, x: jax.Array, w: jax.Array) -> jax.Array:
-    """Compute `jnp.einsum(equation, x, w)` of two operands, in their type.
+def einsum(equation: str, x: jax.Array, w: jax.Array, *, dtype=None) -> jax.Array:
+    """Compute `jnp.einsum(equation, x, w)` of two operands.
 
     Every letter of an operand is in the other one or in the result, and none twice in one.
+    dtype: of the result; that of the operands by default. Gradients multiply in the operands' type.
     """
     # Promoted here, as jnp.einsum would: gradients go back to each operand's own type by the casts.
     kind = jnp.result_type(x, w)
-    return _einsum(equation, x.astype(kind), w.astype(kind))
+    return _einsum(equation, dtype or kind, x.astype(kind), w.astype(kind))
 
 
-def matmul(x: jax.Array, w: jax.Array) -> jax.Array:
-    """Compute x w, [M,K] [K,N]."""
-    return einsum("mk,kn->mn", x, w)
+def matmul(x: jax.Array, w: jax.Array, *, dtype=None) -> jax.Array:
+    """Compute x w, [M,K] [K,N]; dtype as for `einsum`."""
+    return einsum("mk,kn->mn", x, w, dtype=dtype)
 
 
 def summed(equation: str, x: jax.Array, w: jax.Array) -> jax.Array:
@@ -48,22 +50,25 @@ def summed(equation: str, x: jax.Array, w: jax.Array) -> jax.Array:
     return jnp.einsum(equation, x, w, **options)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _einsum(equation, x, w):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _einsum(equation, dtype, x, w):
     # A custom rule, because the transpose of a float32-summed product would multiply in float32.
-    return summed(equation, x, w).astype(x.dtype)
+    return summed(equation, x, w).astype(dtype)
 
 
-def _forward(equation, x, w):
-    return _einsum(equation, x, w), (x, w)
+def _forward(equation, dtype, x, w):
+    return _einsum(equation, dtype, x, w), (x, w)
 
 
-def _backward(equation, residuals, g):
-    """Multiply the cotangent in its own type: the rule of a float32 sum would make it float32."""
+def _backward(equation, dtype, residuals, g):
+    """Multiply the cotangent in the operands' type: the rule of a float32 sum has float32 ones."""
+    del dtype
     x, w = residuals
     inputs, made = equation.split("->")
     left, right = inputs.split(",")
-    return _einsum(f"{made},{right}->{left}", g, w), _einsum(f"{left},{made}->{right}", x, g)
+    kind, g = x.dtype, g.astype(x.dtype)
+    dx = _einsum(f"{made},{right}->{left}", kind, g, w)
+    return dx, _einsum(f"{left},{made}->{right}", kind, x, g)
 
 
 _einsum.defvjp(_forward, _backward)
