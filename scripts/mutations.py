@@ -333,12 +333,13 @@ OPS = (
         ("sin = factor * jnp.sin(angles)", "sin = jnp.sin(angles)"),
     ),
     *_of(
-        "ftjax/ops/attention.py", "tests/ops/test_attention.py",
+        "ftjax/ops/visible.py", "tests/ops/test_attention.py",
         ("(q_pos[:, :, None] >= k_pos", "(q_pos[:, :, None] > k_pos"),
-        (" & (q_seg[:, :, None] == k_seg[:, None, :])", ""),
+        (" & same", ""),
+        (" | (k_seg == EVERY)[:, None, :]", ""),
         ("k_pos[:, None, :] < window", "k_pos[:, None, :] <= window"),
         ("slot_BS < first_B", "slot_BS <= first_B"),
-        ("since_BTP < window", "since_BTP <= window"),
+        ("positions_BT + before", "positions_BT"),
     ),
     *_of(
         "ftjax/ops/fast/flash.py", "tests/laws/test_fast.py -k flash",
@@ -348,6 +349,21 @@ OPS = (
         ("scale * _product(\"bkms,bksh->bkmh\", dz", "_product(\"bkms,bksh->bkmh\", dz"),
         (".sum(-1, keepdims=True) - g_logsum[..., None]", ".sum(-1, keepdims=True)"),
         ("S - T + stop", "stop"),
+    ),
+    *_of(
+        "ftjax/ops/fast/pairs.py", "tests/laws/test_fast.py -k pairs",
+        ("mix * shrink[..., None]", "mix"),
+        ("total * shrink", "total"),
+        ("weights * dz * softcap.slope(z, static.cap)", "weights * dz"),
+        (".sum(-1) - g_logsum", ".sum(-1)"),
+        ("_put(total, _of(total, *at) + part, *at)", "_put(total, part, *at)"),
+        ("< window", "< window - size"),
+    ),
+    *_of(
+        "ftjax/ops/fast/tpu.py", "tests/laws/test_fast.py -k tpu",
+        ("window - 1", "window"),
+        ("sinks=sink_N", "sinks=None"),
+        ("q=segments_T, kv=segments_T", "q=0 * segments_T, kv=0 * segments_T"),
     ),
     *_of(
         "ftjax/ops/softcap.py", "tests/ops/test_loss.py tests/ops/test_attention.py",

@@ -18,6 +18,7 @@ from flax import nnx
 from ftjax.core import einsum, rng, tree
 from ftjax.core import torch_layout as layout
 from ftjax.ops import linear, quantize, remat
+from ftjax.ops.visible import Visible
 
 Params = Mapping[str, Any]
 
@@ -107,9 +108,9 @@ def _declare(value, letters, equation, stored: layout.Layout, *, inputs_first=Fa
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What layers of one kind share in a forward pass: the masks, rotary tables."""
+    """What layers of one kind share in a forward pass: what is seen, rotary tables."""
 
-    mask_BTS: jax.Array  # of keys at hand
+    visible: Visible  # which keys at hand a query sees
     rotation: tuple[jax.Array, jax.Array] | None  # cosines and sines; None = positions are learned
     segments_BT: jax.Array
     query_factor: jax.Array | None = None  # [B,T,1,1], multiplies rotated queries

@@ -50,10 +50,10 @@ def attend(
     new = {"k": k, "v": v}
     k, v = virtual_tokens.join(context.prefix, k, v)
     if cache is None:
-        mixed = attention.attend_causal(q, k, v, context.mask_BTS, **options)
+        mixed = attention.attend_causal(q, k, v, context.visible, **options)
     else:
         # In the order of a cache (see `base.CACHE`), so that both parts take the same product.
-        own = k.transpose(0, 2, 3, 1), v.swapaxes(1, 2), context.mask_BTS
+        own = k.transpose(0, 2, 3, 1), v.swapaxes(1, 2), context.visible.mask()
         past = *base.read_cache(cache, q.dtype), context.past_BTS
         mixed = attention.attend_cached(q, [past, own], **options)
     return mesh.constrain(mixed, "BTNH"), new

@@ -32,7 +32,7 @@ from flax import nnx
 from ftjax.core import mesh, tree
 from ftjax.core.mean import Mean
 from ftjax.models import base, layer_runs, virtual_tokens
-from ftjax.ops import attention, linear, products, quantize, rope, softcap
+from ftjax.ops import linear, products, quantize, rope, softcap, visible
 from ftjax.ops import remat as policies
 
 
@@ -244,12 +244,10 @@ class Model:
 
     def _contexts_of(self, positions_BT, segments_BT, *, slots: int | None, before: int, length):
         """Make the contexts of tokens with `before` virtual ones ahead, over a cache of `slots`."""
-        c, own, masks = self.config, (positions_BT, segments_BT), {}
-        past = functools.partial(attention.past_mask, own)
+        c, own, seen = self.config, (positions_BT, segments_BT), {}
         for w in dict.fromkeys(kind.window for kind in c.kinds):
-            mask = attention.causal_mask(own, own, window=w)
-            mask = attention.see_prefix(mask, positions_BT + before, count=before, window=w)
-            masks[w] = mask, slots and past(slots=slots, window=w)
+            past = slots and visible.past_mask(own, slots=slots, window=w)
+            seen[w] = visible.visible_keys(*own, before=before, window=w), past
         where = positions_BT + before
         tables = {
             (r, size): r and rope.tables_of(r, size or c.head_dim, where, length=length)
@@ -257,11 +255,11 @@ class Model:
         }
         return {
             kind: base.Context(
-                mask, tables[kind.rope, kind.head_dim], segments_BT,
+                keys, tables[kind.rope, kind.head_dim], segments_BT,
                 kind.rope and rope.query_factor(kind.rope, where), past,
             )
             for kind in dict.fromkeys(c.kinds)  # not once a layer: programs would grow with depth
-            for mask, past in [masks[kind.window]]
+            for keys, past in [seen[kind.window]]
         }  # fmt: skip
 
     def _layers(self, params, x, adapters, make: Callable, layer_inputs, *, keep: bool):

@@ -4,7 +4,9 @@ A new form is found in its module. It needs a twin of its name in `plain` and ca
 """
 
 import collections
+import functools
 import importlib
+import itertools
 import pkgutil
 import re
 from typing import NamedTuple
@@ -17,6 +19,7 @@ import pytest
 from ftjax.core import einsum
 from ftjax.ops import fast
 from ftjax.ops.fast import by_platform, cpu, flash, plain
+from ftjax.ops.visible import visible_keys
 
 SIZES = dict(B=2, T=5, D=24, N=2, H=4, F=10, V=7, E=3, R=2)
 
@@ -59,14 +62,42 @@ def transposed_products():
         yield Case((draw(rows, wide), draw(rows, narrow)))
 
 
+def packed(T, before=0, window=None):
+    """Describe two rows, of three segments and of one with padding, whose positions rise too."""
+    starts = [0, T // 4, T // 2]
+    segments = np.searchsorted(starts, np.arange(T), side="right")
+    positions = np.arange(T) - np.array(starts)[segments - 1]
+    other = np.arange(T) < T - 3
+    padded = np.where(other, np.arange(T), np.arange(T) - T + 3)
+    rows = np.stack([positions, padded]), np.stack([segments, other])
+    return visible_keys(*(jnp.asarray(x, jnp.int32) for x in rows), before=before, window=window)
+
+
 def attentions():
-    """Grouped heads, keys before the others, a cap; one block of queries and several."""
-    for T, before, cap in ((5, 0, None), (4, 3, 2.0), (2 * flash.LEAST_BLOCK - 60, 2, 1.5)):
-        S, (at, to) = before + T, np.ogrid[:T, : before + T]
-        seen = (to <= before + at) & ((draw(T, S) > -1) | (to == before + at))
-        mask_BTS = jnp.stack([seen, to <= before + at])
-        arrays = draw(2, 2, 3 * T, 4), draw(2, 2, S, 4, seed=1), draw(2, 2, S, 6, seed=2)
-        yield Case(arrays, after=(mask_BTS, 0.7, cap))
+    """Grouped heads, keys before the others, windows, caps, sinks; one block of queries, more."""
+    some = [(5, 0, None, None), (4, 3, 2, 2.0), (2 * flash.BLOCK - 60, 2, None, 1.5),
+            (flash.LONGEST + 40, 3, None, 1.5), (flash.LONGEST + 200, 0, 90, None)]  # fmt: skip
+    for T, before, window, cap in some:
+        S = before + T
+        arrays = draw(2, T, 4, 4), draw(2, S, 2, 4, seed=1), draw(2, S, 2, 6, seed=2)
+        seen = packed(T, before, window)
+        if before:
+            yield Case(arrays, after=(None, seen, 0.7, cap))
+        else:
+            yield Case((*arrays, draw(4, seed=3)), after=(seen, 0.7, cap))
+
+
+def kernel_attentions():
+    """What the kernels are chosen for."""
+    for heads, window, cap in ((2, None, None), (1, 40, 1.5)):
+        arrays = draw(2, 256, 2, 8), draw(2, 256, heads, 8, seed=1), draw(2, 256, heads, 8, seed=2)
+        yield Case(arrays, after=(None, packed(256, window=window), 0.7, cap))
+
+
+def kernel_attentions_with_sinks():
+    yield from kernel_attentions()
+    arrays = draw(2, 128, 2, 8), draw(2, 128, 1, 8, seed=1), draw(2, 128, 1, 8, seed=2)
+    yield Case((*arrays, draw(2, seed=3)), after=(packed(128), 0.7, None))
 
 
 def groups():
@@ -115,6 +146,17 @@ CASES = {
 }
 
 
+# Kernels of other backends take less, and here they are run by what stands in for them.
+SPECIAL = {
+    ("by_platform", "attend"): ({}, lambda: itertools.islice(attentions(), 1)),  # `flash` has all
+    ("gpu", "attend"): (
+        dict(implementation="xla"),
+        lambda: (case for case in kernel_attentions() if case.after[-1] is None),
+    ),
+    ("tpu", "attend"): (dict(interpret=True), kernel_attentions_with_sinks),
+}
+
+
 def public_functions(module):
     """Return the functions that a module defines itself, or makes."""
     own = {name: f for name, f in vars(module).items() if callable(f) and name[0].islower()}
@@ -133,14 +175,17 @@ FORMS = forms()
 
 def test_every_form_has_a_twin_cases_and_a_place_in_the_seam():
     names = {name for _, name in FORMS}
-    assert {"cpu", "portable", "flash", "by_platform"} <= {module for module, _ in FORMS}
+    rooms = {"cpu", "portable", "flash", "pairs", "gpu", "tpu", "by_platform"}
+    assert rooms <= {module for module, _ in FORMS}
     assert names == set(public_functions(plain)) == set(fast.__all__) == set(CASES)
 
 
 @pytest.mark.parametrize(("module", "name"), FORMS)
 def test_a_form_is_its_plain_twin(module, name):
+    stand_in, cases = SPECIAL.get((module, name), ({}, CASES[name]))
     form = vars(importlib.import_module(f"{fast.__name__}.{module}"))[name]
-    for case in CASES[name]():
+    form = functools.partial(form, **stand_in) if stand_in else form
+    for case in cases():
         got, wanted = (jax.jit(outcome(f, case))(*case.arrays) for f in (form, vars(plain)[name]))
         for ours, theirs in zip(*map(jax.tree.leaves, (got, wanted)), strict=True):
             assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
@@ -158,7 +203,7 @@ def outcome(form, case):
     return run
 
 
-@pytest.mark.parametrize("name", sorted(public_functions(by_platform)))
+@pytest.mark.parametrize("name", sorted(public_functions(cpu)))
 def test_a_form_is_chosen_by_what_a_program_is_lowered_for(name):
     """A program for a TPU has the plain form, though it is lowered on a host without one."""
     chosen, own, twin = (vars(module)[name] for module in (by_platform, cpu, plain))
@@ -166,6 +211,31 @@ def test_a_form_is_chosen_by_what_a_program_is_lowered_for(name):
     assert operations(chosen, case, "tpu") == operations(twin, case, "tpu")
     assert operations(chosen, case, "cpu") == operations(own, case, "cpu")
     assert operations(own, case, "cpu") != operations(twin, case, "cpu")
+
+
+def test_the_kernel_of_a_tpu_is_chosen_when_a_program_is_lowered_for_one():
+    """With its gradient, on a host without a TPU; not where it would compute something else."""
+    calls = lambda T, dtype, platform, before=0: lowered(T, dtype, platform, before).count(KERNEL)
+    assert calls(256, jnp.bfloat16, "tpu") == 3  # forward, and two for the gradients
+    assert calls(256, jnp.bfloat16, "cpu") == 0
+    assert calls(256, jnp.float32, "tpu") == 0  # it would multiply in bfloat16
+    assert calls(200, jnp.bfloat16, "tpu") == 0
+    assert calls(256, jnp.bfloat16, "tpu", before=2) == 0
+
+
+KERNEL = "tpu_custom_call"
+
+
+def lowered(T, dtype, platform, before):
+    """Lower attention and its gradient for a platform: the text of the program."""
+    q, k = (jax.ShapeDtypeStruct((2, n, 2, 128), dtype) for n in (T, T + before))
+    seen = jax.eval_shape(lambda: packed(T, before))
+
+    def loss(q, k, v, seen):
+        return jnp.square(fast.attend(q, k, v, None, seen, 0.1, None).astype(jnp.float32)).sum()
+
+    traced = jax.jit(jax.grad(loss, (0, 1, 2))).trace(q, k, k, seen)
+    return traced.lower(lowering_platforms=(platform,)).as_text()
 
 
 def operations(form, case, platform):

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ftjax.ops import attention
-from ftjax.ops.fast import flash
+from ftjax.ops import attention, visible
+from ftjax.ops.fast import flash, pairs
 
 
 def naive(q, k, v, positions, segments, *, scale, window, cap=None):
@@ -36,10 +36,9 @@ def test_against_the_loop(heads, window, cap):
     q, k, v = draw(size=(2, 7, N, 4)), draw(size=(2, 7, K, 4)), draw(size=(2, 7, K, 4))
     segments = np.array([[1, 1, 1, 2, 2, 2, 2], [1, 1, 1, 1, 1, 0, 0]])
     positions = np.array([[0, 1, 2, 0, 1, 2, 3], [0, 1, 2, 3, 4, 0, 0]])
-    pair = (jnp.asarray(positions), jnp.asarray(segments))
-    mask = attention.causal_mask(pair, pair, window=window)
+    seen = visible.visible_keys(jnp.asarray(positions), jnp.asarray(segments), window=window)
     arrays = (jnp.asarray(x, jnp.float32) for x in (q, k, v))
-    got = attention.attend_causal(*arrays, mask, scale=0.7, cap=cap)
+    got = attention.attend_causal(*arrays, seen, scale=0.7, cap=cap)
     wanted = naive(q, k, v, positions, segments, scale=0.7, window=window, cap=cap)
     np.testing.assert_allclose(got, wanted, atol=1e-5)
 
@@ -56,8 +55,8 @@ def test_a_cache_and_new_tokens_against_the_loop(new, window, cap):
     at = lengths[:, None] - new + np.arange(new)
     own = jnp.asarray(at), jnp.ones_like(at)
     masks = (
-        attention.past_mask(own, slots=9, window=window),
-        attention.causal_mask(own, own, window=window),
+        visible.past_mask(own, slots=9, window=window),
+        visible.causal_mask(own, own, window=window),
     )
     take = lambda x: np.take_along_axis(x, at[..., None, None], axis=1)
     stored = lambda k, v, mask: (jnp.moveaxis(k, 1, 3), jnp.moveaxis(v, 1, 2), mask)
@@ -66,17 +65,49 @@ def test_a_cache_and_new_tokens_against_the_loop(new, window, cap):
     np.testing.assert_allclose(got, take(wanted), atol=1e-5)
 
 
+def test_only_short_rows_keep_their_mask():
+    row = lambda T: visible.visible_keys(jnp.arange(T)[None], jnp.ones((1, T), jnp.int32))
+    assert row(visible.SHORT).mask_BTS is not None
+    assert row(visible.SHORT + 1).mask_BTS is None
+    assert row(3).mask().tolist() == np.tril(np.ones((1, 3, 3), bool)).tolist()
+
+
+def test_memory_is_linear_in_a_long_row():
+    """Twice the row takes twice the temporaries, and blocks that a window hides are not there."""
+
+    def temporaries(T, window=None):
+        q = jax.ShapeDtypeStruct((1, T, 2, 8), jnp.float32)
+        row = jax.ShapeDtypeStruct((1, T), jnp.int32)
+        attend = lambda q, *row: attention.attend_causal(
+            q, q, q, visible.visible_keys(*row, window=window), scale=1.0
+        )
+        compiled = jax.jit(jax.grad(lambda *a: attend(*a).sum())).lower(q, row, row).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    short, long = temporaries(2048), temporaries(4096)
+    assert long < 2.1 * short
+    assert long < 4096 * 4096 * 2  # one of its masks
+
+
+def test_pairs_of_blocks_that_are_hidden_are_left_out():
+    assert pairs._turns(1536, 1536, 512, None) == ((0, 0), (1, 0), (1, 1), (2, 0), (2, 1), (2, 2))
+    assert pairs._turns(1536, 1536, 512, 513) == ((0, 0), (1, 0), (1, 1), (2, 1), (2, 2))
+    assert pairs._turns(1536, 1536, 512, 514) == pairs._turns(1536, 1536, 512, None)
+    assert pairs._turns(1024, 1030, 512, 1) == ((0, 0), (0, 1), (1, 0), (1, 1), (1, 2))
+
+
 def test_gradients_go_through_the_cap():
     q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 5, 2, 4))
     pair = (jnp.broadcast_to(jnp.arange(5), (2, 5)), jnp.ones((2, 5), jnp.int32))
-    mask = attention.causal_mask(pair, pair, window=3)
+    seen = visible.visible_keys(*pair, window=3)
+    mask = seen.mask()
 
     def plain(q, k, v):
         scores = 2.0 * jnp.tanh(0.7 * jnp.einsum("btnh,bsnh->bnts", q, k) / 2.0)
         weights = jax.nn.softmax(jnp.where(mask[:, None], scores, -jnp.inf))
         return jnp.einsum("bnts,bsnh->btnh", weights, v)
 
-    ours = lambda q, k, v: attention.attend_causal(q, k, v, mask, scale=0.7, cap=2.0)
+    ours = lambda q, k, v: attention.attend_causal(q, k, v, seen, scale=0.7, cap=2.0)
     got, wanted = (
         jax.grad(lambda *args, f=f: jnp.square(f(*args)).sum(), (0, 1, 2))(q, k, v)
         for f in (ours, plain)
@@ -86,40 +117,42 @@ def test_gradients_go_through_the_cap():
 
 
 @pytest.mark.parametrize("window", [None, 4])
-def test_keys_before_the_others_are_seen_by_all_segments(window):
-    """As if every segment had them in front; the blocks of a long row are cut in their places."""
-    T, before = 2 * flash.LEAST_BLOCK, 3
-    draw = np.random.default_rng(0).normal
+@pytest.mark.parametrize("T", [2 * flash.BLOCK, flash.LONGEST + 6])
+def test_keys_before_the_others_are_seen_by_all_segments(T, window):
+    """As if every segment had them in front; the blocks of a row are cut in their places."""
+    before, draw = 3, np.random.default_rng(0).normal
     q, k, v = (
         jnp.asarray(draw(size=(1, n, 2, 4)), jnp.float32) for n in (T, T + before, T + before)
     )
     positions, segments = np.arange(T)[None] % (T // 2), 1 + np.arange(T)[None] // (T // 2)
     pair = jnp.asarray(positions), jnp.asarray(segments)
-    mask = attention.causal_mask(pair, pair, window=window)
-    mask = attention.see_prefix(mask, pair[0] + before, count=before, window=window)
-    got = attention.attend_causal(q, k, v, mask, scale=0.7)
+    seen = visible.visible_keys(*pair, before=before, window=window)
+    got = attention.attend_causal(q, k, v, seen, scale=0.7)
     for segment in (1, 2):
         own = np.flatnonzero(segments[0] == segment)
-        seen = np.concatenate([np.arange(before), own + before])
-        place = jnp.arange(len(seen))[None], jnp.ones((1, len(seen)), int)
-        query = tuple(x[:, before:] for x in place)
+        keys = np.concatenate([np.arange(before), own + before])
+        q_1 = jnp.concatenate([jnp.zeros((1, before, 2, 4)), q[:, own]], axis=1)
+        row = jnp.arange(len(keys))[None], jnp.ones((1, len(keys)), int)
         alone = attention.attend_causal(
-            q[:, own], k[:, seen], v[:, seen],
-            attention.causal_mask(query, place, window=window), scale=0.7,
-        )  # fmt: skip
-        np.testing.assert_allclose(got[:, own], alone, atol=1e-5)
+            q_1, k[:, keys], v[:, keys], visible.visible_keys(*row, window=window), scale=0.7
+        )
+        np.testing.assert_allclose(got[:, own], alone[:, before:], atol=1e-5)
 
 
 def test_a_row_that_sees_nothing_is_finite():
     q = jnp.ones((1, 1, 2, 4))
-    out = attention.attend_causal(q, q, q, jnp.zeros((1, 1, 1), bool), scale=1.0)
-    assert np.isfinite(out).all()
+    part = q.transpose(0, 2, 3, 1), q.swapaxes(1, 2), jnp.zeros((1, 1, 1), bool)
+    assert np.isfinite(attention.attend_cached(q, [part], scale=1.0)).all()
+    own = jnp.zeros((1, 1), jnp.int32)
+    seen = visible.Visible(own, own, part[2], 0, None)
+    assert np.isfinite(attention.attend_causal(q, q, q, seen, scale=1.0)).all()
 
 
 def test_the_softmax_of_bfloat16_is_in_float32():
     q = jnp.full((1, 300, 1, 4), 1.0, jnp.bfloat16)
     v = jnp.ones((1, 300, 1, 4), jnp.bfloat16)
-    out = attention.attend_causal(q, q, v, jnp.ones((1, 300, 300), bool), scale=1.0)
+    seen = visible.visible_keys(jnp.arange(300)[None], jnp.ones((1, 300), jnp.int32))
+    out = attention.attend_causal(q, q, v, seen, scale=1.0)
     assert out.dtype == jnp.bfloat16
     np.testing.assert_allclose(out.astype(jnp.float32), 1.0, atol=0.02)
 
@@ -127,7 +160,9 @@ def test_the_softmax_of_bfloat16_is_in_float32():
 def test_a_sink_is_one_more_key_without_a_value():
     draw = lambda seed, *shape: jax.random.normal(jax.random.key(seed), shape)
     q, k, v, sink = draw(0, 2, 5, 4, 8), draw(1, 2, 5, 2, 8), draw(2, 2, 5, 2, 6), draw(3, 4)
-    mask = jnp.tril(jnp.ones((5, 5), bool))[None].repeat(2, 0)
+    places = jnp.broadcast_to(jnp.arange(5), (2, 5))
+    seen = visible.visible_keys(places, jnp.ones_like(places))
+    mask = seen.mask()
 
     def plain(q, k, v, sink):
         scores = jnp.einsum("BTNH,BSNH->BNTS", q, k.repeat(2, 2)) * 0.5
@@ -136,7 +171,7 @@ def test_a_sink_is_one_more_key_without_a_value():
         weights = jax.nn.softmax(jnp.concatenate([scores, column], -1))[..., :-1]
         return jnp.einsum("BNTS,BSNH->BTNH", weights, v.repeat(2, 2))
 
-    ours = lambda q, k, v, sink: attention.attend_causal(q, k, v, mask, scale=0.5, sink_N=sink)
+    ours = lambda q, k, v, sink: attention.attend_causal(q, k, v, seen, scale=0.5, sink_N=sink)
     np.testing.assert_allclose(ours(q, k, v, sink), plain(q, k, v, sink), rtol=1e-4, atol=1e-5)
     square = lambda f: jax.grad(lambda *args: jnp.square(f(*args)).sum(), (0, 1, 2, 3))
     for got, wanted in zip(square(ours)(q, k, v, sink), square(plain)(q, k, v, sink), strict=True):

@@ -141,7 +141,7 @@ class Attention(nnx.Module):
         k = jnp.concatenate([both[..., : c.plain_dim], turned], axis=-1)
         # Of each head the plain part of its key lies first, then its value.
         v = both[..., c.plain_dim :]
-        return attention.attend_causal(q, k, v, context.mask_BTS, scale=c.score_scale)
+        return attention.attend_causal(q, k, v, context.visible, scale=c.score_scale)
 
     def _absorbed(self, cache, q, latents_BS1X, context: base.Context, site: base.Site):
         """Attend to latents, one key head for all, as the cache has them."""
@@ -154,7 +154,7 @@ class Attention(nnx.Module):
         q = jnp.concatenate([to_latent, q[..., c.plain_dim :]], axis=-1)
         past = base.read_array(cache, "latent", q.dtype)  # [B,1,X,S]
         keys = past, latents_BS1X.transpose(0, 2, 3, 1)
-        masks = context.past_BTS, context.mask_BTS
+        masks = context.past_BTS, context.visible.mask()
         # Values are the latents themselves, without the rotated part of the key.
         parts = [
             (k, k[:, :, : c.kv_rank].swapaxes(2, 3), m) for k, m in zip(keys, masks, strict=True)

@@ -9,8 +9,14 @@ import functools
 from collections.abc import Callable
 
 import jax
+from jax.extend import backend
 
-from ftjax.ops.fast import cpu, plain
+from ftjax.core import mesh as meshes
+from ftjax.ops.fast import cpu, flash, gpu, plain
+from ftjax.ops.visible import Visible
+
+LANES = 128  # of a TPU: rows of its attention kernel are multiples
+MASKED = 4096  # tokens of a row whose mask a GPU's kernel may read: 32 MiB a row
 
 
 def _choose(default: Callable, **forms: Callable) -> Callable:
@@ -21,6 +27,43 @@ def _choose(default: Callable, **forms: Callable) -> Callable:
         return jax.lax.platform_dependent(*arrays, default=default, **forms)
 
     return chosen
+
+
+def attend(q_BTNH, k_BSKH, v_BSKH, sink_N, visible: Visible, scale: float, cap: float | None):
+    """Run the kernel of the platform where it is able to, and blocks of products elsewhere."""
+    arrays, numbers = (q_BTNH, k_BSKH, v_BSKH, sink_N, visible), dict(scale=scale, cap=cap)
+    default = functools.partial(flash.attend, **numbers)
+    target = meshes.platform()
+    if target == "gpu" and _suits_gpu(*arrays, cap):
+        return gpu.attend(*arrays, **numbers)
+    if target not in (None, "tpu") or not _suits_tpu(*arrays):
+        return default(*arrays)
+    from ftjax.ops.fast import tpu  # kernels are slow to import, and most programs have none
+
+    kernel = functools.partial(tpu.attend, **numbers)
+    if target == "tpu":
+        return kernel(*arrays)
+    return jax.lax.platform_dependent(*arrays, default=default, tpu=kernel)
+
+
+def _suits_tpu(q_BTNH, k_BSKH, v_BSKH, sink_N, visible: Visible) -> bool:
+    """Return whether the kernel multiplies as `products` does, and knows what these rows see."""
+    del v_BSKH, sink_N
+    # Of float32 it makes one pass in bfloat16; virtual tokens are of no segment that it knows.
+    is_low = q_BTNH.dtype.itemsize == 2
+    return is_low and not visible.before and q_BTNH.shape[1] == k_BSKH.shape[1] and (
+        q_BTNH.shape[1] % LANES == 0
+    )  # fmt: skip
+
+
+def _suits_gpu(q_BTNH, k_BSKH, v_BSKH, sink_N, visible: Visible, cap: float | None) -> bool:
+    """Return whether cuDNN has a kernel for it, and its mask is not too large."""
+    del visible
+    sizes = {q_BTNH.shape[3], v_BSKH.shape[3]}
+    plain_heads = len(sizes) == 1 and max(sizes) <= 128 and max(sizes) % 8 == 0
+    is_plain = cap is None and sink_N is None and q_BTNH.dtype.itemsize == 2
+    version = backend.get_backend().platform_version.lower()
+    return is_plain and plain_heads and k_BSKH.shape[1] <= MASKED and "cuda" in version
 
 
 argmax = _choose(plain.argmax, cpu=cpu.argmax)

@@ -1,8 +1,10 @@
-"""Attention by blocks of queries that keeps no scores (arXiv:2205.14135), on every backend.
+"""Attention by blocks that keeps no scores (arXiv:2205.14135), on every backend.
 
 The backward pass makes the weights again from the log-sums of their rows, so that no [B,N,T,S]
-array outlives its block. The blocks see the keys up to their own end, which saves nearly half of
-the products and of the memory.
+array outlives its block. Short rows are a few blocks of queries, written out one after another:
+each sees the keys up to its own end in one product. Long rows are pairs of a block of queries and
+one of keys in a loop (`pairs`): what a pair needs at once does not grow with the row, and neither
+does the program. Pairs that the causal mask or a window hides are not there.
 """
 
 import functools
@@ -11,27 +13,33 @@ import jax
 import jax.numpy as jnp
 
 from ftjax.ops import products, remat, scores, softcap
+from ftjax.ops.fast import pairs
+from ftjax.ops.visible import Visible
 
-# At most 8 blocks, so that long rows compile as fast as short ones; of at least 128 queries, as
-# shorter ones would leave too little to each product.
-LEAST_BLOCK, BLOCKS = 128, 8
+BLOCK = 128  # shorter ones would leave too little to each product
+LONGEST = 512  # tokens of a row in blocks that are written out; more would compile slowly
 
 _product = products.summed
 
 
-def attend(q_BKMH, k_BKSH, v_BKSH, mask_BTS, scale: float, cap: float | None):
+def attend(q_BTNH, k_BSKH, v_BSKH, sink_N, visible: Visible, scale: float, cap: float | None):
     """Compute `plain.attend` with a gradient of its own."""
-    T, S = mask_BTS.shape[1], k_BKSH.shape[2]
-    size = max(LEAST_BLOCK, -(-T // BLOCKS))
-    ends = [(start, min(start + size, T)) for start in range(0, T, size)]
+    T, S = q_BTNH.shape[1], k_BSKH.shape[1]
+    if T > LONGEST:
+        return pairs.attend(q_BTNH, k_BSKH, v_BSKH, sink_N, visible, scale, cap)
+    ends = [(start, min(start + BLOCK, T)) for start in range(0, T, BLOCK)]
     # Keys that are more than the queries stand before them, and all queries may see them.
     blocks = tuple((start, stop, S - T + stop) for start, stop in ends)
-    return _attend(q_BKMH, k_BKSH, v_BKSH, mask_BTS, (scale, cap), blocks)
+    run = lambda q, k, v: _attend(q, k, v, visible.mask(), (scale, cap), blocks)
+    return scores.over_key_heads(run, q_BTNH, k_BSKH, v_BSKH, sink_N)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def _attend(q_BKMH, k_BKSH, v_BKSH, mask_BTS, numbers, blocks):
-    """`numbers` are scale and cap; `blocks` (first query, end of queries, end of keys) triples."""
+    """Compute the output and the log-sums [B,K,M] of the weights.
+
+    `numbers` are scale and cap; `blocks` (first query, end of queries, end of keys) triples.
+    """
     return _forward(q_BKMH, k_BKSH, v_BKSH, mask_BTS, numbers, blocks)[0]
 
 

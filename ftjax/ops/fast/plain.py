@@ -6,6 +6,7 @@ import numpy as np
 
 from ftjax.core import einsum
 from ftjax.ops import products, scores, softcap
+from ftjax.ops.visible import Visible
 
 
 def contract(equation: str, x: jax.Array, w: jax.Array) -> jax.Array:
@@ -62,23 +63,24 @@ def threshold(x_BV: jax.Array, weights_BV: jax.Array, mass) -> jax.Array:
     return jnp.take_along_axis(falling_BV, jnp.minimum(lighter_B1, last), -1)
 
 
-def attend(q_BKMH, k_BKSH, v_BKSH, mask_BTS, scale: float, cap: float | None):
-    """Compute softmax(scale * q k^T, capped, masked) v, the softmax in float32.
+def attend(q_BTNH, k_BSKH, v_BSKH, sink_N, visible: Visible, scale: float, cap: float | None):
+    """Compute softmax(scale * q k^T, capped, masked) v -> [B,T,N,H], the softmax in float32.
 
     Args:
-      q_BKMH: queries of each key-value head, M = T * G: the G of a position one after another.
-      mask_BTS: no query sees a later place of its row. Keys that are more than the queries stand
-        before them.
-
-    Returns:
-      [B,K,M,H], and the logarithms of the sums of weights [B,K,M] float32.
+      k_BSKH, v_BSKH: keys that are more than the queries stand before them; values may have other
+        features.
+      sink_N: scores of one more key of every head, whose value is zero; or None.
+      visible: which keys a query sees, none of a later place of its row.
     """
-    z = softcap.apply(products.summed("bkmh,bksh->bkms", q_BKMH * scale, k_BKSH), cap)
-    z = z + scores.bias(mask_BTS, q_BKMH.shape[2] // mask_BTS.shape[1])
+    q = scores.by_key_head(q_BTNH, k_BSKH.shape[2])
+    z = softcap.apply(products.summed("bkmh,bskh->bkms", q * scale, k_BSKH), cap)
+    z = z + scores.bias(visible.mask(), q.shape[2] // q_BTNH.shape[1])
     logsum = jax.nn.logsumexp(z, axis=-1)
-    weights = jnp.exp(z - logsum[..., None]).astype(v_BKSH.dtype)
-    out = products.summed("bkms,bksh->bkmh", weights, v_BKSH)
-    return out.astype(q_BKMH.dtype), logsum
+    if sink_N is not None:
+        logsum = jnp.logaddexp(logsum, scores.of_rows(sink_N, logsum.shape))
+    weights = jnp.exp(z - logsum[..., None]).astype(v_BSKH.dtype)
+    out = products.summed("bkms,bskh->bkmh", weights, v_BSKH).astype(q.dtype)
+    return scores.by_query_head(out, q_BTNH.shape)
 
 
 def look_up(codes: jax.Array, values: np.ndarray) -> jax.Array:
