@@ -333,6 +333,11 @@ OPS = (
         ("sin = factor * jnp.sin(angles)", "sin = jnp.sin(angles)"),
     ),
     *_of(
+        "ftjax/ops/attention.py", "tests/ops/test_attention.py",
+        ("softcap.apply(jnp.concatenate(parts, -1), cap)", "jnp.concatenate(parts, -1)"),
+        ("(largest + jnp.log(total))[..., 0], sink_N", "largest[..., 0], sink_N"),
+    ),
+    *_of(
         "ftjax/ops/visible.py", "tests/ops/test_attention.py",
         ("(q_pos[:, :, None] >= k_pos", "(q_pos[:, :, None] > k_pos"),
         (" & same", ""),
