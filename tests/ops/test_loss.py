@@ -1,11 +1,15 @@
 """Chunked log-probabilities against log_softmax of the whole logits."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ftjax.core import mesh as meshes
 from ftjax.ops import divergence, loss, softcap
+from ftjax.run import hlo
 
 B, T, D, V = 2, 7, 5, 11
 
@@ -113,3 +117,39 @@ def test_a_total_is_that_of_log_probabilities(inputs, chunk, cap):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-4)
     np.testing.assert_allclose(logp, loss.logps(x, w, targets, chunk=chunk, cap=cap)[0], rtol=1e-5)
     np.testing.assert_allclose(at_once(x, w)[0], value, rtol=1e-6)  # without a gradient
+
+
+@pytest.mark.parametrize("size", [512, 509])
+def test_over_sharded_weights_it_is_the_same_and_the_head_moves_once(size):
+    """What devices send does not grow with the number of chunks; 509 divides over no devices."""
+    mesh = meshes.make(data=1, fsdp=4, tensor=2)
+    draw = lambda seed, *shape: jax.random.normal(jax.random.key(seed), shape)
+    x, w, weights = draw(0, 8, 16, 32), draw(1, size, 32), draw(2, 8, 16)
+    targets = jax.random.randint(jax.random.key(3), (8, 16), 0, size)
+    arrays = dict(x=(x, "BTD"), w=(w, "VD"), targets=(targets, "BT"), weights=(weights, "BT"))
+    places = {n: meshes.shardings(letters, a, mesh) for n, (a, letters) in arrays.items()}
+    of_token = lambda logp, logz, mean: -logp
+
+    def both(x, w, targets, weights, chunk):
+        value = loss.total(of_token, x, w, targets, weights, chunk=chunk)[0]
+        logp, logz = loss.logps(x, w, targets, chunk=chunk)
+        entropy = loss.along(divergence.entropy, (x, w, None), chunk=chunk)
+        return value + (weights * (logp + logz + entropy)).sum()
+
+    def compiled(chunk):
+        gradient = jax.jit(
+            jax.value_and_grad(functools.partial(both, chunk=chunk), (0, 1)),
+            out_shardings=(None, (places["x"], places["w"])),
+        )
+        given = jax.device_put([a for a, _ in arrays.values()], [*places.values()])
+        with jax.set_mesh(mesh):
+            return gradient.lower(*given).compile(), given
+
+    (often, given), (once, _) = compiled(2), compiled(16)
+    wanted = jax.value_and_grad(functools.partial(both, chunk=16), (0, 1))(x, w, targets, weights)
+    for ours, theirs in zip(*map(jax.tree.leaves, (often(*given), wanted)), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+    sent = lambda program: sum(
+        each.bytes for each in hlo.collectives(hlo.parse(program.as_text()), slices=(0,) * 8)
+    )
+    assert size == 509 or sent(often) < 1.3 * sent(once)
