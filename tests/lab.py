@@ -18,6 +18,7 @@ from ftjax.models.families import llama
 from ftjax.models.hf import checkpoint
 from ftjax.ops import rope
 from ftjax.run import config as settings
+from tests import quick
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 ASSETS = pathlib.Path(ftjax.__file__).parent / "assets" / "tiny"
@@ -130,10 +131,9 @@ def use_devices(monkeypatch):
 def environment(devices=1):
     """Variables for a command in a process of its own."""
     cache = jax.config.jax_compilation_cache_dir
-    return os.environ | dict(
+    return os.environ | quick.variables() | dict(
         JAX_PLATFORMS="cpu", JAX_NUM_CPU_DEVICES=str(devices), JAX_COMPILATION_CACHE_DIR=cache,
         JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0", PYTHONWARNINGS="ignore",
-        JAX_DISABLE_MOST_OPTIMIZATIONS=str(int(jax.config.read("jax_disable_most_optimizations"))),
     )  # fmt: skip
 
 
