@@ -99,6 +99,9 @@ class Rollout:
     mask_truncated: bool = False  # leave out answers that came to no end within max_new_tokens
     missing_eos_penalty: float | None = None  # taken off the reward of such answers
     faults: str = "raise"  # of reward functions: raise | skip
+    # Old log-probabilities by the program of the step and not the sampler's, which rounds at other
+    # places; None = where an objective compares them and the model computes in less than float32.
+    rescore: bool | None = None
     kl_target: Positive | None = None  # of the controller of kl_weight; None = it stays
     kl_horizon: Count | None = None  # answers in which it reacts; None = 10,000
     mixture: Share | None = None  # the reference's share in a rival; None = the objective's
