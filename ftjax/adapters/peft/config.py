@@ -23,6 +23,8 @@ COMMON = frozenset({
     "target_modules",
 })  # fmt: skip
 OFF = (None, False, "none", [], {})
+TASKS = ("CAUSAL_LM", "SEQ_CLS")  # of decoders: with their own head, and with one of scores
+SCORE = "base_model.model.score.weight"  # a classifier's head, which no decoder has
 VERSION = "0.21.2"  # the release whose format this is
 
 
@@ -88,7 +90,7 @@ def check(config: Mapping[str, Any], method, *, where: str) -> None:
     unsupported = {
         key: value for key, value in config.items() if key not in known and value not in OFF
     }
-    if config.get("task_type") not in (None, "CAUSAL_LM"):
+    if config.get("task_type") not in (None, *TASKS):
         unsupported["task_type"] = config["task_type"]
     aims = config.get("target_modules") not in OFF or config.get("target_parameters") not in OFF
     if method.has_targets and not aims:
@@ -119,6 +121,18 @@ def _names(value) -> str | tuple[str, ...]:
 
 def _as_tuple(value) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value or ())
+
+
+def saved(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return which modules of the base the file holds whole; a classifier's head is none."""
+    heads = ("score", "classifier") if config.get("task_type") == "SEQ_CLS" else ()
+    return tuple(name for name in config.get("modules_to_save") or () if name not in heads)
+
+
+def classifier(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn a decoder's config into that of a classifier, whose head is saved whole."""
+    beside = [*(config["modules_to_save"] or ()), "score"]
+    return {**config, "task_type": "SEQ_CLS", "modules_to_save": beside}
 
 
 def write(targets: Targets | None, *, peft_type: str, base_model: str | None) -> dict[str, Any]:

@@ -149,7 +149,7 @@ def settings_of(directory: str | os.PathLike) -> Settings:
         hyper = method.read(config)
     except ValueError as error:
         raise ValueError(f"{path}: got settings that are not supported: {error}") from None
-    return Settings(method, peft_config.read(config), hyper, tuple(config.get(SAVED) or ()))
+    return Settings(method, peft_config.read(config), hyper, peft_config.saved(config))
 
 
 def load(
@@ -247,7 +247,8 @@ def read_tensors(path: pathlib.Path, wanted, beside=None, *, nothing: str, optio
     """
     every = wanted | (beside or {})
     with files.open_tensors(path) as handle:
-        stored = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118
+        names = set(handle.keys()) - {peft_config.SCORE}
+        stored = {name: handle.get_slice(name) for name in names}
         shapes = {name: tuple(part.get_shape()) for name, part in stored.items()}
         every |= {name: shape for name, shape in (optional or {}).items() if name in shapes}
         lines = files.complaints(every, shapes)
@@ -281,6 +282,7 @@ def save(
     names: Mapping[str, str], base_model: str | None, hyper: Mapping[str, Any] | None = None,
     dtype=np.float32, weights: Mapping[str, Any] | None = None, trained: Collection[str] = (),
     complete: Callable[[pathlib.Path], None] = lambda draft: None,
+    scores: np.ndarray | None = None,
 ) -> None:  # fmt: skip
     """Write a tree of adapters of one method; the directory appears when it is complete.
 
@@ -292,6 +294,7 @@ def save(
       dtype: of the tensors.
       weights: the model's parameters, of which those at the paths `trained` are written whole.
       complete: adds files to the directory before it appears.
+      scores: the head [1, D] that a classifier has in place of its own; it goes in beside them.
 
     Raises:
       ValueError: PEFT has no such method, there are several or none, or `trained` are no modules.
@@ -305,6 +308,8 @@ def save(
     if trained:
         beside, saved = _whole(weights, trained, linears, names, set(layers))
         tensors, config = tensors | beside, config | {SAVED: saved}
+    if scores is not None:
+        tensors, config = tensors | {peft_config.SCORE: scores}, peft_config.classifier(config)
     config |= method.write(layers or found, hyper or {})
     if "fan_in_fan_out" in config:  # PEFT's name for weights kept as (in, out)
         adapted = (m.linear for m in candidates if m.name in layers)

@@ -180,7 +180,7 @@ def test_a_fresh_adapter_keeps_its_rank(tmp_path):
         (dict(layer_replication=[[0, 2]]), "layer_replication"),
         (dict(alora_invocation_tokens=[1]), "alora_invocation_tokens"),
         (dict(init_lora_weights="pissa_niter_16"), "init_lora_weights='pissa_niter_16'"),
-        (dict(task_type="SEQ_CLS"), "task_type='SEQ_CLS'"),
+        (dict(task_type="SEQ_2_SEQ_LM"), "task_type='SEQ_2_SEQ_LM'"),
         (dict(use_something_new=True), "use_something_new=True"),
         (dict(target_modules=None), "target_modules=None"),
         (dict(peft_type="LORRA"), "peft_type='LORRA'; did you mean 'LORA'"),
