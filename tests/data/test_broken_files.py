@@ -28,6 +28,8 @@ def chat(*messages):
 BROKEN = {
     "cut off JSON": ("prompt", '{"prompt": "a", "resp', "broken JSON", "(line)", 
                      "a line that is cut off", "fetch"),
+    "cut off behind a value": ("text", '{"text": "a"', "broken JSON", "(line)", "at column 14 (",
+                               "fetch"),
     "two objects": ("text", '{"text": "a"} {"b": 1}', "broken JSON", "(line)", 
                     "two JSON values", "jq -c ."),
     "array": ("text", '["a"]', "not an object", "(line)", "list ['a']", "jq -c '.[]'"),
