@@ -18,6 +18,7 @@ from collections import Counter, defaultdict
 import ftjax
 from ftjax.data import prepare, tokenizer_files
 
+COUNT = 6_000
 CALL = {"type": "function", "function": {"name": "look", "arguments": {"at": "sky"}}}
 SEEDS = {
     "prompt": [
@@ -182,7 +183,7 @@ def run(count: int, seed: int, *, stop: bool = False) -> dict[str, Counter]:
 def main() -> int:
     """Print the table; returns 1 when something crashed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--count", type=int, default=6_000)
+    parser.add_argument("--count", type=int, default=COUNT)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     start, table = time.perf_counter(), run(options.count, options.seed)
