@@ -138,13 +138,14 @@ class Console:
         """Print the row: training numbers on one line, evaluations on the next."""
         if "loss" in row:
             self._train(step, row)
-        scores = [f"{name} {_short(x)}" for name, x in row.items() if _is_score(name)]
-        if scores:
-            self._print(f"step {step}  " + "  ".join(scores))
+        if scores := {name: value for name, value in row.items() if _is_score(name)}:
+            self._print(score_table(step, scores))
 
     def rewind(self, step: int) -> None:
-        """Start the bar at the restored step."""
+        """Start the bar at the restored step, or at 0."""
         self._start = max(step, 0)
+        if self._stream.isatty():
+            self._show_bar()
 
     def close(self) -> None:
         """End the bar."""
@@ -155,13 +156,16 @@ class Console:
         if not self._stream.isatty():
             self._print(f"step {step}/{self._until}  {line(row, left=self._until - step)}")
             return
+        self._show_bar()
+        self._bar.set_postfix_str(line(row, left=None), refresh=False)
+        self._bar.update(step - self._bar.n)
+
+    def _show_bar(self) -> None:
         from tqdm import tqdm
 
         if self._bar is None:
             total = {"total": self._until, "initial": self._start}
             self._bar = tqdm(**total, file=self._stream, dynamic_ncols=True, unit="step")
-        self._bar.set_postfix_str(line(row, left=None), refresh=False)
-        self._bar.update(step - self._bar.n)
 
     def _print(self, text: str) -> None:
         if self._bar is not None:
@@ -169,6 +173,21 @@ class Console:
             return
         self._stream.write(text + "\n")
         self._stream.flush()
+
+
+def score_table(step: int, scores: dict) -> str:
+    """Lay evaluations `eval/<label>/<metric>` out: a line each, a column for every metric."""
+    found: dict[str, dict[str, str]] = {}
+    for name, value in scores.items():
+        _, label, metric = name.split("/", 2)
+        found.setdefault(label, {})[metric] = _short(value)
+    metrics = list(dict.fromkeys(metric for own in found.values() for metric in own))
+    lines = [[f"step {step}", *metrics]]
+    lines += [[f"  {label}", *(own.get(each, "") for each in metrics)]
+              for label, own in found.items()]  # fmt: skip
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    align = lambda text, n: text.rjust(widths[n]) if n else text.ljust(widths[n])
+    return "\n".join("  ".join(align(x, n) for n, x in enumerate(each)).rstrip() for each in lines)
 
 
 def line(row: dict, *, left: int | None) -> str:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from ftjax.core import compile_cache, files
+from ftjax.core import compile_cache, files, phases
 from ftjax.optim import rates
 from ftjax.report import summary, tracking, writers
 from ftjax.run import damage, hyper, lock, penalty, saved_state, unit
@@ -82,6 +82,8 @@ def resume(
     state, progress = loop.resume(
         kept.checkpoints, p.state, batches, writers=kept.writers, restart_data=restart_data
     )
+    if progress is not None and jax.process_index() == 0:
+        sys.stderr.write(f"resumed at step {int(state.step)} of {p.length.steps}\n")
     if restart_data and progress and jax.process_index() == 0:
         _record_restart(kept.artifacts, int(state.step), batches)
     return (None, None) if progress is None else (state, progress)
@@ -122,9 +124,9 @@ def _rate_note(p: plans.Plan) -> str:
 
 def _evaluations(p: plans.Plan, workdir: pathlib.Path) -> loop.Hook:
     def evaluate(now: loop.StepInfo) -> dict:
-        return p.evaluation.run(
-            saved_state.params_of(now.state, now.frozen), step=now.step, workdir=workdir
-        )
+        params = saved_state.params_of(now.state, now.frozen)
+        with phases.named("evaluating"):
+            return p.evaluation.run(params, step=now.step, workdir=workdir)
 
     return loop.Hook(p.settings.eval_every_steps or p.length.steps, evaluate, at_start=True)
 
