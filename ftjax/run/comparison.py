@@ -15,11 +15,12 @@ KEPT = ("accuracy", "exact_match")  # scores with a known chance level
 
 
 class Comparison(NamedTuple):
-    """Metrics by "<label>/<metric>", and an interval for each change."""
+    """Metrics by "<label>/<metric>", an interval for each change, and one for each value."""
 
     before: dict[str, float]
     after: dict[str, float]
     estimates: dict[str, bootstrap.Estimate]
+    bounds: tuple[dict, dict] = ({}, {})  # before, after
 
 
 def compare(evaluators: Mapping, base, params) -> Comparison:
@@ -34,13 +35,15 @@ def against(evaluators: Mapping, base, others: Iterable[tuple[Any, Any]]) -> dic
 
 
 def _compared(evaluators: Mapping, first: Mapping, params) -> Comparison:
-    result = Comparison({}, {}, {})
+    result = Comparison({}, {}, {}, ({}, {}))
     for label, evaluator in evaluators.items():
         arrays = first[label], evaluator.examples(params)
-        estimates = bootstrap.differences(evaluator.summary, *arrays)
-        before, after = map(evaluator.summary, arrays)
-        for target, found in zip(result, (before, after, estimates), strict=True):
-            target.update({f"{label}/{name}": value for name, value in found.items()})
+        for metric, each in bootstrap.paired(evaluator.summary, *arrays).items():
+            name, sides = f"{label}/{metric}", (each.before, each.after)
+            result.before[name], result.after[name] = (side.value for side in sides)
+            result.estimates[name] = each.change
+            for known, side in zip(result.bounds, sides, strict=True):
+                known[name] = side.low, side.high
     return result
 
 
@@ -68,7 +71,9 @@ def side_by_side(found: Mapping[str, Comparison], groups: Mapping[str, str]) -> 
     first = next(iter(found.values()))
     runs = {"base": named(first.before)} | {name: named(one.after) for name, one in found.items()}
     intervals = {name: named(bounds(one)) for name, one in found.items()}
-    return tables.table(runs, groups=groups, intervals=intervals)
+    of_values = {"base": named(first.bounds[0])}
+    of_values |= {name: named(one.bounds[1]) for name, one in found.items()}
+    return tables.table(runs, groups=groups, intervals=intervals, bounds=of_values)
 
 
 def text(comparison: Comparison, groups: Mapping[str, str], *, step: int) -> str:
