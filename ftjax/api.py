@@ -180,7 +180,7 @@ def evaluate(model: Model, evals: Mapping[str, Mapping] | None = None) -> dict:
             "evals=dict(label=dict(name='nll', data=...))"
         )
     compared = comparison.compare(found.evaluators, model.start, model.params)
-    return comparison.record(compared, found.groups, step=model.step)
+    return comparison.record(compared, found.groups, step=model.step, stated=found.stated)
 
 
 def _settings(config: str | Mapping, keys: Mapping[str, Any]):

@@ -186,6 +186,11 @@ def _get(config: Mapping, key: str, path: str):
     except config_dict.RequiredValueError as error:
         message = f"config.{path}: not set; expected a value; pass --config.{path}=..."
         raise ValueError(message) from error
+    except (TypeError, ArithmeticError) as error:  # of the reference
+        raise ValueError(
+            f"config.{path}: cannot be worked out from the key that it follows ({error}); expected "
+            "a number there; correct that key, or set this one"
+        ) from error
 
 
 def parse_arg(arg: str | None, **defaults) -> types.SimpleNamespace:

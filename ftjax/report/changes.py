@@ -32,10 +32,8 @@ def figures(table: Table) -> dict[str, str]:
     found: dict[str, list[Row]] = {}
     for row in table.rows:
         if row.values[0] is not None:
-            found.setdefault(row.metric, []).append(row)
-    return {
-        heading(rows[0]): _figure(heading(rows[0]), table.columns, rows) for rows in found.values()
-    }
+            found.setdefault(heading(row), []).append(row)
+    return {title: _figure(title, table.columns, rows) for title, rows in found.items()}
 
 
 def heading(row: Row) -> str:
@@ -121,7 +119,8 @@ def trades(table: Table) -> dict[str, str]:
 def _chosen(table: Table, group: str) -> dict[str, list[Row]]:
     """Return, by unit, the rows of a group that are averaged: one metric for each evaluation."""
     found: dict[str, dict[str, Row]] = {}
-    for row in sorted(table.rows, key=lambda row: SHOWN.index(row.metric)):
+    place = lambda row: SHOWN.index(row.metric) if row.metric in SHOWN else len(SHOWN)
+    for row in sorted(table.rows, key=place):
         if row.group == group and row.unit in ("share", "nats/token") and None not in row.values:
             found.setdefault(row.unit, {}).setdefault(row.label, row)
     return {unit: list(own.values()) for unit, own in found.items()}

@@ -27,11 +27,22 @@ UNITS = {
     "f1": "share", "kl_forward": "nats/token", "top1_agreement": "share",
 }  # fmt: skip
 Interval = tuple[float, float]
+Stated = Mapping[str, Mapping[str, "Metric"]]  # metrics by label and name
 GROUPS = {
     "new": "Learned: the new task",
     "old": "Kept or forgotten: old abilities",
     "later": "To come: what a later stage teaches",
 }
+
+
+class Metric(NamedTuple):
+    """What is known of a metric: 1 where more is better, -1 where less is; what it is measured in.
+
+    Those of evaluators of one's own are stated by their modules.
+    """
+
+    direction: int
+    unit: str = ""
 
 
 class Row(NamedTuple):
@@ -43,16 +54,17 @@ class Row(NamedTuple):
     values: tuple[float | None, ...]
     intervals: tuple[Interval | None, ...]  # of the change from the first run
     bounds: tuple[Interval | None, ...] = ()  # of the values
+    stated: Metric | None = None  # by the evaluator's module
 
     @property
     def unit(self) -> str:
         """What it is measured in, "" of a plain number."""
-        return UNITS.get(self.metric, "")
+        return self.stated.unit if self.stated else UNITS.get(self.metric, "")
 
     @property
     def direction(self) -> int:
         """1 where more is better, -1 where less is."""
-        return retention.direction(self.metric)
+        return self.stated.direction if self.stated else retention.direction(self.metric)
 
     def change(self, column: int) -> float | None:
         """Return the difference from the first run."""
@@ -79,17 +91,27 @@ class Table(NamedTuple):
     rows: tuple[Row, ...]
 
 
+def is_shown(name: str, stated: Stated | None = None) -> bool:
+    """Return whether a reader looks first at `eval/<label>/<metric>`."""
+    kind, _, rest = name.partition("/")
+    label, _, metric = rest.partition("/")
+    known = metric.rsplit("/", 1)[-1] in SHOWN or metric in (stated or {}).get(label, {})
+    return kind == "eval" and known
+
+
 def table(
     runs: Mapping[str, Mapping[str, float]],
     *,
     groups: Mapping[str, str],
     intervals: Mapping[str, Mapping[str, Interval]] | None = None,
     bounds: Mapping[str, Mapping[str, Interval]] | None = None,
+    stated: Stated | None = None,
 ) -> Table:
     """Collect `eval/<label>/<metric>` of each run, the run to compare with first.
 
     groups: "new", "old" or "later" for every label; metrics of labels that it does not name are
       left out.
+    stated: metrics that are shown beside SHOWN, see `Metric`.
     intervals: by run and metric, of its change from the first run. bounds: of the values.
     """
     for label, group in groups.items():
@@ -100,15 +122,15 @@ def table(
     names = dict.fromkeys(name for metrics in runs.values() for name in metrics)
     rows = []
     for name in names:
-        kind, _, rest = name.partition("/")
-        label, _, metric = rest.partition("/")
-        if kind == "eval" and metric in SHOWN and label in groups:
+        label, _, metric = name.removeprefix("eval/").partition("/")
+        if is_shown(name, stated) and label in groups:
             values = tuple(metrics.get(name) for metrics in runs.values())
             found = (
                 tuple((known or {}).get(run, {}).get(name) for run in runs)
                 for known in (intervals, bounds)
             )
-            rows.append(Row(label, metric, groups[label], values, *found))
+            own = (stated or {}).get(label, {}).get(metric)
+            rows.append(Row(label, metric, groups[label], values, *found, own))
     rows.sort(key=lambda row: list(GROUPS).index(row.group))
     return Table(tuple(runs), tuple(rows))
 

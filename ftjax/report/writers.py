@@ -16,7 +16,7 @@ import warnings
 from typing import Protocol, TextIO
 
 from ftjax.core import digest, files
-from ftjax.report.table import SHOWN
+from ftjax.report.table import Stated, is_shown
 
 CLOCK = "time/"
 
@@ -130,15 +130,19 @@ class TensorBoard:
 class Console:
     """One line a row; on a terminal a progress bar carries the latest one."""
 
-    def __init__(self, *, until: int, stream: TextIO | None = None):
+    def __init__(
+        self, *, until: int, stream: TextIO | None = None, stated: Stated | None = None
+    ):  # fmt: skip
+        """Write up to step `until`; stated: metrics of evaluations shown beside the usual ones."""
         self._until, self._stream, self._bar = until, stream or sys.stderr, None
+        self._stated = stated
         self._start = 0
 
     def write(self, step: int, row: dict) -> None:
         """Print the row: training numbers on one line, evaluations on the next."""
         if "loss" in row:
             self._train(step, row)
-        if scores := {name: value for name, value in row.items() if _is_score(name)}:
+        if scores := {k: v for k, v in row.items() if is_shown(k, self._stated)}:
             self._print(score_table(step, scores))
 
     def rewind(self, step: int) -> None:
@@ -218,10 +222,6 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes:02d} min"
     return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
-
-
-def _is_score(name: str) -> bool:
-    return name.startswith("eval/") and name.rsplit("/", 1)[-1] in SHOWN
 
 
 def _short(value: float | None) -> str:

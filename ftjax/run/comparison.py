@@ -59,12 +59,18 @@ def kept(comparison: Comparison, groups: Mapping[str, str]) -> float | None:
     return retention.retention(before, after, chance) if before else None
 
 
-def table(comparison: Comparison, groups: Mapping[str, str], *, step: int) -> tables.Table:
-    """Lay the comparison out as training does at its end."""
-    return side_by_side({f"step {step}": comparison}, groups)
+def table(
+    comparison: Comparison, groups: Mapping[str, str], *, step: int,
+    stated: tables.Stated | None = None,
+) -> tables.Table:  # fmt: skip
+    """Lay the comparison out as training does at its end; stated: see `tables.table`."""
+    return side_by_side({f"step {step}": comparison}, groups, stated=stated)
 
 
-def side_by_side(found: Mapping[str, Comparison], groups: Mapping[str, str]) -> tables.Table:
+def side_by_side(
+    found: Mapping[str, Comparison], groups: Mapping[str, str], *,
+    stated: tables.Stated | None = None,
+) -> tables.Table:  # fmt: skip
     """Lay comparisons with one base out, a column each."""
     named = lambda metrics: {f"eval/{key}": value for key, value in metrics.items()}
     bounds = lambda one: {key: (e.low, e.high) for key, e in one.estimates.items()}
@@ -73,19 +79,20 @@ def side_by_side(found: Mapping[str, Comparison], groups: Mapping[str, str]) -> 
     intervals = {name: named(bounds(one)) for name, one in found.items()}
     of_values = {"base": named(first.bounds[0])}
     of_values |= {name: named(one.bounds[1]) for name, one in found.items()}
-    return tables.table(runs, groups=groups, intervals=intervals, bounds=of_values)
+    beside = dict(intervals=intervals, bounds=of_values, stated=stated)
+    return tables.table(runs, groups=groups, **beside)
 
 
-def text(comparison: Comparison, groups: Mapping[str, str], *, step: int) -> str:
-    """Write the table, and below it the retention."""
+def text(comparison: Comparison, groups: Mapping[str, str], **options) -> str:
+    """Write the table, and below it the retention; options: those of `table`."""
     share = kept(comparison, groups)
     shown = "" if share is None else f"\n\nretention {share:.3f} (1 = all above chance is kept)"
-    return tables.table_text(table(comparison, groups, step=step)) + shown
+    return tables.table_text(table(comparison, groups, **options)) + shown
 
 
-def record(comparison: Comparison, groups: Mapping[str, str], *, step: int) -> dict:
+def record(comparison: Comparison, groups: Mapping[str, str], *, step: int, **options) -> dict:
     """Put the comparison into what JSON can hold."""
-    rows = table(comparison, groups, step=step).rows
+    rows = table(comparison, groups, step=step, **options).rows
     return {
         "step": step,
         "before": comparison.before,

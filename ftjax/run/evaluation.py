@@ -30,8 +30,9 @@ from ftjax.data import copies
 from ftjax.data import loader as loaders
 from ftjax.data import rows as rows_lib
 from ftjax.evals import generate, preference
+from ftjax.report import table as tables
 from ftjax.run import build as setup
-from ftjax.run import prompting, reward_model
+from ftjax.run import metrics, prompting, reward_model
 from ftjax.run.artifacts import Artifacts
 from ftjax.sampling import text
 from ftjax.train import state as states
@@ -47,13 +48,15 @@ SAMPLED = ("max_new_tokens", "temperature", "until")
 class Evaluation:
     """Evaluators by label, the group of each, and a function that continues the sample prompts.
 
-    texts: of the rows of each, to be looked for in training data.
+    texts: of the rows of each, to be looked for in training data. stated: what its module says of
+    the metrics of each.
     """
 
     evaluators: Mapping[str, Any]
     groups: Mapping[str, str]
     sample: Callable | None
     texts: Mapping[str, copies.Texts]
+    stated: Mapping[str, Mapping[str, tables.Metric]] = dataclasses.field(default_factory=dict)
 
     def run(self, params, *, step: int, workdir: pathlib.Path) -> dict[str, float]:
         """Evaluate, keep the scores of every example and the samples, and return the metrics."""
@@ -143,7 +146,7 @@ def build(parts: setup.Parts) -> Evaluation:
         for label, spec in evals.items()
     }
     groups = {label: spec.get("group", "old") for label, spec in evals.items()}
-    return Evaluation(evaluators, groups, _sampler(parts), texts)
+    return Evaluation(evaluators, groups, _sampler(parts), texts, metrics.stated(evals))
 
 
 def _evaluator(spec: dict, parts: setup.Parts, *, where: str, texts: dict):

@@ -15,7 +15,7 @@ from ftjax.report import summary, writers
 from ftjax.report import table as tables
 from ftjax.report.card import Record
 from ftjax.run import export as exporting
-from ftjax.run import lengths, report_parts, unit
+from ftjax.run import lengths, metrics, report_parts, unit
 from ftjax.run.artifacts import Artifacts
 from ftjax.run.config import Settings
 
@@ -77,7 +77,8 @@ def finish(plan, run, params, workdir: pathlib.Path, *, seconds: float) -> Outco
     log = {"": writers.read(Artifacts(workdir).metrics)}
     report.write(
         Artifacts(workdir).report, title=workdir.name, config=plan.settings.plain,
-        rows=curves(workdir), samples=report_parts.samples({"after": workdir}), table=learned,
+        rows=curves(workdir, plan.evaluation.stated), table=learned,
+        samples=report_parts.samples({"after": workdir}),
         facts=facts(plan, run, seconds, lost=lost), costs=report_parts.costs({"": known}, log),
         made=report_parts.made(known, data=plan.length.text(plan.loader.summary())),
         failures=report_parts.failures(workdir, plan.evaluation.groups),
@@ -167,12 +168,9 @@ def logged(workdir: pathlib.Path, step: int) -> dict[str, float]:
     return {k: v for row in own for k, v in row.items() if k.startswith("eval/")}
 
 
-def curves(workdir: pathlib.Path) -> list[dict]:
+def curves(workdir: pathlib.Path, stated: tables.Stated) -> list[dict]:
     """Read the metrics worth a curve: training's own, and what the table shows."""
-    is_shown = lambda name: (
-        name in ("step", *CURVES)
-        or (name.startswith("eval/") and name.rsplit("/", 1)[-1] in tables.SHOWN)
-    )
+    is_shown = lambda name: name in ("step", *CURVES) or tables.is_shown(name, stated)
     rows = writers.read(Artifacts(workdir).metrics)
     return [{name: value for name, value in row.items() if is_shown(name)} for row in rows]
 
@@ -186,7 +184,8 @@ def table(workdir: pathlib.Path, evaluation, *, name: str) -> tables.Table:
     runs = {"before": of(steps[0]), name: of(steps[-1])}
     changes, bounds = intervals(workdir, evaluation)
     of_changes, of_values = {name: changes}, {"before": bounds[0], name: bounds[1]}
-    return tables.table(runs, groups=evaluation.groups, intervals=of_changes, bounds=of_values)
+    beside = dict(intervals=of_changes, bounds=of_values, stated=evaluation.stated)
+    return tables.table(runs, groups=evaluation.groups, **beside)
 
 
 def intervals(workdir: pathlib.Path, evaluation) -> tuple[dict, tuple[dict, dict]]:
@@ -228,5 +227,6 @@ def record(workdir: pathlib.Path, settings: Settings, *, step: int) -> Record:
     if found := logged(workdir, step):
         runs[f"step {step}"] = found
     groups = {label: spec.get("group", "old") for label, spec in settings.evals.items()}
-    learned = tables.table(runs, groups=groups) if len(runs) == 2 else None
+    stated = metrics.stated(settings.evals)
+    learned = tables.table(runs, groups=groups, stated=stated) if len(runs) == 2 else None
     return Record(step, data, learned)

@@ -185,6 +185,13 @@ def test_a_required_flag_must_be_given():
         values(["x"])
 
 
+def test_a_value_that_no_reference_can_follow_is_named(config_file):
+    config = conf.load(str(config_file))
+    conf.put(config, ["adapter", "rank"], "four")
+    with pytest.raises(ValueError, match=r"config\.adapter\.alpha: cannot be worked out from the"):
+        conf.to_dict(config)
+
+
 def test_parse_arg_types_by_the_defaults():
     arg = conf.parse_arg(
         "rank=8, runlocal,lr=1e-3,name=x=y", rank=4, runlocal=False, lr=0.1, name=None

@@ -162,7 +162,11 @@ def test_overlong_examples_are_counted(lab, tmp_path):
 def test_the_report_needs_nothing_but_itself(trained):
     page = (trained.workdir / "report.html").read_text()
     outside = re.findall(r"""(?:src|href)\s*=\s*["'](?!#)[^"']*|url\((?!#)[^)]*|@import""", page)
-    assert not [each for each in outside if "data:" not in each]
+    links = re.findall(r'href="([^#"][^"]*)"', page)
+    assert not [each for each in outside if "data:" not in each and "href" not in each]
+    # A link is to a file of the run, beside the page.
+    assert "config.json" in links
+    assert all((trained.workdir / each).exists() for each in links)
     assert "<script src" not in page
     for name in ("task", "answers", "old", "nll", "exact_match", "accuracy", "Q: what is 3?"):
         assert name in page, name

@@ -1,0 +1,18 @@
+import sys
+import types
+
+import pytest
+
+from ftjax.report.table import Metric
+from ftjax.run import metrics
+
+
+def test_what_a_module_states_is_collected_by_label(monkeypatch):
+    own = types.ModuleType("my_rhymes")
+    own.DIRECTIONS, own.UNITS = {"rhymes": 1, "slips": -1}, {"rhymes": "share"}
+    monkeypatch.setitem(sys.modules, "my_rhymes", own)
+    evals = {"poems": {"name": "my_rhymes"}, "held": {"name": "nll"}}
+    assert metrics.stated(evals) == {"poems": {"rhymes": Metric(1, "share"), "slips": Metric(-1)}}
+    own.DIRECTIONS["rhymes"] = "up"
+    with pytest.raises(ValueError, match=r"evals\.poems\.name: my_rhymes .*'up'; expected 1"):
+        metrics.stated(evals)
