@@ -38,7 +38,8 @@ class Length(NamedTuple):
         read += copies(summary)
         read += unread(summary)
         passes = "" if self.passes is None else f": {of_passes(self.passes)} over the data"
-        return f"{', '.join(read)}; {self.total:,} steps{ends}{passes}"
+        steps = "step" if self.total == 1 else "steps"
+        return f"{', '.join(read)}; {self.total:,} {steps}{ends}{passes}"
 
 
 def copies(summary: dict) -> list[str]:
