@@ -32,7 +32,7 @@ from ftjax.data import rows as rows_lib
 from ftjax.evals import generate, preference
 from ftjax.report import table as tables
 from ftjax.run import build as setup
-from ftjax.run import metrics, prompting, reward_model
+from ftjax.run import prompting, reward_model, stated_metrics
 from ftjax.run.artifacts import Artifacts
 from ftjax.sampling import text
 from ftjax.train import state as states
@@ -146,7 +146,7 @@ def build(parts: setup.Parts) -> Evaluation:
         for label, spec in evals.items()
     }
     groups = {label: spec.get("group", "old") for label, spec in evals.items()}
-    return Evaluation(evaluators, groups, _sampler(parts), texts, metrics.stated(evals))
+    return Evaluation(evaluators, groups, _sampler(parts), texts, stated_metrics.stated(evals))
 
 
 def _evaluator(spec: dict, parts: setup.Parts, *, where: str, texts: dict):

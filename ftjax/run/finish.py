@@ -15,7 +15,7 @@ from ftjax.report import summary, writers
 from ftjax.report import table as tables
 from ftjax.report.card import Record
 from ftjax.run import export as exporting
-from ftjax.run import lengths, metrics, report_parts, unit
+from ftjax.run import lengths, report_parts, stated_metrics, unit
 from ftjax.run.artifacts import Artifacts
 from ftjax.run.config import Settings
 
@@ -227,6 +227,6 @@ def record(workdir: pathlib.Path, settings: Settings, *, step: int) -> Record:
     if found := logged(workdir, step):
         runs[f"step {step}"] = found
     groups = {label: spec.get("group", "old") for label, spec in settings.evals.items()}
-    stated = metrics.stated(settings.evals)
+    stated = stated_metrics.stated(settings.evals)
     learned = tables.table(runs, groups=groups, stated=stated) if len(runs) == 2 else None
     return Record(step, data, learned)
