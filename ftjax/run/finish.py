@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -79,7 +79,7 @@ def finish(plan, run, params, workdir: pathlib.Path, *, seconds: float) -> Outco
         Artifacts(workdir).report, title=workdir.name, config=plan.settings.plain,
         rows=curves(workdir, plan.evaluation.stated), table=learned,
         samples=report_parts.samples({"after": workdir}),
-        facts=facts(plan, run, seconds, lost=lost), costs=report_parts.costs({"": known}, log),
+        facts=facts(plan, run, log[""], lost=lost), costs=report_parts.costs({"": known}, log),
         made=report_parts.made(known, data=plan.length.text(plan.loader.summary())),
         failures=report_parts.failures(workdir, plan.evaluation.groups),
         links=report_parts.links(workdir),
@@ -125,8 +125,9 @@ def join(
     )
 
 
-def facts(plan, run, seconds: float, *, lost: int = 0) -> dict[str, object]:
-    """Collect the headline numbers of a report; `lost` rows of metrics.jsonl are gone."""
+def facts(plan, run, rows: Sequence[Mapping], *, lost: int = 0) -> dict[str, object]:
+    """Collect the headline numbers of a report; `lost` of the rows of metrics.jsonl are gone."""
+    seconds = report_parts.spent(rows)
     own, whole = tree.size_of(plan.state.params), plan.parts.parameters
     return {
         "steps": f"{run.step:,}" + (f" ({run.stopped})" if run.stopped != "done" else ""),
@@ -135,7 +136,7 @@ def facts(plan, run, seconds: float, *, lost: int = 0) -> dict[str, object]:
         **_passes(plan, run),
         "tokens": f"{run.tokens:,}" + (f" and {run.padding:,} padding" if run.padding else ""),
         "trainable": f"{own:,} of {whole:,} parameters",
-        "wall time": writers.duration(seconds),
+        "time": writers.duration(sum(seconds.values()) - seconds["data"]),
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     }
 

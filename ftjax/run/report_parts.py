@@ -35,24 +35,39 @@ def costs(found: Mapping[str, Mapping], rows: Mapping[str, Sequence[Mapping]]) -
 
 
 def _costs(summary: Mapping, rows: Sequence[Mapping]) -> dict[str, str]:
-    parameters, seconds = summary["parameters"], summary["seconds"]
+    parameters, devices, seconds = summary["parameters"], summary["devices"], spent(rows)
     own, whole = parameters["trainable"], parameters["total"]
-    devices = summary["devices"]
+    memory = [row.get(writers.CLOCK + "memory_gib", 0.0) for row in rows]
     found = {
         "trainable parameters": f"{own:,} ({own / whole:.2%})",
         "parameters": f"{whole:,}",
         "tokens": f"{summary['tokens']:,}",
         "tokens/s, median": _median(rows, "tokens_per_s", "{:,.0f}"),
         "MFU, median": _median(rows, "mfu", "{:.1%}"),
-        "memory of a device, at most": f"{summary['memory_bytes'] / 2**30:.2f} GiB",
+        "memory of a device, at most": f"{max(memory, default=0.0):.2f} GiB",
         "devices": f"{devices['count']} x {devices['kind']}",
-        "time": writers.duration(seconds["wall"]),
     }
-    phases = {"compile": "compiling", "eval": "evaluating", "checkpoint": "saving",
-              "data": "waiting for data"}  # fmt: skip
-    for name, what in phases.items():
-        found[f"  of it {what}"] = writers.duration(seconds.get(name, 0.0))
+    phases = {"step": "time of the steps", "data": "of it waiting for data", "eval": "evaluating",
+              "checkpoint": "saving"}  # fmt: skip
+    found |= {what: writers.duration(seconds[name]) for name, what in phases.items()}
     return {name: value for name, value in found.items() if value}
+
+
+def spent(rows: Sequence[Mapping]) -> dict[str, float]:
+    """Add up the seconds of a log by phase: step, data (within it), eval, checkpoint.
+
+    Of all processes that the run has had, which their own clocks do not know of each other.
+    """
+    found, last = dict.fromkeys(("step", "data", "eval", "checkpoint"), 0.0), 0
+    for row in rows:
+        if writers.CLOCK + "step_s" not in row:
+            continue
+        for name in found:
+            seconds = row.get(f"{writers.CLOCK}{name}_s") or 0.0
+            # The first two are means over the steps since the row before.
+            found[name] += seconds * (row["step"] - last if name in ("step", "data") else 1)
+        last = row["step"]
+    return found
 
 
 def _median(rows: Sequence[Mapping], name: str, form: str) -> str:

@@ -62,6 +62,10 @@ BROKEN = {
         "messages[0]", "user weight", "only assistant turns"),
     "negative weight": ("text", '{"text": "a", "weight": -1}', "bad weight", "weight", "int -1",
                         "plain number"),
+    "a weight beyond float32": ("text", '{"text": "a", "weight": 1e300}', "bad weight", "weight",
+                                "1e+300", "plain number"),
+    "a weight that no float holds": ("text", f'{{"text": "a", "weight": 1{"0" * 400}}}',
+                                     "bad weight", "weight", "int 1000", "plain number"),
     "NaN weight": ("prompt", NAN, "bad weight", "weight", "nan", "plain number"),
 }  # fmt: skip
 

@@ -9,23 +9,28 @@ from ftjax.run import report_parts
 from ftjax.run.artifacts import Artifacts
 
 SUMMARY = {
-    "parameters": {"trainable": 1_000, "total": 100_000}, "tokens": 5_000, "memory_bytes": 2**30,
-    "seconds": {"wall": 90.0, "compile": 30.0, "eval": 5.0}, "versions": {"jax": "1.2"},
-    "devices": {"count": 2, "kind": "cpu"}, "command": "python -m x", "host": "here",
+    "parameters": {"trainable": 1_000, "total": 100_000}, "tokens": 5_000,
+    "versions": {"jax": "1.2"}, "devices": {"count": 2, "kind": "cpu"}, "command": "python -m x", "host": "here",
     "git_commit": None, "started": "then", "ended": "now", "directory": "/a",
 }  # fmt: skip
 
 
 def test_costs_have_a_column_for_every_run():
-    rows = [{"step": n, "time/tokens_per_s": speed} for n, speed in enumerate((1.0, 900.0, 5e4))]
+    rows = [{"step": 0, "eval/a/nll": 1.0}]
+    for step, speed in ((10, 1.0), (20, 900.0), (30, 5e4)):
+        rows.append({
+            "step": step, "time/tokens_per_s": speed, "time/step_s": 2.0, "time/data_s": 0.5,
+            "time/eval_s": 5.0, "time/checkpoint_s": 1.0, "time/memory_gib": step / 10,
+        })  # fmt: skip
     found = report_parts.costs({"a": SUMMARY, "b": SUMMARY}, {"a": rows, "b": []})
     assert found.columns == ["", "a", "b"]
     cells = {name: rest for name, *rest in found.rows}
     assert cells["trainable parameters"] == ["1,000 (1.00%)"] * 2
     assert cells["tokens/s, median"] == ["900", "n/a"]
-    assert cells["memory of a device, at most"] == ["1.00 GiB"] * 2
-    assert cells["time"] == ["1 min 30 s"] * 2
-    assert cells["  of it compiling"] == ["30 s"] * 2
+    assert cells["memory of a device, at most"] == ["3.00 GiB", "0.00 GiB"]
+    assert cells["time of the steps"] == ["1 min 00 s", "0 s"]
+    assert cells["of it waiting for data"] == ["15 s", "0 s"]
+    assert (cells["evaluating"][0], cells["saving"][0]) == ("15 s", "3 s")
     assert "MFU, median" not in cells
 
 
