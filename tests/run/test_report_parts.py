@@ -10,7 +10,8 @@ from ftjax.run.artifacts import Artifacts
 
 SUMMARY = {
     "parameters": {"trainable": 1_000, "total": 100_000}, "tokens": 5_000,
-    "versions": {"jax": "1.2"}, "devices": {"count": 2, "kind": "cpu"}, "command": "python -m x", "host": "here",
+    "versions": {"jax": "1.2"}, "devices": {"count": 2, "kind": "cpu"},
+    "command": "python -m x", "host": "here",
     "git_commit": None, "started": "then", "ended": "now", "directory": "/a",
 }  # fmt: skip
 
