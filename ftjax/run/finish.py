@@ -72,7 +72,7 @@ def finish(plan, run, params, workdir: pathlib.Path, *, seconds: float) -> Outco
         total_parameters=plan.parts.parameters, data=plan.loader.summary(),
         passes=plan.length.passes_after(run.step),
         base_bytes=tree.bytes_of(params["model"]), lost_rows=lost,
-        learned=[row._asdict() for row in learned.rows],
+        learned=[_plain(row) for row in learned.rows],
     )  # fmt: skip
     log = {"": writers.read(Artifacts(workdir).metrics)}
     report.write(
@@ -91,6 +91,13 @@ def finish(plan, run, params, workdir: pathlib.Path, *, seconds: float) -> Outco
     # Last of all: a launcher takes a job that is done for complete.
     unit.finish(Artifacts(workdir))
     return Outcome(run.stopped, learned)
+
+
+def _plain(row: tables.Row) -> dict:
+    """Return a row for JSON: `intervals` are of the change, `bounds` of the values."""
+    last = len(row.values) - 1
+    known = dict(change=row.change(last), verdict=row.verdict(last), unit=row.unit)
+    return row._asdict() | known | {"direction": row.direction}
 
 
 def join(

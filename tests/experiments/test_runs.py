@@ -174,6 +174,12 @@ def test_the_report_needs_nothing_but_itself(trained):
     assert str(trained.settings.batch_size) in page
     summary = json.loads((trained.workdir / "summary.json").read_text())
     assert f"{summary['tokens']:,}" in page
+    row = next(row for row in summary["learned"] if row["label"] == "task")
+    assert row["change"] == pytest.approx(row["values"][1] - row["values"][0])
+    assert row["intervals"][1][0] <= row["change"] <= row["intervals"][1][1]
+    assert (row["unit"], row["direction"]) == ("nats/token", -1)
+    for value, (low, high) in zip(row["values"], row["bounds"], strict=True):
+        assert low <= value <= high
 
 
 def test_bits_per_byte_are_given(trained):
