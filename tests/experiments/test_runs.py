@@ -182,6 +182,17 @@ def test_the_report_needs_nothing_but_itself(trained):
         assert low <= value <= high
 
 
+def test_answers_of_a_generative_evaluation_are_kept(trained):
+    scores = np.load(trained.workdir / "evals" / "3.npz")["answers/exact_match"]
+    for step in (0, 3):
+        lines = (trained.workdir / "evals" / f"answers_{step}.jsonl").read_text().splitlines()
+        told = [json.loads(line) for line in lines]
+        assert len(told) == len(scores) == 4
+        assert all(each.keys() == {"prompt", "answer", "target"} for each in told)
+    right = [each["answer"].strip() in map(str.strip, each["target"]) for each in told]
+    assert right == [score == 1 for score in scores]
+
+
 def test_bits_per_byte_are_given(trained):
     row = metrics(trained.workdir)[-1]
     nats = row["eval/task/nll"] * row["eval/task/tokens"]
