@@ -69,6 +69,7 @@ def write(
     sweep, a row each. costs: a row each, a column for every run. made: how it was made, by name.
     links: what there is beside the page, by its path from there.
     """
+    table = table if table and table.rows else None  # of a run without evaluations
     plots = curves.collect(rows)
     found = dict(
         table=table, groups=GROUPS, plots={name: _draw(name, plots) for name in plots},

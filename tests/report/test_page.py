@@ -191,6 +191,8 @@ def test_curves_are_collected_by_metric_and_loss_comes_first():
 
 
 def test_a_page_of_nothing_but_a_title(tmp_path):
-    text = report.write(tmp_path / "r.html", title="empty", config={}).read_text()
+    nothing = table({"before": {}, "after": {}}, groups={})
+    text = report.write(tmp_path / "r.html", title="empty", config={}, table=nothing).read_text()
+    assert "<table" not in text
     assert Page(text).open == []
     assert "Samples" not in text
