@@ -604,7 +604,9 @@ EVALS = (
     *_of(
         "ftjax/evals/lib/bootstrap.py", "tests/evals/lib/test_bootstrap.py",
         ("(1 - level) / 2", "1 - level"),
-        ("summary(_take(before, index))", "summary(before)"),
+        ("summary(_take(arrays, index))", "summary(arrays)"),
+        ("p + z * z / (2 * n)", "p + z / (2 * n)"),
+        ("interval(new - old, level", "interval(old - new, level"),
     ),
     *_of(
         "ftjax/evals/lib/retention.py", "tests/evals/lib/test_retention.py",

@@ -94,6 +94,13 @@ def test_the_run_of_a_small_one_is_planned(path):
     assert p.evaluation.evaluators.keys() == dict(chosen.evals).keys()
 
 
+def test_a_pattern_of_fields_has_line_ends_as_they_are_typed():
+    arg = r"prompt={instruction}\n\t{input},response=a\n"
+    assert conf.load(f"configs/sft.py:{arg}").data.fields.to_dict() == {
+        "prompt": "{instruction}\n\t{input}", "response": r"a\n"
+    }  # fmt: skip
+
+
 # Two steps of an untrained skill may see equal rewards alone: then there is nothing to learn.
 @pytest.mark.filterwarnings("ignore:loop. the gradient is zero")
 @pytest.mark.parametrize("path", list(once_a_kind()))

@@ -41,6 +41,10 @@ class Artifacts:
         """Return the file of every single example's scores at `step`."""
         return self.evals / f"{step}.npz"
 
+    def answers(self, label: str, step: int) -> pathlib.Path:
+        """Return the file of prompt, answer and target of each example of an evaluation."""
+        return self.evals / f"{label.replace('/', '_')}_{step}.jsonl"
+
     def comparison(self, step: int) -> pathlib.Path:
         """Return the file that `experiments.evaluate` writes of a checkpoint."""
         return self.evals / f"compare_{step}.json"

@@ -213,12 +213,29 @@ def _check_values(settings: Settings) -> None:
         ("reference.folder", settings.reference.folder),
     ):
         remote.check_local(path, where=key)
+    _check_off("tracker", settings.tracker, ("name", "project"), ("project",))
+    _check_off("model.quantize", settings.model.quantize, ("name", "where"), ())
     _check_choice("compile", settings.compile, ("jit", "pmap"))
     _check_choice("export.form", settings.export.form, ("", "adapter", "model"))
     _check_choice("checkpoint.mode", settings.checkpoint.mode, ("min", "max"))
 
 
+def _check_off(where: str, section: Mapping, known: Sequence[str], unset: Sequence[str]) -> None:
+    """Refuse what a section without a name says: nothing reads it.
+
+    known: keys that it may have. unset: those that must be empty.
+    """
+    if section.get("name"):
+        return
+    for key, value in section.items():
+        if key not in known or (key in unset and value):
+            raise ValueError(
+                f"{where}.{key}: got {value!r} and no {where}.name, so that nothing reads it; "
+                f"expected a name; set {where}.name, or leave the key out"
+            )
+
+
 def _check_choice(key: str, value: str, legal: tuple[str, ...]) -> None:
     if value not in legal:
-        hint = conf.nearest(value, legal)
-        raise ValueError(f"{key}: got {value!r}; expected one of {', '.join(legal)}; {hint}")
+        hint, shown = conf.nearest(value, legal), ", ".join(each or "''" for each in legal)
+        raise ValueError(f"{key}: got {value!r}; expected one of {shown}; {hint}")

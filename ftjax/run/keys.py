@@ -28,7 +28,9 @@ SET = (
     "progress", "eval_texts", "collect", "respond", "examples", "byte_counts", "pairs", "reference",
     "sample", "base_of", "mesh", "linears", "trains", "run", "load",
 )  # fmt: skip
-OF_EVALS = ("name", "group", "data", "rows", "max_new_tokens", "temperature", "until", "rewards")
+OF_EVALS = (
+    "name", "group", "data", "rows", "chat", "max_new_tokens", "temperature", "until", "rewards",
+)  # fmt: skip
 OF_ADAPTERS = ("name", "where", "groups", "past", "token_ids", "batches")
 
 

@@ -16,6 +16,7 @@ import jax
 
 from ftjax.core import config as conf
 from ftjax.core import mesh as meshes
+from ftjax.core import phases
 from ftjax.data import loader as loaders
 from ftjax.optim import optimizer as chain
 from ftjax.report import tracking
@@ -200,7 +201,8 @@ def weights(p: Plan, workdir: pathlib.Path | None = None) -> tuple[states.State,
     workdir: keeps what adapters start from of data; without it such adapters change nothing.
     """
     find = functools.partial(adapter_init.find, p.parts, p.objective, p.loader, workdir=workdir)
-    params = setup.weights(p.parts, find if workdir else None, shared=p.shared)
+    with phases.named("loading weights"):
+        params = setup.weights(p.parts, find if workdir else None, shared=p.shared)
     trainable, frozen = states.split(params, p.parts.patterns)
     if p.penalties:
         frozen |= {"penalties": penalty.arrays(p.penalties, p.parts, params)}

@@ -9,12 +9,12 @@ result = train(p, kept, step, state, frozen, batches, progress=progress)
 import contextlib
 import pathlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 
-from ftjax.core import compile_cache, files
+from ftjax.core import compile_cache, files, phases
 from ftjax.optim import rates
 from ftjax.report import summary, tracking, writers
 from ftjax.run import damage, hyper, lock, penalty, saved_state, unit
@@ -61,7 +61,9 @@ def records(
 ) -> Iterator[Records]:  # fmt: skip
     """Open the writers and the checkpoints of a run."""
     with contextlib.ExitStack() as stack:
-        found = writers_of(p.settings, workdir, until=p.length.steps)
+        found = writers_of(
+            p.settings, workdir, until=p.length.steps, stated=p.evaluation.stated
+        )  # fmt: skip
         for writer in found:
             stack.callback(writer.close)
         options = dict(
@@ -82,6 +84,8 @@ def resume(
     state, progress = loop.resume(
         kept.checkpoints, p.state, batches, writers=kept.writers, restart_data=restart_data
     )
+    if progress is not None and jax.process_index() == 0:
+        sys.stderr.write(f"resumed at step {int(state.step)} of {p.length.steps}\n")
     if restart_data and progress and jax.process_index() == 0:
         _record_restart(kept.artifacts, int(state.step), batches)
     return (None, None) if progress is None else (state, progress)
@@ -122,19 +126,22 @@ def _rate_note(p: plans.Plan) -> str:
 
 def _evaluations(p: plans.Plan, workdir: pathlib.Path) -> loop.Hook:
     def evaluate(now: loop.StepInfo) -> dict:
-        return p.evaluation.run(
-            saved_state.params_of(now.state, now.frozen), step=now.step, workdir=workdir
-        )
+        params = saved_state.params_of(now.state, now.frozen)
+        is_empty = not p.evaluation.evaluators and p.evaluation.sample is None
+        with contextlib.nullcontext() if is_empty else phases.named("evaluating"):
+            return p.evaluation.run(params, step=now.step, workdir=workdir)
 
     return loop.Hook(p.settings.eval_every_steps or p.length.steps, evaluate, at_start=True)
 
 
-def writers_of(settings: Settings, workdir: pathlib.Path, *, until: int) -> tuple:
-    """Make the writers of a run's metrics."""
+def writers_of(
+    settings: Settings, workdir: pathlib.Path, *, until: int, stated: Mapping | None = None
+) -> tuple:  # fmt: skip
+    """Make the writers of a run's metrics; stated: see `writers.Console`."""
     found = [
         writers.Jsonl(Artifacts(workdir).metrics),
         writers.TensorBoard(Artifacts(workdir).tensorboard),
-        writers.Console(until=until),
+        writers.Console(until=until, stated=stated),
         unit.Progress(Artifacts(workdir)),
     ]
     if settings.tracker.get("name"):

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import numpy as np
 
-from ftjax.core import tree
+from ftjax.core import phases, tree
 from ftjax.report.writers import Writer
 from ftjax.train import flops
 from ftjax.train.checkpoint import CheckpointError, Checkpoints
@@ -363,7 +363,10 @@ class _Calls:
     def __call__(self, number: int, state: Any, batch: Any) -> tuple:
         # The first call traces and compiles before it returns: its time is the compile time.
         is_first = self._seen is None
-        with self._journal.clock("compile") if is_first else contextlib.nullcontext():
+        with contextlib.ExitStack() as around:
+            if is_first:
+                around.enter_context(self._journal.clock("compile"))
+                around.enter_context(phases.named("compiling the step"))
             result = self._call(state, batch)
         count = self._count()
         # The first program is expected; what follows costs minutes on a large model, each time.

@@ -138,7 +138,7 @@ def settings_of(directory: str | os.PathLike) -> Settings:
     path = pathlib.Path(directory) / CONFIG
     config = files.read_json(path)
     name = config.get("peft_type")
-    if name not in formats():
+    if not isinstance(name, str) or name not in formats():
         hint = conf.nearest(str(name), formats())
         raise ValueError(
             f"{path}: got peft_type={name!r}; {hint}expected one of {conf.listed(formats())}"

@@ -54,7 +54,8 @@ def learned(job: Job) -> table.Table:
     own = [
         table.Row(
             each["label"], each["metric"], each["group"], tuple(each["values"]),
-            tuple(map(pair, each["intervals"])),
+            tuple(map(pair, each["intervals"])), tuple(map(pair, each.get("bounds", ()))),
+            each.get("stated") and table.Metric(*each["stated"]),
         )
         for each in known
     ]  # fmt: skip
