@@ -46,6 +46,9 @@ class Hook(NamedTuple):
     at_start: bool = False
 
 
+ENDED = ("done", "data ended")
+
+
 class Result(NamedTuple):
     """How a run ended.
 
@@ -65,6 +68,11 @@ class Result(NamedTuple):
     padding: int | None = None
     vanished: int | None = None
     rows: int = 0
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether there is nothing left to train."""
+        return self.stopped in ENDED
 
 
 @runtime_checkable
