@@ -94,28 +94,16 @@ def averaging(*, every_steps: Count, share: Share) -> tuple[int, float]:
 
 
 def make(
-    *,
-    name: str,
-    learning_rate: Positive,
-    schedule: str | Mapping,
-    total_steps: int,
-    weight_decay: NonNegative = 0.0,
-    no_decay: Patterns = (),
-    clip_norm: Positive | None = None,
+    *, name: str, learning_rate: Positive, schedule: str | Mapping, total_steps: int,
+    weight_decay: NonNegative = 0.0, no_decay: Patterns = (), clip_norm: Positive | None = None,
     groups: Mapping[str, Mapping] | Iterable[tuple[str, Mapping]] = (),
-    ranks: Mapping | None = None,
-    l2sp: NonNegative = 0.0,
-    average: Mapping | None = None,
-    sam: Mapping | None = None,
+    ranks: Mapping | None = None, l2sp: NonNegative = 0.0, layer_decay: Share = 1.0,
+    average: Mapping | None = None, galore: Mapping | None = None, sam: Mapping | None = None,
+    state_dtype: str = "float32", where: str = "optim",
     projected: Mapping[str, float] | None = None,
-    layer_decay: Share = 1.0,
     depths: Mapping[str, Sequence[int]] | None = None,
-    galore: Mapping | None = None,
-    views: Mapping[str, low_rank.View] | None = None,
-    state_dtype: str = "float32",
-    where: str = "optim",
-    **keywords,
-) -> Optimizer:
+    views: Mapping[str, low_rank.View] | None = None, **keywords,
+) -> Optimizer:  # fmt: skip
     """Make the optimizer called `name`; `keywords` go to optax (`b1`, `momentum`, `mu_dtype`, ...).
 
     clip_norm: None switches clipping off. schedule: see `ftjax.optim.schedule`; groups, no_decay:
@@ -130,17 +118,12 @@ def make(
     rate = schedules.make(
         schedule, learning_rate=learning_rate, total_steps=total_steps, where=f"{where}.schedule"
     )
-    inner = _direction(name, keywords, weight_decay, where)
+    inner = _low_rank(_direction(name, keywords, weight_decay, where), name, galore, views, where)
     options = dict(weight_decay=weight_decay, no_decay=no_decay, groups=groups, where=where)
     settings = lambda params: leaf_groups.settings(tree.paths(params), **options)
     depth = layers.make(layer_decay, depths) if layer_decay != 1 else _flat
     every, share = conf.call(averaging, average, where=f"{where}.average") if average else (1, 0.0)
-    pull = Pull(l2sp, share, every, total_steps)
-    if galore:
-        given = dict(inner=optax.with_extra_args_support(inner), views=views or {})
-        _check_galore(name, where)
-        inner = conf.call(low_rank.make, galore, where=f"{where}.galore", extra=given)
-    chosen = settings, depth, clip_norm, pull
+    chosen = settings, depth, clip_norm, Pull(l2sp, share, every, total_steps)
     tx = _around(_kept_in(inner, state_dtype, where), rate, *chosen, where=where)
     if ranks:
         clipped = lambda g: _clipped(g, clip_norm)
@@ -152,12 +135,17 @@ def make(
     return Optimizer(tx, rate)
 
 
-def _check_galore(name: str, where: str) -> None:
+def _low_rank(inner, name: str, galore: Mapping | None, views: Mapping | None, where: str):
+    """Let the direction see gradients of a low rank, where that is asked for."""
+    if not galore:
+        return inner
     if name not in low_rank.DIRECTIONS:
         raise ValueError(
             f"{where}.galore: got a value with {name!r}; expected one of "
             f"{conf.listed(low_rank.DIRECTIONS)}, which read gradients alone; choose another name"
         )
+    given = dict(inner=optax.with_extra_args_support(inner), views=views or {})
+    return conf.call(low_rank.make, galore, where=f"{where}.galore", extra=given)
 
 
 def _flat(path: str, leaf) -> float:

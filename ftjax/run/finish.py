@@ -54,7 +54,7 @@ def progress(what: str) -> Callable[[int, int], None]:
 
 def finish(plan, run, params, workdir: pathlib.Path, *, seconds: float) -> Outcome:
     """Export the weights and write the reports of a run that has ended."""
-    if not run.has_ended:
+    if run.stopped not in loop.ENDED:
         return Outcome(run.stopped, None)
     record, is_first = None, jax.process_index() == 0
     if is_first:

@@ -108,7 +108,7 @@ def train(
         checkpoints=kept.checkpoints, progress=progress, flops_per_token=cost,
         save_every_steps=p.settings.checkpoint.every_steps or None,
     )  # fmt: skip
-    if result.has_ended:
+    if result.stopped in loop.ENDED:
         penalty.leave(p.penalties, p.parts, result.state, frozen, kept.artifacts.workdir)
     return result
 

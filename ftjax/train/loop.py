@@ -69,11 +69,6 @@ class Result(NamedTuple):
     vanished: int | None = None
     rows: int = 0
 
-    @property
-    def has_ended(self) -> bool:
-        """Whether there is nothing left to train."""
-        return self.stopped in ENDED
-
 
 @runtime_checkable
 class Positioned(Protocol):

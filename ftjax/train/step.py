@@ -8,6 +8,7 @@ total / that sum, and gradients only add.
 
 import functools
 from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,9 +36,7 @@ def make_step(
 
     Args:
       objective: `(policy, reference, batch, key) -> {"loss": Mean or tuple of Mean, name: Mean}`.
-      tx: the optax transformation over the trainable tree. Its `update` is offered more gradients
-        of this batch as functions of the trainables, where it takes extra arguments: `gradient` of
-        what the step differentiates, and `anchors` of each of `projected` by label.
+      tx: the optax transformation over the trainable tree; see `_Found` for its extra arguments.
       penalties: `(params, frozen["penalties"][label]) -> scalar` by label, differentiated too; each
         is a metric `penalty/<label>`, and the metric `loss` is the objective's alone.
       learning_rate: `step -> rate`, reported as a metric.
@@ -45,47 +44,77 @@ def make_step(
       ema_decay: keep an exponential moving average of the trainables with this decay.
       reduce: sums a tree over the devices of a mapped axis; shard_key makes a key differ there.
       reference: `(policy, batch) -> policy`, what preference losses compare with.
-      anchors: terms on batch["anchors"][label] and their weights; see `run.anchors`.
-      projected: terms likewise that are no part of the loss.
-      integrate: adds a step to `state.integral`, where there is one; see `path_integral.make`.
+      anchors: terms on batch["anchors"][label] and their weights, see `run.anchors`; projected:
+        such that are no part of the loss. integrate: adds a step to `state.integral`.
 
     Metrics are `Mean`s and scalars, `tokens` the batch's less its padding; the loop reads them.
     """
     options = dict(reference=reference, accumulate=accumulate, chunk=chunk)
-    gradients = make_gradients(model, objective, anchors=anchors, **options)
-    beside = {
-        label: make_gradients(model, _objective_of(label, term), **options)
-        for label, (term, _) in (projected or {}).items()
-    }
+    find = _finding(model, objective, penalties or {}, anchors or {}, projected or {}, options)
     tx = optax.with_extra_args_support(tx)
 
     def step(state: State, frozen, batch):
         # By (run, step, purpose) and not split: a resumed run needs no stream of its own.
         key = shard_key(rng.stream(state.key, state.step, "objective"))
-        mean = lambda trainable, frozen: gradients(trainable, frozen, batch, key, reduce)
-        # After the reduction: every device would add the same penalty once more.
-        whole = lambda own, trainable: _penalise(own, penalties or {}, trainable, frozen)
-        own, metrics = mean(state.params, frozen)
-        grads, values = whole(own, state.params)
-        metrics |= values
-        updates, opt_state = tx.update(
-            grads, state.opt_state, state.params,
-            gradient=lambda params: whole(mean(params, frozen)[0], params)[0],
-            anchors=_gradients_of(beside, frozen, batch, key, reduce),
-        )  # fmt: skip
-        params = optax.apply_updates(state.params, updates)
-        metrics |= _seen(state, grads, batch, reduce, learning_rate)
-        ema = state.ema
-        if ema_decay is not None:
-            # Of the parameters after the update: at the last step the average includes it.
-            ema = averages.update(ema, params, decay=ema_decay)
-        integral = state.integral
-        if integral is not None:
-            ends = (states.combine(each, frozen) for each in (state.params, params))
-            integral = integrate(integral, *ends, own, lambda *split: mean(*split)[0])
+        found = find(state.params, frozen, batch, key, reduce)
+        moves, opt_state = tx.update(found.total, state.opt_state, state.params, **found.offered)
+        params = optax.apply_updates(state.params, moves)
+        metrics = found.metrics | _seen(state, found.total, batch, reduce, learning_rate)
+        ema, integral = _followed(state, params, frozen, found, ema_decay, integrate)
         return State(state.step + 1, params, opt_state, ema, state.key, integral), metrics
 
     return step
+
+
+def _followed(state: State, params, frozen, found: "_Found", ema_decay, integrate) -> tuple:
+    """Return the average of the trainables and the path integral, each None where there is none."""
+    ema, integral = state.ema, state.integral
+    if ema_decay is not None:
+        # Of the parameters after the update: at the last step the average includes it.
+        ema = averages.update(ema, params, decay=ema_decay)
+    if integral is not None:
+        ends = (states.combine(each, frozen) for each in (state.params, params))
+        integral = integrate(integral, *ends, found.own, found.by)
+    return ema, integral
+
+
+class _Found(NamedTuple):
+    """What a step differentiates: gradients of the mean loss alone, and with penalties; metrics.
+
+    offered: more gradients of this batch, as functions of the trainables that optimizers may take
+    for extra arguments: `gradient` of all that the step differentiates, and `anchors`, of each
+    projected term by label. by: `(trainable, frozen) -> gradients` of the mean loss by another
+    split of the parameters; see `path_integral.make`.
+    """
+
+    own: Any
+    total: Any
+    metrics: dict
+    offered: dict[str, Any]
+    by: Callable
+
+
+def _finding(model, objective, penalties: Mapping, anchors, projected: Anchors, options: dict):
+    """Make `(trainable, frozen, batch, key, reduce) -> _Found`."""
+    gradients = make_gradients(model, objective, anchors=anchors, **options)
+    beside = {
+        label: make_gradients(model, _objective_of(label, term), **options)
+        for label, (term, _) in projected.items()
+    }
+
+    def find(trainable, frozen, batch, key, reduce) -> _Found:
+        mean = lambda trainable, frozen: gradients(trainable, frozen, batch, key, reduce)
+        # After the reduction: every device would add the same penalty once more.
+        whole = lambda own, trainable: _penalise(own, penalties, trainable, frozen)
+        own, metrics = mean(trainable, frozen)
+        total, values = whole(own, trainable)
+        offered = dict(
+            gradient=lambda params: whole(mean(params, frozen)[0], params)[0],
+            anchors=_gradients_of(beside, frozen, batch, key, reduce),
+        )
+        return _Found(own, total, metrics | values, offered, lambda *split: mean(*split)[0])
+
+    return find
 
 
 def _objective_of(label: str, term: Callable) -> Callable:

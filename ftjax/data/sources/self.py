@@ -4,7 +4,7 @@
     make(rows=256)                                                       kind="text": whole texts
 
 A run samples them before its first step, from the weights that it starts from, and keeps them in
-its workdir as JSON lines, each with its seed: see `ftjax/run/self_samples.py`, which sets `path`.
+its workdir as JSON lines, each with its seed: see `ftjax/run/replay.py`, which sets `path`.
 """
 
 from collections.abc import Mapping

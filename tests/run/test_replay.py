@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from ftjax.run import plan as plans
-from ftjax.run import self_samples
+from ftjax.run import replay
 from ftjax.run.artifacts import Artifacts
 from tests.lab import metrics
 
@@ -52,13 +52,13 @@ def test_rows_are_kept_with_their_seed(whole):
 def test_a_run_that_goes_on_reads_its_own_rows(lab, mixed, whole, tmp_path, monkeypatch):
     work = tmp_path / "again"
     shutil.copytree(whole, work)
-    monkeypatch.setattr(self_samples, "_sampled", lambda *args, **options: pytest.fail("sampled"))
+    monkeypatch.setattr(replay, "_sampled", lambda *args, **options: pytest.fail("sampled"))
     lab.run("again", tmp_path, **mixed())
     assert metrics(work) == metrics(whole)
 
 
 def test_the_same_seed_gives_the_same_rows_and_another_one_others(lab, mixed, whole, tmp_path):
-    of = lambda name, **changes: self_samples.fill(
+    of = lambda name, **changes: replay.fill(
         lab.settings(**mixed(**changes)), Artifacts(tmp_path / name)
     )
     same, other = of("same"), of("other", seed=1)
@@ -80,7 +80,7 @@ def test_the_same_seed_gives_the_same_rows_and_another_one_others(lab, mixed, wh
 )
 def test_what_is_refused(lab, mixed, changes, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        self_samples.fill(lab.settings(**mixed(**changes)), Artifacts(tmp_path))
+        replay.fill(lab.settings(**mixed(**changes)), Artifacts(tmp_path))
 
 
 def test_without_a_run_there_are_no_rows(lab, mixed):
@@ -90,7 +90,7 @@ def test_without_a_run_there_are_no_rows(lab, mixed):
 
 def test_other_sections_stay_as_they_are(lab, tmp_path):
     settings = lab.settings()
-    assert dataclasses.asdict(self_samples.fill(settings, Artifacts(tmp_path))) == (
+    assert dataclasses.asdict(replay.fill(settings, Artifacts(tmp_path))) == (
         dataclasses.asdict(settings)
     )
     assert not tmp_path.exists() or not any(tmp_path.iterdir())
