@@ -483,7 +483,7 @@ TRAINING = (
          "metrics[\"tokens\"] = reduce((batch[\"segments\"] >= 0).sum())"),
         ("State(state.step + 1,", "State(state.step,"),
         ("{\"loss\": (*_terms(metrics), own[\"loss\"])}", "{\"loss\": (*_terms(metrics),)}"),
-        ("jax.tree.map(jnp.add, gradients, own)", "result[0]"),
+        ("jax.tree.map(jnp.add, gradients, own)", "gradients"),
         ("averages.update(ema, params, decay=ema_decay)", "averages.update(ema, state.params, decay=ema_decay)"),
         ("wide = lambda leaf: jnp.promote_types(leaf.dtype, jnp.float32)", "wide = lambda leaf: leaf.dtype"),
     ),
