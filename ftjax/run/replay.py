@@ -54,7 +54,7 @@ def fill(settings: Settings, artifacts: Artifacts, *, shared: Shared | None = No
             return {**section, "path": str(path)}
         if section.get("name") != "mixture":
             return section
-        parts = [one(part, f"{where}.parts[{n}]") for n, part in enumerate(section["parts"])]
+        parts = [one(part, f"{where}.parts[{n}]") for n, part in enumerate(section.get("parts", ()))]
         return {**section, "parts": tuple(parts)}
 
     return _over_data(settings, one)
