@@ -54,7 +54,9 @@ def fill(settings: Settings, artifacts: Artifacts, *, shared: Shared | None = No
             return {**section, "path": str(path)}
         if section.get("name") != "mixture":
             return section
-        parts = [one(part, f"{where}.parts[{n}]") for n, part in enumerate(section.get("parts", ()))]
+        parts = [
+            one(part, f"{where}.parts[{n}]") for n, part in enumerate(section.get("parts", ()))
+        ]
         return {**section, "parts": tuple(parts)}
 
     return _over_data(settings, one)
@@ -84,7 +86,9 @@ def _rows(
     wanted = _wanted(section, where)
     name = hashlib.sha256(json.dumps(files.plain(wanted), sort_keys=True).encode()).hexdigest()[:12]
     path = artifacts.self_samples(name)
-    if processes.on_first(path.is_file):
+    # Signed last: of a file without a digest nobody knows whether it is whole.
+    signed = path.with_name(f"{path.name}.sha256")
+    if processes.on_first(lambda: path.is_file() and signed.is_file()):
         if problem := digest.file_problem(path):
             raise ValueError(f"{path}: got {problem}; restore it from a copy, or delete the run")
         return path
@@ -142,10 +146,11 @@ def _sampled(parts: setup.Parts, params, wanted: Mapping, *, where: str) -> list
             f"{where}: got {len(asked)} samples without a text; expected some; choose other prompts"
         )
     cut = sum(not answer.finished for answer in answers)
-    sys.stderr.write(
-        f"{where}: {len(lines)} rows sampled from the base; {len(asked) - len(lines)} without text "
-        f"left out, {cut} cut at {wanted['max_new_tokens']} tokens\n"
-    )
+    if processes.is_first():
+        sys.stderr.write(
+            f"{where}: {len(lines)} rows sampled from the base; {len(asked) - len(lines)} without "
+            f"text left out, {cut} cut at {wanted['max_new_tokens']} tokens\n"
+        )
     return lines
 
 
