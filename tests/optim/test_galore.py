@@ -2,7 +2,6 @@
 
 import jax
 import numpy as np
-import optax
 import pytest
 
 from ftjax.optim import galore
@@ -48,7 +47,7 @@ def test_plain_descent_goes_along_the_largest_directions():
 def test_moments_are_as_small_as_the_rank():
     state = make("adamw", rank=2).init(PARAMS)
     shapes = {leaf.shape for leaf in jax.tree.leaves(state.inner.inner)}
-    assert shapes == {(), (3, 2, 10), (6, 2), (4,)}
+    assert shapes == {(), (3, 2, 10), (2, 6), (4,)}
 
 
 def test_what_is_no_wider_than_the_rank_is_not_projected():
@@ -82,4 +81,3 @@ def test_its_state_has_a_place_on_a_mesh():
     places = chain.state_shardings(tx, PARAMS, jax.tree.map(lambda _: spec, PARAMS))
     state = tx.init(PARAMS)
     assert jax.tree.structure(places) == jax.tree.structure(state)
-    assert isinstance(state.inner.inner, optax.OptState | tuple)
