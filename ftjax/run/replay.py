@@ -135,9 +135,10 @@ def _sampled(parts: setup.Parts, params, wanted: Mapping, *, where: str) -> list
         encode=prompting.make_encode(parts.tokenizer, template=template),
         stop_ids=prompting.stop_ids(parts.tokenizer, data),
     )  # fmt: skip
+    said = _continued if wanted["prompts"] else _whole
     answers = sample(params, asked, jax.random.key(wanted["seed"]))
     lines = [
-        _line(prompt, answer.text, bool(wanted["prompts"])) | {"seed": wanted["seed"]}
+        {**said(prompt, answer.text), "seed": wanted["seed"]}
         for prompt, answer in zip(asked, answers, strict=True)
         if answer.text.strip()
     ]
@@ -154,8 +155,13 @@ def _sampled(parts: setup.Parts, params, wanted: Mapping, *, where: str) -> list
     return lines
 
 
-def _line(prompt, said: str, asked: bool) -> dict:
-    return {"prompt": prompt, "response": said} if asked else {"text": said}
+def _continued(prompt, said: str) -> dict:
+    return {"prompt": prompt, "response": said}
+
+
+def _whole(prompt, said: str) -> dict:
+    del prompt  # it is empty
+    return {"text": said}
 
 
 def _prompts(section: Mapping, where: str) -> list:

@@ -104,7 +104,7 @@ def test_flow_weighs_examples_by_the_base_s_loss():
     base = np.random.default_rng(1).normal(size=LOGITS.shape).astype(np.float32)
     batch = BATCH | {"segments": np.int32([[1, 1, 1, 1], [1, 1, 2, 2]])}
     batch["weights"] = np.float32([[0, 1, 2, 1], [0, 1, 0, 1]])
-    hard, weights = -parts(base)[1], batch["weights"][:, 1:]
+    hard, weights = -np.asarray(parts(base)[1]), batch["weights"][:, 1:]
     losses = np.array([[(hard[0] * [1, 2, 1]).sum() / 4] * 3, [hard[1, 0], hard[1, 2], hard[1, 2]]])
     own = weights * np.exp(-losses / 1.5)
     wanted = lambda x: (own * -parts(x)[1]).sum() / own.sum()
