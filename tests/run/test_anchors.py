@@ -43,7 +43,6 @@ def every(old):
     """A config with an anchor of every kind, and one that goes through more rows than it shows."""
     own = config(old)
     few = own["anchors"]["old"]
-    own["optim.sam"] = dict(rho=0.01)
     own["anchors"] |= {
         "soft": dict(few, temperature=2.0, weight=0.5),
         "rest": dict(few, name="kl_forward_off_target", weight=0.5),
