@@ -28,7 +28,7 @@ def get_config(arg=None):
     if arg.what in KINDS:
         c.objective = dict(name=arg.what)
     if arg.what == "held":  # all that the optimizer does for weights to stay where they began
-        c.adapter, c.trainable = dict(name="", where="blocks/**"), "model/blocks/attn/*"
+        c.adapter, c.trainable = dict(name="", where="blocks/**"), ("model/blocks/attn/*",)
         c.objective = dict(name="talr", tau=2.0)
         c.optim.l2sp, c.optim.layer_decay = 0.5, 0.5
         c.optim.average = dict(every_steps=3, share=0.3)
