@@ -91,11 +91,12 @@ def train(
     Raises:
       ValueError: anything wrong with the settings, the data, or what the workdir holds.
     """
-    from ftjax.run import costs, finish, inputs, pins, plan, reference, saved_state, session
+    from ftjax.run import costs, finish, inputs, pins, plan, reference, replay, saved_state, session
 
     start = time.perf_counter()
     with session.opened(workdir, settings) as artifacts:
         settings = pins.pin(settings, artifacts)
+        settings = replay.fill(settings, artifacts, shared=shared)
         # Everything is checked, and the data encoded, before a device holds anything.
         p = plan.plan(settings, progress=finish.progress("encoding"), shared=shared)
         # Parameters of the first step, of which only what trains is in the state.

@@ -53,6 +53,14 @@ class Artifacts:
         """Return the file that `experiments.edit` writes of a checkpoint."""
         return self.evals / f"edit_{name}_{step}.json"
 
+    def self_samples(self, name: str) -> pathlib.Path:
+        """Return the file of rows that were sampled from what the run starts from."""
+        return self.workdir / "self" / f"{name}.jsonl"
+
+    def importance(self, label: str) -> pathlib.Path:
+        """Return the file of what a penalty leaves for the run after."""
+        return self.workdir / "penalties" / f"{label}.safetensors"
+
     def sample(self, step: int) -> pathlib.Path:
         """Return the file of the texts written at `step`."""
         return self.samples / f"{step}.json"

@@ -117,6 +117,11 @@ def _optim() -> dict:
         no_decay=(),  # path patterns, such as "**{norm,bias}"
         groups=(),  # (path pattern, dict(lr_scale=..., weight_decay=...)) pairs
         clip_norm=1.0,  # None = no clipping
+        l2sp=0.0,  # decoupled pull to where the weights began, as weight_decay is one to zero
+        layer_decay=1.0,  # of the rate from a layer to the one below it
+        average={},  # with where they began: every_steps, share
+        galore={},  # moments of gradients' largest directions: rank, every_steps, scale
+        sam={},  # gradients from uphill: rho
         state_dtype="float32",  # of the moments; bfloat16 halves them and rounds them each step
         ranks={},  # AdaLoRA's budget: target_rank, init_steps, final_steps, every_steps
     )
@@ -135,7 +140,7 @@ class Settings:
     trainable: Patterns = ()  # paths; () = the adapters where there are any, else the model
     objective: dict = field(default_factory=lambda: dict(name="sft"))
     penalties: dict[str, dict] = field(default_factory=dict)  # label = dict(name="orthogonal", ...)
-    # label = dict(name="kl_forward", weight=1.0, rows=4, data=...)
+    # label = dict(name="kl_forward", weight=1.0, rows=4, data=...[, temperature, use])
     anchors: dict[str, dict] = field(default_factory=dict)
     reference: Reference = field(default_factory=Reference)
     optim: dict = field(default_factory=_optim)

@@ -18,9 +18,9 @@ from ftjax.run import export as exporting
 from ftjax.run import lengths, report_parts, stated_metrics, unit
 from ftjax.run.artifacts import Artifacts
 from ftjax.run.config import Settings
+from ftjax.train import loop
 
 CURVES = ("loss", "grad_norm", "learning_rate")
-ENDED = ("done", "data ended")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Outcome:
     @property
     def has_ended(self) -> bool:
         """Whether there is nothing left to train, in every process."""
-        return self.stopped in ENDED
+        return self.stopped in loop.ENDED
 
 
 def progress(what: str) -> Callable[[int, int], None]:
@@ -53,7 +53,7 @@ def progress(what: str) -> Callable[[int, int], None]:
 
 def finish(plan, run, params, workdir: pathlib.Path, *, seconds: float) -> Outcome:
     """Export the weights and write the reports of a run that has ended."""
-    if run.stopped not in ENDED:
+    if run.stopped not in loop.ENDED:
         return Outcome(run.stopped, None)
     record, is_first = None, jax.process_index() == 0
     if is_first:

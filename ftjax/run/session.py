@@ -105,13 +105,16 @@ def train(
     if jax.process_index() == 0:  # a config that is refused must not replace the run's own
         summary.write_config(kept.artifacts.config, p.settings.plain)
         sys.stderr.write(f"data: {p.length.text(p.loader.summary())}\n{_rate_note(p)}")
-    return loop.run(
+    result = loop.run(
         step, state, frozen, batches, hyper=hyper.place(p), until=p.length.steps,
         log_every_steps=p.settings.log_every_steps,
         every=(_evaluations(p, kept.artifacts.workdir),), writers=kept.writers,
         checkpoints=kept.checkpoints, progress=progress, flops_per_token=cost,
         save_every_steps=p.settings.checkpoint.every_steps or None,
     )  # fmt: skip
+    if result.stopped in loop.ENDED:
+        penalty.leave(p.penalties, p.parts, result.state, frozen, kept.artifacts.workdir)
+    return result
 
 
 def _rate_note(p: plans.Plan) -> str:

@@ -46,6 +46,9 @@ class Hook(NamedTuple):
     at_start: bool = False
 
 
+ENDED = ("done", "data ended")
+
+
 class Result(NamedTuple):
     """How a run ended.
 
