@@ -17,7 +17,7 @@ from ftjax.train import state as states
 from ftjax.train import step as steps
 from tests.laws import subjects
 
-RATE = 0.02
+RATE = 0.005  # the sum of g dw is the integral only where steps are short
 
 
 @pytest.mark.parametrize("way", ["full", "lora"])
