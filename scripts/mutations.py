@@ -280,7 +280,7 @@ ADAPTERS = (
         ("self.blocks(rows.shape[-1]).mT", "self.blocks(rows.shape[-1])"),
     ),
     *_of(
-        "ftjax/adapters/boft.py", "tests/laws/test_adapters.py -k boft",
+        "ftjax/adapters/boft.py", "tests/laws/test_adapters.py tests/adapters/test_boft.py -k boft",
         ("for i, q in reversed(list(enumerate(self._rotations()))):",
          "for i, q in enumerate(self._rotations()):"),
     ),
