@@ -18,7 +18,7 @@ def get_config(arg=None):
     c = common.base()
     common.tune(c, full=False, rank=8)
     c.data = dict(common.held_skill(c, "double"), rows=800, max_tokens=64)
-    c.evals.skill.rows = c.evals.skills.rows = 32
+    c.evals.skill.rows, c.evals.skills.rows = 32, 16
     c.optim.schedule = dict(name="cosine", warmup_ratio=0.05)
     c.steps, c.batch_size, c.log_every_steps = arg.steps, 8, 25
     return common.shrink(c) if arg.runlocal else c

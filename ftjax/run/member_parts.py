@@ -5,12 +5,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ftjax.core import config as conf
+from ftjax.core import files, processes
 from ftjax.run import finish, inputs, member_arrays, reference, saved_state, session
 from ftjax.run import plan as plans
+from ftjax.run.artifacts import Artifacts
 from ftjax.run.config import Settings
 from ftjax.run.member_settings import Listed
 from ftjax.run.shared import Shared
-from ftjax.train import member_loop
+from ftjax.train import member_loop, visits
 from ftjax.train import members as members_lib
 from ftjax.train.checkpoint import Restored
 from ftjax.train.early_stop import EarlyStop
@@ -107,11 +109,11 @@ def members(
     stops: Mapping[str, EarlyStop],
 ) -> list[member_loop.Member]:  # fmt: skip
     """Say of each member what the loop needs to know."""
-    result = []
+    result, at_start = [], {}
     for index, (name, p) in enumerate(found.items()):
         own = kept.get(name)
         more = {} if own is None else dict(
-            every=(session.evaluations(p, own.artifacts.workdir),), writers=own.writers,
+            every=(_evaluations(p, own.artifacts, at_start),), writers=own.writers,
             checkpoints=own.checkpoints,
         )  # fmt: skip
         result.append(member_loop.Member(
@@ -119,3 +121,25 @@ def members(
             early=stops.get(name), ended=own is None, **more,
         ))  # fmt: skip
     return result
+
+
+def _evaluations(p: plans.Plan, own: Artifacts, at_start: dict[int, tuple]) -> visits.Hook:
+    """Make the hook that evaluates a member; what starts as the base does so once for all.
+
+    at_start: metrics and files of those evaluations, kept for the members that follow.
+    """
+    hook = session.evaluations(p, own.workdir)
+
+    def evaluate(now: visits.StepInfo) -> dict:
+        if now.step or not p.parts.starts_as_base:
+            return hook.call(now)
+        # By what evaluates: of the same evaluators and the same base the scores are the same.
+        if id(p.evaluation) not in at_start:
+            at_start[id(p.evaluation)] = hook.call(now), own
+        numbers, first = at_start[id(p.evaluation)]
+        if first is not own and processes.is_first():
+            for kept, copy in ((first.scores(0), own.scores(0)), (first.sample(0), own.sample(0))):
+                files.write_bytes(copy, kept.read_bytes())
+        return numbers
+
+    return hook._replace(call=evaluate)

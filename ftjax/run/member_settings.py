@@ -111,17 +111,19 @@ def named(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
         pairs = [f"{key.rpartition('.')[2]}={row[key]}" for key in differs if key in row]
         # A name of a folder on any system, and one word in a shell.
         name = re.sub(r"[^\w.,=+-]", "_", ",".join(pairs)) or str(number)
-        if name in found:
+        own = {key: value for short, value in row.items() for key in _keys(short)}
+        if name in found or own in found.values():
             raise ValueError(
                 f"members(): got two members {name!r}; expected members that differ; drop one, or "
                 "vary seed"
             )
-        found[name] = {key: value for short, value in row.items() for key in _keys(short)}
+        found[name] = own
     return found
 
 
 def _keys(name: str) -> tuple[str, ...]:
-    if name in SHORT or "." in name or name == "ema_decay":
+    # Of keys without a dot, those of a config: what may not differ is refused with its reason.
+    if name in SHORT or "." in name or name in Settings.__dataclass_fields__:
         return SHORT.get(name, (name,))
     raise ValueError(
         f"members(): {name}: unknown key; {conf.nearest(name, SHORT)}expected one of "
@@ -177,6 +179,7 @@ def check(found: Mapping[str, Settings]) -> None:
                 f"members(): {key}: got {', '.join(map(repr, values.values()))}; expected one "
                 f"value: {reason or OTHERWISE}; list them in sweep(), whose jobs may differ"
             )
+    hyper.stack([hyper.of(own) for own in found.values()])
     _check_ranks(list(found.values()))
 
 

