@@ -62,14 +62,10 @@ def main(argv: list[str], given: Flags) -> None:
     only_shows = given.dry_run.value or given.show_mask.value
     if not given.workdir.value and not only_shows:
         raise app.UsageError("--workdir: got none; expected a directory for the run")
-    config, workdir = keys.read(given.config), pathlib.Path(given.workdir.value)
+    config = keys.read(given.config)
     listed = member_settings.find(given.config.config.value)
-    if listed is not None and not only_shows:
-        _check_members(given)
-        found = member_settings.read(given.config.config.value, given.config.keys.value, listed)
-        cli.start()
-        allow = given.allow_config_change.value
-        train_members(found, listed, workdir, allow_config_change=allow)
+    if listed is not None:
+        _main_of_members(listed, given)
         return
     settings = settings_lib.read(config)
     cli.start()
@@ -77,17 +73,26 @@ def main(argv: list[str], given: Flags) -> None:
         show(settings, given)
         return
     train(
-        settings, workdir, allow_config_change=given.allow_config_change.value,
-        restart_data=given.restart_data.value,
+        settings, pathlib.Path(given.workdir.value),
+        allow_config_change=given.allow_config_change.value, restart_data=given.restart_data.value,
     )  # fmt: skip
 
 
-def _check_members(given: Flags) -> None:
+def _main_of_members(listed: member_settings.Listed, given: Flags) -> None:
+    """Do what the flags say with all members of a config."""
     if given.restart_data.value:
         raise ValueError(
             "--restart_data: got it with members(), which go on with the data that they began "
             "with; expected none; drop it, or choose another --workdir"
         )
+    found = member_settings.read(given.config.config.value, given.config.keys.value, listed)
+    cli.start()
+    if given.dry_run.value or given.show_mask.value:
+        sys.stdout.write(f"{len(found)} members: {' '.join(found)}; shown is the first\n")
+        show(next(iter(found.values())), given)
+        return
+    allow = given.allow_config_change.value
+    train_members(found, listed, pathlib.Path(given.workdir.value), allow_config_change=allow)
 
 
 def show(settings: settings_lib.Settings, given: Flags) -> None:

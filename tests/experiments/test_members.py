@@ -23,17 +23,17 @@ def get_config(arg=None):
     c.optim.learning_rate = arg.rate
     c.data = dict(name="jsonl", path={rows!r}, kind="prompt", max_tokens=64)
     c.evals.task = dict(name="nll", group="new", data=dict(c.data), rows=8)
-    c.steps, c.batch_size, c.log_every_steps = 24, 8, 1
-    c.checkpoint.every_steps, c.eval_every_steps = 4, 8
+    c.steps, c.batch_size, c.log_every_steps = 12, 8, 1
+    c.checkpoint.every_steps, c.eval_every_steps = 4, 6
     return c
 """
 MEMBERS = """
 
 def members():
-    rows = product(lr=(0.01, 0.02), rank=(2, 4), seed=(0,)) + [dict(lr=1e30, rank=2, seed=0)]
+    rows = product(lr=(0.01,), rank=(2, 4)) + product(lr=(1e30,), rank=(2,))
     return Listed(rows, stop=dict(metric="eval/task/nll", patience=3))
 """
-FINE = ("lr=0.01,rank=2", "lr=0.01,rank=4", "lr=0.02,rank=2", "lr=0.02,rank=4")
+FINE = ("lr=0.01,rank=2", "lr=0.01,rank=4")
 DIVERGES = "lr=1e+30,rank=2"
 
 
@@ -66,12 +66,12 @@ def test_each_directory_reads_as_that_of_a_run(whole):
     for name in FINE:
         own = whole / name
         summary = json.loads((own / "summary.json").read_text())
-        assert (summary["stopped"], summary["step"], summary["lost_rows"]) == ("done", 24, 0)
+        assert (summary["stopped"], summary["step"], summary["lost_rows"]) == ("done", 12, 0)
         config = json.loads((own / "config.json").read_text())
         assert f"rank={config['adapter']['rank']}" in name
-        assert [row["step"] for row in metrics(own)] == list(range(25))
+        assert [row["step"] for row in metrics(own)] == list(range(13))
         assert sorted(p.name for p in (own / "evals").iterdir()) == [
-            "0.npz", "16.npz", "24.npz", "8.npz"
+            "0.npz", "12.npz", "6.npz"
         ]  # fmt: skip
         assert (own / "report.html").is_file()
         ranks = {x.shape[0] for n, x in safetensors.numpy.load(adapter(own)).items() if "A" in n}
@@ -92,10 +92,10 @@ def test_one_that_diverges_is_a_row_with_its_reason(whole):
 
 def test_a_member_is_the_run_that_it_would_be_alone(configs, whole, tmp_path):
     alone = tmp_path / "alone"
-    config = f"{configs / 'alone.py'}:rate=0.02,rank=2"
+    config = f"{configs / 'alone.py'}:rate=0.01,rank=2"
     code, _, err = finish(start("--config", config, "--workdir", alone))
     assert code == 0, err
-    member = whole / FINE[2]
+    member = whole / FINE[0]
     for one, other in zip(metrics(member), metrics(alone), strict=True):
         assert one == pytest.approx(other, rel=1e-3, abs=1e-4)
     expected = safetensors.numpy.load(adapter(alone))
@@ -120,7 +120,7 @@ def test_stopped_in_the_middle_they_end_as_if_nothing_had_been(number, configs, 
     workdir = tmp_path / "run"
     command = ("--config", configs / "members.py", "--workdir", workdir)
     process, limit = start(*command), time.monotonic() + LONGEST_S
-    while rows(workdir) < 11 and process.poll() is None and time.monotonic() < limit:
+    while rows(workdir) < 7 and process.poll() is None and time.monotonic() < limit:
         time.sleep(0.005)
     process.send_signal(number)
     code, _, err = finish(process)
