@@ -137,12 +137,36 @@ def check_padding(padded, like):
         assert not np.asarray(leaf)[outside].any(), path
 
 
-@pytest.mark.parametrize("adapter", subjects.ADAPTERS)
+def by_kind(names, kind_of):
+    """List names; all but the first of a kind are slow: each compiles two programs or three."""
+    known = set()
+    for name in names:
+        kind = kind_of(name)
+        yield pytest.param(name, marks=[pytest.mark.slow] if kind in known else [])
+        known.add(kind)
+
+
+def kind_of_adapter(name):
+    """Return whether it is a weight's, whether ranks may differ, whether it has data of its own."""
+    classes = [
+        own for own in vars(subjects.ADAPTERS[name]).values()
+        if isinstance(own, type) and own.__module__ == subjects.ADAPTERS[name].__name__
+    ]  # fmt: skip
+    own = next(c for c in classes if issubclass(c, protocol.Adapter))
+    return name in subjects.OF_WEIGHTS, own.PADS, len(own.FROZEN) > 1
+
+
+def kind_of_objective(name):
+    spec = subjects.OBJECTIVES[name].SPEC
+    return name if spec.batch.sampled else (spec.data, spec.reference, bool(spec.heads))
+
+
+@pytest.mark.parametrize("adapter", by_kind(subjects.ADAPTERS, kind_of_adapter))
 def test_every_adapter_method_trains_as_it_does_alone(adapter):
     check_equal(adapter)
 
 
-@pytest.mark.parametrize("objective", subjects.OBJECTIVES)
+@pytest.mark.parametrize("objective", by_kind(subjects.OBJECTIVES, kind_of_objective))
 def test_every_objective_trains_as_it_does_alone(objective):
     if subjects.OBJECTIVES[objective].SPEC.batch.sampled:
         chosen = settings.read(online(objective))
