@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from tests.lab import LONGEST_S, finish, metrics, start
+from tests import lab as labs
+from tests.lab import metrics, start
 
 CONFIG = """
 from configs import common
@@ -35,6 +36,11 @@ def members():
 """
 FINE = ("lr=0.01,rank=2", "lr=0.01,rank=4")
 DIVERGES = "lr=1e+30,rank=2"
+LONGEST_S = 300  # of a command, which makes several runs
+
+
+def finish(process):
+    return labs.finish(process, longest=LONGEST_S)
 
 
 @pytest.fixture(scope="module")
