@@ -51,8 +51,9 @@ def stack(found: Sequence[Hyper]) -> Hyper:
     for section, key in keys:
         values = [one[section].get(key, NEUTRAL.get((section, key))) for one in found]
         if any(value is None for value in values):
+            name = "ema_decay" if section == "ema" else f"{section}.{key}"
             raise ValueError(
-                f"members(): got {section}.{key} for some members alone; expected a number for "
+                f"members(): got {name} for some members alone; expected a number for "
                 "each; switched off it is another program: give all a number, or none"
             )
         result[section][key] = np.asarray(values, np.float32)
