@@ -161,12 +161,12 @@ def kind_of_objective(name):
     return name if spec.batch.sampled else (spec.data, spec.reference, bool(spec.heads))
 
 
-@pytest.mark.parametrize("adapter", by_kind(subjects.ADAPTERS, kind_of_adapter))
+@pytest.mark.parametrize("adapter", list(by_kind(subjects.ADAPTERS, kind_of_adapter)))
 def test_every_adapter_method_trains_as_it_does_alone(adapter):
     check_equal(adapter)
 
 
-@pytest.mark.parametrize("objective", by_kind(subjects.OBJECTIVES, kind_of_objective))
+@pytest.mark.parametrize("objective", list(by_kind(subjects.OBJECTIVES, kind_of_objective)))
 def test_every_objective_trains_as_it_does_alone(objective):
     if subjects.OBJECTIVES[objective].SPEC.batch.sampled:
         chosen = settings.read(online(objective))
