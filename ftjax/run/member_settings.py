@@ -231,5 +231,5 @@ def _check_ranks(members: Sequence[Settings]) -> None:
             )
 
 
-# Optimizers that take means over a whole array, zeros of the padding among them.
-AVERAGES = ("adafactor",)
+# Optimizers whose steps are others with zeros beside an array; the laws of members find them.
+AVERAGES = ("adafactor", "yogi")
