@@ -5,7 +5,8 @@ r"""Teach the embedded base a skill with eight LoRA runs at once: two rates, two
 `members()` lists them; one program trains all, each in DIR/<member>/, and DIR/report.html compares
 them. Without that function the same command would train the one run of `get_config`.
 
-Two CPU cores, about a minute and a half. Expect eval/skill/exact_match near 1 at the higher rate.
+Two CPU cores. After 20 steps expect eval/skill/exact_match 0.06 at the lower rate and rank 4, and
+0.8 to 0.9 at the higher rate (one run each).
 """
 
 from configs import common
