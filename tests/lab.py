@@ -144,12 +144,13 @@ def start(*arguments, devices=1, main="train"):
     return subprocess.Popen(command, cwd=ROOT, env=environment(devices), **pipe)
 
 
-def finish(process):
+def finish(process, *, longest=LONGEST_S):
     """Wait for a command; returns (exit code, stdout, stderr), and fails if it hangs."""
     try:
-        out, err = process.communicate(timeout=LONGEST_S)
+        out, err = process.communicate(timeout=longest)
     except subprocess.TimeoutExpired:
         process.kill()
+        process.communicate()  # else its pipes and it itself outlive the test
         raise
     return process.returncode, out, err
 

@@ -172,6 +172,15 @@ def _plain(value, path: str):
     return value
 
 
+def flatten(config: Mapping, parents: str = "") -> dict[str, Any]:
+    """Return the leaves of nested dicts by dotted key."""
+    found = {}
+    for key, value in config.items():
+        inner = isinstance(value, Mapping) and value
+        found |= flatten(value, f"{parents}{key}.") if inner else {f"{parents}{key}": value}
+    return found
+
+
 def _is_section(value) -> bool:
     from ml_collections import config_dict
 
@@ -344,13 +353,22 @@ def load_function(path: str, name: str) -> Callable:
 
     path: of a Python file, or the bare name of a config that comes with the package: `sft`.
     """
+    found = find_function(path, name)
+    if found is None:
+        raise ValueError(f"config: got {path!r}, which has no {name}(); expected one")
+    return found
+
+
+def find_function(path: str, name: str) -> Callable | None:
+    """Return the function `name` of a config file, None where the file has none.
+
+    path: as for `load_function`; ValueError where there is no such file.
+    """
     file = _config_file(path, name)
     spec = importlib.util.spec_from_file_location(f"_config.{file.stem}", file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    if name not in vars(module):
-        raise ValueError(f"config: got {path!r}, which has no {name}(); expected one")
-    return vars(module)[name]
+    return vars(module).get(name)
 
 
 def _config_file(path: str, name: str) -> pathlib.Path:

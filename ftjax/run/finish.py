@@ -18,7 +18,7 @@ from ftjax.run import export as exporting
 from ftjax.run import lengths, report_parts, stated_metrics, unit
 from ftjax.run.artifacts import Artifacts
 from ftjax.run.config import Settings
-from ftjax.train import loop
+from ftjax.train import early_stop
 
 CURVES = ("loss", "grad_norm", "learning_rate")
 
@@ -33,7 +33,7 @@ class Outcome:
     @property
     def has_ended(self) -> bool:
         """Whether there is nothing left to train, in every process."""
-        return self.stopped in loop.ENDED
+        return early_stop.has_ended(self.stopped)
 
 
 def progress(what: str) -> Callable[[int, int], None]:
@@ -51,9 +51,11 @@ def progress(what: str) -> Callable[[int, int], None]:
     return show
 
 
-def finish(plan, run, params, workdir: pathlib.Path, *, seconds: float) -> Outcome:
-    """Export the weights and write the reports of a run that has ended."""
-    if run.stopped not in loop.ENDED:
+def finish(
+    plan, run, params, workdir: pathlib.Path, *, seconds: float, quiet: bool = False
+) -> Outcome:  # fmt: skip
+    """Export the weights and write the reports of a run that has ended; quiet: print nothing."""
+    if not early_stop.has_ended(run.stopped):
         return Outcome(run.stopped, None)
     record, is_first = None, jax.process_index() == 0
     if is_first:
@@ -85,11 +87,13 @@ def finish(plan, run, params, workdir: pathlib.Path, *, seconds: float) -> Outco
         links=report_parts.links(workdir),
     )  # fmt: skip
     # Without evaluations there is no table, and an empty one would look like a failure.
-    if learned.rows:
+    if learned.rows and not quiet:
         sys.stdout.write(tables.table_text(learned) + "\n")
-    sys.stdout.write(f"report: {Artifacts(workdir).report}\n")
+    if not quiet:
+        sys.stdout.write(f"report: {Artifacts(workdir).report}\n")
+    reason = run.stopped if run.stopped.startswith(early_stop.STOPPED) else ""
     # Last of all: a launcher takes a job that is done for complete.
-    unit.finish(Artifacts(workdir))
+    unit.finish(Artifacts(workdir), reason=reason)
     return Outcome(run.stopped, learned)
 
 

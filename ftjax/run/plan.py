@@ -177,14 +177,14 @@ def compiled_step(p: Program):
 
 
 def _compiled_step(p: Program):
-    make = functools.partial(_step_of, p)
+    make = functools.partial(step_of, p)
     if p.settings.compile == "pmap":
         return compiling.pmap(make, mesh=p.parts.mesh)
     options = dict(state=saved_state.shardings_of(p.state), dtype=p.parts.model.dtype)
     return compiling.jit(make(), mesh=p.parts.mesh, **options)
 
 
-def _step_of(p: Program, **options) -> Callable:
+def step_of(p: Program, **options) -> Callable:
     """Make the step of a run, whose numbers are an argument; `options` go to `make_step`."""
     penalties = {label: own.penalty.value for label, own in p.penalties.items()}
     terms, projected = (

@@ -21,7 +21,7 @@ from ftjax.run import damage, hyper, lock, penalty, saved_state, unit
 from ftjax.run import plan as plans
 from ftjax.run.artifacts import Artifacts
 from ftjax.run.config import Settings
-from ftjax.train import flops, loop, stop
+from ftjax.train import early_stop, flops, loop, stop, visits
 from ftjax.train.checkpoint import Checkpoints
 
 
@@ -44,25 +44,28 @@ def opened(workdir: pathlib.Path, settings: Settings) -> Iterator[Artifacts]:
     """
     artifacts = Artifacts(workdir)
     compile_cache.use(settings.compile_cache)
-    with (
-        # In this order: who has the lock records, and a SIGTERM unwinds through the record.
-        lock.writer(artifacts),
-        unit.Recorded(artifacts),
-        stop.leaving(artifacts.has_checkpoint),
-    ):
+    with owned(artifacts), stop.leaving(artifacts.has_checkpoint):
         damage.set_aside(artifacts)
         yield artifacts
 
 
 @contextlib.contextmanager
+def owned(artifacts: Artifacts) -> Iterator[None]:
+    """Be the only run in a workdir, and record there how it ends where a launcher has asked."""
+    # In this order: who has the lock records, and a SIGTERM unwinds through the record.
+    with lock.writer(artifacts), unit.Recorded(artifacts):
+        yield
+
+
+@contextlib.contextmanager
 def records(
     p: plans.Plan, workdir: pathlib.Path, *, allow_config_change: bool = False,
-    restart_data: bool = False,
+    restart_data: bool = False, console: Any = None,
 ) -> Iterator[Records]:  # fmt: skip
-    """Open the writers and the checkpoints of a run."""
+    """Open the writers and the checkpoints of a run; console: a writer in place of the usual."""
     with contextlib.ExitStack() as stack:
         found = writers_of(
-            p.settings, workdir, until=p.length.steps, stated=p.evaluation.stated
+            p.settings, workdir, until=p.length.steps, stated=p.evaluation.stated, console=console
         )  # fmt: skip
         for writer in found:
             stack.callback(writer.close)
@@ -108,11 +111,11 @@ def train(
     result = loop.run(
         step, state, frozen, batches, hyper=hyper.place(p), until=p.length.steps,
         log_every_steps=p.settings.log_every_steps,
-        every=(_evaluations(p, kept.artifacts.workdir),), writers=kept.writers,
+        every=(evaluations(p, kept.artifacts.workdir),), writers=kept.writers,
         checkpoints=kept.checkpoints, progress=progress, flops_per_token=cost,
         save_every_steps=p.settings.checkpoint.every_steps or None,
     )  # fmt: skip
-    if result.stopped in loop.ENDED:
+    if early_stop.has_ended(result.stopped):
         penalty.leave(p.penalties, p.parts, result.state, frozen, kept.artifacts.workdir)
     return result
 
@@ -127,24 +130,30 @@ def _rate_note(p: plans.Plan) -> str:
     return f"{note}\n" if note else ""
 
 
-def _evaluations(p: plans.Plan, workdir: pathlib.Path) -> loop.Hook:
-    def evaluate(now: loop.StepInfo) -> dict:
+def evaluations(p: plans.Plan, workdir: pathlib.Path) -> visits.Hook:
+    """Make the hook that evaluates a run, and keeps the scores in its directory."""
+
+    def evaluate(now: visits.StepInfo) -> dict:
         params = saved_state.params_of(now.state, now.frozen)
         is_empty = not p.evaluation.evaluators and p.evaluation.sample is None
         with contextlib.nullcontext() if is_empty else phases.named("evaluating"):
             return p.evaluation.run(params, step=now.step, workdir=workdir)
 
-    return loop.Hook(p.settings.eval_every_steps or p.length.steps, evaluate, at_start=True)
+    return visits.Hook(p.settings.eval_every_steps or p.length.steps, evaluate, at_start=True)
 
 
 def writers_of(
-    settings: Settings, workdir: pathlib.Path, *, until: int, stated: Mapping | None = None
+    settings: Settings, workdir: pathlib.Path, *, until: int, stated: Mapping | None = None,
+    console: Any = None,
 ) -> tuple:  # fmt: skip
-    """Make the writers of a run's metrics; stated: see `writers.Console`."""
+    """Make the writers of a run's metrics.
+
+    stated: see `writers.Console`. console: one in place of that of a single run.
+    """
     found = [
         writers.Jsonl(Artifacts(workdir).metrics),
         writers.TensorBoard(Artifacts(workdir).tensorboard),
-        writers.Console(until=until, stated=stated),
+        console or writers.Console(until=until, stated=stated),
         unit.Progress(Artifacts(workdir)),
     ]
     if settings.tracker.get("name"):

@@ -181,19 +181,10 @@ def kept(workdir: pathlib.Path) -> list[Job]:
 
 def varying(jobs: Sequence[Job]) -> list[str]:
     """List the dotted keys in which the configs of jobs differ."""
-    flat = [flatten(job.config) for job in jobs]
+    flat = [conf.flatten(job.config) for job in jobs]
     names = dict.fromkeys(name for each in flat for name in each)
     absent = object()
     differs = lambda name: any(
         each.get(name, absent) != flat[0].get(name, absent) for each in flat[1:]
     )
     return [name for name in names if differs(name)]
-
-
-def flatten(config: Mapping, parents: str = "") -> dict[str, Any]:
-    """Return the leaves of nested dicts by dotted key."""
-    found = {}
-    for key, value in config.items():
-        inner = isinstance(value, Mapping) and value
-        found |= flatten(value, f"{parents}{key}.") if inner else {f"{parents}{key}": value}
-    return found

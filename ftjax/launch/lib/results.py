@@ -28,7 +28,7 @@ def rows(jobs: Sequence[Job]) -> list[dict[str, Any]]:
     """Collect a row of each job."""
     keys, found = jobs_lib.varying(jobs), []
     for job in jobs:
-        now, flat = unit.read(job.artifacts), jobs_lib.flatten(job.config)
+        now, flat = unit.read(job.artifacts), conf.flatten(job.config)
         own = dict(id=job.id, label=job.label, state=now.state, reason=now.reason,
                    attempt=now.attempt, step=now.step, seconds=round(now.spent, 1))  # fmt: skip
         own |= {key: flat.get(key) for key in keys}
@@ -119,6 +119,14 @@ def _curves(done: Sequence[Job]) -> list[dict]:
         for job in done
         for row in writers.read(job.artifacts.metrics)
     ]
+
+
+def text(grid: page.Grid) -> str:
+    """Lay a table of texts out in columns."""
+    lines = [grid.columns, *grid.rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    pad = lambda line: "  ".join(f"{x:<{n}}" for x, n in zip(line, widths, strict=True)).rstrip()
+    return "\n".join(map(pad, lines))
 
 
 def shown(found: Sequence[Mapping], jobs: Sequence[Job]) -> page.Grid:
