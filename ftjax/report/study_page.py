@@ -10,12 +10,18 @@ import pathlib
 from collections.abc import Mapping
 
 from ftjax.core import files
-from ftjax.report import curves, page
+from ftjax.report import page, study_figures
 
 # In the order of the columns; what is a fall is better when it is less.
 MEASURES = {
     "avg_accuracy": "ACC", "learning_accuracy": "LA", "bwt": "BWT", "zero_shot_fwt": "FWT",
     "forgetting": "forgetting", "intransigence": "intransigence",
+}  # fmt: skip
+# In words, of `studies.predictors`.
+PREDICTORS = {
+    "kl_forward_new": "KL(base, model) on the new task", "kl_reverse_new": "KL(model, base) there",
+    "tv_new": "total variation there", "kl_forward_old": "KL(base, model) on old texts",
+    "relative_norm": "relative norm of the change of weights",
 }  # fmt: skip
 
 
@@ -23,17 +29,16 @@ def write(
     path: os.PathLike | str, *, title: str, report: Mapping, config: Mapping
 ) -> pathlib.Path:  # fmt: skip
     """Write the page to `path` and return it."""
-    figures = {
-        "learned against forgotten, a point a rate": _front(report),
-        "forgetting at the match over the learning rate": _sweep(report),
-    }
     maps = {name: own for name in report["methods"] if (own := _map(report, name))}
     heads = [own["rates"] for own in report["methods"].values()]
     known = [key for key in MEASURES if any(key in r["measures"] for h in heads
                                             for r in h.values())]  # fmt: skip
     found = dict(
         report=report,
-        figures=figures,
+        figures=study_figures.draw(report),
+        metric_is_nats=report["match"]["metric"] == "nll",
+        predictors=PREDICTORS,
+        spectra=_spectra(report),
         maps=maps,
         estimate=estimate,
         measures={key: MEASURES[key] for key in known},
@@ -64,55 +69,26 @@ def estimate(found: Mapping | None) -> str:
     return f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
 
 
-def _front(report: Mapping) -> str:
-    """Draw gain against forgetting of every rate, means over seeds and orders."""
-    series = {}
+def _spectra(report: Mapping) -> list[dict]:
+    """Return a row for every method and rate whose models were compared with the base's weights."""
+    rows = []
     for name, own in report["methods"].items():
-        points = []
         for rate in own["rates"]:
-            cells = [c for c in report["cells"] if c["method"] == name and not c["joint"]
-                     and f"{c['rate']:g}" == rate and c["gain"] is not None]  # fmt: skip
-            if cells:
-                mean = lambda key, cells=cells: sum(c[key] for c in cells) / len(cells)
-                points.append((mean("gain"), mean("forgetting")))
-        series[name] = points
-
-    def draw(axes) -> None:
-        _lines(axes, series)
-        axes.axvline(report["match"]["fraction"], color=curves.INK, linewidth=0.8, linestyle=":")
-        axes.set_xlabel("gain right after learning (1 = the top)")
-        axes.set_ylabel("forgetting at the end")
-
-    return curves.drawn("front", draw)
-
-
-def _sweep(report: Mapping) -> str:
-    """Draw forgetting at the match over the rates that reached it."""
-    series = {
-        name: [
-            (float(rate), one["forgetting_at_match"]["value"])
-            for rate, one in own["rates"].items()
-            if one["forgetting_at_match"]
-        ]
-        for name, own in report["methods"].items()
-    }
-
-    def draw(axes) -> None:
-        _lines(axes, series)
-        axes.set_xscale("log")
-        axes.set_xlabel("learning rate")
-        axes.set_ylabel("forgetting at the match")
-
-    return curves.drawn("sweep", draw)
-
-
-def _lines(axes, series: Mapping[str, list]) -> None:
-    for n, (name, points) in enumerate(series.items()):
-        x, y = zip(*points, strict=True) if points else ((), ())
-        color = curves.SERIES[n % len(curves.SERIES)]
-        dashes = "-" if n < len(curves.SERIES) else "--"
-        axes.plot(x, y, color=color, label=name, marker="o", markersize=3.5, linewidth=1.2,
-                  linestyle=dashes)  # fmt: skip
+            found = [
+                [change["spectrum"] for change in cell["changes"]]
+                for cell in report["cells"]
+                if cell["method"] == name and f"{cell['rate']:g}" == rate and not cell["joint"]
+                and cell["status"] == "done" and cell["changes"]
+                and "spectrum" in cell["changes"][-1]
+            ]  # fmt: skip
+            if found:
+                mean = lambda key, at, found=found: sum(x[at][key] for x in found) / len(found)
+                rows.append({
+                    "method": name, "rate": rate, "first": mean("intruders", 0),
+                    "last": mean("intruders", -1), "threshold": found[0][-1]["threshold"],
+                    **{key: mean(key, -1) for key in ("rank", "effective_rank", "relative_norm")},
+                })  # fmt: skip
+    return rows
 
 
 def _map(report: Mapping, method: str) -> dict | None:
