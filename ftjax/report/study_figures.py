@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.ticker import LogLocator, NullLocator
 
 from ftjax.report import curves
 
@@ -49,9 +50,10 @@ def _front(report: Mapping) -> str:
     def axes_of(axes) -> None:
         _points(axes, series)
         axes.axvline(report["match"]["fraction"], color=curves.INK, linewidth=0.8, linestyle=":")
-        _floor_at_end(axes, report)
         axes.set_xlabel("gain right after learning (1 = the top)")
         axes.set_ylabel("forgetting")
+        _log_of(axes, [p for points in series.values() for p in points])
+        _floor_at_end(axes, report)
 
     return curves.drawn("front", axes_of)
 
@@ -72,6 +74,7 @@ def _sweep(report: Mapping) -> str:
         _log(axes, [p[0] for points in series.values() for p in points])
         axes.set_xlabel("learning rate")
         axes.set_ylabel("forgetting")
+        _log_of(axes, [p for points in series.values() for p in points])
 
     return curves.drawn("sweep", axes_of)
 
@@ -219,6 +222,17 @@ def _log(axes, places: Iterable[float]) -> None:
     axes.minorticks_off()
 
 
+def _log_of(axes, points: Sequence[Point]) -> None:
+    """Set a logarithmic axis of forgetting: methods differ by factors. Not where it is negative."""
+    lows = [min(p.y, p.y_range[0]) for p in points]
+    if lows and min(lows) > 0:
+        axes.set_yscale("log")
+        axes.set_ylim(bottom=min(lows) / 1.5)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_locator(NullLocator())
+
+
 def _band(axes, report: Mapping) -> None:
     """Shade what is as far from the first method as the noise of its seeds reaches."""
     first = next(iter(report["methods"].values()))["matched"]
@@ -238,9 +252,8 @@ def _floor_at_end(axes, report: Mapping) -> None:
         if one["end"] and one["end"]["forgetting_floor"] is not None
     ]
     if floors:
-        low, high = axes.get_ylim()
-        left, right = axes.get_xlim()
-        x, y = left + 0.03 * (right - left), low + 0.05 * (high - low)
-        axes.errorbar([x], [y + np.median(floors) / 2], yerr=[np.median(floors) / 2],
-                      color=curves.INK, linestyle="", elinewidth=1.2, capsize=3,
-                      label="noise floor")  # fmt: skip
+        low, (left, right) = axes.get_ylim()[0], axes.get_xlim()
+        half = float(np.median(floors)) / 2
+        x, y = left + 0.03 * (right - left), max(low, 0) * 1.1 + half
+        axes.errorbar([x], [y], yerr=[half], color=curves.INK, linestyle="", elinewidth=1.2,
+                      capsize=3, label="noise floor")  # fmt: skip

@@ -5,9 +5,10 @@ write(folder / "report.html", title="forgetting", report=numbers, config=study)
 `report` is what `studies.numbers.compute` returns, as report.json holds it.
 """
 
+import math
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ftjax.core import files
 from ftjax.report import page, study_figures
@@ -29,7 +30,9 @@ def write(
     path: os.PathLike | str, *, title: str, report: Mapping, config: Mapping
 ) -> pathlib.Path:  # fmt: skip
     """Write the page to `path` and return it."""
-    maps = {name: own for name in report["methods"] if (own := _map(report, name))}
+    shown = {name: own for name in report["methods"] if (own := _stages(report, name))}
+    scale = _scale(report, [scores for _, _, scores in shown.values()])
+    maps = {name: _map(*own, scale) for name, own in shown.items()}
     heads = [own["rates"] for own in report["methods"].values()]
     known = [key for key in MEASURES if any(key in r["measures"] for h in heads
                                             for r in h.values())]  # fmt: skip
@@ -91,8 +94,8 @@ def _spectra(report: Mapping) -> list[dict]:
     return rows
 
 
-def _map(report: Mapping, method: str) -> dict | None:
-    """Return stage by evaluation of a method at its best rate: scores and how far they fell."""
+def _stages(report: Mapping, method: str) -> tuple[str, list[str], Mapping] | None:
+    """Return rate, order and scores by evaluation after every stage, at a method's best rate."""
     own = report["methods"][method]
     chosen = own["matched"]["rate"]
     rates = [rate for rate, one in own["rates"].items() if one["stages"]]
@@ -100,16 +103,32 @@ def _map(report: Mapping, method: str) -> dict | None:
         return None
     rate = rates[0] if chosen is None else f"{chosen:g}"
     stages = own["rates"][rate]["stages"]
-    order = stages["order"]
-    top = {name: task["top"] - task["base"] for name, task in report["tasks"].items()}
-    wide = max(top.values())
+    return rate, stages["order"], stages["scores"]
+
+
+def _scale(report: Mapping, every: Sequence[Mapping]) -> dict[str, float]:
+    """Return the change that has the full colour: of a task its top, of probes the largest one."""
+    changes = [
+        abs(value - values[0])
+        for scores in every
+        for name, values in scores.items()
+        if name not in report["tasks"]
+        for value in values
+    ]
+    tops = {name: task["top"] - task["base"] for name, task in report["tasks"].items()}
+    largest = max(changes, default=0.0) or max(tops.values())
+    return dict.fromkeys(report["probes"], largest) | tops
+
+
+def _map(rate: str, order: Sequence[str], scores: Mapping, scale: Mapping[str, float]) -> dict:
+    """Return stage by evaluation: scores, and how far each is from the base's."""
     rows = []
     for n, stage in enumerate(["base", *order]):
         cells = []
-        for name, values in stages["scores"].items():
-            change = values[n] - values[0]
-            share = max(-1.0, min(1.0, change / top.get(name, wide)))
-            cells.append({"value": values[n], "change": change, "share": share,
-                          "own": name == stage})  # fmt: skip
+        for name, values in scores.items():
+            share = max(-1.0, min(1.0, (values[n] - values[0]) / scale[name]))
+            # A root: small falls are to be seen beside large ones.
+            share = math.copysign(math.sqrt(abs(share)), share)
+            cells.append({"value": values[n], "share": share, "own": name == stage})
         rows.append({"stage": stage, "cells": cells})
-    return {"rate": rate, "columns": list(stages["scores"]), "rows": rows}
+    return {"rate": rate, "columns": list(scores), "rows": rows}

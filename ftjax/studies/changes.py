@@ -151,14 +151,15 @@ class Weights:
         null = spectrum.null_level(shape[1], min(shape))
         # A small matrix has vectors that chance alone makes alike.
         threshold = max(THRESHOLD, spectrum.MARGIN * null)
-        found = spectrum.intruders(
-            layer.before, layer.after, top=TOP, threshold=threshold, null=null,
-            known=self._known[place],
-        )  # fmt: skip
+        options = dict(top=TOP, threshold=threshold, null=null, known=self._known[place])
+        # So few numbers that every vector would be one: such a matrix is left out.
+        count = 0
+        if threshold < 1:
+            count = len(spectrum.intruders(layer.before, layer.after, **options).ranks)
         values = np.linalg.svd(layer.after - layer.before, compute_uv=False)
         held = spectrum.energy_of(values)
         return (
             spectrum.rank_of(values), spectrum.effective_rank_of(values),
-            spectrum.relative_norm(layer.before, layer.after), len(found.ranks), threshold,
+            spectrum.relative_norm(layer.before, layer.after), count, min(threshold, 1.0),
             [float(held[min(k, len(held)) - 1]) for k in RANKS],
         )  # fmt: skip

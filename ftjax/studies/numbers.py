@@ -187,9 +187,14 @@ def _end(study: Study, runs: Sequence, points: Mapping[str, tuple[float, float]]
     for n, name in enumerate(("gain", "forgetting")):
         found[name] = _over_runs([points[cell.label][n] for cell in runs])
         own = [[points[c.label][n] for c in runs if c.seed == seed] for seed in study.seeds]
-        floor = noise.floor([np.mean(x) for x in own]) if len(own) > 1 and all(own) else None
+        floor = _floor([np.mean(x) for x in own]) if len(own) > 1 and all(own) else None
         found[f"{name}_floor"] = floor.value if floor else None
     return found
+
+
+def _floor(by_seed: Sequence[float]) -> noise.Floor:
+    """Return the noise floor of a difference of two means over so many seeds."""
+    return noise.floor(by_seed, runs=len(by_seed))
 
 
 def _over_runs(values: Sequence[float]) -> dict:
@@ -211,7 +216,7 @@ def _matched(study: Study, chosen: front.Match, values: Mapping) -> dict:
         return {"text": "diverged" if diverged else str(chosen.forgetting), "rate": None}
     own = values[chosen.rate]
     by_seed = [np.mean([v for cell, v in own.items() if cell.seed == s]) for s in study.seeds]
-    floor = noise.floor(by_seed)._asdict() if len(by_seed) > 1 else None
+    floor = _floor(by_seed)._asdict() if len(by_seed) > 1 else None
     found = _over_runs(list(own.values()))
     text = f"{found['value']:.3f}"
     return {"text": text, "rate": chosen.rate, "at_edge": chosen.at_edge, "floor": floor} | found

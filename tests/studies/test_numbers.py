@@ -206,8 +206,8 @@ def test_the_end_has_gain_forgetting_and_the_noise_of_seeds():
     assert end["forgetting"]["value"] == pytest.approx(0.25)  # the old by 0 or 1, and a by 0
     assert end["gain"]["value"] == pytest.approx(1)
     assert end["gain_floor"] == pytest.approx(0)
-    # t(.975, 1) s sqrt(2) of 0 and 0.5
-    assert end["forgetting_floor"] == pytest.approx(12.7062 * 0.5, rel=1e-4)
+    # t(.975, 1) s sqrt(2 / 2) of 0 and 0.5: two means over two seeds are compared
+    assert end["forgetting_floor"] == pytest.approx(12.7062 * 0.5 / 2**0.5, rel=1e-4)
 
 
 def test_the_matrix_is_the_same_bytes(tmp_path):
