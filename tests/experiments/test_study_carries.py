@@ -154,7 +154,7 @@ class Killed(BaseException):
 
 
 def test_a_study_killed_ten_times_ends_with_the_same_matrix(config, tmp_path, monkeypatch):
-    """Attempts die at their first to fourth event: an evaluation of a run, or the record of its end."""
+    """Attempts die at one of their first four events: an evaluation, or the record of an end."""
     own = dict(carry="stacked", orders=(("a", "b"), ("b", "a")), changes=("spectrum",))
     chosen = dataclasses.replace(study.read(str(config)), **own)
     make, kept = sharing.Shared, {}
@@ -183,8 +183,9 @@ def test_a_study_killed_ten_times_ends_with_the_same_matrix(config, tmp_path, mo
     for kill in range(KILLS):
         events.clear()
         with monkeypatch.context() as patch:
-            for owner, name in ((evaluation.Evaluation, "run"), (stages.Stage, "end")):
-                patch.setattr(owner, name, dying(getattr(owner, name), kill % 4 + 1))
+            at = kill % 4 + 1
+            patch.setattr(evaluation.Evaluation, "run", dying(evaluation.Evaluation.run, at))
+            patch.setattr(stages.Stage, "end", dying(stages.Stage.end, at))
             with pytest.raises(Killed):
                 sequential.run(chosen, found)
     assert sequential.run(chosen, found)
