@@ -13,7 +13,8 @@ import pytest
 from ftjax.studies import literature, verdicts
 from tests.lab import ROOT
 
-LONGEST_S = 900  # on a busy machine; two minutes on an idle one
+pytestmark = pytest.mark.slow  # about two minutes on an idle machine
+LONGEST_S = 900  # on a busy one
 
 
 @pytest.fixture(scope="module")
