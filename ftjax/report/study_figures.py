@@ -84,6 +84,8 @@ def _axis(report: Mapping, axis: str) -> str:
     places = report["axes"][axis]
     known = {name: report["methods"][name]["matched"] for name in places}
     points = [_matched(places[name], m) for name, m in known.items() if m["rate"] is not None]
+    if len(points) < 2:
+        return ""
 
     def axes_of(axes) -> None:
         _band(axes, report)
