@@ -72,6 +72,11 @@ class Stage:
     def _marker(self) -> pathlib.Path:
         return self.workdir / "stage.json"
 
+    @property
+    def changes(self) -> pathlib.Path:
+        """The file of how far its model is from the base; see `studies.changes`."""
+        return self.workdir / "changes.json"
+
     def outcome(self) -> Outcome | None:
         """Read how the stage ended; None where it has not.
 
