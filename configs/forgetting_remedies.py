@@ -94,8 +94,9 @@ REMEDIES = {
 
 def study():
     """List what `experiments.sequential` compares: each remedy at the rate of its kind."""
-    methods = {name: f"remedy={name}" for name in REMEDIES}
-    rates = {name: (1e-3,) if name in (*FULL, "osf") else (3e-3,) for name in REMEDIES}
+    named = {"plain" if name == "none" else name: name for name in REMEDIES}  # "none" is a control
+    methods = {name: f"remedy={own}" for name, own in named.items()}
+    rates = {name: (1e-3,) if name in (*FULL, "osf") else (3e-3,) for name in methods}
     return dict(
         tasks=tuple(TASKS), carry="merged", methods=methods, rates=rates,
         match=dict(metric="nll", fraction=0.6),

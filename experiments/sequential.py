@@ -46,13 +46,13 @@ def main(argv: list[str], given: cli.RunsFlags) -> None:
 def run(chosen, folder: pathlib.Path) -> bool:
     """Run all stages of all cells that have not ended; returns whether none was stopped."""
     from ftjax.run.shared import Shared
-    from ftjax.studies import baseline, changes, stages
+    from ftjax.studies import baseline, stage_changes, stages
 
     stages.check(chosen, folder)  # of every method, before the first one runs
     shared, cells = Shared(base=stages.base_of(chosen)), stages.cells(chosen)
     # The control without training: what every cell starts from, and is compared with.
     baseline.evaluate(chosen, folder, shared=shared)
-    measure = changes.Changes(chosen, folder, shared=shared)
+    measure = stage_changes.Changes(chosen, folder, shared=shared)
     measure.base()
     for number, cell in enumerate(cells, 1):
         for stage in stages.stages(chosen, cell, folder):

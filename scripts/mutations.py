@@ -611,7 +611,6 @@ SAMPLING = (
         "ftjax/rl/preference_pairs.py", "tests/rl/test_preference_pairs.py",
         ("best - worst > least", "best - worst >= least"),
         ("scale * (own_B - other_B)", "scale * (other_B - own_B)"),
-        ("jnp.arange(pairs) < known_G1 // 2", "jnp.arange(pairs) < known_G1"),
     ),
     *_of(
         "ftjax/rl/rollout_batch.py", "tests/rl/test_batches.py tests/laws/test_online.py",

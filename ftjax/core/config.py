@@ -172,15 +172,6 @@ def _plain(value, path: str):
     return value
 
 
-def flatten(config: Mapping, parents: str = "") -> dict[str, Any]:
-    """Return the leaves of nested dicts by dotted key."""
-    found = {}
-    for key, value in config.items():
-        inner = isinstance(value, Mapping) and value
-        found |= flatten(value, f"{parents}{key}.") if inner else {f"{parents}{key}": value}
-    return found
-
-
 def _is_section(value) -> bool:
     from ml_collections import config_dict
 

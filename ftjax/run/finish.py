@@ -76,6 +76,20 @@ def finish(
         base_bytes=tree.bytes_of(params["model"]), lost_rows=lost,
         learned=[_plain(row) for row in learned.rows],
     )  # fmt: skip
+    _write_page(plan, run, workdir, learned, known, lost=lost)
+    # Without evaluations there is no table, and an empty one would look like a failure.
+    if learned.rows and not quiet:
+        sys.stdout.write(tables.table_text(learned) + "\n")
+    if not quiet:
+        sys.stdout.write(f"report: {Artifacts(workdir).report}\n")
+    reason = run.stopped if run.stopped.startswith(early_stop.STOPPED) else ""
+    # Last of all: a launcher takes a job that is done for complete.
+    unit.finish(Artifacts(workdir), reason=reason)
+    return Outcome(run.stopped, learned)
+
+
+def _write_page(plan, run, workdir: pathlib.Path, learned, known: Mapping, *, lost: int) -> None:
+    """Write report.html; known: what summary.json holds."""
     log = {"": writers.read(Artifacts(workdir).metrics)}
     report.write(
         Artifacts(workdir).report, title=workdir.name, config=plan.settings.plain,
@@ -86,15 +100,6 @@ def finish(
         failures=report_parts.failures(workdir, plan.evaluation.groups),
         links=report_parts.links(workdir),
     )  # fmt: skip
-    # Without evaluations there is no table, and an empty one would look like a failure.
-    if learned.rows and not quiet:
-        sys.stdout.write(tables.table_text(learned) + "\n")
-    if not quiet:
-        sys.stdout.write(f"report: {Artifacts(workdir).report}\n")
-    reason = run.stopped if run.stopped.startswith(early_stop.STOPPED) else ""
-    # Last of all: a launcher takes a job that is done for complete.
-    unit.finish(Artifacts(workdir), reason=reason)
-    return Outcome(run.stopped, learned)
 
 
 def _plain(row: tables.Row) -> dict:

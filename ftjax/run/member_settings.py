@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ftjax.core import config as conf
-from ftjax.core import files
+from ftjax.core import dotted, files
 from ftjax.run import config as settings_lib
 from ftjax.run import hyper, keys
 from ftjax.run.config import Settings
@@ -169,7 +169,7 @@ def check(found: Mapping[str, Settings]) -> None:
     """
     first = next(iter(found.values()))
     _check_kind(first)
-    flat = {name: conf.flatten(own.plain) for name, own in found.items()}
+    flat = {name: dotted.flatten(own.plain) for name, own in found.items()}
     absent = object()
     for key in dict.fromkeys(key for own in flat.values() for key in own):
         values = {repr(own.get(key, absent)): own.get(key) for own in flat.values()}

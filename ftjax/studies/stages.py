@@ -74,7 +74,7 @@ class Stage:
 
     @property
     def changes(self) -> pathlib.Path:
-        """The file of how far its model is from the base; see `studies.changes`."""
+        """The file of how far its model is from the base; see `studies.stage_changes`."""
         return self.workdir / "changes.json"
 
     def outcome(self) -> Outcome | None:

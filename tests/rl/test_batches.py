@@ -256,6 +256,14 @@ def test_the_rival_is_the_reference_unless_an_objective_says_otherwise(lab):
     assert drawing.share_of(rollout, mine) == 0.2
 
 
+def test_rows_that_are_not_kept_have_no_targets():
+    batch = {"weights": np.ones((2, 3), np.float32)}
+    found = rollout_batch.spread({"keep": np.float32([1, 0]), "more": 1}, batch)
+    np.testing.assert_array_equal(found.pop("weights"), [[1, 1, 1], [0, 0, 0]])
+    assert found == {"more": 1}
+    assert rollout_batch.spread({"advantages": 2}, batch) == {"advantages": 2}
+
+
 def test_answers_without_an_end_are_left_out_or_pay():
     values, finished = np.float32([[1, NAN], [2, 3], [NAN, NAN]]), np.array([True, False, False])
     ends = lambda **how: rollout_batch.judge_ends(values, finished, **how)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ftjax.core import config as conf
-from ftjax.core import files
+from ftjax.core import dotted, files
 from ftjax.evals.lib import retention
 from ftjax.launch.lib import jobs as jobs_lib
 from ftjax.launch.lib.jobs import Job
@@ -28,7 +28,7 @@ def rows(jobs: Sequence[Job]) -> list[dict[str, Any]]:
     """Collect a row of each job."""
     keys, found = jobs_lib.varying(jobs), []
     for job in jobs:
-        now, flat = unit.read(job.artifacts), conf.flatten(job.config)
+        now, flat = unit.read(job.artifacts), dotted.flatten(job.config)
         own = dict(id=job.id, label=job.label, state=now.state, reason=now.reason,
                    attempt=now.attempt, step=now.step, seconds=round(now.spent, 1))  # fmt: skip
         own |= {key: flat.get(key) for key in keys}
