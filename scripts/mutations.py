@@ -494,9 +494,12 @@ TRAINING = (
     ),
     *_of(
         "ftjax/train/loop.py", "tests/train/test_loop.py",
-        ("            return row, row", "            return row, None"),
         ("restored.step - (progress[\"row\"] is not None)", "restored.step"),
         ("batches.restore(restored.data[\"batches\"])", "pass"),
+    ),
+    *_of(
+        "ftjax/train/visits.py", "tests/train/test_loop.py",
+        ("            return row, row", "            return row, None"),
         ("is_last or number % hook.steps == 0", "number % hook.steps == 0"),
         ("is_time or (evaluated and", "is_time and (evaluated and"),
         ("if hook.at_start", ""),

@@ -27,7 +27,7 @@ class CellScores(NamedTuple):
     """The scores of a cell: `after` each stage, and `within` each at all its evaluations in order.
 
     reason: why it has no result: its loss was no number. Stages before that are there.
-    changes: how far the model of each stage is from the base, as `studies.stage_changes` measured it.
+    changes: how far each stage is from the base, as `studies.stage_changes` measured it.
     """
 
     cell: Cell
