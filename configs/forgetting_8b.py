@@ -1,8 +1,9 @@
 r"""The public forgetting cell of PEFT, for a pod: Llama-3.2-3B on MetaMathQA, scored on GSM8K.
 
-    F="configs/forgetting_8b.py:base=DIR,data=DATA"
-    python -m experiments.sequential --config $F --workdir shared_folder/forgetting
-    python -m experiments.train --config configs/forgetting_8b.py --workdir runs/one --dry_run
+    python -m experiments.sequential --workdir runs/pod \
+        --config configs/forgetting_8b.py:base=DIR,data=DATA
+    python -m experiments.train --workdir runs/one --dry_run \
+        --config configs/forgetting_8b.py:base=DIR,data=DATA
 
 DATA holds metamathqa/train.jsonl.gz with `query` and `response`, math/gsm8k and corpus/wiki. PEFT's
 method comparison has, of one seed: LoRA of rank 32 on queries and values at 1e-4 gets 0.478 of

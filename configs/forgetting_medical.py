@@ -1,7 +1,7 @@
 r"""Medical answers, code and math one after the other: what is left of each, and of general text?
 
-    F="configs/forgetting_medical.py:data=DATA,base=runs/base/export"
-    python -m experiments.sequential --config $F --workdir runs/forgetting_medical
+    python -m experiments.sequential --workdir runs/forgetting_medical \
+        --config configs/forgetting_medical.py:data=DATA,base=runs/base/export
     python -m experiments.train --config configs/forgetting_medical.py:task=code --workdir runs/code
 
 DATA has the folders of configs/sft_medical.py and configs/sft_code.py, math/gsm8k and mc, with the

@@ -6,7 +6,8 @@ r"""Compile the training step of a config for accelerators that are not here: wh
 Needs neither weights (a config.json, or the name of a preset) nor data, and for TPUs libtpu
 (`pip install 'ftjax[tpu]'`) but no TPU. Prints memory by kind, FLOPs, what the devices send, a
 roofline and the largest results. Where it does not fit, changes that need less are compiled too,
-and ranked. Exit code 2: it does not fit.
+and ranked. `--search 8` compiles up to eight programs of other meshes and microbatches. Exit code
+2: it does not fit.
 """
 
 import os
@@ -31,6 +32,7 @@ class Flags(NamedTuple):
     json: flags.FlagHolder
     hbm_gib: flags.FlagHolder
     suggest: flags.FlagHolder
+    search: flags.FlagHolder
 
 
 def define() -> Flags:
@@ -45,6 +47,9 @@ def define() -> Flags:
         flags.DEFINE_integer(
             "suggest", 3, "changes to compile where it does not fit", lower_bound=0
         ),
+        flags.DEFINE_integer(
+            "search", 0, "programs of other meshes and microbatches to compile", lower_bound=0
+        ),
     )
 
 
@@ -56,16 +61,21 @@ def main(argv: list[str], given: Flags) -> None:
     settings = settings_lib.read(keys.read(given.config))
     prepare(topology)
     cli.start(compile_cache="")  # its seconds are measured
-    from ftjax.run import rehearse  # slow to import
+    from ftjax.run import rehearse, suggestions  # slow to import
 
     limit = given.hbm_gib.value and given.hbm_gib.value * topologies.GIB
     found = rehearse.rehearse(settings, topology, hbm_bytes=limit)
     sys.stdout.write(rehearse.text(found) + "\n")
     sys.stdout.flush()
-    options = dict(limit=given.suggest.value, hbm_bytes=limit)
-    better = [] if found["fits"] else rehearse.suggest(settings, topology, **options)
+    better = []
+    if not found["fits"]:
+        options = dict(limit=given.suggest.value, hbm_bytes=limit)
+        better += suggestions.suggest(settings, topology, **options)
+    if given.search.value:
+        options = dict(most=given.search.value, hbm_bytes=limit)
+        better += suggestions.search(settings, topology, **options)
     for own in better:
-        sys.stdout.write(rehearse.summary(own) + "\n")
+        sys.stdout.write(suggestions.summary(own) + "\n")
     if given.json.value:
         rehearse.write(pathlib.Path(given.json.value), found, better)
     if not found["fits"]:
@@ -80,6 +90,8 @@ def prepare(topology: topologies.Topology) -> None:
     os.environ["JAX_PLATFORMS"] = "cpu"
     if topology.chip is None:
         os.environ["JAX_NUM_CPU_DEVICES"] = str(topology.count)
+    else:
+        os.environ |= topologies.ALONE  # jax asks the cloud when it is imported
 
 
 if __name__ == "__main__":

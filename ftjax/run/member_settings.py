@@ -231,5 +231,6 @@ def _check_ranks(members: Sequence[Settings]) -> None:
             )
 
 
-# Optimizers whose steps are others with zeros beside an array; the laws of members find them.
+# Optimizers whose steps are others with zeros beside an array, which the laws of members find:
+# adafactor has means over rows and columns, and yogi's moments begin at 1e-6, so that zeros move.
 AVERAGES = ("adafactor", "yogi")

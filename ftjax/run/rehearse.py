@@ -2,7 +2,7 @@
 
     found = rehearse(settings, topology.read("v5e-16"))     # no weights, no data, no accelerator
     found["fits"], found["hbm"], found["collectives"], found["roofline"]
-    better = suggest(settings, ...)                          # changes, each compiled too
+    suggestions.suggest(settings, ...)                       # changes, each compiled too
 
 Memory is the compiler's own figure. Times are a roofline, an estimate: no device confirms them.
 """
@@ -11,7 +11,7 @@ import math
 import pathlib
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -263,56 +263,6 @@ def roofline(
     }  # fmt: skip
 
 
-# -- what would help -------------------------------------------------------------------------------
-
-
-def suggest(
-    settings: Settings, topology: Topology, *, limit: int = 3, hbm_bytes: float | None = None
-) -> list[dict]:
-    """Compile up to `limit` changes that need less memory; those that fit first, the fastest first.
-
-    Each has `change` (dotted keys) beside what `rehearse` returns.
-    """
-    tried = []
-    for change in _changes(settings, topology):
-        if len(tried) == limit:
-            break
-        try:
-            found = rehearse(changed(settings, change), topology, hbm_bytes=hbm_bytes)
-        except ValueError:
-            continue  # this run's objective, adapter or model does not allow it
-        tried.append({"change": change, **found})
-    return sorted(tried, key=_rank)
-
-
-def _rank(found: Mapping) -> tuple:
-    seconds = (found.get("roofline") or {}).get("step_s", 0.0)
-    needed = found["hbm"]["needed"]
-    return not found["fits"], seconds if found["fits"] else 0.0, needed or math.inf
-
-
-def _changes(settings: Settings, topology: Topology) -> Iterator[dict[str, Any]]:
-    """Yield changes: the cheapest alone, then together with all before, then each dearer one."""
-    sizes = meshes.resolve(settings.mesh, topology.count)
-    replicas = topology.count // sizes["tensor"]
-    steps = []
-    if settings.model.remat != "full":
-        steps.append({"model.remat": "full"})
-    if sizes["data"] > 1:
-        steps.append({"mesh.data": 1, "mesh.fsdp": sizes["data"] * sizes["fsdp"]})
-    # As few rows at a time as every device can have one of.
-    if (parts := settings.batch_size // replicas) > settings.accumulate:
-        steps.append({"accumulate": parts})
-    if settings.adapter.get("name") and not settings.model.quantize.get("name"):
-        steps.append({"model.quantize": dict(settings.model.quantize, name="nf4")})
-    together: dict[str, Any] = {}
-    for step in steps:
-        yield step
-        if together:
-            yield together | step
-        together |= step
-
-
 # -- in words --------------------------------------------------------------------------------------
 
 
@@ -351,13 +301,3 @@ def text(found: Mapping) -> str:
 def write(path: pathlib.Path, found: Mapping, suggestions: list[dict]) -> None:
     """Write what was found as JSON."""
     files.write_json(path, dict(found, suggestions=suggestions))
-
-
-def summary(own: Mapping) -> str:
-    """Write a suggestion in one line, as flags of a command."""
-    flags = " ".join(f"--config.{key}={value}" for key, value in own["change"].items())
-    fits = "fits" if own["fits"] else "does not fit"
-    needed = own["hbm"]["needed"]
-    line = own.get("roofline") or {}
-    step = f", {line['step_s']:.3f} s a step" if line else ""
-    return f"{fits} ({'?' if needed is None else f'{needed / GIB:.3f} GiB'}{step}): {flags}"

@@ -234,4 +234,5 @@ def test_zeros_of_the_padding_change_no_optimizer_but_those_that_say_so(name):
     alone, padded = jax.jit(lambda a, b: (train(a), train(b)))(small, members.pad(small, wide))
     same = np.allclose(members.cut(padded, small)["b"], alone["b"], rtol=1e-5, atol=1e-6)
     assert same == (name not in member_settings.AVERAGES)
-    assert not np.asarray(padded["b"])[3:].any()
+    # Yogi's moments begin at 1e-6 and not at 0: it moves what has no gradient.
+    assert np.asarray(padded["b"])[3:].any() == (name == "yogi")

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from ftjax.core import config as conf
+from ftjax.core import mesh as meshes
 from ftjax.run import config as settings_lib
-from ftjax.run import hlo, rehearse, topology
+from ftjax.run import hlo, rehearse, suggestions, topology
 from ftjax.run import plan as plans
 from tests.lab import ROOT, environment
 
@@ -59,13 +60,13 @@ def test_text_and_json_have_all_of_it(found, tmp_path):
 
 def test_what_does_not_fit_comes_with_a_change_that_was_compiled(lab, found):
     settings = lab.settings(**ABSENT, mesh=dict(data=2, fsdp=4, expert=1, tensor=1))
-    (own,) = rehearse.suggest(settings, EIGHT, limit=1, hbm_bytes=1000.0)
+    (own,) = suggestions.suggest(settings, EIGHT, limit=1, hbm_bytes=1000.0)
     assert own["change"] == {"model.remat": "full"}
     assert own["hbm"]["temporaries"] != found["hbm"]["temporaries"]
     assert own["hbm"]["headroom"] == 1000.0 - own["hbm"]["needed"]
     assert not own["fits"]
-    assert rehearse.summary(own).startswith("does not fit (0.0")
-    assert rehearse.summary(own).endswith("GiB): --config.model.remat=full")
+    assert suggestions.summary(own).startswith("does not fit (0.0")
+    assert suggestions.summary(own).endswith("GiB): --config.model.remat=full")
 
 
 def test_changes_that_fit_come_first_and_the_fastest_of_them(lab, monkeypatch):
@@ -80,20 +81,62 @@ def test_changes_that_fit_come_first_and_the_fastest_of_them(lab, monkeypatch):
         return {"fits": fits, "hbm": {"needed": needed}, "roofline": {"step_s": step}}
 
     monkeypatch.setattr(rehearse, "rehearse", compiled)
-    tried = rehearse.suggest(settings, EIGHT, limit=4)
+    tried = suggestions.suggest(settings, EIGHT, limit=4)
     assert [own["hbm"]["needed"] for own in tried] == [4, 3, 8, 9]
 
 
 def test_changes_grow_and_keep_to_what_a_run_allows(lab):
     settings = lab.settings(**ABSENT, batch_size=32, mesh=dict(data=8, fsdp=1, expert=1, tensor=1))
-    found = list(rehearse._changes(settings, EIGHT))
+    found = list(suggestions._changes(settings, EIGHT))
     alone = [{"model.remat": "full"}, {"mesh.data": 1, "mesh.fsdp": 8}, {"accumulate": 4}]
     assert found[0] == alone[0]
     assert found[1:3] == [alone[1], alone[0] | alone[1]]
     assert found[3:5] == [alone[2], alone[0] | alone[1] | alone[2]]
-    assert found[-1]["model.quantize"]["name"] == "nf4"
+    assert found[-1]["model.quantize.name"] == "nf4"
+    assert rehearse.changed(settings, found[-1]).model.quantize["name"] == "nf4"
     full = lab.settings(**ABSENT, **{"adapter.name": "", "model.remat": "full"})
-    assert all("model.quantize" not in change for change in rehearse._changes(full, EIGHT))
+    assert all("model.quantize.name" not in change for change in suggestions._changes(full, EIGHT))
+
+
+def compiled_as(outcome):
+    """Stand in for the compiler: `outcome(settings)` gives fits, bytes and seconds."""
+
+    def compiled(settings, topology, *, hbm_bytes):
+        fits, needed, step = outcome(settings)
+        sizes = meshes.resolve(settings.mesh, topology.count)
+        own = {"devices": topology.count, "mesh": sizes, "hbm": {"needed": needed}}
+        return own | {"fits": fits, "roofline": {"step_s": step}}
+
+    return compiled
+
+
+def test_a_search_tries_meshes_and_the_microbatches_of_the_best(lab, monkeypatch):
+    settings = lab.settings(**ABSENT, batch_size=32, accumulate=4)
+    monkeypatch.setattr(
+        rehearse, "rehearse", compiled_as(lambda s: (True, 1, s.mesh["data"] + s.accumulate))
+    )
+    tried = suggestions.search(settings, EIGHT, most=6)
+    mesh = lambda own: tuple(own["change"][f"mesh.{axis}"] for axis in ("data", "fsdp", "tensor"))
+    # Of the first three meshes two have data=1; the first that was compiled is the best.
+    assert {mesh(own) for own in tried} == {(1, 8, 1), (2, 4, 1), (1, 4, 2)}
+    assert [own["change"].get("accumulate") for own in tried] == [1, 2, None, None, None]
+    assert all(mesh(own) == (1, 8, 1) for own in tried[:2])
+    monkeypatch.setattr(rehearse, "rehearse", compiled_as(lambda s: (False, 9 / s.accumulate, 1)))
+    tried = suggestions.search(settings, EIGHT, most=2)
+    assert [own["change"].get("accumulate") for own in tried] == [None]  # a row is all there is
+
+
+def test_a_search_of_what_divides_over_no_mesh_says_so(lab, monkeypatch):
+    settings = lab.settings(**ABSENT, batch_size=3)
+    with pytest.raises(ValueError, match="--search: got cpu:8 with batch_size 3; expected a mesh"):
+        suggestions.search(settings, EIGHT, most=2)
+
+
+def test_slices_divide_data():
+    found = list(suggestions._meshes(topology.read("2xv5e-4")))
+    assert found[0] == {"mesh.data": 2, "mesh.fsdp": 4, "mesh.tensor": 1}
+    assert all(own["mesh.data"] % 2 == 0 for own in found)
+    assert {own["mesh.data"] * own["mesh.fsdp"] * own["mesh.tensor"] for own in found} == {8}
 
 
 def test_a_refusal_of_the_compiler_is_read():
@@ -193,9 +236,12 @@ def test_the_command_ends_in_one_line_where_the_name_is_wrong():
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.skipif(
+needs_compiler = pytest.mark.skipif(
     not importlib.util.find_spec("libtpu"), reason="no libtpu: pip install 'ftjax[tpu]'"
 )
+
+
+@needs_compiler
 @pytest.mark.slow
 def test_a_step_is_compiled_for_tpus_without_one(tmp_path):
     out = tmp_path / "x.json"
