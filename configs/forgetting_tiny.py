@@ -8,7 +8,7 @@ have, facts about people whom it has not met. Probes are languages, skills, fact
 it was trained on. Four methods, three rates each, three seeds, compared where each has learned 70 %
 of what the best cell learned, in nats. See docs/forgetting.md.
 
-Two CPU cores, about 25 minutes (44 on one of two busy ones): 108 runs of 48 steps in one process,
+44 minutes on one of two busy CPU cores: 108 runs of 48 steps in one process,
 without the measures of `changes`. Expect forgetting at the match of 0.08 nats with anchors on old
 rows, 0.13 with a tenth of old rows, 0.15 after full fine-tuning and 0.27 after LoRA.
 """

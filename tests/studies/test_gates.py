@@ -1,6 +1,6 @@
 """The smoke study, run once: what the literature says, asserted of our own numbers.
 
-Margins are the noise floor of seeds that `configs/forgetting_tiny.py` was measured to have.
+Its one seed has no noise floor: `verdicts.MARGIN` is assumed.
 """
 
 import json
