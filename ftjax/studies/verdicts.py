@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 AGREE, DISAGREE, NOT_RESOLVED, NOT_RUN = "agree", "disagree", "not resolved", "not run"
-# Nats, of a study with one seed, which has no floor of its own: assumed, half of the 0.04 that three
-# seeds of `configs/forgetting_tiny.py` have at the match.
+# Nats, of a study with one seed, which has no floor of its own: assumed, half of the 0.04 that
+# three seeds of `configs/forgetting_tiny.py` have at the match.
 MARGIN = 0.02
 ZERO = 1e-6  # nats, of two computations of the same numbers
 OLD_SHARE = 0.02  # of the new task's gain that old abilities may cost
