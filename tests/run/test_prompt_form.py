@@ -3,6 +3,7 @@
 Nothing is trained or sampled: what the model would be asked is recorded.
 """
 
+import importlib
 import json
 
 import numpy as np
@@ -10,7 +11,6 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from experiments import generate
 from ftjax import api
 from ftjax.data import chat, tokenizer_files
 from ftjax.run import evaluation as evaluating
@@ -108,7 +108,17 @@ def of_python(run):
     api.generate(model, ASKED, max_new_tokens=4)
 
 
-def command(run, *arguments, monkeypatch):
+@pytest.fixture(scope="module")
+def generate():
+    """The main, which defines its flags when it is imported: other mains have some of these too."""
+    known = set(flags.FLAGS)
+    yield importlib.import_module("experiments.generate")
+    for name in set(flags.FLAGS) - known:
+        delattr(flags.FLAGS, name)
+    flags.FLAGS.unparse_flags()
+
+
+def command(generate, run, *arguments, monkeypatch):
     monkeypatch.setattr(generate, "load", lambda *, adapters: (run.parts, {"model": {}}))
     monkeypatch.setattr(generate.cli, "start", lambda: None)
     if not flags.FLAGS.is_parsed():
@@ -122,9 +132,9 @@ def test_a_text_is_asked_as_it_was_taught(run, ask, door):
     assert ask(door, run) == run.trained()
 
 
-def test_the_command_asks_as_it_was_taught(run, ask, monkeypatch):
+def test_the_command_asks_as_it_was_taught(run, ask, generate, monkeypatch):
     for given in ((("prompt", [ASKED]),), (("prompt", [ASKED]), ("until", ["x"]))):
-        assert ask(command, run, *given, monkeypatch=monkeypatch) == run.trained()
+        assert ask(command, generate, run, *given, monkeypatch=monkeypatch) == run.trained()
 
 
 def test_an_evaluation_may_say_what_its_texts_are(run, ask):
@@ -138,10 +148,10 @@ def test_an_evaluation_may_say_what_its_texts_are(run, ask):
     assert asked(True)[0] == run.parts.tokenizer.token_id("<|im_start|>")
 
 
-def test_a_chat_speaks_as_it_was_taught(run, ask, monkeypatch, capsys):
+def test_a_chat_speaks_as_it_was_taught(run, ask, generate, monkeypatch, capsys):
     lines = iter([ASKED, "/quit"])
     monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
-    asked = ask(command, run, ("chat", True), monkeypatch=monkeypatch)
+    asked = ask(command, generate, run, ("chat", True), monkeypatch=monkeypatch)
     told = capsys.readouterr().err
     if run.plan.settings.data["kind"] == "chat":
         assert asked == run.trained()
