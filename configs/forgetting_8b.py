@@ -1,4 +1,4 @@
-r"""The public forgetting cell of PEFT, for a pod: Llama-3.2-3B on MetaMathQA, scored on GSM8K.
+r"""The public forgetting cell of PEFT, for a pod: Llama-3.2-3B on MetaMathQA, its loss on GSM8K.
 
     python -m experiments.sequential --workdir runs/pod \
         --config configs/forgetting_8b.py:base=DIR,data=DATA

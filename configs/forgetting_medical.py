@@ -8,7 +8,7 @@ DATA has the folders of configs/sft_medical.py and configs/sft_code.py, math/gsm
 environment variable FTJAX_DATA as its default. `base` is a model that knows general text, such as
 one of configs/sft_documents.py on corpus; the embedded one knows little of it, and can forget no
 more. Three orders, in which every task has every place. Probes are text, and multiple choice, which
-counts where the base is above chance.
+counts where the base is above chance. The study was not run yet.
 """
 
 from configs import common

@@ -7,7 +7,7 @@ r"""Does learning from rewards forget less than learning from answers, at one sc
 One held-out skill of the embedded base, of which a few of its samples are right: `sft` is shown the
 answers, `grpo` learns from rewards, `rejection` from those of its samples that are right (RAFT).
 Scores are exact matches on inputs that training does not use, old ones those of the old skills. A
-teacher that has both is a run of its own: configs/distill_online.py.
+teacher that has both is a run of its own: configs/distill_online.py. The study was not run yet.
 """
 
 from configs import common

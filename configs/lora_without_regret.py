@@ -5,7 +5,8 @@ r"""What LoRA gives up: rank by rate by sites, against full fine-tuning, and wha
 
 "LoRA Without Regret" finds LoRA on a par with full fine-tuning where its rank suffices, at about
 ten times the rate, and adapters of the attention alone to learn less than those of the MLP. The
-task is a new language of the embedded base. Of rewards: configs/forgetting_rl.py with `rank`.
+task is a new language of the embedded base. Of rewards: configs/forgetting_rl.py with `rank`. The
+study was not run yet.
 """
 
 from configs import common, forgetting_tiny

@@ -6,7 +6,7 @@ Twelve LoRA runs over one base: data, evaluations and base are those of `configs
 read once. The rate is chosen on eval/choice, a part of the data that no other number comes from;
 a member stops when it has not improved there in three evaluations.
 
-Two CPU cores, from the embedded base.
+It was not run yet.
 """
 
 from configs import common, sft_medical

@@ -7,7 +7,7 @@ r"""Fine-tune a model as one config file says.
     python -m experiments.train --config configs/members_tiny.py --workdir runs/members
 
 A config with a function `members()` beside `get_config` is of many adapter runs, which one program
-trains: see docs/sweeps.md. DIR/<member>/ of each is as below, DIR/report.html compares them.
+trains: it goes to `experiments.members`.
 
 A workdir that holds a run resumes it, exactly. The run leaves there: config.json, metrics.jsonl,
 TensorBoard events, checkpoints/, evals/ and samples/ (before and after), summary.json, report.html
@@ -15,9 +15,7 @@ and export/ (a PEFT adapter, or a Hugging Face model).
 """
 
 import pathlib
-import sys
 import time
-from collections.abc import Mapping
 from typing import NamedTuple
 
 from absl import app, flags
@@ -57,15 +55,12 @@ def define() -> Flags:
 
 def main(argv: list[str], given: Flags) -> None:
     """Run what the flags say."""
-    if len(argv) > 1:
-        raise app.UsageError(f"got the arguments {argv[1:]}; expected flags alone")
-    only_shows = given.dry_run.value or given.show_mask.value
-    if not given.workdir.value and not only_shows:
-        raise app.UsageError("--workdir: got none; expected a directory for the run")
+    only_shows = check(argv, given)
     config = keys.read(given.config)
-    listed = member_settings.find(given.config.config.value)
-    if listed is not None:
-        _main_of_members(listed, given)
+    if member_settings.find(given.config.config.value) is not None:
+        from experiments import members  # which has the flags of this main
+
+        members.main(argv, given)
         return
     settings = settings_lib.read(config)
     cli.start()
@@ -78,21 +73,14 @@ def main(argv: list[str], given: Flags) -> None:
     )  # fmt: skip
 
 
-def _main_of_members(listed: member_settings.Listed, given: Flags) -> None:
-    """Do what the flags say with all members of a config."""
-    if given.restart_data.value:
-        raise ValueError(
-            "--restart_data: got it with members(), which go on with the data that they began "
-            "with; expected none; drop it, or choose another --workdir"
-        )
-    found = member_settings.read(given.config.config.value, given.config.keys.value, listed)
-    cli.start()
-    if given.dry_run.value or given.show_mask.value:
-        sys.stdout.write(f"{len(found)} members: {' '.join(found)}; shown is the first\n")
-        show(next(iter(found.values())), given)
-        return
-    allow = given.allow_config_change.value
-    train_members(found, listed, pathlib.Path(given.workdir.value), allow_config_change=allow)
+def check(argv: list[str], given: Flags) -> bool:
+    """Check how the command is called; returns whether it only shows what it would do."""
+    if len(argv) > 1:
+        raise app.UsageError(f"got the arguments {argv[1:]}; expected flags alone")
+    only_shows = bool(given.dry_run.value or given.show_mask.value)
+    if not given.workdir.value and not only_shows:
+        raise app.UsageError("--workdir: got none; expected a directory for the run")
+    return only_shows
 
 
 def show(settings: settings_lib.Settings, given: Flags) -> None:
@@ -148,81 +136,6 @@ def train(
         params = saved_state.params_of(result.state, frozen)
         # Export, summary, report and the table of what was learned and forgotten.
         return finish.finish(p, result, params, workdir, seconds=time.perf_counter() - start)
-
-
-def train_members(
-    chosen: Mapping[str, settings_lib.Settings], listed: member_settings.Listed,
-    root: pathlib.Path, *, allow_config_change: bool = False,
-) -> None:  # fmt: skip
-    """Train, or go on training, all members, each in `root`/<name>.
-
-    Raises:
-      ValueError: anything wrong with the settings, the data, or what the directories hold.
-      RuntimeError: all members have diverged; their rows have the reason.
-    """
-    from ftjax.run import member_runs  # slow to import
-
-    with member_runs.opened(root, chosen, listed) as desk:
-        if desk.open:  # else they are shown once more
-            _train_members(chosen, listed, root, desk, allow_config_change=allow_config_change)
-    _report_members(chosen, root)
-
-
-def _train_members(
-    chosen: Mapping[str, settings_lib.Settings], listed: member_settings.Listed,
-    root: pathlib.Path, desk, *, allow_config_change: bool,
-) -> None:  # fmt: skip
-    from ftjax.run import costs, finish, member_arrays, member_parts, member_runs, pins
-    from ftjax.train import member_loop
-
-    start = time.perf_counter()
-    chosen = {name: pins.pin(own, desk.artifacts[name]) for name, own in chosen.items()}
-    # Everything is checked, and the data encoded once, before a device holds anything.
-    found = member_parts.plan(chosen, progress=finish.progress("encoding"))
-    whole = member_arrays.Arrays(found)
-    stops = member_parts.early_stops(listed, found)
-    # What each starts from; the base is the same arrays in all of them.
-    firsts, frozen = member_parts.weights(found, root)
-    batches = member_parts.batches(found)
-    kept = desk.record(found, allow_config_change=allow_config_change)
-    resumed = member_runs.resume(kept, found, batches)
-    state, progress = member_parts.begin(whole, found, firsts, resumed, stops, opened=desk.open)
-    del firsts
-    numbers, both = whole.hyper(), whole.frozen(list(frozen.values()))
-    step = member_runs.choose(root, listed, whole, (state, numbers, both, batches))
-    # At once, when one ends before the others: its export and report, or why it diverged.
-    ended = desk.ending(found, frozen, start=start)
-    each = member_parts.members(whole, found, frozen, kept, progress=progress, stops=stops)
-    first = next(iter(found.values()))
-    results = member_loop.run(
-        step, state, both, batches, each, hyper=numbers, until=first.length.steps, ended=ended,
-        log_every_steps=first.settings.log_every_steps, flops_per_token=costs.of(first),
-        save_every_steps=first.settings.checkpoint.every_steps or None,
-    )  # fmt: skip
-    for index, result in results.items():
-        ended(index, result)
-
-
-def _report_members(chosen: Mapping[str, settings_lib.Settings], root: pathlib.Path) -> None:
-    """Print and write the table of all members that have ended."""
-    from ftjax.core import files, processes
-    from ftjax.launch.lib import jobs as jobs_lib
-    from ftjax.launch.lib import results
-    from ftjax.run import unit
-
-    if not processes.is_first():
-        return
-    jobs = [jobs_lib.Job(name, name, (), root / name, files.plain(own.plain))
-            for name, own in chosen.items()]  # fmt: skip
-    states = [unit.read(job.artifacts).state for job in jobs]
-    if not set(states) <= {"done", "diverged"}:
-        return  # stopped by a signal; the next call goes on
-    rows = results.rows(jobs)
-    sys.stdout.write(results.text(results.shown(rows, jobs)) + "\n")
-    for path in results.write(jobs, root):
-        sys.stdout.write(f"{path}\n")
-    if "done" not in states:
-        raise RuntimeError(f"members: all {len(jobs)} diverged; their rows have the reason")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 r"""Measure what a study saves by running its cells in one process, and that nothing else changes.
 
-    python -m scripts.bench_forgetting --workdir /tmp/bench --cells 3
-    python -m scripts.bench_forgetting --config configs/forgetting_tiny.py --workdir /tmp/bench
+    python -m scripts.bench_forgetting --workdir runs/bench --cells 3
+    python -m scripts.bench_forgetting --config configs/forgetting_tiny.py --workdir runs/bench
 
 Cells are those of the study's first method at its first rate, a seed each. They run twice: every
 stage in a process of its own, as a script around `experiments.train` would, and all of them in one

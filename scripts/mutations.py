@@ -28,6 +28,9 @@ LOSSES = (
         ("(logp + logz - mean_logit)", "(logp - logz - mean_logit)"),
         ("z_loss * jnp.square(logz)", "z_loss * logz"),
         ("loss = -logp\n", "loss = logp\n"),
+    ),
+    *_of(
+        "ftjax/objectives/losses/token_loss.py", "tests/objectives/test_sft.py",
         ('weights = batch["weights"][..., 1:]', 'weights = batch["weights"][..., :-1]'),
     ),
     *_of(

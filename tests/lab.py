@@ -162,3 +162,39 @@ def metrics(workdir):
         {name: x for name, x in json.loads(line).items() if not name.startswith("time/")}
         for line in lines
     ]
+
+
+# -- a study ---------------------------------------------------------------------------------------
+
+# Two tasks that can be learned in four steps, and an old ability.
+ANSWERS = dict(a=" it is", b=" what", old=" it is what it is")
+STAGE = """
+from configs import common
+
+def get_config(arg=None):
+    arg = common.parse_arg(arg, task="a", full=False)
+    c = common.base()
+    c.model.base = ROOT + "/base"
+    common.tune(c, full=arg.full, rank=2)
+    rows = lambda name: dict(name="jsonl", path=ROOT + "/" + name + ".jsonl")
+    c.data = dict(rows(arg.task), max_tokens=32, kind="prompt")
+    for label in ("a", "b", "old"):
+        group = "new" if label == arg.task else "old"
+        c.evals[label] = dict(name="nll", group=group, data=rows(label))
+    c.optim.schedule = dict(name="constant")
+    c.steps, c.batch_size, c.eval_every_steps, c.log_every_steps = 4, 8, 2, 2
+    c.checkpoint.every_steps = 2
+    return c
+
+"""
+
+
+def write_study(lab, root, study):
+    """Write the config of a study into `root`, with its rows and base; study: its `study()`."""
+    (root / "base").symlink_to(lab.root / "base")
+    for name, answer in ANSWERS.items():
+        rows = [dict(prompt=f"{name} {i}:", response=f"{answer} {i}\n") for i in range(8)]
+        (root / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    path = root / "own.py"
+    path.write_text((STAGE + study).replace("ROOT", repr(str(root))))
+    return path

@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 
 from ftjax.adapters import lora
-from ftjax.adapters.lib import protocol
 from ftjax.core import einsum
 from ftjax.core.typed import Chance
 from ftjax.ops import linear, lowrank, products
@@ -26,7 +25,7 @@ EXAMPLE = dict(keep=0.5)
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class OSF(protocol.Adapter):
+class OSF(lora.AsLoRA):
     """Factors a (contracted letters, R) and b (R, kept); their start a0, b0; high u, v likewise."""
 
     a: jax.Array
@@ -38,7 +37,7 @@ class OSF(protocol.Adapter):
 
     FROZEN: ClassVar = ("a0", "b0", "u", "v")
 
-    def low(self, equation: str) -> lora.OffsetLoRA:
+    def as_lora(self, equation: str) -> lora.OffsetLoRA:
         """Return the LoRA that computes the same: factors off the high directions."""
         shared = len(einsum.parse(equation).shared)
         a = _off(_columns(self.a, shared), _columns(self.u, shared)).reshape(self.a.shape)
@@ -46,21 +45,9 @@ class OSF(protocol.Adapter):
         b = turned.reshape(*self.b.shape[1 : 1 + shared], *self.b.shape[1 + shared :], -1)
         return lora.OffsetLoRA(a, jnp.moveaxis(b, -1, 0), self.a0, self.b0, jnp.float32(1))
 
-    def merge(self, equation: str, w: jax.Array) -> jax.Array:
-        """Compute high + (1 - u u^T) a b (1 - v^T v)."""
-        return self.low(equation).merge(equation, w)
-
-    def apply(self, equation: str, x: jax.Array, w: jax.Array, key=None) -> jax.Array:
-        """Compute as LoRA does."""
-        return self.low(equation).apply(equation, x, w)
-
-    def apply_alone(self, equation: str, x: jax.Array, w: jax.Array, key=None) -> jax.Array:
-        """Compute as LoRA does."""
-        return self.low(equation).apply_alone(equation, x, w)
-
     def lookup(self, tokens_BT: jax.Array, w_VD: jax.Array) -> jax.Array:
         """Compute as LoRA does."""
-        return self.low(linear.LOOKUP).lookup(tokens_BT, w_VD)
+        return self.as_lora(linear.LOOKUP).lookup(tokens_BT, w_VD)
 
     def axes(self, equation: str) -> "OSF":
         """Letters of the three pairs of factors."""

@@ -9,9 +9,9 @@ are dynamic fine-tuning (`dft`); with floor 1 it is plain fine-tuning, to the bi
 import jax
 import jax.numpy as jnp
 
-from ftjax.core.mean import Mean
 from ftjax.core.typed import Positive, Share
 from ftjax.objectives.losses.spec import Spec
+from ftjax.objectives.losses.token_loss import objective_of
 
 EXAMPLE = dict(tau=2.0, floor=0.05)
 SPEC = Spec(data="tokens")
@@ -30,11 +30,4 @@ def make(*, tau: Positive, floor: Share = 0.01):
         scale = jnp.clip(jnp.exp(logp / tau), floor, 1.0)
         return jax.lax.stop_gradient(scale) * -logp
 
-    def objective(policy, reference, batch, key):
-        del reference
-        weights = batch["weights"][..., 1:]
-        found = policy.total(token_loss, batch, weights, key)
-        nll = Mean.of(-found.logp, weights)
-        return {"loss": Mean(found.value, nll.weight), "nll": nll}
-
-    return objective
+    return objective_of(token_loss)

@@ -163,7 +163,8 @@ class Sampler:
         drawn_BT, sampled_BT = batch["old_logps"], batch["weights"][:, 1:]
         batch["old_logps"] = self._over(self.own_score, params, batch) * sampled_BT
         gap_BT = np.abs(batch["old_logps"] - drawn_BT)
-        return {"sampler/gap": float(gap_BT.sum() / sampled_BT.sum())}
+        # A stop string may have left no token at all.
+        return {"sampler/gap": float(gap_BT.sum() / max(sampled_BT.sum(), 1))}
 
     def _over(self, function, params, batch) -> np.ndarray:
         """Apply a compiled function to the rows of a round, about a training batch at a time."""

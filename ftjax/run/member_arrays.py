@@ -73,8 +73,9 @@ class Arrays:
         """Make the state before the first step of the parameters that each starts from."""
         p, wide = self.plans[0], self._wide.params
         create = functools.partial(
-            states.create, tx=p.optimizer.tx, ema=p.settings.ema_decay is not None
-        )
+            states.create, tx=p.optimizer.tx, ema=p.settings.ema_decay is not None,
+            integral=p.state.integral,
+        )  # fmt: skip
 
         def make(params, keys):
             padded = members_lib.stack([members_lib.pad(own, wide) for own in params])

@@ -138,8 +138,13 @@ def _evaluations(p: plans.Plan, own: Artifacts, at_start: dict[int, tuple]) -> v
             at_start[id(p.evaluation)] = hook.call(now), own
         numbers, first = at_start[id(p.evaluation)]
         if first is not own and processes.is_first():
-            for kept, copy in ((first.scores(0), own.scores(0)), (first.sample(0), own.sample(0))):
-                files.write_bytes(copy, kept.read_bytes())
+            of_step = lambda files_of: [
+                files_of.scores(0), files_of.sample(0),
+                *(files_of.answers(label, 0) for label in p.evaluation.evaluators),
+            ]  # fmt: skip
+            for kept, copy in zip(of_step(first), of_step(own), strict=True):
+                if kept.is_file():  # answers are of evaluators alone that let the model write
+                    files.write_bytes(copy, kept.read_bytes())
         return numbers
 
     return hook._replace(call=evaluate)

@@ -19,12 +19,12 @@ from typing import Any
 
 from ftjax.core import compile_cache, files, processes
 from ftjax.report import summary
-from ftjax.run import damage, finish, saved_state, session, unit
+from ftjax.run import damage, finish, penalty, saved_state, session, unit
 from ftjax.run import plan as plans
 from ftjax.run.artifacts import Artifacts
 from ftjax.run.config import Settings
 from ftjax.run.member_settings import Listed
-from ftjax.train import loop, stop
+from ftjax.train import early_stop, loop, stop
 from ftjax.train import members as members_lib
 from ftjax.train.checkpoint import Restored
 from ftjax.train.visits import rewind
@@ -98,6 +98,8 @@ class Desk:
         self._records[name].close()
         params = saved_state.params_of(result.state, frozen)
         workdir = self.artifacts[name].workdir
+        if early_stop.has_ended(result.stopped):
+            penalty.leave(p.penalties, p.parts, result.state, frozen, workdir)
         outcome = finish.finish(p, result, params, workdir, seconds=seconds, quiet=True)
         self._runs[name].close()
         self.ended[name] = outcome.has_ended

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from ftjax.core import config as conf
 from ftjax.core import dotted, files
 from ftjax.run import config as settings_lib
-from ftjax.run import hyper, keys
+from ftjax.run import hyper, keys, replay
 from ftjax.run.config import Settings
 from ftjax.train.members import HOW
 
@@ -206,6 +206,11 @@ def _check_kind(settings: Settings) -> None:
         raise ValueError(
             "members(): rollout: got a run that samples its own answers; expected one that learns "
             "from data, whose batches all members can have at once; list it in sweep()"
+        )
+    if replay.is_asked(settings):
+        raise ValueError(
+            "members(): data.name: got 'self', rows that a run samples for itself; expected rows "
+            "that all members read; sample them by a run alone, and name its DIR/self/*.jsonl"
         )
     if settings.compile != "jit":
         raise ValueError(f"members(): compile: got {settings.compile!r}; expected 'jit'; drop it")

@@ -62,6 +62,19 @@ def fill(settings: Settings, artifacts: Artifacts, *, shared: Shared | None = No
     return _over_data(settings, one)
 
 
+def is_asked(settings: Settings) -> bool:
+    """Return whether any section that is learned from has such rows."""
+    found = []
+
+    def one(section: Mapping, where: str) -> Mapping:
+        parts = section.get("parts", ()) if section.get("name") == "mixture" else (section,)
+        found.extend(where for part in parts if part.get("name") == NAME)
+        return section
+
+    _over_data(settings, one)
+    return bool(found)
+
+
 def _over_data(settings: Settings, one: Callable) -> Settings:
     """Replace every data section that is learned from."""
 

@@ -13,33 +13,15 @@ from experiments import sequential
 from ftjax.run import evaluation
 from ftjax.run import shared as sharing
 from ftjax.studies import stages, study
-from tests.lab import finish, start
+from tests.lab import finish, start, write_study
 
-CONFIG = """
-from configs import common
-
-def get_config(arg=None):
-    arg = common.parse_arg(arg, task="a", full=False)
-    c = common.base()
-    c.model.base = ROOT + "/base"
-    common.tune(c, full=arg.full, rank=2)
-    rows = lambda name: dict(name="jsonl", path=ROOT + "/" + name + ".jsonl")
-    c.data = dict(rows(arg.task), max_tokens=32, kind="prompt")
-    for label in ("a", "b", "old"):
-        c.evals[label] = dict(name="nll", group="new" if label == arg.task else "old",
-                              data=rows(label))
-    c.optim.schedule = dict(name="constant")
-    c.steps, c.batch_size, c.eval_every_steps, c.log_every_steps = 4, 8, 2, 2
-    c.checkpoint.every_steps = 2
-    return c
-
+STUDY = """
 def study():
     return dict(
         tasks=("a", "b"), methods=dict(lora=""), rates=(0.05,), carry="merged",
         match=dict(metric="nll", fraction=0.1), changes=("drift", "spectrum"),
     )
 """
-ANSWERS = dict(a=" it is", b=" what", old=" it is what it is")
 CARRIES = {
     "continued": dict(lora=""), "stacked": dict(lora=""), "merged": dict(lora=""),
     "full": dict(full="full"),
@@ -48,14 +30,7 @@ CARRIES = {
 
 @pytest.fixture(scope="module")
 def config(lab, tmp_path_factory):
-    root = tmp_path_factory.mktemp("carries")
-    (root / "base").symlink_to(lab.root / "base")
-    for name, answer in ANSWERS.items():
-        rows = [dict(prompt=f"{name} {i}:", response=f"{answer} {i}\n") for i in range(8)]
-        (root / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    path = root / "own.py"
-    path.write_text(CONFIG.replace("ROOT", repr(str(root))))
-    return path
+    return write_study(lab, tmp_path_factory.mktemp("carries"), STUDY)
 
 
 @pytest.fixture(scope="module")

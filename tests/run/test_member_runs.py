@@ -1,10 +1,15 @@
 """From which step members go on, and which lists of members a directory takes."""
 
+import dataclasses
 import types
 
+import numpy as np
 import pytest
+import safetensors.numpy
 
+from experiments import members
 from ftjax.run import member_runs
+from ftjax.run.artifacts import Artifacts
 from ftjax.run.member_settings import Listed
 
 
@@ -71,3 +76,30 @@ def test_the_directory_of_a_run_takes_no_members(tmp_path):
     with pytest.raises(ValueError, match="which holds a run; expected a directory for members"):
         with member_runs.opened(tmp_path, {"a": settings()}, Listed([])):
             pass
+
+
+def test_what_a_run_leaves_beside_its_weights_is_there_of_each_member(lab, tmp_path, use_devices):
+    """Importance of weights for the run after, and the answers of both evaluations."""
+    use_devices(1)
+    old = dict(name="ewc", weight=1.0, rows=4, fisher="empirical", data=lab.rows())
+    first = lab.settings(**{
+        "penalties": dict(old=old, path=dict(name="si", weight=1.0)), "steps": 2,
+        "evals.answers": dict(
+            name="generate", group="new", data=lab.raw(), rows=4, max_new_tokens=2),
+    })  # fmt: skip
+    seeds = dataclasses.replace(first.seed, data=7)
+    plain = first.plain | {"seed": first.plain["seed"] | {"data": 7}}
+    second = dataclasses.replace(first, seed=seeds, plain=plain)
+    members.run({"a": first, "b": second}, Listed([{}, {}]), tmp_path)
+    left = {}
+    for name in ("a", "b"):
+        own = Artifacts(tmp_path / name)
+        assert own.answers("answers", 0).is_file()
+        assert own.answers("answers", 2).is_file()
+        for label in ("old", "path"):
+            found = safetensors.numpy.load_file(own.importance(label))
+            left[name, label] = np.concatenate([found[key].ravel() for key in sorted(found)])
+            assert left[name, label].max() > 0
+    # The old data are one for both, the way that each has gone is not.
+    np.testing.assert_array_equal(left["a", "old"], left["b", "old"])
+    assert np.abs(left["a", "path"] - left["b", "path"]).max() > 0

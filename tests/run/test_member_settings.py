@@ -110,6 +110,8 @@ def test_what_is_no_adapter_run_is_refused(read):
         read("product(lr=(0.1, 0.2))", "adapter={'name': '', 'where': 'blocks/**'}")
     with pytest.raises(ValueError, match=r"compile: got 'pmap'"):
         read("product(lr=(0.1, 0.2))", "compile=pmap")
+    with pytest.raises(ValueError, match=r"data.name: got 'self', rows that a run samples"):
+        read("product(lr=(0.1, 0.2))", "data={'name': 'self', 'rows': 4, 'max_tokens': 32}")
 
 
 def test_numbers_lie_side_by_side_and_none_is_the_one_that_does_nothing(read):

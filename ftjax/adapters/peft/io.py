@@ -247,7 +247,7 @@ def read_tensors(path: pathlib.Path, wanted, beside=None, *, nothing: str, optio
     """
     every = wanted | (beside or {})
     with files.open_tensors(path) as handle:
-        names = set(handle.keys()) - {peft_config.SCORE}
+        names = [name for name in handle.keys() if name != peft_config.SCORE]  # noqa: SIM118
         stored = {name: handle.get_slice(name) for name in names}
         shapes = {name: tuple(part.get_shape()) for name, part in stored.items()}
         every |= {name: shape for name, shape in (optional or {}).items() if name in shapes}
