@@ -73,6 +73,7 @@ class Evaluation:
         samples = self.sample(params) if self.sample else []
         if jax.process_index() == 0:
             _save(workdir, step, arrays, samples)
+            # JSON lines, which people and other tools read; the scores are for NumPy alone.
             for label, told in answers.items():
                 lines = (json.dumps(files.plain(each), ensure_ascii=False) for each in told)
                 path = Artifacts(workdir).answers(label, step)

@@ -49,6 +49,7 @@ class Arrays:
         everywhere = meshes.replicated(mesh)
 
         def one(wide, like):
+            # No axis of the mesh cuts the members: every device has its part of each.
             place = NamedSharding(mesh, PartitionSpec(None, *like.sharding.spec))
             return jax.ShapeDtypeStruct((count, *wide.shape), wide.dtype, sharding=place)
 
@@ -65,6 +66,7 @@ class Arrays:
 
     def hyper(self) -> hyper.Hyper:
         """Lay the numbers of all of them out for the step, [M] each."""
+        # A few numbers, which every device reads whole.
         numbers = hyper.stack([p.hyper for p in self.plans])
         everywhere = meshes.replicated(self._mesh)
         return meshes.put(numbers, jax.tree.map(lambda _: everywhere, numbers))
@@ -78,6 +80,7 @@ class Arrays:
         )  # fmt: skip
 
         def make(params, keys):
+            # Padded before the moments are made: these have the padded shapes too.
             padded = members_lib.stack([members_lib.pad(own, wide) for own in params])
             each = jax.vmap(lambda own, key: create(own, key=key))(padded, keys)
             return Members(jnp.int32(0), each, jnp.ones(len(params), bool))
@@ -112,6 +115,7 @@ class Arrays:
         """Return the function that takes a member's own state out of that of all."""
         like = self.plans[index].state
         shapes = tuple(leaf.shape for leaf in jax.tree.leaves(like))
+        # The index is an argument, or each member would have a program of its own.
         if shapes not in self._cuts:  # one program for all of a size
             take = lambda each, i: members_lib.cut(members_lib.take(each, i), like)
             self._cuts[shapes] = jax.jit(take, out_shardings=saved_state.shardings_of(like))
@@ -130,6 +134,7 @@ class Batches:
         return self
 
     def __next__(self):
+        # Members of one seed see the same rows, which are read and encoded once.
         found = {seed: _read(own) for seed, own in self._unique.items()}
         first = next(iter(self._unique.values()))
         batches = {
@@ -140,6 +145,7 @@ class Batches:
         return batch | {"anchors": batches} if batches else batch
 
     def _put(self, batches: list, rows: int) -> dict:
+        # On the host, so that all members are sent in one transfer.
         stacked = {name: np.stack([own[name] for own in batches]) for name in batches[0]}
         return meshes.put_local(stacked, self._mesh, rows=rows, axis=1)
 

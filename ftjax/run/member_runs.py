@@ -41,6 +41,7 @@ class Desk:
         states = {name: unit.read(own).state for name, own in self.artifacts.items()}
         self.ended = {name: state in ENDED for name, state in states.items()}
         self._runs = {name: contextlib.ExitStack() for name in names if not self.ended[name]}
+        # Apart from the above: a log must be closed before the lock on it is given back.
         self._records = {name: contextlib.ExitStack() for name in self._runs}
 
     @property
@@ -59,6 +60,7 @@ class Desk:
                 processes.on_first(lambda own=own: unit.submit(own))
                 stack.enter_context(session.owned(own))
                 every.push(self._records[name])
+            # A signal before all have saved ends like an error: nothing could go on from there.
             saved = lambda: all(self.artifacts[name].has_checkpoint() for name in self.open)
             every.enter_context(stop.leaving(saved))
             for name in self.open:
@@ -95,6 +97,7 @@ class Desk:
 
     def finish(self, name: str, p: plans.Plan, result: loop.Result, frozen, *, seconds: float):
         """Close a member that has ended; export it and write its reports."""
+        # The page and the export are made of files that this completes.
         self._records[name].close()
         params = saved_state.params_of(result.state, frozen)
         workdir = self.artifacts[name].workdir
@@ -169,6 +172,7 @@ def opened(root: pathlib.Path, chosen: Mapping[str, Settings], listed: Listed) -
         )
     compile_cache.use(next(iter(chosen.values())).compile_cache)
     with Desk(root, list(chosen)).opened() as desk:
+        # Before anything is trained: a second call must find the same list.
         if not known:
             write(root, chosen, how="")
         yield desk
@@ -198,6 +202,7 @@ def choose(root: pathlib.Path, listed: Listed, whole, arguments: Sequence[Any]):
         *given, batches = arguments
         position = batches.state()
         how, seconds = members_lib.choose(steps, (*given, next(batches)))
+        # The batch that was timed is trained on all the same.
         batches.restore(position)
         shown = ", ".join(f"{each} {own:.4f} s" for each, own in seconds.items())
         sys.stderr.write(f"members: {shown} a step; training with {how}\n")

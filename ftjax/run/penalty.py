@@ -104,6 +104,7 @@ def _past(penalty: Penalty, parts, *, where: str) -> dict[str, np.ndarray] | Non
     if problem := digest.file_problem(path):
         raise ValueError(f"{path}: got {problem}; restore it from a copy, or run that run again")
     found = {name: tensor.array for name, tensor in safetensors.mapped(path).items()}
+    # Here and not inside of jit, whose error would name neither the run nor the weight.
     shapes = {name: leaf.shape for name, leaf in tree.paths(parts.model.abstract).items()}
     if wrong := sorted(name for name, x in found.items() if shapes.get(name) != x.shape):
         raise ValueError(

@@ -97,6 +97,7 @@ def _rows(
 ) -> pathlib.Path:  # fmt: skip
     """Return the file of a section, which is written where there is none."""
     wanted = _wanted(section, where)
+    # By what is asked for: a section that was changed must not find the rows of the old one.
     name = hashlib.sha256(json.dumps(files.plain(wanted), sort_keys=True).encode()).hexdigest()[:12]
     path = artifacts.self_samples(name)
     # Signed last: of a file without a digest nobody knows whether it is whole.
@@ -131,6 +132,7 @@ def _wanted(section: Mapping, where: str) -> dict:
 def _start(parts: setup.Parts, shared: Shared | None) -> dict:
     """Return the weights that a run starts from, with adapters that were given."""
     params, s = setup.weights(parts, shared=shared), parts.settings
+    # Fresh adapters change nothing, and would cost their products at every token.
     given = s.adapter_from or s.adapter.get("past")
     return {"model": params["model"], "adapters": params["adapters"] if given else None}
 
@@ -140,6 +142,7 @@ def _sampled(parts: setup.Parts, params, wanted: Mapping, *, where: str) -> list
     prompts = _prompts(wanted["prompts"], where) if wanted["prompts"] else [""]
     asked = [prompts[i % len(prompts)] for i in range(wanted["rows"])]
     data, until = parts.settings.data, wanted["until"]
+    # Asked in the form that the run learns in, since there it is to stay what it was.
     template = prompting.template_of(parts.tokenizer, data)
     sample = text.make_sampler(
         parts.model, parts.tokenizer, max_new_tokens=wanted["max_new_tokens"],

@@ -115,6 +115,7 @@ def train(
         checkpoints=kept.checkpoints, progress=progress, flops_per_token=cost,
         save_every_steps=p.settings.checkpoint.every_steps or None,
     )  # fmt: skip
+    # Not of a run that was stopped: the one after would build on half of it.
     if early_stop.has_ended(result.stopped):
         penalty.leave(p.penalties, p.parts, result.state, frozen, kept.artifacts.workdir)
     return result

@@ -23,6 +23,7 @@ def stated(evals: Mapping) -> dict[str, dict[str, tables.Metric]]:
         read = functools.partial(conf.attribute, spec["name"], "evals", where=where)
         directions, units = (read(name) or {} for name in ("DIRECTIONS", "UNITS"))
         for metric, direction in directions.items():
+            # A 0 or a word would colour a change for better as one for worse.
             if direction not in (1, -1):
                 raise ValueError(
                     f"{where}: {spec['name']} states DIRECTIONS[{metric!r}] = {direction!r}; "

@@ -63,8 +63,10 @@ def run(
       or the error that names the batch.
     """
     first = int(state.step)
+    # One clock for all: the time is that of the program, and no member's alone.
     seconds = dict.fromkeys(PHASES, 0.0)
     clock = Journal(writers=(), log_every_steps=1, seconds=seconds)
+    # Of one member, since each has its own row.
     count = lambda batch: batch["tokens"].size // len(members)
     ahead = Ahead(batches, until - first, clock, count)
     call = Calls(lambda state, batch: step(state, hyper, frozen, batch), step, clock)
@@ -75,6 +77,7 @@ def run(
         seconds=seconds, **options,
     )  # fmt: skip
     books = [make(i, one, journal(one)) for i, one in enumerate(members) if not one.ended]
+    # All catch up at one step: each by itself would stall the devices for every member.
     steps = [hook.steps for one in members for hook in one.every] + [save_every_steps or until]
     group = _Group(books, ended, lambda number: any(number % each == 0 for each in steps))
     state, number, stopped = _train(state, first, call, ahead, group)
@@ -102,6 +105,7 @@ def _train(
                 break
             state = group.visit(number, state)
     if number > first:
+        # One whose last loss was no number must not be evaluated and saved.
         group.catch_up()
         finish = _Books.last if stopped is None else _Books.put_off
         state = group.each(state, lambda own, mine: finish(own, number, mine))
@@ -214,12 +218,14 @@ class _Group:
     def each(self, state: Members, act: Callable, *, number: int = 0) -> Members:
         """Call `act(books, own state)` of each; returns the state less those that have ended."""
         for own in list(self.books):
+            # Taken first: what it does may end it, and with that change the state of all.
             mine = own.of(state)
             try:
                 act(own, mine)
             except FloatingPointError as error:
                 self._end(own, error)
                 continue
+            # Before the first step nothing has been learned that could be exported.
             if number and own.reason:
                 state = members_lib.end(state, own.index)
                 self._end(own, own.result(number, mine, f"{STOPPED}: {own.reason}"))
