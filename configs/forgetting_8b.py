@@ -2,8 +2,8 @@ r"""The public forgetting cell of PEFT, for a pod: Llama-3.2-3B on MetaMathQA, i
 
     python -m experiments.sequential --workdir runs/pod \
         --config configs/forgetting_8b.py:base=DIR,data=DATA
-    python -m experiments.train --workdir runs/one --dry_run \
-        --config configs/forgetting_8b.py:base=DIR,data=DATA
+    python -m experiments.train --config configs/forgetting_8b.py:base=DIR,data=DATA \
+        --workdir runs/one --dry_run
 
 DATA holds metamathqa/train.jsonl.gz with `query` and `response`, math/gsm8k and corpus/wiki. PEFT's
 method comparison has, of one seed: LoRA of rank 32 on queries and values at 1e-4 gets 0.478 of

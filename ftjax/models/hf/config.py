@@ -46,6 +46,7 @@ ROPE_TYPES = {
 YARN = {"beta_fast": 32.0, "beta_slow": 1.0, "truncate": True}
 # Without a meaning for text, whose three coordinates are equal, or read by nothing.
 ROPE_HARMLESS = ("max_position_embeddings", "mrope_interleaved", "mrope_section")
+NOT_IN_JSON = ("Infinity", "-Infinity", "NaN")
 REQUIRED = object()
 
 
@@ -53,7 +54,7 @@ class Keys:
     """A config.json being read; it remembers which keys were asked for."""
 
     def __init__(self, config_json: Mapping[str, Any]):
-        self.json = config_json
+        self.json: dict[str, Any] = _decoded(config_json)
         self.where = f"config.json of a {config_json.get('model_type')!r} model"
         self.seen: set[str] = set(HARMLESS)
 
@@ -202,6 +203,18 @@ class Keys:
                 f"{self.where}: got keys that this family does not read: {shown}; they may change "
                 "what the model computes"
             )
+
+
+def _decoded(value: Any) -> Any:
+    """Read the numbers that JSON lacks as transformers 5 writes them: {"__float__": "Infinity"}."""
+    match value:
+        case {"__float__": str(name)} if len(value) == 1 and name in NOT_IN_JSON:
+            return float(name)
+        case Mapping():
+            return {k: _decoded(each) for k, each in value.items()}
+        case list():
+            return [_decoded(each) for each in value]
+    return value
 
 
 def rope_json(r: rope.Rope) -> dict[str, Any]:
