@@ -30,6 +30,11 @@ def online(c, *, prompts: int, samples: int, max_new_tokens: int):
     return c
 
 
+def pattern(text: str) -> str:
+    r"""Return a pattern of fields with the line ends and tabs that shells pass as `\n` and `\t`."""
+    return text.replace("\\n", "\n").replace("\\t", "\t") if "{" in text else text
+
+
 def rate(base: str, tiny: float, *, full: bool, preference: bool = False) -> float:
     """Return the learning rate to begin with: `tiny` for bases of the embedded one's size.
 

@@ -1,15 +1,16 @@
-r"""How much do full fine-tuning, LoRA, replay, anchors and L2-SP make the embedded base forget?
+r"""How much do full fine-tuning, LoRA, replay and anchors make the embedded base forget?
 
     python -m experiments.sequential --config configs/forgetting_tiny.py --workdir runs/forgetting
     python -m experiments.train --config configs/forgetting_tiny.py:task=skill --workdir runs/skill
 
 Three tasks one after the other: a language that the base has never seen, a skill that it does not
 have, facts about people whom it has not met. Probes are languages, skills, facts and English that
-it was trained on. Five methods, three rates each, three seeds, compared where each has learned 80 %
+it was trained on. Four methods, three rates each, three seeds, compared where each has learned 70 %
 of what the best cell learned, in nats. See docs/forgetting.md.
 
-135 runs of 60 steps in one process. The whole study has not been run yet, so that no time and no
-number stands here.
+44 minutes on one of two busy CPU cores: 108 runs of 48 steps in one process,
+without the measures of `changes`. Expect forgetting at the match of 0.08 nats with anchors on old
+rows, 0.13 with a tenth of old rows, 0.15 after full fine-tuning and 0.27 after LoRA.
 """
 
 from configs import common
@@ -30,10 +31,10 @@ METHODS = dict(full=False, rank=8, replay=0.0, anchor=0.0, l2sp=0.0, runlocal=Fa
 
 def get_config(arg=None):
     """Return the config of one stage: a task by a method."""
-    arg = common.parse_arg(arg, **METHODS, task="language", steps=60)
+    arg = common.parse_arg(arg, **METHODS, task="language", steps=48)
     c = staged(arg, TASKS, OLD)
     text = dict(name="embedded", domain="english", split="test", kind="text", loss="all")
-    c.evals.english = dict(name="nll", data=text, rows=24)
+    c.evals.english = dict(name="nll", data=text, rows=8)
     return common.shrink(c) if arg.runlocal else c
 
 
@@ -64,10 +65,10 @@ def staged(arg, tasks, old):
     for label, source in {**tasks, **old}.items():
         held = dict(name="embedded", split="test", **source)
         group = "new" if label == arg.task else "old"
-        c.evals[label] = dict(name="nll", group=group, data=held, rows=32)
+        c.evals[label] = dict(name="nll", group=group, data=held, rows=16)
     c.optim.schedule = dict(name="constant", warmup_steps=4)
     c.steps, c.batch_size, c.log_every_steps = arg.steps, 8, 20
-    c.eval_every_steps = max(arg.steps // 5, 1)
+    c.eval_every_steps = max(arg.steps // 6, 1)
     return c
 
 
@@ -75,11 +76,12 @@ def study():
     """List what `experiments.sequential` compares."""
     return dict(
         tasks=tuple(TASKS), carry="merged", seeds=3,
-        methods=dict(full="full", lora="", replay="replay=0.1", anchor="anchor=1.0",
-                     l2sp="l2sp=0.1"),
+        methods=dict(full="full", lora="", replay="replay=0.1", anchor="anchor=1.0"),
         rates=dict(
             full=(3e-4, 1e-3, 3e-3), lora=(1e-3, 3e-3, 1e-2), replay=(1e-3, 3e-3, 1e-2),
-            anchor=(1e-3, 3e-3, 1e-2), l2sp=(1e-3, 3e-3, 1e-2),
+            anchor=(1e-3, 3e-3, 1e-2),
         ),
-        match=dict(metric="nll", fraction=0.8),
+        match=dict(metric="nll", fraction=0.7), changes=("drift", "spectrum", "path"),
+        sees_old=("replay", "anchor"),
+        parts=dict(full="full", lora="lora", replay="replay", kl_old="anchor"),
     )  # fmt: skip

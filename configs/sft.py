@@ -4,7 +4,8 @@ r"""Supervised fine-tuning on any JSONL file of prompts and responses.
     python -m experiments.train --config configs/sft.py:path=train.jsonl,full --workdir runs/full
 
 Every line is an object with `prompt` and `response`; `prompt=instruction,response=output` names
-other fields, `kind=chat` takes conversations; rows of other tools are recognised (docs/data.md).
+other fields, and `prompt={instruction}\n{input}` joins some; `kind=chat` takes conversations; rows
+of other tools are recognised (docs/data.md).
 `path=a.jsonl+b.jsonl` joins files. `held=test.jsonl` is evaluated before and after. The base is the
 embedded one; `base=DIR` takes any Hugging Face directory of a supported family.
 
@@ -28,7 +29,9 @@ def get_config(arg=None):
     c = common.base()
     c.model.base = arg.base
     common.tune(c, full=arg.full, rank=arg.rank)
-    fields = dict(prompt=arg.prompt, response=arg.response) if arg.kind == "prompt" else {}
+    fields = {}
+    if arg.kind == "prompt":
+        fields = dict(prompt=common.pattern(arg.prompt), response=common.pattern(arg.response))
     c.data = dict(
         name="jsonl", path=arg.path.split("+"), kind=arg.kind, max_tokens=512, fields=fields
     )

@@ -27,6 +27,10 @@ PROCESSES = flags.DEFINE_integer(
 INDEX = flags.DEFINE_integer("index", None, "number of this process, with --coordinator")
 
 WRITTEN = ("workdir", "out", "output", "json")  # flags of what commands write
+WINDOWS = (
+    "ftjax runs on Linux and macOS; on Windows it runs under WSL: `wsl --install` in PowerShell, "
+    "then install it in the Linux that this opens"
+)
 HELP = {"--help", "-help", "-h"}
 
 
@@ -61,6 +65,8 @@ def define_resume() -> tuple[flags.FlagHolder, flags.FlagHolder]:
 
 def run(main, given=None) -> None:
     """Parse the flags, run `main(argv)`, or `main(argv, given)`, and leave the process."""
+    if sys.platform == "win32":  # before anything is imported that Windows has not
+        _leave(WINDOWS)
     # With its own frames cut out, as by default, what jax raises seems to come from our last line.
     os.environ.setdefault("JAX_TRACEBACK_FILTERING", "off")
 

@@ -58,19 +58,20 @@ def main(argv: list[str]) -> None:
         )
     found = editing.measure(run, evaluation.evaluators, amounts=amounts, **own)
     if processes.is_first():
-        report(found, run, evaluation.groups)
+        report(found, run, evaluation)
 
 
-def report(found, run, groups) -> None:
+def report(found, run, evaluation) -> None:
     """Print the table of all amounts, and write their numbers."""
     from ftjax.core import files
     from ftjax.report import table as tables
     from ftjax.run import artifacts, comparison
 
     columns = {f"{amount:g}": each for amount, each in found.items()}
-    print(tables.table_text(comparison.side_by_side(columns, groups)))
+    groups, stated = evaluation.groups, evaluation.stated
+    print(tables.table_text(comparison.side_by_side(columns, groups, stated=stated)))
     path = artifacts.Artifacts(WORKDIR.value).edit(EDIT.value, run.step)
-    record = lambda one: comparison.record(one, groups, step=run.step)
+    record = lambda one: comparison.record(one, groups, step=run.step, stated=stated)
     shown = {"edit": EDIT.value, "others": OTHER.value, "seed": SEED.value}
     files.write_json(
         path, shown | {"amounts": {name: record(one) for name, one in columns.items()}}

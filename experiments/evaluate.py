@@ -45,9 +45,10 @@ def main(argv: list[str]) -> None:
     found = comparison.compare(evaluation.evaluators, run.base, run.params)
     if not processes.is_first():
         return
-    print(comparison.text(found, evaluation.groups, step=run.step))
+    options = dict(step=run.step, stated=evaluation.stated)
+    print(comparison.text(found, evaluation.groups, **options))
     path = pathlib.Path(OUTPUT.value or artifacts.Artifacts(workdir).comparison(run.step))
-    files.write_json(path, comparison.record(found, evaluation.groups, step=run.step))
+    files.write_json(path, comparison.record(found, evaluation.groups, **options))
     print(f"\nAll numbers: {path}")
 
 

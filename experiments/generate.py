@@ -71,11 +71,12 @@ def main(argv: list[str]) -> None:
         top_p=TOP_P.value, min_p=MIN_P.value, stop_ids=form.stop_ids,
     )  # fmt: skip
     if CHAT.value:
+        # What it started from has learned nothing of the run.
+        note = "" if BASE.value or not WORKDIR.value else prompting.chat_note(form, data)
+        sys.stderr.write(f"{note}\n" if note else "")
         talk(parts, params, form.template, options)
         return
-    options["encode"] = prompting.make_encode(
-        parts.tokenizer, template=form.template, wrap=form.wraps
-    )
+    options["encode"] = prompting.encode_of(parts.tokenizer, form)
     texts = [each.prompt for each in asked]
     if len(texts) == 1 and not UNTIL.value and jax.process_count() == 1:
         stream(parts, params, texts[0], options)

@@ -53,9 +53,11 @@ def main(argv: list[str], given: Flags) -> None:
 
 def train(
     settings: settings_lib.Settings, workdir: pathlib.Path, *, allow_config_change: bool = False,
-    restart_data: bool = False,
+    restart_data: bool = False, shared=None,
 ):  # fmt: skip
     """Train, or go on training, on samples of the policy itself; returns a `finish.Outcome`.
+
+    shared: a `run.shared.Shared`, with what other runs of this process have built.
 
     Raises:
       ValueError: anything wrong with the settings, the data, or what the workdir holds.
@@ -69,7 +71,7 @@ def train(
     with session.opened(workdir, settings) as artifacts:
         settings = pins.pin(settings, artifacts)
         # As in `experiments.train`, but the data are prompts, which have no batches of their own.
-        p = plan.plan(settings, load=lambda parts, progress: Prompts(parts))
+        p = plan.plan(settings, load=lambda parts, _: Prompts(parts), shared=shared)
         first, frozen = plan.weights(p, workdir)
         # Batches are answers of the present policy; the sampler is given the trainer's own arrays.
         batches = rollout.make(p, first, frozen)

@@ -22,7 +22,7 @@ import sys
 
 from absl import app
 
-from experiments import cli, train
+from experiments import cli, online, train
 
 
 def define() -> cli.RunsFlags:
@@ -46,12 +46,14 @@ def main(argv: list[str], given: cli.RunsFlags) -> None:
 def run(chosen, folder: pathlib.Path) -> bool:
     """Run all stages of all cells that have not ended; returns whether none was stopped."""
     from ftjax.run.shared import Shared
-    from ftjax.studies import baseline, stages
+    from ftjax.studies import baseline, stage_changes, stages
 
     stages.check(chosen, folder)  # of every method, before the first one runs
     shared, cells = Shared(base=stages.base_of(chosen)), stages.cells(chosen)
     # The control without training: what every cell starts from, and is compared with.
     baseline.evaluate(chosen, folder, shared=shared)
+    measure = stage_changes.Changes(chosen, folder, shared=shared)
+    measure.base()
     for number, cell in enumerate(cells, 1):
         for stage in stages.stages(chosen, cell, folder):
             if (outcome := stage.outcome()) is None:
@@ -62,6 +64,7 @@ def run(chosen, folder: pathlib.Path) -> bool:
                 return False  # stopped by a signal; the next call goes on
             if outcome.diverged:
                 break  # what would come next has nothing to start from
+            measure(stage)
     return True
 
 
@@ -69,8 +72,10 @@ def end(stage, shared):
     """Run a stage to its end; returns its outcome, None where a signal has stopped it."""
     from ftjax.core import errors
 
+    # A stage with a rollout learns from its own samples.
+    main = online.train if stage.settings.rollout else train.train
     try:
-        if not train.train(stage.settings, stage.workdir, shared=shared).has_ended:
+        if not main(stage.settings, stage.workdir, shared=shared).has_ended:
             return None
     except FloatingPointError as error:
         if not errors.is_message(error):
@@ -86,10 +91,10 @@ def report(chosen, folder: pathlib.Path) -> None:
     from ftjax.report import study_page
     from ftjax.studies import numbers, outcomes, stages
 
-    base = outcomes.base(folder)
+    base, itself = outcomes.base(folder), outcomes.changes_of_base(chosen, folder)
     found = [outcomes.collect(chosen, cell, folder) for cell in stages.cells(chosen)]
     outcomes.write(folder / "matrix.npz", base, found)
-    made = numbers.compute(chosen, base, found)
+    made = numbers.compute(chosen, base, found) | {"base_against_itself": itself}
     files.write_json(folder / "report.json", {"study": chosen.plain, **made})
     page = folder / "report.html"
     study_page.write(page, title=folder.name, report=made, config=chosen.plain)

@@ -66,6 +66,8 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"got {jax.process_count()} processes; expected one")
     parts, models = load()
     form = prompting.form_of(parts.tokenizer, parts.settings.data, chat_template=TEMPLATE.value)
+    note = prompting.chat_note(form, parts.settings.data) if WORKDIR.value else ""
+    sys.stderr.write(f"{note}\n" if note else "")
     length = context(parts, models)
     built = served.build(
         parts, models, count=SLOTS.value, length=length, stop_ids=form.stop_ids,

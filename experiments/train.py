@@ -4,6 +4,10 @@ r"""Fine-tune a model as one config file says.
     python -m experiments.train --config configs/sft.py --dry_run          # what it would do
     python -m experiments.train --config configs/sft.py --show_mask 50     # mask.html
     python -m experiments.train --config ... --config.optim.learning_rate=1e-4
+    python -m experiments.train --config configs/members_tiny.py --workdir runs/members
+
+A config with a function `members()` beside `get_config` is of many adapter runs, which one program
+trains: it goes to `experiments.members`.
 
 A workdir that holds a run resumes it, exactly. The run leaves there: config.json, metrics.jsonl,
 TensorBoard events, checkpoints/, evals/ and samples/ (before and after), summary.json, report.html
@@ -19,7 +23,7 @@ from absl import app, flags
 from experiments import cli
 from ftjax.core import config_flag
 from ftjax.run import config as settings_lib
-from ftjax.run import keys
+from ftjax.run import keys, member_settings
 
 
 class Flags(NamedTuple):
@@ -51,12 +55,14 @@ def define() -> Flags:
 
 def main(argv: list[str], given: Flags) -> None:
     """Run what the flags say."""
-    if len(argv) > 1:
-        raise app.UsageError(f"got the arguments {argv[1:]}; expected flags alone")
-    only_shows = given.dry_run.value or given.show_mask.value
-    if not given.workdir.value and not only_shows:
-        raise app.UsageError("--workdir: got none; expected a directory for the run")
-    settings = settings_lib.read(keys.read(given.config))
+    only_shows = check(argv, given)
+    config = keys.read(given.config)
+    if member_settings.find(given.config.config.value) is not None:
+        from experiments import members  # which has the flags of this main
+
+        members.main(argv, given)
+        return
+    settings = settings_lib.read(config)
     cli.start()
     if only_shows:
         show(settings, given)
@@ -65,6 +71,16 @@ def main(argv: list[str], given: Flags) -> None:
         settings, pathlib.Path(given.workdir.value),
         allow_config_change=given.allow_config_change.value, restart_data=given.restart_data.value,
     )  # fmt: skip
+
+
+def check(argv: list[str], given: Flags) -> bool:
+    """Check how the command is called; returns whether it only shows what it would do."""
+    if len(argv) > 1:
+        raise app.UsageError(f"got the arguments {argv[1:]}; expected flags alone")
+    only_shows = bool(given.dry_run.value or given.show_mask.value)
+    if not given.workdir.value and not only_shows:
+        raise app.UsageError("--workdir: got none; expected a directory for the run")
+    return only_shows
 
 
 def show(settings: settings_lib.Settings, given: Flags) -> None:
@@ -91,11 +107,12 @@ def train(
     Raises:
       ValueError: anything wrong with the settings, the data, or what the workdir holds.
     """
-    from ftjax.run import costs, finish, inputs, pins, plan, reference, saved_state, session
+    from ftjax.run import costs, finish, inputs, pins, plan, reference, replay, saved_state, session
 
     start = time.perf_counter()
     with session.opened(workdir, settings) as artifacts:
         settings = pins.pin(settings, artifacts)
+        settings = replay.fill(settings, artifacts, shared=shared)
         # Everything is checked, and the data encoded, before a device holds anything.
         p = plan.plan(settings, progress=finish.progress("encoding"), shared=shared)
         # Parameters of the first step, of which only what trains is in the state.

@@ -143,7 +143,7 @@ def generate(
         parts.model, parts.tokenizer, max_new_tokens=max_new_tokens, temperature=temperature,
         top_k=top_k, top_p=top_p, min_p=min_p, until=tuple(until), mesh=parts.mesh,
         stop_ids=form.stop_ids, batch_size=batch,
-        encode=prompting.make_encode(parts.tokenizer, template=form.template, wrap=form.wraps),
+        encode=prompting.encode_of(parts.tokenizer, form),
     )  # fmt: skip
     texts = respond(model.start if before else model.params, asked, jax.random.key(seed))
     return texts[0] if isinstance(prompts, str) else texts
@@ -180,7 +180,7 @@ def evaluate(model: Model, evals: Mapping[str, Mapping] | None = None) -> dict:
             "evals=dict(label=dict(name='nll', data=...))"
         )
     compared = comparison.compare(found.evaluators, model.start, model.params)
-    return comparison.record(compared, found.groups, step=model.step)
+    return comparison.record(compared, found.groups, step=model.step, stated=found.stated)
 
 
 def _settings(config: str | Mapping, keys: Mapping[str, Any]):

@@ -23,7 +23,9 @@ NAMED = {
     "adapter": "adapters", "objective": "objectives", "penalties.LABEL": "penalties",
     "evals.LABEL": "evals", "data": "data.sources", "tracker": "report.trackers",
 }  # fmt: skip
-NAMELESS = ("anchors.LABEL", "optim.ranks", "mesh")
+NAMELESS = (
+    "anchors.LABEL", "optim.ranks", "optim.sam", "optim.average", "optim.galore", "mesh",
+)  # fmt: skip
 # Rooms of which every module has an entry, and what stands above them.
 ROOMS = {
     "adapters": "Adapters", "objectives": "Objectives", "penalties": "Penalties",

@@ -15,9 +15,12 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 
+import numpy as np
+
 import ftjax
 from ftjax.data import prepare, tokenizer_files
 
+COUNT = 6_000
 CALL = {"type": "function", "function": {"name": "look", "arguments": {"at": "sky"}}}
 SEEDS = {
     "prompt": [
@@ -139,7 +142,7 @@ def attempt(rng: random.Random, tokens, folder: pathlib.Path) -> tuple[str, str]
     path.write_bytes(content)
     options = {"turns": rng.choice(["all", "last", "each"]), "special": rng.random() < 0.5}
     try:
-        prepare.load(
+        data = prepare.load(
             name="jsonl", path=str(path), kind=kind, tokenizer=tokens, max_tokens=64,
             chat_template=TEMPLATE, on_bad_row=rng.choice(["error", "skip"]), **options,
         )  # fmt: skip
@@ -147,7 +150,19 @@ def attempt(rng: random.Random, tokens, folder: pathlib.Path) -> tuple[str, str]
         if "\n" in str(error) or not str(error).startswith((str(path), "data")):
             raise
         return change, "refused"
+    check(data.store, tokens)
     return change, "read"
+
+
+def check(store, tokens) -> None:
+    """Assert what must hold of all that was read: tokens that there are, and something to learn."""
+    for i in range(len(store)):
+        answers = getattr(store[i], "answers", None) or [store[i]]
+        for ids, weights in (each for each in answers if len(each.tokens)):  # the rest fills up
+            assert 0 <= ids.min() <= ids.max() < tokens.vocab_size
+            assert np.isfinite(weights).all()
+            assert weights.min() >= 0
+            assert weights[1:].any(), "nothing to learn"
 
 
 def dumped(rows) -> bytes:
@@ -182,7 +197,7 @@ def run(count: int, seed: int, *, stop: bool = False) -> dict[str, Counter]:
 def main() -> int:
     """Print the table; returns 1 when something crashed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--count", type=int, default=6_000)
+    parser.add_argument("--count", type=int, default=COUNT)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     start, table = time.perf_counter(), run(options.count, options.seed)

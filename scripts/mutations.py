@@ -28,6 +28,9 @@ LOSSES = (
         ("(logp + logz - mean_logit)", "(logp - logz - mean_logit)"),
         ("z_loss * jnp.square(logz)", "z_loss * logz"),
         ("loss = -logp\n", "loss = logp\n"),
+    ),
+    *_of(
+        "ftjax/objectives/losses/token_loss.py", "tests/objectives/test_sft.py",
         ('weights = batch["weights"][..., 1:]', 'weights = batch["weights"][..., :-1]'),
     ),
     *_of(
@@ -160,6 +163,17 @@ OBJECTIVES = (
         ("-jax.lax.stop_gradient(jnp.exp(logp)) * logp", "-jnp.exp(logp) * logp"),
     ),
     *_of(
+        "ftjax/objectives/talr.py", "tests/objectives/test_sft.py",
+        ("jax.lax.stop_gradient(scale) * -logp", "scale * -logp"),
+        ("logp / tau", "logp"),
+    ),
+    *_of(
+        "ftjax/objectives/flow.py", "tests/objectives/test_sft.py",
+        ("jnp.exp(-losses / tau)", "jnp.exp(losses / tau)"),
+        ("Mean(found.value, own.sum())", "Mean(found.value, nll.weight)"),
+        ("add(values * weights)", "add(values)"),
+    ),
+    *_of(
         "ftjax/objectives/xpo.py",
         "tests/objectives/test_preference.py tests/rl/test_preference_pairs.py",
         ("side_BS * (ratio_BPS[:, 0] - ratio_BPS[:, 1])",
@@ -269,7 +283,7 @@ ADAPTERS = (
         ("self.blocks(rows.shape[-1]).mT", "self.blocks(rows.shape[-1])"),
     ),
     *_of(
-        "ftjax/adapters/boft.py", "tests/laws/test_adapters.py -k boft",
+        "ftjax/adapters/boft.py", "tests/laws/test_adapters.py tests/adapters/test_boft.py -k boft",
         ("for i, q in reversed(list(enumerate(self._rotations()))):",
          "for i, q in enumerate(self._rotations()):"),
     ),
@@ -294,6 +308,29 @@ ADAPTERS = (
         ("slice(-rank, None)", "slice(None, rank)"),
         ("places[i:j] < budget", "places[i:j] <= budget"),
         ("v[..., rank : 2 * rank, :]", "v[..., :rank, :]"),
+    ),
+    *_of(
+        "ftjax/adapters/osf.py", "tests/adapters/test_osf.py tests/laws/test_adapters.py -k osf",
+        ("return x - jnp.matmul(basis, within", "return x + jnp.matmul(basis, within"),
+        ("round(keep * s.shape[-1])", "round((1 - keep) * s.shape[-1])"),
+    ),
+    *_of(
+        "ftjax/penalties/mas.py", "tests/penalties/test_mas.py",
+        ("jax.tree.map(jnp.abs, ", "jax.tree.map(jnp.square, "),
+        (".sum(-1) * targets).sum()", ".sum(-1)).sum()"),
+    ),
+    *_of(
+        "ftjax/penalties/si.py", "tests/penalties/test_si.py",
+        ("jnp.maximum(gain, 0)", "gain"),
+        ("(jnp.square(now[path] - old[path]) + damping)", "damping"),
+    ),
+    *_of(
+        "ftjax/penalties/lib/path_integral.py", "tests/penalties/test_si.py",
+        ("total - slopes[path]", "total + slopes[path]"),
+    ),
+    *_of(
+        "ftjax/penalties/lib/importance.py", "tests/laws/test_penalties.py -k past",
+        ("decay * jnp.asarray(x", "jnp.asarray(x"),
     ),
     *_of(
         "ftjax/penalties/orthogonal.py", "tests/penalties/test_orthogonal.py",
@@ -470,7 +507,7 @@ TRAINING = (
          "metrics[\"tokens\"] = reduce((batch[\"segments\"] >= 0).sum())"),
         ("State(state.step + 1,", "State(state.step,"),
         ("{\"loss\": (*_terms(metrics), own[\"loss\"])}", "{\"loss\": (*_terms(metrics),)}"),
-        ("jax.tree.map(jnp.add, result[0], own)", "result[0]"),
+        ("jax.tree.map(jnp.add, gradients, own)", "gradients"),
         ("averages.update(ema, params, decay=ema_decay)", "averages.update(ema, state.params, decay=ema_decay)"),
         ("wide = lambda leaf: jnp.promote_types(leaf.dtype, jnp.float32)", "wide = lambda leaf: leaf.dtype"),
     ),
@@ -481,9 +518,12 @@ TRAINING = (
     ),
     *_of(
         "ftjax/train/loop.py", "tests/train/test_loop.py",
-        ("            return row, row", "            return row, None"),
         ("restored.step - (progress[\"row\"] is not None)", "restored.step"),
         ("batches.restore(restored.data[\"batches\"])", "pass"),
+    ),
+    *_of(
+        "ftjax/train/visits.py", "tests/train/test_loop.py",
+        ("            return row, row", "            return row, None"),
         ("is_last or number % hook.steps == 0", "number % hook.steps == 0"),
         ("is_time or (evaluated and", "is_time and (evaluated and"),
         ("if hook.at_start", ""),
@@ -518,7 +558,9 @@ TRAINING = (
         ("u - of[path].weight_decay * w", "u + of[path].weight_decay * w"),
         ("lr * of[path].lr_scale", "lr"),
         ("lr, of = rate(state.count), settings(params)", "lr, of = rate(state.count + 1), settings(params)"),
-        ("inner=inner.init(_float32(params))", "inner=inner.init(params)"),
+        ("wide = _float32(params)", "wide = params"),
+        ("u - pull.l2sp * (w - first)", "u + pull.l2sp * (w - first)"),
+        ("share * (first - (w + u))", "share * (first - w)"),
     ),
     *_of(
         "ftjax/optim/schedule.py", "tests/optim/test_schedule.py",
@@ -529,6 +571,27 @@ TRAINING = (
         ("step < warmup_steps, step / max(1, warmup_steps)", "step < warmup_steps, (step + 1) / max(1, warmup_steps)"),
         ("(step + scale - warmup_steps) / scale", "step / scale"),
         ("math.floor(ratio * total_steps + 1e-6)", "math.floor(ratio * total_steps)"),
+    ),
+    *_of(
+        "ftjax/optim/agem.py", "tests/optim/test_agem.py",
+        ("jnp.minimum(_dot(", "jnp.maximum(_dot("),
+        ("weight * share * r", "share * r"),
+    ),
+    *_of(
+        "ftjax/optim/sam.py", "tests/optim/test_sam.py",
+        ("w + length * g", "w - length * g"),
+        ("optax.tree.norm(updates) + 1e-12", "optax.tree.norm(updates)"),
+    ),
+    *_of(
+        "ftjax/optim/layer_decay.py", "tests/optim/test_optimizer.py",
+        ("count + 1 if name", "count if name"),
+        ("count - layer for layer", "layer for layer"),
+    ),
+    *_of(
+        "ftjax/optim/galore.py", "tests/optim/test_galore.py",
+        ("v[..., :rank, :].mT", "v[..., -rank:, :].mT"),
+        ("scale * _raised(", "_raised("),
+        ("state.count % every_steps == 0", "state.count == 0"),
     ),
     *_of(
         "ftjax/optim/ema.py", "tests/optim/test_ema.py",
@@ -575,7 +638,6 @@ SAMPLING = (
         "ftjax/rl/preference_pairs.py", "tests/rl/test_preference_pairs.py",
         ("best - worst > least", "best - worst >= least"),
         ("scale * (own_B - other_B)", "scale * (other_B - own_B)"),
-        ("jnp.arange(pairs) < known_G1 // 2", "jnp.arange(pairs) < known_G1"),
     ),
     *_of(
         "ftjax/rl/rollout_batch.py", "tests/rl/test_batches.py tests/laws/test_online.py",
@@ -625,7 +687,9 @@ EVALS = (
     *_of(
         "ftjax/evals/lib/bootstrap.py", "tests/evals/lib/test_bootstrap.py",
         ("(1 - level) / 2", "1 - level"),
-        ("summary(_take(before, index))", "summary(before)"),
+        ("summary(_take(arrays, index))", "summary(arrays)"),
+        ("p + z * z / (2 * n)", "p + z / (2 * n)"),
+        ("interval(new - old, level", "interval(old - new, level"),
     ),
     *_of(
         "ftjax/evals/lib/retention.py", "tests/evals/lib/test_retention.py",

@@ -30,7 +30,8 @@ def summary_of(folder: pathlib.Path) -> dict:
 
 def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Write a table."""
-    line = lambda row: "| " + " | ".join(row) + " |"
+    # A bar within a cell would begin another one.
+    line = lambda row: "| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |"
     return "\n".join([line(heads), line(("---",) * len(heads)), *map(line, rows)])
 
 

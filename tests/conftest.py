@@ -4,6 +4,7 @@
 beside the checkout are used, and where there are none the tests that need them skip, saying so.
 """
 
+import contextlib
 import os
 import pathlib
 import tempfile
@@ -18,6 +19,7 @@ import jax
 import pytest
 
 from ftjax.core import processes
+from tests import quick
 
 processes.start()  # of one process: steadies fake devices
 
@@ -40,25 +42,20 @@ MOST_MAPS = 40_000
 MAPS = pathlib.Path("/proc/self/maps")
 
 
-# Where compiling is nearly all of the time, and what is asked does not hang on how well it is done.
-QUICK = (
-    "laws", "equivalence", "experiments", "run", "rl", "test_configs.py", "models/test_experts.py",
+# What is asked there hangs on how programs round, or on what they keep in memory, as users have
+# them. Elsewhere compiling is nearly all of the time, and how well it is done does not matter.
+AS_USERS_HAVE_THEM = (
+    "ops", "train", "models/test_memory.py", "golden/test_training.py",
+    "golden/test_preference_training.py",
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def quick_compiles():
-    """Compile with few optimisations; all else keeps those that users have."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def compile_as_the_file_asks(request):
-    """Use `quick_compiles` in the files of QUICK."""
-    if any(request.path.is_relative_to(TESTS / name) for name in QUICK):
-        request.getfixturevalue("quick_compiles")
+    """Compile quickly but in the files of AS_USERS_HAVE_THEM."""
+    as_users = any(request.path.is_relative_to(TESTS / name) for name in AS_USERS_HAVE_THEM)
+    with contextlib.nullcontext() if as_users else quick.compiles():
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)

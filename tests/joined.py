@@ -18,6 +18,8 @@ import sys
 import tempfile
 import time
 
+from tests import quick
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LONGEST_S = 240  # of a call, on a busy machine; none may wait for ever
 MARK = "returned: "
@@ -45,9 +47,9 @@ def call(function, *arguments, devices: int = 1, processes: int = 2) -> list:
 
 def environment(devices: int) -> dict[str, str]:
     """Return the variables of a process of its own with so many CPU devices."""
-    return os.environ | dict(
+    return os.environ | quick.variables() | dict(
         JAX_PLATFORMS="cpu", JAX_NUM_CPU_DEVICES=str(devices), PYTHONWARNINGS="ignore"
-    )
+    )  # fmt: skip
 
 
 def free_address() -> str:

@@ -18,6 +18,7 @@ from ftjax.models.families import llama
 from ftjax.models.hf import checkpoint
 from ftjax.ops import rope
 from ftjax.run import config as settings
+from tests import quick
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 ASSETS = pathlib.Path(ftjax.__file__).parent / "assets" / "tiny"
@@ -130,10 +131,9 @@ def use_devices(monkeypatch):
 def environment(devices=1):
     """Variables for a command in a process of its own."""
     cache = jax.config.jax_compilation_cache_dir
-    return os.environ | dict(
+    return os.environ | quick.variables() | dict(
         JAX_PLATFORMS="cpu", JAX_NUM_CPU_DEVICES=str(devices), JAX_COMPILATION_CACHE_DIR=cache,
         JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0", PYTHONWARNINGS="ignore",
-        JAX_DISABLE_MOST_OPTIMIZATIONS=str(int(jax.config.read("jax_disable_most_optimizations"))),
     )  # fmt: skip
 
 
@@ -144,12 +144,13 @@ def start(*arguments, devices=1, main="train"):
     return subprocess.Popen(command, cwd=ROOT, env=environment(devices), **pipe)
 
 
-def finish(process):
+def finish(process, *, longest=LONGEST_S):
     """Wait for a command; returns (exit code, stdout, stderr), and fails if it hangs."""
     try:
-        out, err = process.communicate(timeout=LONGEST_S)
+        out, err = process.communicate(timeout=longest)
     except subprocess.TimeoutExpired:
         process.kill()
+        process.communicate()  # else its pipes and it itself outlive the test
         raise
     return process.returncode, out, err
 
@@ -161,3 +162,39 @@ def metrics(workdir):
         {name: x for name, x in json.loads(line).items() if not name.startswith("time/")}
         for line in lines
     ]
+
+
+# -- a study ---------------------------------------------------------------------------------------
+
+# Two tasks that can be learned in four steps, and an old ability.
+ANSWERS = dict(a=" it is", b=" what", old=" it is what it is")
+STAGE = """
+from configs import common
+
+def get_config(arg=None):
+    arg = common.parse_arg(arg, task="a", full=False)
+    c = common.base()
+    c.model.base = ROOT + "/base"
+    common.tune(c, full=arg.full, rank=2)
+    rows = lambda name: dict(name="jsonl", path=ROOT + "/" + name + ".jsonl")
+    c.data = dict(rows(arg.task), max_tokens=32, kind="prompt")
+    for label in ("a", "b", "old"):
+        group = "new" if label == arg.task else "old"
+        c.evals[label] = dict(name="nll", group=group, data=rows(label))
+    c.optim.schedule = dict(name="constant")
+    c.steps, c.batch_size, c.eval_every_steps, c.log_every_steps = 4, 8, 2, 2
+    c.checkpoint.every_steps = 2
+    return c
+
+"""
+
+
+def write_study(lab, root, study):
+    """Write the config of a study into `root`, with its rows and base; study: its `study()`."""
+    (root / "base").symlink_to(lab.root / "base")
+    for name, answer in ANSWERS.items():
+        rows = [dict(prompt=f"{name} {i}:", response=f"{answer} {i}\n") for i in range(8)]
+        (root / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    path = root / "own.py"
+    path.write_text((STAGE + study).replace("ROOT", repr(str(root))))
+    return path

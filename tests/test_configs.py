@@ -12,6 +12,7 @@ import time
 import pytest
 
 import ftjax
+from configs import forgetting_remedies
 from experiments import online, train
 from ftjax.core import config as conf
 from ftjax.core import tree
@@ -25,6 +26,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Those of decisions are of another form: see tests/experiments/test_decide.py.
 OTHERS = ("__init__", "common", "decide", "decide_tiny")
 FILES = sorted(p for p in (ROOT / "configs").glob("*.py") if p.stem not in OTHERS)
+REMEDIES = ROOT / "configs" / "forgetting_remedies.py"
 WEIGHTS = pathlib.Path(ftjax.__file__).parent / "assets" / "tiny" / "model.safetensors"
 LONGEST_S = 60
 MAINS = {"train": train.train, "online": online.train}
@@ -92,6 +94,21 @@ def test_the_run_of_a_small_one_is_planned(path):
     p = plan.plan(chosen, **prompts)
     assert (chosen.steps, p.length.steps) == (2, 2)
     assert p.evaluation.evaluators.keys() == dict(chosen.evals).keys()
+
+
+def test_a_pattern_of_fields_has_line_ends_as_they_are_typed():
+    arg = r"prompt={instruction}\n\t{input},response=a\n"
+    assert conf.load(f"configs/sft.py:{arg}").data.fields.to_dict() == {
+        "prompt": "{instruction}\n\t{input}", "response": r"a\n"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("remedy", forgetting_remedies.REMEDIES)
+def test_every_remedy_is_a_program(remedy):
+    chosen = settings.read(load(REMEDIES, arg=f"runlocal,remedy={remedy}"))
+    plain = settings.read(load(REMEDIES, arg="runlocal"))
+    assert (chosen.plain == plain.plain) == (remedy == "none")
+    plan.program(chosen)
 
 
 # Two steps of an untrained skill may see equal rewards alone: then there is nothing to learn.

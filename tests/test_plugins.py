@@ -1,6 +1,7 @@
 """One of each plug-in, as docs/extend.md has them: found by dotted path, no other file touched."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -23,7 +24,7 @@ def mine(tmp_path, monkeypatch):
     return folder
 
 
-def test_plugins_of_a_folder_of_ones_own_train_a_run(lab, mine, tmp_path):
+def test_plugins_of_a_folder_of_ones_own_train_a_run(lab, mine, tmp_path, capsys):
     base = tmp_path / "base"
     shutil.copytree(lab.root / "base", base)
     config = json.loads((base / "config.json").read_text())
@@ -44,6 +45,13 @@ def test_plugins_of_a_folder_of_ones_own_train_a_run(lab, mine, tmp_path):
     losses = [row["loss"] for row in rows if "loss" in row]
     assert losses[-1] < losses[0]
     assert rows[-1]["penalty/small"] > 0
+    # Its evaluator's metric is in the table and the report, with its unit and direction.
+    summary = json.loads((workdir / "summary.json").read_text())
+    assert [(row["metric"], row["stated"]) for row in summary["learned"]] == [
+        ("count", [1, "examples"])
+    ]
+    assert "count ↑ examples" in " ".join((workdir / "report.html").read_text().split())
+    assert re.search(r"step 0 +count\n +moved +32\n", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,26 @@ class LoRA(protocol.Adapter):
         return LoRA(e.a, e.b, "", self.dropout)
 
 
+class AsLoRA(protocol.Adapter):
+    """An adapter whose arrays make up a LoRA, and that computes as it does."""
+
+    def as_lora(self, equation: str) -> protocol.Adapter:
+        """Return that LoRA."""
+        raise NotImplementedError
+
+    def merge(self, equation: str, w: jax.Array) -> jax.Array:
+        """Merge as LoRA does."""
+        return self.as_lora(equation).merge(equation, w)
+
+    def apply(self, equation: str, x: jax.Array, w: jax.Array, key=None) -> jax.Array:
+        """Apply as LoRA does, without dropout."""
+        return self.as_lora(equation).apply(equation, x, w)
+
+    def apply_alone(self, equation: str, x: jax.Array, w: jax.Array, key=None) -> jax.Array:
+        """Apply it to one row."""
+        return self.as_lora(equation).apply_alone(equation, x, w)
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class OffsetLoRA(protocol.Adapter):

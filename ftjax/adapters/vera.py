@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from ftjax.adapters import lora
-from ftjax.adapters.lib import matrix, protocol
+from ftjax.adapters.lib import matrix
 from ftjax.core import einsum, tree
 from ftjax.core.typed import Count, Natural, Positive
 
@@ -23,7 +23,7 @@ EXAMPLE = dict(rank=4)
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class VeRA(protocol.Adapter):
+class VeRA(lora.AsLoRA):
     """Projections a (contracted letters, R), b (R, kept); vectors d (R), g (kept); scale s."""
 
     a: jax.Array
@@ -35,24 +35,12 @@ class VeRA(protocol.Adapter):
     FROZEN: ClassVar = ("a", "b", "scale")
     PADS: ClassVar = True
 
-    def _lora(self, equation: str) -> lora.LoRA:
+    def as_lora(self, equation: str) -> lora.LoRA:
         """Write it as LoRA. Both vectors go to b, since no gradient goes to a."""
         e, parsed = einsum.lora(equation), einsum.parse(equation)
         b = matrix.scaled(e.b, self.b, parsed.shared + "R", self.scale * self.d)
         b = matrix.scaled(e.b, b, parsed.shared + parsed.kept, self.g)
         return lora.LoRA(self.a, b, jnp.float32(1))
-
-    def merge(self, equation: str, w: jax.Array) -> jax.Array:
-        """Compute w + s * a diag(d) b diag(g)."""
-        return self._lora(equation).merge(equation, w)
-
-    def apply(self, equation: str, x: jax.Array, w: jax.Array, key=None) -> jax.Array:
-        """Apply LoRA with b' = s * diag(d) b diag(g)."""
-        return self._lora(equation).apply(equation, x, w)
-
-    def apply_alone(self, equation: str, x: jax.Array, w: jax.Array, key=None) -> jax.Array:
-        """Apply that LoRA to one row."""
-        return self._lora(equation).apply_alone(equation, x, w)
 
     def axes(self, equation: str) -> "VeRA":
         """Letters of the projections, which layers share, and of the vectors."""

@@ -8,6 +8,7 @@ Configs are ml_collections `ConfigDict`s made by `get_config(arg)` files. Only t
 ml_collections; `config_flag` has the flags of the mains.
 """
 
+import contextlib
 import contextvars
 import dataclasses
 import difflib
@@ -186,6 +187,11 @@ def _get(config: Mapping, key: str, path: str):
     except config_dict.RequiredValueError as error:
         message = f"config.{path}: not set; expected a value; pass --config.{path}=..."
         raise ValueError(message) from error
+    except (TypeError, ArithmeticError) as error:  # of the reference
+        raise ValueError(
+            f"config.{path}: cannot be worked out from the key that it follows ({error}); expected "
+            "a number there; correct that key, or set this one"
+        ) from error
 
 
 def parse_arg(arg: str | None, **defaults) -> types.SimpleNamespace:
@@ -223,12 +229,13 @@ def put(config, path: Sequence[str], value) -> None:
     """Set the key at `path`, whether there is one or not; sections on the way are made.
 
     A part of the path that meets a list is the number of an element. What refers to the key
-    follows it. Raises ValueError where the path goes through a value that has no keys.
+    follows it. Raises ValueError where the path goes through a value that has no keys, or what
+    refers to the key cannot follow it.
     """
     from ml_collections import config_dict
 
     node = config
-    with config.unlocked():
+    with _followed(path, value), config.unlocked():
         for n, part in enumerate(path[:-1]):
             inner = _known(node, part) if part in node else None
             if isinstance(inner, list | tuple):
@@ -242,6 +249,18 @@ def put(config, path: Sequence[str], value) -> None:
             node = inner
         with node.ignore_type():
             node[path[-1]] = config_dict.ConfigDict(value) if isinstance(value, dict) else value
+
+
+@contextlib.contextmanager
+def _followed(path: Sequence[str], value):
+    # A config works out what follows a key when it is locked again.
+    try:
+        yield
+    except (TypeError, ArithmeticError) as error:
+        raise ValueError(
+            f"config.{'.'.join(path)}: got {value!r}, which another key follows and cannot be "
+            f"worked out from ({error}); expected a number"
+        ) from error
 
 
 def _replaced(inner, rest: Sequence[str], value, path: Sequence[str]):
@@ -325,13 +344,22 @@ def load_function(path: str, name: str) -> Callable:
 
     path: of a Python file, or the bare name of a config that comes with the package: `sft`.
     """
+    found = find_function(path, name)
+    if found is None:
+        raise ValueError(f"config: got {path!r}, which has no {name}(); expected one")
+    return found
+
+
+def find_function(path: str, name: str) -> Callable | None:
+    """Return the function `name` of a config file, None where the file has none.
+
+    path: as for `load_function`; ValueError where there is no such file.
+    """
     file = _config_file(path, name)
     spec = importlib.util.spec_from_file_location(f"_config.{file.stem}", file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    if name not in vars(module):
-        raise ValueError(f"config: got {path!r}, which has no {name}(); expected one")
-    return vars(module)[name]
+    return vars(module).get(name)
 
 
 def _config_file(path: str, name: str) -> pathlib.Path:

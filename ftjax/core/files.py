@@ -67,11 +67,24 @@ def read_json(path: pathlib.Path) -> dict:
       ValueError: there is no such file, or it holds something else.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        return json_object(path, path.read_bytes())
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not valid JSON ({error})") from None
+
+
+def json_object(path: pathlib.Path | str, content: bytes) -> dict:
+    """Return the JSON object that a file holds; `path` is its name, for errors.
+
+    Raises:
+      ValueError: it holds something else.
+    """
+    try:
+        value = json.loads(content.decode("utf-8"))
+    # A number of thousands of digits is a ValueError, and deep nesting a RecursionError.
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path}: not valid JSON ({error}); expected an object; fetch the file again"
+        ) from None
     if not isinstance(value, dict):
         raise ValueError(f"{path}: got a JSON {type(value).__name__}; expected an object")
     return value

@@ -248,21 +248,25 @@ def local_rows(rows: int, mesh: Mesh) -> list[int]:
     return sorted({row for (rows_of,) in places.values() for row in range(rows)[rows_of]})
 
 
-def put_local(batch, mesh: Mesh, *, rows: int):
+def put_local(batch, mesh: Mesh, *, rows: int, axis: int = 0):
     """Place a batch of `rows` rows, of which every process has its `local_rows`, on the mesh.
+
+    axis: that of the rows; those before it are whole on every device.
 
     Raises:
       ValueError: the batch has another number of rows.
     """
-    own, sharding = np.asarray(local_rows(rows, mesh)), _batch_sharding(mesh)
+    own = np.asarray(local_rows(rows, mesh))
+    sharding = NamedSharding(mesh, PartitionSpec(*(None,) * axis, RULES["B"]))
 
     def place(leaf):
-        if len(leaf) != len(own):
+        if leaf.shape[axis] != len(own):
             raise ValueError(
-                f"batch_size: got {len(leaf)} rows in process {jax.process_index()}; expected "
-                f"{len(own)}, its part of a batch of {rows} on the mesh {dict(mesh.shape)}"
+                f"batch_size: got {leaf.shape[axis]} rows in process {jax.process_index()}; "
+                f"expected {len(own)}, its part of a batch of {rows} on the mesh {dict(mesh.shape)}"
             )
-        pick = lambda index: leaf[np.searchsorted(own, range(rows)[index[0]])]
-        return jax.make_array_from_callback((rows, *leaf.shape[1:]), sharding, pick)
+        shape = (*leaf.shape[:axis], rows, *leaf.shape[axis + 1 :])
+        pick = lambda index: leaf.take(np.searchsorted(own, range(rows)[index[axis]]), axis)
+        return jax.make_array_from_callback(shape, sharding, pick)
 
     return jax.tree.map(place, batch)

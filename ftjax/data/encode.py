@@ -27,6 +27,7 @@ LOSSES = ("completion", "all")
 OVERLONG = ("truncate", "split", "drop", "error", "keep")
 NO_TARGET = "no target left"
 TOO_LONG = "overlong"
+UNPREDICTED = "first token of an answer"
 
 
 class Example(NamedTuple):

@@ -339,6 +339,7 @@ class Loader:
             "bad": rows.count_bad(data.bad),
             "truncated": count["truncated"],
             "split": count["split"],
+            "unpredicted": count[encode.UNPREDICTED],
             "dropped": {key: count[key] for key in LEFT_OUT} | self._skipped(),
             "epoch_rows": plan.rows,
             "fill": data.store.inside(plan) / (plan.rows * self.max_tokens * data.store.width),

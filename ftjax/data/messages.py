@@ -145,7 +145,8 @@ def _role(row, role, field: str) -> str:
         return mapped
     like = ALIASES.get(role) if isinstance(role, str) else None
     hint = f"did you mean {like!r}? " if like else nearest(str(role), ROLES)
-    fix = f"{hint}rename the role in the file, or map it with data.roles=dict({role}='...')"
+    mapping = {str(role)[:60]: like or "..."}
+    fix = f"{hint}rename the role in the file, or map it with data.roles={mapping}"
     expected = f"one of {', '.join(ROLES)}"
     raise row.wrong(field, role, expected=expected, fix=fix, reason="unknown role")
 

@@ -90,8 +90,14 @@ class Encoder(NamedTuple):
 
     def fit(self, example, kind: str) -> tuple[list, Counter]:
         """Return the pieces that fit and what happened; kind: of the row, in `kinds.KINDS`."""
-        overlong = self.overlong or kinds.KINDS[kind].overlong
-        return self.batch.fit(example, self.max_tokens, overlong=overlong)
+        own = kinds.KINDS[kind]
+        overlong = self.overlong or own.overlong
+        pieces, count = self.batch.fit(example, self.max_tokens, overlong=overlong)
+        answers = "response" in own.fields and self.options["loss"] == "completion"
+        if answers and example.weights[0] > 0:
+            # Behind an empty prompt, and no bos, nothing predicts it.
+            count[encode.UNPREDICTED] += 1
+        return pieces, count
 
 
 def load(

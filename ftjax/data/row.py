@@ -1,12 +1,12 @@
 """One row of a source: its fields by name, checked, and the errors that say what is wrong."""
 
-import math
 import re
 import string
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from ftjax.core.config import nearest
+from ftjax.core.typed import LARGEST
 from ftjax.data import forms, kinds
 from ftjax.data import messages as messages_lib
 
@@ -199,7 +199,7 @@ class Row:
     def checked_weight(self, value, field: str) -> float:
         """Return `value` if it is a finite number of at least 0."""
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not math.isfinite(value) or value < 0:
+        if not number or not 0 <= value <= LARGEST:
             fix = "write a plain number; 0 trains nothing, 1 is the usual weight"
             expected = "a finite number of at least 0"
             raise self.error(
@@ -210,7 +210,7 @@ class Row:
     def checked_number(self, value, field: str) -> float:
         """Return `value` if it is a finite number."""
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not math.isfinite(value):
+        if not number or not abs(value) <= LARGEST:
             fix = f"write a plain number or drop {field!r}"
             expected = "a finite number"
             raise self.error(

@@ -11,10 +11,12 @@ import json
 import pathlib
 from collections.abc import Sequence
 
+from ftjax.core.files import json_object
 from ftjax.data import sentencepiece
 from ftjax.data.tokenizer import ROLES, Tokenizer
 
-SIDE_FILES = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+CONFIG, MAP = "tokenizer_config.json", "special_tokens_map.json"
+SIDE_FILES = (CONFIG, MAP, "chat_template.jinja")
 # Files of the model that name the tokens a text ends with.
 STOP_FILES = ("config.json", "generation_config.json")
 # Used only for a lone tokenizer.json, which does not say what its special tokens are for.
@@ -35,10 +37,12 @@ def load(path, *, new_tokens: Sequence[str] = ()) -> Tokenizer:
     name = "tokenizer.model" if file.suffix == ".model" else "tokenizer.json"
     files = {name: file.read_bytes()} | _side_files(file)
     if name == "tokenizer.model":
-        backend = sentencepiece.read(file, add_bos=_config(files).get("add_bos_token", True))
+        config = _side(files, file.with_name(CONFIG))
+        backend = sentencepiece.read(file, add_bos=config.get("add_bos_token", True))
     else:
         backend = _read_json(file, files[name])
-    found = Tokenizer(backend, files=files, stop_ids=_stop_ids(file), **_special(files, backend))
+    special = _special(files, backend, folder=file.parent)
+    found = Tokenizer(backend, files=files, stop_ids=_stop_ids(file), **special)
     return extend(found, new_tokens) if new_tokens else found
 
 
@@ -64,10 +68,11 @@ def extend(tokenizer: Tokenizer, tokens: Sequence[str]) -> Tokenizer:
     entries = [dict(id=i, content=token) | flags for token, i in ids.items()]
     found["added_tokens"] = [*(found.get("added_tokens") or ()), *entries]
     files["tokenizer.json"] = json.dumps(found, ensure_ascii=False).encode()
-    if "added_tokens_decoder" in (config := _config(files)):  # tokenizers in Python read this one
+    config = _side(files, pathlib.Path(CONFIG))
+    if "added_tokens_decoder" in config:  # tokenizers in Python read this one
         config["added_tokens_decoder"] |= {str(i): dict(content=t) | flags for t, i in ids.items()}
         text = json.dumps(config, indent=2, ensure_ascii=False)
-        files["tokenizer_config.json"] = text.encode()
+        files[CONFIG] = text.encode()
     backend = _read_json(pathlib.Path("tokenizer.json"), files["tokenizer.json"])
     if (own := {token: backend.token_to_id(token) for token in tokens}) != ids:
         raise ValueError(
@@ -75,7 +80,7 @@ def extend(tokenizer: Tokenizer, tokens: Sequence[str]) -> Tokenizer:
             f"expected {list(ids.values())}, after its largest; its vocabulary has gaps: add them "
             "to tokenizer.json by hand"
         )
-    special = _special(files, backend)
+    special = _special(files, backend, folder=pathlib.Path())
     return Tokenizer(backend, files=files, stop_ids=tokenizer.stop_ids, **special)
 
 
@@ -89,15 +94,19 @@ def _check_new(tokenizer: Tokenizer, tokens: Sequence[str]) -> None:
         )
 
 
-def _config(files: dict[str, bytes]) -> dict:
-    return json.loads(files.get("tokenizer_config.json", b"{}"))
-
-
 def _read_json(file: pathlib.Path, content: bytes):
     from tokenizers import Tokenizer as Backend
 
     _check_json(file, content)
-    backend = Backend.from_buffer(content)
+    try:
+        backend = Backend.from_buffer(content)
+    except ValueError as error:
+        raise ValueError(
+            f"{file}: got JSON that is no tokenizer ({error}); expected Hugging Face tokenizer "
+            "JSON; fetch the file again"
+        ) from error
+    if not backend.get_vocab_size():
+        raise ValueError(f"{file}: got no token; expected a vocabulary; fetch the file again")
     # Some published files carry a length limit; cutting is ours to do, and to count.
     backend.no_truncation()
     backend.no_padding()
@@ -105,12 +114,7 @@ def _read_json(file: pathlib.Path, content: bytes):
 
 
 def _check_json(file: pathlib.Path, content: bytes) -> None:
-    # The library raises a bare Exception for a file that is not a tokenizer.
-    try:
-        found = json.loads(content)
-    except ValueError as error:
-        raise ValueError(f"{file}: got broken JSON ({error}); expected tokenizer JSON") from error
-    if not isinstance(found, dict) or "model" not in found:
+    if "model" not in json_object(file, content):
         raise ValueError(
             f"{file}: got JSON without 'model'; expected Hugging Face tokenizer JSON; point at "
             "tokenizer.json, not at one of the files beside it"
@@ -149,41 +153,69 @@ def _stop_ids(file: pathlib.Path) -> list[int]:
         beside = file.with_name(name)
         if not beside.is_file():
             continue
-        try:
-            config = json.loads(beside.read_bytes())
-            texts = config.get("text_config") or {}
-            ids = config.get("eos_token_id", texts.get("eos_token_id"))
-        except (ValueError, AttributeError, RecursionError) as error:
-            raise ValueError(
-                f"{beside}: got broken JSON ({error}); expected an object; fetch the file again"
-            ) from error
+        config = json_object(beside, beside.read_bytes())
+        texts = config.get("text_config")
+        inner = texts.get("eos_token_id") if isinstance(texts, dict) else None
+        ids = config.get("eos_token_id", inner)
         ids = ids if isinstance(ids, list) else [ids]
         found += [i for i in ids if isinstance(i, int) and not isinstance(i, bool)]
     return found
 
 
-def _special(files: dict[str, bytes], backend) -> dict:
+def _special(files: dict[str, bytes], backend, *, folder: pathlib.Path) -> dict:
     """Return `names` (token texts by role) and `template` as the side files give them."""
-    config = _config(files)
-    mapped = json.loads(files.get("special_tokens_map.json", b"{}"))
-    known = "tokenizer_config.json" in files or "special_tokens_map.json" in files
-    names = {}
+    sides = [(folder / name, _side(files, folder / name)) for name in (CONFIG, MAP)]
+    known, names = CONFIG in files or MAP in files, {}
     for role in ROLES:
-        given = config.get(f"{role}_token") or mapped.get(f"{role}_token")
-        # Either plain text or an object {"content": text, ...}.
-        given = given["content"] if isinstance(given, dict) else given
+        key = f"{role}_token"
+        texts = [_text_of(found.get(key), f"{file}: {key}") for file, found in sides]
+        given = texts[0] or texts[1]
         names[role] = given if given or known else _usual(role, backend)
     template = files.get("chat_template.jinja")
-    template = template.decode() if template else _template(config.get("chat_template"))
-    return {"names": names, "template": template}
+    if template is None:
+        file, config = sides[0]
+        given = config.get("chat_template")
+        return {"names": names, "template": _template(given, f"{file}: chat_template")}
+    try:
+        return {"names": names, "template": template.decode()}
+    except UnicodeDecodeError as error:
+        file, byte = folder / "chat_template.jinja", template[error.start]
+        raise ValueError(
+            f"{file}: got byte 0x{byte:02x} at {error.start}; expected UTF-8; fetch the file again"
+        ) from error
+
+
+def _side(files: dict[str, bytes], file: pathlib.Path) -> dict:
+    return json_object(file, files[file.name]) if file.name in files else {}
+
+
+def _text_of(given, where: str) -> str | None:
+    """Return the text of a token: written plainly, or as an object {"content": text, ...}."""
+    text = given.get("content", given) if isinstance(given, dict) else given
+    if text is not None and not isinstance(text, str):
+        raise ValueError(
+            f"{where}: got {str(given)[:80]}; expected a text, null, or "
+            '{"content": text}; correct it'
+        )
+    return text
 
 
 def _usual(role: str, backend) -> str | None:
     return next((name for name in USUAL[role] if backend.token_to_id(name) is not None), None)
 
 
-def _template(found) -> str | None:
+def _template(found, where: str) -> str | None:
     """Return the template of a config: one string, or a list of named ones with a default."""
-    if isinstance(found, list):
-        return {each["name"]: each["template"] for each in found}.get("default")
-    return found
+    if found is None or isinstance(found, str):
+        return found
+    try:
+        named = {each["name"]: each["template"] for each in found}
+        template = named.get("default")
+    except (TypeError, KeyError):
+        template = named = False
+    if not isinstance(template, str | None):
+        raise ValueError(
+            f"{where}: got {str(found)[:80]}; expected a text, or a "
+            'list of {"name", "template"}; correct it, or set data.chat_template'
+        )
+    return template

@@ -97,6 +97,12 @@ def encode(prompt: str, choice: str, tokenizer) -> tuple[np.ndarray, np.ndarray]
 
 def answer_index(row: Mapping, *, where: str) -> int:
     """Return the index of the row's answer, given as an index or as one of the choices."""
+    for name in ("choices", "answer"):
+        if row.get(name) is None:
+            raise ValueError(
+                f"{where}: {name}: got none, but {', '.join(row)}; expected a question, its "
+                "choices and the answer; name the fields, or evaluate these rows by nll"
+            )
     choices, answer = list(row["choices"]), row["answer"]
     if len(choices) < 2:
         raise ValueError(f"{where}: choices: got {choices}; expected two at least")

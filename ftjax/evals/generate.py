@@ -49,10 +49,13 @@ def make(
     prompts = [prompt_of(row, template) for row in rows]
     wanted = [references(row, where=f"row {i}") for i, row in enumerate(rows)]
 
-    def per_example(params) -> dict[str, np.ndarray]:
-        return compare(respond(params, prompts), wanted, normalize=normalize)
+    def answered(params) -> tuple[dict[str, np.ndarray], list[dict]]:
+        texts = respond(params, prompts)
+        asked = zip(prompts, texts, wanted, strict=True)
+        told = [dict(prompt=prompt, answer=text, target=right) for prompt, text, right in asked]
+        return compare(texts, wanted, normalize=normalize), told
 
-    return scoring.Evaluator(per_example, summary)
+    return scoring.Evaluator(lambda params: answered(params)[0], summary, answered)
 
 
 def compare(

@@ -8,9 +8,9 @@ batch: 0 on prompts and padding, the product of the row's and the token's weight
 
 import jax.numpy as jnp
 
-from ftjax.core.mean import Mean
 from ftjax.core.typed import Chance, NonNegative
 from ftjax.objectives.losses.spec import Spec
+from ftjax.objectives.losses.token_loss import objective_of
 
 EXAMPLE = dict(label_smoothing=0.1, z_loss=1e-4)
 SPEC = Spec(data="tokens")
@@ -26,11 +26,4 @@ def make(*, label_smoothing: Chance = 0.0, z_loss: NonNegative = 0.0):
             loss = loss + label_smoothing * (logp + logz - mean_logit)
         return loss + z_loss * jnp.square(logz) if z_loss else loss
 
-    def objective(policy, reference, batch, key):
-        del reference
-        weights = batch["weights"][..., 1:]
-        found = policy.total(token_loss, batch, weights, key)
-        nll = Mean.of(-found.logp, weights)
-        return {"loss": Mean(found.value, nll.weight), "nll": nll}
-
-    return objective
+    return objective_of(token_loss)

@@ -12,6 +12,10 @@ import math
 import jax
 import jax.numpy as jnp
 
+from ftjax.ops import loss
+
+OUT = -1e30  # a logit of no probability; it is finite, so that 0 times a difference of such is 0
+
 
 def jsd(student, teacher, *, beta: float, temperature: float = 1.0) -> jax.Array:
     """Compute the generalised Jensen-Shannon divergence [...] of logits [..., V]."""
@@ -25,6 +29,16 @@ def jsd(student, teacher, *, beta: float, temperature: float = 1.0) -> jax.Array
     # In logs: a probability below 1e-38 is 0 in float32, and 0 log 0 is NaN.
     mixture = jnp.logaddexp(t + math.log(beta), s + math.log1p(-beta))
     return beta * kl(t, mixture) + (1 - beta) * kl(s, mixture)
+
+
+def off_target(student, teacher, targets, *, beta: float, temperature: float = 1.0) -> jax.Array:
+    """Compute the same of the distributions over all tokens but the target, arXiv:2605.29498.
+
+    Both are normalised without it: how likely the target is does not count, and so the loss on
+    the data is not opposed. targets: int [...].
+    """
+    hide = lambda logits: jnp.where(loss.is_target(targets, logits.shape[-1]), OUT, logits)
+    return jsd(hide(student), hide(teacher), beta=beta, temperature=temperature)
 
 
 def kl(p, q) -> jax.Array:

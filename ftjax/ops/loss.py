@@ -66,22 +66,25 @@ def log_squares(x_BTD, w_VD, *, chunk: int, cap: float | None = None) -> jax.Arr
     return along(both, (x_BTD, w_VD, cap), chunk=chunk)
 
 
-def along(function: Callable, *models: tuple, chunk: int) -> jax.Array:
+def along(function: Callable, *models: tuple, chunk: int, targets_BT=None) -> jax.Array:
     """Apply `function(logits, ...) -> [B,C]` to the logits of models, chunk by chunk of T.
 
-    Each model is (hidden states [B,T,D], output embedding [V,D], cap of the logits or None).
+    Each model is (hidden states [B,T,D], output embedding [V,D], cap of the logits or None). With
+    targets the function has them as its last argument.
     Returns [B,T] float32; the backward pass makes the logits again.
     """
     T = models[0][0].shape[1]
     chunk = min(chunk, T)
-    states = tuple(jnp.pad(x, ((0, 0), (0, -T % chunk), (0, 0))) for x, _, _ in models)
+    states = [jnp.pad(x, ((0, 0), (0, -T % chunk), (0, 0))) for x, _, _ in models]
+    beside = [] if targets_BT is None else [jnp.pad(targets_BT, ((0, 0), (0, -T % chunk)))]
     heads = [(_head(x, w), cap) for x, w, cap in models]
 
     @jax.checkpoint
     def one(chunks):
-        return function(*(_logits(x, *head) for x, head in zip(chunks, heads, strict=True)))
+        logits = (_logits(x, *head) for x, head in zip(chunks, heads, strict=False))
+        return function(*logits, *chunks[len(models) :])  # targets come last
 
-    return _whole(jax.lax.map(one, _chunks(chunk, *states)))[:, :T]
+    return _whole(jax.lax.map(one, _chunks(chunk, *states, *beside)))[:, :T]
 
 
 def _head(x, w_VD):
@@ -130,7 +133,9 @@ def _logits(x_BCD, w_VD, cap):
     return softcap.apply(_products(x_BCD, w_VD), cap)
 
 
-def _is_target(targets, size: int):
+def is_target(targets: jax.Array, size: int) -> jax.Array:
+    """Return where in a vocabulary of `size` the targets [...] are: bool [..., V]."""
+    # A comparison and not a scatter: it stays local when V is sharded.
     return targets[..., None] == jnp.arange(size, dtype=targets.dtype)
 
 
@@ -138,7 +143,7 @@ def _statistics(logits, targets):
     """Compute log p of the targets, log Z, and the probabilities."""
     logz = jax.nn.logsumexp(logits, axis=-1)
     # A masked sum and not a gather: it stays local when V is sharded.
-    target = jnp.where(_is_target(targets, logits.shape[-1]), logits, 0).sum(-1)
+    target = jnp.where(is_target(targets, logits.shape[-1]), logits, 0).sum(-1)
     return target - logz, logz, jnp.exp(logits - logz[..., None])
 
 
@@ -175,7 +180,7 @@ def _backward(chunk, cap, residuals, cotangents):
         x_BCD, targets_BC, g_logp, g_logz = inputs
         logits = _logits(x_BCD, w, cap)
         p = _statistics(logits, targets_BC)[2]
-        g = jnp.where(_is_target(targets_BC, w.shape[0]), g_logp, 0) + (g_logz - g_logp) * p
+        g = jnp.where(is_target(targets_BC, w.shape[0]), g_logp, 0) + (g_logz - g_logp) * p
         g = g * softcap.slope(logits, cap)
         g_2d, x_2d = g.reshape(-1, w.shape[0]).astype(x.dtype), x_BCD.reshape(-1, x.shape[-1])
         return total + _lay_out(products.summed("VM,MD->VD", g_2d.T, x_2d), "vd", len(w)), None

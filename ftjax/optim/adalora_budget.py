@@ -36,14 +36,14 @@ def make(
     inner: optax.GradientTransformation, *, target_rank: Count, total_steps: int,
     init_steps: Natural = 0, final_steps: Natural = 0, every_steps: Count = 1,
     beta1: Decay = 0.85, beta2: Decay = 0.85, clip: Callable = lambda gradients: gradients,
-) -> optax.GradientTransformation:  # fmt: skip
+) -> optax.GradientTransformationExtraArgs:  # fmt: skip
     """Put the budget around `inner`, which does by itself what `clip` does to gradients.
 
     Raises:
       ValueError: the phases do not fit into the steps; or, at `init`, no adapter has ranks to give.
     """
     _check(target_rank, every_steps, init_steps, final_steps, total_steps)
-    last = total_steps - final_steps
+    last, inner = total_steps - final_steps, optax.with_extra_args_support(inner)
 
     def init(params):
         if tree.paths(params):  # optax looks at the layout with a tree without leaves
@@ -51,9 +51,9 @@ def make(
         full = lambda x: jax.tree.map(lambda p: jnp.full(p.shape, x, jnp.float32), params)
         return State(jnp.int32(0), inner.init(params), full(0), full(0), full(1))
 
-    def update(updates, state, params):
+    def update(updates, state, params, **extra):
         step = state.count + 1
-        moves, inner_state = inner.update(updates, state.inner, params)
+        moves, inner_state = inner.update(updates, state.inner, params, **extra)
         new = jax.tree.map(jnp.add, params, moves)
         now = jax.tree.map(lambda w, g: jnp.abs(w * g), new, clip(updates))
         importance = _mix(state.importance, now, beta1)
@@ -71,7 +71,7 @@ def make(
         moves = jax.tree.map(cut, moves, params, kept)
         return moves, State(step, inner_state, importance, deviation, kept)
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _check(target_rank, every_steps, init_steps, final_steps, total_steps) -> None:

@@ -2,7 +2,9 @@
 
     g <- g * min(1, clip_norm / (|g| + 1e-6))               global norm, as torch clips
     u <- direction(g)                                       optax, learning rate 1, no decay
-    w <- w - lr(step) * lr_scale * (u + weight_decay * w)   decoupled decay (arXiv:1711.05101)
+    w <- w - lr(step) * scale * (u + weight_decay * w + l2sp * (w - w_start))
+                                                            decoupled decays (arXiv:1711.05101)
+    w <- w + share * (w_start - w)                          every so many steps (`average`)
 
 All of it is float32, also over bfloat16 trainables: gradients and weights are cast on entry, so
 the sum w - lr * ... is rounded once, by `optax.apply_updates`. Moments are float32 too, unless
@@ -10,10 +12,16 @@ the sum w - lr * ... is rounded once, by `optax.apply_updates`. Moments are floa
 `learning_rate`, `weight_decay`, `clip_norm` may be traced scalars: build the optimizer inside a
 `jax.vmap` over members and each member has its own. Adafactor factors and clips a whole stack of
 layers as one leaf.
+
+The scale is a group's `lr_scale`, times that of the layer with `layer_decay`.
+`average` is sequential fine-tuning with averaging (arXiv:2501.05559). `sam` and the anchors of
+`projected` ask for more gradients than the step's: `tx.update` takes them as functions, `gradient`
+and `anchors`, see `ftjax.optim.sam` and `ftjax.optim.agem`; they see gradients before they are
+clipped.
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -23,9 +31,12 @@ import optax.contrib
 
 from ftjax.core import config as conf
 from ftjax.core import tree
-from ftjax.core.typed import Decay, NonNegative, Patterns, Positive
-from ftjax.optim import adalora_budget
+from ftjax.core.typed import Count, Decay, NonNegative, Patterns, Positive, Share
+from ftjax.optim import adalora_budget, agem
+from ftjax.optim import galore as low_rank
 from ftjax.optim import groups as leaf_groups
+from ftjax.optim import layer_decay as layers
+from ftjax.optim import sam as sharpness
 from ftjax.optim import schedule as schedules
 
 # Of optax.contrib those that work on any leaf of a stack of layers with a rate of their own around
@@ -48,91 +59,168 @@ STATE_DTYPES = ("float32", "bfloat16")
 class Optimizer(NamedTuple):
     """An optax transformation and the learning rate that it applies at each step."""
 
-    tx: optax.GradientTransformation
+    tx: optax.GradientTransformationExtraArgs
     learning_rate: schedules.Schedule
 
 
 class State(NamedTuple):
-    """Finished steps (int32 scalar) and the state of the named optimizer."""
+    """Finished steps (int32 scalar), the state of the named optimizer, and where weights began.
+
+    start: float32 like the trainables, where something pulls back there; else None.
+    """
 
     count: jax.Array
     inner: optax.OptState
+    start: optax.Params | None = None
+
+
+class Pull(NamedTuple):
+    """How weights are pulled back to where they began; 0 and 0 is not at all."""
+
+    l2sp: float = 0.0  # beside each step, times the learning rate
+    share: float = 0.0  # at once, every so many steps and after the last
+    every_steps: int = 1
+    last: int = 0
+
+    @property
+    def acts(self) -> bool:
+        """Whether it needs to know where weights began."""
+        return bool(self.l2sp or self.share)
+
+
+def averaging(*, every_steps: Count, share: Share) -> tuple[int, float]:
+    """Read the section `average`: how often, and the part of the start in what weights become."""
+    return every_steps, share
 
 
 def make(
-    *,
-    name: str,
-    learning_rate: Positive,
-    schedule: str | Mapping,
-    total_steps: int,
-    weight_decay: NonNegative = 0.0,
-    no_decay: Patterns = (),
-    clip_norm: Positive | None = None,
+    *, name: str, learning_rate: Positive, schedule: str | Mapping, total_steps: int,
+    weight_decay: NonNegative = 0.0, no_decay: Patterns = (), clip_norm: Positive | None = None,
     groups: Mapping[str, Mapping] | Iterable[tuple[str, Mapping]] = (),
-    ranks: Mapping | None = None,
-    state_dtype: str = "float32",
-    where: str = "optim",
-    **keywords,
-) -> Optimizer:
+    ranks: Mapping | None = None, l2sp: NonNegative = 0.0, layer_decay: Share = 1.0,
+    average: Mapping | None = None, galore: Mapping | None = None, sam: Mapping | None = None,
+    state_dtype: str = "float32", where: str = "optim",
+    projected: Mapping[str, float] | None = None,
+    depths: Mapping[str, Sequence[int]] | None = None,
+    views: Mapping[str, low_rank.View] | None = None, **keywords,
+) -> Optimizer:  # fmt: skip
     """Make the optimizer called `name`; `keywords` go to optax (`b1`, `momentum`, `mu_dtype`, ...).
 
     clip_norm: None switches clipping off. schedule: see `ftjax.optim.schedule`; groups, no_decay:
     see `ftjax.optim.groups`; ranks: the keywords of `ftjax.optim.adalora_budget`, for AdaLoRA;
-    state_dtype: one of STATE_DTYPES. `tx.init` raises ValueError when a pattern matches no leaf.
+    l2sp: decay towards the start; average: the keywords of `averaging`; sam: those of `sam`;
+    projected: the weights of anchors by label, for `agem`; layer_decay, depths: see the module of
+    this name; galore, views: likewise; state_dtype: one of STATE_DTYPES.
+    `tx.init` raises ValueError when a pattern matches no leaf.
     `name` may be a dotted path to a module whose `make(**keywords)` returns a transformation that
     gives minus the direction.
     """
     rate = schedules.make(
         schedule, learning_rate=learning_rate, total_steps=total_steps, where=f"{where}.schedule"
     )
-    inner = _direction(name, keywords, weight_decay, where)
+    inner = _low_rank(_direction(name, keywords, weight_decay, where), name, galore, views, where)
     options = dict(weight_decay=weight_decay, no_decay=no_decay, groups=groups, where=where)
     settings = lambda params: leaf_groups.settings(tree.paths(params), **options)
-    tx = _around(_kept_in(inner, state_dtype, where), rate, settings, clip_norm)
+    depth = layers.make(layer_decay, depths) if layer_decay != 1 else _flat
+    every, share = conf.call(averaging, average, where=f"{where}.average") if average else (1, 0.0)
+    chosen = settings, depth, clip_norm, Pull(l2sp, share, every, total_steps)
+    tx = _around(_kept_in(inner, state_dtype, where), rate, *chosen, where=where)
     if ranks:
         clipped = lambda g: _clipped(g, clip_norm)
         given = dict(inner=tx, total_steps=total_steps, clip=clipped)
         tx = conf.call(adalora_budget.make, ranks, where=f"{where}.ranks", extra=given)
+    tx = agem.make(tx, projected or {})
+    if sam:
+        tx = conf.call(sharpness.make, sam, where=f"{where}.sam", extra={"inner": tx})
     return Optimizer(tx, rate)
 
 
-def _around(inner, rate, settings, clip_norm) -> optax.GradientTransformation:
-    """Put the cast, the clipping, the decay and the learning rate around a direction."""
+def _low_rank(inner, name: str, galore: Mapping | None, views: Mapping | None, where: str):
+    """Let the direction see gradients of a low rank, where that is asked for."""
+    if not galore:
+        return inner
+    if name not in low_rank.DIRECTIONS:
+        raise ValueError(
+            f"{where}.galore: got a value with {name!r}; expected one of "
+            f"{conf.listed(low_rank.DIRECTIONS)}, which read gradients alone; choose another name"
+        )
+    given = dict(inner=optax.with_extra_args_support(inner), views=views or {})
+    return conf.call(low_rank.make, galore, where=f"{where}.galore", extra=given)
+
+
+def _flat(path: str, leaf) -> float:
+    """Scale no layer."""
+    del path, leaf
+    return 1.0
+
+
+def _around(inner, rate, settings, depth, clip_norm, pull: Pull, *, where: str):
+    """Put the cast, the clipping, the decays and the learning rate around a direction."""
 
     def init(params):
         # optax.tree.map_params looks at the layout with a tree without leaves: nothing to match.
         if tree.paths(params):
             settings(params)
-        return State(count=jnp.zeros((), jnp.int32), inner=inner.init(_float32(params)))
+            _check_pull(pull, params, where)
+        wide = _float32(params)
+        start = jax.tree.map(jnp.copy, wide) if pull.acts else None
+        return State(jnp.zeros((), jnp.int32), inner.init(wide), start)
 
-    def update(updates, state, params):
+    def update(updates, state, params, **extra):
         updates, params = _clipped(updates, clip_norm), _float32(params)
-        moves, inner_state = inner.update(updates, state.inner, params)
+        moves, inner_state = inner.update(updates, state.inner, params, **extra)
         lr, of = rate(state.count), settings(params)
+        if pull.l2sp:
+            back = lambda u, w, first: u - pull.l2sp * (w - first)
+            moves = jax.tree.map(back, moves, params, state.start)
         # optax's direction has the minus already, and so the decay is subtracted from it.
-        step = lambda path, u, w: lr * of[path].lr_scale * (u - of[path].weight_decay * w)
+        scale = lambda path, w: lr * of[path].lr_scale * depth(path, w)
+        step = lambda path, u, w: scale(path, w) * (u - of[path].weight_decay * w)
         moves = tree.map_with_paths(step, moves, params)
-        return moves, State(optax.safe_increment(state.count), inner_state)
+        count = optax.safe_increment(state.count)
+        if pull.share:
+            moves = _averaged(moves, params, state.start, count, pull)
+        return moves, State(count, inner_state, state.start)
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _kept_in(inner, dtype: str, where: str) -> optax.GradientTransformation:
+def _averaged(moves, params, start, count: jax.Array, pull: Pull):
+    """Move to the average with the start, where it is time."""
+    is_time = (count % pull.every_steps == 0) | (count == pull.last)
+    share = jnp.where(is_time, pull.share, 0.0)
+    return jax.tree.map(lambda u, w, first: u + share * (first - (w + u)), moves, params, start)
+
+
+def _check_pull(pull: Pull, params, where: str) -> None:
+    """Refuse to pull the factors of adapters: that their mean is not the mean of the weights."""
+    adapted = sorted(path for path in tree.paths(params) if path.startswith("adapters/"))
+    if pull.acts and adapted:
+        key, other = ("l2sp", "the penalty l2sp") if pull.l2sp else ("average", "the edit dial")
+        raise ValueError(
+            f"{where}.{key}: got a value, and {adapted[0]} trains; expected weights of the model "
+            f"alone, since factors of adapters are not their change; drop it, or use {other}"
+        )
+
+
+def _kept_in(inner, dtype: str, where: str) -> optax.GradientTransformationExtraArgs:
     """Keep the arrays of an optimizer's state in `dtype`; it computes in float32 all the same."""
     if dtype not in STATE_DTYPES:
         legal = conf.listed(STATE_DTYPES)
         raise ValueError(f"{where}.state_dtype: got {dtype!r}; expected one of {legal}")
+    inner = optax.with_extra_args_support(inner)
     if dtype == "float32":
         return inner
     # Scalars, such as an estimated learning rate, take no memory and stay exact.
     is_moment = lambda x: x.ndim > 0 and jnp.issubdtype(x.dtype, jnp.floating)
     cast = lambda state, to: jax.tree.map(lambda x: x.astype(to) if is_moment(x) else x, state)
 
-    def update(updates, state, params):
-        moves, state = inner.update(updates, cast(state, jnp.float32), params)
+    def update(updates, state, params, **extra):
+        moves, state = inner.update(updates, cast(state, jnp.float32), params, **extra)
         return moves, cast(state, dtype)
 
-    return optax.GradientTransformation(lambda params: cast(inner.init(params), dtype), update)
+    init = lambda params: cast(inner.init(params), dtype)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _clipped(updates, clip_norm):

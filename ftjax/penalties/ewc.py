@@ -12,6 +12,8 @@ Squares are taken row by row, of the sum over a row's targets, and then averaged
 per target token, so that for small changes weight 1 is the KL divergence to the start in nats a
 token. Averaging gradients over rows before squaring would be another, far smaller number
 (arXiv:2502.11756). F is about the merged weight: by a LoRA's own factor a it is 0 where b is 0.
+
+Online EWC (arXiv:1805.06370) adds decay * F of a past run, which that run left in its workdir.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -20,26 +22,28 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ftjax.adapters.lib import protocol
 from ftjax.core import config as conf
-from ftjax.core import tree
-from ftjax.core.typed import Count, Natural, NonNegative
-from ftjax.ops import products, quantize, softcap
-from ftjax.penalties.lib import change
-from ftjax.penalties.lib.penalty import Penalty
+from ftjax.core.typed import Count, Natural, NonNegative, Share
+from ftjax.penalties.lib import importance
+from ftjax.penalties.lib.penalty import Note, Penalty
 
 EXAMPLE = dict(weight=1.0, fisher="sampled", rows=4)
+# Nats per token for a change of 1 in every weight. That of a base that can still learn is 1 and
+# more; at 5e-4 a weight of 1000 held nothing.
+LEAST = 1e-2
 
 
 def make(
     *, weight: NonNegative, linears: Mapping[str, Any], trains: Collection[str],
-    fisher: str = "sampled", rows: Count = 64, seed: Natural = 0,
+    fisher: str = "sampled", rows: Count = 64, seed: Natural = 0, past: str = "",
+    decay: Share = 1.0,
 ) -> Penalty:  # fmt: skip
     """Make the penalty on every weight that the run changes; its `data` are the old ones.
 
     weight: how many nats a nat of KL per token costs. fisher: exact, sampled or empirical.
-    rows: of data that it is estimated from. seed: of the tokens drawn for `sampled`. linears: the
-    model's linear maps by path. trains: the paths of what trains.
+    rows: of data that it is estimated from. seed: of the tokens drawn for `sampled`. past: the
+    workdir of a run whose F is added, times decay. linears: the model's linear maps by path.
+    trains: the paths of what trains.
 
     Raises:
       ValueError: an unknown estimate, or (when it is prepared) nothing changes a weight.
@@ -50,23 +54,26 @@ def make(
             f"{conf.nearest(fisher, FISHERS)}"
         )
 
-    def prepare(params, model, batch):
-        paths = change.changing(params, trains, name="ewc")
-        merged = change.weights(params, paths, linears)
-        of_weights = _log_probabilities(params, model)
-        found = information(of_weights, merged, batch, fisher=fisher, seed=seed)
-        return {"start": change.start(params, trains), "fisher": {"model": _nested(found)}}
+    def find(params, model, batch, merged):
+        logits = importance.logits(params, model)
+        logps = lambda weights, row: jax.nn.log_softmax(logits(weights, row))
+        return information(logps, merged, batch, fisher=fisher, seed=seed)
 
-    def value(params, arrays):
-        if weight == 0:
-            return jnp.float32(0)
-        paths = change.changing(params, trains, name="ewc")
-        about = tree.paths(arrays["fisher"]["model"])
-        cost = lambda moved, needed: needed * jnp.square(moved)
-        moved = change.total(cost, params, arrays["start"], linears, paths=paths, beside=about)
-        return weight / 2 * moved
+    return importance.make(
+        "ewc", find, weight=weight, linears=linears, trains=trains, past=past, decay=decay,
+        rows=rows, leave=importance.kept, note=Note(_trace, LEAST, NOTE),
+    )  # fmt: skip
 
-    return Penalty(value, prepare, rows)
+
+NOTE = (
+    "got data whose Fisher information has the trace {number:.2g}; expected {least:g} and more: "
+    "the base predicts them with near certainty, and so the penalty holds next to nothing; take "
+    "other old data, fisher='sampled', or the penalty l2sp"
+)
+
+
+def _trace(arrays: Mapping) -> jax.Array:
+    return sum(leaf.sum() for leaf in jax.tree.leaves(arrays["importance"]))
 
 
 def information(of_weights: Callable, weights, batch: Mapping, *, fisher: str, seed: int):
@@ -76,17 +83,10 @@ def information(of_weights: Callable, weights, batch: Mapping, *, fisher: str, s
     batch: tokens, weights (0: no target), segments, positions [B, T].
     """
     squares = FISHERS[fisher]
-
-    def add(total, given):
-        row, key = given
-        targets = (row["weights"][1:] > 0).astype(jnp.float32)
-        own = squares(lambda w: of_weights(w, row), weights, row["tokens"][1:], targets, key)
-        return jax.tree.map(jnp.add, total, own), targets.sum()
-
-    zeros = jax.tree.map(jnp.zeros_like, weights)
-    keys = jax.random.split(jax.random.key(seed), len(batch["tokens"]))
-    total, counts = jax.lax.scan(add, zeros, (batch, keys))
-    return jax.tree.map(lambda x: x / jnp.maximum(counts.sum(), 1), total)
+    of_row = lambda weights, row, targets, key: squares(
+        lambda w: of_weights(w, row), weights, row["tokens"][1:], targets, key
+    )
+    return importance.per_target(of_row, weights, batch, seed=seed)
 
 
 def _squared(function: Callable, weights):
@@ -122,28 +122,3 @@ def _empirical(logps, weights, tokens, targets, key):
 
 
 FISHERS = {"exact": _exact, "sampled": _sampled, "empirical": _empirical}
-
-
-def _log_probabilities(params: Mapping, model) -> Callable:
-    """Make `(merged weights by path, row) -> log p [T-1, V]`, float32: one row's logits."""
-    beside = change.unmerged(params)
-
-    def logps(merged, row):
-        put = lambda path, w: merged.get(path, w)
-        own = tree.map_with_paths(put, params["model"], is_leaf=quantize.is_quantized)
-        x = model.hidden(
-            own, row["tokens"][None], positions_BT=row["positions"][None],
-            segments_BT=row["segments"][None], adapters=beside,
-        )[0, :-1]  # fmt: skip
-        w, cap = model.head(own, beside)
-        logits = products.einsum("TD,VD->TV", x, w.astype(x.dtype)).astype(jnp.float32)
-        return jax.nn.log_softmax(softcap.apply(logits, cap))
-
-    return logps
-
-
-def _nested(flat: Mapping[str, jax.Array]) -> dict:
-    nested: dict = {}
-    for path, leaf in flat.items():
-        protocol.insert(nested, path, leaf)
-    return nested

@@ -27,8 +27,8 @@ def make(*, weight: NonNegative, linears: Mapping[str, Any], trains: Collection[
     Raises ValueError where nothing changes a weight, when it is prepared.
     """
 
-    def prepare(params, model, batch):
-        del model, batch
+    def prepare(params, model, batch, past):
+        del model, batch, past
         change.changing(params, trains, name="l2sp")
         return change.start(params, trains)
 

@@ -124,13 +124,15 @@ def _of_versions() -> str:
 
 def _loading(card: Card) -> str:
     """Show the code that opens the files; FOLDER stands for where they are."""
-    adapter = card.form == "adapter"
+    adapter, judges = card.form == "adapter", "reward" in card.heads
+    kind = "AutoModelForSequenceClassification" if judges else "AutoModelForCausalLM"
+    options = ", num_labels=1" if judges else ""
     code = [
         *(["from peft import PeftModel"] if adapter else []),
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        f"from transformers import {kind}, AutoTokenizer",
         "",
         'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
-        f'model = AutoModelForCausalLM.from_pretrained("{card.base if adapter else "FOLDER"}")',
+        f'model = {kind}.from_pretrained("{card.base if adapter else "FOLDER"}"{options})',
         *([f"model.resize_token_embeddings({card.resized})"] if adapter and card.resized else []),
         *(['model = PeftModel.from_pretrained(model, "FOLDER")'] if adapter else []),
     ]

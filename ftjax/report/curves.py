@@ -1,9 +1,10 @@
 """Training curves as inline SVG that follows the page: its font, and its colours by day and night.
 
 Lines are drawn in placeholder colours and these are then replaced by CSS variables, so that one
-drawing serves the light and the dark page.
+drawing serves the light and the dark page. A line is named at its end, and not in a legend.
 """
 
+import html
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -17,8 +18,12 @@ COLORS = {
     "#050505": "var(--c2)",
     "#060606": "var(--c3)",
     "#070707": "var(--c4)",
+    "#080808": "var(--soft)",
 }
-INK, LINE, *SERIES = COLORS
+INK, LINE, *SERIES, SOFT = COLORS
+WIDTH = 4.6  # inches; the page scales a drawing to the column that it stands in
+FEW = 3  # points that make a curve: two of an evaluation are in the figures of `changes`
+GAP = 9.0  # points between the names of two lines, at least
 
 Points = tuple[Sequence[float], Sequence[float]]
 
@@ -26,7 +31,8 @@ Points = tuple[Sequence[float], Sequence[float]]
 def collect(rows: Sequence[Mapping]) -> dict[str, dict[str, Points]]:
     """Group the rows of a metrics file into plots: loss, each kind of evaluation, learning rate.
 
-    Returns {title: {series: (steps, values)}}; `time/` and `tokens` are left out.
+    Returns {title: {series: (steps, values)}}; `time/` and `tokens` are left out, and evaluations
+    of fewer than FEW steps.
     """
     plots: dict[str, dict[str, Points]] = {}
     for row in rows:
@@ -37,7 +43,14 @@ def collect(rows: Sequence[Mapping]) -> dict[str, dict[str, Points]]:
             steps, values = plots.setdefault(title, {}).setdefault(series, ([], []))
             steps.append(row["step"])
             values.append(value)
-    return dict(sorted(plots.items(), key=lambda plot: _rank(plot[0])))
+    plots = {title: _long(title, series) for title, series in plots.items()}
+    found = {title: series for title, series in plots.items() if series}
+    return dict(sorted(found.items(), key=lambda plot: _rank(plot[0])))
+
+
+def _long(title: str, series: Mapping[str, Points]) -> dict[str, Points]:
+    few = FEW if title.startswith("evaluation") else 0
+    return {name: points for name, points in series.items() if len(points[0]) >= few}
 
 
 def _rank(title: str) -> int:
@@ -64,8 +77,12 @@ def svg(series: Mapping[str, Points], *, title: str, order: Sequence[str] = ()) 
     return drawn(title, lambda axes: _draw(axes, series, list(dict.fromkeys([*order, *series]))))
 
 
-def drawn(title: str, draw: Callable) -> str:
-    """Return the `<svg>` element of what `draw(axes)` draws in the colours above."""
+def drawn(title: str, draw: Callable, *, height: float = 2.7) -> str:
+    """Return the `<svg>` element of what `draw(axes)` draws in the colours above.
+
+    height: in inches, beside a width of WIDTH. What `draw` returns is called once all has its
+    place, to put names beside it.
+    """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -76,11 +93,14 @@ def drawn(title: str, draw: Callable) -> str:
         "font.family": "sans-serif",
     }
     with rc_context(style):
-        figure = Figure(figsize=(4.6, 2.7), layout="constrained")
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
         figure.patch.set_alpha(0)
         axes = figure.add_subplot()
-        draw(axes)
+        finish = draw(axes)
         follow_page(axes)
+        if finish is not None:
+            figure.draw_without_rendering()
+            finish()
         found = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(found, format="svg", metadata=nothing)
@@ -93,20 +113,45 @@ def follow_page(axes) -> None:
     axes.xaxis.label.set_color(INK)
     axes.yaxis.label.set_color(INK)
     axes.grid(visible=True, color=LINE, linewidth=0.6)
+    axes.set_axisbelow(True)
     axes.tick_params(colors=INK, which="both", length=0)
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom")
         spine.set_color(LINE)
-    if len(axes.get_legend_handles_labels()[1]) > 1:
+    if len(axes.get_legend_handles_labels()[1]) > 1 and axes.get_legend() is None:
         axes.legend(frameon=False, labelcolor=INK)
 
 
-def _draw(axes, series: Mapping[str, Points], order: list[str]) -> None:
+def _draw(axes, series: Mapping[str, Points], order: list[str]) -> Callable | None:
+    ends = []
     for name, (steps, values) in series.items():
         color = SERIES[order.index(name) % len(SERIES)]
         mark = "o" if len(steps) < 25 else None
-        axes.plot(steps, values, color=color, label=name, marker=mark, markersize=3, linewidth=1.4)
+        # No label: the name stands at the end of the line.
+        axes.plot(steps, values, color=color, marker=mark, markersize=3, linewidth=1.4)
+        ends.append((steps[-1], values[-1], name, color))
     axes.set_xlabel("step")
+    if len(ends) < 2:
+        return None
+    names = [
+        axes.annotate(name, (x, y), xytext=(5, 0), textcoords="offset points", color=color,
+                      va="center", annotation_clip=False)
+        for x, y, name, color in ends
+    ]  # fmt: skip
+    return lambda: spread(names)
+
+
+def spread(names: Sequence) -> None:
+    """Move annotations up or down until none stands on another."""
+    if not names:
+        return
+    axes = names[0].axes
+    place = lambda each: axes.transData.transform(each.xy)[1] * 72 / axes.figure.dpi
+    wanted = lambda each: place(each) + each.get_position()[1]
+    above = None
+    for each in sorted(names, key=wanted):
+        above = wanted(each) if above is None else max(wanted(each), above + GAP)
+        each.set_position((each.get_position()[0], above - place(each)))
 
 
 def _inline(text: str, title: str) -> str:
@@ -118,4 +163,4 @@ def _inline(text: str, title: str) -> str:
         text = text.replace(placeholder, variable)
     mark = re.sub(r"\W+", "-", title)
     text = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{mark}-", text)
-    return text.replace("<svg ", '<svg role="img" ', 1)
+    return text.replace("<svg ", f'<svg role="img" aria-label="{html.escape(title)}" ', 1)

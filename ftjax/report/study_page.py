@@ -5,17 +5,24 @@ write(folder / "report.html", title="forgetting", report=numbers, config=study)
 `report` is what `studies.numbers.compute` returns, as report.json holds it.
 """
 
+import math
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ftjax.core import files
-from ftjax.report import curves, page
+from ftjax.report import page, study_figures
 
 # In the order of the columns; what is a fall is better when it is less.
 MEASURES = {
     "avg_accuracy": "ACC", "learning_accuracy": "LA", "bwt": "BWT", "zero_shot_fwt": "FWT",
     "forgetting": "forgetting", "intransigence": "intransigence",
+}  # fmt: skip
+# In words, of `studies.predictors`.
+PREDICTORS = {
+    "kl_forward_new": "KL(base, model) on the new task", "kl_reverse_new": "KL(model, base) there",
+    "tv_new": "total variation there", "kl_forward_old": "KL(base, model) on old texts",
+    "relative_norm": "relative norm of the change of weights",
 }  # fmt: skip
 
 
@@ -23,17 +30,18 @@ def write(
     path: os.PathLike | str, *, title: str, report: Mapping, config: Mapping
 ) -> pathlib.Path:  # fmt: skip
     """Write the page to `path` and return it."""
-    figures = {
-        "learned against forgotten, a point a rate": _front(report),
-        "forgetting at the match over the learning rate": _sweep(report),
-    }
-    maps = {name: own for name in report["methods"] if (own := _map(report, name))}
+    shown = {name: own for name in report["methods"] if (own := _stages(report, name))}
+    scale = _scale(report, [scores for _, _, scores in shown.values()])
+    maps = {name: _map(*own, scale) for name, own in shown.items()}
     heads = [own["rates"] for own in report["methods"].values()]
     known = [key for key in MEASURES if any(key in r["measures"] for h in heads
                                             for r in h.values())]  # fmt: skip
     found = dict(
         report=report,
-        figures=figures,
+        figures=study_figures.draw(report),
+        metric_is_nats=report["match"]["metric"] == "nll",
+        predictors=PREDICTORS,
+        spectra=_spectra(report),
         maps=maps,
         estimate=estimate,
         measures={key: MEASURES[key] for key in known},
@@ -64,59 +72,30 @@ def estimate(found: Mapping | None) -> str:
     return f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
 
 
-def _front(report: Mapping) -> str:
-    """Draw gain against forgetting of every rate, means over seeds and orders."""
-    series = {}
+def _spectra(report: Mapping) -> list[dict]:
+    """Return a row for every method and rate whose models were compared with the base's weights."""
+    rows = []
     for name, own in report["methods"].items():
-        points = []
         for rate in own["rates"]:
-            cells = [c for c in report["cells"] if c["method"] == name and not c["joint"]
-                     and f"{c['rate']:g}" == rate and c["gain"] is not None]  # fmt: skip
-            if cells:
-                mean = lambda key, cells=cells: sum(c[key] for c in cells) / len(cells)
-                points.append((mean("gain"), mean("forgetting")))
-        series[name] = points
-
-    def draw(axes) -> None:
-        _lines(axes, series)
-        axes.axvline(report["match"]["fraction"], color=curves.INK, linewidth=0.8, linestyle=":")
-        axes.set_xlabel("gain right after learning (1 = the top)")
-        axes.set_ylabel("forgetting at the end")
-
-    return curves.drawn("front", draw)
-
-
-def _sweep(report: Mapping) -> str:
-    """Draw forgetting at the match over the rates that reached it."""
-    series = {
-        name: [
-            (float(rate), one["forgetting_at_match"]["value"])
-            for rate, one in own["rates"].items()
-            if one["forgetting_at_match"]
-        ]
-        for name, own in report["methods"].items()
-    }
-
-    def draw(axes) -> None:
-        _lines(axes, series)
-        axes.set_xscale("log")
-        axes.set_xlabel("learning rate")
-        axes.set_ylabel("forgetting at the match")
-
-    return curves.drawn("sweep", draw)
+            found = [
+                [change["spectrum"] for change in cell["changes"]]
+                for cell in report["cells"]
+                if cell["method"] == name and f"{cell['rate']:g}" == rate and not cell["joint"]
+                and cell["status"] == "done" and cell["changes"]
+                and "spectrum" in cell["changes"][-1]
+            ]  # fmt: skip
+            if found:
+                mean = lambda key, at, found=found: sum(x[at][key] for x in found) / len(found)
+                rows.append({
+                    "method": name, "rate": rate, "first": mean("intruders", 0),
+                    "last": mean("intruders", -1), "threshold": found[0][-1]["threshold"],
+                    **{key: mean(key, -1) for key in ("rank", "effective_rank", "relative_norm")},
+                })  # fmt: skip
+    return rows
 
 
-def _lines(axes, series: Mapping[str, list]) -> None:
-    for n, (name, points) in enumerate(series.items()):
-        x, y = zip(*points, strict=True) if points else ((), ())
-        color = curves.SERIES[n % len(curves.SERIES)]
-        dashes = "-" if n < len(curves.SERIES) else "--"
-        axes.plot(x, y, color=color, label=name, marker="o", markersize=3.5, linewidth=1.2,
-                  linestyle=dashes)  # fmt: skip
-
-
-def _map(report: Mapping, method: str) -> dict | None:
-    """Return stage by evaluation of a method at its best rate: scores and how far they fell."""
+def _stages(report: Mapping, method: str) -> tuple[str, list[str], Mapping] | None:
+    """Return rate, order and scores by evaluation after every stage, at a method's best rate."""
     own = report["methods"][method]
     chosen = own["matched"]["rate"]
     rates = [rate for rate, one in own["rates"].items() if one["stages"]]
@@ -124,16 +103,32 @@ def _map(report: Mapping, method: str) -> dict | None:
         return None
     rate = rates[0] if chosen is None else f"{chosen:g}"
     stages = own["rates"][rate]["stages"]
-    order = stages["order"]
-    top = {name: task["top"] - task["base"] for name, task in report["tasks"].items()}
-    wide = max(top.values())
+    return rate, stages["order"], stages["scores"]
+
+
+def _scale(report: Mapping, every: Sequence[Mapping]) -> dict[str, float]:
+    """Return the change that has the full colour: of a task its top, of probes the largest one."""
+    changes = [
+        abs(value - values[0])
+        for scores in every
+        for name, values in scores.items()
+        if name not in report["tasks"]
+        for value in values
+    ]
+    tops = {name: task["top"] - task["base"] for name, task in report["tasks"].items()}
+    largest = max(changes, default=0.0) or max(tops.values())
+    return dict.fromkeys(report["probes"], largest) | tops
+
+
+def _map(rate: str, order: Sequence[str], scores: Mapping, scale: Mapping[str, float]) -> dict:
+    """Return stage by evaluation: scores, and how far each is from the base's."""
     rows = []
     for n, stage in enumerate(["base", *order]):
         cells = []
-        for name, values in stages["scores"].items():
-            change = values[n] - values[0]
-            share = max(-1.0, min(1.0, change / top.get(name, wide)))
-            cells.append({"value": values[n], "change": change, "share": share,
-                          "own": name == stage})  # fmt: skip
+        for name, values in scores.items():
+            share = max(-1.0, min(1.0, (values[n] - values[0]) / scale[name]))
+            # A root: small falls are to be seen beside large ones.
+            share = math.copysign(math.sqrt(abs(share)), share)
+            cells.append({"value": values[n], "share": share, "own": name == stage})
         rows.append({"stage": stage, "cells": cells})
-    return {"rate": rate, "columns": list(stages["scores"]), "rows": rows}
+    return {"rate": rate, "columns": list(scores), "rows": rows}

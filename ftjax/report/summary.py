@@ -4,7 +4,8 @@
     write(workdir / "summary.json", result=result, wall_s=9.0, trainable_parameters=n, ...)
 
 summary.json holds the final metrics, tokens, seconds by phase, peak memory, versions, parameter
-counts and the data rows that were refused; both files are replaced atomically.
+counts, the data rows that were refused, and the command, host, commit and dates of the run; both
+files are replaced atomically.
 """
 
 import os
@@ -14,7 +15,7 @@ from typing import Any
 
 import jax
 
-from ftjax.core import device, files
+from ftjax.core import device, files, provenance
 from ftjax.core.versions import versions
 
 
@@ -51,6 +52,7 @@ def write(
         "bad_rows": {"count": len(bad_rows), "first": [str(row) for row in bad_rows[:20]]},
         "devices": {"kind": jax.devices()[0].device_kind, "count": jax.device_count()},
         "versions": versions(),
+        **provenance.of_process(seconds=wall_s),
         **more,
     }
     files.write_json(path, summary)

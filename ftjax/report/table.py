@@ -5,7 +5,8 @@
                     groups={"tsql": "new", "mmlu": "old"})
     print(table_text(learned))
 
-The first run is the one the others are compared with. A change counts as better or worse by the
+The first run is the one the others are compared with, and both values and changes may have
+intervals. A change counts as better or worse by the
 metric's own direction: less nll is better, more accuracy is. Where the evaluations of single
 examples give an interval for a change, one that holds 0 is called the same.
 """
@@ -20,12 +21,28 @@ SHOWN = (
     "nll", "bits_per_byte", "accuracy", "exact_match", "f1", "reward", "reward_margin",
     "kl_forward", "top1_agreement",
 )  # fmt: skip
+# What a metric is measured in, and whether more of it is better; "" is a plain number.
+UNITS = {
+    "nll": "nats/token", "bits_per_byte": "bits/byte", "accuracy": "share", "exact_match": "share",
+    "f1": "share", "kl_forward": "nats/token", "top1_agreement": "share",
+}  # fmt: skip
 Interval = tuple[float, float]
+Stated = Mapping[str, Mapping[str, "Metric"]]  # metrics by label and name
 GROUPS = {
     "new": "Learned: the new task",
     "old": "Kept or forgotten: old abilities",
     "later": "To come: what a later stage teaches",
 }
+
+
+class Metric(NamedTuple):
+    """What is known of a metric: 1 where more is better, -1 where less is; what it is measured in.
+
+    Those of evaluators of one's own are stated by their modules.
+    """
+
+    direction: int
+    unit: str = ""
 
 
 class Row(NamedTuple):
@@ -36,11 +53,27 @@ class Row(NamedTuple):
     group: Literal["new", "old", "later"]
     values: tuple[float | None, ...]
     intervals: tuple[Interval | None, ...]  # of the change from the first run
+    bounds: tuple[Interval | None, ...] = ()  # of the values
+    stated: Metric | None = None  # by the evaluator's module
+
+    @property
+    def unit(self) -> str:
+        """What it is measured in, "" of a plain number."""
+        return self.stated.unit if self.stated else UNITS.get(self.metric, "")
+
+    @property
+    def direction(self) -> int:
+        """1 where more is better, -1 where less is."""
+        return self.stated.direction if self.stated else retention.direction(self.metric)
 
     def change(self, column: int) -> float | None:
         """Return the difference from the first run."""
         first, value = self.values[0], self.values[column]
         return None if first is None or value is None else value - first
+
+    def bound(self, column: int) -> Interval | None:
+        """Return the interval of a value."""
+        return self.bounds[column] if self.bounds else None
 
     def verdict(self, column: int) -> Literal["better", "worse", "same"]:
         """Judge the change by the metric's direction; within noise or rounding it is the same."""
@@ -48,7 +81,7 @@ class Row(NamedTuple):
         within_noise = interval is not None and interval[0] <= 0 <= interval[1]
         if change is None or abs(change) < 5e-4 or within_noise:
             return "same"
-        return "better" if change * retention.direction(self.metric) > 0 else "worse"
+        return "better" if change * self.direction > 0 else "worse"
 
 
 class Table(NamedTuple):
@@ -58,17 +91,28 @@ class Table(NamedTuple):
     rows: tuple[Row, ...]
 
 
+def is_shown(name: str, stated: Stated | None = None) -> bool:
+    """Return whether a reader looks first at `eval/<label>/<metric>`."""
+    kind, _, rest = name.partition("/")
+    label, _, metric = rest.partition("/")
+    known = metric.rsplit("/", 1)[-1] in SHOWN or metric in (stated or {}).get(label, {})
+    return kind == "eval" and known
+
+
 def table(
     runs: Mapping[str, Mapping[str, float]],
     *,
     groups: Mapping[str, str],
     intervals: Mapping[str, Mapping[str, Interval]] | None = None,
+    bounds: Mapping[str, Mapping[str, Interval]] | None = None,
+    stated: Stated | None = None,
 ) -> Table:
     """Collect `eval/<label>/<metric>` of each run, the run to compare with first.
 
     groups: "new", "old" or "later" for every label; metrics of labels that it does not name are
       left out.
-    intervals: by run and metric, of its change from the first run.
+    stated: metrics that are shown beside SHOWN, see `Metric`.
+    intervals: by run and metric, of its change from the first run. bounds: of the values.
     """
     for label, group in groups.items():
         if group not in GROUPS:
@@ -78,12 +122,15 @@ def table(
     names = dict.fromkeys(name for metrics in runs.values() for name in metrics)
     rows = []
     for name in names:
-        kind, _, rest = name.partition("/")
-        label, _, metric = rest.partition("/")
-        if kind == "eval" and metric in SHOWN and label in groups:
+        label, _, metric = name.removeprefix("eval/").partition("/")
+        if is_shown(name, stated) and label in groups:
             values = tuple(metrics.get(name) for metrics in runs.values())
-            bounds = tuple((intervals or {}).get(run, {}).get(name) for run in runs)
-            rows.append(Row(label, metric, groups[label], values, bounds))
+            found = (
+                tuple((known or {}).get(run, {}).get(name) for run in runs)
+                for known in (intervals, bounds)
+            )
+            own = (stated or {}).get(label, {}).get(metric)
+            rows.append(Row(label, metric, groups[label], values, *found, own))
     rows.sort(key=lambda row: list(GROUPS).index(row.group))
     return Table(tuple(runs), tuple(rows))
 
@@ -94,12 +141,10 @@ def join(found: Mapping[str, Table]) -> Table:
     rows = []
     for row in first.rows:
         same = [_find(each, row) for each in found.values()]
-        values = (row.values[0], *(own and own.values[-1] for own in same))
-        rows.append(
-            row._replace(
-                values=values, intervals=(None, *(own and own.intervals[-1] for own in same))
-            )
-        )
+        last = lambda name, same=same: tuple(own and getattr(own, name)[-1] for own in same)
+        bounds = (row.bound(0), *(own and own.bound(-1) for own in same))
+        values, changes = (row.values[0], *last("values")), (None, *last("intervals"))
+        rows.append(row._replace(values=values, intervals=changes, bounds=bounds))
     return Table((first.columns[0], *found), tuple(rows))
 
 
@@ -124,7 +169,8 @@ def _cells(row: Row) -> list[str]:
     cells = [number(row.values[0])]
     for column in range(1, len(row.values)):
         cells.append(number(row.values[column]))
-        cells.append(signed(row.change(column)) + marks[row.verdict(column)])
+        change = signed(row.change(column)) + interval(row.intervals[column], sign="+")
+        cells.append(change + marks[row.verdict(column)])
     return cells
 
 
@@ -136,3 +182,8 @@ def number(value: float | None) -> str:
 def signed(value: float | None) -> str:
     """Write a change with its sign."""
     return "n/a" if value is None else f"{value:+.3f}"
+
+
+def interval(found: Interval | None, *, sign: str = "") -> str:
+    """Write an interval behind a value, as " [0.84, 0.95]"; nothing where there is none."""
+    return "" if found is None else " [{:{s}.2f}, {:{s}.2f}]".format(*found, s=sign)

@@ -16,7 +16,7 @@ import warnings
 from typing import Protocol, TextIO
 
 from ftjax.core import digest, files
-from ftjax.report.table import SHOWN
+from ftjax.report.table import Stated, is_shown
 
 CLOCK = "time/"
 
@@ -130,21 +130,26 @@ class TensorBoard:
 class Console:
     """One line a row; on a terminal a progress bar carries the latest one."""
 
-    def __init__(self, *, until: int, stream: TextIO | None = None):
+    def __init__(
+        self, *, until: int, stream: TextIO | None = None, stated: Stated | None = None
+    ):  # fmt: skip
+        """Write up to step `until`; stated: metrics of evaluations shown beside the usual ones."""
         self._until, self._stream, self._bar = until, stream or sys.stderr, None
+        self._stated = stated
         self._start = 0
 
     def write(self, step: int, row: dict) -> None:
         """Print the row: training numbers on one line, evaluations on the next."""
         if "loss" in row:
             self._train(step, row)
-        scores = [f"{name} {_short(x)}" for name, x in row.items() if _is_score(name)]
-        if scores:
-            self._print(f"step {step}  " + "  ".join(scores))
+        if scores := {k: v for k, v in row.items() if is_shown(k, self._stated)}:
+            self._print(score_table(step, scores))
 
     def rewind(self, step: int) -> None:
-        """Start the bar at the restored step."""
+        """Start the bar at the restored step, or at 0."""
         self._start = max(step, 0)
+        if self._stream.isatty():
+            self._show_bar()
 
     def close(self) -> None:
         """End the bar."""
@@ -155,13 +160,16 @@ class Console:
         if not self._stream.isatty():
             self._print(f"step {step}/{self._until}  {line(row, left=self._until - step)}")
             return
+        self._show_bar()
+        self._bar.set_postfix_str(line(row, left=None), refresh=False)
+        self._bar.update(step - self._bar.n)
+
+    def _show_bar(self) -> None:
         from tqdm import tqdm
 
         if self._bar is None:
             total = {"total": self._until, "initial": self._start}
             self._bar = tqdm(**total, file=self._stream, dynamic_ncols=True, unit="step")
-        self._bar.set_postfix_str(line(row, left=None), refresh=False)
-        self._bar.update(step - self._bar.n)
 
     def _print(self, text: str) -> None:
         if self._bar is not None:
@@ -169,6 +177,21 @@ class Console:
             return
         self._stream.write(text + "\n")
         self._stream.flush()
+
+
+def score_table(step: int, scores: dict) -> str:
+    """Lay evaluations `eval/<label>/<metric>` out: a line each, a column for every metric."""
+    found: dict[str, dict[str, str]] = {}
+    for name, value in scores.items():
+        _, label, metric = name.split("/", 2)
+        found.setdefault(label, {})[metric] = _short(value)
+    metrics = list(dict.fromkeys(metric for own in found.values() for metric in own))
+    lines = [[f"step {step}", *metrics]]
+    lines += [[f"  {label}", *(own.get(each, "") for each in metrics)]
+              for label, own in found.items()]  # fmt: skip
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    align = lambda text, n: text.rjust(widths[n]) if n else text.ljust(widths[n])
+    return "\n".join("  ".join(align(x, n) for n, x in enumerate(each)).rstrip() for each in lines)
 
 
 def line(row: dict, *, left: int | None) -> str:
@@ -199,10 +222,6 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes:02d} min"
     return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
-
-
-def _is_score(name: str) -> bool:
-    return name.startswith("eval/") and name.rsplit("/", 1)[-1] in SHOWN
 
 
 def _short(value: float | None) -> str:

@@ -45,8 +45,7 @@ def ranked(rewards_B, *, size: int, pairs: int = 1, least: float = 0.0) -> Ranke
     # Unknown rewards sort last, from either side.
     chosen, best = take(jnp.argsort(-rewards_GN, axis=-1, stable=True))
     rejected, worst = take(jnp.argsort(rewards_GN, axis=-1, stable=True))
-    known_G1 = (~jnp.isnan(rewards_GN)).sum(-1, keepdims=True)
-    is_pair = (best - worst > least) & (jnp.arange(pairs) < known_G1 // 2)
+    is_pair = best - worst > least  # never behind the middle, nor where one is unknown
     margin = jnp.where(is_pair, best - worst, 0.0)
     return Ranked(chosen, rejected, margin, is_pair.astype(jnp.float32))
 

@@ -93,12 +93,16 @@ class Sampler:
             jax.jit, out_shardings=meshes.replicated(self.parts.mesh),
             compiler_options=rounding.compiler_options(self.parts.model.dtype),
         )  # fmt: skip
-        self.score, self.value = compile(self._logps), compile(self._values)
         self.base = drawing.base_of(self.parts, first, frozen)
+        self.score, self.own_score = (
+            compile(functools.partial(self._logps, model))
+            for model in (self.base.model, self.parts.model)
+        )
+        self.value, self.rescores = compile(self._values), rescores(p)
         self.draw = drawing.make(self.parts, self.base)
 
-    def _logps(self, params, batch):
-        policy = Policy(self.base.model, params, self.settings.model.chunk)
+    def _logps(self, model, params, batch):
+        policy = Policy(model, params, self.settings.model.chunk)
         return policy.statistics(batch, temperature=self.settings.rollout.temperature).logp
 
     def _values(self, params, batch):
@@ -116,6 +120,7 @@ class Sampler:
         output, texts, finished_B = self._read(output)
         repeat = lambda each: np.repeat(each, r.samples, axis=0)
         batch = answers.batch_of(repeat(prompts), repeat(lengths), output)
+        gap = self._rescore(params, batch) if self.rescores else {}
         base_logps = self._over(self.score, self.base.params, batch)
         values = self._over(self.value, params, batch) if "value" in self.parts.heads else None
         each_row = [row for row in rows for _ in range(r.samples)]
@@ -135,7 +140,7 @@ class Sampler:
         batch, metrics = self.batches.make(experience, batch)
         labels = (*self.rewards.functions, answers.MISSING_EOS)[: len(weights)]
         told = dict(labels=labels, own=self.own, finished_B=finished_B)
-        metrics |= telling.of_round(experience, output, **told)
+        metrics |= telling.of_round(experience, output, **told) | gap
         metrics["reward/skipped"] = scores.skipped
         metrics["time/rollout_s"] = time.perf_counter() - start
         metrics["time/rollout_tokens_per_s"] = tokens / sampled
@@ -153,6 +158,14 @@ class Sampler:
         output = output._replace(tokens=tokens, lengths=lengths, logps=output.logps * is_new)
         return output, [each.text for each in found], np.array([each.finished for each in found])
 
+    def _rescore(self, params, batch) -> dict[str, float]:
+        """Replace the log-probabilities that were sampled by; returns their gap, nats a token."""
+        drawn_BT, sampled_BT = batch["old_logps"], batch["weights"][:, 1:]
+        batch["old_logps"] = self._over(self.own_score, params, batch) * sampled_BT
+        gap_BT = np.abs(batch["old_logps"] - drawn_BT)
+        # A stop string may have left no token at all.
+        return {"sampler/gap": float(gap_BT.sum() / max(sampled_BT.sum(), 1))}
+
     def _over(self, function, params, batch) -> np.ndarray:
         """Apply a compiled function to the rows of a round, about a training batch at a time."""
         size, names = self.settings.batch_size, ("tokens", "positions", "segments")
@@ -162,6 +175,12 @@ class Sampler:
             with jax.set_mesh(self.parts.mesh):
                 parts.append(np.asarray(function(params, place(rows, self.parts.mesh))))
         return np.concatenate(parts)
+
+
+def rescores(p: running.Plan) -> bool:
+    """Return whether old log-probabilities are the step's program's, and not the sampler's."""
+    asked, low = p.settings.rollout.rescore, jnp.dtype(p.parts.model.dtype).itemsize < 4
+    return p.parts.spec.ratio and low if asked is None else asked
 
 
 def place(batch, mesh):
@@ -288,7 +307,7 @@ def _passes(p: running.Plan) -> float:
     r = p.settings.rollout
     rows = makers.make(p.settings, p.parts.objective).count
     rows *= p.parts.spec.batch.answers  # a batch counts examples
-    each = 2 + ("value" in p.parts.heads)  # sampling and scoring
+    each = 2 + ("value" in p.parts.heads) + rescores(p)  # sampling and scoring
     return each * r.prompts * r.samples / (rows * r.epochs)
 
 

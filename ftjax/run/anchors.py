@@ -6,6 +6,11 @@ Every step sees `rows` rows of each, as batch["anchors"][label], beside the batc
 `weight` times the mean over their targets is added to the loss, and the metric `anchor/<label>` is
 that mean. `data` is a section as `c.data` is, of the run's length unless it says otherwise. Terms
 are those of `objectives.losses.anchor`; an anchor of weight 0 is left out.
+
+    c.anchors.old.use = "projection"
+
+An anchor with this use is no term of the loss: its gradient says which steps would raise it, and
+`weight` times what points there is taken out of each step (A-GEM, see `ftjax/optim/agem.py`).
 """
 
 from collections.abc import Callable, Mapping
@@ -13,10 +18,12 @@ from typing import Any, NamedTuple
 
 from ftjax.core import config as conf
 from ftjax.core import mesh as meshes
-from ftjax.core.typed import Count, NonNegative
+from ftjax.core.typed import Count, NonNegative, Positive
 from ftjax.data import kinds
 from ftjax.data import loader as loaders
 from ftjax.objectives.losses import anchor as terms
+
+USES = ("term", "projection")
 
 
 class Anchor(NamedTuple):
@@ -26,11 +33,13 @@ class Anchor(NamedTuple):
     weight: float
     rows: int
     data: Mapping[str, Any]
+    temperature: float
+    use: str
 
     @property
     def term(self) -> Callable:
         """Return `(policy, reference, batch, key) -> Mean`."""
-        return terms.TERMS[self.name]
+        return terms.make(self.name, temperature=self.temperature)
 
 
 def read(settings) -> dict[str, Anchor]:
@@ -49,12 +58,21 @@ def read(settings) -> dict[str, Anchor]:
     return {label: anchor for label, anchor in found.items() if anchor.weight}
 
 
-def section(*, where: str, data: Mapping, rows: Count, weight: NonNegative, name: str) -> Anchor:
+def section(
+    *, where: str, data: Mapping, rows: Count, weight: NonNegative, name: str,
+    temperature: Positive = 1.0, use: str = "term",
+) -> Anchor:  # fmt: skip
     """Read one anchor, whose keys these are; `where` is its place in the config."""
-    if name not in terms.TERMS:
+    for key, given, legal in (("name", name, terms.TERMS), ("use", use, USES)):
+        if given not in legal:
+            raise ValueError(
+                f"{where}.{key}: got {given!r}; {conf.nearest(given, legal)}expected one of "
+                f"{', '.join(legal)}"
+            )
+    if name == "nll" and temperature != 1:
         raise ValueError(
-            f"{where}.name: got {name!r}; {conf.nearest(name, terms.TERMS)}expected one of "
-            f"{', '.join(terms.TERMS)}"
+            f"{where}.temperature: got {temperature} with 'nll'; expected none, since the data have"
+            " no distribution to soften; drop it, or take kl_forward"
         )
     # An end of its data would end the run, and which of the two ended would be luck.
     if data.get("epochs") is not None:
@@ -63,7 +81,13 @@ def section(*, where: str, data: Mapping, rows: Count, weight: NonNegative, name
             "long as the run; drop it"
         )
     loaders.check_types(data, where=f"{where}.data")
-    return Anchor(name, weight, rows, data)
+    return Anchor(name, weight, rows, data, temperature, use)
+
+
+def by_use(found: Mapping[str, Anchor]) -> tuple[dict[str, Anchor], ...]:
+    """Split anchors by what they are used for, in the order of USES."""
+    of = lambda use: {label: anchor for label, anchor in found.items() if anchor.use == use}
+    return tuple(of(use) for use in USES)
 
 
 def compare(settings) -> bool:

@@ -41,6 +41,10 @@ class Artifacts:
         """Return the file of every single example's scores at `step`."""
         return self.evals / f"{step}.npz"
 
+    def answers(self, label: str, step: int) -> pathlib.Path:
+        """Return the file of prompt, answer and target of each example of an evaluation."""
+        return self.evals / f"{label.replace('/', '_')}_{step}.jsonl"
+
     def comparison(self, step: int) -> pathlib.Path:
         """Return the file that `experiments.evaluate` writes of a checkpoint."""
         return self.evals / f"compare_{step}.json"
@@ -48,6 +52,14 @@ class Artifacts:
     def edit(self, name: str, step: int) -> pathlib.Path:
         """Return the file that `experiments.edit` writes of a checkpoint."""
         return self.evals / f"edit_{name}_{step}.json"
+
+    def self_samples(self, name: str) -> pathlib.Path:
+        """Return the file of rows that were sampled from what the run starts from."""
+        return self.workdir / "self" / f"{name}.jsonl"
+
+    def importance(self, label: str) -> pathlib.Path:
+        """Return the file of what a penalty leaves for the run after."""
+        return self.workdir / "penalties" / f"{label}.safetensors"
 
     def sample(self, step: int) -> pathlib.Path:
         """Return the file of the texts written at `step`."""

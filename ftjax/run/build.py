@@ -215,7 +215,7 @@ def build(
         settings.reference, objective=objective, locate=bases.locate, model=model,
         make=lambda directory: bases.of(settings.model, directory),
         starts_as_base=adapter_init.is_base(settings, method, groups),
-        anchored=anchors.compare(settings),
+        anchored=anchors.compare(settings), evaluated=references.is_evaluated(settings.evals),
     )  # fmt: skip
     quantizers = _quantizers(settings.model.quantize, model)
     parts = Parts(

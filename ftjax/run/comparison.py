@@ -15,11 +15,12 @@ KEPT = ("accuracy", "exact_match")  # scores with a known chance level
 
 
 class Comparison(NamedTuple):
-    """Metrics by "<label>/<metric>", and an interval for each change."""
+    """Metrics by "<label>/<metric>", an interval for each change, and one for each value."""
 
     before: dict[str, float]
     after: dict[str, float]
     estimates: dict[str, bootstrap.Estimate]
+    bounds: tuple[dict, dict] = ({}, {})  # before, after
 
 
 def compare(evaluators: Mapping, base, params) -> Comparison:
@@ -34,13 +35,15 @@ def against(evaluators: Mapping, base, others: Iterable[tuple[Any, Any]]) -> dic
 
 
 def _compared(evaluators: Mapping, first: Mapping, params) -> Comparison:
-    result = Comparison({}, {}, {})
+    result = Comparison({}, {}, {}, ({}, {}))
     for label, evaluator in evaluators.items():
         arrays = first[label], evaluator.examples(params)
-        estimates = bootstrap.differences(evaluator.summary, *arrays)
-        before, after = map(evaluator.summary, arrays)
-        for target, found in zip(result, (before, after, estimates), strict=True):
-            target.update({f"{label}/{name}": value for name, value in found.items()})
+        for metric, each in bootstrap.paired(evaluator.summary, *arrays).items():
+            name, sides = f"{label}/{metric}", (each.before, each.after)
+            result.before[name], result.after[name] = (side.value for side in sides)
+            result.estimates[name] = each.change
+            for known, side in zip(result.bounds, sides, strict=True):
+                known[name] = side.low, side.high
     return result
 
 
@@ -56,31 +59,40 @@ def kept(comparison: Comparison, groups: Mapping[str, str]) -> float | None:
     return retention.retention(before, after, chance) if before else None
 
 
-def table(comparison: Comparison, groups: Mapping[str, str], *, step: int) -> tables.Table:
-    """Lay the comparison out as training does at its end."""
-    return side_by_side({f"step {step}": comparison}, groups)
+def table(
+    comparison: Comparison, groups: Mapping[str, str], *, step: int,
+    stated: tables.Stated | None = None,
+) -> tables.Table:  # fmt: skip
+    """Lay the comparison out as training does at its end; stated: see `tables.table`."""
+    return side_by_side({f"step {step}": comparison}, groups, stated=stated)
 
 
-def side_by_side(found: Mapping[str, Comparison], groups: Mapping[str, str]) -> tables.Table:
+def side_by_side(
+    found: Mapping[str, Comparison], groups: Mapping[str, str], *,
+    stated: tables.Stated | None = None,
+) -> tables.Table:  # fmt: skip
     """Lay comparisons with one base out, a column each."""
     named = lambda metrics: {f"eval/{key}": value for key, value in metrics.items()}
     bounds = lambda one: {key: (e.low, e.high) for key, e in one.estimates.items()}
     first = next(iter(found.values()))
     runs = {"base": named(first.before)} | {name: named(one.after) for name, one in found.items()}
     intervals = {name: named(bounds(one)) for name, one in found.items()}
-    return tables.table(runs, groups=groups, intervals=intervals)
+    of_values = {"base": named(first.bounds[0])}
+    of_values |= {name: named(one.bounds[1]) for name, one in found.items()}
+    beside = dict(intervals=intervals, bounds=of_values, stated=stated)
+    return tables.table(runs, groups=groups, **beside)
 
 
-def text(comparison: Comparison, groups: Mapping[str, str], *, step: int) -> str:
-    """Write the table, and below it the retention."""
+def text(comparison: Comparison, groups: Mapping[str, str], **options) -> str:
+    """Write the table, and below it the retention; options: those of `table`."""
     share = kept(comparison, groups)
     shown = "" if share is None else f"\n\nretention {share:.3f} (1 = all above chance is kept)"
-    return tables.table_text(table(comparison, groups, step=step)) + shown
+    return tables.table_text(table(comparison, groups, **options)) + shown
 
 
-def record(comparison: Comparison, groups: Mapping[str, str], *, step: int) -> dict:
+def record(comparison: Comparison, groups: Mapping[str, str], *, step: int, **options) -> dict:
     """Put the comparison into what JSON can hold."""
-    rows = table(comparison, groups, step=step).rows
+    rows = table(comparison, groups, step=step, **options).rows
     return {
         "step": step,
         "before": comparison.before,

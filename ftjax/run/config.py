@@ -99,6 +99,9 @@ class Rollout:
     mask_truncated: bool = False  # leave out answers that came to no end within max_new_tokens
     missing_eos_penalty: float | None = None  # taken off the reward of such answers
     faults: str = "raise"  # of reward functions: raise | skip
+    # Old log-probabilities by the program of the step and not the sampler's, which rounds at other
+    # places; None = where an objective compares them and the model computes in less than float32.
+    rescore: bool | None = None
     kl_target: Positive | None = None  # of the controller of kl_weight; None = it stays
     kl_horizon: Count | None = None  # answers in which it reacts; None = 10,000
     mixture: Share | None = None  # the reference's share in a rival; None = the objective's
@@ -114,6 +117,11 @@ def _optim() -> dict:
         no_decay=(),  # path patterns, such as "**{norm,bias}"
         groups=(),  # (path pattern, dict(lr_scale=..., weight_decay=...)) pairs
         clip_norm=1.0,  # None = no clipping
+        l2sp=0.0,  # decoupled pull to where the weights began, as weight_decay is one to zero
+        layer_decay=1.0,  # of the rate from a layer to the one below it
+        average={},  # with where they began: every_steps, share
+        galore={},  # moments of gradients' largest directions: rank, every_steps, scale
+        sam={},  # gradients from uphill: rho
         state_dtype="float32",  # of the moments; bfloat16 halves them and rounds them each step
         ranks={},  # AdaLoRA's budget: target_rank, init_steps, final_steps, every_steps
     )
@@ -132,7 +140,7 @@ class Settings:
     trainable: Patterns = ()  # paths; () = the adapters where there are any, else the model
     objective: dict = field(default_factory=lambda: dict(name="sft"))
     penalties: dict[str, dict] = field(default_factory=dict)  # label = dict(name="orthogonal", ...)
-    # label = dict(name="kl_forward", weight=1.0, rows=4, data=...)
+    # label = dict(name="kl_forward", weight=1.0, rows=4, data=...[, temperature, use])
     anchors: dict[str, dict] = field(default_factory=dict)
     reference: Reference = field(default_factory=Reference)
     optim: dict = field(default_factory=_optim)
@@ -210,12 +218,29 @@ def _check_values(settings: Settings) -> None:
         ("reference.folder", settings.reference.folder),
     ):
         remote.check_local(path, where=key)
+    _check_off("tracker", settings.tracker, ("name", "project"), ("project",))
+    _check_off("model.quantize", settings.model.quantize, ("name", "where"), ())
     _check_choice("compile", settings.compile, ("jit", "pmap"))
     _check_choice("export.form", settings.export.form, ("", "adapter", "model"))
     _check_choice("checkpoint.mode", settings.checkpoint.mode, ("min", "max"))
 
 
+def _check_off(where: str, section: Mapping, known: Sequence[str], unset: Sequence[str]) -> None:
+    """Refuse what a section without a name says: nothing reads it.
+
+    known: keys that it may have. unset: those that must be empty.
+    """
+    if section.get("name"):
+        return
+    for key, value in section.items():
+        if key not in known or (key in unset and value):
+            raise ValueError(
+                f"{where}.{key}: got {value!r} and no {where}.name, so that nothing reads it; "
+                f"expected a name; set {where}.name, or leave the key out"
+            )
+
+
 def _check_choice(key: str, value: str, legal: tuple[str, ...]) -> None:
     if value not in legal:
-        hint = conf.nearest(value, legal)
-        raise ValueError(f"{key}: got {value!r}; expected one of {', '.join(legal)}; {hint}")
+        hint, shown = conf.nearest(value, legal), ", ".join(each or "''" for each in legal)
+        raise ValueError(f"{key}: got {value!r}; expected one of {shown}; {hint}")

@@ -5,13 +5,15 @@
 
 `group` sorts the labels of the learned/forgotten table: "new" is what the run teaches, "old" what
 it must not forget, "later" what a later run will teach. Scores of every example are kept in
-DIR/evals/<step>.npz, so that a change between two steps has a paired confidence interval.
+DIR/evals/<step>.npz, so that a change between two steps has a paired confidence interval; what was
+written, of evaluations that let the model write, in DIR/evals/<label>_<step>.jsonl.
 """
 
 import contextlib
 import dataclasses
 import functools
 import io
+import json
 import pathlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -28,8 +30,9 @@ from ftjax.data import copies
 from ftjax.data import loader as loaders
 from ftjax.data import rows as rows_lib
 from ftjax.evals import generate, preference
+from ftjax.report import table as tables
 from ftjax.run import build as setup
-from ftjax.run import prompting, reward_model
+from ftjax.run import prompting, reward_model, stated_metrics
 from ftjax.run.artifacts import Artifacts
 from ftjax.sampling import text
 from ftjax.train import state as states
@@ -45,25 +48,36 @@ SAMPLED = ("max_new_tokens", "temperature", "until")
 class Evaluation:
     """Evaluators by label, the group of each, and a function that continues the sample prompts.
 
-    texts: of the rows of each, to be looked for in training data.
+    texts: of the rows of each, to be looked for in training data. stated: what its module says of
+    the metrics of each.
     """
 
     evaluators: Mapping[str, Any]
     groups: Mapping[str, str]
     sample: Callable | None
     texts: Mapping[str, copies.Texts]
+    stated: Mapping[str, Mapping[str, tables.Metric]] = dataclasses.field(default_factory=dict)
 
     def run(self, params, *, step: int, workdir: pathlib.Path) -> dict[str, float]:
         """Evaluate, keep the scores of every example and the samples, and return the metrics."""
-        numbers, arrays = {}, {}
+        numbers, arrays, answers = {}, {}, {}
         for label, evaluator in self.evaluators.items():
-            found = evaluator.examples(params)
+            # An evaluator of somebody's own may have no such half.
+            if (answered := getattr(evaluator, "answered", None)) is not None:
+                found, answers[label] = answered(params)
+            else:
+                found = evaluator.examples(params)
             arrays |= {f"{label}/{name}": np.asarray(value) for name, value in found.items()}
             for name, value in evaluator.summary(found).items():
                 numbers[f"eval/{label}/{name}"] = value
         samples = self.sample(params) if self.sample else []
         if jax.process_index() == 0:
             _save(workdir, step, arrays, samples)
+            # JSON lines, which people and other tools read; the scores are for NumPy alone.
+            for label, told in answers.items():
+                lines = (json.dumps(files.plain(each), ensure_ascii=False) for each in told)
+                path = Artifacts(workdir).answers(label, step)
+                files.write_text(path, "".join(f"{line}\n" for line in lines))
         return numbers
 
 
@@ -95,6 +109,7 @@ def check(evals: Mapping) -> None:
         conf.resolve(spec["name"], "evals", where=f"{where}.name")
         conf.check(spec["data"], dict, where=f"{where}.data")
         conf.check(spec.get("rows"), Count | None, where=f"{where}.rows")
+        conf.check(spec.get("chat"), bool | None, where=f"{where}.chat")
         loaders.check_types(spec["data"], where=f"{where}.data")
         conf.resolve(spec["data"].get("name"), "data.sources", where=f"{where}.data.name")
 
@@ -132,7 +147,7 @@ def build(parts: setup.Parts) -> Evaluation:
         for label, spec in evals.items()
     }
     groups = {label: spec.get("group", "old") for label, spec in evals.items()}
-    return Evaluation(evaluators, groups, _sampler(parts), texts)
+    return Evaluation(evaluators, groups, _sampler(parts), texts, stated_metrics.stated(evals))
 
 
 def _evaluator(spec: dict, parts: setup.Parts, *, where: str, texts: dict):
@@ -233,9 +248,10 @@ def _batch_size(parts: setup.Parts) -> int:
 def _sampling(spec: dict, keys: Mapping, parts: setup.Parts, data: Mapping) -> dict:
     """Take the keys of sampling, which have defaults, out of an evaluation's; add the parts."""
     given = keys | {key: spec.pop(key) for key in (*SAMPLED, "batch_size") if key in spec}
+    form = _form(parts, data, chat=spec.pop("chat", None))
     return given | dict(
-        model=parts.model, tokenizer=parts.tokenizer, mesh=parts.mesh, encode=_encode(parts, data),
-        stop_ids=prompting.stop_ids(parts.tokenizer, _templated(parts, data)),
+        model=parts.model, tokenizer=parts.tokenizer, mesh=parts.mesh, stop_ids=form.stop_ids,
+        encode=prompting.encode_of(parts.tokenizer, form),
     )  # fmt: skip
 
 
@@ -277,10 +293,14 @@ def _start_of(parts: setup.Parts) -> Callable | None:
     return None if moves else preference.adapters_off
 
 
-def _encode(parts: setup.Parts, data: Mapping) -> Callable:
-    """Make the encoder of prompts: messages go through the template, texts stay as they are."""
-    template = prompting.template_of(parts.tokenizer, _templated(parts, data))
-    return prompting.make_encode(parts.tokenizer, template=template)
+def _form(parts: setup.Parts, data: Mapping, *, chat: bool | None) -> prompting.Form:
+    """Return the form of an evaluation's prompts: the run's, unless it says otherwise.
+
+    chat: whether a text is what a user says; None as in the run.
+    """
+    shown = dict(_templated(parts, data), kind=parts.settings.data.get("kind"))
+    form = prompting.form_of(parts.tokenizer, shown)
+    return form if chat is None else form._replace(wraps=chat)
 
 
 def _templated(parts: setup.Parts, data: Mapping) -> Mapping:
@@ -346,10 +366,11 @@ def _sampler(parts: setup.Parts) -> Callable | None:
     prompts = list(spec.prompts)
     if not prompts:
         return None
+    form = prompting.form_of(parts.tokenizer, parts.settings.data)
     respond = text.make(
         parts.model, parts.tokenizer, max_new_tokens=spec.max_new_tokens,
         temperature=spec.temperature, batch_size=_batch_size(parts), mesh=parts.mesh,
-        stop_ids=prompting.stop_ids(parts.tokenizer, parts.settings.data),
+        stop_ids=form.stop_ids, encode=prompting.encode_of(parts.tokenizer, form),
     )  # fmt: skip
     # One key for all steps: samples differ by the weights alone.
     key = jax.random.key(parts.settings.seed.sampling)

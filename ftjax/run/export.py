@@ -81,11 +81,15 @@ def write(
 def _complete(heads, beside: Mapping[str, bytes], describe, draft: pathlib.Path) -> None:
     """Add heads, the tokenizer's files and the card to an export that is being written."""
     for name, head in heads.items():
-        scores = {"score.weight": np.asarray(head)[None]}  # as classifiers of one label have it
-        files.write_tensors(draft / f"{name}_head.safetensors", scores)
+        files.write_tensors(draft / f"{name}_head.safetensors", {"score.weight": _scores(head)})
     for name, content in beside.items():
         files.write_bytes(draft / name, content)
     card.write(draft, describe())
+
+
+def _scores(head) -> np.ndarray:
+    """View a scalar head as classifiers of one label have it."""
+    return np.asarray(head)[None]
 
 
 def update(
@@ -160,14 +164,16 @@ def _write_adapter(parts, params, folder, dtype, complete) -> str:
     # What trained beside the adapter goes whole: PEFT's modules_to_save.
     beside = arrays | _whole({path: arrays[path] for path in trained})
     # Before process 0 goes on alone: gathering takes all of them.
-    own, refusal = _whole(params["adapters"]), ""
+    own, heads, refusal = _whole(params["adapters"]), _whole(params.get("head") or {}), ""
+    # A critic's head stands beside a decoder's own, a reward model's in its place.
+    scores = _scores(heads["reward"]) if "reward" in heads else None
     if jax.process_index() == 0:
         more = {} if dtype is None else {"dtype": dtype}
         try:
             peft.save(
                 folder, own, linears=parts.model.linears, names=parts.family.NAMES,
                 base_model=export_files.base_name(parts), hyper=parts.settings.adapter,
-                weights=beside, trained=trained, complete=complete, **more,
+                weights=beside, trained=trained, complete=complete, scores=scores, **more,
             )  # fmt: skip
         except ValueError as error:
             refusal = str(error)

@@ -1,10 +1,9 @@
 """What a run leaves behind: exported weights, summary.json, report.html, and the table in print."""
 
 import dataclasses
-import json
 import pathlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -16,12 +15,12 @@ from ftjax.report import summary, writers
 from ftjax.report import table as tables
 from ftjax.report.card import Record
 from ftjax.run import export as exporting
-from ftjax.run import unit
+from ftjax.run import lengths, report_parts, stated_metrics, unit
 from ftjax.run.artifacts import Artifacts
 from ftjax.run.config import Settings
+from ftjax.train import early_stop
 
 CURVES = ("loss", "grad_norm", "learning_rate")
-ENDED = ("done", "data ended")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Outcome:
     @property
     def has_ended(self) -> bool:
         """Whether there is nothing left to train, in every process."""
-        return self.stopped in ENDED
+        return early_stop.has_ended(self.stopped)
 
 
 def progress(what: str) -> Callable[[int, int], None]:
@@ -52,9 +51,11 @@ def progress(what: str) -> Callable[[int, int], None]:
     return show
 
 
-def finish(plan, run, params, workdir: pathlib.Path, *, seconds: float) -> Outcome:
-    """Export the weights and write the reports of a run that has ended."""
-    if run.stopped not in ENDED:
+def finish(
+    plan, run, params, workdir: pathlib.Path, *, seconds: float, quiet: bool = False
+) -> Outcome:  # fmt: skip
+    """Export the weights and write the reports of a run that has ended; quiet: print nothing."""
+    if not early_stop.has_ended(run.stopped):
         return Outcome(run.stopped, None)
     record, is_first = None, jax.process_index() == 0
     if is_first:
@@ -66,27 +67,46 @@ def finish(plan, run, params, workdir: pathlib.Path, *, seconds: float) -> Outco
         return Outcome(run.stopped, None)
     # Counted against what was written: a log that somebody cut has gaps that no curve shows.
     lost = run.rows - len(writers.read(Artifacts(workdir).metrics))
-    summary.write(
+    known = summary.write(
         Artifacts(workdir).summary, result=run, wall_s=seconds,
         bad_rows=[row.message for row in plan.loader.data.bad],
         trainable_parameters=tree.size_of(plan.state.params),
         total_parameters=plan.parts.parameters, data=plan.loader.summary(),
         passes=plan.length.passes_after(run.step),
         base_bytes=tree.bytes_of(params["model"]), lost_rows=lost,
-        learned=[row._asdict() for row in learned.rows],
+        learned=[_plain(row) for row in learned.rows],
     )  # fmt: skip
+    _write_page(plan, run, workdir, learned, known, lost=lost)
+    # Without evaluations there is no table, and an empty one would look like a failure.
+    if learned.rows and not quiet:
+        sys.stdout.write(tables.table_text(learned) + "\n")
+    if not quiet:
+        sys.stdout.write(f"report: {Artifacts(workdir).report}\n")
+    reason = run.stopped if run.stopped.startswith(early_stop.STOPPED) else ""
+    # Last of all: a launcher takes a job that is done for complete.
+    unit.finish(Artifacts(workdir), reason=reason)
+    return Outcome(run.stopped, learned)
+
+
+def _write_page(plan, run, workdir: pathlib.Path, learned, known: Mapping, *, lost: int) -> None:
+    """Write report.html; known: what summary.json holds."""
+    log = {"": writers.read(Artifacts(workdir).metrics)}
     report.write(
         Artifacts(workdir).report, title=workdir.name, config=plan.settings.plain,
-        rows=curves(workdir), samples=samples(workdir), table=learned,
-        facts=facts(plan, run, seconds, lost=lost),
+        rows=curves(workdir, plan.evaluation.stated), table=learned,
+        samples=report_parts.samples({"after": workdir}),
+        facts=facts(plan, run, log[""], lost=lost), costs=report_parts.costs({"": known}, log),
+        made=report_parts.made(known, data=plan.length.text(plan.loader.summary())),
+        failures=report_parts.failures(workdir, plan.evaluation.groups),
+        links=report_parts.links(workdir),
     )  # fmt: skip
-    # Without evaluations there is no table, and an empty one would look like a failure.
-    if learned.rows:
-        sys.stdout.write(tables.table_text(learned) + "\n")
-    sys.stdout.write(f"report: {Artifacts(workdir).report}\n")
-    # Last of all: a launcher takes a job that is done for complete.
-    unit.finish(Artifacts(workdir))
-    return Outcome(run.stopped, learned)
+
+
+def _plain(row: tables.Row) -> dict:
+    """Return a row for JSON: `intervals` are of the change, `bounds` of the values."""
+    last = len(row.values) - 1
+    known = dict(change=row.change(last), verdict=row.verdict(last), unit=row.unit)
+    return row._asdict() | known | {"direction": row.direction}
 
 
 def join(
@@ -98,20 +118,22 @@ def join(
     """
     if not found:
         return
-    learned, rows, shown = tables.join(found), [], []
+    learned, rows = tables.join(found), []
     # One axis for all runs: their curves are there to be compared.
     for label in found:
         for row in writers.read(Artifacts(workdir / label).metrics):
             named = {f"run/{label}/{name}": row[name] for name in CURVES if name in row}
             rows.append({"step": row["step"], **named})
-        shown += [
-            own._replace(prompt=f"[{label}] {own.prompt}") for own in samples(workdir / label)
-        ]
     ended = {f"{label} has no result": why for label, why in failed.items()}
-    config = {label: files.read_json(Artifacts(workdir / label).config) for label in found}
+    places = {label: workdir / label for label in found}
+    config = {label: files.read_json(Artifacts(own).config) for label, own in places.items()}
+    known = {label: files.read_json(Artifacts(own).summary) for label, own in places.items()}
+    logs = {label: writers.read(Artifacts(own).metrics) for label, own in places.items()}
     report.write(
-        Artifacts(workdir).report, title=workdir.name, config=config, rows=rows, samples=shown,
-        table=learned, facts={"runs": ", ".join(found), **ended},
+        Artifacts(workdir).report, title=workdir.name, config=config, rows=rows, table=learned,
+        samples=report_parts.samples(places), facts={"runs": ", ".join(found), **ended},
+        costs=report_parts.costs(known, logs), made=report_parts.made_here(),
+        links={f"{label}/report.html": "its report" for label in found},
     )  # fmt: skip
     lines = "".join(f"\n{name}: {why}" for name, why in ended.items())
     sys.stdout.write(
@@ -119,19 +141,25 @@ def join(
     )
 
 
-def facts(plan, run, seconds: float, *, lost: int = 0) -> dict[str, object]:
-    """Collect the headline numbers of a report; `lost` rows of metrics.jsonl are gone."""
+def facts(plan, run, rows: Sequence[Mapping], *, lost: int = 0) -> dict[str, object]:
+    """Collect the headline numbers of a report; `lost` of the rows of metrics.jsonl are gone."""
+    seconds = report_parts.spent(rows)
     own, whole = tree.size_of(plan.state.params), plan.parts.parameters
     return {
         "steps": f"{run.step:,}" + (f" ({run.stopped})" if run.stopped != "done" else ""),
-        "data": plan.length.text(plan.loader.summary()),
         **({"gradient": f"zero since step {run.vanished}"} if run.vanished else {}),
         **({"log": f"{lost:,} of {run.rows:,} rows are lost"} if lost else {}),
+        **_passes(plan, run),
         "tokens": f"{run.tokens:,}" + (f" and {run.padding:,} padding" if run.padding else ""),
         "trainable": f"{own:,} of {whole:,} parameters",
-        "wall time": writers.duration(seconds),
+        "time": writers.duration(sum(seconds.values()) - seconds["data"]),
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     }
+
+
+def _passes(plan, run) -> dict[str, str]:
+    passes = plan.length.passes_after(run.step)
+    return {} if passes is None else {"data": f"{lengths.of_passes(passes)} over them"}
 
 
 # -- before and after ------------------------------------------------------------------------------
@@ -157,12 +185,9 @@ def logged(workdir: pathlib.Path, step: int) -> dict[str, float]:
     return {k: v for row in own for k, v in row.items() if k.startswith("eval/")}
 
 
-def curves(workdir: pathlib.Path) -> list[dict]:
+def curves(workdir: pathlib.Path, stated: tables.Stated) -> list[dict]:
     """Read the metrics worth a curve: training's own, and what the table shows."""
-    is_shown = lambda name: (
-        name in ("step", *CURVES)
-        or (name.startswith("eval/") and name.rsplit("/", 1)[-1] in tables.SHOWN)
-    )
+    is_shown = lambda name: name in ("step", *CURVES) or tables.is_shown(name, stated)
     rows = writers.read(Artifacts(workdir).metrics)
     return [{name: value for name, value in row.items() if is_shown(name)} for row in rows]
 
@@ -174,26 +199,31 @@ def table(workdir: pathlib.Path, evaluation, *, name: str) -> tables.Table:
         return tables.table({}, groups={})
     of = lambda step: numbers(workdir, evaluation, step=step)
     runs = {"before": of(steps[0]), name: of(steps[-1])}
-    changes = {name: intervals(workdir, evaluation)}
-    return tables.table(runs, groups=evaluation.groups, intervals=changes)
+    changes, bounds = intervals(workdir, evaluation)
+    of_changes, of_values = {name: changes}, {"before": bounds[0], name: bounds[1]}
+    beside = dict(intervals=of_changes, bounds=of_values, stated=evaluation.stated)
+    return tables.table(runs, groups=evaluation.groups, **beside)
 
 
-def intervals(workdir: pathlib.Path, evaluation) -> dict[str, tuple[float, float]]:
-    """Bootstrap the change of every metric from the scores of single examples.
+def intervals(workdir: pathlib.Path, evaluation) -> tuple[dict, tuple[dict, dict]]:
+    """Bootstrap every metric from the scores of single examples: changes, (before, after).
 
     An evaluation that was added later, or that has other examples now, has no interval.
     """
     steps = Artifacts(workdir).evaluated()
     first, last = (np.load(Artifacts(workdir).scores(step)) for step in (steps[0], steps[-1]))
-    found = {}
+    changes, bounds = {}, ({}, {})
     for label, evaluator in evaluation.evaluators.items():
         before, after = _of(first, label), _of(last, label)
         # A paired interval needs the same examples on both sides.
         if not before or _sizes(before) != _sizes(after):
             continue
-        changes = bootstrap.differences(evaluator.summary, before, after)
-        found |= {f"eval/{label}/{k}": (change.low, change.high) for k, change in changes.items()}
-    return found
+        for metric, each in bootstrap.paired(evaluator.summary, before, after).items():
+            name = f"eval/{label}/{metric}"
+            changes[name] = each.change.low, each.change.high
+            for side, own in zip(bounds, (each.before, each.after), strict=True):
+                side[name] = own.low, own.high
+    return changes, bounds
 
 
 def _sizes(arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
@@ -214,20 +244,6 @@ def record(workdir: pathlib.Path, settings: Settings, *, step: int) -> Record:
     if found := logged(workdir, step):
         runs[f"step {step}"] = found
     groups = {label: spec.get("group", "old") for label, spec in settings.evals.items()}
-    learned = tables.table(runs, groups=groups) if len(runs) == 2 else None
+    stated = stated_metrics.stated(settings.evals)
+    learned = tables.table(runs, groups=groups, stated=stated) if len(runs) == 2 else None
     return Record(step, data, learned)
-
-
-def samples(workdir: pathlib.Path) -> list[report.Sample]:
-    """Pair the samples of the first and the last evaluation, by their prompts."""
-    own = Artifacts(workdir)
-    if not (steps := own.sampled()):
-        return []
-    read = lambda step: json.loads(own.sample(step).read_text(encoding="utf-8"))
-    first, last = read(steps[0]), read(steps[-1])
-    # By prompt: some may have been added when the run went on.
-    before = {old["prompt"]: old["text"] for old in first}
-    return [
-        report.Sample(new["prompt"], before.get(new["prompt"], "(not asked)"), new["text"])
-        for new in last
-    ]

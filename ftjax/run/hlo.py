@@ -36,6 +36,7 @@ NO_BUFFER = (
     "conditional",
     "constant",
 )
+# Results that live there take none of the memory that a program may not fit.
 VMEM = "S(1)"  # a TPU's memory on the chip
 
 
@@ -118,6 +119,7 @@ def _instruction(line: str) -> Instruction | None:
 def _closing(text: str, start: int) -> int:
     """Return where the parenthesis at `start` closes."""
     depth = 0
+    # By hand: shapes nest parentheses, which a regular expression does not count.
     for at in range(start, len(text)):
         depth += (text[at] == "(") - (text[at] == ")")
         if not depth:
@@ -151,11 +153,14 @@ def _walk(module: Module, name: str, *, times: int, scope: str) -> Iterator[Exec
     for own in module.computations.get(name, ()):
         yield Executed(own, times, name, scope)
         if own.opcode == "while":
+            # XLA's own count takes a loop for one turn: layers, chunks and microbatches are loops.
             often = times * (trips(module, own) or 1)
             body = _called(own, "body")[0]
             yield from _walk(module, body, times=often, scope=body)
             continue
+        # Both branches, of which a step runs one: an upper bound, and they are rare in steps.
         keys = ("calls", "branch_computations", "true_computation", "false_computation")
+        # Of a reduction `to_apply` is how two numbers are joined, and no code of its own.
         keys = (*keys, "to_apply") if own.opcode == "call" else keys
         for called in (each for key in keys for each in _called(own, key)):
             yield from _walk(module, called, times=times, scope=scope)
@@ -170,6 +175,7 @@ def trips(module: Module, loop: Instruction) -> int | None:
     """Return how often a `while` runs its body; None where its text does not tell."""
     if known := re.search(r'known_trip_count":\{"n":"(\d+)"', loop.attributes):
         return int(known.group(1))
+    # Without the compiler's note: a counter is compared with a constant, the largest there.
     (condition,) = _called(loop, "condition")
     inside = [each.instruction for each in _walk(module, condition, times=1, scope=condition)]
     bounds = [int(each.inside) for each in inside
@@ -196,6 +202,7 @@ def collectives(module: Module, *, slices: Sequence[int]) -> list[Collective]:
     seen = set()
     for each in executed(module):
         own = each.instruction
+        # Its end, `-done`, sends nothing more.
         kind = own.opcode.removesuffix("-start")
         if kind not in KINDS:
             continue
@@ -206,6 +213,7 @@ def collectives(module: Module, *, slices: Sequence[int]) -> list[Collective]:
             continue
         seen.add(key)
         groups = _groups(own, len(slices))
+        # A group that spans slices waits for the slower of the networks.
         network = "dcn" if any(len({slices[d] for d in g}) > 1 for g in groups) else "ici"
         total = found.setdefault((kind, network), [0, 0.0])
         total[0] += each.times
@@ -257,6 +265,7 @@ def _groups(own: Instruction, devices: int) -> list[list[int]]:
         axes = [list(sizes).index(name) for name in chosen]
         moved = np.moveaxis(ids, axes, range(-len(axes), 0))
         return moved.reshape(-1, math.prod(sizes[name] for name in chosen)).tolist()
+    # No groups are written where all devices are one.
     return [list(range(devices))]
 
 
@@ -269,6 +278,7 @@ def _numbers(text: str | None) -> tuple[int, ...]:
 
 def flops(module: Module) -> float:
     """Count the FLOPs of matmuls and convolutions of one device in a step; kernels have none."""
+    # An operand stands by its name alone: its shape is where it was made.
     shapes = {
         (name, own.name): own.shape
         for name, lines in module.computations.items()
@@ -335,6 +345,7 @@ def largest(module: Module, count: int = 3) -> list[tuple[float, str, str]]:
         own = each.instruction
         if each.computation in fused or own.opcode in NO_BUFFER or VMEM in own.shape:
             continue
+        # The buffer of what was started, counted there.
         if own.opcode.endswith("-done"):
             continue
         code = re.search(r'op_name="([^"]*)"', own.attributes)

@@ -9,6 +9,7 @@ its lines out of the program.
 
 import dataclasses
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -21,6 +22,8 @@ from ftjax.run import objective
 from ftjax.run.config import Settings
 
 Hyper = dict[str, Any]
+# What is the same as none: w - lr * 0 * w, and min(1, inf / norm).
+NEUTRAL = {("optim", "weight_decay"): np.float32(0), ("optim", "clip_norm"): np.float32(np.inf)}
 
 
 def of(settings: Settings) -> Hyper:
@@ -33,6 +36,28 @@ def of(settings: Settings) -> Hyper:
     found = {"optim": optim, "objective": keywords, "ema": {"decay": settings.ema_decay}}
     on = lambda own: {k: np.asarray(x, np.float32) for k, x in own.items() if x is not None}
     return {section: on(own) for section, own in found.items()}
+
+
+def stack(found: Sequence[Hyper]) -> Hyper:
+    """Lay the numbers of several runs side by side, [M] each.
+
+    Where some have no decay, or do not clip, theirs is the number that does nothing.
+
+    Raises:
+      ValueError: some lack another number.
+    """
+    keys = dict.fromkeys((s, key) for one in found for s, own in one.items() for key in own)
+    result: Hyper = {section: {} for section in found[0]}
+    for section, key in keys:
+        values = [one[section].get(key, NEUTRAL.get((section, key))) for one in found]
+        if any(value is None for value in values):
+            name = "ema_decay" if section == "ema" else f"{section}.{key}"
+            raise ValueError(
+                f"members(): got {name} for some members alone; expected a number for "
+                "each; switched off it is another program: give all a number, or none"
+            )
+        result[section][key] = np.asarray(values, np.float32)
+    return result
 
 
 def place(p) -> Hyper:

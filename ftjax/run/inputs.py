@@ -87,6 +87,11 @@ class Batches:
     def _put(self, loader: loaders.Loader) -> dict:
         return meshes.put_local(next(loader), self._mesh, rows=loader.batch_size)
 
+    @property
+    def loaders(self) -> dict[str, loaders.Loader]:
+        """The loaders by the label of an anchor; that of the run itself has none, ""."""
+        return {"": self._loader, **self._anchors}
+
     def state(self) -> dict:
         """Return the loaders' positions."""
         beside = {label: own.state() for label, own in self._anchors.items()}

@@ -24,11 +24,14 @@ INSTEAD = {one: other for pair in SYNONYMS for one, other in (pair, pair[::-1])}
 Keys = dict[str, Any]  # annotations by key
 # What the program sets itself, of all functions below.
 SET = (
-    "total_steps", "where", "inner", "devices", "model", "tokenizer", "local_rows",
-    "progress", "eval_texts", "collect", "respond", "examples", "byte_counts", "pairs", "reference",
-    "sample", "base_of", "mesh", "linears", "trains", "run", "load",
+    "total_steps", "where", "inner", "projected", "depths", "views", "devices", "model",
+    "tokenizer", "local_rows", "progress", "eval_texts", "collect", "respond", "examples",
+    "byte_counts", "pairs", "reference", "sample", "base_of", "mesh", "linears", "trains", "run",
+    "load",
 )  # fmt: skip
-OF_EVALS = ("name", "group", "data", "rows", "max_new_tokens", "temperature", "until", "rewards")
+OF_EVALS = (
+    "name", "group", "data", "rows", "chat", "max_new_tokens", "temperature", "until", "rewards",
+)  # fmt: skip
 OF_ADAPTERS = ("name", "where", "groups", "past", "token_ids", "batches")
 
 
@@ -178,13 +181,11 @@ def _anchor(_: str | None) -> Keys:
 
 
 def _optim(name: str) -> Keys | None:
-    import optax
-
     from ftjax.optim import optimizer
 
     if name not in optimizer.names():
         return None
-    return _of(vars(optax)[name], optimizer.make, without=SET)
+    return _of(optimizer.factory(name), optimizer.make, without=SET)
 
 
 def _schedule(name: str) -> Keys | None:
@@ -200,6 +201,24 @@ def _ranks(_: str | None) -> Keys:
     from ftjax.optim import adalora_budget
 
     return _of(adalora_budget.make, more=(), without=SET)
+
+
+def _sam(_: str | None) -> Keys:
+    from ftjax.optim import sam
+
+    return _of(sam.make, more=(), without=SET)
+
+
+def _galore(_: str | None) -> Keys:
+    from ftjax.optim import galore
+
+    return _of(galore.make, more=(), without=SET)
+
+
+def _average(_: str | None) -> Keys:
+    from ftjax.optim import optimizer
+
+    return _of(optimizer.averaging, more=(), without=SET)
 
 
 def _data(name: str) -> Keys | None:
@@ -235,7 +254,8 @@ def _mesh(_: str | None) -> Keys:
 SECTIONS: Mapping[str, Callable] = {
     "adapter": _adapter, "objective": _objective, "penalties.*": _penalty,
     "penalties.*.data": _data, "anchors.*": _anchor, "anchors.*.data": _data,
-    "optim": _optim, "optim.schedule": _schedule, "optim.ranks": _ranks, "data": _run_data,
+    "optim": _optim, "optim.schedule": _schedule, "optim.ranks": _ranks, "optim.sam": _sam,
+    "optim.average": _average, "optim.galore": _galore, "data": _run_data,
     "evals.*": _evaluation, "evals.*.data": _data, "mesh": _mesh, "tracker": _tracker,
 }  # fmt: skip
-NAMELESS = (_anchor, _mesh, _ranks)
+NAMELESS = (_anchor, _mesh, _ranks, _sam, _average, _galore)

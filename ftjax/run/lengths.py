@@ -9,6 +9,8 @@ from typing import NamedTuple
 from ftjax.data import loader as loaders
 from ftjax.run.config import Settings
 
+MOST_COLUMNS = 6  # named in a line
+
 
 class Length(NamedTuple):
     """The length of a run.
@@ -34,8 +36,10 @@ class Length(NamedTuple):
             rows, examples = summary["epoch_rows"], summary["examples"]
             read.append(f"{examples:,} examples in {rows:,} rows of a batch")
         read += copies(summary)
+        read += unread(summary)
         passes = "" if self.passes is None else f": {of_passes(self.passes)} over the data"
-        return f"{', '.join(read)}; {self.total:,} steps{ends}{passes}"
+        steps = "step" if self.total == 1 else "steps"
+        return f"{', '.join(read)}; {self.total:,} {steps}{ends}{passes}"
 
 
 def copies(summary: dict) -> list[str]:
@@ -46,6 +50,15 @@ def copies(summary: dict) -> list[str]:
         found += [f"{rows:,} of {of:,} rows of {label} in the training data"] if rows else []
     examples = summary.get("copies", ())
     return [f"{', '.join(found)} ({'; '.join(examples)})"] if found else []
+
+
+def unread(summary: dict) -> list[str]:
+    """Say how many answers lose their first token, and which columns nobody reads."""
+    count, columns = summary.get("unpredicted", 0), sorted(summary.get("unread_columns", ()))
+    found = [f"{count:,} answers begin the text: their first token is not learned"] if count else []
+    more = f" and {len(columns) - MOST_COLUMNS:,} more" if len(columns) > MOST_COLUMNS else ""
+    shown = ", ".join(columns[:MOST_COLUMNS])
+    return found + ([f"columns not read: {shown}{more}"] if columns else [])
 
 
 def of_passes(passes: float) -> str:

@@ -96,6 +96,11 @@ def check_rollout(settings: Settings) -> None:
             f"rollout.kl_horizon: got {r.kl_horizon} without a kl_target; expected none; drop it, "
             "or set rollout.kl_target"
         )
+    if r.rescore and not specs.of(module_of(settings)).ratio:
+        raise ValueError(
+            f"rollout.rescore: got True with objective {name!r}; expected none: it compares the "
+            "policy with nothing that was sampled; drop it"
+        )
     if not settings.rewards and (r.faults != "raise" or r.missing_eos_penalty is not None):
         key = "faults" if r.faults != "raise" else "missing_eos_penalty"
         raise ValueError(

@@ -16,8 +16,11 @@ import jax
 
 from ftjax.core import config as conf
 from ftjax.core import mesh as meshes
+from ftjax.core import phases
 from ftjax.data import loader as loaders
+from ftjax.optim import galore
 from ftjax.optim import optimizer as chain
+from ftjax.penalties.lib import path_integral
 from ftjax.report import tracking
 from ftjax.run import (
     adapter_init,
@@ -89,13 +92,14 @@ def program(settings: Settings, *, mesh=None, shared: Shared | None = None) -> P
     anchors.check(anchored, parts)
     # The steps of so many epochs are known once the data are; what is wrong shows before.
     steps = settings.steps or LONGEST
-    optimizer = _optimizer(settings, steps)
+    optimizer = _optimizer(settings, steps, parts.model.linears)
     trainable, frozen = states.split(parts.abstract, parts.patterns)
     if penalties:
         frozen |= {"penalties": penalty.abstract(penalties, parts)}
     compares = anchors.compare(settings)
     reference.check(parts.reference.name, parts.objective, trainable, anchored=compares)
-    state = saved_state.abstract_state(parts, trainable, optimizer.tx)
+    integral = penalty.integral(penalties, parts)
+    state = saved_state.abstract_state(parts, trainable, optimizer.tx, integral=integral)
     loaders.check_types(settings.data, where="data")
     _check_length(settings.data, parts.model.max_length(parts.abstract["adapters"]))
     numbers = hyper.of(settings)
@@ -131,7 +135,8 @@ def plan(
     beside = anchors.load(found.anchors, found.parts, shared=shared)
     length = lengths.of(settings, loader)
     if length.total != settings.steps:
-        known = dict(optimizer=_optimizer(settings, length.total), steps=length.total)
+        optimizer = _optimizer(settings, length.total, found.parts.model.linears)
+        known = dict(optimizer=optimizer, steps=length.total)
         found = dataclasses.replace(found, **known)
     if shared is None:
         evaluation = dataclasses.replace(evaluation, texts={})  # which nobody needs any more
@@ -139,8 +144,18 @@ def plan(
     return Plan(**vars(found), **own)
 
 
-def _optimizer(settings: Settings, steps: int) -> chain.Optimizer:
-    return conf.call(chain.make, settings.optim, where="optim", extra={"total_steps": steps})
+def _optimizer(settings: Settings, steps: int, linears: Mapping) -> chain.Optimizer:
+    _, projected = anchors.by_use(anchors.read(settings))
+    extra = {
+        "total_steps": steps,
+        "projected": {label: own.weight for label, own in projected.items()},
+        "views": {
+            f"model/{path}": galore.View(own.equation, own.stack is not None)
+            for path, own in linears.items()
+        },
+        "depths": {path.split("/")[0]: own.layers for path, own in linears.items() if own.layers},
+    }
+    return conf.call(chain.make, settings.optim, where="optim", extra=extra)
 
 
 def _check_length(data: dict, most: int) -> None:
@@ -162,26 +177,30 @@ def compiled_step(p: Program):
 
 
 def _compiled_step(p: Program):
-    make = functools.partial(_step_of, p)
+    make = functools.partial(step_of, p)
     if p.settings.compile == "pmap":
         return compiling.pmap(make, mesh=p.parts.mesh)
     options = dict(state=saved_state.shardings_of(p.state), dtype=p.parts.model.dtype)
     return compiling.jit(make(), mesh=p.parts.mesh, **options)
 
 
-def _step_of(p: Program, **options) -> Callable:
+def step_of(p: Program, **options) -> Callable:
     """Make the step of a run, whose numbers are an argument; `options` go to `make_step`."""
     penalties = {label: own.penalty.value for label, own in p.penalties.items()}
-    anchored = {label: (own.term, own.weight) for label, own in p.anchors.items()}
+    terms, projected = (
+        {label: (own.term, own.weight) for label, own in each.items()}
+        for each in anchors.by_use(p.anchors)
+    )
 
     def step(state, numbers, frozen, batch):
         # Built while it is traced: where the numbers are not known, so that all share one program.
         s = hyper.put(p.settings, numbers)
-        optimizer = _optimizer(s, p.steps)
+        optimizer = _optimizer(s, p.steps, p.parts.model.linears)
         made = make_step(
-            p.parts.model, objectives.make(s), optimizer.tx, penalties=penalties, anchors=anchored,
-            learning_rate=optimizer.learning_rate, accumulate=s.accumulate, chunk=s.model.chunk,
-            ema_decay=s.ema_decay, reference=p.parts.reference.function, **options,
+            p.parts.model, objectives.make(s), optimizer.tx, penalties=penalties, anchors=terms,
+            projected=projected, learning_rate=optimizer.learning_rate, accumulate=s.accumulate,
+            chunk=s.model.chunk, ema_decay=s.ema_decay, reference=p.parts.reference.function,
+            integrate=path_integral.make(p.parts.model.linears), **options,
         )  # fmt: skip
         return made(state, frozen, batch)
 
@@ -200,7 +219,8 @@ def weights(p: Plan, workdir: pathlib.Path | None = None) -> tuple[states.State,
     workdir: keeps what adapters start from of data; without it such adapters change nothing.
     """
     find = functools.partial(adapter_init.find, p.parts, p.objective, p.loader, workdir=workdir)
-    params = setup.weights(p.parts, find if workdir else None, shared=p.shared)
+    with phases.named("loading weights"):
+        params = setup.weights(p.parts, find if workdir else None, shared=p.shared)
     trainable, frozen = states.split(params, p.parts.patterns)
     if p.penalties:
         frozen |= {"penalties": penalty.arrays(p.penalties, p.parts, params)}
@@ -209,7 +229,8 @@ def weights(p: Plan, workdir: pathlib.Path | None = None) -> tuple[states.State,
 
 def begin(p: Plan, first: states.State) -> states.State:
     """Make the state before the first step; the parameters of `first` become its own (donated)."""
-    create = functools.partial(saved_state.create, p.settings, p.optimizer.tx)
+    options = dict(integral=p.state.integral)
+    create = functools.partial(saved_state.create, p.settings, p.optimizer.tx, **options)
     # Compiled, because the moments must lie where their parameters lie.
     places = saved_state.shardings_of(p.state)
     return jax.jit(create, out_shardings=places, donate_argnums=0)(first.params)

@@ -158,6 +158,22 @@ def form_of(tokenizer, data: Mapping, *, chat_template: str | None = None) -> Fo
     return Form(template_of(tokenizer, shown), wraps, stop_ids(tokenizer, shown))
 
 
+def chat_note(form: Form, data: Mapping) -> str:
+    """Return a line for who is about to chat with a run that was not trained on chats, or ""."""
+    if form.wraps or form.template is None or data.get("kind") != "prompt":
+        return ""
+    return (
+        "This run learned from data.kind='prompt'. Unless its prompts were messages, it has not "
+        "seen the chat template that the chat is written in: ask it with --prompt, or train with "
+        "data.kind='chat'."
+    )
+
+
+def encode_of(tokenizer, form: Form) -> Callable:
+    """Make the encoder of prompts in a form, see `make_encode`."""
+    return make_encode(tokenizer, template=form.template, wrap=form.wraps)
+
+
 @dataclasses.dataclass
 class Dialog:
     """What has been said, as messages, or as plain text when there is no chat template."""

@@ -108,7 +108,7 @@ class Reference:
 
 def build(
     spec, *, objective: ModuleType, locate: Callable, model: Any, make: Callable,
-    starts_as_base: bool, anchored: bool = False,
+    starts_as_base: bool, anchored: bool = False, evaluated: bool = False,
 ):  # fmt: skip
     """Build the reference of a config.
 
@@ -118,6 +118,7 @@ def build(
       starts_as_base: whether the run's adapters change nothing before the first step; if they do,
         the reference of "adapters_off" has them too, as they start: what the run starts from.
       anchored: whether anchors compare with it, whatever the objective.
+      evaluated: whether evaluations do, which take a copy that is held.
 
     Raises:
       ValueError: an unknown name, or one that nothing uses.
@@ -128,10 +129,10 @@ def build(
             f"reference.name: got {spec.name!r}; expected one of {', '.join(NAMES)}; {hint}"
         )
     uses = anchored or specs.of(objective).reference
-    if spec.name != "adapters_off" and not uses:
+    if spec.name != "adapters_off" and not uses and not (evaluated and spec.name == "frozen"):
         raise ValueError(
             f"reference.name: got {spec.name!r}, which objective {objective.__name__!r} does not "
-            "use; expected 'adapters_off'; drop it"
+            "use, nor an evaluation such as drift; expected 'adapters_off'; drop it"
         )
     _check_unread(spec)
     # One number a token is kept; a divergence needs the whole vocabulary's.
@@ -144,6 +145,16 @@ def build(
     # Else the first loss of a pair would compare the start with the bare base, and not be log 2.
     holds_start = uses and spec.name == "adapters_off" and not starts_as_base
     return Reference("frozen" if holds_start else spec.name, spec.folder, other)
+
+
+def is_evaluated(evals: Mapping) -> bool:
+    """Return whether an evaluation asks for the base beside the model."""
+    inputs = (
+        conf.attribute(spec["name"], "evals", "INPUTS", where=f"evals.{label}.name") or ()
+        for label, spec in evals.items()
+        if "name" in spec  # else refused where evaluations are
+    )
+    return any("base" in names for names in inputs)
 
 
 def _check_unread(spec) -> None:

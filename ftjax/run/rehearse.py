@@ -53,6 +53,7 @@ def rehearse(settings: Settings, topology: Topology, *, hbm_bytes: float | None 
     try:
         compiled, error = lowered.compile(), None
     except jax.errors.JaxRuntimeError as refused:
+        # A TPU's compiler refuses what does not fit; any other refusal is a fault.
         if "RESOURCE_EXHAUSTED" not in str(refused):
             raise
         compiled, error = None, " ".join(str(refused).split())
@@ -79,6 +80,7 @@ def stand_in(settings: Settings, *, platform: str) -> tuple[Settings, list[str]]
     changes, notes = {}, []
     base, spec = settings.model.base, settings.model
     source = bases.locate(base) if base == bases.TINY else pathlib.Path(base or ".")
+    # A folder with a config alone is a base whose weights lie on the pod.
     has_weights = base and any(source.glob("*.safetensors"))
     if base and not has_weights:
         shapes = base if source.is_dir() else _preset(base)
@@ -110,6 +112,7 @@ def changed(settings: Settings, changes: Mapping[str, Any]) -> Settings:
         return settings
     plain = dict(settings.plain)
     for key, value in changes.items():
+        # Copied along the path: the settings that were given stay as they are.
         *parents, name = key.split(".")
         node = plain
         for part in parents:
@@ -179,6 +182,7 @@ def local_bytes(abstract) -> int:
 
 
 def _width(leaf) -> int:
+    # A key is two words of 32 bits, and its type tells no size.
     return 8 if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf.dtype.itemsize
 
 
@@ -194,6 +198,7 @@ def _refused(hbm: Mapping[str, float], error: str, capacity: float | None) -> di
     """Describe what the compiler did not fit: as much as its message says."""
     sizes = [float(n) * {"K": 2**10, "M": 2**20, "G": GIB}[unit]
              for n, unit in re.findall(r"([\d.]+)([KMG])(?=\W)", error)]  # fmt: skip
+    # The message names what was asked for, what there is and single buffers: the largest is asked.
     needed = max(sizes, default=None)
     return {
         "fits": False, "error": error[:600],
@@ -204,6 +209,7 @@ def _refused(hbm: Mapping[str, float], error: str, capacity: float | None) -> di
 def _described(found: Mapping, compiled, topology: Topology, mesh, capacity: float | None) -> dict:
     """Describe a compiled step."""
     stats, module = compiled.memory_analysis(), hlo.parse(compiled.as_text())
+    # Donated arguments are overwritten: their results take no memory of their own.
     beside = stats.output_size_in_bytes - stats.alias_size_in_bytes
     needed = stats.argument_size_in_bytes + beside + stats.temp_size_in_bytes
     needed += stats.generated_code_size_in_bytes
@@ -218,6 +224,7 @@ def _described(found: Mapping, compiled, topology: Topology, mesh, capacity: flo
     own = hlo.flops(module) * topology.count
     flops = dict(found["flops"], program=own)
     flops["XLA, loops once"] = (compiled.cost_analysis() or {}).get("flops", 0.0) * topology.count
+    # Temporaries are written and read.
     touched = stats.argument_size_in_bytes + beside + 2 * stats.temp_size_in_bytes
     return {
         "fits": capacity is None or needed <= capacity, "hbm": hbm, "flops": flops,
@@ -254,6 +261,7 @@ def roofline(
         "dcn": sent("dcn") / chip.dcn, "memory": touched_bytes / chip.hbm,
     }  # fmt: skip
     step = max(seconds.values())
+    # Of older TPUs a chip is two devices, and prices are by the chip.
     chips = topology.count / chip.devices
     return {
         "seconds": seconds, "bound": max(seconds, key=seconds.get), "step_s": step,

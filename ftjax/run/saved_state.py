@@ -33,18 +33,18 @@ FREE = (
 FREE_DATA = ("data", "data/**", "seed/data", "batch_size", "accumulate")
 
 
-def create(settings: Settings, tx, trainable) -> states.State:
-    """Make the first state of what trains."""
-    key = jax.random.key(settings.seed.sampling)
-    return states.create(trainable, tx, key=key, ema=settings.ema_decay is not None)
+def create(settings: Settings, tx, trainable, *, integral=None) -> states.State:
+    """Make the first state of what trains; integral: see `train.state.create`."""
+    key, ema = jax.random.key(settings.seed.sampling), settings.ema_decay is not None
+    return states.create(trainable, tx, key=key, ema=ema, integral=integral)
 
 
-def abstract_state(parts: setup.Parts, trainable, tx) -> states.State:
-    """Shapes and shardings of the state, without making it."""
+def abstract_state(parts: setup.Parts, trainable, tx, *, integral=None) -> states.State:
+    """Shapes and shardings of the state, without making it; integral: its own, or None."""
     abstract = jax.eval_shape(functools.partial(create, parts.settings, tx), trainable)
     places = states.shardings(abstract, parts.letters, tx, parts.mesh)
     place = lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s)
-    return jax.tree.map(place, abstract, places)
+    return jax.tree.map(place, abstract, places)._replace(integral=integral)
 
 
 def shardings_of(abstract):

@@ -9,19 +9,19 @@ result = train(p, kept, step, state, frozen, batches, progress=progress)
 import contextlib
 import pathlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 
-from ftjax.core import compile_cache, files
+from ftjax.core import compile_cache, files, phases
 from ftjax.optim import rates
 from ftjax.report import summary, tracking, writers
 from ftjax.run import damage, hyper, lock, penalty, saved_state, unit
 from ftjax.run import plan as plans
 from ftjax.run.artifacts import Artifacts
 from ftjax.run.config import Settings
-from ftjax.train import flops, loop, stop
+from ftjax.train import early_stop, flops, loop, stop, visits
 from ftjax.train.checkpoint import Checkpoints
 
 
@@ -44,24 +44,29 @@ def opened(workdir: pathlib.Path, settings: Settings) -> Iterator[Artifacts]:
     """
     artifacts = Artifacts(workdir)
     compile_cache.use(settings.compile_cache)
-    with (
-        # In this order: who has the lock records, and a SIGTERM unwinds through the record.
-        lock.writer(artifacts),
-        unit.Recorded(artifacts),
-        stop.leaving(artifacts.has_checkpoint),
-    ):
+    with owned(artifacts), stop.leaving(artifacts.has_checkpoint):
         damage.set_aside(artifacts)
         yield artifacts
 
 
 @contextlib.contextmanager
+def owned(artifacts: Artifacts) -> Iterator[None]:
+    """Be the only run in a workdir, and record there how it ends where a launcher has asked."""
+    # In this order: who has the lock records, and a SIGTERM unwinds through the record.
+    with lock.writer(artifacts), unit.Recorded(artifacts):
+        yield
+
+
+@contextlib.contextmanager
 def records(
     p: plans.Plan, workdir: pathlib.Path, *, allow_config_change: bool = False,
-    restart_data: bool = False,
+    restart_data: bool = False, console: Any = None,
 ) -> Iterator[Records]:  # fmt: skip
-    """Open the writers and the checkpoints of a run."""
+    """Open the writers and the checkpoints of a run; console: a writer in place of the usual."""
     with contextlib.ExitStack() as stack:
-        found = writers_of(p.settings, workdir, until=p.length.steps)
+        found = writers_of(
+            p.settings, workdir, until=p.length.steps, stated=p.evaluation.stated, console=console
+        )  # fmt: skip
         for writer in found:
             stack.callback(writer.close)
         options = dict(
@@ -82,6 +87,8 @@ def resume(
     state, progress = loop.resume(
         kept.checkpoints, p.state, batches, writers=kept.writers, restart_data=restart_data
     )
+    if progress is not None and jax.process_index() == 0:
+        sys.stderr.write(f"resumed at step {int(state.step)} of {p.length.steps}\n")
     if restart_data and progress and jax.process_index() == 0:
         _record_restart(kept.artifacts, int(state.step), batches)
     return (None, None) if progress is None else (state, progress)
@@ -101,13 +108,17 @@ def train(
     if jax.process_index() == 0:  # a config that is refused must not replace the run's own
         summary.write_config(kept.artifacts.config, p.settings.plain)
         sys.stderr.write(f"data: {p.length.text(p.loader.summary())}\n{_rate_note(p)}")
-    return loop.run(
+    result = loop.run(
         step, state, frozen, batches, hyper=hyper.place(p), until=p.length.steps,
         log_every_steps=p.settings.log_every_steps,
-        every=(_evaluations(p, kept.artifacts.workdir),), writers=kept.writers,
+        every=(evaluations(p, kept.artifacts.workdir),), writers=kept.writers,
         checkpoints=kept.checkpoints, progress=progress, flops_per_token=cost,
         save_every_steps=p.settings.checkpoint.every_steps or None,
     )  # fmt: skip
+    # Not of a run that was stopped: the one after would build on half of it.
+    if early_stop.has_ended(result.stopped):
+        penalty.leave(p.penalties, p.parts, result.state, frozen, kept.artifacts.workdir)
+    return result
 
 
 def _rate_note(p: plans.Plan) -> str:
@@ -120,21 +131,30 @@ def _rate_note(p: plans.Plan) -> str:
     return f"{note}\n" if note else ""
 
 
-def _evaluations(p: plans.Plan, workdir: pathlib.Path) -> loop.Hook:
-    def evaluate(now: loop.StepInfo) -> dict:
-        return p.evaluation.run(
-            saved_state.params_of(now.state, now.frozen), step=now.step, workdir=workdir
-        )
+def evaluations(p: plans.Plan, workdir: pathlib.Path) -> visits.Hook:
+    """Make the hook that evaluates a run, and keeps the scores in its directory."""
 
-    return loop.Hook(p.settings.eval_every_steps or p.length.steps, evaluate, at_start=True)
+    def evaluate(now: visits.StepInfo) -> dict:
+        params = saved_state.params_of(now.state, now.frozen)
+        is_empty = not p.evaluation.evaluators and p.evaluation.sample is None
+        with contextlib.nullcontext() if is_empty else phases.named("evaluating"):
+            return p.evaluation.run(params, step=now.step, workdir=workdir)
+
+    return visits.Hook(p.settings.eval_every_steps or p.length.steps, evaluate, at_start=True)
 
 
-def writers_of(settings: Settings, workdir: pathlib.Path, *, until: int) -> tuple:
-    """Make the writers of a run's metrics."""
+def writers_of(
+    settings: Settings, workdir: pathlib.Path, *, until: int, stated: Mapping | None = None,
+    console: Any = None,
+) -> tuple:  # fmt: skip
+    """Make the writers of a run's metrics.
+
+    stated: see `writers.Console`. console: one in place of that of a single run.
+    """
     found = [
         writers.Jsonl(Artifacts(workdir).metrics),
         writers.TensorBoard(Artifacts(workdir).tensorboard),
-        writers.Console(until=until),
+        console or writers.Console(until=until, stated=stated),
         unit.Progress(Artifacts(workdir)),
     ]
     if settings.tracker.get("name"):

@@ -73,8 +73,10 @@ class Shared:
         """Build the evaluators of a config, once, and with them their compiled programs."""
         plain = parts.settings.plain
         data = {key: plain["data"][key] for key in DATA_OF_EVALS if key in plain["data"]}
-        adapter = {**plain["adapter"], "past": None}
+        # Ranks and scales are arrays that it is handed, numbers of the loss it has no use for.
+        adapter = _without({**plain["adapter"], "past": None}, ("rank", "alpha", "rslora"))
         read = _without(plain, NOT_OF_EVALS) | {"data of the run": data, "adapter": adapter}
+        read["objective"] = _without(plain["objective"], parts.spec.hyper)
         read["seed"] = plain["seed"]["sampling"]  # of the texts that samples are
         key = ("evals", id(parts.tokenizer), _model(parts), _base(parts), _text(read))
         return self._once(key, lambda: build(parts))

@@ -40,6 +40,7 @@ def search(
       ValueError: the model and the batch divide over no mesh of these devices.
     """
     options = (settings, topology)
+    # The mesh decides more than the microbatch, and so has the odd one.
     tried = _compiled(*options, _meshes(topology), (most + 1) // 2, hbm_bytes)
     if not tried:
         raise ValueError(
@@ -69,6 +70,7 @@ def _compiled(settings, topology, changes, limit: int, hbm_bytes: float | None) 
 
 def _meshes(topology: Topology) -> Iterator[dict[str, int]]:
     """Yield meshes whose axes are powers of two; slices divide `data`."""
+    # Slices and the sizes of models are multiples of these, and other numbers divide few of them.
     powers = [2**n for n in range(topology.count.bit_length())]
     pairs = sorted(itertools.product(powers, powers), key=lambda own: (own[0] * own[1], own[0]))
     for tensor, copies in pairs:

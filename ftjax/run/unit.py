@@ -69,11 +69,11 @@ def fail(artifacts: Artifacts, reason: str) -> None:
     _write(artifacts, found, state="failed", seconds=found.spent, reason=reason)
 
 
-def finish(artifacts: Artifacts) -> None:
-    """Mark a job as done; its run calls it last."""
+def finish(artifacts: Artifacts, *, reason: str = "") -> None:
+    """Mark a job as done; its run calls it last. reason: why it ended before its last step."""
     if _is_kept(artifacts):
         found = _read(artifacts)
-        _write(artifacts, found, state="done", seconds=_spent_now(found))
+        _write(artifacts, found, state="done", seconds=_spent_now(found), reason=reason)
 
 
 class Recorded:

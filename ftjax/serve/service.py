@@ -41,11 +41,8 @@ class Service:
     answered: collections.Counter = dataclasses.field(default_factory=collections.Counter)
 
     def __post_init__(self):
-        encode = prompting.make_encode
-        self._encode_text = encode(
-            self.tokenizer, template=self.form.template, wrap=self.form.wraps
-        )
-        self._encode_chat = encode(self.tokenizer, template=self.form.template)
+        self._encode_text = prompting.encode_of(self.tokenizer, self.form)
+        self._encode_chat = prompting.make_encode(self.tokenizer, template=self.form.template)
 
     @property
     def engines(self) -> list:

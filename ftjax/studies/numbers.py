@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ftjax.evals.lib import bootstrap, front, matrix, noise
+from ftjax.studies import predictors
 from ftjax.studies.outcomes import CellScores, Scores, per_example, score
 from ftjax.studies.stages import JOINT
 from ftjax.studies.study import Study
@@ -50,7 +51,9 @@ def compute(
     own = [one for one in found if not one.cell.is_joint]
     points = {one.cell.label: at_end(study, tasks, base, one) for one in own if not one.reason}
     options = dict(resamples=resamples)
-    methods = {name: _method(study, tasks, base, own, name, options) for name in study.methods}
+    methods = {
+        name: _method(study, tasks, base, own, name, options, points) for name in study.methods
+    }
     return {
         "match": study.match._asdict(),
         "tasks": {name: task._asdict() for name, task in tasks.items()},
@@ -59,6 +62,8 @@ def compute(
         "methods": methods,
         "compared": compared(methods),
         "front": _front(points),
+        "axes": study.axes,
+        "drift": predictors.compute(study, base, own),
     }
 
 
@@ -140,7 +145,8 @@ def _front(points: Mapping[str, tuple[float, float]]) -> list[str]:
 
 
 def _method(
-    study: Study, tasks, base: Scores, found: Sequence[CellScores], method: str, options: Mapping
+    study: Study, tasks, base: Scores, found: Sequence[CellScores], method: str, options: Mapping,
+    points: Mapping[str, tuple[float, float]],
 ) -> dict:  # fmt: skip
     """Compute the match of a method, and the measures of each of its rates."""
     values, rates = {}, {}
@@ -149,7 +155,8 @@ def _method(
         values[rate] = {x.cell: at_match(study, tasks, base, x) for x in runs}
         whole = [one for one in runs if not one.reason]
         measures = _measures(study, tasks, base, whole, options) if whole else NOTHING
-        rates[f"{rate:g}"] = _rate(values[rate]) | measures
+        end = _end(study, [one.cell for one in whole], points)
+        rates[f"{rate:g}"] = _rate(values[rate]) | {"end": end} | measures
     chosen = front.choose_rate(
         {rate: _together(list(own.values())) for rate, own in values.items()}, study.match.fraction
     )
@@ -172,6 +179,24 @@ def _rate(values: Mapping[Any, float | front.NotReached]) -> dict:
     }
 
 
+def _end(study: Study, runs: Sequence, points: Mapping[str, tuple[float, float]]) -> dict | None:
+    """Return gain and forgetting after the last stage, means over runs, and their noise floors."""
+    if not runs:
+        return None
+    found = {}
+    for n, name in enumerate(("gain", "forgetting")):
+        found[name] = _over_runs([points[cell.label][n] for cell in runs])
+        own = [[points[c.label][n] for c in runs if c.seed == seed] for seed in study.seeds]
+        floor = _floor([np.mean(x) for x in own]) if len(own) > 1 and all(own) else None
+        found[f"{name}_floor"] = floor.value if floor else None
+    return found
+
+
+def _floor(by_seed: Sequence[float]) -> noise.Floor:
+    """Return the noise floor of a difference of two means over so many seeds."""
+    return noise.floor(by_seed, runs=len(by_seed))
+
+
 def _over_runs(values: Sequence[float]) -> dict:
     """Return the mean over runs and its interval, over other runs of that kind."""
     values = np.asarray(values, np.float64)
@@ -191,7 +216,7 @@ def _matched(study: Study, chosen: front.Match, values: Mapping) -> dict:
         return {"text": "diverged" if diverged else str(chosen.forgetting), "rate": None}
     own = values[chosen.rate]
     by_seed = [np.mean([v for cell, v in own.items() if cell.seed == s]) for s in study.seeds]
-    floor = noise.floor(by_seed)._asdict() if len(by_seed) > 1 else None
+    floor = _floor(by_seed)._asdict() if len(by_seed) > 1 else None
     found = _over_runs(list(own.values()))
     text = f"{found['value']:.3f}"
     return {"text": text, "rate": chosen.rate, "at_edge": chosen.at_edge, "floor": floor} | found
@@ -296,5 +321,5 @@ def _cell(study: Study, base: Scores, one: CellScores, point: tuple[float, float
         "cell": cell.label, "method": cell.method, "rate": cell.rate, "seed": cell.seed,
         "order": list(cell.tasks), "joint": cell.is_joint,
         "status": "diverged" if one.reason else "done", "reason": one.reason,
-        "gain": gain, "forgetting": forgot, "scores": scores,
+        "gain": gain, "forgetting": forgot, "scores": scores, "changes": list(one.changes),
     }  # fmt: skip

@@ -27,12 +27,14 @@ class CellScores(NamedTuple):
     """The scores of a cell: `after` each stage, and `within` each at all its evaluations in order.
 
     reason: why it has no result: its loss was no number. Stages before that are there.
+    changes: how far each stage is from the base, as `studies.stage_changes` measured it.
     """
 
     cell: Cell
     after: Sequence[Scores]
     within: Sequence[Sequence[Scores]]
     reason: str
+    changes: Sequence[Mapping] = ()
 
 
 def read(workdir: pathlib.Path, step: int) -> Scores:
@@ -50,17 +52,23 @@ def base(folder: pathlib.Path) -> Scores:
     return read(folder / NONE, 0)
 
 
+def changes_of_base(study: Study, folder: pathlib.Path) -> Mapping | None:
+    """Read how far the base is from itself; None where changes are not measured."""
+    return files.read_json(folder / NONE / "changes.json") if study.changes else None
+
+
 def collect(study: Study, cell: Cell, folder: pathlib.Path) -> CellScores:
     """Read the scores of a cell whose stages have ended, or that has diverged."""
-    after, within = [], []
+    after, within, moved = [], [], []
     for stage in stages(study, cell, folder):
         outcome = stage.outcome()
         if outcome.diverged:
-            return CellScores(cell, after, within, f"{stage.task}: {outcome.diverged}")
+            return CellScores(cell, after, within, f"{stage.task}: {outcome.diverged}", moved)
         steps = [s for s in Artifacts(stage.workdir).evaluated() if s <= outcome.step]
         within.append([read(stage.workdir, step) for step in steps])
         after.append(within[-1][-1])
-    return CellScores(cell, after, within, "")
+        moved += [files.read_json(stage.changes)] if study.changes else []
+    return CellScores(cell, after, within, "", moved)
 
 
 def write(path: pathlib.Path, base: Scores, found: Sequence[CellScores]) -> None:

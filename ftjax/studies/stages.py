@@ -11,6 +11,7 @@ A stage is a run like any other. What it starts from is the export of the stage 
     merged      it is merged into the weights, a fresh one starts from these
     full        no adapters: all weights go on training
 
+A penalty that says `past=""` finds there what its like of the stage before has left.
 Without an adapter the weights go on training, whatever the carry. Exports are in the base's type;
 model.param_dtype="float32" carries the weights of a base in bfloat16 unrounded.
 """
@@ -70,6 +71,11 @@ class Stage:
     @property
     def _marker(self) -> pathlib.Path:
         return self.workdir / "stage.json"
+
+    @property
+    def changes(self) -> pathlib.Path:
+        """The file of how far its model is from the base; see `studies.stage_changes`."""
+        return self.workdir / "changes.json"
 
     def outcome(self) -> Outcome | None:
         """Read how the stage ended; None where it has not.
@@ -172,12 +178,19 @@ def _carried(plain: Mapping, carry: str, before: pathlib.Path | None) -> dict:
     own = dict(plain, export=dict(plain["export"], form=form))
     if before is None:
         return own
+    own |= {"penalties": _with_past(own["penalties"], before)}
     export = str(Artifacts(before).export)
     if form == "model":
         return own | {"model": dict(plain["model"], base=export, preset="")}
     if carry == "continued":
         return own | {"adapter_from": export}
     return own | {"adapter": dict(plain["adapter"], past=(export,))}
+
+
+def _with_past(penalties: Mapping, before: pathlib.Path) -> dict:
+    """Name the stage before to penalties that have the key `past`, such as SI."""
+    follow = lambda spec: dict(spec, past=str(before)) if "past" in spec else spec
+    return {label: follow(spec) for label, spec in penalties.items()}
 
 
 # -- the joint control -----------------------------------------------------------------------------

@@ -17,15 +17,22 @@ are probes of what the base knows.
 
 import dataclasses
 import re
+import types
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from ftjax.core import config as conf
-from ftjax.core.typed import Count, Natural, Positive, Share
+from ftjax.core.typed import Count, Natural, NonNegative, Positive, Share
 from ftjax.run import config as settings
 
 CARRIES = ("continued", "stacked", "merged", "full")
 CONTROLS = ("none", "joint")
+DRIFT, SPECTRUM, PATH = CHANGES = ("drift", "spectrum", "path")
+# Parts of a comparison in the literature; axes are sweeps of a number.
+PARTS = (
+    "full", "lora", "replay", "self_replay", "kl_old", "frozen_bottom", "sft", "grpo",
+    "rejection", "distilled", "attention", "mlp",
+)  # fmt: skip
 # What is a mean over examples or tokens, so that single examples have scores of it.
 METRICS = (
     "nll", "exact_match", "f1", "accuracy", "margin", "reward", "kl_forward", "kl_reverse",
@@ -60,6 +67,12 @@ class Study:
     evals: Mapping[str, Mapping]  # of all tasks, without their groups
     owners: Mapping[str, str]  # the task of an evaluation
     probes: tuple[str, ...]  # evaluations that forgetting is measured on, beside earlier tasks
+    changes: tuple[str, ...] = ()  # what is measured of the model of every stage: CHANGES
+    sees_old: tuple[str, ...] = ()  # methods that train on data of old abilities
+    # Which method has a part in the statements of `studies.literature`: part -> method.
+    parts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    # Numbers that methods differ in, such as a rank, for a figure: axis -> method -> number.
+    axes: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
 
     @property
     def plain(self) -> dict:
@@ -90,7 +103,9 @@ def _make(
     *, config: str, tasks: Mapping | Sequence[str], methods: Mapping, rates: Mapping | Sequence,
     match: Mapping, orders: Count | Sequence = 1, carry: str = "merged",
     seeds: Count | Sequence[Natural] = 1, controls: Sequence[str] = ("none",),
-    probes: Sequence[str] | None = None,
+    probes: Sequence[str] | None = None, changes: Sequence[str] = (), sees_old: Sequence[str] = (),
+    parts: Mapping[str, str] = types.MappingProxyType({}),
+    axes: Mapping[str, Mapping] = types.MappingProxyType({}),
 ) -> Study:  # fmt: skip
     tasks = dict(tasks) if isinstance(tasks, Mapping) else {name: f"task={name}" for name in tasks}
     for key, names in (("tasks", tasks), ("methods", methods)):
@@ -98,6 +113,14 @@ def _make(
     _among("study.carry", carry, CARRIES)
     for name in controls:
         _among("study.controls", name, CONTROLS)
+    for name in changes:
+        _among("study.changes", name, CHANGES)
+    for name in sees_old:
+        _among("study.sees_old", name, tuple(methods))
+    for part, name in parts.items():
+        _among("study.parts", part, PARTS)
+        _among(f"study.parts.{part}", name, tuple(methods))
+    axes = {axis: _axis(axis, places, methods) for axis, places in axes.items()}
     rates = _rates(rates, methods)
     chosen = conf.call(Match, match, where="study.match")
     conf.check(chosen.fraction, Share, where="study.match.fraction")
@@ -111,7 +134,7 @@ def _make(
     evals, owners = _evals(loaded)
     found = Study(
         config, tasks, orders, carry, dict(methods), rates, _seeds(seeds), chosen, tuple(controls),
-        evals, owners, (),
+        evals, owners, (), tuple(changes), tuple(sees_old), dict(parts), axes,
     )  # fmt: skip
     _check_scores(found)
     return dataclasses.replace(found, probes=_probes(found, probes))
@@ -150,6 +173,13 @@ def _among(key: str, value: str, legal: Sequence[str]) -> None:
         raise ValueError(
             f"{key}: got {value!r}; {conf.nearest(value, legal)}expected one of {', '.join(legal)}"
         )
+
+
+def _axis(axis: str, places: Mapping[str, float], methods: Mapping) -> dict[str, float]:
+    for name, number in places.items():
+        _among(f"study.axes.{axis}", name, tuple(methods))
+        conf.check(number, NonNegative, where=f"study.axes.{axis}.{name}")
+    return {name: float(number) for name, number in places.items()}
 
 
 def _rates(rates, methods: Mapping) -> dict[str, tuple[float, ...]]:

@@ -149,9 +149,8 @@ class Checkpoints:
         if step is not None and step not in steps:
             raise CheckpointError(f"{self.directory}: got step {step}; expected one of {steps}")
         for candidate in [step] if step is not None else reversed(steps):
-            if self._is_good(candidate) and (
-                restored := self._load(candidate, like, partial=partial)
-            ):
+            good = self.is_good(candidate)
+            if good and (restored := self._load(candidate, like, partial=partial)):
                 return restored
         # Told apart from a new run: starting anew over damaged steps would bury them.
         damaged = lambda: sorted(path.name for path in self.directory.glob("*.bad-*"))
@@ -165,6 +164,12 @@ class Checkpoints:
     def steps(self) -> list[int]:
         """List the committed steps, oldest first; a save under way counts."""
         return sorted(self._manager.all_steps())
+
+    def drop_after(self, step: int) -> None:
+        """Remove the steps after `step`; every process must call it."""
+        self.wait()
+        for newer in [each for each in self.steps() if each > step]:
+            self._manager.delete(newer)
 
     def best_step(self) -> int | None:
         """Return the step with the best metric, None without one."""
@@ -260,7 +265,7 @@ class Checkpoints:
             f"last good step: {last}): {error}"
         )
 
-    def _is_good(self, step: int) -> bool:
+    def is_good(self, step: int) -> bool:
         """Verify the digest, in process 0; set a damaged step aside."""
         folder = self.directory / str(step)
         # In one process, or each would read all of the step from the shared disk.

@@ -171,17 +171,12 @@ def reduce_intruders(
     _alike(base, tuned)
     if strength == 1:
         return tuned
-    on_output, changed, nulls = options.get("side", "output") == "output", {}, {}
+    changed = {}
     for each in spectrum.layers(base, tuned, linears):
-        size = each.before.shape[on_output], min(each.before.shape)
-        # A null level takes thousands of draws: once a shape, and not once a layer.
-        if size not in nulls:
-            nulls[size] = spectrum.null_level(*size)
-        found = spectrum.intruders(each.before, each.after, null=nulls[size], **options)
-        if found.ranks:
-            less = spectrum.reduce_intruders(
-                each.before, each.after, strength=strength, null=nulls[size], **options
-            )
+        sides = each.before, each.after
+        # Asked first: what has none stays bit for bit, which a sum of outer products does not.
+        if spectrum.intruders(*sides, **options).ranks:
+            less = spectrum.reduce_intruders(*sides, strength=strength, **options)
             changed.setdefault(each.path, {})[each.index] = less
     place = lambda path, w: _placed(linears[path], w, changed[path]) if path in changed else w
     return tree.map_with_paths(place, tuned)

@@ -45,8 +45,12 @@ class Journal:
         log_every_steps: int,
         progress: dict | None = None,
         flops_per_token: flops.Cost | None = None,
+        seconds: dict[str, float] | None = None,
     ):
-        """Start anew, or from the `progress` that `dump` gave."""
+        """Start anew, or from the `progress` that `dump` gave.
+
+        seconds: by phase, where several journals are of one process and time.
+        """
         progress = progress or {}
         self.tokens: int = progress.get("tokens", 0)
         self.padding: int | None = progress.get("padding")  # None: the step does not count it
@@ -54,7 +58,7 @@ class Journal:
         self.unfinished: dict | None = progress.get("row")
         self.row: dict = {}
         self.rows: int = progress.get("rows", 0)  # written since the run began
-        self.seconds = dict.fromkeys(PHASES, 0.0)
+        self.seconds = dict.fromkeys(PHASES, 0.0) if seconds is None else seconds
         self._window = Window(progress.get("window"))
         self._writers, self._log_every_steps = writers, log_every_steps
         self._flops_per_token = flops_per_token

@@ -104,12 +104,19 @@ class Policy:
         """Compute log p of every target [..., T-1]."""
         return self.statistics(batch, key).logp
 
-    def compare(self, other: "Policy", function: Callable, batch, key=None) -> jax.Array:
-        """Apply `function(logits, other's logits)` to the distribution of every target."""
+    def compare(
+        self, other: "Policy", function: Callable, batch, key=None, *, targets: bool = False
+    ) -> jax.Array:
+        """Apply `function(logits, other's logits)` to the distribution of every target.
+
+        targets: the function has the targets, int like the logits less V, as its third argument.
+        """
         # No key for the other one: a teacher computes without dropout.
         x, y = self.hidden(batch, key), other.hidden(batch)
         models = (x, *self.head(x)), (y, *other.head(y))
-        found = losses.along(function, *models, chunk=self.chunk)
+        # The last position has a dummy target.
+        next_BT = jnp.roll(batch["tokens"], -1, axis=-1).reshape(x.shape[:2]) if targets else None
+        found = losses.along(function, *models, chunk=self.chunk, targets_BT=next_BT)
         return found.reshape(batch["tokens"].shape)[..., :-1]
 
     def scores(self, batch, key=None, *, head: str = "reward") -> jax.Array:

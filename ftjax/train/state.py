@@ -26,6 +26,7 @@ class State(NamedTuple):
     opt_state: Any
     ema: Any  # exponential moving average of `params`, or None
     key: jax.Array  # typed key []; never changes: draws derive from (key, step, purpose)
+    integral: Any = None  # what each weight has done for the loss, where a penalty asks for it
 
 
 def split(params, patterns) -> tuple[Any, Any]:
@@ -69,11 +70,14 @@ def _check_dense(params, patterns) -> None:
             )
 
 
-def create(trainable, tx, *, key: jax.Array, ema: bool = False) -> State:
-    """Make the state before the first step."""
+def create(
+    trainable, tx, *, key: jax.Array, ema: bool = False, integral: Any = None
+) -> State:  # fmt: skip
+    """Make the state before the first step; integral: shapes of what starts at zero, or None."""
     # It starts at the parameters and not at zero, so it needs no correction of bias.
     average = averages.init(trainable) if ema else None
-    return State(jnp.int32(0), trainable, tx.init(trainable), average, key)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), integral)
+    return State(jnp.int32(0), trainable, tx.init(trainable), average, key, zeros)
 
 
 def axes(model, params) -> dict:

@@ -8,6 +8,7 @@ total / that sum, and gradients only add.
 
 import functools
 from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,13 +29,14 @@ def make_step(
     learning_rate: Callable | None = None, accumulate: int = 1, chunk: int = 64,
     ema_decay: float | None = None, reduce: Callable = lambda x: x,
     shard_key: Callable = lambda key: key, reference: Callable = reference_policy.adapters_off,
-    anchors: Anchors | None = None,
+    anchors: Anchors | None = None, projected: Anchors | None = None,
+    integrate: Callable | None = None,
 ) -> Callable:  # fmt: skip
     """Make `step(state, frozen, batch) -> (state, metrics)`.
 
     Args:
       objective: `(policy, reference, batch, key) -> {"loss": Mean or tuple of Mean, name: Mean}`.
-      tx: the optax transformation over the trainable tree.
+      tx: the optax transformation over the trainable tree; see `_Found` for its extra arguments.
       penalties: `(params, frozen["penalties"][label]) -> scalar` by label, differentiated too; each
         is a metric `penalty/<label>`, and the metric `loss` is the objective's alone.
       learning_rate: `step -> rate`, reported as a metric.
@@ -42,27 +44,92 @@ def make_step(
       ema_decay: keep an exponential moving average of the trainables with this decay.
       reduce: sums a tree over the devices of a mapped axis; shard_key makes a key differ there.
       reference: `(policy, batch) -> policy`, what preference losses compare with.
-      anchors: terms on batch["anchors"][label] and their weights; see `run.anchors`.
+      anchors: terms on batch["anchors"][label] and their weights, see `run.anchors`; projected:
+        such that are no part of the loss. integrate: adds a step to `state.integral`.
 
     Metrics are `Mean`s and scalars, `tokens` the batch's less its padding; the loop reads them.
     """
-    terms = dict(penalties=penalties, anchors=anchors, reference=reference)
-    gradients = make_gradients(model, objective, **terms, accumulate=accumulate, chunk=chunk)
+    options = dict(reference=reference, accumulate=accumulate, chunk=chunk)
+    find = _finding(model, objective, penalties or {}, anchors or {}, projected or {}, options)
+    tx = optax.with_extra_args_support(tx)
 
     def step(state: State, frozen, batch):
         # By (run, step, purpose) and not split: a resumed run needs no stream of its own.
         key = shard_key(rng.stream(state.key, state.step, "objective"))
-        grads, metrics = gradients(state.params, frozen, batch, key, reduce)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        metrics |= _seen(state, grads, batch, reduce, learning_rate)
-        ema = state.ema
-        if ema_decay is not None:
-            # Of the parameters after the update: at the last step the average includes it.
-            ema = averages.update(ema, params, decay=ema_decay)
-        return State(state.step + 1, params, opt_state, ema, state.key), metrics
+        found = find(state.params, frozen, batch, key, reduce)
+        moves, opt_state = tx.update(found.total, state.opt_state, state.params, **found.offered)
+        params = optax.apply_updates(state.params, moves)
+        metrics = found.metrics | _seen(state, found.total, batch, reduce, learning_rate)
+        ema, integral = _followed(state, params, frozen, found, ema_decay, integrate)
+        return State(state.step + 1, params, opt_state, ema, state.key, integral), metrics
 
     return step
+
+
+def _followed(state: State, params, frozen, found: "_Found", ema_decay, integrate) -> tuple:
+    """Return the average of the trainables and the path integral, each None where there is none."""
+    ema, integral = state.ema, state.integral
+    if ema_decay is not None:
+        # Of the parameters after the update: at the last step the average includes it.
+        ema = averages.update(ema, params, decay=ema_decay)
+    if integral is not None:
+        ends = (states.combine(each, frozen) for each in (state.params, params))
+        integral = integrate(integral, *ends, found.own, found.by)
+    return ema, integral
+
+
+class _Found(NamedTuple):
+    """What a step differentiates: gradients of the mean loss alone, and with penalties; metrics.
+
+    offered: more gradients of this batch, as functions of the trainables that optimizers may take
+    for extra arguments: `gradient` of all that the step differentiates, and `anchors`, of each
+    projected term by label. by: `(trainable, frozen) -> gradients` of the mean loss by another
+    split of the parameters; see `path_integral.make`.
+    """
+
+    own: Any
+    total: Any
+    metrics: dict
+    offered: dict[str, Any]
+    by: Callable
+
+
+def _finding(model, objective, penalties: Mapping, anchors, projected: Anchors, options: dict):
+    """Make `(trainable, frozen, batch, key, reduce) -> _Found`."""
+    gradients = make_gradients(model, objective, anchors=anchors, **options)
+    beside = {
+        label: make_gradients(model, _objective_of(label, term), **options)
+        for label, (term, _) in projected.items()
+    }
+
+    def find(trainable, frozen, batch, key, reduce) -> _Found:
+        mean = lambda trainable, frozen: gradients(trainable, frozen, batch, key, reduce)
+        # After the reduction: every device would add the same penalty once more.
+        whole = lambda own, trainable: _penalise(own, penalties, trainable, frozen)
+        own, metrics = mean(trainable, frozen)
+        total, values = whole(own, trainable)
+        offered = dict(
+            gradient=lambda params: whole(mean(params, frozen)[0], params)[0],
+            anchors=_gradients_of(beside, frozen, batch, key, reduce),
+        )
+        return _Found(own, total, metrics | values, offered, lambda *split: mean(*split)[0])
+
+    return find
+
+
+def _objective_of(label: str, term: Callable) -> Callable:
+    """Make an anchor's term the whole loss."""
+
+    def objective(policy, reference, batch, key):
+        return {"loss": term(policy, reference, batch["anchors"][label], key)}
+
+    return objective
+
+
+def _gradients_of(beside: Mapping[str, Callable], *given) -> dict[str, Callable]:
+    """Make `params -> gradients` of each, at this step."""
+    of = lambda gradients: lambda params: gradients(params, *given)[0]
+    return {label: of(gradients) for label, gradients in beside.items()}
 
 
 def _seen(state: State, grads, batch, reduce: Callable, learning_rate: Callable | None) -> dict:
@@ -77,9 +144,8 @@ def _seen(state: State, grads, batch, reduce: Callable, learning_rate: Callable 
 
 
 def make_gradients(
-    model, objective, *, penalties: Mapping[str, Callable] | None = None, accumulate: int = 1,
-    chunk: int = 64, reference: Callable = reference_policy.adapters_off,
-    anchors: Anchors | None = None,
+    model, objective, *, accumulate: int = 1, chunk: int = 64,
+    reference: Callable = reference_policy.adapters_off, anchors: Anchors | None = None,
 ) -> Callable:  # fmt: skip
     """Make `(trainable, frozen, batch, key, reduce) -> (gradients, metrics)` of the mean loss."""
 
@@ -111,16 +177,18 @@ def make_gradients(
             result = one_gradient(trainable, jax.tree.map(lambda leaf: leaf[0], micro))
         else:
             result = _sum_over(lambda one: one_gradient(trainable, one), micro)
-        # After the reduction: every device would add the same penalty once more.
-        return _penalise(reduce(result), penalties or {}, trainable, frozen)
+        return reduce(result)
 
     return gradients
 
 
-def _penalise(result, penalties: Mapping[str, Callable], trainable, frozen):
-    """Add the gradients of penalties to those of the loss: once, they do not depend on a batch."""
+def _penalise(gradients, penalties: Mapping[str, Callable], trainable, frozen):
+    """Add the gradients of penalties to those of the loss: once, they do not depend on a batch.
+
+    Returns the sum, and the penalties' values as metrics.
+    """
     if not penalties:
-        return result
+        return gradients, {}
 
     def total(trainable):
         params, arrays = states.combine(trainable, frozen), frozen.get("penalties", {})
@@ -133,7 +201,7 @@ def _penalise(result, penalties: Mapping[str, Callable], trainable, frozen):
     own, values = jax.grad(total, has_aux=True)(trainable)
     # A gradient of its own, since penalties see no microbatch; the metric `loss` stays the
     # objective's.
-    return jax.tree.map(jnp.add, result[0], own), result[1] | values
+    return jax.tree.map(jnp.add, gradients, own), values
 
 
 def _with_anchors(metrics: dict, anchors: Anchors, policy, reference, batch, key) -> dict:

@@ -185,6 +185,17 @@ def test_a_required_flag_must_be_given():
         values(["x"])
 
 
+def test_a_value_that_no_reference_can_follow_is_named(config_file):
+    config = conf.load(config_file)
+    with pytest.raises(ValueError, match=r"config\.adapter\.rank: got 'four', which another key"):
+        conf.put(config, ["adapter", "rank"], "four")
+    open_ = conf.create(adapter=dict(rank=4))
+    open_.adapter.alpha = 2.0 * open_.adapter.get_ref("rank")
+    conf.put(open_, ["adapter", "rank"], "four")
+    with pytest.raises(ValueError, match=r"config\.adapter\.alpha: cannot be worked out from the"):
+        conf.to_dict(open_)
+
+
 def test_parse_arg_types_by_the_defaults():
     arg = conf.parse_arg(
         "rank=8, runlocal,lr=1e-3,name=x=y", rank=4, runlocal=False, lr=0.1, name=None

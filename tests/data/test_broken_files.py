@@ -28,6 +28,8 @@ def chat(*messages):
 BROKEN = {
     "cut off JSON": ("prompt", '{"prompt": "a", "resp', "broken JSON", "(line)", 
                      "a line that is cut off", "fetch"),
+    "cut off behind a value": ("text", '{"text": "a"', "broken JSON", "(line)", "at column 14 (",
+                               "fetch"),
     "two objects": ("text", '{"text": "a"} {"b": 1}', "broken JSON", "(line)", 
                     "two JSON values", "jq -c ."),
     "array": ("text", '["a"]', "not an object", "(line)", "list ['a']", "jq -c '.[]'"),
@@ -60,6 +62,10 @@ BROKEN = {
         "messages[0]", "user weight", "only assistant turns"),
     "negative weight": ("text", '{"text": "a", "weight": -1}', "bad weight", "weight", "int -1",
                         "plain number"),
+    "a weight beyond float32": ("text", '{"text": "a", "weight": 1e300}', "bad weight", "weight",
+                                "1e+300", "plain number"),
+    "a weight that no float holds": ("text", f'{{"text": "a", "weight": 1{"0" * 400}}}',
+                                     "bad weight", "weight", "int 1000", "plain number"),
     "NaN weight": ("prompt", NAN, "bad weight", "weight", "nan", "plain number"),
 }  # fmt: skip
 

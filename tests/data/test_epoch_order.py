@@ -18,6 +18,19 @@ def test_one_part_is_a_new_permutation_every_epoch():
     assert first == order([50], [1.0])
 
 
+def test_passes_differ_in_themselves_and_in_how_parts_are_mixed():
+    """Each of three draws takes part in an epoch's order: of a part, of the mixture, of rows."""
+    stream = lambda start, stop: epoch_order._stream(
+        50, start, stop, seed=0, part=0, shuffle=True
+    ).tolist()
+    assert sorted(stream(0, 50)) == sorted(stream(50, 100)) == list(range(50))
+    assert stream(0, 50) != stream(50, 100)
+    of_parts = lambda epoch: [i >= 20 for i in order([20, 20], [0.5, 0.5], epoch)]
+    assert of_parts(0) != of_parts(1)
+    rows = [epoch_order.permutation(20, seed=0, epoch=epoch).tolist() for epoch in range(2)]
+    assert rows[0] != rows[1]
+
+
 def test_without_shuffling_a_part_keeps_its_order():
     assert order([5], [1.0], 3, shuffle=False) == [0, 1, 2, 3, 4]
 

@@ -182,7 +182,8 @@ RENDERED = {
 REFUSED = {
     "kind of another form": ("prompt", talk(U, A), "data.kind='chat'"),
     "names nobody knows": ("prompt", {"question": "a", "answer": "b"}, "prompt=FIELD"),
-    "an unknown role": ("chat", talk(U, {"role": "gpt", "content": "b"}), "data.roles=dict(gpt="),
+    "an unknown role": (
+        "chat", talk(U, {"role": "gpt", "content": "b"}), "data.roles={'gpt': 'assistant'}"),
     "a role without a map": ("chat", talk(U, A, {"role": "function", "content": "x"}), "'tool'"),
     "an image": (
         "chat", talk(U | {"content": [{"type": "image_url", "image_url": "x"}]}, A), "only text"),
@@ -274,6 +275,15 @@ def test_forms_unread_columns_and_stops_are_counted(tmp_path, bpe):
     assert data.forms == {"alpaca": 1}
     assert data.unread == {"weight": 1}
     assert data.turns == {"turns": 1, "ended": 1}
+
+
+@pytest.mark.parametrize(("prompt", "lost"), [("", 1), ("a:", 0)])
+def test_an_answer_that_nothing_is_before_is_counted(prompt, lost, tmp_path, bpe):
+    row = {"prompt": prompt, "response": "b c"}
+    data = load(tmp_path, bpe, "prompt", row)
+    assert data.count["first token of an answer"] == lost
+    everything = load(tmp_path, bpe, "prompt", row, loss="all")
+    assert everything.count["first token of an answer"] == 0
 
 
 def test_a_text_that_begins_with_bos_gets_one(bpe):

@@ -86,11 +86,15 @@ def test_save_writes_the_same_bytes(folder, tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "told"),
-    [("{", "broken JSON"), ("[]", "without 'model'"), ('{"bos_token": "a"}', "without 'model'")],
+    [
+        ("{", "not valid JSON"),
+        ("[]", "got a JSON list"),
+        ('{"bos_token": "a"}', "got .*without 'model'"),
+    ],
 )
 def test_file_that_is_no_tokenizer(tmp_path, content, told):
     (tmp_path / "tokenizer.json").write_text(content)
-    with pytest.raises(ValueError, match=rf"tokenizer\.json: got .*{told}"):
+    with pytest.raises(ValueError, match=rf"tokenizer\.json: {told}"):
         tokenizer_files.load(tmp_path)
 
 

@@ -27,6 +27,15 @@ def get_config(arg=None):
     c.steps, c.batch_size, c.log_every_steps = 4, 8, 1
     if arg.what in KINDS:
         c.objective = dict(name=arg.what)
+    if arg.what == "held":  # all that the optimizer does for weights to stay where they began
+        c.adapter, c.trainable = dict(name="", where="blocks/**"), ("model/blocks/attn/*",)
+        c.objective = dict(name="talr", tau=2.0)
+        c.optim.l2sp, c.optim.layer_decay = 0.5, 0.5
+        c.optim.average = dict(every_steps=3, share=0.3)
+        c.optim.galore = dict(rank=6, every_steps=2)
+    if arg.what == "osf":
+        c.adapter = dict(name="osf", where="blocks/attn/*", keep=0.5)
+        c.objective, c.optim.sam = dict(name="flow", tau=3.0), dict(rho=0.05)
     if KINDS.get(arg.what) in ("preference", "unpaired"):
         c.data = dict(PAIRS, kind=KINDS[arg.what])
     if arg.what in ("grpo", "ppo", "online_dpo"):
@@ -91,4 +100,5 @@ def rows(workdir):
 
 def weights(workdir):
     """Bytes of what a run exports."""
-    return (workdir / "export" / "adapter_model.safetensors").read_bytes()
+    [path] = (workdir / "export").glob("*model.safetensors")
+    return path.read_bytes()

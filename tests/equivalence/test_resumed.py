@@ -6,7 +6,7 @@ import pytest
 
 from tests.equivalence.conftest import command, metrics, run, weights
 
-OFFLINE = ("sft", "dpo", "kto", "reward", "distillation")
+OFFLINE = ("sft", "dpo", "kto", "reward", "distillation", "held", "osf")
 ONLINE = ("grpo", "ppo", "online_dpo")
 
 

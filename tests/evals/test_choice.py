@@ -108,6 +108,8 @@ def test_a_template_makes_the_prompt(model, params, tokens):
         (dict(choices=["a", "b"], answer=-1), "got -1"),
         (dict(choices=["a", "b"], answer="c"), "got 'c'"),
         (dict(choices=["a"], answer=0), "row 0: choices.*two at least"),
+        (dict(response="a"), "row 0: choices: got none, but response, prompt"),
+        (dict(choices=["a", "b"]), "row 0: answer: got none"),
     ],
 )
 def test_bad_rows_are_errors(row, message, model, tokens):

@@ -135,6 +135,12 @@ BROKEN = {  # name: (changes, patterns that the message must match)
     "drift from a base that is not held": (
         {"adapter": dict(name="", where="blocks/**"), "evals.task": dict(name="drift", data=LONG)},
         [r"evals\.task\.name: got 'drift', which compares with the base, .* expected an adapter"]),
+    "a tracker's project and no tracker": (
+        {"tracker.project": "mine"}, [r"tracker\.project: got 'mine' and no tracker\.name"]),
+    "a key of quantising, and nothing is quantised": (
+        {"model.quantize": dict(name="", wher="**")}, [r"model\.quantize\.wher: got .* no model"]),
+    "a learning rate that is infinite in float32": (
+        {"optim.learning_rate": 1e300}, [r"optim\.learning_rate: got 1e\+300; expected above 0"]),
     "unknown compiler": (dict(compile="pmp"), ["compile: got 'pmp'; expected one of jit, pmap"]),
     "pmap over shards": (
         {"compile": "pmap", "mesh.fsdp": 2}, ["compile: got 'pmap'.*'fsdp': 2.*use compile='jit'"]),

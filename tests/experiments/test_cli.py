@@ -87,3 +87,11 @@ def test_a_batch_script_without_its_launcher_ends_in_one_line():
         line for line in done.stderr.splitlines() if line.startswith("error: SLURM_NTASKS: got 2;")
     ]
     assert "start the command with srun" in done.stderr
+
+
+def test_windows_is_told_of_wsl_at_once(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(SystemExit) as left:
+        cli.run(lambda argv: pytest.fail("it began"))
+    assert left.value.code == 2
+    assert "wsl --install" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from ftjax.core import files
 from ftjax.run import plan as running
 from ftjax.run import reader, reference
 from tests import lab as lab_lib
@@ -73,6 +74,13 @@ def test_a_reward_head_trains_and_is_exported(lab, tmp_path):
     loaded = reader.load(found)
     np.testing.assert_array_equal(loaded.params["head"]["reward"], head[0])
     assert not np.any(loaded.base["head"]["reward"])
+    # PEFT reads it onto a classifier, and we onto any model of the base.
+    config = files.read_json(found / "export" / "adapter_config.json")
+    assert (config["task_type"], config["modules_to_save"]) == ("SEQ_CLS", ["score"])
+    tensors = load_file(found / "export" / "adapter_model.safetensors")
+    np.testing.assert_array_equal(tensors["base_model.model.score.weight"], head)
+    again = {"adapter_from": str(found / "export"), "steps": 1}
+    lab_lib.train(preferring(lab, **again), tmp_path / "again")
 
 
 WRONG = {

@@ -162,7 +162,11 @@ def test_overlong_examples_are_counted(lab, tmp_path):
 def test_the_report_needs_nothing_but_itself(trained):
     page = (trained.workdir / "report.html").read_text()
     outside = re.findall(r"""(?:src|href)\s*=\s*["'](?!#)[^"']*|url\((?!#)[^)]*|@import""", page)
-    assert not [each for each in outside if "data:" not in each]
+    links = re.findall(r'href="([^#"][^"]*)"', page)
+    assert not [each for each in outside if "data:" not in each and "href" not in each]
+    # A link is to a file of the run, beside the page.
+    assert "config.json" in links
+    assert all((trained.workdir / each).exists() for each in links)
     assert "<script src" not in page
     for name in ("task", "answers", "old", "nll", "exact_match", "accuracy", "Q: what is 3?"):
         assert name in page, name
@@ -170,6 +174,23 @@ def test_the_report_needs_nothing_but_itself(trained):
     assert str(trained.settings.batch_size) in page
     summary = json.loads((trained.workdir / "summary.json").read_text())
     assert f"{summary['tokens']:,}" in page
+    row = next(row for row in summary["learned"] if row["label"] == "task")
+    assert row["change"] == pytest.approx(row["values"][1] - row["values"][0])
+    assert row["intervals"][1][0] <= row["change"] <= row["intervals"][1][1]
+    assert (row["unit"], row["direction"]) == ("nats/token", -1)
+    for value, (low, high) in zip(row["values"], row["bounds"], strict=True):
+        assert low <= value <= high
+
+
+def test_answers_of_a_generative_evaluation_are_kept(trained):
+    scores = np.load(trained.workdir / "evals" / "3.npz")["answers/exact_match"]
+    for step in (0, 3):
+        lines = (trained.workdir / "evals" / f"answers_{step}.jsonl").read_text().splitlines()
+        told = [json.loads(line) for line in lines]
+        assert len(told) == len(scores) == 4
+        assert all(each.keys() == {"prompt", "answer", "target"} for each in told)
+    right = [each["answer"].strip() in map(str.strip, each["target"]) for each in told]
+    assert right == [score == 1 for score in scores]
 
 
 def test_bits_per_byte_are_given(trained):

@@ -9,25 +9,9 @@ import pytest
 
 from experiments import sequential, train
 from ftjax.studies import outcomes, stages, study
+from tests.lab import ANSWERS, write_study
 
-CONFIG = """
-from configs import common
-
-def get_config(arg=None):
-    arg = common.parse_arg(arg, task="a", full=False, replay=False)
-    c = common.base()
-    c.model.base = ROOT + "/base"
-    common.tune(c, full=arg.full, rank=2)
-    rows = lambda name: dict(name="jsonl", path=ROOT + "/" + name + ".jsonl")
-    c.data = dict(rows(arg.task), max_tokens=32, kind="prompt")
-    for label in ("a", "b", "old"):
-        group = "new" if label == arg.task else "old"
-        c.evals[label] = dict(name="nll", group=group, data=rows(label))
-    c.optim.schedule = dict(name="constant")
-    c.steps, c.batch_size, c.eval_every_steps, c.log_every_steps = 4, 8, 2, 2
-    c.checkpoint.every_steps = 2
-    return c
-
+STUDY = """
 def study():
     return dict(
         tasks=("a", "b"), methods=dict(full="full", lora=""), carry="merged",
@@ -35,19 +19,11 @@ def study():
         match=dict(metric="nll", fraction=0.3),
     )
 """
-ANSWERS = dict(a=" it is", b=" what", old=" it is what it is")
 
 
 @pytest.fixture(scope="module")
 def config(lab, tmp_path_factory):
-    root = tmp_path_factory.mktemp("study")
-    (root / "base").symlink_to(lab.root / "base")
-    for name, answer in ANSWERS.items():
-        rows = [dict(prompt=f"{name} {i}:", response=f"{answer} {i}\n") for i in range(8)]
-        (root / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    path = root / "own.py"
-    path.write_text(CONFIG.replace("ROOT", repr(str(root))))
-    return str(path)
+    return str(write_study(lab, tmp_path_factory.mktemp("study"), STUDY))
 
 
 @pytest.fixture(scope="module")

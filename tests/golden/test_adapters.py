@@ -75,7 +75,7 @@ class Results(dict):
 
 
 @pytest.fixture(scope="module")
-def results(golden, quick_compiles):
+def results(golden):
     return Results()
 
 

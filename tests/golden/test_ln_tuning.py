@@ -33,7 +33,7 @@ def test_there_is_one(golden):
 
 
 @each
-def test_logits_loss_and_gradients(folder, quick_compiles):
+def test_logits_loss_and_gradients(folder):
     inputs, model, weights, given = load(folder)
     batch = reference.batch_of(inputs["input_ids"], inputs["attention_mask"])
     ours = reference.evaluate(model, "model", {"model": weights, "adapters": None}, batch)

@@ -25,7 +25,7 @@ each = pytest.mark.parametrize("folder", FOLDERS, ids=reference.id_of)
 
 
 @pytest.fixture(scope="module")
-def results(golden, quick_compiles):
+def results(golden):
     """Evaluate every family once."""
     found = {}
     for folder in FOLDERS:
@@ -65,7 +65,7 @@ SHORT = [folder for folder in FOLDERS if "logits_short" in reference.io(folder)]
 
 
 @pytest.mark.parametrize("folder", SHORT, ids=reference.id_of)
-def test_logits_of_short_rows(folder, quick_compiles):
+def test_logits_of_short_rows(folder):
     """Longrope has other factors where the context is short."""
     _, model, params = reference.base(folder)
     io = reference.io(folder)
@@ -156,7 +156,7 @@ GENERATED = [folder for folder in FOLDERS if "generated" in reference.io(folder)
 
 
 @pytest.mark.parametrize("folder", GENERATED, ids=reference.id_of)
-def test_greedy_tokens_through_the_cache(folder, quick_compiles, request):
+def test_greedy_tokens_through_the_cache(folder, request):
     """Both prompts in one batch; the reference continued each alone."""
     if folder.name == "gemma4":
         # Of the wrapper alone, from the eighth token of the longer prompt on; see README, Families.
@@ -184,7 +184,7 @@ def by_blocks():
 
 
 @pytest.mark.parametrize("folder", by_blocks())
-def test_a_step_of_lora_on_eight_devices(folder, quick_compiles):
+def test_a_step_of_lora_on_eight_devices(folder):
     """At its start an adapter changes nothing: the loss is the reference's, on any mesh."""
     family, model, _ = reference.base(folder)
     io, mesh = reference.io(folder), meshes.make(data=1, fsdp=2, expert=2, tensor=2)

@@ -100,8 +100,9 @@ def kill(jobs, number, *, step):
     launcher.communicate(timeout=LONGEST_S)
     if number == signal.SIGTERM:
         assert "running" not in states(jobs)  # it has waited for them
-    wait_until(lambda: "running" not in states(jobs), "workers outlive their launcher")
-    assert states(jobs)[:2] == ["stopped", "stopped"]
+    # On a busy machine a worker that saves looks stale for a moment.
+    ended = lambda: states(jobs)[:2] == ["stopped", "stopped"]
+    wait_until(ended, "workers outlive their launcher, or died with it")
 
 
 def test_a_sweep_that_is_killed_goes_on_and_repeats_nothing(jobs):

@@ -65,7 +65,7 @@ def test_both_files_have_every_job(jobs, tmp_path):
     assert "loss &lt;nan&gt;" in text
     assert text.index("rate 1") < text.index("rate 2") < text.index("rate 0")
     assert "Learned: the new task" in text
-    assert text.count("<svg") == 1
+    assert text.count("<svg") == 2  # the loss, and nll before and after
 
 
 def test_a_sweep_without_a_result_has_a_page_too(jobs, tmp_path):

@@ -97,8 +97,7 @@ def loss_and_gradients(model, params, adapters, batch):
 def subject(name):
     """A model with weights and adapters, one of them with an array that layers share."""
     model = mixed(PATTERNS[name])
-    draw = jax.jit(lambda key: subjects.jitter(model.init(key), scale=0.1))
-    params = draw(jax.random.key(0))
+    params = subjects.jitter(jax.jit(model.init)(jax.random.key(0)), scale=0.1)
     where = [*(f"{stack}/attn/q" for stack in model.stacks), "embed"]
     init = jax.jit(lambda key: protocol.init(toy, key, model.linears, params, where=where))
     return model, params, init(jax.random.key(1))

@@ -14,6 +14,7 @@ from ftjax.core import tree
 from ftjax.models.base import Linear
 from ftjax.objectives import sft
 from ftjax.optim import optimizer
+from ftjax.penalties.lib import change, importance, path_integral
 from ftjax.train import state as states
 from ftjax.train import step as steps
 from tests.laws import subjects
@@ -21,6 +22,7 @@ from tests.laws import subjects
 PENALTIES = subjects.modules_with(ftjax.penalties, "make")
 LINEARS = {f"blocks/attn/{name}": Linear("BTD,DF->BTF", (6, 5), (0, 1)) for name in "qv"}
 TRAINS = {"model/blocks/attn/q"}
+IMPORTANCES = ("ewc", "mas", "si")  # of the weights, which a run leaves for the one after
 each_penalty = pytest.mark.parametrize("name", PENALTIES)
 
 
@@ -45,12 +47,12 @@ def value_of(name, **changes):
     offered = dict(linears=LINEARS, trains=TRAINS)
     penalty = conf.call(module.make, module.EXAMPLE | changes, where=name, extra=offered)
     origin, arrays = params(0.5), {}
+    start = PENALTIES["l2sp"].make(weight=1.0, **offered).prepare(origin, None, None, None)
     if name == "l2sp":
-        arrays = penalty.prepare(origin, None, None)
-    if name == "ewc":
+        arrays = start
+    if name in IMPORTANCES:
         needed = {"q": 1 + draw(9, 2, 6, 5) ** 2, "v": 1 + draw(10, 2, 6, 5) ** 2}
-        start = PENALTIES["l2sp"].make(weight=1.0, **offered).prepare(origin, None, None)
-        arrays = {"start": start, "fisher": {"model": {"blocks": {"attn": needed}}}}
+        arrays = {"start": start, "importance": {"model": {"blocks": {"attn": needed}}}}
     return functools.partial(_value, penalty, arrays)
 
 
@@ -88,7 +90,7 @@ def test_its_gradient_is_finite_and_points_uphill_on_its_own_paths(name):
     assert penalty(lower) < penalty(start)
 
 
-@pytest.mark.parametrize("name", ["l2sp", "ewc"])
+@pytest.mark.parametrize("name", ["l2sp", *IMPORTANCES])
 @pytest.mark.parametrize("way", ["lora", "full"])
 def test_no_strength_is_a_run_without_the_penalty(name, way):
     """Bit for bit; and a strength holds the weights back."""
@@ -99,6 +101,24 @@ def test_no_strength_is_a_run_without_the_penalty(name, way):
     assert not all(np.array_equal(ours, theirs) for ours, theirs in pairs)
 
 
+@pytest.mark.parametrize("name", IMPORTANCES)
+def test_a_past_run_counts_as_much_as_its_decay_says(name):
+    module, given = PENALTIES[name], params()
+    offered = dict(linears=LINEARS, trains=TRAINS)
+    left = {"blocks/attn/q": jnp.full((2, 6, 5), 2.0), "blocks/mlp/up": jnp.ones((2, 3))}
+    of = lambda **keys: conf.call(
+        module.make, module.EXAMPLE | dict(past="runs/a", **keys), where=name, extra=offered
+    )
+    found = importance.add_past({"blocks/attn/q": jnp.full((2, 6, 5), 3.0)}, left, 0.5)
+    np.testing.assert_array_equal(found["blocks/attn/q"], np.full((2, 6, 5), 4.0))
+    np.testing.assert_array_equal(found["blocks/mlp/up"], np.full((2, 3), 0.5))
+    assert of().past == "runs/a"
+    assert of().leave is not None
+    if name == "si":  # the others look at a model
+        held = of().prepare(given, None, None, left)["importance"]["model"]
+        np.testing.assert_array_equal(held["blocks"]["attn"]["q"], left["blocks/attn/q"])
+
+
 @functools.cache
 def trained(way, name=None, weight=None):
     """Return what trains after three steps."""
@@ -107,17 +127,27 @@ def trained(way, name=None, weight=None):
         whole["adapters"] = subjects.adapters("lora", "llama", where="blocks/mlp/**")
     pattern = "adapters/**" if way == "lora" else "model/blocks/mlp/**"
     trainable, frozen = states.split(whole, pattern)
-    values = {}
+    values, integral, options = {}, None, {}
     if name:
         keywords = PENALTIES[name].EXAMPLE | dict(weight=weight)
-        offered = dict(linears=model.linears, trains=set(tree.paths(trainable)))
+        trains = set(tree.paths(trainable))
+        offered = dict(linears=model.linears, trains=trains)
         penalty = conf.call(PENALTIES[name].make, keywords, where=name, extra=offered)
-        prepare = jax.jit(lambda params, batch: penalty.prepare(params, model, batch))
+        # What a past run has left, of those that find nothing themselves.
+        paths = change.changing(whole, trains, name=name)
+        past = {path: jnp.ones_like(tree.paths(whole["model"])[path]) for path in paths}
+        past = past if name in IMPORTANCES else None
+        prepare = jax.jit(lambda params, batch: penalty.prepare(params, model, batch, past))
         frozen |= {"penalties": {"p": prepare(whole, subjects.batch())}}
         values["p"] = penalty.value
+        if penalty.integrates:
+            integral = path_integral.abstract(whole, trains, model.linears)
+            options["integrate"] = path_integral.make(model.linears)
     tx = optimizer.make(name="sgd", learning_rate=1e-3, schedule="constant", total_steps=3).tx
-    step = jax.jit(steps.make_step(model, sft.make(), tx, penalties=values, chunk=subjects.CHUNK))
-    state = states.create(trainable, tx, key=jax.random.key(0))
+    make = steps.make_step
+    made = make(model, sft.make(), tx, penalties=values, chunk=subjects.CHUNK, **options)
+    step = jax.jit(made)
+    state = states.create(trainable, tx, key=jax.random.key(0), integral=integral)
     for _ in range(3):
         state, _ = step(state, frozen, subjects.batch())
     return state.params

@@ -23,9 +23,15 @@ def base(family, *, name="nf4", where="blocks/**", **options):
     """Quantise the weights of a family; returns the handle, them, and them as arrays."""
     handle, weights = subjects.model(family, **options), subjects.weights(family, **options)
     quantizers = quantized.make_quantizers(handle, name=name, where=where)
-    codes = jax.jit(lambda w: quantized.quantise(w, handle, quantizers))(weights)
+
+    @jax.jit
+    def both(weights):
+        codes = quantized.quantise(weights, handle, quantizers)
+        return codes, quantize.dense(codes, jnp.float32)
+
+    codes, dense = both(weights)
     assert set(quantize.sites(codes)) == set(quantizers)
-    return handle, codes, quantize.dense(codes, jnp.float32)
+    return handle, codes, dense
 
 
 def score(handle, params):
@@ -33,6 +39,19 @@ def score(handle, params):
 
 
 @each
+def test_every_family_computes_what_it_computes_with_its_dense_weights(family):
+    handle, codes, dense = base(family)
+    run = jax.jit(lambda model: score(handle, {"model": model, "adapters": None}))
+    subjects.close(run(codes), run(dense), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        p if p in (FIRST, "mixtral") else pytest.param(p, marks=pytest.mark.slow)
+        for p in subjects.FAMILIES
+    ],
+)
 def test_gradients_of_adapters_are_those_over_the_dense_weights(family):
     handle, codes, dense = base(family)
     adapters = subjects.randomised(subjects.adapters("lora", family))

@@ -31,13 +31,9 @@ def make(**options):
 def params():
     """Draw weights, and LoRA adapters of the experts and their router."""
     model, method = make(), lora.make(rank=2, alpha=4.0)
-
-    def draw():
-        weights = subjects.jitter(model.init(jax.random.key(0)), scale=0.1)
-        init = functools.partial(protocol.init, method, jax.random.key(1), model.linears)
-        return weights, init(weights, where="blocks/moe/*")
-
-    weights, adapters = jax.jit(draw)()
+    weights = subjects.jitter(jax.jit(model.init)(jax.random.key(0)), scale=0.1)
+    draw = lambda key, w: protocol.init(method, key, model.linears, w, where="blocks/moe/*")
+    adapters = jax.jit(draw)(jax.random.key(1), weights)
     return {"model": weights, "adapters": subjects.randomised(adapters)}
 
 

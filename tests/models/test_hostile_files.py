@@ -10,9 +10,9 @@ import pytest
 
 from ftjax.models.families import llama
 from ftjax.models.hf import checkpoint
+from scripts import fuzz_headers
 
 COUNT = 500
-HUGE = (2**62, 2**31, -1, 0, 1, 1e300, None, "8", [], {})
 
 
 @pytest.fixture(scope="module")
@@ -36,68 +36,13 @@ def good(model, tmp_path_factory):
     return json.loads(data[8 : 8 + size]), data[8 + size :]
 
 
-def flip_bytes(draw, text, body):
-    spoilt = bytearray(text)
-    for _ in range(draw.integers(1, 6)):
-        spoilt[draw.integers(len(spoilt))] = draw.integers(256)
-    return len(spoilt), bytes(spoilt), body
-
-
-def change_size(draw, text, body):
-    return int(draw.choice([0, 1, len(text) - 1, len(text) + 1, 2**20, 2**63])), text, body
-
-
-def cut(draw, text, body):
-    whole = text + body
-    end = draw.integers(len(whole))
-    return len(text), whole[:end], b""
-
-
-def change_field(draw, text, body):
-    header = json.loads(text)
-    entry = header[draw.choice([name for name in header if name != "__metadata__"])]
-    value = HUGE[draw.integers(len(HUGE))]
-    match draw.choice(["dtype", "shape", "start", "end", "drop"]):
-        case "dtype":
-            entry["dtype"] = str(draw.choice(["F64", "I8", "BOOL", "F32x", "", "U64"]))
-        case "shape":
-            entry["shape"] = [value, *entry["shape"][1:]]
-        case "start":
-            entry["data_offsets"][0] = value
-        case "end":
-            entry["data_offsets"][1] = value
-        case "drop":
-            entry.pop(str(draw.choice(["dtype", "shape", "data_offsets"])))
-    text = json.dumps(header).encode()
-    return len(text), text, body
-
-
-def change_names(draw, text, body):
-    header = json.loads(text)
-    names = [name for name in header if name != "__metadata__"]
-    one, other = draw.choice(names, 2, replace=False)
-    match draw.integers(4):
-        case 0:
-            header[f"../{one}"] = header.pop(one)
-        case 1:
-            header[one] = header[other]
-        case 2:
-            header["__metadata__"] = {"format": ["pt"]}
-        case 3:
-            header[one] = "[" * 5000
-    text = json.dumps(header).encode()
-    return len(text), text, body
-
-
-WAYS = (flip_bytes, change_size, cut, change_field, change_names)
-
-
 def test_five_hundred_spoilt_headers(model, good, tmp_path):
     header, body = good
     text, path = json.dumps(header).encode(), tmp_path / checkpoint.WEIGHTS
     draw, errors = np.random.default_rng(0), []
     for number in range(COUNT):
-        size, spoilt, rest = WAYS[number % len(WAYS)](draw, text, body)
+        change = fuzz_headers.HEADERS[number % len(fuzz_headers.HEADERS)]
+        size, spoilt, rest = change(draw, text, body)
         path.write_bytes(struct.pack("<Q", size) + spoilt + rest)
         try:
             found = checkpoint.load(tmp_path, model, names=llama.NAMES)

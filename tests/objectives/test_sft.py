@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ftjax.objectives import sft
+from ftjax.objectives import dft, flow, sft, talr
 from ftjax.train.policy import Total
 
 
@@ -23,6 +23,9 @@ class Table:
         targets = batch["tokens"][:, 1:, None]
         logp = jnp.take_along_axis(self.logits, targets, -1)[..., 0] - logz
         return Total((weights * loss(logp, logz, self.logits.mean(-1))).sum(), logp)
+
+    def logps(self, batch, key=None):
+        return parts(self.logits)[1]
 
 
 LOGITS = np.random.default_rng(0).normal(size=(2, 3, 5)).astype(np.float32) + 2
@@ -67,3 +70,49 @@ def test_the_z_loss_is_the_square_of_log_z():
     weights = BATCH["weights"][:, 1:] / BATCH["weights"][:, 1:].sum()
     wanted = (2 * z * weights * logz)[..., None] * jax.nn.softmax(LOGITS)
     np.testing.assert_allclose(slope(z_loss=z) - slope(), wanted, rtol=1e-4, atol=1e-6)
+
+
+def same_with_gradient(one, other, rtol=1e-5):
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=1e-7),
+        *(jax.value_and_grad(each)(LOGITS) for each in (one, other)),
+    )
+
+
+def of(objective):
+    """Return `logits -> loss` of an objective."""
+    return lambda logits: objective(Table(logits), None, BATCH, None)["loss"].value()
+
+
+@pytest.mark.parametrize(("tau", "floor"), [(2.0, 0.05), (0.5, 0.3)])
+def test_talr_weighs_tokens_by_a_power_of_their_probability(tau, floor):
+    scale = np.maximum(np.exp(parts(LOGITS)[1] / tau), floor)  # without gradient
+    assert floor == 0.05 or (scale == np.float32(floor)).any()
+    same_with_gradient(of(talr.make(tau=tau, floor=floor)), lambda x: mean(-scale * parts(x)[1]))
+
+
+def test_talr_of_tau_1_is_dft_and_of_floor_1_plain():
+    same_with_gradient(of(talr.make(tau=1.0, floor=0.0)), of(dft.make()))
+    both = talr.make(tau=2.0, floor=1.0), sft.make()
+    jax.tree.map(
+        np.testing.assert_array_equal, *(jax.value_and_grad(of(each))(LOGITS) for each in both)
+    )
+
+
+def test_flow_weighs_examples_by_the_base_s_loss():
+    """The second row is packed: of two examples with one target each."""
+    base = np.random.default_rng(1).normal(size=LOGITS.shape).astype(np.float32)
+    batch = BATCH | {"segments": np.int32([[1, 1, 1, 1], [1, 1, 2, 2]])}
+    batch["weights"] = np.float32([[0, 1, 2, 1], [0, 1, 0, 1]])
+    hard, weights = -np.asarray(parts(base)[1]), batch["weights"][:, 1:]
+    losses = np.array([[(hard[0] * [1, 2, 1]).sum() / 4] * 3, [hard[1, 0], hard[1, 2], hard[1, 2]]])
+    own = weights * np.exp(-losses / 1.5)
+    wanted = lambda x: (own * -parts(x)[1]).sum() / own.sum()
+    found = lambda tau, name: (
+        lambda x: flow.make(tau=tau)(Table(x), Table(base), batch, None)[name].value()
+    )
+    plain = lambda x: sft.make()(Table(x), None, batch, None)["loss"].value()
+    same_with_gradient(found(1.5, "loss"), wanted)
+    np.testing.assert_allclose(found(1.5, "nll")(LOGITS), plain(LOGITS), rtol=1e-6)
+    both = found(1e9, "loss"), plain
+    jax.tree.map(np.testing.assert_array_equal, *(jax.value_and_grad(f)(LOGITS) for f in both))

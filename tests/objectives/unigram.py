@@ -36,7 +36,10 @@ class Unigram:
     def scores(self, batch, key=None, *, head="reward"):
         return self.table[batch["tokens"]]
 
-    def compare(self, other, function, batch, key=None):
+    def compare(self, other, function, batch, key=None, *, targets=False):
+        if targets:
+            of = lambda target: function(self.table, other.table, target)
+            return jax.vmap(jax.vmap(of))(batch["tokens"][..., 1:])
         found = function(self.table, other.table)
         return jnp.broadcast_to(found, batch["tokens"][..., 1:].shape)
 

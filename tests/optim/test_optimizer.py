@@ -238,3 +238,56 @@ def test_state_shardings_of_members():
     places = chain.state_shardings(tx, shapes, {"w": split}, init=jax.vmap(tx.init))
     made = jax.jit(jax.vmap(tx.init), out_shardings=places)({"w": jnp.ones((8, 2, 3))})
     assert [x.sharding.spec for x in jax.tree.leaves(made) if x.ndim == 3] == [split.spec] * 2
+
+
+def test_l2sp_pulls_beside_the_direction_and_adam_does_not_see_it():
+    """As a decoupled decay towards the start: at the first step there is nothing to pull."""
+    plain, pulled = (one("adam", (G, G), l2sp=each) for each in (0.0, 0.5))
+    first = one("adam")
+    np.testing.assert_allclose(pulled, plain - 0.1 * 0.5 * (first - W), rtol=1e-5)
+
+
+def test_averaging_goes_a_share_of_the_way_back_when_it_is_time():
+    average = dict(every_steps=2, share=0.25)
+    w = W - 0.1 * 2 * G
+    w = w + 0.25 * (W - w)
+    np.testing.assert_allclose(one("sgd", (G, G), average=average), w, rtol=1e-5)
+    w = w - 0.1 * G
+    np.testing.assert_allclose(one("sgd", (G, G, G), average=average), w, rtol=1e-5)
+    last = one("sgd", (G, G, G), average=average, total_steps=3)
+    np.testing.assert_allclose(last, w + 0.25 * (W - w), rtol=1e-5)
+
+
+def test_no_strength_is_the_optimizer_without_to_the_bit():
+    off = dict(
+        l2sp=0.0, average=dict(every_steps=1, share=0.0), sam=dict(rho=0.0), layer_decay=1.0,
+        projected={}, galore={},
+    )  # fmt: skip
+    params = {"model": {"w": jnp.asarray(W)}}
+    plain, other = (run(make("adamw", **each), [params], params) for each in ({}, off))
+    jax.tree.map(np.testing.assert_array_equal, plain, other)
+
+
+@pytest.mark.parametrize("key", [dict(l2sp=0.1), dict(average=dict(every_steps=2, share=0.5))])
+def test_factors_of_adapters_are_not_pulled_to_their_start(key):
+    with pytest.raises(ValueError, match=r"optim\.(l2sp|average): .*adapters/q/a trains; expected"):
+        make(**key).tx.init(adapters())
+
+
+def test_layers_move_less_towards_the_input():
+    stacked = jnp.stack([jnp.asarray(W)] * 3)
+    params = {
+        "model": {"blocks": {"q": stacked}, "embed": jnp.asarray(W), "head": jnp.asarray(W)},
+        "adapters": {"late": {"q": {"a": stacked[:1]}}},
+    }  # fmt: skip
+    optimizer = make(layer_decay=0.5, depths={"blocks": (0, 1, 3), "late": (2,)})
+    grads = jax.tree.map(lambda p: jnp.broadcast_to(G, p.shape), params)
+    moves, _ = optimizer.tx.update(grads, optimizer.tx.init(params), params)
+    scale = lambda leaf: np.asarray(leaf).reshape(-1, G.size)[:, 0] / (-0.1 * G[0, 0])
+    np.testing.assert_allclose(scale(moves["model"]["blocks"]["q"]), [0.5**4, 0.5**3, 0.5])
+    np.testing.assert_allclose(scale(moves["adapters"]["late"]["q"]["a"]), [0.5**2])
+    np.testing.assert_allclose(scale(moves["model"]["embed"]), [0.5**5])
+    np.testing.assert_allclose(scale(moves["model"]["head"]), [1])
+    shared = {"model": {"blocks": {"q": jnp.asarray(W)}}}
+    with pytest.raises(ValueError, match=r"layer_decay: got model/blocks/q of the shape .2, 3."):
+        optimizer.tx.update(shared, optimizer.tx.init(shared), shared)

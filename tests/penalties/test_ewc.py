@@ -71,7 +71,7 @@ def test_the_value_weighs_the_squared_change():
     start, needed = jnp.ones((1, 2, 3)), jnp.arange(6.0).reshape(1, 2, 3)
     arrays = {
         "start": {"model": {"q": start}, "adapters": None},
-        "fisher": {"model": {"q": needed}},
+        "importance": {"model": {"q": needed}},
     }
     got = penalty.value({"model": {"q": start + 2.0}, "adapters": None}, arrays)
     np.testing.assert_allclose(got, 3 / 2 * 15 * 4, rtol=1e-6)

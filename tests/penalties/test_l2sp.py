@@ -27,7 +27,7 @@ def factors(b):
 
 def value(params, origin, *, trains, weight=0.2):
     penalty = l2sp.make(weight=weight, linears=LINEARS, trains=trains)
-    return penalty.value(params, penalty.prepare(origin, None, None))
+    return penalty.value(params, penalty.prepare(origin, None, None, None))
 
 
 def test_of_lora_it_is_the_squared_norm_of_the_merged_change():
@@ -51,7 +51,7 @@ def test_of_trained_weights_it_is_the_squared_distance_of_those_alone():
 def test_the_start_is_a_copy_of_what_moves_and_of_nothing_else():
     penalty = l2sp.make(weight=1.0, linears=LINEARS, trains={"model/norm", "head/reward"})
     params = {"model": W, "adapters": factors(draw(4, 3, 2, 7)), "head": {"reward": jnp.ones(5)}}
-    kept = jax.jit(lambda params: penalty.prepare(params, None, None))(params)
+    kept = jax.jit(lambda params: penalty.prepare(params, None, None, None))(params)
     assert kept["model"]["q"] is None
     pointer = lambda x: x.unsafe_buffer_pointer()
     assert pointer(kept["model"]["norm"]) != pointer(W["norm"])

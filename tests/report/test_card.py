@@ -59,6 +59,7 @@ def test_a_model_is_loaded_without_peft():
     assert "peft" not in text
     assert "vllm serve FOLDER" in text
     assert "`reward_head.safetensors` has `score.weight`" in text
+    assert 'AutoModelForSequenceClassification.from_pretrained("FOLDER", num_labels=1)' in text
 
 
 def test_what_vllm_cannot_apply_is_said():

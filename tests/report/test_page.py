@@ -5,7 +5,7 @@ import pytest
 
 from ftjax.report import curves
 from ftjax.report import page as report
-from ftjax.report.table import Row, table, table_text
+from ftjax.report.table import Row, join, table, table_text
 
 RUNS = {
     "before": {"eval/tsql/nll": 1.9, "eval/tsql/exact_match": 0.0, "eval/wiki/nll": 2.1},
@@ -43,6 +43,20 @@ def test_intervals_reach_their_rows():
     noise = {"after LoRA": {"eval/tsql/nll": (-2.0, 0.1)}}
     rows = table(RUNS, groups=GROUPS, intervals=noise).rows
     assert [row.verdict(1) for row in rows] == ["same", "better", "worse"]
+
+
+def test_values_and_changes_are_shown_with_their_intervals(tmp_path):
+    sides = {"before": {"eval/tsql/nll": (1.8, 2.0)}, "after LoRA": {"eval/tsql/nll": (0.4, 0.6)}}
+    changes = {"after LoRA": {"eval/tsql/nll": (-1.5, -1.3)}}
+    found = table(RUNS, groups=GROUPS, intervals=changes, bounds=sides)
+    assert found.rows[0].bounds == ((1.8, 2.0), (0.4, 0.6), None)
+    text = report.write(tmp_path / "r.html", title="x", config={}, table=found).read_text()
+    for part in ("[1.80, 2.00]", "[0.40, 0.60]", "[-1.50, -1.30]"):
+        assert part in text
+    assert "-1.400 [-1.50, -1.30] +" in table_text(found)
+    one = table(RUNS, groups=GROUPS, bounds=sides)._replace(columns=("before", "after LoRA"))
+    joined = join({"a": one, "b": one})
+    assert joined.rows[0].bounds == ((1.8, 2.0), None, None)
 
 
 def test_an_unknown_group_is_named():
@@ -98,9 +112,13 @@ def page(tmp_path_factory):
         title="A & B",
         config={"model": {"name": "toy", "rank": 4}},
         rows=rows,
-        samples=[report.Sample("<script>alert(1)</script>", before="b & c", after="d", target="e")],
+        samples=[report.Sample("<script>alert(1)</script>", {"before": "b & c", "me": "d"}, "e")],
         table=table(RUNS, groups=GROUPS),
         facts={"tokens": "1 M"},
+        costs=report.Grid(["", "a run"], [["memory", "2 GiB"]]),
+        failures=[report.Failure("quiz", "wrong", report.Sample("1+1", {"after": "3"}, "2"))],
+        made={"command": "python -m <x>", "host": "here"},
+        links={"export/README.md": "the card"},
     )
     return path.read_text(encoding="utf-8")
 
@@ -117,8 +135,17 @@ def test_the_page_is_well_formed_and_holds_everything(page):
         "exact_match",
         '"rank": 4',
         "evaluation: nll",
+        "2 GiB",
+        "1+1",
+        "python -m <x>",
+        "the card",
+        "after LoRA: 2 of 2 metrics of the new task better, 0 worse; 0 of 1 metrics of old",
+        "nll ↓ nats/token",
+        "learned against forgotten (nats/token)",
+        "nll (nats/token, less is better)",
     ):
-        assert part in text
+        assert part in " ".join(text.split())
+    assert ("a", {"href": "export/README.md"}) in read.tags
     kinds = [attributes.get("class", "") for _, attributes in read.tags]
     assert sum("change better" in kind for kind in kinds) == 3
     assert sum("change worse" in kind for kind in kinds) == 1
@@ -128,8 +155,10 @@ def test_the_page_asks_nobody_for_anything(page):
     read = Page(page)
     assert not {"script", "link", "img", "iframe"} & {tag for tag, _ in read.tags}
     for _, attributes in read.tags:
-        for name in ("src", "href", "xlink:href"):
+        for name in ("src", "xlink:href"):
             assert attributes.get(name, "#").startswith("#")
+        # A link is to a file beside the page.
+        assert not re.match(r"[a-z]+:|/", attributes.get("href", ""))
     assert "@import" not in page
     assert not re.search(r"url\((?!#)", page)
 
@@ -151,15 +180,19 @@ def test_two_drawings_share_no_ids_and_take_their_colours_from_the_page(page):
 def test_curves_are_collected_by_metric_and_loss_comes_first():
     rows = [{"step": 1, "eval/a/nll": 1.0, "grad_norm": 2.0, "tokens": 5}, {"step": 2, "loss": 0.5}]
     rows += [{"step": 2, "eval/b/nll": 3.0, "time/step_s": 1.0}]
+    rows += [{"step": step, "eval/c/nll": float(step)} for step in (1, 2, 3)]
+    # Two points of an evaluation are no curve; they are in the figures of before and after.
     assert curves.collect(rows) == {
         "loss": {"loss": ([2], [0.5])},
-        "evaluation: nll": {"a": ([1], [1.0]), "b": ([2], [3.0])},
+        "evaluation: nll": {"c": ([1, 2, 3], [1.0, 2.0, 3.0])},
         "grad norm": {"grad_norm": ([1], [2.0])},
     }
     assert next(iter(curves.collect(rows))) == "loss"
 
 
 def test_a_page_of_nothing_but_a_title(tmp_path):
-    text = report.write(tmp_path / "r.html", title="empty", config={}).read_text()
+    nothing = table({"before": {}, "after": {}}, groups={})
+    text = report.write(tmp_path / "r.html", title="empty", config={}, table=nothing).read_text()
+    assert "<table" not in text
     assert Page(text).open == []
     assert "Samples" not in text

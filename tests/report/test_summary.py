@@ -34,6 +34,7 @@ def test_the_summary_holds_what_a_table_of_runs_needs(tmp_path):
     assert read["versions"]["jax"] == jax.__version__
     assert read["memory_bytes"] > 0
     assert read["frozen"] == {"source": "base"}
+    assert {"command", "host", "git_commit", "started", "ended"} <= read.keys()
 
 
 def test_the_config_is_written_in_json(tmp_path):

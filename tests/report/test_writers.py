@@ -64,11 +64,21 @@ def test_console_writes_plain_lines_without_a_terminal():
     console.write(100, ROW | {"eval/new/nll": 0.5})
     console.write(200, {"eval/new/nll": math.nan})
     console.close()
-    first, second, third = stream.getvalue().splitlines()
+    first, *rest = stream.getvalue().splitlines()
     for part in ("100/500", "1.235", "lr 0.0002", "12,346 tok/s", "31.2%", "3 min 20 s", "2.1 GiB"):
         assert part in first
-    assert second == "step 100  eval/new/nll 0.5"
-    assert third == "step 200  eval/new/nll nan"
+    assert rest == ["step 100  nll", "  new     0.5", "step 200  nll", "  new     nan"]
+
+
+def test_evaluations_are_a_table_with_a_column_for_every_metric():
+    scores = {"eval/task/nll": 0.51, "eval/task/bits_per_byte": 0.3, "eval/old/a/f1": 1.0}
+    scores |= {"eval/answers/f1": 0.25}
+    assert writers.score_table(20, scores).splitlines() == [
+        "step 20     nll  bits_per_byte  a/f1    f1",
+        "  task     0.51            0.3",
+        "  old                              1",
+        "  answers                             0.25",
+    ]
 
 
 def test_console_leaves_out_what_is_unknown():
@@ -90,7 +100,13 @@ def test_console_draws_one_bar_on_a_terminal():
     console.close()
     assert "20/20" in stream.getvalue()
     assert "loss 1.235" in stream.getvalue()
-    assert "step 15  eval/new/nll 0.5" in stream.getvalue()
+    assert "step 15  nll\n  new    0.5" in stream.getvalue()
+
+
+def test_a_bar_is_there_before_the_first_row():
+    stream = Terminal()
+    writers.Console(until=20, stream=stream).rewind(-1)
+    assert "0/20" in stream.getvalue()
 
 
 @pytest.mark.parametrize(

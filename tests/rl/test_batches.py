@@ -199,6 +199,7 @@ def test_rows_of_a_prompt_stand_together():
      ({"objective": dict(name="rloo"), "advantages": dict(kl_weight=0.0), "rollout.kl_target": 1.0},
       "rollout.kl_target: got 1.0 with"),
      ({"objective": dict(name="ppo"), "rollout.kl_horizon": 9}, "kl_horizon: got 9 without"),
+     ({"objective": dict(name="dpo"), "rollout.rescore": True}, "rollout.rescore: got True with"),
      ({"objective": dict(name="grpo"), "rollout.missing_eos_penalty": 1.0,
        "rollout.mask_truncated": True}, "rollout.missing_eos_penalty: got 1.0 with mask_truncated"),
      ({"objective": dict(name="nash_md"), "advantages": dict(pairs=1)},
@@ -255,6 +256,14 @@ def test_the_rival_is_the_reference_unless_an_objective_says_otherwise(lab):
     assert drawing.share_of(rollout, mine) == 0.2
 
 
+def test_rows_that_are_not_kept_have_no_targets():
+    batch = {"weights": np.ones((2, 3), np.float32)}
+    found = rollout_batch.spread({"keep": np.float32([1, 0]), "more": 1}, batch)
+    np.testing.assert_array_equal(found.pop("weights"), [[1, 1, 1], [0, 0, 0]])
+    assert found == {"more": 1}
+    assert rollout_batch.spread({"advantages": 2}, batch) == {"advantages": 2}
+
+
 def test_answers_without_an_end_are_left_out_or_pay():
     values, finished = np.float32([[1, NAN], [2, 3], [NAN, NAN]]), np.array([True, False, False])
     ends = lambda **how: rollout_batch.judge_ends(values, finished, **how)
@@ -285,6 +294,18 @@ def test_tokens_behind_a_stop_string_are_not_trained_on(lab, tmp_path, monkeypat
 def test_the_temperature_of_a_run_is_that_of_its_ratios(lab, tmp_path):
     rows = run(lab, tmp_path, objective=dict(name="grpo"), steps=1, **{"rollout.temperature": 0.5})
     assert rows[0]["ratio"] == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["grpo", "ppo"])
+def test_the_first_ratio_is_1_in_bfloat16_too(name, lab, tmp_path):
+    """The sampler's own probabilities are a hundred times farther away."""
+    given = {"objective": dict(name=name), "steps": 1, "model.compute_dtype": "bfloat16"}
+    (row,) = run(lab, tmp_path / "rescored", **given)
+    assert row["ratio"] == pytest.approx(1, abs=1e-3)
+    assert row["sampler/gap"] > 1e-3
+    (row,) = run(lab, tmp_path / "sampled", **given, **{"rollout.rescore": False})
+    assert "sampler/gap" not in row
+    assert abs(row["ratio"] - 1) > 1e-5
 
 
 def test_a_temperature_of_its_own_is_refused(lab):

@@ -44,6 +44,9 @@ def every(old):
     own = config(old)
     few = own["anchors"]["old"]
     own["anchors"] |= {
+        "soft": dict(few, temperature=2.0, weight=0.5),
+        "rest": dict(few, name="kl_forward_off_target", weight=0.5),
+        "held": dict(few, name="nll", use="projection", weight=0.5),
         "back": dict(few, name="kl_reverse", weight=0.5), "nll": dict(few, name="nll", weight=0.1),
         "many": dict(name="nll", weight=0.1, rows=8, data=old(24)),
     }  # fmt: skip
@@ -77,7 +80,10 @@ def test_a_term_is_the_measure_of_the_weights_that_the_step_has(whole, label, me
 
 
 def test_weight_0_is_the_run_without_to_the_bit(lab, old, whole, tmp_path):
-    off = lab.run("off", tmp_path, **config(old, weight=0.0))
+    nothing = config(old, weight=0.0)
+    nothing["anchors"]["held"] = dict(nothing["anchors"]["old"], use="projection")
+    nothing |= {"optim.sam": dict(rho=0.0), "optim.average": dict(every_steps=1, share=0.0)}
+    off = lab.run("off", tmp_path, **nothing)
     plain = lab.run("plain", tmp_path, **(config(old) | {"anchors": {}}))
     assert metrics(off) == metrics(plain)
     one, other = (tree.paths(reader.load(work).params) for work in (off, plain))
@@ -104,6 +110,15 @@ def test_resumed_it_is_the_whole(lab, old, whole, tmp_path):
     assert metrics(work) == metrics(whole)
 
 
+def test_a_temperature_softens_both_and_keeps_the_size_of_the_gradient(whole):
+    """For close models T^2 KL is the variance of the logits' difference / 2 at any temperature."""
+    plain, soft = series(whole, "anchor/old"), series(whole, "anchor/soft")
+    assert soft[0] == pytest.approx(0, abs=1e-6)
+    assert (soft[1:] > 0.2 * plain[1:]).all()
+    assert (soft[1:] < 5 * plain[1:]).all()
+    assert not np.allclose(soft[1:], plain[1:], rtol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("changes", "over", "message"),
     [
@@ -111,6 +126,9 @@ def test_resumed_it_is_the_whole(lab, old, whole, tmp_path):
         (dict(rows=6), {"accumulate": 4, "mesh.data": 2, "mesh.fsdp": 1, "mesh.tensor": 4},
          r"anchors\.old\.rows: .*expected a multiple"),
         (dict(weight=-1.0), {}, r"anchors\.old\.weight: got -1\.0"),
+        (dict(use="projektion"), {}, r"anchors\.old\.use: got 'projektion'; did you mean 'project"),
+        (dict(name="nll", temperature=2.0), {},
+         r"anchors\.old\.temperature: got 2\.0 with 'nll'; expected none"),
         (dict(wait=1.0), {}, r"anchors\.old\.wait: unknown key; did you mean 'weight'"),
         ({}, {"adapter": dict(name="", where="blocks/**"), "evals": {}},
          "reference.name: got 'adapters_off' while model weights train"),
@@ -151,5 +169,5 @@ def test_its_keys_are_known_on_the_command_line(lab, old):
         keys.apply(c, ["anchors.old.wait=3"])
 
 
-def test_there_are_three_terms():
-    assert set(terms.TERMS) == {"kl_forward", "kl_reverse", "nll"}
+def test_there_are_four_terms():
+    assert set(terms.TERMS) == {"kl_forward", "kl_reverse", "kl_forward_off_target", "nll"}

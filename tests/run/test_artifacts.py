@@ -100,7 +100,7 @@ def test_all_who_show_an_interval_draw_equally_often(tmp_path):
     for step, found in enumerate(arrays):
         np.savez(own.scores(step), **{f"a/{name}": value for name, value in found.items()})
     evaluators = {"a": scoring.Evaluator(lambda params: {}, nll.summary)}
-    found = finish.intervals(tmp_path, types.SimpleNamespace(evaluators=evaluators))
+    found, _ = finish.intervals(tmp_path, types.SimpleNamespace(evaluators=evaluators))
     wanted = bootstrap.differences(nll.summary, *arrays)["nll"]
     assert found["eval/a/nll"] == (wanted.low, wanted.high)
 

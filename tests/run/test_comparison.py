@@ -61,7 +61,7 @@ def test_text_and_record(comparison):
     text = comparing.text(comparison, GROUPS, step=7)
     assert "step 7" in text
     assert "retention 0.500" in text
-    assert "+1.000 +" in text
+    assert "0.000   1.000  +1.000 [+1.00, +1.00] +" in text
     record = json.loads(json.dumps(comparing.record(comparison, GROUPS, step=7)))
     assert record["step"] == 7
     assert record["change"]["facts/f1"]["value"] == 1

@@ -61,6 +61,15 @@ def test_what_is_lost_is_counted():
     assert lengths.of_passes(1234.5) == "1,234 passes"
 
 
+def test_what_nobody_reads_is_said():
+    columns = {name: 3 for name in ("url", *"fedcba")}
+    summary = {"rows": 3, "unpredicted": 2, "unread_columns": columns}
+    told = lengths.Length(10, 10, 2.0).text(summary)
+    assert "2 answers begin the text: their first token is not learned" in told
+    assert "columns not read: a, b, c, d, e, f and 1 more; 10 steps" in told
+    assert "not" not in lengths.Length(10, 10, 2.0).text({"rows": 3})
+
+
 def test_an_online_run_has_steps(lab):
     c = common.online(lab.config(steps=None, epochs=2.0), prompts=4, samples=2, max_new_tokens=4)
     with pytest.raises(ValueError, match=r"epochs: got 2\.0 for a run that learns from its own"):

@@ -96,7 +96,7 @@ def test_a_stream_is_the_whole_answer_in_pieces(logprobs, endpoint):
     assert all(event["usage"] is None for event in found[:-1])
     for i, wanted in enumerate(whole["choices"]):
         own = [e["choices"][0] for e in found[:-1] if e["choices"][0]["index"] == i]
-        assert len(own) > 2
+        assert len(own) > 1  # a slow reader gets several pieces as one
         assert "".join(c["text"] for c in own) == wanted["text"]
         assert [c["finish_reason"] for c in own] == [None] * (len(own) - 1) + [
             wanted["finish_reason"]

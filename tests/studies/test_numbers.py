@@ -1,5 +1,7 @@
 """The numbers of a study from scores by hand: gains, matches, rates, and what is missing."""
 
+import dataclasses
+import itertools
 import json
 import math
 
@@ -146,6 +148,66 @@ def test_the_page_shows_all_of_it(tmp_path):
     assert "<b>_0.1" not in text
     assert "a: got NaN" in text
     assert "not resolved" in text
+
+
+def moved(kl, *, intruders=3):
+    """Changes after the two stages of a cell."""
+    drift = {x: dict(kl_forward=kl, kl_reverse=2 * kl, tv=kl / 4) for x in ("a", "b", "old")}
+    spectrum = dict(rank=2.0, effective_rank=3.0, relative_norm=kl, intruders=intruders,
+                    matrices=5, threshold=0.5, energy={"1": 0.6, "2": 1.0})  # fmt: skip
+    return [dict(drift=drift, spectrum=spectrum)] * 2
+
+
+def test_forgetting_is_fitted_on_drift_with_and_without_old_data():
+    own = make(methods=("m", "sees"), rates=(0.1, 0.2), seeds=(0, 1))
+    own = dataclasses.replace(own, changes=("drift", "spectrum"), sees_old=("sees",))
+    # Without old data the probe falls by the square of the divergence, with them never.
+    found = [
+        cell((2, 4, 1 + kl**2), (2, 1, 1), rate=rate, seed=seed)._replace(changes=moved(kl))
+        for (rate, seed), kl in zip(itertools.product((0.1, 0.2), (0, 1)), (0.1, 0.3, 0.5, 0.7),
+                                    strict=True)
+    ]  # fmt: skip
+    found += [
+        cell((2, 4, 1), (2, 1, 1), method="sees", rate=rate, seed=seed)._replace(changes=moved(0.7))
+        for rate, seed in itertools.product((0.1, 0.2), (0, 1))
+    ]
+    report = compute(own, BASE, found)
+    fits = report["drift"]["fits"]
+    blind = fits["without_old_data"]["kl_forward_new"]
+    assert blind["coefficients"] == pytest.approx((0, 0, 1), abs=1e-9)
+    assert (blind["n"], blind["r2"]) == (4, pytest.approx(1))
+    assert fits["all"]["kl_forward_new"]["r2"] < 0.9
+    assert report["drift"]["points"][3]["kl_forward_old"] == 0.7
+    assert report["drift"]["points"][3]["forgetting"] == pytest.approx(0.49)
+
+
+def test_the_page_shows_what_was_measured_of_weights(tmp_path):
+    own = dataclasses.replace(
+        make(methods=("m", "n"), rates=(0.1,), seeds=(0, 1)), changes=("drift", "spectrum"),
+        axes={"rank": dict(m=1.0, n=8.0)},
+    )  # fmt: skip
+    found = [
+        cell((2, 3.5, 1.4 + seed / 9), (2.8, 1, 2.0), method=method, seed=seed)._replace(
+            changes=moved(0.2 + seed / 9, intruders=7))
+        for method, seed in itertools.product("mn", (0, 1))
+    ]  # fmt: skip
+    report = json.loads(json.dumps(files.plain(compute(own, BASE, found))))
+    page = study_page.write(tmp_path / "r.html", title="own", report=report, config=own.plain)
+    text = page.read_text()
+    assert text.count("<svg") == 7  # with drift on new and old, energy, intruders, and the axis
+    assert "What predicts forgetting" in text
+    assert "<td>7.0</td><td>7.0</td>" in text
+
+
+def test_the_end_has_gain_forgetting_and_the_noise_of_seeds():
+    own = make(rates=(0.1,), seeds=(0, 1))
+    found = [cell((2, 4, 1), (2, 1, 1 + seed), seed=seed) for seed in (0, 1)]
+    end = compute(own, BASE, found)["methods"]["m"]["rates"]["0.1"]["end"]
+    assert end["forgetting"]["value"] == pytest.approx(0.25)  # the old by 0 or 1, and a by 0
+    assert end["gain"]["value"] == pytest.approx(1)
+    assert end["gain_floor"] == pytest.approx(0)
+    # t(.975, 1) s sqrt(2 / 2) of 0 and 0.5: two means over two seeds are compared
+    assert end["forgetting_floor"] == pytest.approx(12.7062 * 0.5 / 2**0.5, rel=1e-4)
 
 
 def test_the_matrix_is_the_same_bytes(tmp_path):

@@ -42,8 +42,7 @@ def model():
 
 @functools.cache
 def params():
-    draw = lambda: subjects.jitter(model().init(jax.random.key(0)), scale=0.1)
-    weights = jax.jit(draw)()
+    weights = subjects.jitter(jax.jit(model().init)(jax.random.key(0)), scale=0.1)
     method = lora.make(rank=4, alpha=8.0)
     start = lambda key, w: protocol.init(method, key, model().linears, w, where="blocks/**")
     return {"model": weights, "adapters": jax.jit(start)(jax.random.key(1), weights)}

@@ -46,6 +46,31 @@ def test_microbatches_and_penalties_add_up():
         assert float(metrics["loss"]) == pytest.approx(3)
 
 
+def test_the_optimizer_is_offered_more_gradients_of_the_batch():
+    """Of all that is differentiated, and of terms that are no part of it."""
+    seen = {}
+
+    def update(grads, state, params, *, gradient, anchors):
+        at = {"model": {"w": jnp.float32(2)}, "adapters": None}
+        seen["whole"], seen["old"] = gradient(at)["model"]["w"], anchors["old"](at)["model"]["w"]
+        return jax.tree.map(jnp.zeros_like, grads), state
+
+    tx = optax.GradientTransformationExtraArgs(lambda params: (), update)
+    start = {"model": {"w": jnp.float32(1)}, "adapters": None}
+    square = lambda params, arrays: 2 * params["model"]["w"] ** 2
+    term = lambda policy, reference, batch, key: Mean.of(policy.params["model"]["w"] ** 2 * batch)
+    step = make_step(
+        None, product, tx, penalties={"square": square}, projected={"old": (term, 1.0)},
+        accumulate=2,
+    )  # fmt: skip
+    state = states.create(start, tx, key=jax.random.key(0))
+    batch = BATCH | {"anchors": {"old": X}}
+    _, metrics = step(state, {"model": {"w": None}, "adapters": None}, batch)
+    assert float(seen["whole"]) == pytest.approx(3 + 8)
+    assert float(seen["old"]) == pytest.approx(2 * 2 * 3)
+    assert float(metrics["loss"]) == pytest.approx(3)  # the projected term is not in it
+
+
 def test_the_average_follows_the_new_weights():
     state, _ = trained(ema=True, ema_decay=0.75)
     w = float(state.params["model"]["w"])

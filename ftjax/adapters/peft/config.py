@@ -12,6 +12,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ftjax.core import typed
+from ftjax.core.typed import Count, Natural, Positive, Share
+
 # Keys that do not change what the weights in the file compute.
 HARMLESS = frozenset({
     "auto_mapping", "base_model_name_or_path", "ensure_weight_tying", "inference_mode",
@@ -22,7 +25,26 @@ COMMON = frozenset({
     "exclude_modules", "layers_pattern", "layers_to_transform", "modules_to_save", "peft_type",
     "target_modules",
 })  # fmt: skip
+NAMES = str | list[str]
+# What the keys hold that say something of the tensors, whatever the method.
+TYPES: Mapping[str, Any] = {
+    "alpha": Positive, "alpha_pattern": dict[str, Positive], "block_share": bool,
+    "boft_block_num": Natural, "boft_block_size": Natural, "boft_n_butterfly_factor": Count,
+    "d_initial": Positive, "decompose_both": bool, "decompose_factor": int,
+    "exclude_modules": NAMES, "feedforward_modules": NAMES, "init_lora_weights": bool | str,
+    "init_r": Count, "layers_pattern": NAMES, "layers_to_transform": int | list[int],
+    "lora_alpha": Positive, "lora_dropout": Share, "modules_to_save": list[str],
+    "n_frequency": Count, "n_frequency_pattern": dict[str, Count], "num_attention_heads": Count,
+    "num_cayley_neumann_terms": Natural, "num_layers": Count, "num_virtual_tokens": Count,
+    "oft_block_size": Natural, "prefix_projection": bool, "projection_prng_key": Natural,
+    "r": Natural, "random_loc_seed": Natural, "rank_pattern": dict[str, Count],
+    "save_projection": bool, "scaling": Positive, "target_modules": NAMES,
+    "target_parameters": NAMES, "token_dim": Count, "use_cayley_neumann": bool, "use_dora": bool,
+    "use_rslora": bool,
+}  # fmt: skip
 OFF = (None, False, "none", [], {})
+TASKS = ("CAUSAL_LM", "SEQ_CLS")  # of decoders: with their own head, and with one of scores
+SCORE = "base_model.model.score.weight"  # a classifier's head, which no decoder has
 VERSION = "0.21.2"  # the release whose format this is
 
 
@@ -88,7 +110,7 @@ def check(config: Mapping[str, Any], method, *, where: str) -> None:
     unsupported = {
         key: value for key, value in config.items() if key not in known and value not in OFF
     }
-    if config.get("task_type") not in (None, "CAUSAL_LM"):
+    if config.get("task_type") not in (None, *TASKS):
         unsupported["task_type"] = config["task_type"]
     aims = config.get("target_modules") not in OFF or config.get("target_parameters") not in OFF
     if method.has_targets and not aims:
@@ -96,9 +118,15 @@ def check(config: Mapping[str, Any], method, *, where: str) -> None:
     if unsupported:
         shown = ", ".join(f"{key}={value!r}" for key, value in sorted(unsupported.items()))
         raise ValueError(f"{where}: got settings that are not supported: {shown}")
-    missing = set(method.required) - config.keys()
+    # null stands for an absent key.
+    missing = [key for key in sorted(method.required) if config.get(key) is None]
     if missing:
-        raise ValueError(f"{where}: the keys {sorted(missing)} are missing")
+        raise ValueError(f"{where}: the keys {missing} are missing")
+    for key, kind in TYPES.items():
+        value = config.get(key)
+        if value is not None and (expected := typed.problem(value, kind)):
+            shown = f"{key}={str(value)[:80]!r}"
+            raise ValueError(f"{where}: got {shown}; expected {expected}; write it as PEFT does")
 
 
 def read(config: Mapping[str, Any]) -> Targets:
@@ -119,6 +147,18 @@ def _names(value) -> str | tuple[str, ...]:
 
 def _as_tuple(value) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value or ())
+
+
+def saved(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return which modules of the base the file holds whole; a classifier's head is none."""
+    heads = ("score", "classifier") if config.get("task_type") == "SEQ_CLS" else ()
+    return tuple(name for name in config.get("modules_to_save") or () if name not in heads)
+
+
+def classifier(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn a decoder's config into that of a classifier, whose head is saved whole."""
+    beside = [*(config["modules_to_save"] or ()), "score"]
+    return {**config, "task_type": "SEQ_CLS", "modules_to_save": beside}
 
 
 def write(targets: Targets | None, *, peft_type: str, base_model: str | None) -> dict[str, Any]:

@@ -138,7 +138,7 @@ def settings_of(directory: str | os.PathLike) -> Settings:
     path = pathlib.Path(directory) / CONFIG
     config = files.read_json(path)
     name = config.get("peft_type")
-    if name not in formats():
+    if not isinstance(name, str) or name not in formats():
         hint = conf.nearest(str(name), formats())
         raise ValueError(
             f"{path}: got peft_type={name!r}; {hint}expected one of {conf.listed(formats())}"
@@ -149,7 +149,7 @@ def settings_of(directory: str | os.PathLike) -> Settings:
         hyper = method.read(config)
     except ValueError as error:
         raise ValueError(f"{path}: got settings that are not supported: {error}") from None
-    return Settings(method, peft_config.read(config), hyper, tuple(config.get(SAVED) or ()))
+    return Settings(method, peft_config.read(config), hyper, peft_config.saved(config))
 
 
 def load(
@@ -247,7 +247,8 @@ def read_tensors(path: pathlib.Path, wanted, beside=None, *, nothing: str, optio
     """
     every = wanted | (beside or {})
     with files.open_tensors(path) as handle:
-        stored = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118
+        names = [name for name in handle.keys() if name != peft_config.SCORE]  # noqa: SIM118
+        stored = {name: handle.get_slice(name) for name in names}
         shapes = {name: tuple(part.get_shape()) for name, part in stored.items()}
         every |= {name: shape for name, shape in (optional or {}).items() if name in shapes}
         lines = files.complaints(every, shapes)
@@ -280,39 +281,40 @@ def save(
     directory: str | os.PathLike, adapters: Mapping[str, Any], *, linears: Mapping[str, Any],
     names: Mapping[str, str], base_model: str | None, hyper: Mapping[str, Any] | None = None,
     dtype=np.float32, weights: Mapping[str, Any] | None = None, trained: Collection[str] = (),
-    complete: Callable[[pathlib.Path], None] = lambda draft: None,
+    complete: Callable[[pathlib.Path], None] = lambda draft: None, scores: np.ndarray | None = None,
 ) -> None:  # fmt: skip
     """Write a tree of adapters of one method; the directory appears when it is complete.
 
     Args:
-      directory: new or empty.
-      adapters, linears, names: as `load` has them.
+      directory: new or empty. adapters, linears, names: as `load` has them.
       base_model: the name or path of the base, for PEFT.
       hyper: the keywords that the method was made with, for what its arrays do not say.
       dtype: of the tensors.
       weights: the model's parameters, of which those at the paths `trained` are written whole.
-      complete: adds files to the directory before it appears.
+      complete: adds files before the directory appears.
+      scores: the head [1, D] that a classifier has in place of its own.
 
     Raises:
       ValueError: PEFT has no such method, there are several or none, or `trained` are no modules.
     """
     found, candidates = protocol.sites(adapters), modules(linears, names)
-    method = _method_of(found, {m.path for m in candidates})
     embedding.check_tied(found, linears)
+    method = _method_of(found, {m.path for m in candidates})
     layers, tensors = _by_module(method, found, candidates)
     targets = _shortest(method, layers, candidates) if method.has_targets else None
     config = peft_config.write(targets, peft_type=method.peft_type, base_model=base_model)
     if trained:
         beside, saved = _whole(weights, trained, linears, names, set(layers))
         tensors, config = tensors | beside, config | {SAVED: saved}
+    if scores is not None:
+        tensors[peft_config.SCORE], config = scores, peft_config.classifier(config)
     config |= method.write(layers or found, hyper or {})
     if "fan_in_fan_out" in config:  # PEFT's name for weights kept as (in, out)
-        adapted = (m.linear for m in candidates if m.name in layers)
+        adapted = [m.linear for m in candidates if m.name in layers]
         config["fan_in_fan_out"] = any(linear.inputs_first for linear in adapted)
-    own = {key: config[key] for key in sorted(config.keys() - method.lacks)}
     with files.publish(directory) as draft:
-        cast = {name: tensor.astype(dtype) for name, tensor in tensors.items()}
-        files.write_tensors(draft / WEIGHTS, cast)
+        files.write_tensors(draft / WEIGHTS, {n: x.astype(dtype) for n, x in tensors.items()})
+        own = {key: config[key] for key in sorted(config.keys() - method.lacks)}
         files.write_json(draft / CONFIG, own)
         complete(draft)
 

@@ -157,7 +157,8 @@ def _broken(line: bytes, where: str, error: json.JSONDecodeError, *, first: bool
     at = len(line.decode("utf-8")[: error.pos].encode("utf-8"))
     start = len(line) - len(line.lstrip())
     what, mend = foreign.of_line(line, position=at - start, message=error.msg, first=first)
-    told = f"broken JSON at column {error.colno} ({error.msg})"
+    # By its place and not `colno`, which starts anew behind the end of the line.
+    told = f"broken JSON at column {error.pos + 1} ({error.msg})"
     return RowError(
         where,
         "(line)",

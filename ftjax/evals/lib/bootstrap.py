@@ -5,10 +5,13 @@ what makes an example hard cancels in the difference, and the interval is far na
 two separate means.
 
     differences(nll.summary, before, after, seed=0)["nll"]   ->  Estimate(value, low, high, n)
+    paired(nll.summary, before, after)["nll"]                ->  Paired(before, after, change)
 
 Where the examples belong to tasks or to seeds of training, these vary too: `nested` has two levels.
 """
 
+import math
+import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -18,6 +21,8 @@ Arrays = Mapping[str, np.ndarray]
 # Efron and Tibshirani (1993), section 13.3: at least 1000 for percentile intervals. One number for
 # all that shows an interval, so that two readers of one run see the same.
 RESAMPLES = 1000
+# Metrics that are shares of examples, by the array of zeros and ones that they are the mean of.
+SHARES = {"accuracy": "correct"}
 
 
 class Estimate(NamedTuple):
@@ -29,11 +34,27 @@ class Estimate(NamedTuple):
     n: int
 
 
-def differences(
+class Paired(NamedTuple):
+    """A metric before and after, and its change."""
+
+    before: Estimate
+    after: Estimate
+    change: Estimate
+
+
+def differences(summary: Callable, before: Arrays, after: Arrays, **options) -> dict[str, Estimate]:
+    """Estimate summary(after) - summary(before) for every metric; arguments as for `paired`."""
+    return {name: each.change for name, each in paired(summary, before, after, **options).items()}
+
+
+def paired(
     summary: Callable, before: Arrays, after: Arrays, *, seed: int = 0, resamples: int = RESAMPLES,
     level: float = 0.95,
-) -> dict[str, Estimate]:  # fmt: skip
-    """Estimate summary(after) - summary(before) for every metric of the summary.
+) -> dict[str, Paired]:  # fmt: skip
+    """Estimate every metric of a summary before, after, and the difference.
+
+    A share of examples (a metric that is the mean of zeros and ones of its own name) has Wilson's
+    interval: where all or none are right, every resample is the same, and would claim certainty.
 
     Args:
       summary: {name: array [n]} -> {metric: float}, such as an evaluator's.
@@ -47,15 +68,36 @@ def differences(
       ValueError: the arrays do not pair up, or there are none.
     """
     n = _paired(before, after)
-    value = _minus(summary(after), summary(before))
-    draws = [
-        _minus(summary(_take(after, index)), summary(_take(before, index)))
-        for index in indices(n, seed=seed, resamples=resamples)
-    ]
-    return {
-        name: Estimate(value[name], *interval([draw[name] for draw in draws], level=level), n)
-        for name in value
-    }
+    values, draws = [summary(before), summary(after)], [[], []]
+    for index in indices(n, seed=seed, resamples=resamples):
+        for own, arrays in zip(draws, (before, after), strict=True):
+            own.append(summary(_take(arrays, index)))
+    found = {}
+    for name in values[1]:
+        old, new = (np.array([draw[name] for draw in own], np.float64) for own in draws)
+        sides = [
+            Estimate(value[name], *(share(arrays, name, level) or interval(own, level=level)), n)
+            for value, arrays, own in zip(values, (before, after), (old, new), strict=True)
+        ]
+        change = values[1][name] - values[0][name]
+        found[name] = Paired(*sides, Estimate(change, *interval(new - old, level=level), n))
+    return found
+
+
+def share(arrays: Arrays, name: str, level: float) -> tuple[float, float] | None:
+    """Return the interval of a metric that is a share of examples; None where it is another."""
+    scores = arrays.get(SHARES.get(name, name))
+    if scores is None or not np.isin(scores, (0, 1)).all():
+        return None
+    return wilson(float(np.sum(scores)), len(scores), level=level)
+
+
+def wilson(hits: float, n: int, *, level: float) -> tuple[float, float]:
+    """Return the score interval of a share (Wilson, 1927, JASA 22, 209)."""
+    z, p = statistics.NormalDist().inv_cdf((1 + level) / 2), hits / n
+    middle, wide = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    low, high = ((middle + side) / (1 + z * z / n) for side in (-wide, wide))
+    return max(low, 0.0), min(high, 1.0)  # but for rounding they lie inside
 
 
 def nested(
@@ -106,10 +148,6 @@ def interval(draws, *, level: float) -> tuple[float, float]:
     tail = (1 - level) / 2
     low, high = np.quantile(np.asarray(draws, np.float64), [tail, 1 - tail])
     return float(low), float(high)
-
-
-def _minus(after: Mapping[str, float], before: Mapping[str, float]) -> dict[str, float]:
-    return {name: after[name] - before[name] for name in after}
 
 
 def _take(arrays: Arrays, index: np.ndarray) -> dict[str, np.ndarray]:

@@ -5,7 +5,8 @@
 is what the difference of two runs of that one configuration stays below in 95 % of cases, for
 scores that are normal. A difference below it is not resolved: it may be the seed's alone. Unlike
 the range, which grows with n (1.7 s at 3 runs, 3.1 s at 10), it does not depend on how often the
-configuration was run, but for being better known.
+configuration was run, but for being better known. The difference of two means over m runs each has
+a floor that is sqrt(m) times lower.
 """
 
 import math
@@ -26,8 +27,10 @@ class Floor(NamedTuple):
     n: int
 
 
-def floor(scores: Sequence[float], *, level: float = 0.95) -> Floor:
+def floor(scores: Sequence[float], *, level: float = 0.95, runs: int = 1) -> Floor:
     """Compute the noise floor from the scores of re-runs that differ in their seeds alone.
+
+    runs: over how many of them each of the compared numbers is a mean.
 
     Raises:
       ValueError: fewer than two scores, or one that is no finite number: a re-run that diverged
@@ -41,7 +44,7 @@ def floor(scores: Sequence[float], *, level: float = 0.95) -> Floor:
             "one configuration; run it again with another seed"
         )
     quantile = float(special.stdtrit(n - 1, (1 + level) / 2))
-    value = quantile * float(found.std(ddof=1)) * math.sqrt(2)
+    value = quantile * float(found.std(ddof=1)) * math.sqrt(2 / runs)
     return Floor(value, float(np.ptp(found)), n)
 
 

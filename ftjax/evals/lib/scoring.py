@@ -28,10 +28,15 @@ MIN_LENGTH = 16  # the shortest bucket of lengths
 
 @dataclasses.dataclass(frozen=True)
 class Evaluator:
-    """A function of params; `examples` and `summary` are its two halves."""
+    """A function of params; `examples` and `summary` are its two halves.
+
+    answered: of evaluators that let the model write, `examples` together with what was written:
+    {"prompt", "answer", "target"} of each example.
+    """
 
     examples: Callable  # params -> {name: array [n]}
     summary: Callable[[Arrays], dict[str, float]]
+    answered: Callable | None = None  # params -> ({name: array [n]}, [dict] of n)
 
     def __call__(self, params) -> dict[str, float]:
         """Evaluate {"model", "adapters"}; adapters None or missing = off."""

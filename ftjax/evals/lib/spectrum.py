@@ -13,6 +13,7 @@ Weights are matrices [in, out], y = h W, as the models have them; W0 is the base
 NumPy in float64. None of them has a better direction, but for cka, where 1 is unchanged.
 """
 
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -64,22 +65,35 @@ def _matrices(site, w) -> np.ndarray:
 
 def change_rank(change: np.ndarray, *, energy: float = 0.9) -> int:
     """Count the singular values of dW [in, out] that hold a part of its energy; 0 for no change."""
+    return rank_of(np.linalg.svd(_wide(change), compute_uv=False), energy=energy)
+
+
+def rank_of(values: np.ndarray, *, energy: float = 0.9) -> int:
+    """Count those of the singular values, falling, that hold a part of their energy."""
     if not 0 < energy <= 1:
         raise ValueError(f"energy: got {energy}; expected 0 < energy <= 1, such as 0.9")
-    squares = np.square(np.linalg.svd(_wide(change), compute_uv=False))
-    if not squares.any():
+    if not values.any():
         return 0
-    held = np.cumsum(squares) / squares.sum()
     # The last sums round to just below 1.
-    return int(np.searchsorted(held, energy - 1e-12) + 1)
+    return int(np.searchsorted(energy_of(values), energy - 1e-12) + 1)
+
+
+def energy_of(values: np.ndarray) -> np.ndarray:
+    """Return the part of the energy that the first 1, 2, ... singular values hold."""
+    squares = np.square(_wide(values))
+    return np.cumsum(squares) / squares.sum() if squares.any() else np.ones(len(squares))
 
 
 def effective_rank(change: np.ndarray) -> float:
     """Compute the exponential of the entropy of dW's singular values; k equal ones give k."""
-    s = np.linalg.svd(_wide(change), compute_uv=False)
-    if not s.any():
+    return effective_rank_of(np.linalg.svd(_wide(change), compute_uv=False))
+
+
+def effective_rank_of(values: np.ndarray) -> float:
+    """Compute the exponential of the entropy of singular values; 0 where all are."""
+    if not values.any():
         return 0.0
-    p = s[s > 0] / s.sum()
+    p = values[values > 0] / values.sum()
     return float(np.exp(-(p * np.log(p)).sum()))
 
 
@@ -101,7 +115,7 @@ def response(before: np.ndarray, after: np.ndarray, inputs: np.ndarray) -> float
 
 def intruders(
     before: np.ndarray, after: np.ndarray, *, side: str = "output", top: int = 10,
-    threshold: float = 0.5, null: float | None = None,
+    threshold: float = 0.5, null: float | None = None, known: np.ndarray | None = None,
 ) -> Intruders:  # fmt: skip
     """Find the first singular vectors of W that are unlike every one of W0's.
 
@@ -112,12 +126,14 @@ def intruders(
       top: how many of W's, by their singular values.
       threshold: a vector u_j is an intruder if max_i |<u_j, u0_i>| is below it.
       null: see `null_level`, of this shape; found where it is not given.
+      known: the `vectors` of W0 on that side; found where they are not given.
 
     Raises:
       ValueError: an unknown side, or a threshold below 1.5 times the null level: then a random
         vector would hardly count as an intruder.
     """
-    known, found = _vectors(before, side), _vectors(after, side)[:, :top]
+    known = vectors(before, side=side) if known is None else known
+    found = vectors(after, side=side)[:, :top]
     null = null_level(*known.shape) if null is None else null
     if threshold < MARGIN * null:
         raise ValueError(
@@ -129,6 +145,7 @@ def intruders(
     return Intruders([int(j) for j in np.flatnonzero(similarity < threshold)], similarity, null)
 
 
+@functools.cache  # the same for all matrices of a shape
 def null_level(
     dimension: int, count: int, *, quantile: float = 0.95, draws: int = 2000, seed: int = 0
 ) -> float:
@@ -156,8 +173,8 @@ def reduce_intruders(
     return _wide(after) + (strength - 1) * (u[:, found] * s[found]) @ v[found]
 
 
-def _vectors(w, side: str) -> np.ndarray:
-    """Return the singular vectors of one side as columns, by falling singular values."""
+def vectors(w: np.ndarray, *, side: str) -> np.ndarray:
+    """Compute the singular vectors of one side as columns, by falling singular values."""
     if side not in SIDES:
         raise ValueError(f"side: got {side!r}; expected one of {', '.join(SIDES)}")
     u, _, v = np.linalg.svd(_wide(w), full_matrices=False)

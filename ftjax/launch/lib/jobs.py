@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ftjax.core import config as conf
-from ftjax.core import files
+from ftjax.core import dotted, files
 from ftjax.run import config as settings
 from ftjax.run import keys
 from ftjax.run.artifacts import Artifacts
@@ -181,19 +181,10 @@ def kept(workdir: pathlib.Path) -> list[Job]:
 
 def varying(jobs: Sequence[Job]) -> list[str]:
     """List the dotted keys in which the configs of jobs differ."""
-    flat = [flatten(job.config) for job in jobs]
+    flat = [dotted.flatten(job.config) for job in jobs]
     names = dict.fromkeys(name for each in flat for name in each)
     absent = object()
     differs = lambda name: any(
         each.get(name, absent) != flat[0].get(name, absent) for each in flat[1:]
     )
     return [name for name in names if differs(name)]
-
-
-def flatten(config: Mapping, parents: str = "") -> dict[str, Any]:
-    """Return the leaves of nested dicts by dotted key."""
-    found = {}
-    for key, value in config.items():
-        inner = isinstance(value, Mapping) and value
-        found |= flatten(value, f"{parents}{key}.") if inner else {f"{parents}{key}": value}
-    return found

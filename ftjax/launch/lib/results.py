@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ftjax.core import config as conf
-from ftjax.core import files
+from ftjax.core import dotted, files
 from ftjax.evals.lib import retention
 from ftjax.launch.lib import jobs as jobs_lib
 from ftjax.launch.lib.jobs import Job
@@ -28,7 +28,7 @@ def rows(jobs: Sequence[Job]) -> list[dict[str, Any]]:
     """Collect a row of each job."""
     keys, found = jobs_lib.varying(jobs), []
     for job in jobs:
-        now, flat = unit.read(job.artifacts), jobs_lib.flatten(job.config)
+        now, flat = unit.read(job.artifacts), dotted.flatten(job.config)
         own = dict(id=job.id, label=job.label, state=now.state, reason=now.reason,
                    attempt=now.attempt, step=now.step, seconds=round(now.spent, 1))  # fmt: skip
         own |= {key: flat.get(key) for key in keys}
@@ -54,7 +54,8 @@ def learned(job: Job) -> table.Table:
     own = [
         table.Row(
             each["label"], each["metric"], each["group"], tuple(each["values"]),
-            tuple(map(pair, each["intervals"])),
+            tuple(map(pair, each["intervals"])), tuple(map(pair, each.get("bounds", ()))),
+            each.get("stated") and table.Metric(*each["stated"]),
         )
         for each in known
     ]  # fmt: skip
@@ -118,6 +119,14 @@ def _curves(done: Sequence[Job]) -> list[dict]:
         for job in done
         for row in writers.read(job.artifacts.metrics)
     ]
+
+
+def text(grid: page.Grid) -> str:
+    """Lay a table of texts out in columns."""
+    lines = [grid.columns, *grid.rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    pad = lambda line: "  ".join(f"{x:<{n}}" for x, n in zip(line, widths, strict=True)).rstrip()
+    return "\n".join(map(pad, lines))
 
 
 def shown(found: Sequence[Mapping], jobs: Sequence[Job]) -> page.Grid:

@@ -197,8 +197,6 @@ def _read_mamba(keys: hf_config.Keys) -> mamba.Numbers:
             f"{keys.where}: got mamba_n_heads={heads} of {size}; expected {inner} features together"
         )
     least, most = keys.get("time_step_limit", (0.0, math.inf))
-    # JSON has no infinity: transformers 5 writes {"__float__": "Infinity"}.
-    most = float(most["__float__"]) if isinstance(most, dict) else most
     return mamba.Numbers(
         heads=heads, head_dim=size, groups=keys.get("mamba_n_groups", 1),
         state=keys.get("mamba_d_state", 256), width=keys.get("mamba_d_conv", 4),

@@ -10,6 +10,9 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ftjax.core import typed
+from ftjax.core.typed import NonNegative, Positive
+from ftjax.models.hf import key_types
 from ftjax.ops import rope
 
 # Keys without influence on the function that the weights compute.
@@ -35,10 +38,15 @@ ROPE_OPTIONAL = {
     "longrope": {"attention_factor"},
     "yarn": {"attention_factor", "mscale", "mscale_all_dim"},
 }
+ROPE_TYPES = {
+    "long_factor": list[float] | tuple[float, ...], "short_factor": list[float] | tuple[float, ...],
+    "truncate": bool, "factor": Positive, "original_max_position_embeddings": Positive,
+}  # fmt: skip
 # Absent or null: what the reference's yarn takes.
 YARN = {"beta_fast": 32.0, "beta_slow": 1.0, "truncate": True}
 # Without a meaning for text, whose three coordinates are equal, or read by nothing.
 ROPE_HARMLESS = ("max_position_embeddings", "mrope_interleaved", "mrope_section")
+NOT_IN_JSON = ("Infinity", "-Infinity", "NaN")
 REQUIRED = object()
 
 
@@ -46,7 +54,7 @@ class Keys:
     """A config.json being read; it remembers which keys were asked for."""
 
     def __init__(self, config_json: Mapping[str, Any]):
-        self.json = config_json
+        self.json: dict[str, Any] = _decoded(config_json)
         self.where = f"config.json of a {config_json.get('model_type')!r} model"
         self.seen: set[str] = set(HARMLESS)
 
@@ -54,13 +62,13 @@ class Keys:
         """Read a key; null counts as absent.
 
         Raises:
-          ValueError: it is absent and there is no default.
+          ValueError: it is absent and there is no default, or of another type.
         """
         self.seen.add(name)
         # Exports write null for what a config leaves to its defaults.
         value = self.json.get(name)
         if value is not None:
-            return value
+            return self._checked(name, value)
         if default is REQUIRED:
             near = difflib.get_close_matches(name, self.json, n=3)
             raise ValueError(f"{self.where}: the key {name!r} is missing; near it: {near}")
@@ -69,7 +77,16 @@ class Keys:
     def nullable(self, name: str, default: Any) -> Any:
         """Read a key of which null is a value, another one than the default of an absent key."""
         self.seen.add(name)
-        return self.json.get(name, default)
+        value = self.json.get(name, default)
+        return value if value is None else self._checked(name, value)
+
+    def _checked(self, name: str, value: Any) -> Any:
+        if expected := key_types.problem(name, value):
+            raise ValueError(
+                f"{self.where}: got {name}={str(value)[:80]!r}; expected {expected}; write it as "
+                "the model's authors have it"
+            )
+        return value
 
     def only(self, name: str, legal: Iterable[Any], default: Any = REQUIRED) -> Any:
         """Read a key of which only some values are supported.
@@ -107,6 +124,11 @@ class Keys:
             original = self.get("max_position_embeddings")  # where none is named
             parameters = YARN | {"original_max_position_embeddings": original} | given
         optional = ROPE_OPTIONAL.get(kind, set()) | set(also)
+        self._checked("rope_theta", theta)
+        for name, value in parameters.items():
+            if expected := typed.problem(value, ROPE_TYPES.get(name, NonNegative)):
+                shown = f"{name}={str(value)[:80]!r}"
+                raise ValueError(f"{self.where}: got the rope key {shown}; expected {expected}")
         # Equal, not a subset: a number that is not read here may change the frequencies there.
         if parameters.keys() - optional != set(ROPE_NUMBERS[kind]):
             raise ValueError(
@@ -155,7 +177,9 @@ class Keys:
 
     def _partial(self, inside: float | None, *, default: float) -> float:
         """Read which part of a head is rotated; transformers 5 writes it in two places."""
-        fallback = default if inside is None else inside
+        fallback = default
+        if inside is not None:
+            fallback = self._checked("partial_rotary_factor", inside)
         outside = self.get("partial_rotary_factor", fallback)
         # The reference would take the inner one; a file at odds with itself is not guessed at.
         if inside not in (None, outside):
@@ -179,6 +203,18 @@ class Keys:
                 f"{self.where}: got keys that this family does not read: {shown}; they may change "
                 "what the model computes"
             )
+
+
+def _decoded(value: Any) -> Any:
+    """Read the numbers that JSON lacks as transformers 5 writes them: {"__float__": "Infinity"}."""
+    match value:
+        case {"__float__": str(name)} if len(value) == 1 and name in NOT_IN_JSON:
+            return float(name)
+        case Mapping():
+            return {k: _decoded(each) for k, each in value.items()}
+        case list():
+            return [_decoded(each) for each in value]
+    return value
 
 
 def rope_json(r: rope.Rope) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def family_of(model_type: str) -> ModuleType:
 def _own(path: str) -> ModuleType:
     try:
         module = importlib.import_module(path)
-    except ModuleNotFoundError as error:
+    except (ModuleNotFoundError, TypeError) as error:  # TypeError: it begins with a dot
         raise ValueError(
             f"config.json: got model_type={path!r}, a dotted path that cannot be imported ({error})"
         ) from None

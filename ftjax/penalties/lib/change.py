@@ -24,6 +24,11 @@ def start(params: Mapping, trains: Collection[str]) -> dict:
     return {"model": tree.map_with_paths(kept, params["model"]), "adapters": adapters}
 
 
+def at_start(params: Mapping, origin: Mapping) -> dict:
+    """Return the params of the model as `start` found them; what has not moved is that of now."""
+    return {**origin, "model": tree.combine(origin["model"], params["model"])}
+
+
 def changing(params: Mapping, trains: Collection[str], *, name: str) -> list[str]:
     """List the paths of the model's weights that a run changes.
 
@@ -70,8 +75,7 @@ def total(
     origin: from `start`. beside: an array by path in the shape of the weight; None hands on None.
     Of an adapted stack one layer is there at a time: the merged weights would be a second base.
     """
-    then = origin | {"model": tree.combine(origin["model"], params["model"])}
-    sides = [(_weights(p), _adapters(p)) for p in (params, then)]
+    sides = [(_weights(p), _adapters(p)) for p in (params, at_start(params, origin))]
     sums = []
     for path in paths:
         merge = _merging(path, linears)

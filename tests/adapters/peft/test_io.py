@@ -180,7 +180,7 @@ def test_a_fresh_adapter_keeps_its_rank(tmp_path):
         (dict(layer_replication=[[0, 2]]), "layer_replication"),
         (dict(alora_invocation_tokens=[1]), "alora_invocation_tokens"),
         (dict(init_lora_weights="pissa_niter_16"), "init_lora_weights='pissa_niter_16'"),
-        (dict(task_type="SEQ_CLS"), "task_type='SEQ_CLS'"),
+        (dict(task_type="SEQ_2_SEQ_LM"), "task_type='SEQ_2_SEQ_LM'"),
         (dict(use_something_new=True), "use_something_new=True"),
         (dict(target_modules=None), "target_modules=None"),
         (dict(peft_type="LORRA"), "peft_type='LORRA'; did you mean 'LORA'"),
@@ -243,3 +243,26 @@ def test_modules_have_the_names_that_transformers_has_in_memory(name, path, expe
     found = peft.modules(family.make(config).linears, family.NAMES)
     names = [m.name for m in found if m.path == path]
     assert names[:1] == ([expected] if expected else [])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("r", "2", "int"), ("lora_alpha", "4", "float"), ("lora_alpha", 0, "above 0"),
+        ("lora_alpha", float("nan"), "above 0"), ("lora_dropout", {"value": 0.0}, "float"),
+        ("rank_pattern", [None], "a section"), ("rank_pattern", {"q_proj": "8"}, "int at"),
+        ("layers_pattern", 0.5, "str | a list of str"), ("use_rslora", "yes", "bool"),
+        ("target_modules", [3], "str at"), ("layers_to_transform", ["1"], "int at"),
+    ],
+)  # fmt: skip
+def test_values_of_another_type_are_refused_by_name(tmp_path, key, value, expected):
+    (tmp_path / peft.CONFIG).write_text(json.dumps(PLAIN | {key: value}))
+    with pytest.raises(ValueError, match=rf"adapter_config\.json: got {key}=") as error:
+        peft.settings_of(tmp_path)
+    assert f"expected {expected}" in str(error.value)
+
+
+def test_null_is_no_rank(tmp_path):
+    (tmp_path / peft.CONFIG).write_text(json.dumps(PLAIN | {"r": None}))
+    with pytest.raises(ValueError, match=r"the keys \['r'\] are missing"):
+        peft.settings_of(tmp_path)

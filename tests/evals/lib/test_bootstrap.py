@@ -52,6 +52,26 @@ def test_any_summary_of_several_arrays():
     assert found["n"] == (0, 0, 0, 3)
 
 
+def test_a_share_has_an_interval_where_all_or_none_are_right():
+    # Brown, Cai and DasGupta (2001), of 0 and of 8 in 10.
+    assert bootstrap.wilson(0, 10, level=0.95) == pytest.approx((0.0, 0.2775), abs=1e-4)
+    assert bootstrap.wilson(8, 10, level=0.95) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    right = {"x": np.zeros(10)}, {"x": np.ones(10)}
+    before, after, change = bootstrap.paired(MEAN, *right)["x"]
+    assert before[:3] == pytest.approx((0.0, 0.0, 0.2775), abs=1e-4)
+    assert after[:3] == pytest.approx((1.0, 0.7225, 1.0), abs=1e-4)
+    assert change == (1.0, 1.0, 1.0, 10)
+
+
+def test_both_sides_have_their_own_intervals():
+    x = np.random.default_rng(5).normal(size=300)
+    before, after, change = bootstrap.paired(MEAN, {"x": x}, {"x": x + 0.5})["x"]
+    half = 1.96 * x.std() / np.sqrt(len(x))
+    for side in (before, after):
+        assert side.high - side.low == pytest.approx(2 * half, rel=0.2)
+    assert change.high - change.low < 1e-9
+
+
 def test_the_seed_decides():
     x = np.random.default_rng(4).normal(size=30)
     draw = lambda seed: bootstrap.differences(MEAN, {"x": 0 * x}, {"x": x}, seed=seed)

@@ -45,3 +45,14 @@ def test_what_is_not_resolved():
 def test_too_few_scores_are_an_error(scores):
     with pytest.raises(ValueError, match="expected at least two finite ones"):
         noise.floor(scores)
+
+
+def test_means_over_runs_have_a_lower_floor():
+    one, four = (noise.floor([0, 1, 2], runs=runs).value for runs in (1, 4))
+    assert four == pytest.approx(one / 2)
+    rng = np.random.default_rng(0)
+    hits = []
+    for scores in rng.normal(size=(2000, 12)):
+        difference = scores[4:8].mean() - scores[8:].mean()
+        hits.append(not noise.is_resolved(difference, noise.floor(scores[:4], runs=4)))
+    assert np.mean(hits) == pytest.approx(0.95, abs=0.02)

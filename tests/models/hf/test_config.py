@@ -17,6 +17,7 @@ from ftjax.models.families import (
     qwen3_moe,
 )
 from ftjax.models.hf import checkpoint, presets
+from ftjax.models.hf import config as hf_config
 from ftjax.train import flops
 
 # Parameters in 10^9, as the models' cards say (with tied embeddings counted once).
@@ -316,3 +317,13 @@ def test_heads_of_another_width_are_written_or_refused(name):
 def test_gemma3_reads_no_cap_of_scores():
     config = gemma3_text.from_hf(gemma3_text.EXAMPLE | {"attn_logit_softcapping": 2.0})
     assert config.attn_cap is None
+
+
+@pytest.mark.parametrize("most", [{"__float__": "Infinity"}, float("inf"), None])
+def test_an_infinity_is_read_however_it_is_written(most):
+    # transformers 5 writes the first, Python's json the second.
+    given = NANO | {"time_step_limit": [0.0, most]} if most else NANO
+    keys = hf_config.Keys(given)
+    assert keys.get("time_step_limit", [0.0, float("inf")]) == [0.0, float("inf")]
+    with pytest.raises(ValueError, match="time_step_limit"):
+        hf_config.Keys({"time_step_limit": [0.0, {"__float__": "much"}]}).get("time_step_limit")

@@ -1,0 +1,55 @@
+r"""Medical answers, code and math one after the other: what is left of each, and of general text?
+
+    python -m experiments.sequential --workdir runs/forgetting_medical \
+        --config configs/forgetting_medical.py:data=DATA,base=runs/base/export
+    python -m experiments.train --config configs/forgetting_medical.py:task=code --workdir runs/code
+
+DATA has the folders of configs/sft_medical.py and configs/sft_code.py, math/gsm8k and mc, with the
+environment variable FTJAX_DATA as its default. `base` is a model that knows general text, such as
+one of configs/sft_documents.py on corpus; the embedded one knows little of it, and can forget no
+more. Three orders, in which every task has every place. Probes are text, and multiple choice, which
+counts where the base is above chance. The study was not run yet.
+"""
+
+from configs import common
+
+TASKS = dict(medical="medical/medquad", code="code/codealpaca", math="math/gsm8k")
+FIELDS = dict(
+    medical=dict(prompt="{prompt}\n", response="response"),
+    code=dict(prompt="{prompt}\n", response="response"),
+    math=dict(prompt="{question}\n", response="{solution}"),
+)  # fmt: skip
+MC = ("arc_easy", "hellaswag")
+
+
+def get_config(arg=None):
+    """Return the config of one stage."""
+    arg = common.parse_domain(arg, task="medical", replay=0.0)
+    c = common.domain(arg)
+    rows = lambda name, split: dict(name="jsonl", kind="prompt", fields=FIELDS[name],
+                                    path=f"{arg.data}/{TASKS[name]}/{split}.jsonl.gz")  # fmt: skip
+    c.data = dict(rows(arg.task, "train"), max_tokens=256)
+    if arg.replay:
+        new = dict(rows(arg.task, "train"), weight=1 - arg.replay, label="new")
+        old = dict(name="jsonl", path=f"{arg.data}/corpus/wiki/train.jsonl.gz", kind="text",
+                   weight=arg.replay, label="old")  # fmt: skip
+        c.data = dict(name="mixture", parts=(new, old), max_tokens=256)
+    for name in TASKS:
+        group = "new" if name == arg.task else "old"
+        c.evals[name] = dict(name="nll", group=group, data=rows(name, "test"), rows=50)
+    for name in () if arg.runlocal else MC:  # rows that stand in have no choices
+        held = dict(name="jsonl", path=f"{arg.data}/mc/{name}/test.jsonl.gz")
+        c.evals[name] = dict(name="choice", data=held, rows=100, template="{question} ")
+    c.optim.schedule = dict(name="constant", warmup_steps=10)
+    c.eval_every_steps = max(arg.steps // 5, 1)
+    return common.shrink(c, stand_in=True) if arg.runlocal else c
+
+
+def study():
+    """List what `experiments.sequential` compares."""
+    return dict(
+        tasks=tuple(TASKS), orders=3, seeds=3, match=dict(metric="nll", fraction=0.8),
+        methods=dict(full="full", lora="", replay="replay=0.05"), sees_old=("replay",),
+        rates=dict(full=(1e-4, 3e-4, 1e-3), lora=(1e-3, 3e-3, 1e-2), replay=(1e-3, 3e-3, 1e-2)),
+        changes=("drift", "spectrum"), parts=dict(full="full", lora="lora", replay="replay"),
+    )  # fmt: skip

@@ -1,0 +1,53 @@
+r"""Does learning from rewards forget less than learning from answers, at one score of the skill?
+
+    python -m experiments.sequential --config configs/forgetting_rl.py --workdir runs/rl
+    python -m experiments.train --config configs/forgetting_rl.py --workdir runs/sft
+    python -m experiments.online --config configs/forgetting_rl.py:method=grpo --workdir runs/grpo
+
+One held-out skill of the embedded base, of which a few of its samples are right: `sft` is shown the
+answers, `grpo` learns from rewards, `rejection` from those of its samples that are right (RAFT).
+Scores are exact matches on inputs that training does not use, old ones those of the old skills. A
+teacher that has both is a run of its own: configs/distill_online.py. The study was not run yet.
+"""
+
+from configs import common
+
+STEPS = dict(sft=40, grpo=60, rejection=60)
+SAMPLED = dict(
+    grpo=(dict(name="grpo", loss="dr_grpo", limit=8), dict(scale="group")),
+    rejection=(dict(name="best_of"), dict(least=1.0)),
+)  # fmt: skip
+
+
+def get_config(arg=None):
+    """Return the config of one run."""
+    arg = common.parse_arg(
+        arg, task="smallest", method="sft", rank=8, full=False, runlocal=False
+    )  # fmt: skip
+    c = common.base()
+    common.tune(c, full=arg.full, rank=arg.rank)
+    own = common.held_skill(c, arg.task)
+    c.evals.skill.rows, c.evals.skill.max_new_tokens = 64, 8
+    for label, group in dict(skill="new", skills="old").items():
+        c.evals[f"{label}_nll"] = dict(name="nll", group=group, data=c.evals[label].data, rows=32)
+    c.data = dict(own, max_tokens=48)
+    c.steps, c.batch_size, c.log_every_steps = STEPS[arg.method], 16, 10
+    if arg.method in SAMPLED:
+        common.online(c, prompts=16, samples=8, max_new_tokens=8)
+        c.objective, c.advantages = SAMPLED[arg.method]
+        c.rewards.exact = dict(name="exact")
+        c.batch_size = 64
+    c.optim.schedule = dict(name="constant", warmup_steps=2)
+    c.eval_every_steps = 5
+    return common.shrink(c) if arg.runlocal else c
+
+
+def study():
+    """List what `experiments.sequential` compares."""
+    rates = (1e-3, 2e-3, 4e-3)
+    return dict(
+        tasks=("smallest",), seeds=2, match=dict(metric="exact_match", fraction=0.7),
+        methods=dict(sft="method=sft", grpo="method=grpo", rejection="method=rejection"),
+        rates=rates, changes=("drift", "spectrum"),
+        parts=dict(sft="sft", grpo="grpo", rejection="rejection"),
+    )  # fmt: skip

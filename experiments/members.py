@@ -1,0 +1,126 @@
+r"""Train many adapter runs over one base as one program, as `members()` of a config lists them.
+
+    python -m experiments.members --config configs/members_tiny.py --workdir runs/members
+    python -m experiments.members --config configs/members_tiny.py --dry_run
+
+DIR/<member>/ of each reads as the directory of a run; DIR/report.html and DIR/sweep.csv compare
+them. Started again on the same directory, all go on from the newest step that each has, and end
+with the same numbers. See docs/sweeps.md.
+"""
+
+import pathlib
+import sys
+import time
+from collections.abc import Mapping
+
+from experiments import cli, train
+from ftjax.run import config as settings_lib
+from ftjax.run import member_settings
+
+
+def define() -> train.Flags:
+    """Define the flags, which are those of `experiments.train`."""
+    return train.define()
+
+
+def main(argv: list[str], given: train.Flags) -> None:
+    """Do what the flags say with all members of a config."""
+    only_shows = train.check(argv, given)
+    path = given.config.config.value
+    if (listed := member_settings.find(path)) is None:
+        raise ValueError(
+            f"--config: got {path}, which has no function members(); expected one that lists them, "
+            "as in configs/members_tiny.py; add it, or run experiments.train"
+        )
+    if given.restart_data.value:
+        raise ValueError(
+            "--restart_data: got it with members(), which go on with the data that they began "
+            "with; expected none; drop it, or choose another --workdir"
+        )
+    found = member_settings.read(path, given.config.keys.value, listed)
+    cli.start()
+    if only_shows:
+        sys.stdout.write(f"{len(found)} members: {' '.join(found)}; shown is the first\n")
+        train.show(next(iter(found.values())), given)
+        return
+    allow = given.allow_config_change.value
+    run(found, listed, pathlib.Path(given.workdir.value), allow_config_change=allow)
+
+
+def run(
+    chosen: Mapping[str, settings_lib.Settings], listed: member_settings.Listed,
+    root: pathlib.Path, *, allow_config_change: bool = False,
+) -> None:  # fmt: skip
+    """Train, or go on training, all members, each in `root`/<name>.
+
+    Raises:
+      ValueError: anything wrong with the settings, the data, or what the directories hold.
+      RuntimeError: all members have diverged; their rows have the reason.
+    """
+    from ftjax.run import member_runs  # slow to import
+
+    with member_runs.opened(root, chosen, listed) as desk:
+        if desk.open:  # else they are shown once more
+            _train(chosen, listed, root, desk, allow_config_change=allow_config_change)
+    _report(chosen, root)
+
+
+def _train(
+    chosen: Mapping[str, settings_lib.Settings], listed: member_settings.Listed,
+    root: pathlib.Path, desk, *, allow_config_change: bool,
+) -> None:  # fmt: skip
+    from ftjax.run import costs, finish, member_arrays, member_parts, member_runs, pins
+    from ftjax.train import member_loop
+
+    start = time.perf_counter()
+    chosen = {name: pins.pin(own, desk.artifacts[name]) for name, own in chosen.items()}
+    # Everything is checked, and the data encoded once, before a device holds anything.
+    found = member_parts.plan(chosen, progress=finish.progress("encoding"))
+    whole = member_arrays.Arrays(found)
+    stops = member_parts.early_stops(listed, found)
+    # What each starts from; the base is the same arrays in all of them.
+    firsts, frozen = member_parts.weights(found, root)
+    batches = member_parts.batches(found)
+    kept = desk.record(found, allow_config_change=allow_config_change)
+    resumed = member_runs.resume(kept, found, batches)
+    state, progress = member_parts.begin(whole, found, firsts, resumed, stops, opened=desk.open)
+    del firsts
+    numbers, both = whole.hyper(), whole.frozen(list(frozen.values()))
+    step = member_runs.choose(root, listed, whole, (state, numbers, both, batches))
+    # At once, when one ends before the others: its export and report, or why it diverged.
+    ended = desk.ending(found, frozen, start=start)
+    each = member_parts.members(whole, found, frozen, kept, progress=progress, stops=stops)
+    first = next(iter(found.values()))
+    results = member_loop.run(
+        step, state, both, batches, each, hyper=numbers, until=first.length.steps, ended=ended,
+        log_every_steps=first.settings.log_every_steps, flops_per_token=costs.of(first),
+        save_every_steps=first.settings.checkpoint.every_steps or None,
+    )  # fmt: skip
+    for index, result in results.items():
+        ended(index, result)
+
+
+def _report(chosen: Mapping[str, settings_lib.Settings], root: pathlib.Path) -> None:
+    """Print and write the table of all members that have ended."""
+    from ftjax.core import files, processes
+    from ftjax.launch.lib import jobs as jobs_lib
+    from ftjax.launch.lib import results
+    from ftjax.run import unit
+
+    if not processes.is_first():
+        return
+    jobs = [jobs_lib.Job(name, name, (), root / name, files.plain(own.plain))
+            for name, own in chosen.items()]  # fmt: skip
+    states = [unit.read(job.artifacts).state for job in jobs]
+    if not set(states) <= {"done", "diverged"}:
+        return  # stopped by a signal; the next call goes on
+    rows = results.rows(jobs)
+    sys.stdout.write(results.text(results.shown(rows, jobs)) + "\n")
+    for path in results.write(jobs, root):
+        sys.stdout.write(f"{path}\n")
+    if "done" not in states:
+        raise RuntimeError(f"members: all {len(jobs)} diverged; their rows have the reason")
+
+
+if __name__ == "__main__":
+    cli.run(main, define())

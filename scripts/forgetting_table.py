@@ -1,0 +1,74 @@
+r"""Write what was measured of forgetting into the docs: our methods, and the literature beside us.
+
+    python -m scripts.forgetting_table --report runs/forgetting/report.json \
+        --report runs/smoke/report.json --out docs/forgetting.md
+
+The first report is the study whose methods are compared; a statement of the literature is judged
+by the first report that carries it. Tables replace what is between their marks in the document;
+without `--out` they are printed.
+"""
+
+import argparse
+import json
+import pathlib
+from collections.abc import Mapping
+
+from scripts import runs
+
+NAME = "scripts/forgetting_table.py"
+HEADS = ("method", "forgetting at the match", "at rate", "difference", "forgetting at the end")
+
+
+def measured(report: Mapping) -> str:
+    """Write the methods of a study, from the one that forgets least at the match."""
+    methods = report["methods"]
+    least = lambda name: methods[name]["matched"].get("value", float("inf"))
+    rows = [
+        _row(name, methods[name], report["compared"][name]) for name in sorted(methods, key=least)
+    ]
+    return runs.markdown(HEADS, rows)
+
+
+def _row(name: str, own: Mapping, difference: str) -> tuple[str, ...]:
+    matched = own["matched"]
+    if matched["rate"] is None:
+        return (f"`{name}`", matched["text"], "", difference, "")
+    end = own["rates"][f"{matched['rate']:g}"]["end"]["forgetting"]
+    edge = ", the edge of its sweep" if matched["at_edge"] else ""
+    return (
+        f"`{name}`",
+        _interval(matched),
+        f"{matched['rate']:g}{edge}",
+        difference,
+        _interval(end),
+    )
+
+
+def _interval(found: Mapping) -> str:
+    if found["n"] == 1:
+        return f"{found['value']:.3f}"
+    return f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
+
+
+def parser() -> argparse.ArgumentParser:
+    """Describe the flags."""
+    first, *rest = __doc__.split("\n\n")
+    form = argparse.RawDescriptionHelpFormatter
+    p = argparse.ArgumentParser(description=first, epilog="\n\n".join(rest), formatter_class=form)
+    p.add_argument("--report", action="append", required=True, help="report.json; repeated")
+    p.add_argument("--out", default="", help="Markdown file that the tables go into")
+    return p
+
+
+def main() -> None:
+    """Read the reports and write the tables."""
+    from ftjax.studies import literature
+
+    given = parser().parse_args()
+    reports = [json.loads(pathlib.Path(path).read_text(encoding="utf-8")) for path in given.report]
+    runs.publish(measured(reports[0]), given.out, name=f"{NAME}: methods")
+    runs.publish(literature.table(literature.judge(reports)), given.out, name=f"{NAME}: literature")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""Many adapter runs as one program, through the command line: killed, diverging, stopping early."""
+
+import json
+import signal
+import time
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from tests import lab as labs
+from tests.lab import metrics, start
+
+CONFIG = """
+from configs import common
+from ftjax.run.member_settings import Listed, product
+
+
+def get_config(arg=None):
+    arg = common.parse_arg(arg, rate=0.01, rank=2)
+    c = common.base()
+    c.model.base = {base!r}
+    c.adapter = dict(name="lora", where="blocks/**", rank=arg.rank, alpha=4.0)
+    c.optim.learning_rate = arg.rate
+    c.data = dict(name="jsonl", path={rows!r}, kind="prompt", max_tokens=64)
+    c.evals.task = dict(name="nll", group="new", data=dict(c.data), rows=8)
+    c.steps, c.batch_size, c.log_every_steps = 12, 8, 1
+    c.checkpoint.every_steps, c.eval_every_steps = 4, 6
+    return c
+"""
+MEMBERS = """
+
+def members():
+    rows = product(lr=(0.01,), rank=(2, 4)) + product(lr=(1e30,), rank=(2,))
+    return Listed(rows, stop=dict(metric="eval/task/nll", patience=3))
+"""
+FINE = ("lr=0.01,rank=2", "lr=0.01,rank=4")
+DIVERGES = "lr=1e+30,rank=2"
+LONGEST_S = 300  # of a command, which makes several runs
+
+
+def finish(process):
+    return labs.finish(process, longest=LONGEST_S)
+
+
+@pytest.fixture(scope="module")
+def configs(lab, tmp_path_factory):
+    """Files of the members, and of one run alone."""
+    folder = tmp_path_factory.mktemp("configs")
+    text = CONFIG.format(base=str(lab.root / "base"), rows=str(lab.root / "rows.jsonl"))
+    (folder / "alone.py").write_text(text)
+    (folder / "members.py").write_text(text + MEMBERS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(configs, tmp_path_factory):
+    """The directory of members that nobody stopped."""
+    workdir = tmp_path_factory.mktemp("members") / "whole"
+    code, out, err = finish(start("--config", configs / "members.py", "--workdir", workdir))
+    assert code == 0, err
+    assert "Traceback" not in err
+    assert DIVERGES in out
+    return workdir
+
+
+def adapter(workdir):
+    return (workdir / "export" / "adapter_model.safetensors").read_bytes()
+
+
+def test_each_directory_reads_as_that_of_a_run(whole):
+    for name in FINE:
+        own = whole / name
+        summary = json.loads((own / "summary.json").read_text())
+        assert (summary["stopped"], summary["step"], summary["lost_rows"]) == ("done", 12, 0)
+        config = json.loads((own / "config.json").read_text())
+        assert f"rank={config['adapter']['rank']}" in name
+        assert [row["step"] for row in metrics(own)] == list(range(13))
+        assert sorted(p.name for p in (own / "evals").iterdir()) == [
+            "0.npz", "12.npz", "6.npz"
+        ]  # fmt: skip
+        assert (own / "report.html").is_file()
+        ranks = {x.shape[0] for n, x in safetensors.numpy.load(adapter(own)).items() if "A" in n}
+        assert ranks == {config["adapter"]["rank"]}
+    assert (whole / "report.html").is_file()
+
+
+def test_one_that_diverges_is_a_row_with_its_reason(whole):
+    unit = json.loads((whole / DIVERGES / "unit.json").read_text())
+    assert unit["state"] == "diverged"
+    assert "expected a finite number" in unit["reason"]
+    assert "the batch is the one at data position" in unit["reason"]
+    table = (whole / "sweep.csv").read_text().splitlines()
+    assert len(table) == 1 + len(FINE) + 1
+    assert sum(",done," in line for line in table) == len(FINE)
+    assert not (whole / DIVERGES / "export").exists()
+
+
+def test_a_member_is_the_run_that_it_would_be_alone(configs, whole, tmp_path):
+    alone = tmp_path / "alone"
+    config = f"{configs / 'alone.py'}:rate=0.01,rank=2"
+    code, _, err = finish(start("--config", config, "--workdir", alone))
+    assert code == 0, err
+    member = whole / FINE[0]
+    for one, other in zip(metrics(member), metrics(alone), strict=True):
+        assert one == pytest.approx(other, rel=1e-3, abs=1e-4)
+    expected = safetensors.numpy.load(adapter(alone))
+    for name, array in safetensors.numpy.load(adapter(member)).items():
+        np.testing.assert_allclose(array, expected[name], rtol=1e-3, atol=1e-4)
+
+
+def test_a_reader_of_runs_reads_a_member(whole):
+    own = whole / FINE[1]
+    code, out, err = finish(start("--workdir", own, main="evaluate"))
+    assert code == 0, err
+    assert "task" in out
+
+
+def rows(workdir):
+    path = workdir / FINE[-1] / "metrics.jsonl"
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_stopped_in_the_middle_they_end_as_if_nothing_had_been(number, configs, whole, tmp_path):
+    workdir = tmp_path / "run"
+    command = ("--config", configs / "members.py", "--workdir", workdir)
+    process, limit = start(*command), time.monotonic() + LONGEST_S
+    while rows(workdir) < 7 and process.poll() is None and time.monotonic() < limit:
+        time.sleep(0.005)
+    process.send_signal(number)
+    code, _, err = finish(process)
+    assert code == (0 if number == signal.SIGTERM else -number), err
+    code, _, err = finish(start(*command))
+    assert code == 0, err
+    for name in FINE:
+        assert metrics(workdir / name) == metrics(whole / name)
+        assert adapter(workdir / name) == adapter(whole / name)
+    before, after = (json.loads((own / DIVERGES / "unit.json").read_text())["reason"]
+                     for own in (whole, workdir))  # fmt: skip
+    assert before.partition("; last")[0] == after.partition("; last")[0]

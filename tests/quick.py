@@ -1,0 +1,53 @@
+"""Quick compiling, for tests where it is nearly all of the time and its quality does not matter.
+
+with quick.compiles(): ...            the programs of this process
+os.environ | quick.variables()        those of a process that a test starts: as here
+"""
+
+import contextlib
+import functools
+import os
+
+import jax
+import pytest
+from jax._src import compiler
+
+FEW = "jax_disable_most_optimizations"
+# XLA's emitters of fused loops, and an LLVM module a core, cost two thirds of what FEW leaves.
+OPTIONS = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
+
+
+@contextlib.contextmanager
+def compiles():
+    """Compile with few optimisations."""
+    # JAX takes options of the compiler for one `jit`, or from a variable that a process reads
+    # once; for all programs of some files there is only this function of its own.
+    whole, quick = compiler.get_compile_options, options()
+
+    def with_options(*args, env_options_overrides=None, **kwargs):
+        asked = quick | (env_options_overrides or {})
+        return whole(*args, env_options_overrides=asked, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiler, "get_compile_options", with_options)
+        jax.config.update(FEW, True)
+        yield
+        jax.config.update(FEW, False)
+
+
+@functools.cache
+def options():
+    """Return OPTIONS where this release of XLA has them."""
+    try:
+        jax.jit(lambda x: x, compiler_options=OPTIONS).lower(0.0).compile()
+    except jax.errors.JaxRuntimeError:
+        return {}
+    return OPTIONS
+
+
+def variables():
+    """Return the variables with which another process compiles as this one does now."""
+    if not jax.config.read(FEW):
+        return {}
+    flags = " ".join(f"--{name}={str(value).lower()}" for name, value in options().items())
+    return {FEW.upper(): "1", "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()}

@@ -1,0 +1,33 @@
+"""The benchmark of studies: which cells it takes, and that it looks for a difference."""
+
+import pathlib
+
+import pytest
+
+from scripts import bench_forgetting as bench
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def test_it_takes_one_method_at_one_rate(monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    chosen = bench.read("configs/forgetting_tiny.py", 2)
+    stages = bench.every_stage(chosen, tmp_path)
+    assert [own.workdir.relative_to(tmp_path / "cells").as_posix() for own in stages] == [
+        f"full_0.0003_s{seed}_o0/{number}_{task}"
+        for seed in (0, 1) for number, task in enumerate(("language", "skill", "facts"), 1)
+    ]  # fmt: skip
+
+
+def test_another_score_is_found(tmp_path):
+    name = pathlib.Path("cells") / "a" / "1_b"
+    for where in ("one", "two"):
+        for file in ("evals/4.npz", "export/model.safetensors"):
+            path = tmp_path / where / name / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"same")
+    both = tmp_path / "one", tmp_path / "two"
+    bench.compare(*both, [name])
+    (tmp_path / "two" / name / "export" / "model.safetensors").write_bytes(b"other")
+    with pytest.raises(SystemExit, match=r"model\.safetensors and .* differ"):
+        bench.compare(*both, [name])

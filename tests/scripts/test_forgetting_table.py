@@ -1,0 +1,50 @@
+"""The tables of docs/forgetting.md, from reports by hand."""
+
+import json
+
+from scripts import forgetting_table, runs
+
+ESTIMATE = dict(value=0.25, low=0.2, high=0.3, n=3)
+
+
+def method(value, *, rate=0.1, at_edge=False):
+    matched = dict(ESTIMATE, value=value, rate=rate, at_edge=at_edge)
+    return dict(matched=matched, rates={"0.1": dict(end=dict(forgetting=ESTIMATE))})
+
+
+REPORT = dict(
+    methods=dict(
+        full=method(0.4, at_edge=True), lora=method(0.3),
+        few=dict(matched=dict(text="not reached (best 0.2 of 0.5)", rate=None), rates={}),
+    ),
+    compared=dict(full="compared with", lora="-0.100", few="n/a"),
+)  # fmt: skip
+
+
+def test_methods_come_from_the_least_forgetting_on():
+    rows = forgetting_table.measured(REPORT).splitlines()[2:]
+    assert rows == [
+        "| `lora` | 0.300 (0.200 to 0.300) | 0.1 | -0.100 | 0.250 (0.200 to 0.300) |",
+        "| `full` | 0.400 (0.200 to 0.300) | 0.1, the edge of its sweep | compared with "
+        "| 0.250 (0.200 to 0.300) |",
+        "| `few` | not reached (best 0.2 of 0.5) |  | n/a |  |",
+    ]
+
+
+def test_both_tables_go_between_their_own_marks(tmp_path, monkeypatch):
+    report, page = tmp_path / "report.json", tmp_path / "page.md"
+    study = dict(config="configs/own.py", parts={}, sees_old=[], carry="merged", rates={})
+    whole = REPORT | dict(study=study, axes={}, tasks={}, probes=[], cells=[], drift=None)
+    report.write_text(json.dumps(whole))
+    page.write_text("head\n\n<!-- table of scripts/forgetting_table.py: methods -->\nold\n"
+                    f"{runs.END}\n\ntail\n")  # fmt: skip
+    given = ["forgetting_table", "--report", str(report), "--out", str(page)]
+    for _ in range(2):  # the second replaces what the first wrote
+        monkeypatch.setattr("sys.argv", given)
+        forgetting_table.main()
+    text = page.read_text()
+    assert text.startswith("head\n")
+    assert "old" not in text.split("tail")[0].split("\n")
+    assert text.count("| `lora` |") == 1
+    assert text.count("| 27 | refusals die") == 1
+    assert text.index("tail") < text.index("| 27 |")

@@ -1,0 +1,158 @@
+"""Verdicts on the literature from reports by hand: each agrees, disagrees, or is left open."""
+
+import copy
+
+import pytest
+
+from ftjax.studies import literature, verdicts
+
+
+def estimate(value, n=3):
+    return dict(value=value, low=value - 0.01, high=value + 0.01, n=n)
+
+
+def rate(at_match, gain, at_end, floor=0.05):
+    end = dict(gain=estimate(gain), forgetting=estimate(at_end), gain_floor=0.01,
+               forgetting_floor=floor)  # fmt: skip
+    return dict(forgetting_at_match=estimate(at_match), end=end)
+
+
+def method(best, **rates):
+    found = {key.replace("_", "."): rate(*own) for key, own in rates.items()}
+    own = found[best]["forgetting_at_match"]
+    matched = dict(own, rate=float(best), at_edge=False, floor=dict(value=0.05, range=0.04, n=3))
+    return dict(matched=matched, rates=found)
+
+
+def cell(name, at, intruders, rank, *, path=None):
+    spectra = [dict(intruders=n, rank=rank, relative_norm=0.1) for n in intruders]
+    changes = [dict(spectrum=own) for own in spectra]
+    changes[0]["path"] = path
+    return dict(method=name, rate=at, joint=False, status="done", order=["new"], changes=changes)
+
+
+def fits(forward, reverse, norm):
+    r2 = dict(kl_forward_new=forward, kl_reverse_new=reverse, relative_norm=norm,
+              kl_forward_old=0.99)  # fmt: skip
+    return {k: dict(r2=v, n=6, spearman=0.9, coefficients=(0.0, 1.0, 0.0)) for k, v in r2.items()}
+
+
+PATH = {  # losses of new and old on the way
+    "0": dict(new=4.0, old=1.0), "0.5": dict(new=2.0, old=1.2), "0.9": dict(new=1.01, old=1.5),
+    "1": dict(new=1.0, old=1.9),
+}  # fmt: skip
+REPORT = dict(
+    study=dict(
+        config="configs/own.py", carry="merged", sees_old=["replay"],
+        parts=dict(full="full", lora="lora", replay="replay", kl_old="kl"),
+        rates=dict(full=[0.1, 0.2], lora=[1.0, 2.0], replay=[1.0], kl=[1.0], small=[1.0]),
+    ),
+    axes=dict(rank=dict(small=1, lora=8), replay=dict(lora=0, replay=0.1)),
+    tasks=dict(new=dict(label="new", base=-4.0, top=-1.0)), probes=["old"],
+    methods=dict(
+        full=method("0.1", **{"0_1": (0.2, 0.9, 0.3), "0_2": (0.4, 0.95, 0.6)}),
+        lora=method("1", **{"1": (0.3, 0.9, 0.5), "2": (0.6, 0.95, 0.9)}),
+        replay=method("1", **{"1": (0.2, 0.89, 0.2)}),
+        kl=method("1", **{"1": (0.1, 0.88, 0.1)}),
+        small=method("1", **{"1": (0.25, 0.6, 0.2)}),
+    ),
+    cells=[
+        cell("full", 0.1, [2, 3], 40, path=PATH), cell("full", 0.2, [4, 6], 40, path=PATH),
+        cell("lora", 1.0, [20, 30], 6), cell("lora", 2.0, [40, 60], 6),
+    ],
+    drift=dict(
+        points=[dict(method="replay", kl_forward_new=0.5, forgetting=0.1),
+                dict(method="full", kl_forward_new=0.5, forgetting=0.5)],
+        fits=dict(all=fits(0.6, 0.5, 0.3), without_old_data=fits(0.95, 0.9, 0.4)),
+    ),
+    base_against_itself=dict(
+        drift=dict(new=dict(kl_forward=1e-9, kl_reverse=0.0)),
+        spectrum=dict(relative_norm=0.0, rank=0.0, intruders=0),
+    ),
+)  # fmt: skip
+
+
+def judged(report):
+    return {f.statement.number: f.found for f in literature.judge([report])}
+
+
+def changed(path, value):
+    """REPORT with another value at a path of keys."""
+    found = copy.deepcopy(REPORT)
+    *parents, last = path
+    node = found
+    for key in parents:
+        node = node[key]
+    node[last] = value
+    return found
+
+
+CARRIED = (1, 2, 3, 4, 6, 8, 9, 10, 11, 12, 18, 20, 22)
+
+
+def test_what_a_report_carries_agrees_and_the_rest_was_not_run():
+    found = judged(REPORT)
+    assert list(found) == list(range(1, 28))
+    verdict = {number: own.verdict for number, own in found.items() if own.verdict != "not run"}
+    assert tuple(verdict) == CARRIED
+    assert verdict.pop(4) == verdicts.DISAGREE  # by the numbers above full forgets less
+    assert set(verdict.values()) == {verdicts.AGREE}
+
+
+END = ("end", "forgetting", "value")
+
+
+@pytest.mark.parametrize(
+    ("number", "path", "value", "verdict"),
+    [
+        (1, ("base_against_itself", "drift", "new", "kl_reverse"), 1e-3, "disagree"),
+        (2, ("methods", "lora", "rates", "2", "forgetting_at_match"), estimate(0.1), "disagree"),
+        (2, ("methods", "lora", "rates", "2", "forgetting_at_match"), estimate(0.31),
+         "not resolved"),
+        (3, ("methods", "small", "rates", "1", *END), 0.7, "disagree"),
+        (3, ("methods", "small", "rates", "1", *END), 0.48, "not resolved"),
+        (4, ("methods", "lora", "matched", "value"), 0.19, "not resolved"),
+        (6, ("methods", "replay", "rates", "1", *END), 0.6, "disagree"),
+        (8, ("drift", "fits", "without_old_data"), fits(0.5, 0.4, 0.3), "not resolved"),
+        (8, ("drift", "fits", "without_old_data"), fits(0.86, 0.8, 0.99), "disagree"),
+        (9, ("drift", "points", 0, "forgetting"), 0.9, "disagree"),
+        (10, ("cells", 0, "changes", 0, "spectrum", "intruders"), 35, "disagree"),
+        (11, ("cells", 2, "changes", 0, "spectrum", "rank"), 39, "disagree"),
+        (12, ("cells", 0, "changes", 0, "path", "0.5", "old"), 1.7, "disagree"),
+        (18, ("methods", "lora", "matched", "rate"), 20.0, "disagree"),
+        (22, ("methods", "kl", "matched", "value"), 0.5, "disagree"),
+    ],
+)  # fmt: skip
+def test_other_numbers_are_another_verdict(number, path, value, verdict):
+    assert judged(changed(path, value))[number].verdict == verdict
+
+
+def test_part_of_the_way_back_that_saves_nothing_is_not_resolved():
+    flat = {key: dict(own, old=1.9) for key, own in PATH.items()}
+    report = copy.deepcopy(REPORT)
+    for own in report["cells"][:2]:
+        own["changes"][0]["path"] = flat
+    assert judged(report)[20].verdict == verdicts.NOT_RESOLVED
+    # 0.9 of the way has 99.7 % of the gain, and 0.4 nats less are forgotten.
+    assert judged(REPORT)[20].ours.startswith("0.400 nats")
+
+
+def test_the_first_report_that_carries_a_statement_is_asked():
+    bare = changed(("drift",), None) | {"base_against_itself": None}
+    bare["study"]["config"] = "configs/bare.py"
+    found = {f.statement.number: f for f in literature.judge([bare, REPORT])}
+    assert found[2].study == "configs/bare.py"
+    assert found[1].study == found[8].study == "configs/own.py"
+    text = literature.table(list(found.values()))
+    assert "| 2 | at a matched score" in text
+    assert "| not run |" in text
+    assert text.count("\n") == 28
+
+
+def test_one_seed_has_a_margin_in_place_of_a_floor():
+    report = copy.deepcopy(REPORT)
+    for own in report["methods"].values():
+        for one in own["rates"].values():
+            one["end"]["forgetting_floor"] = None
+    assert verdicts.floor(report) == verdicts.MARGIN
+    assert verdicts.floor(REPORT) == 0.05
