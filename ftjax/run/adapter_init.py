@@ -32,6 +32,7 @@ from ftjax.ops import lowrank, quantize
 from ftjax.run.artifacts import Artifacts
 from ftjax.train.step import make_gradients
 
+# Each costs a forward pass before the first step, and one that needs gradients a backward one.
 BATCHES = 4
 # What is found in batches; the third need, a quantizer, is met while the base is read.
 DATA = ("inputs", "gradient")
@@ -166,6 +167,7 @@ def _gradient(parts, objective, params, path: str):
 
 
 def _add(parts: Iterable[jax.Array]) -> jax.Array:
+    # Sums of batches: in bfloat16 a small addend would vanish in a large sum.
     return functools.reduce(jnp.add, (part.astype(jnp.float32) for part in parts))
 
 

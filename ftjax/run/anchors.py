@@ -23,6 +23,7 @@ from ftjax.data import kinds
 from ftjax.data import loader as loaders
 from ftjax.objectives.losses import anchor as terms
 
+# A term is a part of the loss; a projection (A-GEM) is of gradients, and enters no loss.
 USES = ("term", "projection")
 
 
@@ -103,9 +104,11 @@ def check(found: Mapping[str, Anchor], parts) -> None:
     """
     for label, anchor in found.items():
         try:
+            # An anchor's rows are cut as the batch is: over the same microbatches and devices.
             meshes.check_batch(anchor.rows, parts.settings.accumulate, parts.mesh)
         except ValueError as error:
             raise ValueError(f"anchors.{label}.rows: {error}") from error
+        # A cache has a number for each target of the run's own rows, and no whole distributions.
         if anchor.name != "nll" and parts.reference.name == "cached":
             raise ValueError(
                 f"anchors.{label}.name: got {anchor.name!r} with reference.name='cached', of which "

@@ -31,6 +31,7 @@ def load(
     loader = _loader(parts, progress, prepare.load if has_own else shared.data, eval_texts or {})
     # Only now: rows are of a kind that the source may be the first to know.
     _check_kind(loader.data.kind, parts.objective)
+    # Room for its log-probabilities, before batches are made of the store.
     reference.reserve(parts.reference, loader.data.store)
     return loader
 
@@ -47,6 +48,7 @@ def _loader(parts: Parts, progress, load: Callable, eval_texts: Mapping) -> load
 
 def open_data(data: dict, *, where: str, **given) -> loaders.Loader:
     """Open a data section; `given` are the keywords that the program sets itself."""
+    # Python would refuse the double keyword too, but with a function's name and not a key's.
     if clash := sorted(data.keys() & given.keys()):
         raise ValueError(f"{where}.{clash[0]}: got a value; expected none, another key sets it")
     return loaders.make(**data, **given)

@@ -108,6 +108,7 @@ def parse(text: str, annotation: Any = Any, *, present: Any = None) -> Any:
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
+        # Nothing that Python can read is a text: paths and names need no quotes on a command line.
         return conf.TRUTH.get(text.lower(), text)
 
 

@@ -35,6 +35,7 @@ from ftjax.run.shared import Shared
 from ftjax.sampling import text
 
 NAME, BATCH = "self", 16
+# What a section wants sampled; where the file lies is the workdir's to say.
 WANTED = [name for name in inspect.signature(source.make).parameters if name != "path"]
 
 
@@ -111,6 +112,7 @@ def _rows(
         made |= dict(parts=parts, params=_start(parts, shared))
     lines = _sampled(made["parts"], made["params"], wanted, where=where)
     if jax.process_index() == 0:
+        # Every process has drawn the same rows; one writes them.
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
         digest.sign(path)

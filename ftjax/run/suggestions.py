@@ -63,6 +63,7 @@ def _compiled(settings, topology, changes, limit: int, hbm_bytes: float | None) 
             own = rehearse.changed(settings, change)
             found = rehearse.rehearse(own, topology, hbm_bytes=hbm_bytes)
         except ValueError:
+            # A mesh that divides neither heads nor batch is no answer, and no fault of the user's.
             continue
         tried.append({"change": change, **found})
     return tried
