@@ -60,6 +60,12 @@ def osf(c):
     c.adapter = dict(name="osf", where="blocks/**", keep=0.5)
 
 
+def start(init):
+    """Return what starts adapters from the part of a weight that old rows use least."""
+    own = dict(HELD, max_tokens=80)
+    return lambda c: c.adapter.update(init=init, batches=8, data=own)
+
+
 def self_replay(c):
     """Mix in rows that the base has written, a tenth of all."""
     own = {key: c.data[key] for key in ("name", "rows", "domain", "languages")}
@@ -89,6 +95,8 @@ REMEDIES = {
     "layer_decay": optim(layer_decay=0.7),
     "galore": optim(galore=dict(rank=16, every_steps=20)),
     "osf": osf,
+    "lora_null": start("lora_null"),
+    "corda": start("corda"),
 }
 
 

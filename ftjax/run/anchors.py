@@ -130,9 +130,8 @@ def load(found: Mapping[str, Anchor], parts, *, shared=None) -> dict[str, loader
             tokenizer=parts.tokenizer, batch_size=anchor.rows, seed=s.seed.data,
             local_rows=meshes.local_rows(anchor.rows, parts.mesh),
         ) | ({"load": shared.data} if shared else {})  # fmt: skip
-        if clash := sorted(anchor.data.keys() & given.keys()):
-            raise ValueError(f"{where}.{clash[0]}: got a value; expected none, another key sets it")
-        own[label] = loaders.make(**{"max_tokens": s.data["max_tokens"], **anchor.data}, **given)
+        data = {"max_tokens": s.data["max_tokens"], **anchor.data}
+        own[label] = loaders.opened(data, where=where, **given)
         if kinds.BATCHES[kind := own[label].data.kind].judged:
             raise ValueError(
                 f"{where}.kind: got data of kind {kind!r}; expected "

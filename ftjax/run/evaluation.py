@@ -330,7 +330,7 @@ def _examples(data: dict, section: Section) -> list:
         data = _templated(parts, data)
     given = dict(tokenizer=parts.tokenizer, batch_size=1, collect=section.collect)
     with _named(f"{section.where}.data"):
-        store = loaders.make(**data, **given).data.store
+        store = loaders.opened(data, where="data", **given).data.store
     return [store[i] for i in _spread(len(store), section.limit)]
 
 

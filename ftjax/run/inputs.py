@@ -43,15 +43,7 @@ def _loader(parts: Parts, progress, load: Callable, eval_texts: Mapping) -> load
         load=load, local_rows=meshes.local_rows(s.batch_size, parts.mesh), eval_texts=eval_texts,
     )  # fmt: skip
     data = {key: value for key, value in s.data.items() if key != new_tokens.KEY}
-    return open_data(data, where="data", **given)
-
-
-def open_data(data: dict, *, where: str, **given) -> loaders.Loader:
-    """Open a data section; `given` are the keywords that the program sets itself."""
-    # Python would refuse the double keyword too, but with a function's name and not a key's.
-    if clash := sorted(data.keys() & given.keys()):
-        raise ValueError(f"{where}.{clash[0]}: got a value; expected none, another key sets it")
-    return loaders.make(**data, **given)
+    return loaders.opened(data, where="data", **given)
 
 
 def _check_kind(kind: str, objective) -> None:
