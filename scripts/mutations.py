@@ -305,9 +305,12 @@ ADAPTERS = (
     *_of(
         "ftjax/adapters/lib/inits.py", "tests/adapters/test_lora.py",
         ("_triplets(w, slice(None, rank), scale)", "_triplets(w, slice(rank), 1.0)"),
-        ("slice(-rank, None)", "slice(None, rank)"),
+        ("_triplets(w, slice(-rank, None), scale)", "_triplets(w, slice(None, rank), scale)"),
         ("places[i:j] < budget", "places[i:j] <= budget"),
         ("v[..., rank : 2 * rank, :]", "v[..., :rank, :]"),
+        ("[1][:, :rank]  # ascending", "[1][:, -rank:]"),
+        ("scaled = inside(turn * energy,", "scaled = inside(turn,"),
+        ("return inside(turn / energy, inside(turn.T, a)), b", "return a, b"),
     ),
     *_of(
         "ftjax/adapters/osf.py", "tests/adapters/test_osf.py tests/laws/test_adapters.py -k osf",
@@ -485,6 +488,8 @@ TRAINING = (
         ("metrics[\"tokens\"] = reduce((batch[\"segments\"] > 0).sum())",
          "metrics[\"tokens\"] = reduce((batch[\"segments\"] >= 0).sum())"),
         ("State(state.step + 1,", "State(state.step,"),
+        ("keep(total)", "total"),
+        ("apply_updates(state.params, keep(moves))", "apply_updates(state.params, moves)"),
         ("{\"loss\": (*_terms(metrics), own[\"loss\"])}", "{\"loss\": (*_terms(metrics),)}"),
         ("jax.tree.map(jnp.add, gradients, own)", "gradients"),
         ("averages.update(ema, params, decay=ema_decay)", "averages.update(ema, state.params, decay=ema_decay)"),
@@ -563,8 +568,13 @@ TRAINING = (
     ),
     *_of(
         "ftjax/optim/layer_decay.py", "tests/optim/test_optimizer.py",
-        ("count + 1 if name", "count if name"),
+        ("count + 1 if below", "count if below"),
         ("count - layer for layer", "layer for layer"),
+    ),
+    *_of(
+        "ftjax/optim/stacks.py", "tests/optim/test_stacks.py",
+        ("layer in chosen for layer in own", "layer not in chosen for layer in own"),
+        ("set(range(count))", "set(range(count + 1))"),
     ),
     *_of(
         "ftjax/optim/galore.py", "tests/optim/test_galore.py",
@@ -580,7 +590,7 @@ TRAINING = (
     *_of(
         "ftjax/optim/groups.py", "tests/optim/test_groups.py",
         ("found[name]._replace(weight_decay=0.0)", "found[name]"),
-        ("found[name]._replace(**changes)", "Setting(**{\"lr_scale\": 1.0, \"weight_decay\": 0.0} | changes)"),
+        ("found[name]._replace(**numbers)", "Setting(**{\"lr_scale\": 1.0, \"weight_decay\": 0.0} | changes)"),
     ),
     *_of(
         "ftjax/optim/adalora_budget.py", "tests/optim/test_adalora_budget.py",

@@ -36,6 +36,7 @@ def get_config(arg=None):
     if arg.what == "osf":
         c.adapter = dict(name="osf", where="blocks/attn/*", keep=0.5)
         c.objective, c.optim.sam = dict(name="flow", tau=3.0), dict(rho=0.05)
+        c.trainable_layers, c.optim.groups = (1,), [("**/b", dict(lr_scale=0.5, layers=(1,)))]
     if KINDS.get(arg.what) in ("preference", "unpaired"):
         c.data = dict(PAIRS, kind=KINDS[arg.what])
     if arg.what in ("grpo", "ppo", "online_dpo"):
