@@ -82,8 +82,8 @@ LOSSES = (
         "tests/objectives/losses/test_policy_gradient.py",
         ("-jnp.minimum(ratio * terms.advantage", "-jnp.maximum(ratio * terms.advantage"),
         ("jnp.clip(ratio_of(terms), 1 - low, 1 + high)", "jnp.clip(ratio_of(terms), 1 - high, 1 + low)"),
-        ("weight = stop_gradient(jnp.minimum(ratio_of(terms), most))",
-         "weight = jnp.minimum(ratio_of(terms), most)"),
+        ("weight = stop_gradient(jnp.minimum(ratio_of(terms), high))",
+         "weight = jnp.minimum(ratio_of(terms), high)"),
         ("* 4 / tau", "* 4"),
         ("terms.advantage > 0, up, down", "terms.advantage > 0, down, up"),
         ("rate * jnp.exp(log_w)", "jnp.exp(log_w)"),
@@ -605,10 +605,10 @@ TRAINING = (
 SAMPLING = (
     *_of(
         "ftjax/sampling/sampler.py", "tests/sampling/test_sampler.py",
-        ("top(logits_BV / temperature, k=top_k, p=top_p, least=min_p)",
-         "top(logits_BV, k=top_k, p=top_p, least=min_p) / temperature"),
+        ("top(logits_BV / temperature, k=top_k, p=top_p, min_p=min_p)",
+         "top(logits_BV, k=top_k, p=top_p, min_p=min_p) / temperature"),
         ("scale = 1 / temperature if tempered else 1.0", "scale = 1.0"),
-        ("+ math.log(least)", "- math.log(least)"),
+        ("+ math.log(min_p)", "- math.log(min_p)"),
         ("tokens_B = fast.argmax(kept_BV + jax.vmap(noise)(keys_B))",
          "tokens_B = fast.argmax(kept_BV + noise(keys_B[0]))"),
     ),
@@ -625,7 +625,7 @@ SAMPLING = (
     ),
     *_of(
         "ftjax/rl/preference_pairs.py", "tests/rl/test_preference_pairs.py",
-        ("best - worst > least", "best - worst >= least"),
+        ("best - worst > min_margin", "best - worst >= min_margin"),
         ("scale * (own_B - other_B)", "scale * (other_B - own_B)"),
     ),
     *_of(

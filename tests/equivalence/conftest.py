@@ -43,7 +43,7 @@ def get_config(arg=None):
         common.online(c, prompts=4, samples=4, max_new_tokens=4)
         c.rollout.epochs = 2
         c.objective = dict(name=arg.what.removeprefix("online_"))
-        c.rewards.short = dict(name="length", most=6, unit="characters")
+        c.rewards.short = dict(name="length", max_length=6, unit="characters")
         c.data = dict(name="jsonl", path=arg.rows, max_tokens=32)
         c.batch_size = 2 if arg.what == "online_dpo" else 8
     if arg.runs and arg.what == "dpo":
