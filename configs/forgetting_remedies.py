@@ -76,6 +76,15 @@ def self_replay(c):
     c.data = dict(name="mixture", parts=parts, max_tokens=80, kind="prompt")
 
 
+def sdft(c):
+    """Learn the base's own words where they end with the given answer; else that answer."""
+    own = {key: c.data[key] for key in ("name", "rows", "domain", "languages")}
+    c.data = dict(
+        name="self", kind="prompt", rows=256, max_new_tokens=40, prompts=own, max_tokens=80,
+        rewrite="{prompt}{response}\n{prompt}", check=dict(name="exact", field="response"),
+    )  # fmt: skip
+
+
 REMEDIES = {
     "none": lambda c: None,
     "l2sp": penalty(name="l2sp", weight=0.1),
@@ -87,6 +96,7 @@ REMEDIES = {
     "off_target": anchor(old=False, name="kl_forward_off_target", weight=1.0),
     "agem": anchor(old=True, name="nll", weight=1.0, use="projection"),
     "self_replay": self_replay,
+    "sdft": sdft,
     "talr": objective(name="talr", tau=2.0, floor=0.01),
     "flow": objective(name="flow", tau=3.0),
     "sam": optim(sam=dict(rho=0.05)),
