@@ -103,8 +103,7 @@ def make(
       kl_weight: of the divergence from the base; kl: its estimator, k1, k2 or k3; kl_corrected:
         weigh it by the ratio, which makes its gradient right.
       entropy_weight: of a bonus for entropy; entropy_share: of a microbatch's tokens to train on.
-      off_policy_mask_threshold: leave out bad rows whose mean log-ratio of sampler to policy is
-        above it.
+      off_policy_mask_threshold: of a bad row's mean log-ratio of sampler to policy, to be left out.
       temperature: of the sampling; log-probabilities are under it, so that the first ratio is 1.
     """
     variant = _find("loss", loss, VARIANTS)
@@ -117,10 +116,8 @@ def make(
     def objective(policy, reference, batch, key):
         scores = policy.statistics(batch, key, **asked)
         terms = terms_of(scores.logp, batch, level)
-        values_BT = surrogate(terms) * _kept(
-            scores, terms, entropy_share, off_policy_mask_threshold
-        )
-        metrics = _metrics(terms)
+        kept_BT = _kept(scores, terms, entropy_share, off_policy_mask_threshold)
+        values_BT, metrics = surrogate(terms) * kept_BT, _metrics(terms)
         if kl_weight:
             kl_BT = estimators.ESTIMATORS[kl](scores.logp, _base(reference, batch, temperature))
             kl_BT *= policy_gradient.ratio_of(terms) if kl_corrected else 1
