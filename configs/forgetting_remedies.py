@@ -60,6 +60,12 @@ def osf(c):
     c.adapter = dict(name="osf", where="blocks/**", keep=0.5)
 
 
+def start(init):
+    """Return what starts adapters from the part of a weight that old rows use least."""
+    own = dict(HELD, max_tokens=80)
+    return lambda c: c.adapter.update(init=init, batches=8, data=own)
+
+
 def self_replay(c):
     """Mix in rows that the base has written, a tenth of all."""
     own = {key: c.data[key] for key in ("name", "rows", "domain", "languages")}
@@ -68,6 +74,15 @@ def self_replay(c):
     said = dict(name="self", rows=128, max_new_tokens=40, prompts=prompts, weight=0.1, label="self")
     parts = (dict(own, weight=0.9, label="new"), said)
     c.data = dict(name="mixture", parts=parts, max_tokens=80, kind="prompt")
+
+
+def sdft(c):
+    """Learn the base's own words where they end with the given answer; else that answer."""
+    own = {key: c.data[key] for key in ("name", "rows", "domain", "languages")}
+    c.data = dict(
+        name="self", kind="prompt", rows=256, max_new_tokens=40, prompts=own, max_tokens=80,
+        rewrite="{prompt}{response}\n{prompt}", check=dict(name="exact", field="response"),
+    )  # fmt: skip
 
 
 REMEDIES = {
@@ -81,6 +96,7 @@ REMEDIES = {
     "off_target": anchor(old=False, name="kl_forward_off_target", weight=1.0),
     "agem": anchor(old=True, name="nll", weight=1.0, use="projection"),
     "self_replay": self_replay,
+    "sdft": sdft,
     "talr": objective(name="talr", tau=2.0, floor=0.01),
     "flow": objective(name="flow", tau=3.0),
     "sam": optim(sam=dict(rho=0.05)),
@@ -89,6 +105,8 @@ REMEDIES = {
     "layer_decay": optim(layer_decay=0.7),
     "galore": optim(galore=dict(rank=16, every_steps=20)),
     "osf": osf,
+    "lora_null": start("lora_null"),
+    "corda": start("corda"),
 }
 
 

@@ -15,7 +15,7 @@ from configs import common
 STEPS = dict(sft=40, grpo=60, rejection=60)
 SAMPLED = dict(
     grpo=(dict(name="grpo", loss="dr_grpo", limit=8), dict(scale="group")),
-    rejection=(dict(name="best_of"), dict(least=1.0)),
+    rejection=(dict(name="best_of"), dict(min_reward=1.0)),
 )  # fmt: skip
 
 

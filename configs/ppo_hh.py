@@ -76,7 +76,7 @@ def ppo(arg):
     if not arg.runlocal:
         return c
     if not arg.runs:  # nothing to build on: the plumbing alone
-        c.model.base, c.rewards.learned = arg.base, dict(name="length", most=8)
+        c.model.base, c.rewards.learned = arg.base, dict(name="length", max_length=8)
     return common.shrink(c, stand_in=True)
 
 

@@ -72,7 +72,7 @@ def main(argv: list[str], given: Flags) -> None:
         options = dict(limit=given.suggest.value, hbm_bytes=limit)
         better += suggestions.suggest(settings, topology, **options)
     if given.search.value:
-        options = dict(most=given.search.value, hbm_bytes=limit)
+        options = dict(limit=given.search.value, hbm_bytes=limit)
         better += suggestions.search(settings, topology, **options)
     for own in better:
         sys.stdout.write(suggestions.summary(own) + "\n")

@@ -158,6 +158,7 @@ def _copy(tree: pathlib.Path) -> pathlib.Path:
 def _attempt(mutation: Mutation, tree: pathlib.Path, *, limit: float) -> Outcome:
     """Run the tests in a copy of the tree with the mutation in it, and mend the copy again."""
     start = time.perf_counter()
+    before = (tree / mutation.file).read_bytes() if mutation.file else b""
     if mutation.file:
         (tree / mutation.file).write_text(text(mutation, tree), encoding="utf-8")
     child = multiprocessing.get_context("forkserver").Process(
@@ -170,7 +171,8 @@ def _attempt(mutation: Mutation, tree: pathlib.Path, *, limit: float) -> Outcome
         os.killpg(child.pid, signal.SIGKILL)  # and the commands that its tests have started
         child.join()
     if mutation.file:
-        shutil.copy(ROOT / mutation.file, tree / mutation.file)
+        # As it was copied: the tree that it came from may have changed meanwhile.
+        (tree / mutation.file).write_bytes(before)
     fate = "survived" if child.exitcode == PASSED else "killed"
     detail = "" if mutation.file else _detail(tree, mutation.tests, hangs=hangs)
     return Outcome(mutation, fate, time.perf_counter() - start, detail)

@@ -82,8 +82,8 @@ LOSSES = (
         "tests/objectives/losses/test_policy_gradient.py",
         ("-jnp.minimum(ratio * terms.advantage", "-jnp.maximum(ratio * terms.advantage"),
         ("jnp.clip(ratio_of(terms), 1 - low, 1 + high)", "jnp.clip(ratio_of(terms), 1 - high, 1 + low)"),
-        ("weight = stop_gradient(jnp.minimum(ratio_of(terms), most))",
-         "weight = jnp.minimum(ratio_of(terms), most)"),
+        ("weight = stop_gradient(jnp.minimum(ratio_of(terms), high))",
+         "weight = jnp.minimum(ratio_of(terms), high)"),
         ("* 4 / tau", "* 4"),
         ("terms.advantage > 0, up, down", "terms.advantage > 0, down, up"),
         ("rate * jnp.exp(log_w)", "jnp.exp(log_w)"),
@@ -305,9 +305,12 @@ ADAPTERS = (
     *_of(
         "ftjax/adapters/lib/inits.py", "tests/adapters/test_lora.py",
         ("_triplets(w, slice(None, rank), scale)", "_triplets(w, slice(rank), 1.0)"),
-        ("slice(-rank, None)", "slice(None, rank)"),
+        ("_triplets(w, slice(-rank, None), scale)", "_triplets(w, slice(None, rank), scale)"),
         ("places[i:j] < budget", "places[i:j] <= budget"),
         ("v[..., rank : 2 * rank, :]", "v[..., :rank, :]"),
+        ("[1][:, :rank]  # ascending", "[1][:, -rank:]"),
+        ("scaled = inside(turn * energy,", "scaled = inside(turn,"),
+        ("return inside(turn / energy, inside(turn.T, a)), b", "return a, b"),
     ),
     *_of(
         "ftjax/adapters/osf.py", "tests/adapters/test_osf.py tests/laws/test_adapters.py -k osf",
@@ -506,6 +509,8 @@ TRAINING = (
         ("metrics[\"tokens\"] = reduce((batch[\"segments\"] > 0).sum())",
          "metrics[\"tokens\"] = reduce((batch[\"segments\"] >= 0).sum())"),
         ("State(state.step + 1,", "State(state.step,"),
+        ("keep(total)", "total"),
+        ("apply_updates(state.params, keep(moves))", "apply_updates(state.params, moves)"),
         ("{\"loss\": (*_terms(metrics), own[\"loss\"])}", "{\"loss\": (*_terms(metrics),)}"),
         ("jax.tree.map(jnp.add, gradients, own)", "gradients"),
         ("averages.update(ema, params, decay=ema_decay)", "averages.update(ema, state.params, decay=ema_decay)"),
@@ -584,8 +589,13 @@ TRAINING = (
     ),
     *_of(
         "ftjax/optim/layer_decay.py", "tests/optim/test_optimizer.py",
-        ("count + 1 if name", "count if name"),
+        ("count + 1 if below", "count if below"),
         ("count - layer for layer", "layer for layer"),
+    ),
+    *_of(
+        "ftjax/optim/stacks.py", "tests/optim/test_stacks.py",
+        ("layer in chosen for layer in own", "layer not in chosen for layer in own"),
+        ("set(range(count))", "set(range(count + 1))"),
     ),
     *_of(
         "ftjax/optim/galore.py", "tests/optim/test_galore.py",
@@ -601,7 +611,7 @@ TRAINING = (
     *_of(
         "ftjax/optim/groups.py", "tests/optim/test_groups.py",
         ("found[name]._replace(weight_decay=0.0)", "found[name]"),
-        ("found[name]._replace(**changes)", "Setting(**{\"lr_scale\": 1.0, \"weight_decay\": 0.0} | changes)"),
+        ("found[name]._replace(**numbers)", "Setting(**{\"lr_scale\": 1.0, \"weight_decay\": 0.0} | changes)"),
     ),
     *_of(
         "ftjax/optim/adalora_budget.py", "tests/optim/test_adalora_budget.py",
@@ -616,10 +626,10 @@ TRAINING = (
 SAMPLING = (
     *_of(
         "ftjax/sampling/sampler.py", "tests/sampling/test_sampler.py",
-        ("top(logits_BV / temperature, k=top_k, p=top_p, least=min_p)",
-         "top(logits_BV, k=top_k, p=top_p, least=min_p) / temperature"),
+        ("top(logits_BV / temperature, k=top_k, p=top_p, min_p=min_p)",
+         "top(logits_BV, k=top_k, p=top_p, min_p=min_p) / temperature"),
         ("scale = 1 / temperature if tempered else 1.0", "scale = 1.0"),
-        ("+ math.log(least)", "- math.log(least)"),
+        ("+ math.log(min_p)", "- math.log(min_p)"),
         ("tokens_B = fast.argmax(kept_BV + jax.vmap(noise)(keys_B))",
          "tokens_B = fast.argmax(kept_BV + noise(keys_B[0]))"),
     ),
@@ -636,7 +646,7 @@ SAMPLING = (
     ),
     *_of(
         "ftjax/rl/preference_pairs.py", "tests/rl/test_preference_pairs.py",
-        ("best - worst > least", "best - worst >= least"),
+        ("best - worst > min_margin", "best - worst >= min_margin"),
         ("scale * (own_B - other_B)", "scale * (other_B - own_B)"),
     ),
     *_of(

@@ -197,13 +197,13 @@ def make(
         blank = zeros(init, site.equation, w.shape, rank=widest(rank, rho))
         if factors is None:
             return around(*blank)
-        # What a quantised weight lost is a b, and the adapter adds s a b.
-        unit = scale**-0.5 if init == "loftq" else 1.0
+        # What a quantised weight lost, or is split off a weight, is a b; the adapter adds s a b.
+        unit = scale**-0.5 if init in ("loftq", *inits.OF_THE_WEIGHT) else 1.0
         return around(*(unit * x for x in factors))
 
     if init not in inits.NEEDS:
         return start
-    options = dict(rank=rank, scale=scale, iterations=iterations, rho=rho)
+    options = dict(init=init, rank=rank, scale=scale, iterations=iterations, rho=rho)
     return protocol.Informed(inits.NEEDS[init], informed, options)
 
 

@@ -79,6 +79,18 @@ def make(
     )
 
 
+def opened(data: Mapping, *, where: str, **given) -> "Loader":
+    """Make the loader of a section of a config; `given` are the keywords that the program sets.
+
+    Raises:
+      ValueError: the section sets one of them too, or anything that `make` raises.
+    """
+    # Python would refuse the double keyword too, but with a function's name and not a key's.
+    if clash := sorted(data.keys() & given.keys()):
+        raise ValueError(f"{where}.{clash[0]}: got a value; expected none, another key sets it")
+    return make(**data, **given)
+
+
 def check_types(data: Mapping, *, where: str) -> None:
     """Raise ValueError for a value that `make` or `prepare.load` do not take, naming its key."""
     for function in (make, prepare.load):

@@ -20,15 +20,15 @@ def make() -> Callable:
     return sft.make()
 
 
-def make_advantages(*, least: float | None = None) -> Callable:
-    """Make `(experience) -> {"keep": [B]}`: 1 for the best row of each group, if it has `least`."""
+def make_advantages(*, min_reward: float | None = None) -> Callable:
+    """Make `(experience) -> {"keep": [B]}`: 1 for the best row of a group, from `min_reward` on."""
 
     def credit(experience: advantages.Experience) -> dict:
         total_B = advantages.total(experience.rewards_BF, experience.weights_F)
         # An answer without a reward is never the best; of equals argmax keeps the first.
         total_GN = jnp.nan_to_num(total_B, nan=-jnp.inf).reshape(-1, experience.samples)
         is_best = jnp.arange(experience.samples) == total_GN.argmax(-1)[:, None]
-        floor = -jnp.inf if least is None else least
+        floor = -jnp.inf if min_reward is None else min_reward
         return {"keep": (is_best & (total_GN > -jnp.inf) & (total_GN >= floor)).reshape(-1)}
 
     return credit

@@ -92,18 +92,18 @@ def make(
     *, loss: str = "dapo", importance: str | None = None, limit: Count | None = None,
     kl_weight: NonNegative = 0.0, kl: str = "k3", kl_corrected: bool = True,
     entropy_weight: float = 0.0, entropy_share: Share = 1.0,
-    off_policy_most: Positive | None = None, temperature: Positive = 1.0, **of_loss,
+    off_policy_mask_threshold: Positive | None = None, temperature: Positive = 1.0, **of_loss,
 ) -> Callable:  # fmt: skip
     """Make the objective.
 
     Args:
-      loss: one of the variants above; its numbers (low, high, most, ...) come as keywords.
+      loss: one of the variants above; its numbers (low, high, delta, ...) come as keywords.
       importance: "token", "sequence", "sequence_token", "whole"; the variant's own if not given.
       limit: tokens that an answer may have, for dr_grpo.
       kl_weight: of the divergence from the base; kl: its estimator, k1, k2 or k3; kl_corrected:
         weigh it by the ratio, which makes its gradient right.
       entropy_weight: of a bonus for entropy; entropy_share: of a microbatch's tokens to train on.
-      off_policy_most: leave out bad rows whose mean log-ratio of sampler to policy is above it.
+      off_policy_mask_threshold: of a bad row's mean log-ratio of sampler to policy, to be left out.
       temperature: of the sampling; log-probabilities are under it, so that the first ratio is 1.
     """
     variant = _find("loss", loss, VARIANTS)
@@ -116,8 +116,8 @@ def make(
     def objective(policy, reference, batch, key):
         scores = policy.statistics(batch, key, **asked)
         terms = terms_of(scores.logp, batch, level)
-        values_BT = surrogate(terms) * _kept(scores, terms, entropy_share, off_policy_most)
-        metrics = _metrics(terms)
+        kept_BT = _kept(scores, terms, entropy_share, off_policy_mask_threshold)
+        values_BT, metrics = surrogate(terms) * kept_BT, _metrics(terms)
         if kl_weight:
             kl_BT = estimators.ESTIMATORS[kl](scores.logp, _base(reference, batch, temperature))
             kl_BT *= policy_gradient.ratio_of(terms) if kl_corrected else 1
@@ -178,12 +178,12 @@ def on_policy(terms: Terms, *, max_divergence: float):
     return (terms.advantage >= 0) | (away <= max_divergence)
 
 
-def _kept(scores, terms: Terms, share: float, most: float | None):
+def _kept(scores, terms: Terms, share: float, threshold: float | None):
     """Return which tokens count, [B, T] of 0 and 1."""
     # Tokens left out count in the averages all the same: the rest does not weigh more.
     kept = jnp.ones_like(terms.mask_BT)
     kept *= 1 if share >= 1 else highest(scores.entropy, terms.mask_BT, share=share)
-    return kept if most is None else kept * on_policy(terms, max_divergence=most)
+    return kept if threshold is None else kept * on_policy(terms, max_divergence=threshold)
 
 
 def _base(reference, batch, temperature: float):

@@ -132,6 +132,7 @@ def _local(run, x_BTD, expert_BTk, gate_BTk, weights, *, experts, first, part):
     x = x_BTD.reshape(rows * width, -1)
     y = run(weights, take(x, places.row_at // top), partial(contract, groups), part)
     y_BTkD = take(y, places.of_row).reshape(rows, width, top, -1)
+    # Gates come in float32, which would make the experts' answers float32 too.
     return products.einsum("BTkD,BTk->BTD", y_BTkD, gate_BTk.astype(y.dtype))
 
 

@@ -11,6 +11,7 @@ import jax
 
 from ftjax.ops import fast, quantize
 
+# A lookup is a product with one-hot rows: so adapters see a site like any other.
 LOOKUP = "BTV,VD->BTD"
 HEAD = "BTD,VD->BTV"  # its weight lies as the embedding does, which it may be
 

@@ -30,6 +30,7 @@ class Corrected(quantize.Quantized):
 
     def dequantize(self, dtype) -> jax.Array:
         """Compute q + a b."""
+        # The correction is smaller than a step of bfloat16 at the weight: rounded once, at the end.
         return (self.weight.dequantize(jnp.float32) + self.product).astype(dtype)
 
     @property

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from ftjax.core.mean import Mean
 from ftjax.ops import products
 
+# Exact with ragged groups, or fixed seats, which shard over experts without a sort.
 DISPATCH = ("dropless", "capacity")
 
 
@@ -61,6 +62,7 @@ def route(logits_BTE: jax.Array, *, top: int, normalise: bool) -> Choice:
 
     normalise: divide their probabilities by their sum.
     """
+    # Float32: in bfloat16 near ties change which experts a token gets.
     probability = jax.nn.softmax(logits_BTE.astype(jnp.float32))
     gate, expert = jax.lax.top_k(probability, top)
     if normalise:
@@ -79,6 +81,7 @@ def route_sigmoid(
     multiplies them then.
     """
     score = jax.nn.sigmoid(logits_BTE.astype(jnp.float32))
+    # A correction steers the choice and never the gate; its own update is no gradient's.
     wish = score + jax.lax.stop_gradient(correction_E.astype(jnp.float32))
     if groups > 1:
         by_group = wish.reshape(*wish.shape[:-1], groups, -1)
@@ -90,6 +93,7 @@ def route_sigmoid(
     expert = jax.lax.top_k(wish, top)[1]
     gate = jnp.take_along_axis(score, expert, -1)
     if normalise:
+        # The reference's constant: sigmoids of all chosen experts may underflow to 0.
         gate = gate / (gate.sum(-1, keepdims=True) + 1e-20)
     return Choice(expert, gate * scale)
 
@@ -104,12 +108,14 @@ class Load(NamedTuple):
 
 def load(logits_BTE, choice: Choice, segments_BT, *, dropped=0.0) -> Load:
     """Count the load of one layer's experts."""
+    # Padding is routed too, and would count as load.
     real_BT = (segments_BT > 0).astype(jnp.float32)
     experts = logits_BTE.shape[-1]
     seats_BTE = jax.nn.one_hot(choice.expert, experts).sum(-2)
     probability_BTE = jax.nn.softmax(logits_BTE.astype(jnp.float32))
     over_tokens = lambda x_BTE: products.einsum("BTE,BT->E", x_BTE, real_BT)
     return Load(
+        # Counts have no gradient; the loss reaches the router by its probabilities alone.
         jax.lax.stop_gradient(over_tokens(seats_BTE)), over_tokens(probability_BTE),
         jnp.asarray(dropped, jnp.float32),
     )  # fmt: skip
@@ -123,6 +129,7 @@ def balance(total: Load, tokens: jax.Array) -> Mean:
     Args:
       total: the load, added over layers. tokens: how many it is of, each once a layer.
     """
+    # A batch of padding alone has no load, and 0 / 0 would make its loss NaN.
     count = jnp.maximum(tokens, 1).astype(jnp.float32)
     f_E, p_E = total.seats_E / count, total.probability_E / count
     return Mean(f_E.size * (f_E * p_E).sum() * tokens, tokens.astype(jnp.float32))
@@ -168,6 +175,7 @@ def seat(choice: Choice, segments_BT, *, experts: int, seats: int) -> Seats:
 
 def to_seats(x_BTD: jax.Array, seats: Seats) -> jax.Array:
     """Bring tokens to their seats: [E,B,S,D], zero where nobody sits."""
+    # Ones and zeros are exact in every type, so the cast loses nothing.
     return products.einsum("BTES,BTD->EBSD", seats.dispatch.astype(x_BTD.dtype), x_BTD)
 
 

@@ -18,6 +18,7 @@ def rms_norm(x: jax.Array, scale: jax.Array, *, eps: float) -> jax.Array:
 
 def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, *, eps: float) -> jax.Array:
     """Centre and divide by the standard deviation over the last axis, then scale and shift."""
+    # Squares of bfloat16 numbers, summed over thousands, need more bits than it has.
     x_32 = x.astype(jnp.float32)
     x_32 = x_32 - jnp.mean(x_32, axis=-1, keepdims=True)
     x_32 = x_32 * jax.lax.rsqrt(jnp.mean(x_32 * x_32, axis=-1, keepdims=True) + eps)

@@ -57,6 +57,7 @@ class Int8(Quantized):
 
     def dequantize(self, dtype) -> jax.Array:
         """Multiply codes and scales."""
+        # Scales are float32: rounded before the product, they would add an error of their own.
         return (self.codes.astype(jnp.float32) * self.scale).astype(dtype)
 
     def axes(self, letters: str) -> "Int8":

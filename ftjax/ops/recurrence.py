@@ -108,8 +108,9 @@ def scan(
     """
     B, T, Y, P = v_BTYP.shape
     size = min(CHUNK, T)
+    # A state sums over the whole row, and decays multiply along it: bfloat16 would drift.
     chunks = lambda x: _chunks(x.astype(jnp.float32), size)
-    real = flow.real[..., None].astype(jnp.float32)
+    real = flow.real[..., None].astype(jnp.float32)  # padding leaves the state as it is
     arrays = [chunks(x) for x in (q_BTYG, k_BTYG * real[..., None], v_BTYP * real[..., None])]
     rates = [chunks(x * real) for x in ((g_BTY,) if beta_BTY is None else (g_BTY, beta_BTY))]
     start = _chunks(flow.start[..., None], size)

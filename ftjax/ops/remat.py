@@ -12,6 +12,7 @@ to memory and reading it back.
 import jax
 from jax.ad_checkpoint import checkpoint_name
 
+# One name for all that is dear to compute again; see where `keep` is called.
 KEPT = "kept"
 # By name and not by size: what is dear is known where it is made, and stays right as shapes change.
 POLICIES = {

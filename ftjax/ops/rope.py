@@ -126,6 +126,7 @@ def query_factor(rope: Rope, positions_BT: jax.Array) -> jax.Array | None:
     if "llama_4_scaling_beta" not in numbers:
         return None
     laps = positions_BT // int(numbers["original_max_position_embeddings"])
+    # Whole laps, as the reference floors them: within the first the factor is exactly 1.
     factor = 1 + numbers["llama_4_scaling_beta"] * jnp.log1p(laps.astype(jnp.float32))
     return factor[..., None, None]
 

@@ -119,8 +119,8 @@ def make(
         schedule, learning_rate=learning_rate, total_steps=total_steps, where=f"{where}.schedule"
     )
     inner = _low_rank(_direction(name, keywords, weight_decay, where), name, galore, views, where)
-    options = dict(weight_decay=weight_decay, no_decay=no_decay, groups=groups, where=where)
-    settings = lambda params: leaf_groups.settings(tree.paths(params), **options)
+    own = dict(weight_decay=weight_decay, no_decay=no_decay, groups=groups, depths=depths)
+    settings = lambda params: leaf_groups.settings(tree.paths(params), where=where, **own)
     depth = layers.make(layer_decay, depths) if layer_decay != 1 else _flat
     every, share = conf.call(averaging, average, where=f"{where}.average") if average else (1, 0.0)
     chosen = settings, depth, clip_norm, Pull(l2sp, share, every, total_steps)

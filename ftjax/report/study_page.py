@@ -60,7 +60,11 @@ def _facts(report: Mapping) -> dict[str, object]:
         "metric": match["metric"],
         "tasks": ", ".join(report["tasks"]),
         "probes": ", ".join(report["probes"]) or "none",
-    }
+    } | ({"left out, at chance": _at_chance(report)} if report["left_out"] else {})
+
+
+def _at_chance(report: Mapping) -> str:
+    return "; ".join(f"{label} ({text})" for label, text in report["left_out"].items())
 
 
 def estimate(found: Mapping | None) -> str:

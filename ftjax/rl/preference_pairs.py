@@ -23,21 +23,21 @@ class Ranked(NamedTuple):
     weight: jax.Array  # 1.0, or 0.0 where there is no pair
 
 
-def ranked(rewards_B, *, size: int, pairs: int = 1, least: float = 0.0) -> Ranked:
+def ranked(rewards_B, *, size: int, pairs: int = 1, min_margin: float = 0.0) -> Ranked:
     """Pair the best row of each group with its worst, the second best with the second worst, ...
 
     Args:
       size: rows of a group.
       pairs: pairs of a group.
-      least: the difference of rewards that a pair must exceed; a tie is no preference.
+      min_margin: the difference of rewards that a pair must exceed; a tie is no preference.
 
     Raises:
-      ValueError: a group has no such number of pairs, or `least` is negative.
+      ValueError: a group has no such number of pairs, or `min_margin` is negative.
     """
-    if not 1 <= pairs <= size // 2 or least < 0:
+    if not 1 <= pairs <= size // 2 or min_margin < 0:
         raise ValueError(
-            f"advantages: got pairs {pairs}, least {least}; expected 1 to {size // 2} pairs of "
-            f"{size} samples, and a difference of at least 0; change one of them"
+            f"advantages: got pairs {pairs}, min_margin {min_margin}; expected 1 to {size // 2} "
+            f"pairs of {size} samples, and a difference of at least 0; change one of them"
         )
     rewards_GN = rewards_B.reshape(-1, size)
     first_G1 = size * jnp.arange(len(rewards_GN))[:, None]
@@ -45,7 +45,7 @@ def ranked(rewards_B, *, size: int, pairs: int = 1, least: float = 0.0) -> Ranke
     # Unknown rewards sort last, from either side.
     chosen, best = take(jnp.argsort(-rewards_GN, axis=-1, stable=True))
     rejected, worst = take(jnp.argsort(rewards_GN, axis=-1, stable=True))
-    is_pair = best - worst > least  # never behind the middle, nor where one is unknown
+    is_pair = best - worst > min_margin  # never behind the middle, nor where one is unknown
     margin = jnp.where(is_pair, best - worst, 0.0)
     return Ranked(chosen, rejected, margin, is_pair.astype(jnp.float32))
 

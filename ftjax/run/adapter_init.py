@@ -4,9 +4,11 @@
     read(parts, workdir)                                   what the run has found, from then on
 
 EVA takes the second moments of a map's inputs over the run's first batches, LoRA-GA the gradient of
-its weight. One site (a stack of layers) is done at a time, by passes of its own: beside the base
-and a backward pass there is one [L, in, in] or one gradient [L, in, out], float32. The factors are
-kept in the workdir: a run that goes on, and whoever reads it, has those that it began with.
+its weight. LoRA-Null and CorDA take those moments over rows of old data, `adapter.data`, which is
+what they are to keep; with it EVA and LoRA-GA take these rows too. One site (a stack of layers) is
+done at a time, by passes of its own: beside the base and a backward pass there is one [L, in, in]
+or one gradient [L, in, out], float32. The factors are kept in the workdir: a run that goes on, and
+whoever reads it, has those that it began with.
 
 LoftQ is no matter of data: its factors are made while the base is read, see `setup`.
 """
@@ -32,9 +34,11 @@ from ftjax.ops import lowrank, quantize
 from ftjax.run.artifacts import Artifacts
 from ftjax.train.step import make_gradients
 
+# Each costs a forward pass before the first step, and one that needs gradients a backward one.
 BATCHES = 4
 # What is found in batches; the third need, a quantizer, is met while the base is read.
 DATA = ("inputs", "gradient")
+FROM_DATA = tuple(name for name, need in inits.NEEDS.items() if need in DATA)
 
 
 def is_base(settings, method, groups) -> bool:
@@ -63,9 +67,10 @@ def check(parts) -> None:
         )
     if "batches" in spec and (not data or spec["batches"] < 1):
         raise ValueError(
-            f"adapter.batches: got {spec['batches']}; expected at least 1, with adapter.init = "
-            "'eva' or 'lora_ga'; drop it"
+            f"adapter.batches: got {spec['batches']}; expected at least 1, with one of "
+            f"adapter.init = {', '.join(FROM_DATA)}; drop it"
         )
+    _check_data(spec, data)
     if parts.informed and (parts.frozen_adapters or (parts.settings.adapter_from and not data)):
         raise ValueError(
             f"adapter.init: got {spec['init']!r} on top of adapters that are given; expected one "
@@ -74,14 +79,32 @@ def check(parts) -> None:
     linears = parts.model.linears
     if unseen := [path for path in parts.needing("inputs") if not probe.fits(linears[path])]:
         raise ValueError(
-            f"adapter.init: got 'eva' at {unseen[0]}; expected maps of the blocks that see every "
-            "token, neither experts nor embedding nor head; change adapter.where"
+            f"adapter.init: got {spec['init']!r} at {unseen[0]}; expected maps of the blocks that "
+            "see every token, neither experts nor embedding nor head; change adapter.where"
         )
     if parts.needing("gradient") and (parts.heads or parts.reference.name == "cached"):
         raise ValueError(
             "adapter.init: got 'lora_ga' with a head that starts at zero, or reference.name = "
             "'cached'; expected a loss with a gradient before the first step; choose another init"
         )
+
+
+def _check_data(spec, informed) -> None:
+    """Check that there is old data where a start keeps what they use, and only where it is read."""
+    given = spec.get("data")
+    if given and not informed:
+        raise ValueError(
+            f"adapter.data: got a section with init={spec.get('init')!r}; expected one of "
+            f"adapter.init = {', '.join(FROM_DATA)}; drop it"
+        )
+    keeps = {m.options["init"] for m in informed.values()} & {*inits.OF_THE_WEIGHT}
+    if keeps and not given:
+        raise ValueError(
+            f"adapter.data: got none with init={min(keeps)!r}, which keeps what the inputs of old "
+            "data use; expected a section as c.data is; name general text, or rows of old tasks"
+        )
+    if given:
+        loaders.check_types(given, where="adapter.data")
 
 
 def find(parts, objective, loader, model, *, workdir: pathlib.Path) -> dict[str, tuple]:
@@ -97,29 +120,61 @@ def find(parts, objective, loader, model, *, workdir: pathlib.Path) -> dict[str,
     if Artifacts(workdir).has_checkpoint():
         # Not found anew: the first batches may be others by now, as with --restart_data.
         return read(parts, workdir)
+    if parts.settings.adapter.get("data"):
+        loader = old_data(parts)
     if not isinstance(loader, loaders.Loader):
         raise ValueError(
-            "adapter.init: got a start from data for a run that samples its own; expected another "
-            "init, such as 'kaiming'"
+            "adapter.init: got a start from data for a run that samples its own; expected "
+            "adapter.data, or another init, such as 'kaiming'"
         )
     count = parts.settings.adapter.get("batches", BATCHES)
     put = functools.partial(meshes.put_local, mesh=parts.mesh, rows=loader.batch_size)
     batches = [put(loader.batch(g)) for g in range(count)]
     with jax.set_mesh(parts.mesh):
-        found = _directions(parts, model, batches) | _steps(parts, objective, model, batches)
+        found = _of_inputs(parts, model, batches) | _steps(parts, objective, model, batches)
     _write(workdir, found)
     return found
 
 
-def _directions(parts, model, batches) -> dict[str, tuple]:
-    """EVA: principal directions of the inputs, given to the layers by what they explain."""
-    methods, found = parts.needing("inputs"), {}
+def old_data(parts) -> loaders.Loader:
+    """Open `adapter.data`, in batches as the run's are; its length is theirs unless it is named."""
+    s = parts.settings
+    data = dict(max_tokens=s.data["max_tokens"]) | dict(s.adapter["data"])
+    return loaders.opened(
+        data, where="adapter.data", tokenizer=parts.tokenizer, batch_size=s.batch_size,
+        seed=s.seed.data, local_rows=meshes.local_rows(s.batch_size, parts.mesh),
+    )  # fmt: skip
+
+
+def _of_inputs(parts, model, batches) -> dict[str, tuple]:
+    """Find what is made of the second moments of the inputs, one site after the other."""
+    methods, explained, found = parts.needing("inputs"), {}, {}
     for path, method in methods.items():
         moments = jax.jit(functools.partial(probe.moments, parts.model, path))
         total = _add(moments(model, batch) for batch in batches)
+        if (init := method.options["init"]) in inits.OF_THE_WEIGHT:
+            found[path] = _of_weight(parts, model, path, total, init, method.options["rank"])
+        else:
+            explained[path] = total
+    return found | _directions(parts, explained)
+
+
+def _of_weight(parts, model, path: str, moments, init: str, rank: int) -> tuple:
+    """LoRA-Null, CorDA: split off a part of the weight, that which these inputs use least."""
+    site = parts.model.linears[path]
+    w = quantize.dense(tree.paths(model)[path], jnp.float32)
+    start = getattr(inits, init)
+    one = lambda m, w: start(m, lowrank.matrix(site.equation, w), rank)
+    return _factors(parts, path, *jax.jit(jax.vmap(one))(moments, w))
+
+
+def _directions(parts, moments) -> dict[str, tuple]:
+    """EVA: principal directions of the inputs, given to the layers by what they explain."""
+    methods, found = {path: parts.needing("inputs")[path] for path in moments}, {}
+    for path, method in methods.items():
         # More directions than the rank, for layers that need them; others get fewer.
         rank = lora.widest(method.options["rank"], method.options["rho"])
-        found[path] = jax.jit(jax.vmap(lambda m, r=rank: inits.eva(m, r)))(total)
+        found[path] = jax.jit(jax.vmap(lambda m, r=rank: inits.eva(m, r)))(moments[path])
     if any(method.options["rho"] > 1 for method in methods.values()):
         layers = {path: parts.model.linears[path].stack for path in methods}
         budget = sum(layers[path] * method.options["rank"] for path, method in methods.items())
@@ -166,6 +221,7 @@ def _gradient(parts, objective, params, path: str):
 
 
 def _add(parts: Iterable[jax.Array]) -> jax.Array:
+    # Sums of batches: in bfloat16 a small addend would vanish in a large sum.
     return functools.reduce(jnp.add, (part.astype(jnp.float32) for part in parts))
 
 

@@ -23,6 +23,7 @@ from ftjax.data import kinds
 from ftjax.data import loader as loaders
 from ftjax.objectives.losses import anchor as terms
 
+# A term is a part of the loss; a projection (A-GEM) is of gradients, and enters no loss.
 USES = ("term", "projection")
 
 
@@ -103,9 +104,11 @@ def check(found: Mapping[str, Anchor], parts) -> None:
     """
     for label, anchor in found.items():
         try:
+            # An anchor's rows are cut as the batch is: over the same microbatches and devices.
             meshes.check_batch(anchor.rows, parts.settings.accumulate, parts.mesh)
         except ValueError as error:
             raise ValueError(f"anchors.{label}.rows: {error}") from error
+        # A cache has a number for each target of the run's own rows, and no whole distributions.
         if anchor.name != "nll" and parts.reference.name == "cached":
             raise ValueError(
                 f"anchors.{label}.name: got {anchor.name!r} with reference.name='cached', of which "
@@ -127,9 +130,8 @@ def load(found: Mapping[str, Anchor], parts, *, shared=None) -> dict[str, loader
             tokenizer=parts.tokenizer, batch_size=anchor.rows, seed=s.seed.data,
             local_rows=meshes.local_rows(anchor.rows, parts.mesh),
         ) | ({"load": shared.data} if shared else {})  # fmt: skip
-        if clash := sorted(anchor.data.keys() & given.keys()):
-            raise ValueError(f"{where}.{clash[0]}: got a value; expected none, another key sets it")
-        own[label] = loaders.make(**{"max_tokens": s.data["max_tokens"], **anchor.data}, **given)
+        data = {"max_tokens": s.data["max_tokens"], **anchor.data}
+        own[label] = loaders.opened(data, where=where, **given)
         if kinds.BATCHES[kind := own[label].data.kind].judged:
             raise ValueError(
                 f"{where}.kind: got data of kind {kind!r}; expected "

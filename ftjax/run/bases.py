@@ -14,6 +14,7 @@ from ftjax.models.hf import checkpoint, repository
 from ftjax.optim import rates
 
 TINY = "tiny"
+# What checkpoints come in and matmuls take; 8 bits and fewer have `model.quantize`.
 DTYPES = ("float32", "bfloat16", "float16")
 
 

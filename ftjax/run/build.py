@@ -49,7 +49,7 @@ from ftjax.train import state as states
 # Of the adapter's keys; the others are the method's.
 OURS = {
     "where": Patterns, "groups": Iterable[tuple[str, Mapping]], "past": Iterable[str],
-    "token_ids": Iterable[Natural], "batches": Count | tuple,
+    "token_ids": Iterable[Natural], "batches": Count | tuple, "data": Mapping | tuple,
 }  # fmt: skip
 LOW_RANK = ("lora", "dora", "adalora")
 WHOLE = dict(adapters="adapters/**", model="model/**", head="head/**")

@@ -10,7 +10,7 @@ whatever the name stands for checks its own keywords.
 """
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ftjax.core import config as conf
@@ -138,6 +138,7 @@ class Settings:
     adapter: dict = field(default_factory=lambda: dict(name="", where="blocks/**"))
     adapter_from: str = ""  # a PEFT directory to start from
     trainable: Patterns = ()  # paths; () = the adapters where there are any, else the model
+    trainable_layers: Iterable[Natural] = ()  # of what trains, by their numbers; () = all layers
     objective: dict = field(default_factory=lambda: dict(name="sft"))
     penalties: dict[str, dict] = field(default_factory=dict)  # label = dict(name="orthogonal", ...)
     # label = dict(name="kl_forward", weight=1.0, rows=4, data=...[, temperature, use])

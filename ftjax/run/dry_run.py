@@ -11,6 +11,7 @@ from ftjax.core import files, tree
 from ftjax.run import lengths
 from ftjax.run import plan as running
 
+# Binary, as devices' memory is; disks and networks count in 10^9.
 GIB = 2**30
 GREEN, PLAIN = "\x1b[32m", "\x1b[0m"
 

@@ -54,6 +54,7 @@ def _interpolate(run: Run, others: Sequence[Run], amount: float, _: jax.Array) -
 
 
 def _dial(run: Run, _: Sequence[Run], amount: float, __: jax.Array) -> dict:
+    # Weights have no path of their own between start and end; a straight one is `interpolate`.
     if run.parts.method is None:
         raise ValueError(
             "--edit: got 'dial' of a run without adapters; expected some; use 'interpolate'"
@@ -64,6 +65,7 @@ def _dial(run: Run, _: Sequence[Run], amount: float, __: jax.Array) -> dict:
 def _reduce_intruders(run: Run, _: Sequence[Run], amount: float, __: jax.Array) -> dict:
     if amount == 1:
         return run.params
+    # Merged first: an intruder is a singular vector of the whole weight, not of an adapter's.
     ends = dense(run.parts, run.base), dense(run.parts, run.params)
     linears = run.parts.model.linears
     return _with_model(run, edits.reduce_intruders(*ends, linears, strength=amount))
@@ -73,6 +75,7 @@ def _soup(run: Run, others: Sequence[Run], amount: float, _: jax.Array) -> dict:
     if amount == 1:
         return run.params
     models = [dense(each.parts, each.params) for each in (run, *others)]
+    # Shares sum to 1, so a soup of one model with itself is that model.
     rest = [(1 - amount) / len(others)] * len(others)
     return _with_model(run, edits.soup(models, [amount, *rest]))
 
@@ -118,6 +121,7 @@ def edited(
     Raises:
       ValueError: the edit cannot be made of this run, or of these together.
     """
+    # The same key for every amount, or a curve over amounts would be of other draws.
     return EDITS[edit].make(run, others, amount, jax.random.key(seed))
 
 
@@ -128,6 +132,7 @@ def measure(
     """Run every evaluator on the base and on the edited weights of every amount."""
 
     def made() -> Iterator[tuple[float, dict]]:
+        # One at a time: a list would hold a model for every amount.
         for amount in amounts:
             yield amount, edited(run, edit, amount, others=others, seed=seed)
 

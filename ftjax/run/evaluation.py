@@ -37,7 +37,9 @@ from ftjax.run.artifacts import Artifacts
 from ftjax.sampling import text
 from ftjax.train import state as states
 
+# In the order of the table's parts: what was learned, what it cost, what is still to come.
 GROUPS = ("new", "old", "later")
+# Not the training's: without gradients more rows fit, and scores must not depend on its size.
 BATCH = 16
 # Keys of a data section that an evaluation takes from the run's.
 TEMPLATE = ("chat_template", "template_args", "allow_dropped", "date")
@@ -72,6 +74,7 @@ class Evaluation:
                 numbers[f"eval/{label}/{name}"] = value
         samples = self.sample(params) if self.sample else []
         if jax.process_index() == 0:
+            # All processes have the same numbers; two writers of one file would tear it.
             _save(workdir, step, arrays, samples)
             # JSON lines, which people and other tools read; the scores are for NumPy alone.
             for label, told in answers.items():
@@ -327,7 +330,7 @@ def _examples(data: dict, section: Section) -> list:
         data = _templated(parts, data)
     given = dict(tokenizer=parts.tokenizer, batch_size=1, collect=section.collect)
     with _named(f"{section.where}.data"):
-        store = loaders.make(**data, **given).data.store
+        store = loaders.opened(data, where="data", **given).data.store
     return [store[i] for i in _spread(len(store), section.limit)]
 
 

@@ -38,6 +38,7 @@ from ftjax.run import export_files, saved_state
 from ftjax.run.artifacts import Artifacts
 from ftjax.train import state as states
 
+# What PEFT reads beside a base, and what transformers reads alone.
 FORMS = ("adapter", "model")
 
 

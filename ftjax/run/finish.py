@@ -20,6 +20,7 @@ from ftjax.run.artifacts import Artifacts
 from ftjax.run.config import Settings
 from ftjax.train import early_stop
 
+# Of every objective; its own metrics come after them.
 CURVES = ("loss", "grad_norm", "learning_rate")
 
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+# Bytes by XLA's own names of types; 8-bit floats have many, and are told by their first letters.
 WIDTHS = {"pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2,
           "u16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8, "c64": 8,
           "c128": 16, "f4e2m1fn": 0.5}  # fmt: skip

@@ -34,6 +34,7 @@ def of(settings: Settings) -> Hyper:
     keywords = {k: settings.objective.get(k, known[k].default) for k in specs.of(module).hyper}
     optim = {key: settings.optim.get(key) for key in optimizer.hyper(settings.optim)}
     found = {"optim": optim, "objective": keywords, "ema": {"decay": settings.ema_decay}}
+    # Float32 here: a Python number would be weak in the trace, and a strong one another program.
     on = lambda own: {k: np.asarray(x, np.float32) for k, x in own.items() if x is not None}
     return {section: on(own) for section, own in found.items()}
 
@@ -66,6 +67,7 @@ def place(p) -> Hyper:
     Jit would ask all processes whether their host arrays are equal, in collectives that meet those
     of the step before.
     """
+    # pmap copies what is not mapped by itself.
     if p.settings.compile == "pmap":
         return p.hyper
     everywhere = meshes.replicated(p.parts.mesh)

@@ -31,6 +31,7 @@ def load(
     loader = _loader(parts, progress, prepare.load if has_own else shared.data, eval_texts or {})
     # Only now: rows are of a kind that the source may be the first to know.
     _check_kind(loader.data.kind, parts.objective)
+    # Room for its log-probabilities, before batches are made of the store.
     reference.reserve(parts.reference, loader.data.store)
     return loader
 
@@ -42,14 +43,7 @@ def _loader(parts: Parts, progress, load: Callable, eval_texts: Mapping) -> load
         load=load, local_rows=meshes.local_rows(s.batch_size, parts.mesh), eval_texts=eval_texts,
     )  # fmt: skip
     data = {key: value for key, value in s.data.items() if key != new_tokens.KEY}
-    return open_data(data, where="data", **given)
-
-
-def open_data(data: dict, *, where: str, **given) -> loaders.Loader:
-    """Open a data section; `given` are the keywords that the program sets itself."""
-    if clash := sorted(data.keys() & given.keys()):
-        raise ValueError(f"{where}.{clash[0]}: got a value; expected none, another key sets it")
-    return loaders.make(**data, **given)
+    return loaders.opened(data, where="data", **given)
 
 
 def _check_kind(kind: str, objective) -> None:

@@ -32,7 +32,7 @@ SET = (
 OF_EVALS = (
     "name", "group", "data", "rows", "chat", "max_new_tokens", "temperature", "until", "rewards",
 )  # fmt: skip
-OF_ADAPTERS = ("name", "where", "groups", "past", "token_ids", "batches")
+OF_ADAPTERS = ("name", "where", "groups", "past", "token_ids", "batches", "data")
 
 
 def read(flag: config_flag.Flag):
@@ -108,6 +108,7 @@ def parse(text: str, annotation: Any = Any, *, present: Any = None) -> Any:
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
+        # Nothing that Python can read is a text: paths and names need no quotes on a command line.
         return conf.TRUTH.get(text.lower(), text)
 
 
@@ -252,7 +253,8 @@ def _mesh(_: str | None) -> Keys:
 
 
 SECTIONS: Mapping[str, Callable] = {
-    "adapter": _adapter, "objective": _objective, "penalties.*": _penalty,
+    "adapter": _adapter, "adapter.data": _data,
+    "objective": _objective, "penalties.*": _penalty,
     "penalties.*.data": _data, "anchors.*": _anchor, "anchors.*.data": _data,
     "optim": _optim, "optim.schedule": _schedule, "optim.ranks": _ranks, "optim.sam": _sam,
     "optim.average": _average, "optim.galore": _galore, "data": _run_data,

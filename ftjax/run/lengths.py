@@ -25,6 +25,7 @@ class Length(NamedTuple):
 
     def passes_after(self, step: int) -> float | None:
         """Return the passes that a run which ended after `step` has made."""
+        # Not from rows counted so far: a run that goes on has not seen those before it.
         return None if self.passes is None else self.passes * step / self.total
 
     def text(self, summary: dict) -> str:
@@ -63,6 +64,7 @@ def unread(summary: dict) -> list[str]:
 
 def of_passes(passes: float) -> str:
     """Write a number of passes: "3 passes", "0.25 passes", "1 pass"."""
+    # Three digits, but no exponents: 1e+03 passes is not what anybody would write.
     shown = f"{passes:,.0f}" if passes >= 100 else f"{passes:.3g}"
     return f"{shown} pass" if shown == "1" else f"{shown} passes"
 
@@ -83,6 +85,7 @@ def of(settings: Settings, loader) -> Length:
     Raises:
       ValueError: `epochs` of what has no batches.
     """
+    # Prompts are drawn for as long as the run asks.
     if not isinstance(loader, loaders.Loader):
         check_online(settings)
         return Length(settings.steps, settings.steps, None)

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from ftjax.core import files, processes
 from ftjax.run.artifacts import Artifacts
 
+# Rare enough for a network file system, often enough to be told from a dead run soon.
 BEAT_S = 10.0
 # Twelve beats: a network file system may show the time of a file a minute late.
 DEAD_S = 120.0
@@ -93,6 +94,7 @@ def _check_config(artifacts: Artifacts) -> None:
     try:
         known = files.read_json(artifacts.config)
     except ValueError:
+        # Cut short or no JSON: then it has none of our keys, which is refused just below.
         known = {}
     if missing := [key for key in OURS if key not in known]:
         raise ValueError(
@@ -135,6 +137,7 @@ def _read(lock: pathlib.Path) -> dict:
         known = json.loads(lock.read_text())
         return known | {key: known[key] for key in ("host", "pid", "start")}
     except (ValueError, KeyError, TypeError):
+        # No JSON, no keys, or no object: all the same half-written file.
         return {}
 
 
@@ -174,6 +177,7 @@ def _is_dead(lock: pathlib.Path, host: str | None) -> bool:
                 f"{lock}: of {host}, touched {age:.0f} s ago; taken over at {DEAD_S:.0f} s\n"
             )
         while _age(lock) < DEAD_S:
+            # A part of the wait, so that a test with a short one does not sleep past it.
             time.sleep(min(1.0, DEAD_S / 10))
             if lock.stat().st_mtime_ns != first:
                 return False
@@ -235,6 +239,7 @@ def _started(pid: int) -> str | None:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
+        # The number is free: nobody writes any more.
         return None
     except PermissionError:  # another user's: it lives
         pass

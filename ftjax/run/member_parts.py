@@ -24,6 +24,7 @@ def plan(chosen: Mapping[str, Settings], *, progress=None) -> dict[str, plans.Pl
     Raises:
       ValueError: anything wrong with one, naming it.
     """
+    # All have the same base, which `check` has seen to.
     shared = Shared(base=next(iter(chosen.values())).model.base)
     return {name: plans.plan(own, progress=progress, shared=shared) for name, own in chosen.items()}
 

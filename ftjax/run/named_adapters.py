@@ -132,6 +132,7 @@ def place(parts: setup.Parts, found: dict) -> dict | None:
 def _read(parts: setup.Parts, weights, name: str, directory: pathlib.Path) -> dict:
     own = dict(linears=parts.model.linears, names=parts.family.NAMES)
     try:
+        # Starts such as PiSSA come as a difference to the base's weights, which are read for them.
         found = peft.load(directory, weights=weights, **own)
     except ValueError as error:
         raise ValueError(

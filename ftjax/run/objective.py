@@ -28,6 +28,7 @@ def make(settings: Settings) -> Callable:
     Raises:
       ValueError: a key of `objective` is unknown or wrong.
     """
+    # Where none is compared with what was sampled, a temperature would change the loss alone.
     samples = settings.rollout is not None and specs.of(module_of(settings)).ratio
     own = {"temperature": settings.rollout.temperature} if samples else {}
     return conf.build(settings.objective, PACKAGE, where=WHERE, **own)
@@ -101,6 +102,7 @@ def check_rollout(settings: Settings) -> None:
             f"rollout.rescore: got True with objective {name!r}; expected none: it compares the "
             "policy with nothing that was sampled; drop it"
         )
+    # Both are about scores, which a teacher's or a judge's preference is not.
     if not settings.rewards and (r.faults != "raise" or r.missing_eos_penalty is not None):
         key = "faults" if r.faults != "raise" else "missing_eos_penalty"
         raise ValueError(

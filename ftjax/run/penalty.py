@@ -122,7 +122,7 @@ def _batch(data: dict, parts, rows: int, *, where: str) -> dict[str, np.ndarray]
     # Not packed: EWC squares the gradient of a row, which is to be that of one sequence.
     data = dict(max_tokens=parts.settings.data["max_tokens"], packing="none", shuffle=False) | data
     own = dict(tokenizer=parts.tokenizer, batch_size=rows, seed=parts.settings.seed.data)
-    loader = loaders.make(**data, **own)
+    loader = loaders.opened(data, where=where, **own)
     if kinds.BATCHES[loader.data.kind].judged:
         raise ValueError(
             f"{where}.kind: got {data.get('kind')!r}; expected {kinds.names_of(kinds.TOKENS)}: "

@@ -16,9 +16,9 @@ import jax
 
 from ftjax.core import config as conf
 from ftjax.core import mesh as meshes
-from ftjax.core import phases
+from ftjax.core import phases, tree
 from ftjax.data import loader as loaders
-from ftjax.optim import galore
+from ftjax.optim import galore, stacks
 from ftjax.optim import optimizer as chain
 from ftjax.penalties.lib import path_integral
 from ftjax.report import tracking
@@ -94,6 +94,7 @@ def program(settings: Settings, *, mesh=None, shared: Shared | None = None) -> P
     steps = settings.steps or LONGEST
     optimizer = _optimizer(settings, steps, parts.model.linears)
     trainable, frozen = states.split(parts.abstract, parts.patterns)
+    _check_layers(settings, trainable, parts.model.linears)
     if penalties:
         frozen |= {"penalties": penalty.abstract(penalties, parts)}
     compares = anchors.compare(settings)
@@ -153,9 +154,36 @@ def _optimizer(settings: Settings, steps: int, linears: Mapping) -> chain.Optimi
             f"model/{path}": galore.View(own.equation, own.stack is not None)
             for path, own in linears.items()
         },
-        "depths": {path.split("/")[0]: own.layers for path, own in linears.items() if own.layers},
+        "depths": _depths(linears),
     }
     return conf.call(chain.make, settings.optim, where="optim", extra=extra)
+
+
+def _depths(linears: Mapping) -> stacks.Depths:
+    return {path.split("/")[0]: own.layers for path, own in linears.items() if own.layers}
+
+
+def _keeper(settings: Settings, linears: Mapping) -> Callable:
+    chosen = frozenset(settings.trainable_layers)
+    return stacks.keeper(chosen, _depths(linears), where="trainable_layers")
+
+
+def _check_layers(settings: Settings, trainable, linears: Mapping) -> None:
+    """Check that `trainable_layers` names layers of something that trains.
+
+    Raises:
+      ValueError: it does not.
+    """
+    if not settings.trainable_layers:
+        return
+    depths = _depths(linears)
+    stacks.check(set(settings.trainable_layers), depths, where="trainable_layers")
+    if not any(stacks.layers_of(path, depths) for path in tree.paths(trainable)):
+        raise ValueError(
+            f"trainable_layers: got {tuple(settings.trainable_layers)}, and nothing in a stack of "
+            "layers trains; expected none; drop it, or change trainable"
+        )
+    jax.eval_shape(_keeper(settings, linears), trainable)
 
 
 def _check_length(data: dict, most: int) -> None:
@@ -200,7 +228,8 @@ def step_of(p: Program, **options) -> Callable:
             p.parts.model, objectives.make(s), optimizer.tx, penalties=penalties, anchors=terms,
             projected=projected, learning_rate=optimizer.learning_rate, accumulate=s.accumulate,
             chunk=s.model.chunk, ema_decay=s.ema_decay, reference=p.parts.reference.function,
-            integrate=path_integral.make(p.parts.model.linears), **options,
+            integrate=path_integral.make(p.parts.model.linears),
+            keep=_keeper(s, p.parts.model.linears), **options,
         )  # fmt: skip
         return made(state, frozen, batch)
 

@@ -74,6 +74,7 @@ def _fitted(sizes: Mapping[str, int]) -> dict[str, int]:
         meshes.resolve(dict.fromkeys(meshes.AXES, 1) | {"data": -1} | dict(sizes), count)
         return dict(sizes)
     except ValueError:
+        # A run of a pod is read on a laptop too: as many of its axes as the devices here allow.
         found = meshes.fit(sizes, count)
     if processes.is_first():
         sys.stderr.write(

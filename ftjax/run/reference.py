@@ -33,6 +33,7 @@ from ftjax.run.artifacts import Artifacts
 from ftjax.train import reference_policy
 from ftjax.train import state as states
 
+# From what costs nothing to what costs most: no copy, a copy, a pass before, another model.
 NAMES = ("adapters_off", "frozen", "cached", "model")
 
 

@@ -28,13 +28,14 @@ from ftjax.core import mesh as meshes
 from ftjax.data.sources import self as source
 from ftjax.evals import generate
 from ftjax.run import build as setup
-from ftjax.run import prompting
+from ftjax.run import prompting, rewriting
 from ftjax.run.artifacts import Artifacts
 from ftjax.run.config import Settings
 from ftjax.run.shared import Shared
 from ftjax.sampling import text
 
 NAME, BATCH = "self", 16
+# What a section wants sampled; where the file lies is the workdir's to say.
 WANTED = [name for name in inspect.signature(source.make).parameters if name != "path"]
 
 
@@ -111,6 +112,7 @@ def _rows(
         made |= dict(parts=parts, params=_start(parts, shared))
     lines = _sampled(made["parts"], made["params"], wanted, where=where)
     if jax.process_index() == 0:
+        # Every process has drawn the same rows; one writes them.
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
         digest.sign(path)
@@ -139,20 +141,13 @@ def _start(parts: setup.Parts, shared: Shared | None) -> dict:
 
 def _sampled(parts: setup.Parts, params, wanted: Mapping, *, where: str) -> list[dict]:
     """Sample the rows; those without a text are left out, and counted."""
-    prompts = _prompts(wanted["prompts"], where) if wanted["prompts"] else [""]
+    if wanted["rewrite"]:
+        return _rewritten(parts, params, wanted, where=where)
+    rows = _source(wanted["prompts"], where) if wanted["prompts"] else None
+    prompts = [""] if rows is None else [generate.prompt_of(rows[i]) for i in range(len(rows))]
     asked = [prompts[i % len(prompts)] for i in range(wanted["rows"])]
-    data, until = parts.settings.data, wanted["until"]
-    # Asked in the form that the run learns in, since there it is to stay what it was.
-    template = prompting.template_of(parts.tokenizer, data)
-    sample = text.make_sampler(
-        parts.model, parts.tokenizer, max_new_tokens=wanted["max_new_tokens"],
-        temperature=wanted["temperature"], until=(until,) if isinstance(until, str) else until,
-        batch_size=meshes.round_up_to_replicas(BATCH, parts.mesh), mesh=parts.mesh,
-        encode=prompting.make_encode(parts.tokenizer, template=template),
-        stop_ids=prompting.stop_ids(parts.tokenizer, data),
-    )  # fmt: skip
+    answers = _answers(parts, params, asked, wanted)
     said = _continued if wanted["prompts"] else _whole
-    answers = sample(params, asked, jax.random.key(wanted["seed"]))
     lines = [
         {**said(prompt, answer.text), "seed": wanted["seed"]}
         for prompt, answer in zip(asked, answers, strict=True)
@@ -171,6 +166,37 @@ def _sampled(parts: setup.Parts, params, wanted: Mapping, *, where: str) -> list
     return lines
 
 
+def _rewritten(parts: setup.Parts, params, wanted: Mapping, *, where: str) -> list[dict]:
+    """Let the base rewrite the answers of rows; how many it did is said."""
+    if not wanted["prompts"]:
+        raise ValueError(
+            f"{where}.prompts: got none with rewrite; expected a section of rows with answers"
+        )
+    rows = _source(wanted["prompts"], where)
+    found = rewriting.read(rows, wanted["rewrite"], count=wanted["rows"], where=where)
+    answers = _answers(parts, params, found.asked, wanted)
+    lines, count = rewriting.lines(found, answers, wanted["check"], where=where)
+    if processes.is_first():
+        sys.stderr.write(
+            f"{where}: {count} of {len(lines)} answers rewritten by the base; the others stay\n"
+        )
+    return [{**line, "seed": wanted["seed"]} for line in lines]
+
+
+def _answers(parts: setup.Parts, params, asked: list, wanted: Mapping) -> list[text.Answer]:
+    data, until = parts.settings.data, wanted["until"]
+    # Asked in the form that the run learns in, since there it is to stay what it was.
+    template = prompting.template_of(parts.tokenizer, data)
+    sample = text.make_sampler(
+        parts.model, parts.tokenizer, max_new_tokens=wanted["max_new_tokens"],
+        temperature=wanted["temperature"], until=(until,) if isinstance(until, str) else until,
+        batch_size=meshes.round_up_to_replicas(BATCH, parts.mesh), mesh=parts.mesh,
+        encode=prompting.make_encode(parts.tokenizer, template=template),
+        stop_ids=prompting.stop_ids(parts.tokenizer, data),
+    )  # fmt: skip
+    return sample(params, asked, jax.random.key(wanted["seed"]))
+
+
 def _continued(prompt, said: str) -> dict:
     return {"prompt": prompt, "response": said}
 
@@ -180,6 +206,5 @@ def _whole(prompt, said: str) -> dict:
     return {"text": said}
 
 
-def _prompts(section: Mapping, where: str) -> list:
-    rows = conf.build(section, "data.sources", where=f"{where}.prompts")
-    return [generate.prompt_of(rows[i]) for i in range(len(rows))]
+def _source(section: Mapping, where: str):
+    return conf.build(section, "data.sources", where=f"{where}.prompts")

@@ -21,6 +21,7 @@ from ftjax.run import prompting, reader
 from ftjax.run.artifacts import Artifacts
 from ftjax.sampling import rewards
 
+# The name under which the objective of reward models trains its head.
 HEAD = "reward"
 # How rows of its pairs were encoded; keys of packing and length mean nothing for one answer.
 ENCODING = ("append_eos", "special")

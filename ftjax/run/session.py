@@ -67,6 +67,7 @@ def records(
         found = writers_of(
             p.settings, workdir, until=p.length.steps, stated=p.evaluation.stated, console=console
         )  # fmt: skip
+        # Before checkpoints, so closed after them: what the last save logs is still written.
         for writer in found:
             stack.callback(writer.close)
         options = dict(
@@ -88,6 +89,7 @@ def resume(
         kept.checkpoints, p.state, batches, writers=kept.writers, restart_data=restart_data
     )
     if progress is not None and jax.process_index() == 0:
+        # Before the first line of metrics: whoever restarts a run looks for where it goes on.
         sys.stderr.write(f"resumed at step {int(state.step)} of {p.length.steps}\n")
     if restart_data and progress and jax.process_index() == 0:
         _record_restart(kept.artifacts, int(state.step), batches)
@@ -123,6 +125,7 @@ def train(
 
 def _rate_note(p: plans.Plan) -> str:
     """Return a line on a learning rate that is far too large for the base, "" where it is not."""
+    # Losses of pairs want far lower rates; see `optim/rates.py`.
     preference = p.parts.spec.batch.judged
     note = rates.note(
         p.settings.optim["learning_rate"], p.parts.parameters, full=p.parts.method is None,
@@ -140,6 +143,7 @@ def evaluations(p: plans.Plan, workdir: pathlib.Path) -> visits.Hook:
         with contextlib.nullcontext() if is_empty else phases.named("evaluating"):
             return p.evaluation.run(params, step=now.step, workdir=workdir)
 
+    # At the start too: what a run teaches and costs is a difference to what it began with.
     return visits.Hook(p.settings.eval_every_steps or p.length.steps, evaluate, at_start=True)
 
 
@@ -158,6 +162,7 @@ def writers_of(
         unit.Progress(Artifacts(workdir)),
     ]
     if settings.tracker.get("name"):
+        # `.` and a relative path have no name that a service could show.
         place = workdir.resolve()
         run = tracking.Run(place.name, place.parent.name, settings.plain)
         path = Artifacts(workdir).tracker

@@ -1,7 +1,7 @@
 """Changes of a run that are compiled themselves: what makes it fit, and which mesh is fastest.
 
     better = suggest(settings, topology)         # where it does not fit: what needs less
-    best = search(settings, topology, most=8)    # meshes and microbatches, ranked
+    best = search(settings, topology, limit=8)    # meshes and microbatches, ranked
 
 The order is that of the roofline, an estimate: see `rehearse`.
 """
@@ -29,9 +29,9 @@ def suggest(
 
 
 def search(
-    settings: Settings, topology: Topology, *, most: int, hbm_bytes: float | None = None
+    settings: Settings, topology: Topology, *, limit: int, hbm_bytes: float | None = None
 ) -> list[dict]:
-    """Compile up to `most` programs of other meshes, and of the best one's microbatches; ranked.
+    """Compile up to `limit` programs of other meshes, and of the best one's microbatches; ranked.
 
     Half of them are meshes, those first that send the least: the fewest shards of `tensor`, then
     the fewest copies of the weights. Each has `change` as in `suggest`.
@@ -41,7 +41,7 @@ def search(
     """
     options = (settings, topology)
     # The mesh decides more than the microbatch, and so has the odd one.
-    tried = _compiled(*options, _meshes(topology), (most + 1) // 2, hbm_bytes)
+    tried = _compiled(*options, _meshes(topology), (limit + 1) // 2, hbm_bytes)
     if not tried:
         raise ValueError(
             f"--search: got {topology.name} with batch_size {settings.batch_size}; expected a mesh "
@@ -49,7 +49,7 @@ def search(
         )
     best = min(tried, key=_rank)
     changes = ({**best["change"], **own} for own in _microbatches(settings, best))
-    tried += _compiled(*options, changes, most - len(tried), hbm_bytes)
+    tried += _compiled(*options, changes, limit - len(tried), hbm_bytes)
     return sorted(tried, key=_rank)
 
 
@@ -63,6 +63,7 @@ def _compiled(settings, topology, changes, limit: int, hbm_bytes: float | None) 
             own = rehearse.changed(settings, change)
             found = rehearse.rehearse(own, topology, hbm_bytes=hbm_bytes)
         except ValueError:
+            # A mesh that divides neither heads nor batch is no answer, and no fault of the user's.
             continue
         tried.append({"change": change, **found})
     return tried

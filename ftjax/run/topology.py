@@ -14,6 +14,7 @@ import re
 
 from ftjax.core import config as conf
 
+# Slices that can be rented: 2-D torus of v5e and v6e, 3-D of the others.
 FLAT = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
 CUBES = {
     4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4x4", 128: "4x4x8", 256: "4x8x8",

@@ -1,6 +1,7 @@
 r"""Rewards: what a sampled answer is worth, by functions of the text and of the row it answers.
 
-    rewards = make({"exact": dict(name="exact"), "short": dict(name="length", most=20, weight=0.1)})
+    short = dict(name="length", max_length=20, weight=0.1)
+    rewards = make({"exact": dict(name="exact"), "short": short})
     rewards(["4"], [{"prompt": "2 + 2 =", "answer": "4"}])   ->  Scores(values [1, 2], skipped 0)
 
 `name` is a function of this module or a dotted path to a function of one's own. Called with the
@@ -199,15 +200,15 @@ def pattern(*, regex: str) -> Callable:
     return score
 
 
-def length(*, most: int, least: int = 0, unit: str = "words") -> Callable:
-    """Return 1 between `least` and `most` words (or characters), falling to 0 at twice as many."""
+def length(*, max_length: int, min_length: int = 0, unit: str = "words") -> Callable:
+    """Return 1 between these numbers of words (or characters), falling to 0 at twice as many."""
     count = {"words": lambda text: len(text.split()), "characters": len}
-    if unit not in count or most < 1:
-        raise ValueError(f"length: got {most} {unit}; expected 1 or more words or characters")
+    if unit not in count or max_length < 1:
+        raise ValueError(f"length: got {max_length} {unit}; expected 1 or more words or characters")
 
     def score(text, row):
         n = count[unit](text)
-        return n / least if n < least else min(1.0, max(0.0, 2 - n / most))
+        return n / min_length if n < min_length else min(1.0, max(0.0, 2 - n / max_length))
 
     return score
 

@@ -40,7 +40,7 @@ def make(
             tokens_B = fast.argmax(logits_BV)
         else:
             # Temperature, then k, p and min-p: the order of transformers.
-            kept_BV = top(logits_BV / temperature, k=top_k, p=top_p, least=min_p)
+            kept_BV = top(logits_BV / temperature, k=top_k, p=top_p, min_p=min_p)
             # The largest logit after Gumbel noise is a draw from the softmax; no cumulative sum.
             noise = lambda key: jax.random.gumbel(key, logits_BV.shape[1:])
             tokens_B = fast.argmax(kept_BV + jax.vmap(noise)(keys_B))
@@ -74,16 +74,16 @@ def sample_rows(logits_BV, keys_B, *, temperature_B, top_p_B):
     return tokens_B, jax.nn.log_softmax(logits_BV)
 
 
-def top(logits_BV, *, k: int | None, p: float | None, least: float | None = None):
+def top(logits_BV, *, k: int | None, p: float | None, min_p: float | None = None):
     """Set to -inf what top-k, top-p and min-p leave out; p counts what top-k has kept."""
     if k is not None and k < logits_BV.shape[-1]:
         logits_BV = _cut(logits_BV, fast.threshold(logits_BV, jnp.ones_like(logits_BV), k))
     if p is not None and p < 1:
         p_BV = jax.nn.softmax(logits_BV, axis=-1)
         logits_BV = _cut(logits_BV, fast.threshold(logits_BV, p_BV, p))
-    if least is not None:
+    if min_p is not None:
         # In logs a ratio to the largest probability needs no softmax.
-        edge_B1 = logits_BV.max(-1, keepdims=True) + math.log(least)
+        edge_B1 = logits_BV.max(-1, keepdims=True) + math.log(min_p)
         logits_BV = _cut(logits_BV, edge_B1)
     return logits_BV
 

@@ -11,6 +11,7 @@ its gain first reaches the fraction of the match, averaged over stages, orders a
 best of its rates. A rate at which one of these runs misses it has no number.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ftjax.evals.lib import bootstrap, front, matrix, noise
-from ftjax.studies import predictors
+from ftjax.studies import chance, predictors
 from ftjax.studies.outcomes import CellScores, Scores, per_example, score
 from ftjax.studies.stages import JOINT
 from ftjax.studies.study import Study
@@ -45,8 +46,11 @@ def compute(
     """Compute all numbers of the report, for JSON; `resamples` are behind every interval.
 
     Raises:
-      ValueError: no cell learned anything of a task, so that there is nothing to match.
+      ValueError: no cell learned anything of a task, so that there is nothing to match, or there is
+        nothing that the base can do and could forget.
     """
+    left_out = chance.left_out(study, base)
+    study = _without(study, left_out)
     tasks = scales(study, base, found)
     own = [one for one in found if not one.cell.is_joint]
     points = {one.cell.label: at_end(study, tasks, base, one) for one in own if not one.reason}
@@ -57,6 +61,7 @@ def compute(
     return {
         "match": study.match._asdict(),
         "tasks": {name: task._asdict() for name, task in tasks.items()},
+        "left_out": left_out,
         "probes": {label: score(base, label, study.match.metric) for label in study.probes},
         "cells": [_cell(study, base, one, points.get(one.cell.label)) for one in found],
         "methods": methods,
@@ -65,6 +70,18 @@ def compute(
         "axes": study.axes,
         "drift": predictors.compute(study, base, own),
     }
+
+
+def _without(study: Study, left_out: Mapping[str, str]) -> Study:
+    """Leave probes out that are at chance from the beginning."""
+    kept = tuple(label for label in study.probes if label not in left_out)
+    if not kept and len(study.tasks) < 2:
+        shown = "; ".join(f"{label}: {text}" for label, text in left_out.items())
+        raise ValueError(
+            f"study.probes: got {', '.join(study.probes)}, on which the base is at chance "
+            f"({shown}); expected one that it can do, since nothing else could be forgotten"
+        )
+    return dataclasses.replace(study, probes=kept)
 
 
 def scales(study: Study, base: Scores, found: Sequence[CellScores]) -> dict[str, Task]:
@@ -254,6 +271,7 @@ def text(report: Mapping) -> str:
     widths = [max(len(line[i]) for line in lines) for i in range(4)]
     rows = ["  ".join(x.ljust(w) for x, w in zip(line, widths, strict=True)) for line in lines]
     lost = [f"{c['cell']} diverged: {c['reason']}" for c in report["cells"] if c["reason"]]
+    lost += [f"{x}: left out, the base is at chance: {t}" for x, t in report["left_out"].items()]
     return "\n".join([*(row.rstrip() for row in rows), *lost])
 
 

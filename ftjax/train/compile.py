@@ -18,6 +18,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ftjax.core import mesh as meshes
 from ftjax.core import rounding
 
+# pmap knows one axis, and it splits the batch.
 AXIS = "data"
 # It comes once a program, out of the cache on the disk too; caches of jit count other things.
 EVENT = "/jax/core/compile/backend_compile_duration"

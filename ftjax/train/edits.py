@@ -46,6 +46,7 @@ def interpolate(base, tuned, amount: float):
         return tuned if amount else base
 
     def one(w0, w):
+        # Rounded once, from float32: in bfloat16 both products and their sum would be rounded.
         mixed = (1 - amount) * w0.astype(jnp.float32) + amount * w.astype(jnp.float32)
         return mixed.astype(w.dtype)
 
@@ -87,6 +88,7 @@ def _turned(adapter, amount: float):
     return dataclasses.replace(adapter, q=adapter.q * amount)
 
 
+# By class, not by name: a method that computes as a LoRA is scaled as one.
 DIALS = {
     LoRA: _scaled, OffsetLoRA: _scaled, LoHa: _scaled, LoKr: _scaled, FourierFT: _scaled,
     OFT: _turned,

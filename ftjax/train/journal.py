@@ -25,6 +25,7 @@ from ftjax.train import flops
 from ftjax.train.vanish import Vanish
 from ftjax.train.window import Window
 
+# What a run spends beside its steps; goodput is what is left of the wall's time.
 PHASES = ("compile", "data", "eval", "checkpoint")
 
 

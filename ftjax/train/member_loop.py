@@ -223,6 +223,7 @@ class _Group:
             try:
                 act(own, mine)
             except FloatingPointError as error:
+                # One that diverges ends alone: the program goes on for the others.
                 self._end(own, error)
                 continue
             # Before the first step nothing has been learned that could be exported.

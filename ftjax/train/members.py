@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from ftjax.core import tree
 from ftjax.train import state as states
 
+# One after the other inside a program (the memory of one), or all at once (larger matmuls).
 HOW = ("map", "vmap")
 REPEATS = 3  # steps that a way is timed with, after the one that compiles
 
@@ -162,8 +163,10 @@ def _seconds(step: Callable, arguments: Sequence[Tree]) -> float:
         start = time.perf_counter()
         for _ in range(REPEATS):
             state, metrics = step(state, *rest)
+        # Steps are dispatched ahead: without this only the dispatch would be timed.
         jax.block_until_ready((state, metrics))
     except jax.errors.JaxRuntimeError as error:
+        # All members at once may not fit where one does: then this way is the slowest of all.
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return float("inf")

@@ -64,6 +64,7 @@ class Policy:
     def head(self, x) -> tuple[jax.Array, float | None]:
         """Return the output embedding [V,D] in the type of hidden states, and the logits' cap."""
         w, cap = self.model.head(self.params["model"], self.params.get("adapters"))
+        # A float32 master would make the widest product of the model a float32 one.
         return w.astype(x.dtype), cap
 
     def statistics(

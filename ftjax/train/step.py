@@ -30,7 +30,7 @@ def make_step(
     ema_decay: float | None = None, reduce: Callable = lambda x: x,
     shard_key: Callable = lambda key: key, reference: Callable = reference_policy.adapters_off,
     anchors: Anchors | None = None, projected: Anchors | None = None,
-    integrate: Callable | None = None,
+    integrate: Callable | None = None, keep: Callable = lambda x: x,
 ) -> Callable:  # fmt: skip
     """Make `step(state, frozen, batch) -> (state, metrics)`.
 
@@ -39,18 +39,18 @@ def make_step(
       tx: the optax transformation over the trainable tree; see `_Found` for its extra arguments.
       penalties: `(params, frozen["penalties"][label]) -> scalar` by label, differentiated too; each
         is a metric `penalty/<label>`, and the metric `loss` is the objective's alone.
-      learning_rate: `step -> rate`, reported as a metric.
       accumulate: microbatches of a batch. chunk: positions per chunk of the log-probabilities.
-      ema_decay: keep an exponential moving average of the trainables with this decay.
+      learning_rate: `step -> rate`, a metric. ema_decay: of a moving average of the trainables.
       reduce: sums a tree over the devices of a mapped axis; shard_key makes a key differ there.
       reference: `(policy, batch) -> policy`, what preference losses compare with.
-      anchors: terms on batch["anchors"][label] and their weights, see `run.anchors`; projected:
-        such that are no part of the loss. integrate: adds a step to `state.integral`.
+      anchors: terms on batch["anchors"][label] and their weights; projected: no part of the loss.
+      integrate: adds a step to `state.integral`. keep: see `optim.stacks.keeper`.
 
     Metrics are `Mean`s and scalars, `tokens` the batch's less its padding; the loop reads them.
     """
     options = dict(reference=reference, accumulate=accumulate, chunk=chunk)
-    find = _finding(model, objective, penalties or {}, anchors or {}, projected or {}, options)
+    beside = penalties or {}, anchors or {}, projected or {}
+    find = _finding(model, objective, *beside, options, keep)
     tx = optax.with_extra_args_support(tx)
 
     def step(state: State, frozen, batch):
@@ -58,7 +58,7 @@ def make_step(
         key = shard_key(rng.stream(state.key, state.step, "objective"))
         found = find(state.params, frozen, batch, key, reduce)
         moves, opt_state = tx.update(found.total, state.opt_state, state.params, **found.offered)
-        params = optax.apply_updates(state.params, moves)
+        params = optax.apply_updates(state.params, keep(moves))  # decays move without a gradient
         metrics = found.metrics | _seen(state, found.total, batch, reduce, learning_rate)
         ema, integral = _followed(state, params, frozen, found, ema_decay, integrate)
         return State(state.step + 1, params, opt_state, ema, state.key, integral), metrics
@@ -94,7 +94,7 @@ class _Found(NamedTuple):
     by: Callable
 
 
-def _finding(model, objective, penalties: Mapping, anchors, projected: Anchors, options: dict):
+def _finding(model, objective, penalties: Mapping, anchors, projected, options: dict, keep):
     """Make `(trainable, frozen, batch, key, reduce) -> _Found`."""
     gradients = make_gradients(model, objective, anchors=anchors, **options)
     beside = {
@@ -109,10 +109,10 @@ def _finding(model, objective, penalties: Mapping, anchors, projected: Anchors, 
         own, metrics = mean(trainable, frozen)
         total, values = whole(own, trainable)
         offered = dict(
-            gradient=lambda params: whole(mean(params, frozen)[0], params)[0],
-            anchors=_gradients_of(beside, frozen, batch, key, reduce),
+            gradient=lambda params: keep(whole(mean(params, frozen)[0], params)[0]),
+            anchors=_gradients_of(beside, keep, frozen, batch, key, reduce),
         )
-        return _Found(own, total, metrics | values, offered, lambda *split: mean(*split)[0])
+        return _Found(own, keep(total), metrics | values, offered, lambda *split: mean(*split)[0])
 
     return find
 
@@ -126,9 +126,9 @@ def _objective_of(label: str, term: Callable) -> Callable:
     return objective
 
 
-def _gradients_of(beside: Mapping[str, Callable], *given) -> dict[str, Callable]:
+def _gradients_of(beside: Mapping[str, Callable], keep, *given) -> dict[str, Callable]:
     """Make `params -> gradients` of each, at this step."""
-    of = lambda gradients: lambda params: gradients(params, *given)[0]
+    of = lambda gradients: lambda params: keep(gradients(params, *given)[0])
     return {label: of(gradients) for label, gradients in beside.items()}
 
 

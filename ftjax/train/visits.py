@@ -129,6 +129,7 @@ class Keeper:
                 with self._journal.clock("checkpoint"):
                     attempt()
             except CheckpointError as error:
+                # A full disk must not end a run of days: it is said, and the next save is tried.
                 warnings.warn(f"{error}; training goes on", RuntimeWarning, stacklevel=2)
 
     def must_save(self, number: int, state: Any, row: dict, unfinished: dict | None = None) -> None:

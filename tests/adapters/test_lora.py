@@ -92,6 +92,27 @@ def test_the_first_step_of_lora_ga_is_the_gradient_s_best_cut():
     np.testing.assert_allclose(moved, 16**0.5 / inits.GAMMA * best, rtol=1e-3, atol=1e-3)
 
 
+def test_lora_null_takes_what_unseen_directions_carry():
+    """Of inputs that never leave a plane, the third direction's row of the weight, and it alone."""
+    seen = jnp.diag(jnp.array([4.0, 2.0, 0.0]))
+    w = jnp.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    a, b = inits.lora_null(seen, w, 1)
+    np.testing.assert_allclose(a @ b, [[0, 0], [0, 0], [5, 6]], atol=1e-5)
+
+
+def test_corda_takes_the_triplet_that_counts_least_for_the_inputs():
+    """Of a diagonal weight: the larger entry, where its input is the rarer by more."""
+    moments, w = jnp.diag(jnp.array([9.0, 1.0])), jnp.diag(jnp.array([1.0, 3.0]))
+    a, b = inits.corda(moments, w, 1)
+    np.testing.assert_allclose(a @ b, [[0, 0], [0, 3]], atol=1e-5)
+    plain = inits.milora(None, w, 1, 1.0)
+    np.testing.assert_allclose(plain[0] @ plain[1], [[1, 0], [0, 0]], atol=1e-5)
+    # Of inputs without any difference it is MiLoRA's; no inputs at all are no reason to fail.
+    for moments in (jnp.eye(2), jnp.zeros((2, 2))):
+        a, b = inits.corda(moments, w, 1)
+        np.testing.assert_allclose(a @ b, plain[0] @ plain[1], atol=1e-5)
+
+
 @pytest.mark.parametrize("init", inits.NEEDS)
 def test_around_found_factors_it_is_the_base_unless_declared_otherwise(init):
     method = make_method(init=init)

@@ -36,13 +36,14 @@ def get_config(arg=None):
     if arg.what == "osf":
         c.adapter = dict(name="osf", where="blocks/attn/*", keep=0.5)
         c.objective, c.optim.sam = dict(name="flow", tau=3.0), dict(rho=0.05)
+        c.trainable_layers, c.optim.groups = (1,), [("**/b", dict(lr_scale=0.5, layers=(1,)))]
     if KINDS.get(arg.what) in ("preference", "unpaired"):
         c.data = dict(PAIRS, kind=KINDS[arg.what])
     if arg.what in ("grpo", "ppo", "online_dpo"):
         common.online(c, prompts=4, samples=4, max_new_tokens=4)
         c.rollout.epochs = 2
         c.objective = dict(name=arg.what.removeprefix("online_"))
-        c.rewards.short = dict(name="length", most=6, unit="characters")
+        c.rewards.short = dict(name="length", max_length=6, unit="characters")
         c.data = dict(name="jsonl", path=arg.rows, max_tokens=32)
         c.batch_size = 2 if arg.what == "online_dpo" else 8
     if arg.runs and arg.what == "dpo":

@@ -13,7 +13,7 @@ ANSWERS = [
     text.Answer([1, 9], [10, 2], "c", finished=True),
 ]
 SPECS = {
-    "short": dict(name="length", most=1, weight=2.0),
+    "short": dict(name="length", max_length=1, weight=2.0),
     "silent": dict(name=f"{__name__}.silent"),
 }
 

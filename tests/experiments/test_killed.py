@@ -29,7 +29,7 @@ ONLINE = """
     common.online(c, prompts=4, samples=4, max_new_tokens=4)
     c.rollout.epochs, c.rollout.slots = 2, 8
     c.data = dict(name="embedded", domain="skills", max_tokens=40, rows=20)
-    c.rewards.short = dict(name="length", most=6, unit="characters")
+    c.rewards.short = dict(name="length", max_length=6, unit="characters")
 """
 SECTIONS = {
     "sft": """

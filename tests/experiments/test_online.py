@@ -74,7 +74,7 @@ def test_one_device_and_eight_learn_the_same(lab, tmp_path, use_devices):
     found = {}
     for devices in (1, 8):
         use_devices(devices)
-        short = {"rewards.short": dict(name="length", most=6, unit="characters")}
+        short = {"rewards.short": dict(name="length", max_length=6, unit="characters")}
         chosen = plain(lab, objective=dict(name="ppo"), **short, **{"rollout.epochs": 2})
         online.train(chosen, tmp_path / str(devices))
         found[devices] = metrics(tmp_path / str(devices))

@@ -15,8 +15,8 @@ from tests.golden import reference
 
 ONLINE = ("xpo", "nash_md", "gspo_token")  # of the group `legacy`; its others are offline
 SURROGATES = {  # how the numbers of a loss are called there
-    "clip": dict(low="epsilon_low", high="epsilon_high", most="delta"),
-    "cispo": dict(most="epsilon_high"),
+    "clip": dict(low="epsilon_low", high="epsilon_high", delta="delta"),
+    "cispo": dict(high="epsilon_high"),
     "sapo": dict(up="sapo_temperature_pos", down="sapo_temperature_neg"),
     "vespo": dict(
         power_up="vespo_k_pos", rate_up="vespo_lambda_pos", power_down="vespo_k_neg",
@@ -110,7 +110,7 @@ def test_group_losses(entry, golden):
         kl_corrected=settings["use_bias_correction_kl"] and loss != "gmpo",
         entropy_weight=settings["entropy_coef"],
         entropy_share=settings["top_entropy_quantile"],
-        off_policy_most=settings["off_policy_mask_threshold"],
+        off_policy_mask_threshold=settings["off_policy_mask_threshold"],
         **{ours: settings[theirs] for ours, theirs in names.items()},
     )  # fmt: skip
     mask = inputs["completion_mask"] * (inputs["tool_mask"] if settings["tool_mask"] else 1)

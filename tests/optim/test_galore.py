@@ -9,6 +9,7 @@ from ftjax.optim import optimizer as chain
 
 VIEWS = {
     "model/q": galore.View("BTD,DNH->BTNH", True), "model/head": galore.View("BTD,VD->BTV", False),
+    "model/down": galore.View("BTF,FD->BTD", False),
 }  # fmt: skip
 
 
@@ -16,7 +17,9 @@ def draw(seed, *shape):
     return jax.random.normal(jax.random.key(seed), shape)
 
 
-PARAMS = {"model": {"q": draw(0, 3, 4, 2, 5), "head": draw(1, 6, 4), "norm": draw(2, 4)}}
+PARAMS = {"model": {
+    "q": draw(0, 3, 4, 2, 5), "head": draw(1, 6, 4), "norm": draw(2, 4), "down": draw(3, 9, 4),
+}}  # fmt: skip
 GRADS = jax.tree.map(lambda w: draw(w.size, *w.shape), PARAMS)
 
 
@@ -39,15 +42,16 @@ def test_plain_descent_goes_along_the_largest_directions():
         g = np.asarray(GRADS["model"]["q"][layer]).reshape(4, 10)
         got = moves["model"]["q"][layer].reshape(4, 10)
         np.testing.assert_allclose(got, -0.1 * 0.5 * best(g, 2), rtol=1e-3, atol=1e-5)
-    g = np.asarray(GRADS["model"]["head"])
-    np.testing.assert_allclose(moves["model"]["head"], -0.05 * best(g, 2), rtol=1e-3, atol=1e-5)
+    for name in ("head", "down"):
+        g = np.asarray(GRADS["model"][name])
+        np.testing.assert_allclose(moves["model"][name], -0.05 * best(g, 2), rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(moves["model"]["norm"], -0.1 * GRADS["model"]["norm"], rtol=1e-6)
 
 
 def test_moments_are_as_small_as_the_rank():
     state = make("adamw", rank=2).init(PARAMS)
     shapes = {leaf.shape for leaf in jax.tree.leaves(state.inner.inner)}
-    assert shapes == {(), (3, 2, 10), (2, 6), (4,)}
+    assert shapes == {(), (3, 2, 10), (2, 6), (9, 2), (4,)}
 
 
 def test_what_is_no_wider_than_the_rank_is_not_projected():

@@ -6,7 +6,7 @@ NAMES = ["adapters/q/a", "adapters/q/b", "model/final_norm", "model/embed"]
 
 
 def settings(**keywords):
-    return groups.settings(NAMES, weight_decay=0.1, **keywords)
+    return groups.settings(dict.fromkeys(NAMES), weight_decay=0.1, **keywords)
 
 
 def test_later_groups_override_and_no_decay_wins():
@@ -35,6 +35,8 @@ def test_a_mapping_is_read_in_order():
         ({"groups": [("**/c", {"lr_scale": 2.0})]}, r"optim\.groups: .*\*\*/c"),
         ({"no_decay": ["**/nrom"]}, r"optim\.no_decay: .*nrom"),
         ({"groups": [("**/b", {"lr_scal": 2.0})]}, r"did you mean 'lr_scale'"),
+        ({"groups": [("**/b", {"lr_scale": -1.0})]}, r"lr_scale: got -1\.0; expected .*0"),
+        ({"groups": [("**/b", {"layers": "0"})]}, r"layers: got '0'"),
     ],
 )
 def test_rejects(keywords, message):

@@ -34,7 +34,7 @@ def online(lab, **changes):
             prompts=16, samples=4, epochs=1, max_new_tokens=4, temperature=1.0, slots=0, until=(),
             faults="raise", kl_target=None, kl_horizon=None, mixture=None,
         ),
-        "rewards": {"short": dict(name="length", most=6, unit="characters")},
+        "rewards": {"short": dict(name="length", max_length=6, unit="characters")},
         "data": lab.raw() | dict(max_tokens=32), "advantages": {}, "batch_size": 8, "steps": 4,
     }  # fmt: skip
     return settings.read(_plain(lab, given | changes))
@@ -189,7 +189,8 @@ def test_rows_of_a_prompt_stand_together():
      ({"objective": dict(name="dpo"), "batch_size": 32},
       "batch_size: got 32; expected a divisor of rollout.prompts x advantages.pairs = 16;"),
      ({"objective": dict(name="dpo"), "advantages": dict(pairs=3)}, "pairs 3.* 1 to 2 pairs"),
-     ({"objective": dict(name="dpo"), "advantages": dict(least="a")}, "advantages.least: got 'a'"),
+     ({"objective": dict(name="dpo"), "advantages": dict(min_margin="a")},
+      "advantages.min_margin: got 'a'"),
      ({"objective": dict(name="dpo"), "reference.name": "cached"}, "reference.name: got 'cached'"),
      ({"objective": dict(name="dpo"), "rollout.samples": 1}, "expected 1 to 0 pairs of 1 samples"),
      ({"objective": dict(name="xpo"), "rollout.samples": 3}, "rollout.samples: got 3 for .*xpo;"),

@@ -47,12 +47,14 @@ def test_ties_and_unknown_rewards_are_no_pairs(group, weights):
 
 def test_a_pair_may_have_to_differ_by_more():
     rewards = np.float32([1, 0.5, 3, 0])
-    weights = lambda least: preference_pairs.ranked(rewards, size=2, least=least).weight.ravel()
+    weights = lambda margin: preference_pairs.ranked(
+        rewards, size=2, min_margin=margin
+    ).weight.ravel()
     np.testing.assert_array_equal(weights(0.5), [0, 1])
     np.testing.assert_array_equal(weights(3.0), [0, 0])
 
 
-@pytest.mark.parametrize("wrong", [dict(pairs=0), dict(pairs=2), dict(least=-1.0)])
+@pytest.mark.parametrize("wrong", [dict(pairs=0), dict(pairs=2), dict(min_margin=-1.0)])
 def test_wrong_pairs_are_refused(wrong):
     with pytest.raises(ValueError, match="expected 1 to 1 pairs of 3 samples"):
         preference_pairs.ranked(np.zeros(6), size=3, **wrong)

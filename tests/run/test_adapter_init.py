@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import train
-from ftjax.adapters.lib import protocol
+from ftjax.adapters.lib import inits, protocol
 from ftjax.core import tree
 from ftjax.models.families import llama
 from ftjax.models.hf import presets
@@ -32,6 +32,11 @@ LOFTQ = {"adapter.init": "loftq", "model.quantize.name": "nf4"}
 WIDE = {"adapter.rank": 8}
 
 
+def kept(lab, init):
+    """A start that keeps what the inputs of rows use; here they are the run's own."""
+    return {"adapter.init": init, "adapter.batches": 2, "adapter.data": lab.rows(max_tokens=64)}
+
+
 def begin(lab, workdir, **changes):
     plan = running.plan(lab.settings(**changes))
     state, frozen = running.arrays(plan, workdir)
@@ -43,8 +48,11 @@ def score(plan, params):
     return jax.jit(run)(params, plan.loader.batch(0))
 
 
-@pytest.mark.parametrize("changes", [EVA, EVA | {"adapter.rho": 2.0}, GRADIENT])
+@pytest.mark.parametrize(
+    "changes", [EVA, EVA | {"adapter.rho": 2.0}, GRADIENT, "lora_null", "corda"]
+)
 def test_a_start_from_data_is_the_base(lab, tmp_path, changes):
+    changes = kept(lab, changes) if isinstance(changes, str) else changes
     plan, params = begin(lab, tmp_path, **changes)
     base_alone = score(plan, params | {"adapters": None})
     np.testing.assert_allclose(score(plan, params), base_alone, rtol=1e-4, atol=1e-4)
@@ -54,14 +62,15 @@ def test_a_start_from_data_is_the_base(lab, tmp_path, changes):
     jax.tree.map(np.testing.assert_array_equal, params["adapters"], again["adapters"])
 
 
-def inputs_of_first_layer(plan, params, batches):
-    """The normalised embeddings of the tokens that count."""
+def inputs_of_first_layer(plan, params, batches, *, of=None):
+    """The normalised embeddings of the tokens that count in the first batches of a loader."""
+    loader = of or plan.loader
     model = plan.parts.model
     weights = params["model"]
     norm = np.asarray(weights["blocks"]["attn_norm"][0])
     rows = []
     for g in range(batches):
-        batch = plan.loader.batch(g)
+        batch = loader.batch(g)
         x = np.asarray(weights["embed"])[batch["tokens"][batch["segments"] > 0]]
         rows.append(x / np.sqrt(np.square(x).mean(-1, keepdims=True) + model.config.norm_eps))
     return np.concatenate(rows) * norm
@@ -75,6 +84,28 @@ def test_eva_takes_the_principal_directions_of_the_inputs(lab, tmp_path):
     np.testing.assert_allclose(np.abs((v[:2] @ a).diagonal()), 1, atol=1e-4)
     energy = np.square(x @ a).sum(0)
     np.testing.assert_allclose(energy, np.square(s[:2]), rtol=1e-4)  # the largest first
+
+
+@pytest.mark.parametrize("init", ["lora_null", "corda"])
+def test_what_old_inputs_use_least_is_split_off_the_weight(lab, tmp_path, init):
+    plan, params = begin(lab, tmp_path, **kept(lab, init) | {"adapter.alpha": 8.0})
+    batches = adapter_init.old_data(plan.parts)
+    moments = sum(x.T @ x for x in inputs_of_first_layer(plan, params, 2, of=batches)[None])
+    adapter = params["adapters"]["blocks"]["attn"]["q"]
+    w = np.asarray(params["model"]["blocks"]["attn"]["q"][0]).reshape(32, 32).astype(np.float64)
+    found = np.asarray(adapter.a[0]) @ np.asarray(adapter.b[0]).reshape(2, 32) * 8 / 2
+    if init == "lora_null":
+        # Directions of nearly the same energy may turn into each other: their span is compared.
+        unused = np.linalg.qr(adapter.a[0])[0]
+        energy = np.linalg.eigvalsh(moments)
+        assert np.trace(unused.T @ moments @ unused) <= energy[:2].sum() + 1e-5 * energy.max()
+        wanted = unused @ unused.T @ w
+    else:
+        c = moments / np.trace(moments) * 32 + inits.DAMPING * np.eye(32)
+        u, s, v = np.linalg.svd(c @ w)
+        wanted = np.linalg.inv(c) @ (u[:, -2:] * s[-2:]) @ v[-2:]
+    np.testing.assert_allclose(found, wanted, rtol=2e-3, atol=2e-4 * np.abs(wanted).max())
+    np.testing.assert_array_equal(adapter.a, adapter.a0)  # and so the run starts as its base
 
 
 def test_eva_gives_ranks_to_what_they_explain(lab, tmp_path):
@@ -182,6 +213,9 @@ def test_loftq_leaves_as_a_model(lab, tmp_path, capsys):
         ({"adapter.rho": 2.0}, r"adapter\.rho: got 2\.0 with init='kaiming'"),
         (EVA | {"adapter.iterations": 2}, r"adapter\.iterations: got 2 with init='eva'"),
         (EVA | {"adapter.where": "embed"}, r"adapter\.init: got 'eva' at embed"),
+        ({"adapter.init": "corda"}, r"adapter\.data: got none with init='corda', which keeps"),
+        ({"adapter.data": dict(name="jsonl")}, r"adapter\.data: got a section .*drop it"),
+        (GRADIENT | {"adapter.data": dict(max_tokens="8")}, r"adapter\.data\.max_tokens: got '8'"),
         (GRADIENT | {"adapter.rank": 9}, r"adapter\.rank: got 9 .*expected at most 8"),
     ],
 )

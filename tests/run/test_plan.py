@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from ftjax.core import mesh as meshes
@@ -39,3 +40,39 @@ def batch(rows, width, mesh):
     return jax.tree.map(
         lambda x, s: x.update(sharding=s), shapes, meshes.batch_shardings(shapes, mesh)
     )
+
+
+FULL = {"adapter.name": "", "optim.weight_decay": 0.1, "optim.no_decay": ("**norm",)}
+
+
+@pytest.mark.parametrize("changes", [{}, FULL])
+def test_layers_that_do_not_train_stay_to_the_bit(lab, changes):
+    changes = changes | {"trainable_layers": [1], "trainable": ()}
+    p = plans.plan(lab.settings(**changes))
+    state, frozen = plans.arrays(p)
+    before = jax.device_get(state.params)
+    step, numbers = plans.compiled_step(p), p.hyper
+    for _ in range(2):
+        batch = meshes.put_local(next(p.loader), p.parts.mesh, rows=p.loader.batch_size)
+        state, _ = step(state, numbers, frozen, batch)
+    moved = jax.tree.map(lambda a, b: np.asarray(a != b), before, jax.device_get(state.params))
+    in_stacks = {path: x for path, x in tree.paths(moved).items() if "/blocks/" in path}
+    assert in_stacks
+    assert not any(x[0].any() for x in in_stacks.values())
+    assert all(x[1].any() for x in in_stacks.values())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"trainable_layers": [2]}, r"trainable_layers: got layers \[2\].* 0 \.\. 1"),
+        ({"trainable_layers": "1"}, r"trainable_layers: got '1'"),
+        ({"trainable_layers": [1], "trainable": "model/embed", "adapter.name": ""},
+         r"trainable_layers: got \(1,\), and nothing in a stack"),
+        ({"optim.groups": [("adapters/**", {"layers": [5], "lr_scale": 0.0})]},
+         r"groups\['adapters/\*\*'\]\.layers: got layers \[5\]"),
+    ],
+)  # fmt: skip
+def test_layers_that_the_model_has_not_are_refused(lab, changes, message):
+    with pytest.raises(ValueError, match=message):
+        plans.program(lab.settings(**changes))

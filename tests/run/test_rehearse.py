@@ -117,21 +117,21 @@ def test_a_search_tries_meshes_and_the_microbatches_of_the_best(lab, monkeypatch
     monkeypatch.setattr(
         rehearse, "rehearse", compiled_as(lambda s: (True, 1, s.mesh["data"] + s.accumulate))
     )
-    tried = suggestions.search(settings, EIGHT, most=6)
+    tried = suggestions.search(settings, EIGHT, limit=6)
     mesh = lambda own: tuple(own["change"][f"mesh.{axis}"] for axis in ("data", "fsdp", "tensor"))
     # Of the first three meshes two have data=1; the first that was compiled is the best.
     assert {mesh(own) for own in tried} == {(1, 8, 1), (2, 4, 1), (1, 4, 2)}
     assert [own["change"].get("accumulate") for own in tried] == [1, 2, None, None, None]
     assert all(mesh(own) == (1, 8, 1) for own in tried[:2])
     monkeypatch.setattr(rehearse, "rehearse", compiled_as(lambda s: (False, 9 / s.accumulate, 1)))
-    tried = suggestions.search(settings, EIGHT, most=2)
+    tried = suggestions.search(settings, EIGHT, limit=2)
     assert [own["change"].get("accumulate") for own in tried] == [None]  # a row is all there is
 
 
 def test_a_search_of_what_divides_over_no_mesh_says_so(lab, monkeypatch):
     settings = lab.settings(**ABSENT, batch_size=3)
     with pytest.raises(ValueError, match="--search: got cpu:8 with batch_size 3; expected a mesh"):
-        suggestions.search(settings, EIGHT, most=2)
+        suggestions.search(settings, EIGHT, limit=2)
 
 
 def test_slices_divide_data():

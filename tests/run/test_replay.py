@@ -8,8 +8,9 @@ import shutil
 import pytest
 
 from ftjax.run import plan as plans
-from ftjax.run import replay
+from ftjax.run import replay, rewriting
 from ftjax.run.artifacts import Artifacts
+from ftjax.sampling.text import Answer
 from tests.lab import metrics
 
 
@@ -75,6 +76,7 @@ def test_the_same_seed_gives_the_same_rows_and_another_one_others(lab, mixed, wh
     ("changes", "message"),
     [
         (dict(rows=0), r"data\.parts\[1\]\.rows: got 0; expected at least 1"),
+        (dict(rewrite="{prompt}"), r"parts\[1\]\.prompts: got none with rewrite"),
         (dict(temperature=0.0), r"data\.parts\[1\]\.temperature: got 0.0; expected above 0"),
     ],
 )
@@ -94,3 +96,55 @@ def test_other_sections_stay_as_they_are(lab, tmp_path):
         dataclasses.asdict(settings)
     )
     assert not tmp_path.exists() or not any(tmp_path.iterdir())
+
+
+def rewritten(lab, tmp_path, **more):
+    """The rows of a section that rewrites the answers of the lab's own."""
+    section = dict(name="self", kind="prompt", rows=6, max_new_tokens=4, prompts=lab.raw())
+    asked = dict(rewrite="{prompt} Not {response} but", max_tokens=64, **more)
+    path = replay.fill(lab.settings(data=section | asked), Artifacts(tmp_path)).data["path"]
+    return [json.loads(line) for line in pathlib.Path(path).read_text().splitlines()]
+
+
+def test_answers_are_rewritten_where_the_base_ends_them(lab, tmp_path, capsys):
+    given = [json.loads(line) for line in (lab.root / "rows.jsonl").read_text().splitlines()][:6]
+    rows = rewritten(lab, tmp_path / "one", until=[" ", "a", "e", "i", "o", "n", "t", "s"])
+    assert [row["prompt"] for row in rows] == [row["prompt"] for row in given]
+    count = sum(row["rewritten"] for row in rows)
+    assert count > 0
+    assert f"{count} of 6 answers rewritten" in capsys.readouterr().err
+    for row, old in zip(rows, given, strict=True):
+        assert (row["response"] == old["response"]) or row["rewritten"]
+        assert (row["response"][0], row["response"][-1]) == (" ", "\n")  # as the data join them
+    cut = rewritten(lab, tmp_path / "two", until=["never said"])
+    assert [row["response"] for row in cut] == [row["response"] for row in given]
+
+
+def test_a_rewritten_answer_must_pass_the_check():
+    rows = [{"prompt": "2+2?", "response": " 4\n"}] * 4
+    found = rewriting.read(rows, "{prompt} {response}", count=4, where="data")
+    assert found.asked == ["2+2? 4\n".replace("? ", "?  ")] * 4
+    said = [("It is 4.", True), ("It is 5.", True), ("So 4", False), ("  ", True)]
+    answers = [Answer([], [], text, finished) for text, finished in said]
+    check = dict(name="number", field="response")
+    lines, count = rewriting.lines(found, answers, check, where="data")
+    assert [line["response"] for line in lines] == [" It is 4.\n", " 4\n", " 4\n", " 4\n"]
+    assert ([line["rewritten"] for line in lines], count) == ([True, False, False, False], 1)
+    assert rewriting.lines(found, answers, None, where="data")[1] == 2
+    assert rewriting.lines(found, answers, check | {"min_reward": 0.0}, where="data")[1] == 2
+
+
+@pytest.mark.parametrize(
+    ("row", "template", "message"),
+    [
+        (dict(prompt="a"), "{prompt}", r"data\.prompts: got a row with the fields prompt"),
+        (
+            dict(prompt="a", response="b"),
+            "{text}",
+            r"data\.rewrite: got '.text.'.*prompt, response",
+        ),
+    ],
+)
+def test_rows_and_templates_that_do_not_fit_are_refused(row, template, message):
+    with pytest.raises(ValueError, match=message):
+        rewriting.read([row], template, count=1, where="data")

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ftjax.core import shapes
+from ftjax.core import shapes, tree
+from ftjax.models.families import granitemoehybrid
 from ftjax.ops import rope
 from ftjax.sampling import generation
 
@@ -250,3 +251,15 @@ def test_generation_over_a_mesh(model, adapted, sample):
         inputs = jax.device_put(inputs, meshes.batch_shardings(inputs, mesh))
         found = spread(jax.device_put(adapted, meshes.replicated(mesh)), *inputs, keys)
     np.testing.assert_array_equal(found.tokens, wanted.tokens)
+
+
+def test_a_state_of_its_own_ends_with_the_prompt():
+    """A recurrent model's state has no slots that later tokens overwrite: padding may not enter."""
+    model = granitemoehybrid.make(granitemoehybrid.from_hf(granitemoehybrid.EXAMPLE))
+    params = {"model": model.init(jax.random.key(1)), "adapters": None}
+    start = functools.partial(generation.prefill, model, params, length=16)
+    padded, alone = start(*batch([[5, 11, 7]], 8)), start(*batch([[5, 11, 7]]))
+    np.testing.assert_allclose(padded[0], alone[0], rtol=1e-4, atol=1e-5)
+    for (path, a), b in zip(tree.paths(padded[1]).items(), jax.tree.leaves(alone[1]), strict=True):
+        if "state" in path or "conv" in path:
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5, err_msg=path)

@@ -9,7 +9,8 @@ CASES = {  # name: (keywords, row, {text: reward})
     "overlap": ({}, {"answer": "a b c"}, {"a b c": 1, "a c c": 2 / 3, "a b c d": 3 / 4, "": 0}),
     "number": ({}, {"answer": "#### 1,200"}, {"so 3 + 4 is 1200": 1, "1200.5": 0, "none": 0}),
     "pattern": (dict(regex="<a>.*</a>"), ROW, {"<a>\n</a>": 1, "<a></a>!": 0}),
-    "length": (dict(most=2, least=1), ROW, {"a b": 1, "a b c": 0.5, "a b c d": 0, "": 0}),
+    "length": (dict(max_length=2, min_length=1), ROW,
+               {"a b": 1, "a b c": 0.5, "a b c d": 0, "": 0}),
     "python": (
         dict(defines="f"), ROW,
         {"def f(): return 1": 1, "def g(): return 1": 0.5, "def f(:": 0,
@@ -35,7 +36,7 @@ def test_code_is_never_run(tmp_path):
 
 
 def test_a_mix_keeps_its_parts_apart():
-    mix = rewards.make({"a": dict(name="exact", weight=2), "b": dict(name="length", most=1)})
+    mix = rewards.make({"a": dict(name="exact", weight=2), "b": dict(name="length", max_length=1)})
     found = mix(["4", "a b c"], [ROW, ROW])
     assert mix.weights == (2.0, 1.0)
     np.testing.assert_array_equal(found.values_BF, [[1, 1], [0, 0]])

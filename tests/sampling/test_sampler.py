@@ -134,7 +134,7 @@ def test_impossible_options_are_errors(options, message):
 
 def test_min_p_keeps_what_is_likely_enough():
     logits = jnp.log(jnp.array([[0.5, 0.3, 0.15, 0.05]]))
-    kept = sampler.top(logits, k=None, p=None, least=0.25)
+    kept = sampler.top(logits, k=None, p=None, min_p=0.25)
     np.testing.assert_array_equal(jnp.isfinite(kept), [[True, True, True, False]])
 
 

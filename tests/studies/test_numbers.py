@@ -11,7 +11,7 @@ import pytest
 from ftjax.core import files
 from ftjax.evals import nll
 from ftjax.report import study_page
-from ftjax.studies import numbers, outcomes
+from ftjax.studies import chance, numbers, outcomes
 from ftjax.studies.outcomes import CellScores
 from ftjax.studies.stages import Cell
 from ftjax.studies.study import Match, Study
@@ -219,3 +219,47 @@ def test_the_matrix_is_the_same_bytes(tmp_path):
         assert sorted({key.rsplit("/", 2)[0] for key in matrix}) == [
             "m_0.1_s0_o0/1", "m_0.1_s0_o0/2", "none/0"]  # fmt: skip
         assert math.isclose(matrix["m_0.1_s0_o0/2/old/nll"].sum(), 16)
+
+
+def choices(correct, *, of=4, n=40):
+    """Scores of a multiple choice, of which so many are right."""
+    return {"correct": np.arange(n) < correct, "chance": np.full(n, 1 / of)}
+
+
+def test_a_probe_at_chance_is_left_out_and_said(tmp_path):
+    study = dataclasses.replace(
+        make(rates=(0.1,)), match=Match("accuracy", 0.5), probes=("guessed", "known"),
+        evals={x: dict(name="choice") for x in ("a", "b", "guessed", "known")},
+    )  # fmt: skip
+    at = lambda a, b, guessed, known: {
+        "a": choices(a),
+        "b": choices(b),
+        "guessed": choices(guessed),
+        "known": choices(known),
+    }
+    base, after = at(2, 2, 12, 36), [at(30, 2, 2, 30), at(30, 30, 2, 24)]
+    assert chance.left_out(study, base).keys() == {"guessed"}  # 0.3 of 40, where a guess has 0.25
+    assert chance.left_out(study, at(2, 2, 20, 36)) == {}
+    one = CellScores(Cell("m", "m", 0.1, 0, TASKS), after, [[base, after[0]], after], "")
+    report = compute(study, base, [one])
+    assert list(report["probes"]) == ["known"]
+    assert "guessed: left out, the base is at chance: 0.3 [" in numbers.text(report)
+    assert "chance is 0.25" in numbers.text(report)
+    assert numbers.at_end(study, numbers.scales(study, base, [one]), base, one)[1] > 0.1
+    known = report["methods"]["m"]["rates"]["0.1"]["end"]["forgetting"]["value"]
+    assert known == pytest.approx(
+        np.mean([36 / 40 - 24 / 40, 0])
+    )  # of the probe and the first task
+    page = study_page.write(tmp_path / "report.html", title="x", report=report, config={})
+    assert "left out, at chance" in page.read_text()
+
+
+def test_nothing_that_could_be_forgotten_is_refused():
+    arrays = {"exact_match": np.zeros(9), "nll": np.ones(9)}
+    assert chance.level(arrays, "exact_match") == 0
+    assert chance.level(arrays, "nll") is None
+    study = dataclasses.replace(
+        make(), match=Match("exact_match", 0.5), tasks={"a": ""}, probes=("old",)
+    )
+    with pytest.raises(ValueError, match=r"got old, on which the base is at chance \(old: 0 \["):
+        compute(study, {"a": arrays, "old": arrays}, [])

@@ -1,11 +1,6 @@
 import contextlib
 import os
-import pathlib
 import signal
-import socket
-import subprocess
-import sys
-import textwrap
 import threading
 from typing import NamedTuple
 
@@ -18,8 +13,6 @@ from ftjax.core.mean import Mean
 from ftjax.report import writers
 from ftjax.train import loop
 from ftjax.train.checkpoint import CheckpointError, Checkpoints
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 class State(NamedTuple):
@@ -100,7 +93,7 @@ class Rows:
 FROZEN = jnp.float32(1.0)
 
 
-def train(step, folder, *, until=12, batches=None, save=4, log=3, **kw):
+def train(step, folder, *, until=12, batches=None, save=4, log=3, more=(), **kw):
     """One start of a run as a main does it: open, resume, run, close."""
     batches = batches or Batches()
     evaluate = lambda now: {"eval/w": float(now.state.params["w"].sum())}
@@ -109,21 +102,12 @@ def train(step, folder, *, until=12, batches=None, save=4, log=3, **kw):
         Checkpoints(folder / "checkpoints", keep=3, best="eval/w") as checkpoints,
     ):
         state, progress = loop.resume(checkpoints, fresh(), batches, writers=[writer])
-        result = loop.run(
-            step,
-            state,
-            FROZEN,
-            batches,
-            until=until,
-            log_every_steps=log,
-            every=[loop.Hook(5, evaluate, at_start=True)],
-            writers=[writer],
-            checkpoints=checkpoints,
-            save_every_steps=save,
-            progress=progress,
-            **kw,
-        )
-    return result
+        options = dict(writers=[writer], checkpoints=checkpoints, progress=progress, **kw)
+        every = [loop.Hook(5, evaluate, at_start=True), *more]
+        return loop.run(
+            step, state, FROZEN, batches, until=until, log_every_steps=log, every=every,
+            save_every_steps=save, **options,
+        )  # fmt: skip
 
 
 def rows_of(folder):
@@ -139,19 +123,30 @@ def whole(step, tmp_path_factory):
     return folder, train(step, folder)
 
 
+def test_a_hook_is_called_before_the_first_step_where_it_says_so(step, tmp_path):
+    seen = []
+    hook = loop.Hook(2, lambda now: seen.append(now.step) or {})
+    train(step, tmp_path / "later", until=4, more=[hook])
+    train(step, tmp_path / "first", until=4, more=[hook._replace(at_start=True)])
+    assert seen == [2, 4, 0, 2, 4]
+
+
 def test_rows_hold_exact_window_means_tokens_and_evaluations(whole, step):
     folder, result = whole
     rows = rows_of(folder)
     assert [row["step"] for row in rows] == [0, 3, 5, 6, 9, 10, 12]
     assert [row["step"] for row in rows if "eval/w" in row] == [0, 5, 10, 12]
     assert [row["tokens"] for row in rows if "tokens" in row] == [24, 48, 72, 96]
-    state, sums = fresh(), []
-    for _, batch in zip(range(3), Batches(), strict=False):
+    state, sums, rates = fresh(), [], []
+    for _, batch in zip(range(6), Batches(), strict=False):
         state, out = step(state, None, FROZEN, batch)
         sums.append((float(out["loss"].total), float(out["loss"].weight)))
-    totals, weights = zip(*sums, strict=True)
+        rates.append(float(out["learning_rate"]))
+    totals, weights = zip(*sums[:3], strict=True)
+    later = [sum(each) for each in zip(*sums[3:6], strict=True)]
     assert rows[1]["loss"] == pytest.approx(sum(totals) / sum(weights), rel=1e-12)
-    assert rows[1]["learning_rate"] == pytest.approx(float(out["learning_rate"]), rel=1e-6)
+    assert rows[3]["loss"] == pytest.approx(later[0] / later[1], rel=1e-12)  # of its own window
+    assert rows[1]["learning_rate"] == pytest.approx(rates[2], rel=1e-6)
     assert result.stopped == "done"
     assert (result.step, result.tokens) == (12, 96)
     assert result.row["loss"] == rows[-1]["loss"]
@@ -206,6 +201,18 @@ def test_a_crash_replays_from_the_checkpoint_and_drops_its_rows(whole, step, tmp
     with pytest.raises(OSError, match="went away"):
         train(step, tmp_path, batches=Batches(at={8: crash}))
     assert rows_of(tmp_path)[-1]["step"] == 6
+    train(step, tmp_path)
+    assert rows_of(tmp_path) == rows_of(whole[0])
+
+
+def test_a_crash_after_an_evaluation_that_was_put_off_writes_its_row_once(whole, step, tmp_path):
+    def crash():
+        raise OSError("the data went away")
+
+    assert train(step, tmp_path, batches=stopping(5)).step == 5  # its evaluation is still to come
+    with pytest.raises(OSError, match="went away"):
+        train(step, tmp_path, batches=Batches(at={8: crash}))
+    assert [row["step"] for row in rows_of(tmp_path)][-1] == 6  # and so it was written, unsaved
     train(step, tmp_path)
     assert rows_of(tmp_path) == rows_of(whole[0])
 
@@ -316,85 +323,3 @@ def test_runs_in_a_thread_without_signal_handlers(step):
     thread.start()
     thread.join()
     assert results[0].stopped == "done"
-
-
-WORKER = """
-import os, sys, time, jax, jax.numpy as jnp, numpy as np
-port, rank, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-jax.distributed.initialize("127.0.0.1:" + port, num_processes=2, process_id=rank)
-from jax.sharding import NamedSharding, PartitionSpec as P
-from ftjax.report import writers
-from ftjax.train import loop
-from ftjax.train.checkpoint import Checkpoints
-from tests.train.test_loop import Batches, State, toy_step
-
-mesh = jax.sharding.Mesh(np.array(jax.devices()), ("x",))
-everywhere = NamedSharding(mesh, P())
-
-def put(x):
-    return jax.make_array_from_process_local_data(everywhere, np.asarray(x), np.shape(x))
-
-class Placed(Batches):
-    def __next__(self):
-        time.sleep(0.05)
-        return {name: put(x) for name, x in super().__next__().items()}
-
-start = jax.jit(
-    lambda: State(jnp.int32(0), {"w": jnp.zeros(4)}, (), None, jax.random.key(0)),
-    out_shardings=everywhere,
-)
-step = jax.jit(toy_step, donate_argnums=0, out_shardings=(everywhere, everywhere))
-batches, writer = Placed(), writers.Jsonl(folder + "/metrics.jsonl")
-with Checkpoints(folder + "/checkpoints") as checkpoints:
-    state, progress = loop.resume(checkpoints, start(), batches, writers=[writer])
-    result = loop.run(
-        step, state, put(np.float32(1.0)), batches, until=1000,
-        log_every_steps=1, writers=[writer], checkpoints=checkpoints, save_every_steps=5,
-        progress=progress,
-    )
-print("END", result.stopped, result.step, flush=True)
-jax.distributed.shutdown()
-"""
-
-
-def start_pair(folder):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    env = os.environ | {"JAX_NUM_CPU_DEVICES": "2", "PYTHONPATH": str(ROOT)}
-    return [
-        subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(WORKER), port, str(rank), str(folder)],
-            cwd=ROOT,
-            env=env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in (0, 1)
-    ]
-
-
-def ends(pair):
-    outputs = [process.communicate(timeout=90) for process in pair]
-    assert [process.returncode for process in pair] == [0, 0], outputs
-    return [out.strip().splitlines()[-1] for out, _ in outputs]
-
-
-def test_two_processes_stop_at_one_step_and_one_process_resumes(step, tmp_path):
-    pair = start_pair(tmp_path)
-    log = tmp_path / "metrics.jsonl"
-    while not (log.exists() and log.stat().st_size > 0):
-        assert pair[0].poll() is None, pair[0].communicate()
-        threading.Event().wait(0.05)
-    pair[1].send_signal(signal.SIGTERM)  # to one of them alone
-    first, second = ends(pair)
-    assert first == second
-    word, why, at = first.split()
-    assert (word, why) == ("END", "SIGTERM")
-    assert (tmp_path / "checkpoints" / at / "digest.json").exists()
-    until = int(at) + 3
-    result = train(step, tmp_path, until=until, log=1)
-    assert (result.step, result.tokens) == (until, 8 * until)
-    steps = [row["step"] for row in rows_of(tmp_path)]
-    assert steps == list(range(1, until + 1))

@@ -83,3 +83,24 @@ def test_sums_over_microbatches_are_float32():
     batch = {"x": x, "segments": np.ones((64, 1), np.int32)}
     _, metrics = trained(batch, dtype=jnp.bfloat16, accumulate=64)
     assert float(metrics["grad_norm"]) == pytest.approx(x.mean(), rel=1e-3)
+
+
+def test_what_is_not_kept_stays_and_counts_nowhere():
+    """Two layers of one array, of which one trains: no gradient, no decay, no norm of the other."""
+    keep = lambda tree: jax.tree.map(lambda w: w * np.float32([1, 0]), tree)
+    loss = lambda policy, *_: {"loss": Mean.of((policy.params["model"]["w"] * X[:2]).sum()[None])}
+    square = lambda params, arrays: (params["model"]["w"] ** 2).sum()
+    seen = {}
+
+    def update(grads, state, params, *, gradient, anchors):
+        seen["again"] = gradient(params)["model"]["w"]
+        return jax.tree.map(lambda g, w: -0.1 * (g + w), grads, params), state
+
+    tx = optax.GradientTransformationExtraArgs(lambda params: (), update)
+    start = {"model": {"w": jnp.ones(2)}, "adapters": None}
+    state = states.create(start, tx, key=jax.random.key(0), ema=False)
+    step = make_step(None, loss, tx, penalties={"square": square}, keep=keep)
+    state, metrics = step(state, {"model": {"w": None}, "adapters": None}, BATCH)
+    np.testing.assert_allclose(state.params["model"]["w"], [1 - 0.1 * (1 + 2 + 1), 1])
+    np.testing.assert_allclose(seen["again"], [3, 0])
+    assert float(metrics["grad_norm"]) == pytest.approx(3)

@@ -16,9 +16,13 @@ Other starts are made of more than a weight, by whoever has that (NEEDS says wha
     loftq        a b s = the largest R triplets of what quantising w loses   arXiv:2310.08659
     eva          a = the first R principal directions of the inputs, b = 0   arXiv:2410.07170
     lora_ga      a and b of the singular vectors of the weight's gradient    arXiv:2407.05000
+    lora_null    what the weight does to the R directions in which the inputs
+                 of old data have the least energy                           arXiv:2503.02659
+    corda        the R triplets of the weight that matter least to those
+                 inputs, weighted by their second moments ("kpm")            arXiv:2406.05223
 
 LoftQ alone does not start as the base: it repairs a quantised one (`ops.corrected`). The a b of
-LoRA-GA is subtracted again.
+the last three is subtracted again.
 """
 
 import functools
@@ -30,9 +34,13 @@ import jax.numpy as jnp
 from ftjax.ops import lowrank, products
 
 DISPLACED = ("pissa", "milora", "olora")
-NEEDS = dict(loftq="quantizer", eva="inputs", lora_ga="gradient")
-SUBTRACTED = (*DISPLACED, "lora_ga")  # a b of the start is no part of the adapted weight
+NEEDS = dict(
+    loftq="quantizer", eva="inputs", lora_ga="gradient", lora_null="inputs", corda="inputs"
+)  # fmt: skip
+OF_THE_WEIGHT = ("lora_null", "corda")  # a b s is a part of the weight, found in inputs
+SUBTRACTED = (*DISPLACED, "lora_ga", *OF_THE_WEIGHT)  # no part of the adapted weight at the start
 NOT_THE_BASE = ("loftq",)  # where the first forward pass is not that of the weights
+DAMPING = 0.01  # of CorDA's moments, in parts of their mean: few rows leave directions unseen
 GAMMA = 16.0  # of LoRA-GA's scale; that of its authors' code
 
 
@@ -123,6 +131,32 @@ def lora_ga(gradient: jax.Array, rank: int) -> tuple[jax.Array, jax.Array]:
     u, _, v = jnp.linalg.svd(gradient.astype(jnp.float32), full_matrices=False)
     length = gradient.shape[-1] ** 0.25 / GAMMA**0.5
     return length * u[..., :rank], length * v[..., rank : 2 * rank, :]
+
+
+def lora_null(moments: jax.Array, w: jax.Array, rank: int) -> tuple[jax.Array, jax.Array]:
+    """Take the part of a weight [in, out] that the inputs of old data use least.
+
+    moments: sum of x x^T over those inputs, [in, in]. a b = u u^T w, of the `rank` directions u of
+    the smallest moments: what learns there changes the least of what the old inputs give.
+    """
+    unused = jnp.linalg.eigh(moments.astype(jnp.float32))[1][:, :rank]  # ascending
+    inside = functools.partial(jnp.matmul, precision=products.HIGHEST)
+    return lowrank.triplets(inside(unused, inside(unused.T, w)), slice(None, rank))
+
+
+def corda(moments: jax.Array, w: jax.Array, rank: int) -> tuple[jax.Array, jax.Array]:
+    """Take the triplets of c w that are smallest, and take c off again; c: moments, damped.
+
+    As PEFT's CorDA does to keep knowledge ("kpm"), but that c has the mean 1 on its diagonal where
+    PEFT divides inputs by their largest: the product a b is the same for every such number.
+    """
+    energy, turn = jnp.linalg.eigh(moments.astype(jnp.float32))
+    # By eigenvalues, so that the inverse is that of the very matrix that the weight is scaled by.
+    energy = jnp.maximum(energy / jnp.maximum(energy.mean(), 1e-30), 0) + DAMPING
+    inside = functools.partial(jnp.matmul, precision=products.HIGHEST)
+    scaled = inside(turn * energy, inside(turn.T, w))
+    a, b = lowrank.triplets(scaled, slice(-rank, None))
+    return inside(turn / energy, inside(turn.T, a)), b
 
 
 INITS = {f.__name__: f for f in (kaiming, gaussian, orthogonal, pissa, milora, olora)}

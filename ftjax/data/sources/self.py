@@ -2,6 +2,7 @@
 
     make(rows=256, prompts=dict(name="jsonl", path="prompts.jsonl"))     kind="prompt"
     make(rows=256)                                                       kind="text": whole texts
+    make(rows=256, prompts=dict(...), rewrite="...{prompt}...{response}")       given answers anew
 
 A run samples them before its first step, from the weights that it starts from, and keeps them in
 its workdir as JSON lines, each with its seed: see `ftjax/run/replay.py`, which sets `path`.
@@ -16,7 +17,8 @@ from ftjax.data.sources import jsonl
 
 def make(
     *, rows: Count, max_new_tokens: Count = 64, temperature: Positive = 1.0, seed: Natural = 0,
-    until: Patterns = (), prompts: Mapping | None = None, path: str = "",
+    until: Patterns = (), prompts: Mapping | None = None, rewrite: str = "",
+    check: Mapping | None = None, path: str = "",
 ) -> Rows:  # fmt: skip
     """Read the rows that have been sampled.
 
@@ -25,12 +27,14 @@ def make(
       temperature: of the draws; 1 is the model's own distribution. seed: of the draws.
       until: strings that a text ends before.
       prompts: a section of rows whose prompts are continued, in turn; None starts from nothing.
+      rewrite: a template of the fields of `prompts`, whose answers are rewritten; check: what such
+        an answer must pass, see `ftjax/run/rewriting.py`.
       path: where they are, which the run sets.
 
     Raises:
       ValueError: there is no run that has sampled them.
     """
-    del rows, max_new_tokens, temperature, seed, until, prompts
+    del rows, max_new_tokens, temperature, seed, until, prompts, rewrite, check
     if not path:
         raise ValueError(
             "data.name: got 'self', whose rows are sampled by the run itself before its first "

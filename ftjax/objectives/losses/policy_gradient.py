@@ -3,7 +3,7 @@
 With r = exp(log-ratio) and the advantage A of a token or of its whole row:
 
     clip    -min(r A, clip(r, 1 - low, 1 + high) A)                     PPO, arXiv:1707.06347
-    cispo   -sg(min(r, most)) A log p                                   arXiv:2506.13585
+    cispo   -sg(min(r, high)) A log p                                   arXiv:2506.13585
     sapo    -(4 / tau) sigmoid(tau (r - 1)) A                           arXiv:2511.20347
     vespo   -sg(e^lambda w^k e^(-lambda w)) A log p,  w = r of the row  arXiv:2602.10693
     gmpo    -exp(mean of the row's clipped log-ratios) A                arXiv:2507.20673
@@ -31,22 +31,22 @@ class Terms(NamedTuple):
     mask_BT: jax.Array
 
 
-def clip(*, low: float = 0.2, high: float = 0.2, most: float | None = None) -> Callable:
-    """Clip the ratio; `most` also bounds it where the advantage is negative (two-sided)."""
+def clip(*, low: float = 0.2, high: float = 0.2, delta: float | None = None) -> Callable:
+    """Clip the ratio; `delta` also bounds it where the advantage is negative (two-sided)."""
 
     def loss(terms: Terms):
         ratio, kept = ratio_of(terms), clipped(terms, low=low, high=high)
-        ratio = ratio if most is None else jnp.minimum(ratio, most)
+        ratio = ratio if delta is None else jnp.minimum(ratio, delta)
         return -jnp.minimum(ratio * terms.advantage, kept * terms.advantage)
 
     return loss
 
 
-def cispo(*, most: float = 5.0) -> Callable:
-    """Weigh the log-probabilities by the ratio, up to `most`: every token keeps a gradient."""
+def cispo(*, high: float = 5.0) -> Callable:
+    """Weigh the log-probabilities by the ratio, up to `high`: every token keeps a gradient."""
 
     def loss(terms: Terms):
-        weight = stop_gradient(jnp.minimum(ratio_of(terms), most))
+        weight = stop_gradient(jnp.minimum(ratio_of(terms), high))
         return -weight * terms.advantage * terms.logp_BT
 
     return loss

@@ -142,7 +142,7 @@ class _Table(Policy):
 
 def test_the_best_of_each_group_is_kept():
     rewards = np.float32([[0], [2], [1], [2], [0], [0], [np.nan], [-1]])
-    kept = best_of.make_advantages(least=1)(experience(rewards))["keep"]
+    kept = best_of.make_advantages(min_reward=1)(experience(rewards))["keep"]
     np.testing.assert_array_equal(kept, [0, 1, 0, 0, 0, 0, 0, 0])
 
 

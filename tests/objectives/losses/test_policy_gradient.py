@@ -42,9 +42,9 @@ def of_means():
 @pytest.mark.parametrize(
     ("name", "options", "wanted"),
     [("clip", dict(low=0.1, high=0.3), -np.minimum(R * A, np.clip(R, 0.9, 1.3) * A)),
-     ("clip", dict(low=0.1, high=0.3, most=1.5),
+     ("clip", dict(low=0.1, high=0.3, delta=1.5),
       -np.minimum(np.minimum(R, 1.5) * A, np.clip(R, 0.9, 1.3) * A)),
-     ("cispo", dict(most=1.2), -np.minimum(R, 1.2) * A * LOGP),
+     ("cispo", dict(high=1.2), -np.minimum(R, 1.2) * A * LOGP),
      ("sapo", dict(up=1.0, down=2.0),
       -sigmoid(np.where(A > 0, 1, 2) * (R - 1)) * 4 / np.where(A > 0, 1, 2) * A),
      ("vespo", {}, of_gamma()),
@@ -58,7 +58,7 @@ def test_surrogates(name, options, wanted):
 
 def test_weights_of_log_probabilities_have_no_gradient():
     def total(logp):
-        return policy_gradient.cispo(most=1.2)(Terms(logp, logp, logp, A, MASK)).sum()
+        return policy_gradient.cispo(high=1.2)(Terms(logp, logp, logp, A, MASK)).sum()
 
     wanted = -np.minimum(np.exp(LOGP), 1.2) * A
     np.testing.assert_allclose(jax.grad(total)(jnp.asarray(LOGP)), wanted, rtol=1e-5)
