@@ -46,7 +46,7 @@ MAPS = pathlib.Path("/proc/self/maps")
 # them. Elsewhere compiling is nearly all of the time, and how well it is done does not matter.
 AS_USERS_HAVE_THEM = (
     "ops", "train", "models/test_memory.py", "golden/test_training.py",
-    "golden/test_preference_training.py",
+    "golden/test_preference_training.py", "run/test_rehearse_tpu.py",
 )  # fmt: skip
 
 

@@ -1,19 +1,15 @@
 """The step of a run, compiled for devices that are not here, without weights and without data."""
 
-import importlib.util
 import json
-import os
 import subprocess
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ftjax.core import config as conf
 from ftjax.core import mesh as meshes
-from ftjax.ops import attention, visible
 from ftjax.run import config as settings_lib
 from ftjax.run import hlo, rehearse, suggestions, topology
 from ftjax.run import plan as plans
@@ -236,54 +232,3 @@ def test_the_command_ends_in_one_line_where_the_name_is_wrong():
     assert done.returncode == 2
     assert done.stderr.startswith("error: --topology: got 'v5e-15'; expected one of v4-8|16")
     assert done.stderr.count("\n") == 1
-
-
-needs_compiler = pytest.mark.skipif(
-    not importlib.util.find_spec("libtpu"), reason="no libtpu: pip install 'ftjax[tpu]'"
-)
-
-
-@needs_compiler
-@pytest.mark.parametrize(
-    ("heads", "size", "window", "cap", "sink", "axes"),
-    [
-        ((4, 2), 128, None, None, False, dict(fsdp=4)),
-        ((4, 2), 64, 40, 30.0, False, dict(fsdp=2, tensor=2)),
-        ((4, 2), 64, None, None, True, dict(fsdp=1, tensor=4)),  # more devices than key heads
-        ((2, 2), 192, None, None, False, dict(fsdp=4)),
-    ],
-)
-def test_attention_on_a_tpu_is_its_kernel(heads, size, window, cap, sink, axes):
-    mesh = meshes.make(**dict(data=1) | axes, devices=topology.read("v5e-4").devices())
-    shape = lambda *sizes, dtype=jnp.bfloat16: jax.ShapeDtypeStruct(sizes, dtype)
-    q, k = (shape(4, 256, n, size) for n in heads)
-    v = shape(4, 256, heads[1], min(size, 128))
-    arrays = q, k, v, shape(heads[0], dtype=jnp.float32) if sink else None
-    rows = (shape(4, 256, dtype=jnp.int32),) * 2
-
-    def loss(arrays, positions, segments):
-        *qkv, sink_N = arrays
-        seen = visible.visible_keys(positions, segments, window=window)
-        out = attention.attend_causal(*qkv, seen, scale=0.1, cap=cap, sink_N=sink_N)
-        return jnp.square(out.astype(jnp.float32)).sum()
-
-    with jax.set_mesh(mesh):
-        compiled = jax.jit(jax.grad(loss)).lower(arrays, *rows).compile()
-    assert hlo.kernels(hlo.parse(compiled.as_text())) == 3  # forward, and two for the gradients
-
-
-@needs_compiler
-@pytest.mark.slow
-def test_a_step_is_compiled_for_tpus_without_one(tmp_path):
-    out = tmp_path / "x.json"
-    given = ("--config=configs/quickstart.py", "--topology=v5e-4", f"--json={out}")
-    done = run(
-        *given, "--config.model.compute_dtype=bfloat16", PYTHONPATH=os.pathsep.join(sys.path)
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(out.read_text())
-    assert found["fits"]
-    assert found["hbm"]["capacity"] == 15.75 * 2**30
-    assert found["flops"]["program"] == pytest.approx(found["flops"]["model"], rel=0.5)
-    assert found["roofline"]["bound"] in ("compute", "ici", "memory")
-    assert found["notes"] == []
