@@ -42,7 +42,8 @@ def test_attention_on_a_tpu_is_its_kernel(heads, size, window, cap, sink, axes):
         out = attention.attend_causal(*qkv, seen, scale=0.1, cap=cap, sink_N=sink_N)
         return jnp.square(out.astype(jnp.float32)).sum()
 
-    with jax.set_mesh(mesh):
+    # Of 16-bit operands the kernel's compiler refuses the precision that other tests ask for.
+    with jax.default_matmul_precision("default"), jax.set_mesh(mesh):
         compiled = jax.jit(jax.grad(loss)).lower(arrays, *rows).compile()
     assert hlo.kernels(hlo.parse(compiled.as_text())) == 3  # forward, and two for the gradients
 
@@ -60,4 +61,5 @@ def test_a_step_is_compiled_for_tpus_without_one(tmp_path):
     assert found["hbm"]["capacity"] == 15.75 * 2**30
     assert found["flops"]["program"] == pytest.approx(found["flops"]["model"], rel=0.5)
     assert found["roofline"]["bound"] in ("compute", "ici", "memory")
-    assert found["notes"] == []
+    # Six layers of attention, each forward and two kernels for the gradients.
+    assert found["notes"] == ["18 calls of kernels have no FLOPs here"]
