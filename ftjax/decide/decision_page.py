@@ -24,6 +24,7 @@ def page(record: Mapping[str, Any], title: str) -> str:
         title=title,
         needs={need: _need(record, need) for need in record["needs"]},
         old=arm_table.forgotten(record),
+        said=arm_table.literature(record),
         rules=arm_table.rules(record),
         config=record["config"],
     )
