@@ -1,15 +1,16 @@
 r"""Speed of the endpoint: tokens a second of 1, 16, 64 clients, and the wait for the first token.
 
     python -m scripts.bench_serve                     # the embedded base, 10 seconds each
-    python -m scripts.bench_serve --clients 64 --seconds 120
+    python -m scripts.bench_serve --clients 64 --seconds 120 --hang_up 64
     python -m scripts.bench_serve --adapters 16       # what adapters of their own cost rows
 
 Every client streams one answer after another over a connection of its own. `of_generate` is the
 rate beside that of `experiments.generate`'s own sampler over the same prompts, in batches of as
 many rows as there are clients, measured in this process before the server begins. `first_*` are
 from the request to its first event with text. An answer is `lost` that is cut off or an error. On a
-machine that does other things too, CPU time a token says more than tokens a second. JSON lines come
-out.
+machine that does other things too, CPU time a token says more than tokens a second. With
+`--hang_up N` so many clients then begin an answer and go away: `freed_s` is how long until no slot
+is at work, and the code is 1 where one still is, or where an answer was lost. JSON lines come out.
 """
 
 import argparse
@@ -38,6 +39,7 @@ from ftjax.sampling import slots, text
 
 TINY = pathlib.Path(ftjax.__file__).parent / "assets" / "tiny"
 PROMPTS = 256  # different ones, asked again and again
+WAIT_S = 10.0  # for slots of clients that are gone
 
 
 class Answer(NamedTuple):
@@ -77,11 +79,8 @@ def generate_rate(model, params, tokenizer, asked, *, rows: int, args) -> tuple[
 
 async def ask(reader, writer, host: str, prompt, args) -> Answer:
     """Stream one answer."""
-    body = dict(model="base", prompt=prompt, max_tokens=args.new, temperature=0, stream=True)
-    content = json.dumps(body | dict(stream_options=dict(include_usage=True))).encode()
-    head = f"POST /v1/completions HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n"
     begin, first, tokens = time.perf_counter(), None, None
-    writer.write(f"{head}content-length: {len(content)}\r\n\r\n".encode() + content)
+    _send(writer, host, prompt, args, most=args.new)
     while (line := await reader.readline()) != b"0\r\n":  # the last chunk of a body
         if not line:
             return Answer(0.0, None)
@@ -92,6 +91,13 @@ async def ask(reader, writer, host: str, prompt, args) -> Answer:
             tokens = (event.get("usage") or {}).get("completion_tokens", tokens)
     await reader.readline()
     return Answer(first or 0.0, tokens)
+
+
+def _send(writer, host: str, prompt, args, *, most: int) -> None:
+    body = dict(model="base", prompt=prompt, max_tokens=most, temperature=0, stream=True)
+    content = json.dumps(body | dict(stream_options=dict(include_usage=True))).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n"
+    writer.write(f"{head}content-length: {len(content)}\r\n\r\n".encode() + content)
 
 
 async def client(number: int, address: tuple[str, int], asked, until: float, args) -> list[Answer]:
@@ -119,6 +125,40 @@ async def load(server: int, address: tuple[str, int], asked, *, clients: int, ar
         "cpu_ms_a_token": 1e3 * (cpu_s(server) - used) / tokens,
         "first_p50_ms": round(1e3 * p50, 1), "first_p95_ms": round(1e3 * p95, 1),
     }  # fmt: skip
+
+
+async def hang_up(address: tuple[str, int], asked, *, clients: int, args) -> dict:
+    """Let clients go away in the middle of an answer, and wait until their slots are free."""
+    before = (await metrics(address))["ftjax_disconnects_total"]
+    await asyncio.gather(*(_leave(address, asked[i % len(asked)], args) for i in range(clients)))
+    begin, busy = time.perf_counter(), None
+    while busy != 0 and time.perf_counter() - begin < WAIT_S:
+        found = await metrics(address)
+        busy = found["ftjax_slots_busy"] + found["ftjax_queue"]
+    gone = found["ftjax_disconnects_total"] - before
+    freed = round(time.perf_counter() - begin, 3) if busy == 0 else None
+    return {"hung_up": clients, "seen": int(gone), "freed_s": freed, "lost": int(busy != 0)}
+
+
+async def _leave(address: tuple[str, int], prompt, args) -> None:
+    reader, writer = await asyncio.open_connection(*address)
+    # As long as a slot is: it would go on for many turns.
+    _send(writer, address[0], prompt, args, most=args.prompt + args.new - len(prompt))
+    while not (await reader.readline()).startswith(b"data: {"):
+        pass
+    writer.transport.abort()
+
+
+async def metrics(address: tuple[str, int]) -> dict[str, float]:
+    """Read the numbers of /metrics by name."""
+    reader, writer = await asyncio.open_connection(*address)
+    writer.write(
+        f"GET /metrics HTTP/1.1\r\nhost: {address[0]}\r\nconnection: close\r\n\r\n".encode()
+    )
+    body = (await reader.read()).decode().partition("\r\n\r\n")[2]
+    writer.close()
+    lines = [line.rpartition(" ") for line in body.splitlines() if line.startswith("ftjax_")]
+    return {name: float(value) for name, _, value in lines}
 
 
 def compared(found: dict, rate: float, cpu: float) -> dict:
@@ -192,6 +232,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
     parser.add_argument("--prompt", type=int, default=64, help="tokens of a prompt at most")
     parser.add_argument("--new", type=int, default=64, help="tokens of an answer")
+    parser.add_argument("--hang_up", type=int, default=0, help="clients that then go away")
     parser.add_argument("--adapters", type=int, default=0, help="measure rows with their own")
     args = parser.parse_args()
     base = pathlib.Path(args.base)
@@ -207,13 +248,21 @@ def main() -> None:
         for rows in args.clients
     }
     process, address = serve(args)
+    lost = 0
     try:
         for clients in args.clients:
             own = load(process.pid, address, asked, clients=clients, args=args)
-            print(json.dumps(compared(asyncio.run(own), *rates[clients])), flush=True)
+            found = compared(asyncio.run(own), *rates[clients])
+            lost += found["lost"]
+            print(json.dumps(found), flush=True)
+        if args.hang_up:
+            found = asyncio.run(hang_up(address, asked, clients=args.hang_up, args=args))
+            lost += found["lost"]
+            print(json.dumps(found), flush=True)
     finally:
         process.terminate()
         process.wait()
+    sys.exit(bool(lost))
 
 
 if __name__ == "__main__":
