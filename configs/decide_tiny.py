@@ -1,7 +1,7 @@
 r"""New facts, facts that change and a new skill for the embedded base: prompt, retrieve, or tune?
 
     python -m experiments.decide --config configs/decide_tiny.py --workdir runs/decide
-    python -m experiments.decide --config configs/decide_tiny.py:people=64 --workdir runs/many
+    python -m experiments.decide --config configs/decide_tiny.py:people=16 --workdir runs/few
 
 Facts are about people whom the base has never met, stated in passages of two facts each, and asked
 in wordings that training does not use; then a tenth of them changes, and every arm is brought up to
@@ -38,7 +38,7 @@ SMOKE = (*decide.ARMS, "lora_then_rag")  # of one kind of training each
 def get_config(arg=None):
     """Return the config; `smoke` is what a test runs."""
     arg = common.parse_arg(
-        arg, people=16, steps=150, seeds=3, rank=16, queries=1000.0, updates=0.0, limit=128,
+        arg, people=32, steps=120, seeds=3, rank=16, queries=1000.0, updates=0.0, limit=256,
         base="tiny", max_tokens=128, arms="", trials=2, smoke=False, runlocal=False,
     )  # fmt: skip
     small = arg.smoke or arg.runlocal
@@ -55,7 +55,7 @@ def get_config(arg=None):
         own = trials_of(label, c)[:trials] if trials > 1 else ()
         c.arms[label] = dict(ARMS[label], trials=own)
     c.validation = c.validation if trials > 1 else {}
-    c.seeds, c.max_new_tokens, c.latency_rows = tuple(range(arg.seeds)), 12, 8
+    c.seeds, c.max_new_tokens, c.latency_rows = tuple(range(arg.seeds)), 12, 4
     c.prices = dict(queries=arg.queries, updates=arg.updates)
     c.gates = not small and not arg.arms
     return decide.shrink(c) if small else c
@@ -76,7 +76,7 @@ def fill(c, arg, people):
     c.changed.test.changed.update(rows=2 * moved, limit=arg.limit)
     c.changed.config = {"steps": max(1, arg.steps // 3)}
     for domain in ("facts", "reading", "skills"):
-        held = dict(name="embedded", domain=domain, split="test", limit=32)
+        held = dict(name="embedded", domain=domain, split="test", limit=24)
         c.old[domain] = dict(held, normalize="none" if domain == "skills" else "squad")
     c.passages = dict(people, form="passages")
     c.changed.passages = dict(new, form="passages")
@@ -95,7 +95,7 @@ def trials_of(label: str, c) -> tuple[dict, ...]:
     """Return the trials of an arm, as many of each."""
     name = ARMS[label]["name"]
     if name == "few_shot":
-        return dict(shots=4), dict(shots=16)
+        return dict(shots=4), dict(shots=8)
     if name in ("rag", "few_shot_rag"):
         return dict(k=4), dict(k=2)
     if name in ("lora", "full", "lora_rag"):

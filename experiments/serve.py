@@ -2,7 +2,7 @@ r"""Serve a run's model over HTTP, as the OpenAI API has it, and a page to talk 
 
     python -m experiments.serve --workdir runs/mine
     python -m experiments.serve --model tiny --adapter a=runs/a/export --adapter b=runs/b/export
-    python -m experiments.serve --workdir runs/mine --index docs
+    python -m experiments.serve --workdir runs/mine --passages docs
     curl localhost:8000/v1/completions -H 'content-type: application/json'
         -d '{"model": "mine", "prompt": "The sky is", "temperature": 0}'
 
@@ -44,13 +44,13 @@ MAX_QUEUE_TOKENS = flags.DEFINE_integer(
 )
 MAX_BODY = flags.DEFINE_integer("max_body", 2**20, "bytes of a request", lower_bound=1)
 DRAIN_S = flags.DEFINE_integer("drain_s", 30, "seconds for answers after SIGTERM", lower_bound=0)
-INDEX = flags.DEFINE_string(
-    "index", "", "documents to answer from: a folder, or JSONL of `id` and `text`; answers cite"
+PASSAGES = flags.DEFINE_string(
+    "passages", "", "documents to answer from: a folder, or JSONL of `id` and `text`; answers cite"
 )
-INDEX_K = flags.DEFINE_integer("index_k", 4, "passages in a prompt", lower_bound=1)
-INDEX_TOKENS = flags.DEFINE_integer("index_tokens", 128, "of a passage at most", lower_bound=1)
-INDEX_TEMPLATE = flags.DEFINE_string(
-    "index_template", None, "a prompt of {passages} and {prompt}; the one that decisions use"
+PASSAGES_K = flags.DEFINE_integer("passages_k", 4, "passages in a prompt", lower_bound=1)
+PASSAGE_TOKENS = flags.DEFINE_integer("passage_tokens", 128, "of a passage at most", lower_bound=1)
+PASSAGES_TEMPLATE = flags.DEFINE_string(
+    "passages_template", None, "a prompt of {passages} and {prompt}; the one that decisions use"
 )
 MESH = cli.define_mesh()
 
@@ -153,21 +153,21 @@ def named(tuned: dict, base: dict) -> dict:
 
 
 def source(tokenizer):
-    """Open what --index names; None without it.
+    """Open what --passages names; None without it.
 
     Raises:
       ValueError: it cannot be read or indexed.
     """
     from ftjax.serve import cited
 
-    if not INDEX.value:
+    if not PASSAGES.value:
         return None
     found = cited.open_source(
-        INDEX.value, tokens=INDEX_TOKENS.value, k=INDEX_K.value,
+        PASSAGES.value, tokens=PASSAGE_TOKENS.value, k=PASSAGES_K.value,
         count=lambda text: len(tokenizer.encode(text)),
-        template=INDEX_TEMPLATE.value or cited.TEMPLATE,
+        template=PASSAGES_TEMPLATE.value or cited.TEMPLATE,
     )  # fmt: skip
-    sys.stderr.write(f"--index: {len(found.passages)} passages\n")
+    sys.stderr.write(f"--passages: {len(found.passages)} passages\n")
     return found
 
 

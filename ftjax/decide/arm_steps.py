@@ -265,10 +265,6 @@ def finish(
     """Collect the record of an arm, and write it: the arm has ended."""
     arm, first = own.arm(label), answers[0]
     every = lambda key: [getattr(each, key) for each in answers]
-    cites = {
-        "cited": first.spans, "hit": first.hit,
-        "is_cited": np.mean(every("is_cited"), axis=0).tolist(),
-    } if arm.passages else dict.fromkeys(("cited", "hit", "is_cited"))  # fmt: skip
     record = {
         "name": own.decision.arms[label]["name"],
         "digest": _arm_digest(own, label),
@@ -292,14 +288,21 @@ def finish(
         "training": None,
         "update": None,
         "bytes": _bytes(own, arm),
-        **cites,
-    }  # fmt: skip
+        **_citations(arm, answers),
+    }
     if source := own.source(label):
         trial = best if source == label else best_trial(own, source)
         _put_training(own, record, source, trial, seed=first.seed)
     if jax.process_index() == 0:
         files.write_json(own.folder(label) / RESULT, record)
     return files.plain(record)
+
+
+def _citations(arm: arms.Arm, answers: Sequence[Answered]) -> dict:
+    if not arm.passages:
+        return dict.fromkeys(("cited", "hit", "is_cited"))
+    stands = np.mean([each.is_cited for each in answers], axis=0).tolist()
+    return {"cited": answers[0].spans, "hit": answers[0].hit, "is_cited": stands}
 
 
 def _put_training(own: Benchmark, record: dict, source: str, trial: int, *, seed: int) -> None:

@@ -7,7 +7,8 @@
 A statement is about differences between arms on the questions of one need. It agrees where the
 interval (95 %, bootstrap over items and seeds) of every difference lies on the side that it says,
 disagrees where one lies on the other side, and is not resolved otherwise. That something does
-nothing agrees where the whole interval lies within MARGIN of 0. Without its arms it is not run.
+nothing agrees where the whole interval lies within MARGIN of 0, and disagrees where it lies beyond
+that. Without its arms a statement is not run.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -36,7 +37,7 @@ class Claim(NamedTuple):
         """Agree, disagree, or not resolved."""
         if self.side == 0:
             inside = self.low > -MARGIN and self.high < MARGIN
-            outside = self.low > 0 or self.high < 0
+            outside = self.low > MARGIN or self.high < -MARGIN
             return AGREES if inside else DISAGREES if outside else OPEN
         low, high = sorted((self.side * self.low, self.side * self.high))
         return AGREES if low > 0 else DISAGREES if high < 0 else OPEN

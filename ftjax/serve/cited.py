@@ -62,12 +62,12 @@ def open_source(
     """
     if "{passages}" not in template or "{prompt}" not in template:
         raise ValueError(
-            f"--index_template: got {template!r}; expected {{passages}} and {{prompt}} in it"
+            f"--passages_template: got {template!r}; expected {{passages}} and {{prompt}} in it"
         )
-    rows = documents.read(path, where="--index")
+    rows = documents.read(path, where="--passages")
     if rows.bad:
         raise ValueError(rows.bad[0].message)
-    whole = passages.of_rows(rows, where="--index", place=rows.where)
+    whole = passages.of_rows(rows, where="--passages", place=rows.where)
     found = chunks.cut(whole, count=count, budget=tokens).passages
-    made = index.build(dict(name="bm25"), found, where="--index")
+    made = index.build(dict(name="bm25"), found, where="--passages")
     return Source(found, made, k, template)

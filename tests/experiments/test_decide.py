@@ -28,6 +28,7 @@ def chosen(lab, *, only=None, **changes):
     c.base = str(lab.root / "base")
     if only:
         c.arms = {name: dict(name=name) for name in only}
+        c.changed = {}
     for key, value in changes.items():
         with c.ignore_type():
             c[key] = value
@@ -141,7 +142,7 @@ def test_answers_cite_passages_with_their_characters(study):
         assert only["id"] in record["items"][i]["gold"]
         assert 0 == only["start"] < only["end"]
         assert len(rag["cited"][i]) <= 4
-    assert record["retrieval"]["questions"] == 6
+    assert record["retrieval"]["questions"] == 16  # all of the source, not what arms are asked
 
 
 def test_the_page_shows_verdicts_arms_and_answers(study):
@@ -243,8 +244,7 @@ def test_wordings_are_searched_and_rewritten_by_the_base(lab, tmp_path, monkeypa
 
 
 def test_without_passages_retrieval_is_left_out(lab, tmp_path, capsys):
-    without = chosen(lab, only=["zero_shot", "rag"], passages={}, changed={})
-    record = decide.decide(without, tmp_path)
+    record = decide.decide(chosen(lab, only=["zero_shot", "rag"], passages={}), tmp_path)
     assert set(record["arms"]) == {"zero_shot"}
     assert "rag: left out, for want of passages" in capsys.readouterr().out
 
@@ -269,8 +269,8 @@ def test_configs_load_and_hold_their_command(path, monkeypatch):
 def rows_of(split):
     return [
         {"id": f"{split}-{i}", "passage_id": f"{split}-{i}", "answers": ["yes"], "label": "yes",
-         "question": f"Is {split} number {i} good?", "context": f"{split} {i} is good.",
-         "text": f"{split} {i} is good."}
+         "question": f"Is {split} number{i} good?", "context": f"The {split} number{i} is good.",
+         "text": f"The {split} number{i} is good."}
         for i in range(6)
     ]  # fmt: skip
 

@@ -53,19 +53,10 @@ def _pairs(known) -> list[tuple[str, str]]:
 
 
 def make(
-    *,
-    split: str = "train",
-    rows: int | None = None,
-    seed: int = 0,
-    population: str = "base",
-    people: int = 64,
-    world: int = 0,
-    changed: float = 0.0,
-    only: str | None = None,
-    form: str | None = None,
-    wording: str | None = None,
-    wordings: int | None = None,
-):
+    *, split: str = "train", rows: int | None = None, seed: int = 0, population: str = "base",
+    people: int = 64, world: int = 0, changed: float = 0.0, only: str | None = None,
+    form: str | None = None, wording: str | None = None, wordings: int | None = None,
+):  # fmt: skip
     """Make closed-book rows about one population of `people` invented people.
 
     `form` is "statements" (text rows of 2 to 5 facts about one person), "questions"
@@ -85,27 +76,33 @@ def make(
         wording or ("held_out" if split == "test" else "seen"), KINDS, "facts: wording"
     )
     known, before = (table(population, people, world, share) for share in (changed, 0.0))
+    pairs = _chosen(known, before, only)
+    _check_options(form, only, wordings)
     key = ("facts", population, world, split, form, wording, seed)
-    name = f"facts-{population}/{split}"
-    if form == "questions":
-        pairs = _chosen(known, before, only)
-        default = generated.ROWS["train"] if split == "train" else len(pairs)
-        draw = _ask(known, before, pairs, wording, key)
-        return generated.Generated(draw, count=default if rows is None else rows, name=name)
-    if only is not None:
+    draw = {
+        "statements": lambda: _statements(known, wording, key, wordings),
+        "questions": lambda: _ask(known, before, pairs, wording, key),
+        "passages": lambda: _passages(known, wording, key),
+    }[form]()
+    count = _count(form, split, rows, len(pairs))
+    return generated.Generated(draw, count=count, name=f"facts-{population}/{split}")
+
+
+def _count(form: str, split: str, rows: int | None, facts: int) -> int:
+    if form == "passages":
+        every = facts // IN_PASSAGE
+        return every if rows is None else min(rows, every)
+    default = generated.ROWS["train"] if split == "train" else facts
+    return default if rows is None else rows
+
+
+def _check_options(form: str, only: str | None, wordings: int | None) -> None:
+    if only is not None and form != "questions":
         raise ValueError(f"facts: got only={only!r} with form={form!r}; expected questions")
     if wordings is not None and (wordings < 1 or form != "statements"):
         raise ValueError(
             f"facts: got wordings={wordings} with form={form!r}; expected 1 or more of statements"
         )
-    if form == "passages":
-        every = people * (len(relations.PEOPLE) // IN_PASSAGE)
-        rows = every if rows is None else min(rows, every)
-        return generated.Generated(_passages(known, wording, key), count=rows, name=name)
-    every = people * len(relations.PEOPLE)
-    default = generated.ROWS["train"] if split == "train" else every
-    draw = _statements(known, wording, key, wordings)
-    return generated.Generated(draw, count=default if rows is None else rows, name=name)
 
 
 def _chosen(known, before, only: str | None) -> list[tuple[str, str]]:
