@@ -21,7 +21,7 @@ PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3,
 def rows(record: Mapping[str, Any], need: str) -> list[list[str]]:
     """Lay out the arms of a need; a ceiling and an arm that failed are marked as such."""
     own = record["needs"][need]
-    found = [[*HEAD, *STALE] if own["stale"] else list(HEAD)]
+    found = [[*HEAD[:2], *(STALE if own["stale"] else ()), *HEAD[2:]]]
     places = [i for i, item in enumerate(record["items"]) if item["need"] == need]
     for label, arm in record["arms"].items():
         if "error" in arm:
@@ -40,6 +40,7 @@ def _row(label: str, arm: Mapping, own: Mapping, places: list[int]) -> list[str]
     return [
         f"{label}{marks}",
         f"{score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]",
+        *_stale(own, label),
         *(number(cites.get(key)) for key in ("hit", "miss", "cited")),
         f"{cost['labels']:,}",
         amount(cost["train_flops"]),
@@ -49,7 +50,6 @@ def _row(label: str, arm: Mapping, own: Mapping, places: list[int]) -> list[str]
         amount(cost["query_flops"]),
         amount(own["totals"][label]),
         when(own["break_even"].get(label)),
-        *_stale(own, label),
     ]
 
 
