@@ -13,10 +13,10 @@ Beside the arms of decide.py: LoRA on statements alone, each fact in one wording
 LoRA, then retrieval. With these, what the literature says is judged, and the command ends with an
 error where a gate (docs/decide.md) does not come out.
 
-Hardware: two CPU cores, 15 minutes of one, and 24 minutes where they were busy. Expect retrieval for
-facts and changed facts (exact match .71 and .85), training for the skill (.93 to .98, 0 without), and
-all gates; docs/decide.md has the rest. At 7B and more, training does not memorise a corpus as it
-does these few people.
+Hardware: two CPU cores, 15 minutes of one; 24 minutes where they were busy. Expect retrieval for
+facts and changed facts (exact match .71 and .85), training for the skill (.93 to .98, 0 without),
+and all gates; docs/decide.md has the rest. At 7B and more, training does not memorise a corpus as
+it does these few people.
 """
 
 from configs import common, decide
