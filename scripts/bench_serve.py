@@ -43,7 +43,7 @@ from ftjax.sampling import slots, text
 TINY = pathlib.Path(ftjax.__file__).parent / "assets" / "tiny"
 PROMPTS = 256  # different ones, asked again and again
 GENERATE_S = 10.0  # of the rate beside it, which needs no long load
-ROUNDS = 8  # of measurements that are compared
+ROUNDS = 4  # of measurements that are compared
 HEAD_DIM = 64  # of bases of random weights
 WAIT_S = 10.0  # for slots of clients that are gone
 
