@@ -244,8 +244,8 @@ def random_base(family, config, dim: int):
     return model, {"model": model.init(jax.random.key(0)), "adapters": None}
 
 
-def main() -> None:
-    """Measure and print."""
+def flags() -> argparse.Namespace:
+    """Read the flags."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--base", default=str(TINY), help="directory of a model")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 16, 64])
@@ -255,7 +255,12 @@ def main() -> None:
     parser.add_argument("--hang_up", type=int, default=0, help="clients that then go away")
     parser.add_argument("--adapters", type=int, default=0, help="measure rows with their own")
     parser.add_argument("--dim", type=int, default=0, help="for --adapters: random weights")
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure and print."""
+    args = flags()
     base = pathlib.Path(args.base)
     family, config = checkpoint.config_of(base)
     model, tokenizer = family.make(config), tokenizer_files.load(base)
