@@ -22,7 +22,7 @@ from ftjax.run.build import Parts
 from ftjax.sampling import text
 from ftjax.train import flops
 
-BATCHES = 5  # that are timed: one alone is off by more than arms differ
+BATCHES = 5  # that are timed; the fastest counts, since what else runs only adds to it
 
 
 class Answers(NamedTuple):
@@ -37,7 +37,7 @@ class Latency(NamedTuple):
     """Measured seconds of a query, when programs are compiled: medians and 95th percentiles.
 
     first: to the first token, alone. whole: to the end, alone. batch: of a full batch, over its
-    rows.
+    rows, the least of BATCHES.
     """
 
     first_s: float
@@ -106,14 +106,14 @@ def make(decision: Decision, parts: Parts) -> Answerer:
 
 
 def _seconds(call: Callable, params, prompts: list[str], *, times: int = 1) -> float:
-    """Time a call that has been made once, so that its program is compiled: the median of some."""
+    """Time a call that has been made once, so that its program is compiled: the least of some."""
     call(params, prompts)
     found = []
     for _ in range(times):
         start = time.perf_counter()
         call(params, prompts)
         found.append(time.perf_counter() - start)
-    return float(np.median(found))
+    return min(found)
 
 
 def score(asked: Sequence[Question], texts: Sequence[str], *, metric: str) -> list[float]:
