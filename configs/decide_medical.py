@@ -9,8 +9,8 @@ answers a `question`, and whose `label` is yes, no or maybe; FTJAX_DATA is its d
 abstracts are passages, cut to 128 tokens. Three trials an arm, chosen on validation. Research
 only: no answer of such a model is medical advice.
 
-Hardware: two CPU cores for the embedded base, which reads no abstracts: expect every arm near the
-share of yes, .55, or at 0, and no verdict to be resolved.
+Hardware: two CPU cores for the embedded base, which reads no abstracts; 58 % of the test rows say
+yes, which is what an arm gets that has learned no more. Not run for its result yet.
 """
 
 from configs import decide
