@@ -19,9 +19,11 @@ from configs import common
 from ftjax.decide import config as decisions
 
 EXAMPLE = pathlib.Path(__file__).with_name("decide_example")
-ARMS = ("zero_shot", "few_shot", "rag", "rag_oracle", "lora", "full", "lora_rag", "few_shot_rag")
+ARMS = ("zero_shot", "prompt_search", "few_shot", "rag", "rag_oracle", "lora", "full", "lora_rag",
+        "few_shot_rag")  # fmt: skip
 # Three ways to set each arm up, the usual one first; a fourth would be a fourth for all.
 INSTRUCTIONS = ("", "Answer in a few words.", "Answer as briefly as you can.")
+SHORT = "{prompt} In short:"
 RATES = (1.0, 0.3, 3.0)  # times the rate of the base's size
 
 
@@ -30,7 +32,7 @@ def get_config(arg=None):
     arg = common.parse_arg(
         arg, task=f"{EXAMPLE}/train.jsonl", held=f"{EXAMPLE}/test.jsonl", validation="",
         passages=f"{EXAMPLE}/passages.jsonl", base="tiny", arms="+".join(ARMS), chat=False,
-        metric="exact_match", steps=200, rank=16, seeds=3, max_tokens=512, max_new_tokens=32,
+        metric="exact_match", steps=200, rank=16, seeds=3, max_tokens=512, max_new_tokens=32, k=4,
         queries=1000.0, updates=0.0, flop=None, device_hour=None, label=None, runlocal=False,
     )  # fmt: skip
     c = decisions.defaults()
@@ -41,10 +43,15 @@ def get_config(arg=None):
         c.validation.task = dict(name="jsonl", path=arg.validation)
     if arg.passages:
         c.passages = dict(name="documents", path=arg.passages)
+    return finish(c, arg)
+
+
+def finish(c, arg):
+    """Set runs, arms and prices by the arguments that all configs of a task have."""
     for name in ("lora", "full"):
         c.runs[name] = run(arg, full=name == "full")
     for name in arg.arms.split("+"):
-        trials = trials_of(name, c)[: 3 if arg.validation else 1]
+        trials = trials_of(name, c, k=arg.k)[: 3 if c.validation else 1]
         c.arms[name] = dict(name=name, trials=trials)
     c.seeds = tuple(range(arg.seeds))
     c.prices = dict(queries=arg.queries, updates=arg.updates)
@@ -53,6 +60,36 @@ def get_config(arg=None):
         if price is not None:
             c.prices[key] = float(price)
     return shrink(c) if arg.runlocal else c
+
+
+def parse(arg, **own):
+    """Parse what the configs of real data have in common; own: more arguments, or other defaults.
+
+    `rows` are questions of training, `asked` those of the test that every arm answers, `k` passages
+    in a prompt.
+    """
+    every = dict(
+        base="tiny", arms="+".join(ARMS), chat=False, steps=200, rank=16, seeds=3, max_tokens=512,
+        max_new_tokens=16, rows=1000, asked=100, trials=3, k=4, data=common.data_folder(),
+        queries=1000.0, updates=0.0, flop=None, device_hour=None, label=None, runlocal=False,
+    )  # fmt: skip
+    return common.parse_arg(arg, **every | own)
+
+
+def of_files(arg, folder: str, *, metric: str = "exact_match", need: str = "answers", **section):
+    """Return the config of a folder of {train,validation,test}.jsonl.gz, without passages yet."""
+    c = decisions.defaults()
+    c.base, c.chat, c.metric, c.max_new_tokens = arg.base, arg.chat, metric, arg.max_new_tokens
+    split = lambda name, limit: dict(
+        section, name="jsonl", path=f"{folder}/{name}.jsonl.gz", limit=limit
+    )
+    c.train[need], c.test[need] = split("train", arg.rows), split("test", arg.asked)
+    if arg.trials > 1:
+        c.validation[need] = split("validation", arg.asked)
+    for name in ("facts", "skills"):
+        held = dict(name="embedded", domain=name, split="test", limit=64)
+        c.old[name] = dict(held, normalize="none" if name == "skills" else "squad")
+    return c
 
 
 def run(arg, *, full: bool):
@@ -66,24 +103,32 @@ def run(arg, *, full: bool):
     return c
 
 
-def trials_of(name: str, c) -> tuple[dict, ...]:
-    """Return three trials of an arm."""
+def trials_of(name: str, c, *, k: int) -> tuple[dict, ...]:
+    """Return three trials of an arm; k: passages that the first one reads."""
+    if name == "prompt_search":
+        found = dict(instruction=INSTRUCTIONS[1]), dict(template=SHORT, instruction=INSTRUCTIONS[2])
+        return *found, dict(rewrite=True)
     if name == "few_shot":
         return dict(shots=4), dict(shots=16), dict(shots=4, nearest=True)
     if name in ("rag", "few_shot_rag"):
-        return dict(k=4), dict(k=1), dict(k=8)
+        return dict(k=k), dict(k=max(1, k // 4)), dict(k=2 * k)
     if name in ("lora", "full", "lora_rag"):
         rate = c.runs["full" if name == "full" else "lora"].optim.learning_rate
-        return tuple(dict(config={"optim.learning_rate": rate * each}) for each in RATES)
+        own = dict(k=k) if name == "lora_rag" else {}
+        return tuple(dict(own, config={"optim.learning_rate": rate * each}) for each in RATES)
     return tuple(dict(instruction=each) for each in INSTRUCTIONS)
 
 
 def shrink(c):
     """Make every arm end within seconds on a CPU: two steps, one seed, few questions."""
+    for label in c.arms:
+        c.arms[label].trials = ()
+    c.validation = {}
     for name in c.runs:
         common.shrink(c.runs[name])
-    for sections in (c.test, c.validation, c.old):
+    for sections in (c.test, c.validation, c.old, c.changed.test):
         for need in sections:
             sections[need].limit = 6
     c.seeds, c.max_new_tokens, c.latency_rows = (0,), 4, 0
+    c.changed.config = {"steps": 2}
     return c

@@ -54,7 +54,7 @@ def decide(decision: decisions.Decision, workdir: pathlib.Path) -> dict | None:
 
     Raises:
       ValueError: anything wrong with config or data.
-      RuntimeError: an arm failed; the report is there, and the arm is marked in it.
+      RuntimeError: an arm failed or a gate did not come out; the report is there, and says so.
     """
     from ftjax.decide import benchmark, decision_record, decision_report
 
@@ -80,7 +80,18 @@ def decide(decision: decisions.Decision, workdir: pathlib.Path) -> dict | None:
             f"decide: {len(failed)} of {len(found)} arms have no result: "
             + "; ".join(f"{label}: {reason}" for label, reason in failed.items())
         )
+    check_gates(decision, record)
     return record
+
+
+def check_gates(decision: decisions.Decision, record: dict) -> None:
+    """Raise RuntimeError where a statement that must come out did not, if that is wanted."""
+    from ftjax.decide import findings
+
+    failed = findings.gates(findings.judge(record)) if decision.gates else []
+    if failed:
+        lines = "; ".join(f"{each.statement.said}: {each.ours or each.verdict}" for each in failed)
+        raise RuntimeError(f"decide: {len(failed)} gates did not come out: {lines}")
 
 
 def run_arm(own, label: str) -> dict | None:
@@ -93,38 +104,72 @@ def run_arm(own, label: str) -> dict | None:
     if (kept := arm_steps.finished(own, label)) is not None:
         sys.stdout.write(f"{label}: finished before, read back\n")
         return kept
-    trials, validated = own.trials(label), []
-    if len(trials) > 1:
-        for n in range(len(trials)):
-            if (params := weights(own, label, n, own.seeds(label)[0])) is None:
-                return None
-            validated.append(arm_steps.validated(own, label, n, params))
-            sys.stdout.write(f"{label}: trial {n}: validation {validated[-1]:.3f}\n")
-    best = max(range(len(trials)), key=lambda n: validated[n]) if validated else 0
+    chosen = searched(own, label)
+    if chosen is None:
+        return None
+    trials, best, validated = chosen
     answers = []
     for seed in own.seeds(label):
         start = time.perf_counter()
-        if (params := weights(own, label, best, seed)) is None:
+        found = answered(own, label, trials[best], best, seed=seed)
+        if found is None:
             return None
-        answers.append(arm_steps.answered(own, label, best, params, seed=seed))
+        answers.append(found)
         sys.stdout.write(
-            f"{label}: seed {seed}: test {answers[-1].mean:.3f} "
-            f"({time.perf_counter() - start:.0f} s)\n"
+            f"{label}: seed {seed}: test {found.mean:.3f} ({time.perf_counter() - start:.0f} s)\n"
         )
-    return arm_steps.finish(own, label, best, answers, validated=validated)
+        sys.stdout.flush()
+    return arm_steps.finish(own, label, trials, best, answers, validated=validated)
+
+
+def searched(own, label: str) -> tuple | None:
+    """Try every trial of an arm on validation: the trials, the best one's number, all scores.
+
+    None where training was stopped.
+    """
+    from ftjax.decide import arm_steps
+
+    trials, scores = own.trials(label), []
+    for n in range(len(trials) if len(trials) > 1 else 0):
+        trials[n] = arm_steps.rewritten(own, trials[n], trials[:n], scores)
+        if (params := weights(own, label, n, own.seeds(label)[0])) is None:
+            return None
+        scores.append(arm_steps.validated(own, label, trials[n], params))
+        sys.stdout.write(f"{label}: trial {n}: validation {scores[-1]:.3f}\n")
+    best = max(range(len(trials)), key=lambda n: scores[n]) if scores else 0
+    return trials, best, scores
+
+
+def answered(own, label: str, chosen, trial: int, *, seed: int):
+    """Answer the test questions with one seed, and those of what changed; None where stopped."""
+    from ftjax.decide import arm_steps
+
+    if (params := weights(own, label, trial, seed)) is None:
+        return None
+    found = arm_steps.answered(own, label, chosen, params, seed=seed)
+    if own.later is None:
+        return found
+    # A new index is all that an arm needs which reads what it knows.
+    new = params if own.arm(label).passages else weights(own.later, label, trial, seed)
+    if new is None:
+        return None
+    return arm_steps.updated(own, label, chosen, found, params, new)
 
 
 def weights(own, label: str, trial: int, seed: int):
     """Return the weights of an arm: the base's, or those of its run, which is trained if it is not.
 
-    None where training was stopped by a signal.
+    An arm that takes the weights of another has those of the trial that the other chose. None where
+    training was stopped by a signal.
     """
     from ftjax.decide import arm_steps
 
-    if not own.arm(label).run:
+    source = own.source(label)
+    if not source:
         return own.base
-    folder = own.folder(label) / f"trial{trial}-seed{seed}"
-    settings = arm_steps.settings_of(own, label, trial, seed=seed)
+    trial = trial if source == label else arm_steps.best_trial(own, source)
+    folder = arm_steps.run_folder(own, source, trial, seed=seed)
+    settings = arm_steps.settings_of(own, source, trial, seed=seed)
     if not arm_steps.is_trained(folder, settings) and not train.train(settings, folder).has_ended:
         return None
     return arm_steps.trained(folder)

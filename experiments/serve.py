@@ -2,6 +2,7 @@ r"""Serve a run's model over HTTP, as the OpenAI API has it, and a page to talk 
 
     python -m experiments.serve --workdir runs/mine
     python -m experiments.serve --model tiny --adapter a=runs/a/export --adapter b=runs/b/export
+    python -m experiments.serve --workdir runs/mine --passages docs
     curl localhost:8000/v1/completions -H 'content-type: application/json'
         -d '{"model": "mine", "prompt": "The sky is", "temperature": 0}'
 
@@ -43,6 +44,14 @@ MAX_QUEUE_TOKENS = flags.DEFINE_integer(
 )
 MAX_BODY = flags.DEFINE_integer("max_body", 2**20, "bytes of a request", lower_bound=1)
 DRAIN_S = flags.DEFINE_integer("drain_s", 30, "seconds for answers after SIGTERM", lower_bound=0)
+PASSAGES = flags.DEFINE_string(
+    "passages", "", "documents to answer from: a folder, or JSONL of `id` and `text`; answers cite"
+)
+PASSAGES_K = flags.DEFINE_integer("passages_k", 4, "passages in a prompt", lower_bound=1)
+PASSAGE_TOKENS = flags.DEFINE_integer("passage_tokens", 128, "of a passage at most", lower_bound=1)
+PASSAGES_TEMPLATE = flags.DEFINE_string(
+    "passages_template", None, "a prompt of {passages} and {prompt}; the one that decisions use"
+)
 MESH = cli.define_mesh()
 
 KEY = "FTJAX_API_KEY"
@@ -69,11 +78,14 @@ def main(argv: list[str]) -> None:
     note = prompting.chat_note(form, parts.settings.data) if WORKDIR.value else ""
     sys.stderr.write(f"{note}\n" if note else "")
     length = context(parts, models)
+    source_ = source(parts.tokenizer)
     built = served.build(
         parts, models, count=SLOTS.value, length=length, stop_ids=form.stop_ids,
         max_queue=MAX_QUEUE.value, max_queue_tokens=MAX_QUEUE_TOKENS.value,
     )  # fmt: skip
-    own = service.Service(built, parts.tokenizer, form, length=length, max_body=MAX_BODY.value)
+    own = service.Service(
+        built, parts.tokenizer, form, length=length, max_body=MAX_BODY.value, source=source_
+    )
     listener = listen()
     for engine in own.engines:
         engine.warm_up()
@@ -138,6 +150,25 @@ def load():
 def named(tuned: dict, base: dict) -> dict:
     """Put the base before the models that are made of it, if it is to be served."""
     return {BASE_NAME: base, **tuned} if BASE.value else tuned
+
+
+def source(tokenizer):
+    """Open what --passages names; None without it.
+
+    Raises:
+      ValueError: it cannot be read or indexed.
+    """
+    from ftjax.serve import cited
+
+    if not PASSAGES.value:
+        return None
+    found = cited.open_source(
+        PASSAGES.value, tokens=PASSAGE_TOKENS.value, k=PASSAGES_K.value,
+        count=lambda text: len(tokenizer.encode(text)),
+        template=PASSAGES_TEMPLATE.value or cited.TEMPLATE,
+    )  # fmt: skip
+    sys.stderr.write(f"--passages: {len(found.passages)} passages\n")
+    return found
 
 
 def context(parts, models: dict) -> int:

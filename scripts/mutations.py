@@ -239,7 +239,7 @@ OBJECTIVES = (
 
 ADAPTERS = (
     *_of(
-        "ftjax/adapters/lora.py", "tests/adapters/test_lora.py tests/laws/test_adapters.py -k lora",
+        "ftjax/adapters/lora.py", "tests/adapters/test_lora.py tests/adapters/test_formulas.py tests/laws/test_adapters.py -k 'lora or lookup or dropout'",
         ("rank**0.5 if rslora", "rank if rslora"),
         ("x / (1 - rate)", "x"),
         ("w + (self.scale * delta)", "w + delta"),
@@ -263,9 +263,9 @@ ADAPTERS = (
         ("self.g)", "1 + self.g)"),
     ),
     *_of(
-        "ftjax/adapters/loha.py", "tests/laws/test_adapters.py -k loha",
+        "ftjax/adapters/loha.py", "tests/adapters/test_formulas.py tests/laws/test_adapters.py -k loha",
         ("one(self.a1, self.b1) * one(self.a2, self.b2)", "one(self.a1, self.b1) * one(self.a2, self.b1)"),
-        ("_pairs(self.b1, self.b2, at), self.scale", "_pairs(self.b2, self.b1, at), self.scale"),
+        ("_pairs(self.b1, self.b2, 0), self.scale", "_pairs(self.b2, self.b1, 0), self.scale"),
     ),
     *_of(
         "ftjax/adapters/lokr.py", "tests/laws/test_adapters.py tests/adapters -k lokr",
@@ -274,7 +274,7 @@ ADAPTERS = (
         ("rank < max(rows, columns) / 2", "rank < max(rows, columns)"),
     ),
     *_of(
-        "ftjax/adapters/lib/rotation.py", "tests/laws/test_adapters.py tests/adapters -k oft",
+        "ftjax/adapters/lib/rotation.py", "tests/laws/test_adapters.py tests/adapters -k 'oft or rotation'",
         ("jnp.linalg.solve(eye + q, eye - q)", "jnp.linalg.solve(eye - q, eye - q)"),
         ("power if term == terms - 1 and term > 1 else 2 * power", "2 * power"),
     ),

@@ -24,8 +24,12 @@ from ftjax.run import plan
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Those of decisions are of another form: see tests/experiments/test_decide.py.
-OTHERS = ("__init__", "common", "decide", "decide_tiny")
-FILES = sorted(p for p in (ROOT / "configs").glob("*.py") if p.stem not in OTHERS)
+OTHERS = ("__init__", "common")
+FILES = sorted(
+    p
+    for p in (ROOT / "configs").glob("*.py")
+    if p.stem not in OTHERS and not p.stem.startswith("decide")
+)
 REMEDIES = ROOT / "configs" / "forgetting_remedies.py"
 WEIGHTS = pathlib.Path(ftjax.__file__).parent / "assets" / "tiny" / "model.safetensors"
 LONGEST_S = 60

@@ -46,9 +46,9 @@ class LoHa(protocol.Adapter):
         rank = self.a1.shape[-1] ** 2
         if not matrix.low(equation, w.shape, rank):
             return super().apply(equation, x, w, key)
-        at = len(einsum.parse(equation).shared)
+        # The rank is the last letter of a and the first of b, whatever else they share.
         a = _pairs(self.a1, self.a2, self.a1.ndim - 1)
-        return lora.LoRA(a, _pairs(self.b1, self.b2, at), self.scale).apply(equation, x, w)
+        return lora.LoRA(a, _pairs(self.b1, self.b2, 0), self.scale).apply(equation, x, w)
 
     def axes(self, equation: str) -> "LoHa":
         """Letters of the factors; the scale has none."""

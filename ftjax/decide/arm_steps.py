@@ -2,8 +2,10 @@
 
 validated(own, label, trial, params)                   score of one trial on validation
 answers = answered(own, label, trial, params, seed=0)  the test questions, and old abilities
-finish(own, label, trial, [answers], validated=[])     DIR/arms/<label>/result.json
+finish(own, label, trials, best, [answers], validated=[])   DIR/arms/<label>/result.json
 finished(own, label)                                   that file, where it is there
+
+Where the knowledge changes, `updated` asks what changed once more, of what was brought up to it.
 """
 
 import dataclasses
@@ -30,12 +32,22 @@ RESULT = "result.json"
 
 
 class Answered(NamedTuple):
-    """One pass of an arm over the test questions, and over those of old abilities."""
+    """One pass of an arm over questions, item by item, and over those of old abilities.
+
+    spans, hit, is_cited: of arms that retrieve, None of others. stale: whether an answer was right
+    before the knowledge changed; before: the same of the arm that was not brought up to it.
+    """
 
     seed: int
     scores: list[float]
-    answers: answering.Answers
-    cited: list[tuple[int, ...]]
+    texts: list[str]
+    prompts: list[list[int]]
+    new_tokens: list[int]
+    spans: list[list[dict] | None]
+    hit: list[bool | None]
+    is_cited: list[bool | None]
+    stale: list[bool | None]
+    before: list[bool | None]
     old: list[float]
     latency: answering.Latency | None
     answer_s: float
@@ -46,6 +58,9 @@ class Answered(NamedTuple):
     def mean(self) -> float:
         """Return the mean score."""
         return float(np.mean(self.scores))
+
+
+PER_ITEM = ("scores", "texts", "prompts", "new_tokens", "spans", "hit", "is_cited", "stale")
 
 
 def finished(own: Benchmark, label: str) -> dict | None:
@@ -67,19 +82,52 @@ def finished(own: Benchmark, label: str) -> dict | None:
 
 
 def _arm_digest(own: Benchmark, label: str) -> str:
-    text = json.dumps(files.plain([own.digest, own.decision.arms[label]]), sort_keys=True)
+    sections = [own.decision.arms[each] for each in {label: 0, own.source(label) or label: 0}]
+    text = json.dumps(files.plain([own.digest, *sections]), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+# -- weights ---------------------------------------------------------------------------------------
+
+
+def run_folder(own: Benchmark, label: str, trial: int, *, seed: int) -> pathlib.Path:
+    """Return where the run of an arm that is trained lies."""
+    stage = "update-" if own.is_later else ""
+    return own.folder(label) / f"{stage}trial{trial}-seed{seed}"
+
+
 def settings_of(own: Benchmark, label: str, trial: int, *, seed: int) -> settings.Settings:
-    """Return the settings of an arm's run; its training rows are written."""
-    arm, chosen = own.arm(label), own.trials(label)[trial]
+    """Return the settings of an arm's run; its training rows are written.
+
+    After the knowledge has changed the run goes on from the one before.
+    """
+    arm, chosen, folder = own.arm(label), own.trials(label)[trial], own.folder(label)
+    sections, asked = own.training(label)
     left_out = own.decision.gold_left_out
-    prompts = contexts.for_training(own.maker(), arm, chosen, left_out=left_out, seed=seed)
+    prompts = contexts.for_training(own.maker(asked), arm, chosen, left_out=left_out, seed=seed)
+    run = run_folder(own, label, trial, seed=seed)
+    config, start = chosen.config, None
+    if own.is_later:
+        config = config | own.decision.changed.config
+        start = Artifacts(folder / f"trial{trial}-seed{seed}").export
     return training.settings_of(
-        own.decision, arm, chosen, prompts, own.sets.train, seed=seed,
-        folder=own.folder(label) / f"rows{trial}-seed{seed}",
+        own.decision, arm, config, sections, prompts, asked, seed=seed, start=start,
+        folder=folder / f"rows-{run.name}",
     )  # fmt: skip
+
+
+def best_trial(own: Benchmark, label: str) -> int:
+    """Return the trial that an arm chose, whose weights another one takes.
+
+    Raises:
+      ValueError: it has no result.
+    """
+    record = finished(own, label)
+    if record is None:
+        raise ValueError(
+            f"weights: got {label!r}, which has no result; expected one; see its error"
+        )
+    return record["trial"]
 
 
 def is_trained(folder: pathlib.Path, chosen: settings.Settings) -> bool:
@@ -95,32 +143,82 @@ def trained(folder: pathlib.Path) -> dict:
     return reader.load(folder).params
 
 
-def validated(own: Benchmark, label: str, trial: int, params) -> float:
+# -- answers ---------------------------------------------------------------------------------------
+
+
+def rewritten(
+    own: Benchmark, trial: arms.Trial, before: Sequence[arms.Trial], scores: Sequence[float]
+) -> arms.Trial:  # fmt: skip
+    """Let the base say the best instruction so far in its own words, where the trial wants that."""
+    if not trial.rewrite:
+        return trial
+    worded = [n for n, each in enumerate(before) if each.instruction]
+    best = before[max(worded, key=lambda n: scores[n])]
+    asked = own.decision.templates.rewrite.format(instruction=best.instruction)
+    [text] = own.answerer.answer(own.base, [asked]).texts
+    # A base that says nothing leaves the instruction as it is.
+    return dataclasses.replace(best, instruction=text.strip() or best.instruction, rewrite=True)
+
+
+def validated(own: Benchmark, label: str, trial: arms.Trial, params) -> float:
     """Return the mean score of one trial on the validation questions."""
     asked = own.sets.validation
-    prompts, _ = contexts.make(own.maker(), own.arm(label), own.trials(label)[trial], asked)
+    prompts, _ = contexts.make(own.maker(), own.arm(label), trial, asked)
     found = own.answerer.answer(params, [each.text for each in prompts])
     return float(np.mean(answering.score(asked, found.texts, metric=own.decision.metric)))
 
 
-def answered(own: Benchmark, label: str, trial: int, params, *, seed: int) -> Answered:
+def answered(own: Benchmark, label: str, trial: arms.Trial, params, *, seed: int) -> Answered:
     """Answer the test questions once, and those of old abilities with the same prompt."""
-    arm, chosen, asked = own.arm(label), own.trials(label)[trial], own.sets.test
-    metric = own.decision.metric
+    arm, asked, metric = own.arm(label), own.sets.test, own.decision.metric
     start = time.perf_counter()
-    prompts, left_out = contexts.make(own.maker(), arm, chosen, asked)
+    prompts, left_out = contexts.make(own.maker(), arm, trial, asked)
     searched = time.perf_counter()
     texts = [each.text for each in prompts]
     found = own.answerer.answer(params, texts)
     ended = time.perf_counter()
-    old = _old(own, arm, chosen, params)
-    is_first = seed == own.seeds(label)[0]
+    is_first = seed == own.seeds(label)[0] and not own.is_later
+    cites = _cites(own, [each.cited for each in prompts], found.texts) if arm.passages else None
+    none = [None] * len(asked)
     return Answered(
-        seed, answering.score(asked, found.texts, metric=metric), found,
-        [each.cited for each in prompts], old,
-        own.answerer.timed(params, texts) if is_first else None,
+        seed, answering.score(asked, found.texts, metric=metric), found.texts, found.prompts,
+        found.new_tokens, *(cites or (none, none, none)), _stale(own, found.texts), none,
+        _old(own, arm, trial, params), own.answerer.timed(params, texts) if is_first else None,
         ended - searched, (searched - start) / len(asked), dict(left_out),
     )  # fmt: skip
+
+
+def updated(
+    own: Benchmark, label: str, trial: arms.Trial, answers: Answered, params, new
+) -> Answered:  # fmt: skip
+    """Add the questions on what changed: of the arm as it was, and of `new` weights and index."""
+    later, empty = own.later, [None] * len(answers.scores)
+    # Before the change nobody has answered questions of what changed: shots are the old ones.
+    needs = {each.need for each in later.sets.test}
+    shots = [
+        each._replace(need=need)
+        for need in sorted(needs)
+        for each in own.sets.train
+        if each.need == own.sets.train[0].need
+    ]
+    outdated = dataclasses.replace(
+        later, knowledge=own.knowledge, sets=later.sets._replace(train=shots)
+    )
+    stale = answered(outdated, label, trial, params, seed=answers.seed).stale
+    after = answered(later, label, trial, new, seed=answers.seed)
+    joined = {key: getattr(answers, key) + getattr(after, key) for key in PER_ITEM}
+    return answers._replace(**joined, before=[*empty, *stale])
+
+
+def _stale(own: Benchmark, texts: Sequence[str]) -> list[bool | None]:
+    """Return whether each answer is one that was right before; None where none was."""
+    metric = own.decision.metric
+    return [
+        answering.score([each._replace(answers=each.stale)], [text], metric=metric)[0] == 1
+        if each.stale
+        else None
+        for each, text in zip(own.sets.test, texts, strict=True)
+    ]
 
 
 def _old(own: Benchmark, arm: arms.Arm, trial: arms.Trial, params) -> list[float]:
@@ -137,42 +235,88 @@ def _old(own: Benchmark, arm: arms.Arm, trial: arms.Trial, params) -> list[float
     return answering.score(own.sets.old, found.texts, metric=own.decision.metric)
 
 
+def _cites(own: Benchmark, cited: Sequence[tuple[int, ...]], texts: Sequence[str]) -> tuple:
+    """Return, of every answer, the spans it cites, whether the gold one is there, and itself."""
+    known, asked = own.knowledge, own.sets.test
+    golds = [set(known.gold(each)) for each in asked]
+    hit = [bool(gold & set(c)) if gold else None for gold, c in zip(golds, cited, strict=True)]
+    stands = [
+        bool(citations.cited(
+            [text], [[known.passages[place].text for place in places]],
+            normalize=generate.NORMALIZERS[question.normalize],
+        )[0])
+        for text, places, question in zip(texts, cited, asked, strict=True)
+    ]  # fmt: skip
+    return [[_span(known, place) for place in places] for places in cited], hit, stands
+
+
+def _span(known: knowledge.Knowledge, place: int) -> dict:
+    own = known.passages[place]
+    return {"id": own.id, "document": own.document, "start": own.start, "end": own.end}
+
+
+# -- the record ------------------------------------------------------------------------------------
+
+
 def finish(
-    own: Benchmark, label: str, trial: int, answers: Sequence[Answered], *,
-    validated: Sequence[float],
+    own: Benchmark, label: str, trials: Sequence[arms.Trial], best: int,
+    answers: Sequence[Answered], *, validated: Sequence[float],
 ) -> dict:  # fmt: skip
     """Collect the record of an arm, and write it: the arm has ended."""
     arm, first = own.arm(label), answers[0]
+    every = lambda key: [getattr(each, key) for each in answers]
     record = {
         "name": own.decision.arms[label]["name"],
         "digest": _arm_digest(own, label),
-        "trials": [dataclasses.asdict(each) for each in own.trials(label)],
+        "trials": [dataclasses.asdict(each) for each in trials],
         "validation": list(validated),
-        "trial": trial,
-        "seeds": [each.seed for each in answers],
-        "scores": [each.scores for each in answers],
-        "answers": [each.answers.texts for each in answers],
-        "old": [each.old for each in answers],
-        "prompt_tokens": [len(each) for each in first.answers.prompts],
-        "new_tokens": np.mean([each.answers.new_tokens for each in answers], axis=0).tolist(),
-        "shared_tokens": _shared(own.sets.test, first.answers.prompts),
+        "trial": best,
+        "seeds": every("seed"),
+        "scores": every("scores"),
+        "answers": every("texts"),
+        "old": every("old"),
+        "stale": every("stale"),
+        "stale_before": every("before"),
+        "prompt_tokens": [len(each) for each in first.prompts],
+        "new_tokens": np.mean(every("new_tokens"), axis=0).tolist(),
+        "shared_tokens": _shared(_asked(own), first.prompts),
         "left_out": first.left_out,
         "answer_s": first.answer_s,
         "search_s": first.search_s if arm.passages else None,
         "latency": first.latency and first.latency._asdict(),
-        "labels": _labels(own, arm, trial, label),
+        "labels": _labels(own, label, trials[best]),
         "training": None,
+        "update": None,
         "bytes": _bytes(own, arm),
-        **_citations(own, arm, first, answers),
+        **_citations(arm, answers),
     }
-    if arm.run:
-        folder = own.folder(label) / f"trial{trial}-seed{answers[0].seed}"
-        cost = training.cost_of(folder)
-        record["training"] = cost._asdict()
-        record["bytes"]["trained"] = cost.trained_bytes
+    if source := own.source(label):
+        trial = best if source == label else best_trial(own, source)
+        _put_training(own, record, source, trial, seed=first.seed)
     if jax.process_index() == 0:
         files.write_json(own.folder(label) / RESULT, record)
     return files.plain(record)
+
+
+def _citations(arm: arms.Arm, answers: Sequence[Answered]) -> dict:
+    if not arm.passages:
+        return dict.fromkeys(("cited", "hit", "is_cited"))
+    stands = np.mean([each.is_cited for each in answers], axis=0).tolist()
+    return {"cited": answers[0].spans, "hit": answers[0].hit, "is_cited": stands}
+
+
+def _put_training(own: Benchmark, record: dict, source: str, trial: int, *, seed: int) -> None:
+    """Record what the run cost whose weights an arm has, and the one that brought it up to date."""
+    cost = training.cost_of(run_folder(own, source, trial, seed=seed))
+    record["training"] = cost._asdict()
+    record["bytes"]["trained"] = cost.trained_bytes
+    if own.later and record["cited"] is None:
+        folder = run_folder(own.later, source, trial, seed=seed)
+        record["update"] = training.cost_of(folder)._asdict()
+
+
+def _asked(own: Benchmark) -> list[Question]:
+    return [*own.sets.test, *(own.later.sets.test if own.later else ())]
 
 
 def _shared(asked: Sequence[Question], prompts: Sequence[Sequence[int]]) -> dict[str, int]:
@@ -183,16 +327,16 @@ def _shared(asked: Sequence[Question], prompts: Sequence[Sequence[int]]) -> dict
     return {need: answering.shared_prefix(ids) for need, ids in by_need.items()}
 
 
-def _labels(own: Benchmark, arm: arms.Arm, trial: int, label: str) -> int:
+def _labels(own: Benchmark, label: str, trial: arms.Trial) -> int:
     """Count the answered questions that an arm needs."""
-    if arm.run:
-        return len(own.sets.train)
-    chosen = own.trials(label)[trial]
+    arm, source = own.arm(label), own.source(label)
+    trained = own.training(source)[1] if source else []
     if not arm.shots:
-        return 0
+        return len(trained)
     needs = {each.need for each in own.sets.train}
     counts = {need: sum(each.need == need for each in own.sets.train) for need in needs}
-    return sum(n if chosen.nearest else min(chosen.shots, n) for n in counts.values())
+    shown = sum(n if trial.nearest else min(trial.shots, n) for n in counts.values())
+    return max(shown, len(trained))
 
 
 def _bytes(own: Benchmark, arm: arms.Arm) -> dict[str, int]:
@@ -201,30 +345,3 @@ def _bytes(own: Benchmark, arm: arms.Arm) -> dict[str, int]:
         "index": own.knowledge.index.nbytes if arm.passages else 0,
         "trained": 0,
     }
-
-
-def _citations(own: Benchmark, arm: arms.Arm, first: Answered, answers: Sequence[Answered]) -> dict:
-    """Return which passages were cited, whether the gold one was, and which answers occur there."""
-    if not arm.passages:
-        return {"cited": None, "hit": None, "is_cited": None}
-    known, asked = own.knowledge, own.sets.test
-    golds = [set(known.gold(each)) for each in asked]
-    hit = [
-        bool(gold & set(c)) if gold else None for gold, c in zip(golds, first.cited, strict=True)
-    ]
-    stands = []
-    for each in answers:
-        stands.append([
-            bool(citations.cited(
-                [text], [[known.passages[place].text for place in cited]],
-                normalize=generate.NORMALIZERS[question.normalize],
-            )[0])
-            for text, cited, question in zip(each.answers.texts, first.cited, asked, strict=True)
-        ])  # fmt: skip
-    spans = [[_span(known, place) for place in cited] for cited in first.cited]
-    return {"cited": spans, "hit": hit, "is_cited": np.mean(stands, axis=0).tolist()}
-
-
-def _span(known: knowledge.Knowledge, place: int) -> dict:
-    own = known.passages[place]
-    return {"id": own.id, "document": own.document, "start": own.start, "end": own.end}

@@ -3,26 +3,29 @@
 rows(record, "facts")      [["lora", "0.912 [0.862, 0.957]", ...], ...], the head first
 """
 
+import dataclasses
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ftjax.decide import arms
+from ftjax.decide import arms, findings
 
 HEAD = (
     "arm", "score [95 %]", "hit", "miss", "cited", "labels", "training", "prompt", "new",
     "ms", "a query", "cost", "chosen is cheaper",
 )  # fmt: skip
+STALE = ("update", "stale", "stale before")  # where the knowledge has changed
 PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def rows(record: Mapping[str, Any], need: str) -> list[list[str]]:
     """Lay out the arms of a need; a ceiling and an arm that failed are marked as such."""
-    own, found = record["needs"][need], [list(HEAD)]
+    own = record["needs"][need]
+    found = [[*HEAD[:2], *(STALE if own["stale"] else ()), *HEAD[2:]]]
     places = [i for i, item in enumerate(record["items"]) if item["need"] == need]
     for label, arm in record["arms"].items():
         if "error" in arm:
-            found.append([f"{label} (failed)", *[""] * (len(HEAD) - 1)])
+            found.append([f"{label} (failed)", *[""] * (len(found[0]) - 1)])
             continue
         found.append(_row(label, arm, own, places))
     return found
@@ -37,6 +40,7 @@ def _row(label: str, arm: Mapping, own: Mapping, places: list[int]) -> list[str]
     return [
         f"{label}{marks}",
         f"{score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]",
+        *_stale(own, label),
         *(number(cites.get(key)) for key in ("hit", "miss", "cited")),
         f"{cost['labels']:,}",
         amount(cost["train_flops"]),
@@ -47,6 +51,14 @@ def _row(label: str, arm: Mapping, own: Mapping, places: list[int]) -> list[str]
         amount(own["totals"][label]),
         when(own["break_even"].get(label)),
     ]
+
+
+def _stale(own: Mapping, label: str) -> list[str]:
+    if not own["stale"]:
+        return []
+    found = own["stale"][label]
+    return [amount(own["costs"][label]["update_flops"]),
+            number(found["after"]), number(found["before"])]  # fmt: skip
 
 
 def when(found: Mapping | None) -> str:
@@ -78,6 +90,8 @@ def text(record: Mapping[str, Any]) -> str:
         parts.append("")
     old = forgotten(record)
     parts += [_aligned(old), ""] if old else []
+    said = literature(record)
+    parts += [_aligned(said), ""] if said else []
     return "\n".join([*parts, *rules(record)])
 
 
@@ -118,10 +132,21 @@ def rules(record: Mapping[str, Any]) -> list[str]:
             lines.append(f"{label}: left out: {each['left_out']}")
         if len(each["validation"]) > 1:
             best, median = max(each["validation"]), statistics.median(each["validation"])
-            lines.append(f"{label}: validation: best {best:.3f}, median {median:.3f}")
+            chosen = each["trials"][each["trial"]]
+            lines.append(
+                f"{label}: validation: best {best:.3f}, median {median:.3f} of "
+                f"{len(each['validation'])} trials; chosen: {_shown(chosen)}"
+            )
     lines += [f"{label} failed: {each['error']}" for label, each in record["arms"].items()
               if "error" in each]  # fmt: skip
     return lines
+
+
+def _shown(trial: Mapping[str, Any]) -> str:
+    """Write what a trial has set."""
+    plain = dataclasses.asdict(arms.Trial())
+    own = ", ".join(f"{key}={value!r}" for key, value in trial.items() if value != plain[key])
+    return own or "the defaults"
 
 
 def forgotten(record: Mapping[str, Any]) -> list[list[str]]:
@@ -137,7 +162,13 @@ def forgotten(record: Mapping[str, Any]) -> list[list[str]]:
     return [["old abilities, with the arm's prompt", *probes], *rows]
 
 
-def _aligned(table: list[list[str]]) -> str:
+def literature(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Lay out what the literature says beside us, of the statements whose arms are here."""
+    found = [each for each in findings.judge(record) if each.verdict != findings.NOT_RUN]
+    return findings.table(found) if found and record["config"].get("gates") else []
+
+
+def _aligned(table: Sequence[Sequence[str]]) -> str:
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
     align = lambda cell, i: cell.ljust(widths[i]) if i == 0 else cell.rjust(widths[i])
     return "\n".join(

@@ -38,14 +38,24 @@ def cost_of(record: Mapping, label: str, need: str, places: list[int]) -> Cost:
     training, latency = own["training"], own["latency"]
     trained = dict(flops=training["flops"], s=training["seconds"]) if training else {}
     query_s = latency["batch_s"] if latency else 0.0  # not measured
-    updated = record["index_s"] if _retrieves(own) and record["index_s"] else None
+    renewed = _update(record, own, trained)
     return Cost(
         labels=own["labels"], train_flops=trained.get("flops", 0.0), train_s=trained.get("s", 0.0),
         query_flops=flops, query_s=query_s + (own["search_s"] or 0.0),
-        # What retrieves is updated by its index, what was trained by new training.
-        update_flops=0.0 if updated is not None else trained.get("flops", 0.0),
-        update_s=updated if updated is not None else trained.get("s", 0.0),
+        update_flops=renewed.get("flops", 0.0), update_s=renewed.get("s", 0.0),
     )  # fmt: skip
+
+
+def _update(record: Mapping, own: Mapping, trained: Mapping) -> Mapping:
+    """Return FLOPs and seconds of an update: a new index for what retrieves, else new training.
+
+    That is what was measured where the knowledge changed, and all the training again elsewhere.
+    """
+    if _retrieves(own):
+        return dict(s=record["index_s"] or 0.0)
+    return (
+        dict(flops=own["update"]["flops"], s=own["update"]["seconds"]) if own["update"] else trained
+    )
 
 
 def _retrieves(own: Mapping) -> bool:
@@ -53,6 +63,8 @@ def _retrieves(own: Mapping) -> bool:
 
 
 def _need(record: Mapping, need: str, places: list[int], chosen: Prices) -> dict:
+    if need in record["updated"]:  # its questions come after an update, which had to be made
+        chosen = chosen._replace(updates=max(1.0, chosen.updates))
     names = {label: own["name"] for label, own in record["arms"].items() if "error" not in own}
     scores = {label: np.array(record["arms"][label]["scores"], float)[:, places] for label in names}
     costs = {label: cost_of(record, label, need, places) for label in names}
@@ -77,6 +89,7 @@ def _need(record: Mapping, need: str, places: list[int], chosen: Prices) -> dict
         "break_even": _break_even(found.chosen, costs, chosen),
         "flips": [each._asdict() for each in flips],
         "retrieval": _retrieval(record, scores, places),
+        "stale": _stale(record, names, places) if need in record["updated"] else {},
         "diagnosis": diagnosis.of(names, scores, pairs),
     }
 
@@ -106,6 +119,21 @@ def _retrieval(record: Mapping, scores: Mapping, places: list[int]) -> dict:
             "hits": split and split.hits, "hit": split and split.hit, "miss": split and split.miss,
         }  # fmt: skip
     return found
+
+
+def _stale(record: Mapping, names: Mapping[str, str], places: list[int]) -> dict[str, dict]:
+    """Return the share of answers that were right before the knowledge changed.
+
+    after: of the arm that was brought up to it. before: of the one that was not.
+    """
+    mean = lambda own, key: float(np.mean([[row[i] for i in places] for row in own[key]]))
+    return {
+        label: {
+            "after": mean(record["arms"][label], "stale"),
+            "before": mean(record["arms"][label], "stale_before"),
+        }
+        for label in names
+    }
 
 
 def text(found: verdict.Verdict, need: str, chosen: Prices) -> str:

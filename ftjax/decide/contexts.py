@@ -79,7 +79,7 @@ def fit(
 
 def _join(maker: Maker, trial: Trial, question: Question, shots, texts: str) -> str:
     templates = maker.templates
-    asked = question.prompt
+    asked = trial.template.replace("{prompt}", question.prompt)
     if texts:
         asked = templates.passages.format(passages=texts, prompt=asked)
     before = "".join(templates.shot.format(prompt=s.prompt, response=s.response) for s in shots)

@@ -3,7 +3,7 @@
 files.write_text(workdir / "report.html", page(record, "my task"))
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ def page(record: Mapping[str, Any], title: str) -> str:
         title=title,
         needs={need: _need(record, need) for need in record["needs"]},
         old=arm_table.forgotten(record),
+        said=arm_table.literature(record),
         rules=arm_table.rules(record),
         config=record["config"],
     )
@@ -97,20 +98,12 @@ def _line(record: Mapping, need: str, label: str) -> Line:
 
 def _points(
     axes, x: Mapping, y: Mapping, free: Sequence[str], label: str, *, is_cost: bool = True
-) -> None:  # fmt: skip
+) -> Callable[[], None]:  # fmt: skip
     """Mark every arm by name; the front of the `free` ones, cheap or kept and good, is a line."""
-    places: dict[tuple, list[str]] = {}
-    wide = [max(own.values()) - min(own.values()) or 1.0 for own in (x, y)]
+    names = []
     for n, arm in enumerate(x):
         axes.plot(x[arm], y[arm], "o", color=curves.SERIES[n % len(curves.SERIES)], markersize=5)
-        # Names of points that lie together stand one above the other.
-        near = round(4 * x[arm] / wide[0]), round(20 * y[arm] / wide[1])
-        names = places.setdefault(near, [])
-        axes.annotate(
-            arm, (x[arm], y[arm]), xytext=(4, 3 + 8 * len(names)), textcoords="offset points",
-            color=curves.INK, fontsize=7,
-        )  # fmt: skip
-        names.append(arm)
+        names.append(_named(axes, arm, x[arm], y[arm], up=3))
     sign = -1 if is_cost else 1
     best = [free[i] for i in front.front([(sign * x[arm], y[arm]) for arm in free])]
     order = sorted(best, key=lambda arm: x[arm])
@@ -121,32 +114,58 @@ def _points(
     axes.margins(0.25)
     axes.set_xlabel(label)
     axes.set_ylabel("score")
+    return lambda: _spread(sorted(names, key=lambda name: name.xy[1]), up=7)
 
 
-def _lines(axes, record: Mapping, need: str) -> None:
-    """Draw whole costs over numbers of queries, from one to a thousand times those asked for."""
+def _named(axes, text: str, x: float, y: float, *, up: int):
+    return axes.annotate(
+        text, (x, y), xytext=(4, up), textcoords="offset points", color=curves.INK, fontsize=7
+    )
+
+
+def _spread(names: Sequence, *, up: int) -> None:
+    """Move names that lie over others, in this order, up or down until they do not."""
+    placed: list = []
+    for name in names:
+        for _ in range(len(names)):
+            box = name.get_window_extent()
+            if not any(box.overlaps(other) for other in placed):
+                break
+            name.xyann = (name.xyann[0], name.xyann[1] + up)
+        placed.append(name.get_window_extent())
+
+
+def _lines(axes, record: Mapping, need: str) -> Callable[[], None]:
+    """Draw whole costs over numbers of queries, from one to a thousand times those asked for.
+
+    Of the arms that may be taken: those that are worse than the best do not compete.
+    """
     queries = np.geomspace(1, max(1e3, 1e3 * record["prices"]["queries"]), 60)
-    for n, label in enumerate(_free(record, need)):
+    for n, label in enumerate(record["needs"][need]["candidates"]):
         line, colors = _line(record, need, label), len(curves.SERIES)
         axes.plot(
             queries, line.fixed + queries * line.per_query, STYLES[n // colors % len(STYLES)],
             color=curves.SERIES[n % colors], label=label, linewidth=1.3,
         )  # fmt: skip
-    _crossings(axes, record, need, queries)
+    names = _crossings(axes, record, need, queries)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("queries")
+    # Below, where it covers no line.
+    axes.legend(
+        loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=3, fontsize=7, frameon=False,
+        labelcolor=curves.INK,
+    )  # fmt: skip
+    return lambda: _spread(names, up=-8)
 
 
-def _crossings(axes, record: Mapping, need: str, queries) -> None:
-    """Mark where the chosen arm and another cost the same."""
-    own = record["needs"][need]
+def _crossings(axes, record: Mapping, need: str, queries) -> list:
+    """Mark where the chosen arm and another one that may be taken cost the same."""
+    own, names = record["needs"][need], []
     chosen = _line(record, need, own["chosen"])
-    for found in own["break_even"].values():
-        at = found["queries"]
+    for label in own["candidates"]:
+        at = own["break_even"].get(label, {}).get("queries")
         if at and queries[0] <= at <= queries[-1]:
             axes.plot(at, chosen.at(at), "o", color=curves.INK, markersize=4)
-            axes.annotate(
-                f"{at:,.0f}", (at, chosen.at(at)), xytext=(4, -10), textcoords="offset points",
-                color=curves.INK, fontsize=7,
-            )  # fmt: skip
+            names.append(_named(axes, f"{at:,.0f}", at, chosen.at(at), up=-10))
+    return names

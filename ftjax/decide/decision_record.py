@@ -6,11 +6,11 @@ record = joined(own, {label: record of the arm})
 from collections.abc import Mapping
 
 from ftjax.core import files
-from ftjax.decide import answering, arms, conclusion, forgetting, knowledge, leakage
+from ftjax.decide import answering, arms, conclusion, forgetting, knowledge, leakage, questions
 from ftjax.decide.benchmark import VERSION, Benchmark
 from ftjax.decide.questions import Question
 
-AT = (1, 2, 4, 8)  # numbers of passages that recall is measured at
+AT = (1, 2, 4, 5, 8)  # numbers of passages that recall is measured at
 
 
 def joined(own: Benchmark, found: Mapping[str, dict]) -> dict:
@@ -20,6 +20,7 @@ def joined(own: Benchmark, found: Mapping[str, dict]) -> dict:
       ValueError: no arm has a result.
     """
     decision, known = own.decision, own.knowledge
+    asked = [*own.sets.test, *(own.later.sets.test if own.later else ())]
     usable = [each for each in found.values() if not arms.ARMS[each["name"]].is_ceiling]
     if all("error" in each for each in usable):
         raise ValueError(
@@ -33,11 +34,12 @@ def joined(own: Benchmark, found: Mapping[str, dict]) -> dict:
         "config": {key: value for key, value in decision.plain.items() if key != "plain"},
         "prices": dict(decision.prices),
         "flops": answering.constants(own.parts),
-        "items": [_item(each) for each in own.sets.test],
+        "items": [_item(each) for each in asked],
+        "updated": sorted({each.need for each in own.later.sets.test} if own.later else ()),
         "old_items": [_item(each) for each in own.sets.old],
         "passages": len(known.passages) if known else 0,
         "index_s": known.index_s if known else None,
-        "retrieval": knowledge.measured(known, own.sets.test, at=AT) if known else {},
+        "retrieval": _retrieval(own),
         "overlap": _overlap(own),
         "arms": dict(found),
     }
@@ -48,12 +50,21 @@ def joined(own: Benchmark, found: Mapping[str, dict]) -> dict:
     return record
 
 
+def _retrieval(own: Benchmark) -> dict:
+    """Measure retrieval by itself, over the whole test sources: a search is cheap."""
+    if own.knowledge is None:
+        return {}
+    asked = questions.read(own.decision.test, where="test", is_limited=False)
+    knowledge.check(own.knowledge, asked)
+    return knowledge.measured(own.knowledge, asked, at=AT)
+
+
 def _errors(found: Mapping[str, dict]) -> str:
     return "; ".join(f"{k}: {each['error']}" for k, each in found.items() if "error" in each)
 
 
 def _item(each: Question) -> dict:
-    kept = ("id", "need", "prompt", "answers", "gold", "where")
+    kept = ("id", "need", "prompt", "answers", "gold", "where", "stale")
     return {key: value for key, value in each._asdict().items() if key in kept}
 
 

@@ -22,10 +22,13 @@ def of(names: Mapping[str, str], scores: significance.Scores, pairs: Mapping) ->
 
     names: label -> name of the arm. pairs: of `significance.differences`.
     """
-    labels = {name: label for label, name in names.items()}
+    # Of several arms of a name the one that is called by it, else the first, stands for it.
+    labels = {name: label for label, name in reversed(names.items())}
+    labels |= {name: name for name in labels if names.get(name) == name}
     tests = (
         ("the right passage", "rag_oracle", "zero_shot", "information is missing, it brings it"),
         ("found passages", "rag", "zero_shot", "retrieval brings what is missing"),
+        ("another wording of the prompt", "prompt_search", "zero_shot", "wording helps"),
         ("answered questions in the prompt", "few_shot", "zero_shot", "examples help"),
         ("training", "lora", "zero_shot", "training helps"),
         ("training all weights", "full", "lora", "LoRA stops short of it"),

@@ -60,7 +60,9 @@ def build(
       ValueError: see `passages.of_rows`, `chunks.cut` and `index.build`.
     """
     rows = questions.source(section, where="passages")
-    documents = passages.of_rows(rows, where="passages", place=rows.where)
+    fields = section.get("fields")
+    named = [questions.renamed(rows[i], fields, where=rows.where(i)) for i in range(len(rows))]
+    documents = passages.of_rows(named, where="passages", place=rows.where)
     found = chunks.cut(documents, count=count, budget=tokens)
     if len(found.passages) > len(documents) or found.long_sentences:
         sys.stderr.write(

@@ -1,8 +1,10 @@
 r"""Questions with their answers, read from any source of rows: what all arms are asked.
 
 A row has `prompt` or `question`, and `answers`, `answer` or `response`; maybe an `id`, the
-`passage_id` (or a list of them) that answers it, and its `need`. A `question` is put into the
-section's `template`, "Q: {question}\nA:" without one; a `prompt` stays as it is without one.
+`passage_id` (or a list of them) that answers it, its `need`, and as `stale` what was right before
+the knowledge changed. A `question` is put into the section's `template`, "Q: {question}\nA:"
+without one; a `prompt` stays as it is without one. A section's `fields` says where these stand in
+rows of other names: dict(answer="label").
 """
 
 import sys
@@ -15,7 +17,8 @@ from ftjax.decide.leakage import Item
 from ftjax.evals import generate
 
 TEMPLATE = "Q: {question}\nA:"
-OURS = ("template", "normalize", "limit", "weight", "label", "kind")  # of a section, not its source
+# Of a section, not of its source.
+OURS = ("template", "normalize", "limit", "weight", "label", "kind", "fields")
 FEW = 50  # items below which intervals are wide
 
 
@@ -30,6 +33,8 @@ class Question(NamedTuple):
     gold: tuple[str, ...]
     normalize: str
     where: str
+    stale: tuple[str, ...] = ()  # answers that were right before the knowledge changed
+    section: str = ""  # that it was read from
 
     @property
     def item(self) -> Item:
@@ -37,8 +42,12 @@ class Question(NamedTuple):
         return Item(self.id, self.prompt, self.where)
 
 
-def read(sections: Mapping[str, Mapping], *, where: str) -> list[Question]:
+def read(
+    sections: Mapping[str, Mapping], *, where: str, is_limited: bool = True
+) -> list[Question]:  # fmt: skip
     """Read the questions of all sections; those of kind "text" are no questions.
+
+    is_limited: whether a section's `limit` counts.
 
     Raises:
       ValueError: a row without question or answer, an id twice, or no row at all.
@@ -50,7 +59,7 @@ def read(sections: Mapping[str, Mapping], *, where: str) -> list[Question]:
         rows = source(section, where=f"{where}.{need}")
         limit = section.get("limit")
         conf.check(limit, int | None, where=f"{where}.{need}.limit")
-        count = len(rows) if limit is None else min(limit, len(rows))
+        count = len(rows) if limit is None or not is_limited else min(limit, len(rows))
         for i in range(count):
             # Spread evenly over the source, the same ones every time.
             own = _question(rows, i * len(rows) // count, need, section)
@@ -75,8 +84,22 @@ def source(section: Mapping, *, where: str) -> Rows:
     return rows
 
 
+def renamed(row: Mapping, fields: Mapping[str, str] | None, *, where: str) -> Mapping:
+    """Return a row with the fields that `fields` finds in others of it.
+
+    Raises:
+      ValueError: the row lacks one.
+    """
+    if missing := sorted(set((fields or {}).values()) - set(row)):
+        raise ValueError(
+            f"{where}: fields: got {missing[0]!r}, which the row lacks; expected some of "
+            f"{conf.listed(row)}"
+        )
+    return {**row, **{name: row[other] for name, other in (fields or {}).items()}}
+
+
 def _question(rows: Rows, i: int, need: str, section: Mapping) -> Question:
-    row, where = rows[i], rows.where(i)
+    row, where = renamed(rows[i], section.get("fields"), where=rows.where(i)), rows.where(i)
     answers = tuple(generate.references(row, where=where))
     prompt = _prompt(row, section.get("template"), where=where)
     response = row.get("response")
@@ -84,10 +107,12 @@ def _question(rows: Rows, i: int, need: str, section: Mapping) -> Question:
         response = answers[0] if prompt[-1:].isspace() else f" {answers[0]}"
     gold = row.get("passage_id") or ()
     gold = (gold,) if isinstance(gold, str) else tuple(gold)
+    stale = row.get("stale") or ()
     name = row.get("id")
     return Question(
         None if name is None else str(name), str(row.get("need") or need), prompt, response,
         answers, gold, section.get("normalize", "squad"), where,
+        (stale,) if isinstance(stale, str) else tuple(stale), need,
     )  # fmt: skip
 
 

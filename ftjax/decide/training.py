@@ -1,6 +1,6 @@
 """The runs of trained arms: ordinary configs, and what such a run cost.
 
-settings = settings_of(decision, arm, trial, prompts, train, seed=0, folder=DIR)
+settings = settings_of(decision, arm, {}, sections, prompts, train, seed=0, folder=DIR)
 experiments.train.train(settings, workdir)
 cost = cost_of(workdir, labels=len(train))
 """
@@ -14,7 +14,7 @@ import numpy as np
 
 from ftjax.core import config as conf
 from ftjax.core import files, tree
-from ftjax.decide.arms import Arm, Trial
+from ftjax.decide.arms import Arm
 from ftjax.decide.config import Decision
 from ftjax.decide.contexts import Prompt
 from ftjax.decide.questions import Question
@@ -42,38 +42,52 @@ class Training(NamedTuple):
 
 
 def settings_of(
-    decision: Decision, arm: Arm, trial: Trial, prompts: Sequence[Prompt],
-    train: Sequence[Question], *, seed: int, folder: pathlib.Path,
+    decision: Decision, arm: Arm, config: Mapping, sections: Mapping[str, Mapping],
+    prompts: Sequence[Prompt], train: Sequence[Question], *, seed: int, folder: pathlib.Path,
+    start: pathlib.Path | None = None,
 ) -> settings.Settings:  # fmt: skip
     """Write the training rows of an arm to `folder`, and return the settings of its run.
 
+    Args:
+      config: keys of the training config that differ.
+      sections: the training data; texts among them are read as they are.
+      prompts, train: of every question, and the question.
+      start: the export of a run that this one goes on from.
+
     Raises:
-      ValueError: a key of the run or of the trial that is not legal.
+      ValueError: a key of the run that is not legal.
     """
     c = conf.create(**decision.runs[arm.run])
-    for key, value in trial.config.items():
+    for key, value in config.items():
         conf.put(c, key.split("."), value)
     kept = {k: v for k, v in conf.to_dict(c)["data"].items() if k not in REPLACED}
-    parts = _parts(decision, prompts, train, folder)
+    parts = _parts(decision, sections, prompts, train, folder)
     conf.put(c, ["data"], dict(kept, name="mixture", parts=parts))
     conf.put(c, ["model", "base"], decision.base)
+    is_adapter = bool(c.adapter.get("name"))
+    conf.put(c, ["export", "form"], "adapter" if is_adapter else "model")
+    if start is not None and is_adapter:
+        conf.put(c, ["adapter_from"], str(start))
+    elif start is not None:
+        conf.put(c, ["model", "base"], str(start))
+        conf.put(c, ["tokenizer"], decision.base)
     for name in ("data", "init", "adapter", "sampling"):
         conf.put(c, ["seed", name], seed)
     return settings.read(c)
 
 
-def _parts(decision: Decision, prompts, train, folder: pathlib.Path) -> tuple[dict, ...]:
+def _parts(decision: Decision, sections, prompts, train, folder: pathlib.Path) -> tuple:
     """List the texts of `train` as they are, and write questions and answers of each need."""
     texts = [
         {"weight": 1.0, "label": label} | {k: v for k, v in section.items() if k not in NOT_TEXT}
-        for label, section in decision.train.items()
+        for label, section in sections.items()
         if section.get("kind") == "text"
     ]
     by_need: dict[str, list[dict]] = {}
     for prompt, each in zip(prompts, train, strict=True):
         by_need.setdefault(each.need, []).append(_row(decision, prompt.text, each.response))
     written = [
-        _written(rows, folder / f"{need}.jsonl", need, decision.train.get(need, {}))
+        _written(rows, folder / f"{need}.jsonl", need, sections.get(need, {}))
         for need, rows in by_need.items()
     ]
     # An epoch is one pass over the first part: the questions.

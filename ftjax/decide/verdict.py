@@ -19,7 +19,7 @@ from ftjax.decide.prices import Cost, Prices
 from ftjax.evals.lib import bootstrap
 
 SURVIVES, TRIES = 8, 10
-TRY_RESAMPLES = 2_000  # of each try: 28 pairs still pass Holm at .05 with p = 2 / 2,001 times 28
+TRY_RESAMPLES = 2_000  # of each try, more where there are many pairs
 INPUTS = ("queries", "updates", "flop", "device_hour", "label")
 
 
@@ -69,6 +69,10 @@ def decide(
 
 
 def _choose(scores, costs: Mapping[str, float], seed: int, resamples: int) -> tuple:
+    # The smallest p, 2 / (1 + resamples), must pass Holm at .05 whatever the number of pairs: with
+    # fewer resamples no arm of many could be worse than another.
+    pairs = len(scores) * (len(scores) - 1) // 2
+    resamples = max(resamples, round(4 * pairs / (1 - significance.LEVEL)))
     found = significance.draws(scores, seed=seed, resamples=resamples)
     pairs = significance.differences(scores, found)
     by_cost = sorted(scores, key=lambda arm: costs[arm])

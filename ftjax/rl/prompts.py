@@ -42,6 +42,7 @@ class Prompts:
         self.data, self._seed, self._tokenizer = self, s.seed.data, parts.tokenizer
         self.max_length = s.data["max_tokens"] - s.rollout.max_new_tokens
         template = prompting.template_of(parts.tokenizer, s.data)
+        self._demo = s.rollout.demo
         self._field = s.data.get("fields", {}).get("prompt", "prompt")
         self._encode = prompting.make_encode(parts.tokenizer, template=template)
         self._order = functools.lru_cache(2)(self._epoch)
@@ -74,13 +75,27 @@ class Prompts:
             prompt = row.get(self._field, row.get("messages"))
             found = self._ids(prompt, index)
             cursor += 1
-            if found:
-                rows.append({**row, "prompt": prompt})
+            row = {**row, "prompt": prompt}
+            if found and (not self._demo or self._ids(self._shown(row, index), index)):
+                rows.append(row)
                 ids.append(found)
                 last = cursor
             elif cursor - last > len(self.rows):
                 raise ValueError(f"data: no row can be a prompt; the last: {self.bad[-1].message}")
         return rows, ids, cursor
+
+    def shown(self, rows: list[dict]) -> list[list[int]]:
+        """Return the ids of what a teacher is shown of rows that were taken: `rollout.demo`."""
+        return [self._ids(self._shown(row, 0), 0) for row in rows]
+
+    def _shown(self, row: dict, index: int) -> str:
+        try:
+            return self._demo.format_map(row)
+        except (KeyError, IndexError, ValueError) as error:
+            raise ValueError(
+                f"rollout.demo: got {self._demo[:80]!r} for {self.rows.where(index)}; expected "
+                f"fields of the row alone, {', '.join(sorted(row))} ({error!r})"
+            ) from None
 
     def _epoch(self, epoch: int) -> np.ndarray:
         return draw.order([len(self.rows)], [1.0], seed=self._seed, epoch=epoch, shuffle=True)

@@ -120,6 +120,7 @@ class Sampler:
         output, texts, finished_B = self._read(output)
         repeat = lambda each: np.repeat(each, r.samples, axis=0)
         batch = answers.batch_of(repeat(prompts), repeat(lengths), output)
+        batch |= self._shown(rows, lengths, output) if r.demo else {}
         gap = self._rescore(params, batch) if self.rescores else {}
         base_logps = self._over(self.score, self.base.params, batch)
         values = self._over(self.value, params, batch) if "value" in self.parts.heads else None
@@ -145,6 +146,14 @@ class Sampler:
         metrics["time/rollout_s"] = time.perf_counter() - start
         metrics["time/rollout_tokens_per_s"] = tokens / sampled
         return Round(batch, metrics), cursor
+
+    def _shown(self, rows, lengths, output) -> dict[str, np.ndarray]:
+        """Put the answers behind what the teacher sees of each prompt."""
+        ids, samples = self.prompts.shown(rows), self.settings.rollout.samples
+        repeat = lambda each: np.repeat(each, samples, axis=0)
+        shown = shapes.pad_rows(ids, self.prompts.max_length, fill=self.pad_id)
+        counts = np.int32([len(each) for each in ids])
+        return answers.shown_of(repeat(lengths), repeat(shown), repeat(counts), output)
 
     def _read(self, output) -> tuple:
         """Cut answers behind a stop string; returns them, their texts, and which came to an end."""

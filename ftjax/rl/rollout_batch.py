@@ -24,6 +24,16 @@ def batch_of(prompts_BT, lengths_B, output) -> dict[str, np.ndarray]:
     }  # fmt: skip
 
 
+def shown_of(lengths_B, shown_BT, shown_lengths_B, output) -> dict[str, np.ndarray]:
+    """Make what a teacher sees of the same answers, behind prompts of its own.
+
+    `shift`: how many columns further right each answer is there; see `reference_policy.Shown`.
+    """
+    own = batch_of(shown_BT, shown_lengths_B, output)
+    found = {f"shown_{name}": own[name] for name in ("tokens", "segments", "positions")}
+    return found | {"shown_shift": (shown_lengths_B - lengths_B).astype(np.int32)}
+
+
 def judge_ends(values_BF, finished_B, *, leave_out: bool, penalty: float | None) -> np.ndarray:
     """Let rewards say what became of answers that came to no end within `max_new_tokens`.
 

@@ -104,6 +104,8 @@ class Rollout:
     rescore: bool | None = None
     kl_target: Positive | None = None  # of the controller of kl_weight; None = it stays
     kl_horizon: Count | None = None  # answers in which it reacts; None = 10,000
+    # Of a teacher that sees more than the student: a template of the row's fields for its prompt
+    demo: str = ""
     mixture: Share | None = None  # the reference's share in a rival; None = the objective's
 
 

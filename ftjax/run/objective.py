@@ -84,6 +84,7 @@ def check_rollout(settings: Settings) -> None:
       ValueError: naming the one that does not.
     """
     r, name = settings.rollout, settings.objective["name"]
+    _check_demo(r.demo, module_of(settings), name)
     # Not given, kl_weight is the objective's own default, which is above 0.
     steers = specs.of(module_of(settings)).kl_scale and settings.advantages.get("kl_weight", 1) != 0
     if r.kl_target is not None and not steers:
@@ -114,4 +115,13 @@ def check_rollout(settings: Settings) -> None:
             f"rollout.missing_eos_penalty: got {r.missing_eos_penalty} with mask_truncated="
             f"{r.mask_truncated}; expected a number above 0 where unfinished answers are not left "
             "out; drop one of them"
+        )
+
+
+def _check_demo(demo: str, module: ModuleType, name: str) -> None:
+    spec = specs.of(module)
+    if demo and not (spec.reference and spec.data == "tokens"):
+        raise ValueError(
+            f"rollout.demo: got {demo[:80]!r} with objective {name!r}; expected none: it is what a "
+            "teacher is shown; drop it, or take distillation"
         )

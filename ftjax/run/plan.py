@@ -38,6 +38,7 @@ from ftjax.run import objective as objectives
 from ftjax.run.config import Settings
 from ftjax.run.shared import Shared
 from ftjax.train import compile as compiling
+from ftjax.train import reference_policy
 from ftjax.train import state as states
 from ftjax.train.step import make_step
 
@@ -227,13 +228,19 @@ def step_of(p: Program, **options) -> Callable:
         made = make_step(
             p.parts.model, objectives.make(s), optimizer.tx, penalties=penalties, anchors=terms,
             projected=projected, learning_rate=optimizer.learning_rate, accumulate=s.accumulate,
-            chunk=s.model.chunk, ema_decay=s.ema_decay, reference=p.parts.reference.function,
+            chunk=s.model.chunk, ema_decay=s.ema_decay, reference=_reference(p),
             integrate=path_integral.make(p.parts.model.linears),
             keep=_keeper(s, p.parts.model.linears), **options,
         )  # fmt: skip
         return made(state, frozen, batch)
 
     return step
+
+
+def _reference(p: Program) -> Callable:
+    """Return what the step compares with: the run's reference, which may see more in prompts."""
+    r, found = p.settings.rollout, p.parts.reference.function
+    return reference_policy.shown(found) if r is not None and r.demo else found
 
 
 def arrays(p: Plan, workdir: pathlib.Path | None = None) -> tuple[states.State, Any]:

@@ -17,17 +17,28 @@ MIN_LOGP = -9999.0  # JSON has no infinity
 
 @dataclasses.dataclass
 class Shape:
-    """What both endpoints share. logprobs: None, or how many alternatives are shown."""
+    """What both endpoints share.
+
+    logprobs: None, or how many alternatives are shown. citations: of each choice the passages in
+    its prompt, a field of ours at its end; None where nothing is retrieved.
+    """
 
     identity: str
     model: str
     decode: Callable
     logprobs: int | None
     created: int = dataclasses.field(default_factory=lambda: int(time.time()))
+    citations: Sequence[list[dict]] | None = None
 
     def _frame(self, kind: str, choices: list, **more) -> dict:
         own = dict(id=self.identity, object=kind, created=self.created, model=self.model)
         return own | dict(choices=choices) | more
+
+    def _cites(self, index: int, delta: Delta) -> dict:
+        """Return what a choice cites, where it ends."""
+        if self.citations is None or not delta.finish:
+            return {}
+        return dict(citations=self.citations[index])
 
     def width(self, delta: Delta) -> int:
         """Count the characters of a delta's tokens, where they are shown."""
@@ -59,7 +70,7 @@ class Completion(Shape):
 
     def _choice(self, index: int, delta: Delta, offset: int) -> dict:
         own = dict(index=index, text=delta.text, finish_reason=delta.finish or None)
-        return own | dict(logprobs=self._logprobs(delta, offset))
+        return own | dict(logprobs=self._logprobs(delta, offset)) | self._cites(index, delta)
 
     def _logprobs(self, delta: Delta, offset: int) -> dict | None:
         if self.logprobs is None:
@@ -99,7 +110,7 @@ class Chat(Shape):
     def _choice(self, index: int, delta: Delta, /, **said) -> dict:
         shown = None if self.logprobs is None else dict(content=self._logprobs(delta), refusal=None)
         own = dict(index=index, finish_reason=delta.finish or None, logprobs=shown)
-        return own | said
+        return own | said | self._cites(index, delta)
 
     def _logprobs(self, delta: Delta) -> list[dict]:
         best = delta.alternatives or [[] for _ in delta.tokens]

@@ -20,6 +20,7 @@ from ftjax.run import prompting
 from ftjax.sampling import text as texts
 from ftjax.serve import fields, openai_json
 from ftjax.serve.answer_text import AnswerText
+from ftjax.serve.cited import Source
 from ftjax.serve.engine import Closed, Full, Job
 from ftjax.serve.fields import Refusal
 from ftjax.serve.reply import Reply
@@ -30,13 +31,18 @@ RETRY_S = 1  # a slot is free again in about that time, where answers are short
 
 @dataclasses.dataclass
 class Service:
-    """See the module. length: positions of a slot. max_body: bytes of a request."""
+    """See the module.
+
+    length: positions of a slot. max_body: bytes of a request. source: of passages that go into
+    prompts of text, see `cited`.
+    """
 
     models: Mapping[str, Model]
     tokenizer: Any
     form: prompting.Form
     length: int
     max_body: int
+    source: Source | None = None
     disconnects: int = 0
     answered: collections.Counter = dataclasses.field(default_factory=collections.Counter)
 
@@ -68,12 +74,15 @@ class Service:
         asked = fields.read(raw, fields.CHAT if is_chat else fields.COMPLETION)
         model = self.model(asked["model"])
         # Text becomes tokens beside the loop, which other answers go through.
-        read = self.chat_ids if is_chat else self.text_ids
-        prompts = await run_in_threadpool(read, asked["messages" if is_chat else "prompt"])
+        read = self._read_chat if is_chat else self._read_texts
+        found = await run_in_threadpool(read, asked)
+        prompts = [prompt for prompt, _ in found]
         if len(prompts) * asked["n"] > fields.MAX_CHOICES:
             message = f"n: got {asked['n']} answers to each of {len(prompts)} prompts; expected "
             raise Refusal(f"{message}{fields.MAX_CHOICES} answers at most", param="n")
         shape, best = self._shape(asked, is_chat=is_chat)
+        if self.source is not None:
+            shape.citations = [own for _, own in found for _ in range(asked["n"])]
         inbox, jobs = asyncio.Queue(), []
         for number, prompt in enumerate(p for p in prompts for _ in range(asked["n"])):
             jobs.append(self._job(asked, prompt, number, best, model.member))
@@ -84,6 +93,30 @@ class Service:
             shape, jobs, own, inbox, is_stream=asked["stream"], on_gone=self._count_gone,
             includes_usage=bool((asked["stream_options"] or {}).get("include_usage")),
         )  # fmt: skip
+
+    def _read_texts(self, asked) -> list[tuple[list[int], list]]:
+        """Return tokens and citations of every prompt; prompts of ids stay as they are."""
+        encode = lambda text: self.text_ids([text])[0]
+        return [
+            (self.text_ids([prompt])[0], [])
+            if self.source is None or isinstance(prompt, list)
+            else self.source.put(prompt, encode, room=self._room(asked))
+            for prompt in asked["prompt"]
+        ]
+
+    def _read_chat(self, asked) -> list[tuple[list[int], list]]:
+        """Return tokens and citations of a conversation; passages go into what was said last."""
+        *before, last = asked["messages"]
+        is_text = isinstance(last, dict) and isinstance(last.get("content"), str)
+        if self.source is None or not is_text or last.get("role") != "user":
+            return [(self.chat_ids(asked["messages"])[0], [])]
+        encode = lambda text: self.chat_ids([*before, {**last, "content": text}])[0]
+        return [self.source.put(last["content"], encode, room=self._room(asked))]
+
+    def _room(self, asked) -> int:
+        """Return the tokens that a prompt may have: a quarter is the answer's, or what it wants."""
+        wanted = asked.get("max_completion_tokens") or asked["max_tokens"] or self.length // 4
+        return self.length - wanted
 
     def text_ids(self, prompts: Sequence) -> list[list[int]]:
         """Encode the prompts of a completion: as `experiments.generate --prompt`, or ids."""

@@ -4,12 +4,46 @@
     frozen         params["reference"] = {"model", "adapters"}: where the run started
     cached         log-probabilities that came with the batch, computed once before training
 
+Around any but the third, `shown` lets a teacher see other prompts before the same answers.
+
 What they get holds parameters without gradient, and they compute without dropout.
 """
 
 import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
 
 from ftjax.train.policy import Cached, Policy
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown(Policy):
+    """A policy that reads the answers of a batch behind prompts of its own.
+
+    batch: shown_tokens, shown_positions, shown_segments [B, T'], and shown_shift [B], the columns
+    by which an answer is further right there.
+    """
+
+    def hidden(self, batch, key=None) -> jax.Array:
+        """Compute final hidden states, each where the batch's own tokens have it; [B, T, D]."""
+        own = {name: batch[f"shown_{name}"] for name in ("tokens", "positions", "segments")}
+        x_BSD = super().hidden(own, key)
+        places_BT = jnp.arange(batch["tokens"].shape[-1]) + batch["shown_shift"][:, None]
+        # Before an answer there is nothing to align: no target of a prompt counts.
+        places_BT = jnp.clip(places_BT, 0, x_BSD.shape[1] - 1)
+        return jnp.take_along_axis(x_BSD, places_BT[..., None], axis=1)
+
+
+def shown(reference: Callable) -> Callable:
+    """Let a reference see what `rollout.demo` shows it."""
+
+    def see(policy: Policy, batch) -> Shown:
+        own = reference(policy, batch)
+        return Shown(own.model, own.params, own.chunk)
+
+    return see
 
 
 def adapters_off(policy: Policy, batch) -> Policy:

@@ -102,6 +102,13 @@ def test_a_choice_that_hangs_on_the_items_is_not_resolved():
     assert min(counts[1:3]) < verdict.SURVIVES
 
 
+def test_many_arms_can_be_worse_in_every_resample():
+    """Of 91 pairs the smallest p of few resamples would not pass Holm's correction."""
+    scores = {f"weak{i}": answers(0.1) for i in range(13)} | {"strong": answers(0.9)}
+    found = verdict.decide(scores, {arm: float(i) for i, arm in enumerate(scores)})
+    assert (found.chosen, found.candidates, found.survived) == ("strong", ("strong",), 10)
+
+
 def test_seeds_that_differ_widen_the_interval():
     same = np.repeat(answers(0.5), 3, axis=0)
     apart = np.concatenate([answers(0.3), answers(0.5), answers(0.7)])

@@ -1,6 +1,7 @@
 """A decision from a config to its page, over a base of random weights: plumbing, no quality."""
 
 import functools
+import gzip
 import json
 import re
 import subprocess
@@ -13,6 +14,7 @@ from configs import decide_tiny
 from experiments import decide
 from ftjax.core import config as conf
 from ftjax.core import mesh as meshes
+from ftjax.data.worlds import facts
 from ftjax.decide import arm_steps, arms, conclusion, config
 from ftjax.run import reader
 from tests.lab import ROOT
@@ -26,6 +28,7 @@ def chosen(lab, *, only=None, **changes):
     c.base = str(lab.root / "base")
     if only:
         c.arms = {name: dict(name=name) for name in only}
+        c.changed = {}
     for key, value in changes.items():
         with c.ignore_type():
             c[key] = value
@@ -51,13 +54,14 @@ def study(lab, tmp_path_factory):
 
 def test_every_arm_ends_with_a_verdict_for_every_need(study):
     workdir, record = study
-    assert list(record["arms"]) == list(arms.ARMS)
-    assert set(record["needs"]) == {"facts", "skill"}
+    assert list(record["arms"]) == [*arms.ARMS, "lora_then_rag"]
+    assert {need: own["questions"] for need, own in record["needs"].items()} == {
+        "facts": 6, "skill": 6, "changed": 4,
+    }  # fmt: skip
     for own in record["needs"].values():
-        assert own["questions"] == 6
         assert own["chosen"] in own["candidates"]
         assert "rag_oracle" not in own["candidates"]
-        assert set(own["scores"]) == set(own["totals"]) == set(arms.ARMS)
+        assert set(own["scores"]) == set(own["totals"]) == set(record["arms"])
     assert set(record["forgetting"]["lora"]) == {"facts", "reading", "skills"}
     assert record["forgetting"]["zero_shot"]["skills"]["change"] == 0
     assert (workdir / "decide.json").is_file()
@@ -79,10 +83,44 @@ def test_costs_count_what_each_arm_needs(study):
     assert costs["few_shot"]["labels"] == 8
     assert costs["rag"]["query_flops"] > costs["zero_shot"]["query_flops"]
     assert costs["rag"]["update_flops"] == costs["lora_rag"]["update_flops"] == 0
-    assert costs["lora"]["update_flops"] == costs["lora"]["train_flops"]
+    assert costs["lora"]["update_flops"] == record["arms"]["lora"]["update"]["flops"] > 0
+    assert costs["lora_then_rag"]["train_flops"] == costs["lora"]["train_flops"]
     sizes = {label: own["bytes"] for label, own in record["arms"].items()}
     assert sizes["full"]["trained"] == sizes["full"]["base"] > sizes["lora"]["trained"] > 0
     assert sizes["rag"]["index"] > sizes["zero_shot"]["index"] == 0
+
+
+def test_what_changed_is_asked_after_an_update_and_before_it(study):
+    workdir, record = study
+    own = record["needs"]["changed"]
+    places = [i for i, item in enumerate(record["items"]) if item["need"] == "changed"]
+    assert record["updated"] == ["changed"]
+    assert all(record["items"][i]["stale"] for i in places)
+    assert set(own["stale"]) == set(record["arms"])
+    for label, arm in record["arms"].items():
+        assert (arm["update"] is not None) == (label in ("lora", "full"))
+        assert [arm["stale"][0][i] is None for i in range(12)] == [True] * 12
+        assert all(arm[key][0][i] is not None for key in ("stale", "stale_before") for i in places)
+    # One update is charged, though none is asked for.
+    extra = own["totals"]["lora"] - own["costs"]["lora"]["train_flops"]
+    assert extra > own["costs"]["lora"]["update_flops"]
+    update = reader.parts_of(workdir / "arms" / "lora" / "update-trial0-seed0").settings
+    assert update.adapter_from.endswith("trial0-seed0/export")
+    update = reader.parts_of(workdir / "arms" / "full" / "update-trial0-seed0").settings
+    assert update.model.base.endswith("trial0-seed0/export")
+
+
+def test_passages_of_the_changed_world_are_what_is_cited_then(study):
+    _, record = study
+    known = facts.table("new", 2, changed=0.1)
+    rows = {row["id"]: row for row in facts.make(form="passages", population="new", people=2,
+                                                 changed=0.1)}  # fmt: skip
+    [first, *_] = [i for i, item in enumerate(record["items"]) if item["need"] == "changed"]
+    item = record["items"][first]
+    [only] = record["arms"]["rag_oracle"]["cited"][first]
+    assert only["id"] in item["gold"]
+    assert only["end"] == len(rows[only["id"]]["text"])
+    assert item["answers"][0] in {v for own in known.values() for v in own.values()}
 
 
 def test_queries_are_timed_and_time_has_a_price(lab, tmp_path):
@@ -104,13 +142,13 @@ def test_answers_cite_passages_with_their_characters(study):
         assert only["id"] in record["items"][i]["gold"]
         assert 0 == only["start"] < only["end"]
         assert len(rag["cited"][i]) <= 4
-    assert record["retrieval"]["questions"] == 6
+    assert record["retrieval"]["questions"] == 16  # all of the source, not what arms are asked
 
 
 def test_the_page_shows_verdicts_arms_and_answers(study):
     workdir, record = study
     page = (workdir / "report.html").read_text()
-    assert page.count("<svg") == 6
+    assert page.count("<svg") == 9
     for text in ("lora_rag", "Answers side by side", "old abilities", "few_shot_rag"):
         assert text in page
     assert all(own["text"].split(" (")[0] in page for own in record["needs"].values())
@@ -121,7 +159,7 @@ def test_trained_arms_are_ordinary_runs(study):
     workdir, _ = study
     run = reader.load(workdir / "arms" / "lora_rag" / "trial0-seed0")
     assert run.step == 2
-    rows = workdir / "arms" / "lora_rag" / "rows0-seed0" / "facts.jsonl"
+    rows = workdir / "arms" / "lora_rag" / "rows-trial0-seed0" / "facts.jsonl"
     prompts = [json.loads(line)["prompt"] for line in rows.read_text().splitlines()]
     assert len(prompts) == 800
     assert all(prompt.startswith("Text: ") for prompt in prompts)
@@ -133,7 +171,7 @@ def test_finished_arms_are_read_back(study, lab, monkeypatch, capsys):
     monkeypatch.setattr(decide.train, "train", None)
     priced = chosen(lab, prices=dict(queries=5.0, flop=2.0))
     again = decide.decide(priced, workdir)
-    assert capsys.readouterr().out.count("finished before") == len(arms.ARMS)
+    assert capsys.readouterr().out.count("finished before") == len(record["arms"])
     assert again["arms"] == record["arms"]
     cost = again["needs"]["facts"]["costs"]["zero_shot"]["query_flops"]
     assert again["needs"]["facts"]["totals"]["zero_shot"] == pytest.approx(5 * 2 * cost)
@@ -185,6 +223,26 @@ def test_validation_chooses_among_trials(lab, tmp_path, monkeypatch):
     assert "median 0.300" in (tmp_path / "report.html").read_text()
 
 
+def test_wordings_are_searched_and_rewritten_by_the_base(lab, tmp_path, monkeypatch):
+    trials = (
+        {"instruction": "Say it.", "template": "So: {prompt}"}, {"instruction": "x"},
+        {"rewrite": True},
+    )  # fmt: skip
+    decision = chosen(
+        lab, only=["prompt_search"],
+        arms={"prompt_search": dict(name="prompt_search", trials=trials)},
+        validation={"skill": dict(name="embedded", domain="skills", split="validation", limit=4)},
+    )  # fmt: skip
+    scores = iter([0.3, 0.1, 0.7])
+    monkeypatch.setattr(arm_steps, "validated", lambda *args: next(scores))
+    own = decide.decide(decision, tmp_path)["arms"]["prompt_search"]
+    assert (own["trial"], own["validation"]) == (2, [0.3, 0.1, 0.7])
+    found = own["trials"][2]  # in the words of the base, in the best template so far
+    assert found["template"] == "So: {prompt}"
+    assert found["rewrite"]
+    assert found["instruction"]
+
+
 def test_without_passages_retrieval_is_left_out(lab, tmp_path, capsys):
     record = decide.decide(chosen(lab, only=["zero_shot", "rag"], passages={}), tmp_path)
     assert set(record["arms"]) == {"zero_shot"}
@@ -206,6 +264,35 @@ def test_configs_load_and_hold_their_command(path, monkeypatch):
     for arg in ("", ":runlocal"):
         config.read(conf.load(f"{path}{arg}"))
     assert "python -m experiments.decide" in path.read_text()
+
+
+def rows_of(split):
+    return [
+        {"id": f"{split}-{i}", "passage_id": f"{split}-{i}", "answers": ["yes"], "label": "yes",
+         "question": f"Is {split} number{i} good?", "context": f"The {split} number{i} is good.",
+         "text": f"The {split} number{i} is good."}
+        for i in range(6)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["squad", "medical", "documents"])
+def test_configs_of_real_data_answer_from_their_files(name, lab, tmp_path):
+    """Rows as the files have them; the base is random, so that only the plumbing is seen."""
+    folder = tmp_path / ("medical/pubmedqa" if name == "medical" else "qa/squad")
+    folder.mkdir(parents=True)
+    splits = {split: rows_of(split) for split in ("train", "validation", "test")}
+    every = [row for rows in splits.values() for row in rows]
+    for split, rows in (*splits.items(), ("passages", every)):
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"{split}.jsonl.gz").write_bytes(gzip.compress(text.encode()))
+    found = f"data={tmp_path},base={lab.root / 'base'},arms=zero_shot+rag,runlocal"
+    c = conf.load(f"{ROOT}/configs/decide_{name}.py:{found}")
+    c.old, c.arms = {}, {label: c.arms[label] for label in ("zero_shot", "rag")}
+    record = decide.decide(config.read(c), tmp_path / "work")
+    assert record["retrieval"]["questions"] == 6
+    assert record["retrieval"]["recall@5"] == 1
+    assert record["needs"]["answers"]["questions"] == 6
+    assert all(len(cited) <= 4 for cited in record["arms"]["rag"]["cited"])
 
 
 def test_the_script_of_the_docs_computes_the_verdict(study):

@@ -12,6 +12,9 @@ Passages state every fact once, some facts of one person each, for an index to f
 the `passage_id` of the one that answers it.
 
 Populations are disjoint: "base" is for pretraining, "new", "new2" and "new3" for fine-tuning.
+
+A world can change: a share `changed` of its facts then has another value, the same for every row
+seed. `only="changed"` asks for these alone; such questions have what was true before as `stale`.
 """
 
 import functools
@@ -22,30 +25,38 @@ POPULATIONS = ("base", "new", "new2", "new3")
 FORMS = ("statements", "questions", "passages")
 IN_PASSAGE = 2  # facts
 KINDS = ("seen", "held_out")
+ONLY = ("changed", "unchanged")
 
 
 @functools.cache
-def table(population: str = "base", people: int = 64, world: int = 0) -> dict[str, dict[str, str]]:
+def table(
+    population: str = "base", people: int = 64, world: int = 0, changed: float = 0.0
+) -> dict[str, dict[str, str]]:
     """Return the ground truth of a population: {name: {relation: value}}."""
     generated.legal(population, POPULATIONS, "facts: population")
     rng = generated.generator("facts", population, world)
-    return {
+    found = {
         name: {key: generated.pick(rng, r.values) for key, r in relations.PEOPLE.items()}
         for name in names.population(population, people, world)
     }
+    if not 0 <= changed <= 1:
+        raise ValueError(f"facts: got changed={changed}; expected a share of 0 to 1")
+    pairs, rng = _pairs(found), generated.generator("changes", population, world)
+    for name, key in generated.sample(rng, pairs, round(changed * len(pairs))):
+        values = [v for v in relations.PEOPLE[key].values if v != found[name][key]]
+        found[name][key] = generated.pick(rng, values)
+    return found
+
+
+def _pairs(known) -> list[tuple[str, str]]:
+    return [(name, relation) for name in known for relation in relations.PEOPLE]
 
 
 def make(
-    *,
-    split: str = "train",
-    rows: int | None = None,
-    seed: int = 0,
-    population: str = "base",
-    people: int = 64,
-    world: int = 0,
-    form: str | None = None,
-    wording: str | None = None,
-):
+    *, split: str = "train", rows: int | None = None, seed: int = 0, population: str = "base",
+    people: int = 64, world: int = 0, changed: float = 0.0, only: str | None = None,
+    form: str | None = None, wording: str | None = None, wordings: int | None = None,
+):  # fmt: skip
     """Make closed-book rows about one population of `people` invented people.
 
     `form` is "statements" (text rows of 2 to 5 facts about one person), "questions"
@@ -53,7 +64,9 @@ def make(
     by default the training split states and the others ask. `wording` is
     "seen" or "held_out"; by default the test split alone is held out. Questions go through all
     facts, in random order, before any fact comes again; validation and test hold each once
-    unless `rows` says otherwise.
+    unless `rows` says otherwise. `changed` is the share of facts with another value, `only`
+    "changed" or "unchanged": questions about these facts alone. `wordings` is how many of the
+    wordings statements use, all when not given.
     """
     generated.legal(split, generated.SPLITS, "facts: split")
     form = generated.legal(
@@ -62,26 +75,56 @@ def make(
     wording = generated.legal(
         wording or ("held_out" if split == "test" else "seen"), KINDS, "facts: wording"
     )
-    known = table(population, people, world)
+    known, before = (table(population, people, world, share) for share in (changed, 0.0))
+    pairs = _chosen(known, before, only)
+    _check_options(form, only, wordings)
     key = ("facts", population, world, split, form, wording, seed)
-    draws = {"statements": _statements, "questions": _ask, "passages": _passages}
-    draw = draws[form](known, wording, key)
+    draw = {
+        "statements": lambda: _statements(known, wording, key, wordings),
+        "questions": lambda: _ask(known, before, pairs, wording, key),
+        "passages": lambda: _passages(known, wording, key),
+    }[form]()
+    count = _count(form, split, rows, len(pairs))
+    return generated.Generated(draw, count=count, name=f"facts-{population}/{split}")
+
+
+def _count(form: str, split: str, rows: int | None, facts: int) -> int:
     if form == "passages":
-        every = people * (len(relations.PEOPLE) // IN_PASSAGE)
-        rows = every if rows is None else min(rows, every)
-    elif rows is None:
-        every = people * len(relations.PEOPLE)
-        rows = generated.ROWS["train"] if split == "train" else every
-    return generated.Generated(draw, count=rows, name=f"facts-{population}/{split}")
+        every = facts // IN_PASSAGE
+        return every if rows is None else min(rows, every)
+    default = generated.ROWS["train"] if split == "train" else facts
+    return default if rows is None else rows
 
 
-def _statements(known, wording, key):
+def _check_options(form: str, only: str | None, wordings: int | None) -> None:
+    if only is not None and form != "questions":
+        raise ValueError(f"facts: got only={only!r} with form={form!r}; expected questions")
+    if wordings is not None and (wordings < 1 or form != "statements"):
+        raise ValueError(
+            f"facts: got wordings={wordings} with form={form!r}; expected 1 or more of statements"
+        )
+
+
+def _chosen(known, before, only: str | None) -> list[tuple[str, str]]:
+    """List the facts that are asked for."""
+    pairs = _pairs(known)
+    if only is None:
+        return pairs
+    generated.legal(only, ONLY, "facts: only")
+    moved = lambda name, relation: known[name][relation] != before[name][relation]
+    found = [pair for pair in pairs if moved(*pair) == (only == "changed")]
+    if not found:
+        raise ValueError(f"facts: got only={only!r}, which no fact is; set `changed` to a share")
+    return found
+
+
+def _statements(known, wording, key, wordings):
     def draw(index):
         rng = generated.generator(*key, index)
         name = generated.pick(rng, list(known))
         told = generated.sample(rng, list(relations.PEOPLE), generated.between(rng, (2, 5)))
         told = {relation: known[name][relation] for relation in told}
-        lines = [_say(rng, name, relation, value, wording) for relation, value in told.items()]
+        lines = [_say(rng, name, key, value, wording, wordings) for key, value in told.items()]
         return {"text": " ".join(["Fact:", *lines]), "name": name, "facts": told}
 
     return draw
@@ -109,15 +152,13 @@ def passage_id(name: str, relation: str) -> str:
     return f"{name}-{list(relations.PEOPLE).index(relation) // IN_PASSAGE}"
 
 
-def _say(rng, name, relation, value, wording):
+def _say(rng, name, relation, value, wording, wordings=None):
     r = relations.PEOPLE[relation]
     options = r.statements if wording == "seen" else r.held_statements
-    return relations.fill(generated.pick(rng, options), name=name, value=value)
+    return relations.fill(generated.pick(rng, options[:wordings]), name=name, value=value)
 
 
-def _ask(known, wording, key):
-    pairs = [(name, relation) for name in known for relation in relations.PEOPLE]
-
+def _ask(known, before, pairs, wording, key):
     @functools.lru_cache(maxsize=4)
     def order(epoch):
         return generated.generator(*key, "order", epoch).permutation(len(pairs))
@@ -131,6 +172,8 @@ def _ask(known, wording, key):
         answer = known[name][relation]
         truth = {"name": name, "relation": relation, "choices": sorted(set(r.values))}
         truth["passage_id"] = passage_id(name, relation)
+        if before[name][relation] != answer:
+            truth["stale"] = before[name][relation]
         return generated.question(f"Q: {text}\nA:", answer, **truth)
 
     return draw

@@ -85,3 +85,49 @@ def test_held_out_wordings_use_words_that_training_has():
 def test_too_many_people_are_refused():
     with pytest.raises(ValueError, match=r"people=5000; expected 1 to \d+"):
         facts.make(people=5000)
+
+
+def test_a_share_of_the_facts_changes_and_the_rest_stays():
+    size = dict(population="new", people=10)
+    before, after = facts.table(**size), facts.table(**size, changed=0.1)
+    pairs = [(name, key) for name in before for key in relations.PEOPLE]
+    moved = {(n, k) for n, k in pairs if before[n][k] != after[n][k]}
+    assert len(moved) == 8
+    assert all(after[n][k] in relations.PEOPLE[k].values for n, k in moved)
+    for only, expected in (("changed", moved), ("unchanged", set(pairs) - moved)):
+        rows = facts.make(split="test", **size, changed=0.1, only=only)
+        asked = {(row["name"], row["relation"]) for row in rows}
+        assert (asked, len(rows)) == (expected, len(expected))
+        for row in rows:
+            assert row["answer"] == after[row["name"]][row["relation"]]
+            stale = before[row["name"]][row["relation"]]
+            assert row.get("stale") == (stale if only == "changed" else None)
+
+
+def test_statements_in_one_wording_say_each_fact_in_it():
+    for row in facts.make(rows=40, population="new", people=4, wordings=1):
+        for key, value in row["facts"].items():
+            [first, *_] = relations.PEOPLE[key].statements
+            assert relations.fill(first, name=row["name"], value=value) in row["text"]
+
+
+def test_passages_of_a_changed_world_say_what_is_true_now():
+    after = facts.table("new", 4, changed=0.5)
+    for row in facts.make(form="passages", population="new", people=4, changed=0.5):
+        name = row["id"].partition("-")[0]
+        assert row["facts"].items() <= after[name].items()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(changed=1.5), "a share of 0 to 1"),
+        (dict(only="moved", form="questions"), "only: got 'moved'"),
+        (dict(only="changed", form="questions"), "which no fact is"),
+        (dict(only="changed", changed=0.5), "expected questions"),
+        (dict(wordings=1, form="passages"), "1 or more of statements"),
+    ],
+)  # fmt: skip
+def test_wrong_changes_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        facts.make(**options)

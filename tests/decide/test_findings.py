@@ -1,0 +1,90 @@
+import numpy as np
+import pytest
+
+from ftjax.decide import findings
+
+
+def record(**arms):
+    """A record of 60 questions a need; arms: rates of each need, by arm."""
+    needs = ("facts", "skill", "changed")
+    items = [{"need": need} for need in needs for _ in range(60)]
+    made = {}
+    for label, rates in arms.items():
+        rows = [np.arange(60) < 60 * rates.get(need, 0.0) for need in needs]
+        made[label] = {"scores": [np.concatenate(rows).astype(float).tolist()],
+                       "old": [(np.arange(60) < 60 * rates.get("old", 0.5)).tolist()]}  # fmt: skip
+    return {"items": items, "old_items": [{"need": "skills"}] * 60, "arms": made}
+
+
+def verdict(found, start):
+    [own] = [each for each in findings.judge(found) if each.statement.said.startswith(start)]
+    return own.verdict
+
+
+LADDER = dict(
+    lora_statements={"facts": 0.3}, lora_paraphrases={"facts": 0.6}, rag_oracle={"facts": 0.9}
+)
+
+
+def test_every_difference_of_a_statement_must_come_out():
+    said = "new facts: training on statements"
+    assert verdict(record(**LADDER), said) == findings.AGREES
+    close = LADDER | dict(lora_paraphrases={"facts": 0.3})
+    assert verdict(record(**close), said) == findings.OPEN
+    turned = LADDER | dict(lora_statements={"facts": 0.8})
+    assert verdict(record(**turned), said) == findings.DISAGREES
+
+
+def test_a_statement_without_its_arms_is_not_run():
+    assert verdict(record(rag_oracle={}), "new facts: training on statements") == findings.NOT_RUN
+    broken = record(**LADDER)
+    broken["arms"]["rag_oracle"] = {"error": "no"}
+    assert verdict(broken, "new facts: training on statements") == findings.NOT_RUN
+
+
+@pytest.mark.parametrize(
+    ("shots", "expected"),
+    [(0.0, findings.AGREES), (0.08, findings.OPEN), (0.5, findings.DISAGREES)],
+)
+def test_that_shots_carry_nothing_needs_an_interval_around_nothing(shots, expected):
+    arms = dict(few_shot={"skill": shots}, zero_shot={}, lora={"skill": 0.9})
+    assert verdict(record(**arms), "skills: shots carry nothing") == expected
+
+
+def test_of_sixty_equal_answers_three_may_differ():
+    few = record(few_shot={}, zero_shot={}, lora={"skill": 0.9})
+    few["items"] = few["items"][:60] + few["items"][60:80] + few["items"][120:]
+    for arm in few["arms"].values():
+        arm["scores"] = [arm["scores"][0][:80] + arm["scores"][0][120:]]
+    # 3 of 20 is more than the margin: so few questions do not tell.
+    assert verdict(few, "skills: shots carry nothing") == findings.OPEN
+
+
+def test_changed_facts_are_compared_with_new_ones():
+    said = "training generalises worse to changed facts"
+    assert verdict(record(lora={"facts": 0.9, "changed": 0.5}), said) == findings.AGREES
+    assert verdict(record(lora={"facts": 0.5, "changed": 0.9}), said) == findings.DISAGREES
+
+
+def test_forgetting_is_compared_on_the_old_questions():
+    said = "full fine-tuning forgets more"
+    assert verdict(record(lora={"old": 0.6}, full={"old": 0.2}), said) == findings.AGREES
+    assert verdict(record(lora={"old": 0.2}, full={"old": 0.6}), said) == findings.DISAGREES
+
+
+def test_hits_are_compared_with_misses():
+    found = record(rag={"facts": 0.5})
+    found["arms"]["rag"]["hit"] = [i < 30 for i in range(60)] + [None] * 120
+    said = "the better the retrieval"
+    assert verdict(found, said) == findings.AGREES
+    found["arms"]["rag"]["hit"] = [True] * 180
+    assert verdict(found, said) == findings.NOT_RUN
+
+
+def test_gates_are_those_that_must_come_out_and_do_not():
+    found = findings.judge(record(**LADDER, lora_rag={"facts": 0.5}, lora_then_rag={"facts": 0.5}))
+    failed = [each.statement.said.split(" ")[0] for each in findings.gates(found)]
+    assert failed == ["skills:", "training"]
+    rows = findings.table(found)
+    assert rows[0] == findings.HEADS
+    assert rows[1][-1] == f"**{findings.AGREES}**"
