@@ -11,7 +11,8 @@ that a run appends to or replaces is after a kill. A checkpoint or an export is 
 at all, by its digest.json.
 
 INDEX has a version. Where that is the one last seen from here, nobody else has written since, and
-what is here goes on, also where it never got there; else what is there replaces what is here.
+what is here goes on, also where it never got there; else what is there replaces what is here. A
+file that is removed while nothing runs is filled in again: only a run removes what is there.
 """
 
 import contextlib
@@ -77,8 +78,9 @@ class Mirror:
             there = index.files if index else dict.fromkeys(listed, (-1, -1))
             names = {name for name in there if name in listed}
             if index and known and index.version == known.version:
-                # What a reader has added meanwhile comes too.
-                names -= known.files.keys()
+                # What a reader has added comes too, and what somebody has removed here: else it
+                # would be removed there.
+                names = {name for name in names if self._is_missing(name)}
             else:
                 self._drop_others(names, there)
             for name in sorted(names):
@@ -183,10 +185,17 @@ class Mirror:
     def _listed(self) -> set[str]:
         """List all objects there but those of the mirror itself."""
         self._store.invalidate_cache()
-        found = {path.removeprefix(f"{self._root}/") for path in self._store.find(self._root)}
+        start = f"{self._root}/"  # of a store, "mine" is the beginning of "mine2" as well
+        found = {p.removeprefix(start) for p in self._store.find(self._root) if p.startswith(start)}
         # An object may have any name, also one that leads out of the folder.
         is_inside = lambda name: not {"", ".", ".."} & set(name.split("/"))
         return {name for name in found - {INDEX, LOCKS} if is_inside(name)}
+
+    def _is_missing(self, name: str) -> bool:
+        """Return whether a file is gone, and not since what it was of is another one by now."""
+        path = self.folder / name
+        folders = [each for each in path.parents if each.is_relative_to(self.folder)]
+        return not path.exists() and not any((each / digest.NAME).exists() for each in folders)
 
     def _drop_others(self, names: set[str], there: dict[str, Stat]) -> None:
         for path in [each for each in self.folder.rglob("*") if each.is_file()]:

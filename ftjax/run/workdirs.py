@@ -144,16 +144,30 @@ class _Sending:
         self._own, self._has_failed = own, False
 
     def try_once(self) -> None:
-        try:
+        with _Caught() as caught:
             self._own.send()
-        except Exception as error:  # of any package, such as that of a client of HTTP
-            if not self._has_failed:
-                _say(f"{self._own.url}: not written ({_line(error)}); tried again as it runs")
-            self._has_failed = True
-            return
-        if self._has_failed:
+        if caught.error and not self._has_failed:
+            said = _line(caught.error)
+            _say(f"{self._own.url}: not written ({said}); tried again as it runs")
+        if self._has_failed and not caught.error:
             _say(f"{self._own.url}: written again")
-        self._has_failed = False
+        self._has_failed = bool(caught.error)
+
+
+class _Caught:
+    """A block that may fail in any way: the clients of stores have errors of classes of their own.
+
+    error: what it raised, None where nothing.
+    """
+
+    error: Exception | None = None
+
+    def __enter__(self) -> "_Caught":
+        return self
+
+    def __exit__(self, kind, error, trace) -> bool:
+        self.error = error if isinstance(error, Exception) else None
+        return self.error is not None
 
 
 def _finish(own: Mirror, *, failed: bool) -> None:
@@ -163,25 +177,22 @@ def _finish(own: Mirror, *, failed: bool) -> None:
       ValueError: it cannot be sent.
     """
     for number in range(TRIES):
-        try:
-            with phases.named(f"copying to {own.url}"):
-                own.send()
-                own.end()
-        except Exception as error:
-            if number + 1 < TRIES:
-                time.sleep(2**number)
-                continue
-            text = (
-                f"{WHERE}: got {own.url!r}, to which the last files could not be written "
-                f"({_line(error)}); expected a URL that this machine may write; all of the run is "
-                f"in {own.folder}: the same command on this machine sends it, and goes on"
-            )
-            if not failed:
-                raise ValueError(text) from None
-            _say(text)
-        else:
+        with _Caught() as caught, phases.named(f"copying to {own.url}"):
+            own.send()
+            own.end()
+        if not caught.error:
             _say(f"{own.url}: as {own.folder}")
-        return
+            return
+        if number + 1 < TRIES:
+            time.sleep(2**number)
+    text = (
+        f"{WHERE}: got {own.url!r}, to which the last files could not be written "
+        f"({_line(caught.error)}); expected a URL that this machine may write; all of the run is "
+        f"in {own.folder}: the same command on this machine sends it, and goes on"
+    )
+    if not failed:
+        raise ValueError(text)
+    _say(text)
 
 
 def _say(text: str) -> None:
@@ -237,14 +248,14 @@ def _acquire(own: Mirror) -> dict:
 
 def _release(own: Mirror, id_: str) -> None:
     # What cannot be removed is taken over later, as that of a dead process.
-    with contextlib.suppress(Exception):
+    with _Caught():
         if _parsed(own.read(LOCKS) or b"")["id"] == id_:
             own.remove(LOCKS)
 
 
 def _beat(own: Mirror, text: dict) -> None:
     """Write the time into the lock; end this process where another run has taken it over."""
-    with contextlib.suppress(Exception):  # a network that is away may come back
+    with _Caught():  # a network that is away may come back
         content = own.read(LOCKS)
         if content is not None and _parsed(content)["id"] != text["id"]:
             lock.leave(f"{own.url}/{LOCKS}")
