@@ -24,19 +24,19 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"got the arguments {argv[1:]}; expected flags alone")
     cli.start()
-    from ftjax.core import files, processes
-    from ftjax.run import (
-        artifacts,
-        comparison,
-        reader,
-    )  # jax: slow to import
-    from ftjax.run import (
-        evaluation as evaluating,
-    )
+    from ftjax.run import workdirs  # jax: slow to import
 
-    workdir = pathlib.Path(WORKDIR.value)
-    sizes = cli.mesh_of(MESH.value)
-    run = reader.load(workdir, checkpoint=CHECKPOINT.value, sizes=sizes)
+    with workdirs.read(WORKDIR.value) as workdir:
+        evaluate(workdir)
+
+
+def evaluate(workdir: pathlib.Path) -> None:
+    """Compare a checkpoint with its base; print the table and write the numbers."""
+    from ftjax.core import files, processes
+    from ftjax.run import artifacts, comparison, reader
+    from ftjax.run import evaluation as evaluating
+
+    run = reader.load(workdir, checkpoint=CHECKPOINT.value, sizes=cli.mesh_of(MESH.value))
     evaluation = evaluating.build(run.parts)
     if not evaluation.evaluators:
         raise app.UsageError(
