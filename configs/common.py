@@ -12,6 +12,7 @@ from fnmatch import fnmatch
 
 from ftjax.core import config as conf
 from ftjax.core import hub_client, remote
+from ftjax.data import chat, stops, tokenizer_files
 from ftjax.models.hf import repository
 from ftjax.optim import rates
 from ftjax.run import config as settings
@@ -67,6 +68,34 @@ def parameters(base: str) -> int:
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, MemoryError):
             return 0
     return count
+
+
+def is_instruct(base: str) -> bool:
+    """Return whether a base was instructed: whether it ends answers as its template ends them.
+
+    A template alone says nothing, for many come with bases that never saw it. The embedded base has
+    one too. What cannot be read is refused when the base is.
+    """
+    if not base or base == "tiny":
+        return False
+    try:
+        tokenizer = tokenizer_files.load(_small(base))
+        template = chat.find(None, tokenizer) if tokenizer.chat_template is not None else None
+    except ValueError:
+        return False
+    ends = (tokenizer.eos_id, *tokenizer.stop_ids)
+    return template is not None and stops.printed(tokenizer, template) in ends
+
+
+def _small(base: str) -> pathlib.Path:
+    """Return a folder with the small files of a base."""
+    if remote.is_url(base):
+        here = remote.sizes(base, where="base")
+        names = [name for name in repository.SMALL if name in here]
+        return remote.gather(base, names, where="base")
+    if repository.is_elsewhere(base):
+        return hub_client.snapshot(base, repository.SMALL, where="base")
+    return pathlib.Path(base)
 
 
 def _half(sizes: dict[str, int]) -> int:

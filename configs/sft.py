@@ -5,8 +5,13 @@ r"""Supervised fine-tuning on any JSONL file of prompts and responses.
 
 Every line is an object with `prompt` and `response`; `prompt=instruction,response=output` names
 other fields, and `prompt={instruction}\n{input}` joins some; `kind=chat` takes conversations; rows
-of other tools are recognised (docs/data.md).
-`path=a.jsonl+b.jsonl` joins files. `held=test.jsonl` is evaluated before and after. The base is the
+of other tools are recognised (docs/data.md). A base that was instructed, whose answers end as its
+chat template ends them, gets its template: prompt and response are a conversation of two turns,
+unless `kind=prompt` says otherwise.
+`path=a.jsonl+b.jsonl` joins files. `held=test.jsonl` is evaluated before and after, and some of its
+prompts are answered; without one a twentieth of the rows is held out for that, 500 at most
+(`held=none`: nothing). General text is measured too: English of Python's own documentation, or
+`general=a.jsonl+b.jsonl` with `text` in each line (`general=none`: none). The base is the
 embedded one; `base=DIR` takes any Hugging Face directory of a supported family.
 
 Hardware: the embedded base runs on two CPU cores; see the other configs for pods. On the twelve
@@ -23,21 +28,37 @@ EXAMPLE = pathlib.Path(__file__).with_name("example.jsonl")
 def get_config(arg=None):
     """Return the config."""
     arg = common.parse_arg(
-        arg, path=str(EXAMPLE), held="", kind="prompt", prompt="prompt", response="response",
+        arg, path=str(EXAMPLE), held="", general="", kind="", prompt="prompt", response="response",
         base="tiny", full=False, rank=16, steps=200, runlocal=False,
     )  # fmt: skip
     c = common.base()
     c.model.base = arg.base
     common.tune(c, full=arg.full, rank=arg.rank)
-    fields = {}
-    if arg.kind == "prompt":
-        fields = dict(prompt=common.pattern(arg.prompt), response=common.pattern(arg.response))
-    c.data = dict(
-        name="jsonl", path=arg.path.split("+"), kind=arg.kind, max_tokens=512, fields=fields
-    )
-    if arg.held:
-        held = dict(name="jsonl", path=arg.held, kind=arg.kind, fields=fields)
-        c.evals.held = dict(name="nll", group="new", data=held, rows=500)
+    kind = arg.kind or ("chat" if common.is_instruct(arg.base) else "prompt")
+    fields = dict(prompt=common.pattern(arg.prompt), response=common.pattern(arg.response))
+    # Conversations have other fields; those of a prompt and its answer are recognised.
+    if kind != "prompt" and fields == dict(prompt="prompt", response="response"):
+        fields = {}
+    own = dict(name="jsonl", kind=kind, fields=fields)
+    c.data = dict(own, path=arg.path.split("+"), max_tokens=512)
+    if arg.held not in ("", "none"):
+        c.evals.held = dict(name="nll", group="new", data=dict(own, path=arg.held), rows=500)
+    elif not arg.held:
+        c.data.hold_out = 0.05
+        c.evals.held = dict(name="nll", group="new", data=dict(name="held_out"), rows=500)
+    if arg.held != "none":
+        c.samples.evals = "held"
+    general(c, arg.general)
     c.steps, c.batch_size = arg.steps, 16
     c.optim.schedule = dict(name="cosine", warmup_ratio=0.05)
     return common.shrink(c) if arg.runlocal else c
+
+
+def general(c, paths: str):
+    """Measure general text before and after."""
+    if paths == "none":
+        return
+    text = dict(name="embedded", domain="english", split="test", kind="text", loss="all")
+    if paths:
+        text = dict(name="jsonl", path=paths.split("+"), kind="text", loss="all")
+    c.evals.general = dict(name="nll", group="old", data=text, rows=100 if paths else 32)

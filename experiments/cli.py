@@ -26,7 +26,7 @@ PROCESSES = flags.DEFINE_integer(
 )
 INDEX = flags.DEFINE_integer("index", None, "number of this process, with --coordinator")
 
-WRITTEN = ("workdir", "out", "output", "json")  # flags of what commands write
+WRITTEN = ("out", "output", "json")  # flags of what commands write on this machine alone
 WINDOWS = (
     "ftjax runs on Linux and macOS; on Windows it runs under WSL: `wsl --install` in PowerShell, "
     "then install it in the Linux that this opens"
@@ -44,7 +44,7 @@ class RunsFlags(NamedTuple):
 def define_runs(function: str) -> RunsFlags:
     """Define --config and --workdir of such a command; `function` of the file lists the runs."""
     text = f"file.py or file.py:arg with get_config() and {function}(), or the name of one"
-    where = "directory of the runs; it resumes what it holds"
+    where = "directory of the runs, or a URL; it resumes what it holds"
     return RunsFlags(
         flags.DEFINE_string("config", None, text, required=True),
         flags.DEFINE_string("workdir", None, where, required=True),
@@ -140,6 +140,9 @@ def _parse(argv: list[str]) -> list[str]:
     for name in WRITTEN:
         if name in flags.FLAGS:
             remote.check_local(flags.FLAGS[name].value, where=f"--{name}")
+    workdir = flags.FLAGS["workdir"].value if "workdir" in flags.FLAGS else None
+    if remote.is_url(workdir):
+        remote.check_package(workdir, where="--workdir")  # before anything slow is imported
     return rest
 
 

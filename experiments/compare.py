@@ -30,10 +30,22 @@ def main(argv: list[str], given: cli.RunsFlags) -> None:
         raise app.UsageError(f"got the arguments {argv[1:]}; expected flags alone")
     variants = read(given.config.value)
     cli.start()
+    from ftjax.run import workdirs  # slow to import
+
+    with workdirs.opened(given.workdir.value) as workdir:
+        compare(variants, workdir)
+
+
+def compare(variants: dict, workdir: pathlib.Path) -> None:
+    """Train every variant in DIR/<label>, and report what each learned and forgot.
+
+    Raises:
+      RuntimeError: a variant has no result.
+    """
     from ftjax.core import processes
     from ftjax.run import finish  # slow to import
 
-    workdir, found, failed = pathlib.Path(given.workdir.value), {}, {}
+    found, failed = {}, {}
     for label, config in variants.items():
         sys.stdout.write(f"\n== {label}\n")
         try:

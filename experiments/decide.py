@@ -37,7 +37,10 @@ def main(argv: list[str], given: cli.RunsFlags) -> None:
 
     if jax.process_count() > 1:
         raise app.UsageError(f"got {jax.process_count()} processes; expected one")
-    decide(decision, pathlib.Path(given.workdir.value))
+    from ftjax.run import workdirs
+
+    with workdirs.opened(given.workdir.value) as workdir:
+        decide(decision, workdir)
 
 
 def read(config: str) -> decisions.Decision:

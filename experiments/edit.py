@@ -39,13 +39,24 @@ def main(argv: list[str]) -> None:
     if OUT.value and len(amounts) != 1:
         raise app.UsageError(f"--out: got it with {len(amounts)} amounts; expected one to write")
     cli.start()
+    from ftjax.run import editing, workdirs
+
+    editing.check(EDIT.value, len(OTHER.value))
+    with workdirs.read(WORKDIR.value) as workdir:
+        edit(workdir, amounts)
+
+
+def edit(workdir: pathlib.Path, amounts: list[float]) -> None:
+    """Edit the weights by each amount, measure, and write one of them to --out.
+
+    Raises:
+      UsageError: the run has no evaluations.
+    """
     from ftjax.core import processes
     from ftjax.run import editing, export, reader
     from ftjax.run import evaluation as evaluating
 
-    editing.check(EDIT.value, len(OTHER.value))
-    sizes, workdir = cli.mesh_of(MESH.value), pathlib.Path(WORKDIR.value)
-    run = reader.load(workdir, checkpoint=CHECKPOINT.value, sizes=sizes)
+    run = reader.load(workdir, checkpoint=CHECKPOINT.value, sizes=cli.mesh_of(MESH.value))
     others = [load_other(text, run.parts.mesh) for text in OTHER.value]
     own = dict(edit=EDIT.value, others=others, seed=SEED.value)
     if OUT.value:
@@ -58,10 +69,10 @@ def main(argv: list[str]) -> None:
         )
     found = editing.measure(run, evaluation.evaluators, amounts=amounts, **own)
     if processes.is_first():
-        report(found, run, evaluation)
+        report(found, run, evaluation, workdir)
 
 
-def report(found, run, evaluation) -> None:
+def report(found, run, evaluation, workdir: pathlib.Path) -> None:
     """Print the table of all amounts, and write their numbers."""
     from ftjax.core import files
     from ftjax.report import table as tables
@@ -70,7 +81,7 @@ def report(found, run, evaluation) -> None:
     columns = {f"{amount:g}": each for amount, each in found.items()}
     groups, stated = evaluation.groups, evaluation.stated
     print(tables.table_text(comparison.side_by_side(columns, groups, stated=stated)))
-    path = artifacts.Artifacts(WORKDIR.value).edit(EDIT.value, run.step)
+    path = artifacts.Artifacts(workdir).edit(EDIT.value, run.step)
     record = lambda one: comparison.record(one, groups, step=run.step, stated=stated)
     shown = {"edit": EDIT.value, "others": OTHER.value, "seed": SEED.value}
     files.write_json(
@@ -98,12 +109,13 @@ def read_amounts(texts: list[str]) -> list[float]:
 
 def load_other(text: str, mesh):
     """Load DIR or DIR@CHECKPOINT."""
-    from ftjax.run import reader
+    from ftjax.run import reader, workdirs
 
     directory, at, checkpoint = text.rpartition("@")
     if not at:
         directory, checkpoint = text, "latest"
-    return reader.load(pathlib.Path(directory), checkpoint=checkpoint, mesh=mesh)
+    with workdirs.read(directory) as workdir:
+        return reader.load(workdir, checkpoint=checkpoint, mesh=mesh)
 
 
 if __name__ == "__main__":

@@ -44,24 +44,25 @@ def main(argv: list[str]) -> None:
     cli.start()
     from ftjax.core import hub_upload, processes
     from ftjax.run import export as exporting  # slow to import
-    from ftjax.run import finish, reader
+    from ftjax.run import finish, reader, workdirs
 
     if PUSH.value:  # before the work: who may not write learns it now
         processes.on_first(lambda: hub_upload.check(PUSH.value, where="--push"))
-    workdir, sizes = pathlib.Path(WORKDIR.value), cli.mesh_of(MESH.value)
-    parts = reader.parts_of(workdir, sizes=sizes)
-    if parts.method is None and (MERGE.value or ADAPTER_ONLY.value):
-        raise app.UsageError(
-            f"--workdir: got {WORKDIR.value!r}, a run without an adapter; expected one that has "
-            "one; leave out --merge and --adapter_only"
-        )
-    form = "model" if MERGE.value else "adapter" if ADAPTER_ONLY.value else ""
-    run = reader.load(workdir, checkpoint=CHECKPOINT.value, sizes=sizes)
-    out, dtype = pathlib.Path(OUT.value), DTYPES[DTYPE.value]
-    form = exporting.write(
-        run.parts, run.params, out, form=form, dtype=dtype, max_shard_gb=MAX_SHARD_GB.value,
-        record=finish.record(workdir, run.parts.settings, step=run.step),
-    )  # fmt: skip
+    sizes = cli.mesh_of(MESH.value)
+    with workdirs.read(WORKDIR.value) as workdir:
+        parts = reader.parts_of(workdir, sizes=sizes)
+        if parts.method is None and (MERGE.value or ADAPTER_ONLY.value):
+            raise app.UsageError(
+                f"--workdir: got {WORKDIR.value!r}, a run without an adapter; expected one that "
+                "has one; leave out --merge and --adapter_only"
+            )
+        form = "model" if MERGE.value else "adapter" if ADAPTER_ONLY.value else ""
+        run = reader.load(workdir, checkpoint=CHECKPOINT.value, sizes=sizes)
+        out, dtype = pathlib.Path(OUT.value), DTYPES[DTYPE.value]
+        form = exporting.write(
+            run.parts, run.params, out, form=form, dtype=dtype, max_shard_gb=MAX_SHARD_GB.value,
+            record=finish.record(workdir, run.parts.settings, step=run.step),
+        )  # fmt: skip
     if processes.is_first():
         print(f"step {run.step}, {form}: {out}")
         if PUSH.value:

@@ -16,7 +16,6 @@ A single prompt is answered as the tokens come. In the chat /reset forgets what 
 ends, and ctrl-C cuts an answer short.
 """
 
-import pathlib
 import sys
 
 from absl import app, flags
@@ -109,17 +108,18 @@ def prompts() -> list:
 
 def load(*, adapters: bool):
     """Read the parts and weights that the flags name; `adapters` come in place of a run's own."""
-    from ftjax.run import named_adapters, reader
+    from ftjax.run import named_adapters, reader, workdirs
 
-    workdir, sizes = pathlib.Path(WORKDIR.value), cli.mesh_of(MESH.value)
-    if WORKDIR.value and not (BASE.value or adapters):
+    sizes = cli.mesh_of(MESH.value)
+    if not WORKDIR.value:
+        parts = named_adapters.parts_over(MODEL.value, sizes=sizes)
+        return parts, reader.base_of(parts)
+    with workdirs.read(WORKDIR.value) as workdir:
+        if BASE.value or adapters:
+            parts = reader.parts_of(workdir, sizes=sizes)
+            return parts, reader.base_of(parts)
         run = reader.load(workdir, checkpoint=CHECKPOINT.value, sizes=sizes)
         return run.parts, run.params
-    if WORKDIR.value:
-        parts = reader.parts_of(workdir, sizes=sizes)
-    else:
-        parts = named_adapters.parts_over(MODEL.value, sizes=sizes)
-    return parts, reader.base_of(parts)
 
 
 def progress(total: int):

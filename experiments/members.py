@@ -43,8 +43,11 @@ def main(argv: list[str], given: train.Flags) -> None:
         sys.stdout.write(f"{len(found)} members: {' '.join(found)}; shown is the first\n")
         train.show(next(iter(found.values())), given)
         return
+    from ftjax.run import workdirs  # slow to import
+
     allow = given.allow_config_change.value
-    run(found, listed, pathlib.Path(given.workdir.value), allow_config_change=allow)
+    with workdirs.opened(given.workdir.value) as workdir:
+        run(found, listed, workdir, allow_config_change=allow)
 
 
 def run(

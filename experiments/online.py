@@ -34,7 +34,7 @@ def define() -> Flags:
     """Define the flags; not at import, since other commands import `train`."""
     holder = config_flag.define()
     config_flag.define_required(holder)
-    text = "directory of the run; one that holds a run resumes"
+    text = "directory of the run, or a URL; one that holds a run resumes"
     workdir = flags.DEFINE_string("workdir", None, text, required=True)
     return Flags(holder, workdir, *cli.define_resume())
 
@@ -45,10 +45,13 @@ def main(argv: list[str], given: Flags) -> None:
         raise app.UsageError(f"got the arguments {argv[1:]}; expected flags alone")
     settings = settings_lib.read(keys.read(given.config))
     cli.start()
-    train(
-        settings, pathlib.Path(given.workdir.value),
-        allow_config_change=given.allow_config_change.value, restart_data=given.restart_data.value,
-    )  # fmt: skip
+    from ftjax.run import workdirs  # slow to import
+
+    allow = dict(
+        allow_config_change=given.allow_config_change.value, restart_data=given.restart_data.value
+    )
+    with workdirs.opened(given.workdir.value) as workdir:
+        train(settings, workdir, **allow)
 
 
 def train(

@@ -1,7 +1,8 @@
 r"""Compile the training step of a config for accelerators that are not here: what it takes.
 
     python -m experiments.rehearse --config configs/sft_llama3_8b.py --topology v5e-16
-    python -m experiments.rehearse --config configs/quickstart.py --topology cpu:8 --json cpu.json
+    JAX_NUM_CPU_DEVICES=8 python -m experiments.rehearse --config configs/quickstart.py
+        --topology cpu:8 --json cpu.json
 
 Needs neither weights (a config.json, or the name of a preset) nor data, and for TPUs libtpu
 (`pip install 'ftjax[tpu]'`) but no TPU. Prints memory by kind, FLOPs, what the devices send, a

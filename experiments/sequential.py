@@ -36,11 +36,13 @@ def main(argv: list[str], given: cli.RunsFlags) -> None:
         raise app.UsageError(f"got the arguments {argv[1:]}; expected flags alone")
     cli.start()
     from ftjax.core import processes
+    from ftjax.run import workdirs
     from ftjax.studies import study
 
-    chosen, folder = study.read(given.config.value), pathlib.Path(given.workdir.value)
-    if run(chosen, folder) and processes.is_first():
-        report(chosen, folder)
+    chosen = study.read(given.config.value)
+    with workdirs.opened(given.workdir.value) as folder:
+        if run(chosen, folder) and processes.is_first():
+            report(chosen, folder)
 
 
 def run(chosen, folder: pathlib.Path) -> bool:

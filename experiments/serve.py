@@ -131,17 +131,17 @@ def server_library():
 
 def load():
     """Read the parts, and the params of every model by name."""
-    from ftjax.run import named_adapters, reader
+    from ftjax.run import named_adapters, reader, workdirs
 
-    workdir, sizes = pathlib.Path(WORKDIR.value), cli.mesh_of(MESH.value)
-    given = named_adapters.named(ADAPTER.value)
-    if WORKDIR.value and not given:
-        run = reader.load(workdir, checkpoint=CHECKPOINT.value, sizes=sizes)
-        return run.parts, named({run_name(): run.params}, run.base)
-    if WORKDIR.value:
-        parts = reader.parts_of(workdir, sizes=sizes)
-    else:
+    sizes, given = cli.mesh_of(MESH.value), named_adapters.named(ADAPTER.value)
+    if not WORKDIR.value:
         parts = named_adapters.parts_over(MODEL.value, sizes=sizes)
+    else:
+        with workdirs.read(WORKDIR.value) as workdir:
+            if not given:
+                run = reader.load(workdir, checkpoint=CHECKPOINT.value, sizes=sizes)
+                return run.parts, named({run_name(): run.params}, run.base)
+            parts = reader.parts_of(workdir, sizes=sizes)
     base = reader.base_of(parts)
     found = named_adapters.read(parts, base["model"], given)
     return parts, named({name: {**base, "adapters": own} for name, own in found.items()}, base)

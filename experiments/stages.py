@@ -30,17 +30,22 @@ def main(argv: list[str], given: cli.RunsFlags) -> None:
     """Run what the flags say."""
     if len(argv) > 1:
         raise app.UsageError(f"got the arguments {argv[1:]}; expected flags alone")
-    workdir = pathlib.Path(given.workdir.value)
-    chosen = {label: settings.read(c) for label, c in read(given.config.value, workdir).items()}
-    chosen = mark_later(chosen)
     cli.start()
+    from ftjax.run import workdirs  # slow to import
 
-    for number, (label, own) in enumerate(chosen.items(), 1):
+    with workdirs.opened(given.workdir.value) as workdir:
+        run(given.config.value, workdir)
+
+
+def run(config: str, workdir: pathlib.Path) -> None:
+    """Train every stage in DIR/<label>, as far as no signal stops one; the next call goes on."""
+    chosen = {label: settings.read(own) for label, own in read(config, workdir).items()}
+    for number, (label, own) in enumerate(mark_later(chosen).items(), 1):
         sys.stdout.write(f"\n== {label} ({number} of {len(chosen)})\n")
         sys.stdout.flush()
         command = train if own.rollout is None else online
         if not command.train(own, workdir / label).has_ended:
-            return  # stopped by a signal; the next call goes on
+            return
 
 
 def read(config: str, workdir: pathlib.Path) -> dict:

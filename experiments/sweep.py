@@ -27,6 +27,7 @@ from absl import app, flags
 
 from experiments import cli
 from ftjax.core import config as conf
+from ftjax.core import remote
 from ftjax.launch.lib import jobs as jobs_lib
 from ftjax.launch.lib import options as options_lib
 from ftjax.launch.lib import results
@@ -65,6 +66,7 @@ def main(argv: list[str], given: Flags) -> None:
     # No device is touched here, and no process joined: the jobs do that themselves.
     if len(argv) != 2 or argv[1] not in COMMANDS:
         raise app.UsageError(f"got the arguments {argv[1:]}; expected one of {', '.join(COMMANDS)}")
+    remote.check_local(given.workdir.value, where="--workdir")  # the jobs' own are in it
     command, root = argv[1], pathlib.Path(given.workdir.value)
     if command in ("plan", "launch"):
         if not given.config.value:

@@ -43,7 +43,9 @@ def define() -> Flags:
     config_flag.define_required(holder)
     return Flags(
         holder,
-        flags.DEFINE_string("workdir", "", "directory of the run; one that holds a run resumes"),
+        flags.DEFINE_string(
+            "workdir", "", "directory of the run, or a URL; one that holds a run resumes"
+        ),
         flags.DEFINE_bool("dry_run", False, "print config, sizes and the first example, and exit"),
         flags.DEFINE_integer(
             "show_mask", 0, "write a page of so many rows with what is learned coloured, and exit",
@@ -67,10 +69,13 @@ def main(argv: list[str], given: Flags) -> None:
     if only_shows:
         show(settings, given)
         return
-    train(
-        settings, pathlib.Path(given.workdir.value),
-        allow_config_change=given.allow_config_change.value, restart_data=given.restart_data.value,
-    )  # fmt: skip
+    from ftjax.run import workdirs  # slow to import, here and below
+
+    allow = dict(
+        allow_config_change=given.allow_config_change.value, restart_data=given.restart_data.value
+    )
+    with workdirs.opened(given.workdir.value) as workdir:
+        train(settings, workdir, **allow)
 
 
 def check(argv: list[str], given: Flags) -> bool:
@@ -85,15 +90,16 @@ def check(argv: list[str], given: Flags) -> bool:
 
 def show(settings: settings_lib.Settings, given: Flags) -> None:
     """Show what a run would do: its sizes and first example, or a page of what is learned."""
-    from ftjax.run import dry_run, mask_page, plan  # slow to import, here and below
+    from ftjax.run import dry_run, mask_page, plan, workdirs
 
     p = plan.plan(settings)
-    if given.show_mask.value:
-        page = pathlib.Path(given.workdir.value or ".") / "mask.html"
+    if not given.show_mask.value:
+        dry_run.show(p)
+        return
+    with workdirs.read(given.workdir.value or ".") as workdir:
+        page = workdir / "mask.html"
         count = mask_page.write(p, count=given.show_mask.value, path=page)
         print(f"{page}: {count} examples")
-    else:
-        dry_run.show(p)
 
 
 def train(

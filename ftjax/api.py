@@ -58,7 +58,7 @@ def train(
     Args:
       config: what `--config` takes: "sft:path=train.jsonl", the name of a config that comes along,
         or "my.py:arg"; or a config itself, as `get_config()` returns it.
-      workdir: the directory of the run.
+      workdir: the directory of the run, or a URL such as "gs://bucket/runs/mine".
       keys: dotted keys and values, set as `--config.KEY=VALUE` sets them.
       restart_data, allow_config_change: as the flags of these names.
 
@@ -67,10 +67,12 @@ def train(
     """
     settings = _settings(config, keys or {})
     main = _main("train" if settings.rollout is None else "online")
-    workdir = pathlib.Path(workdir)
+    from ftjax.run import workdirs
+
     own = dict(restart_data=restart_data, allow_config_change=allow_config_change)
-    main.train(settings, workdir, **own)
-    return load(workdir)
+    with workdirs.opened(workdir) as folder:
+        main.train(settings, folder, **own)
+        return load(folder)
 
 
 def load(
@@ -80,7 +82,7 @@ def load(
     """Load a run, or a base, with its weights.
 
     Args:
-      place: the directory of a run, or what `model.base` takes: a Hugging Face directory,
+      place: the directory or URL of a run, or what `model.base` takes: a Hugging Face directory,
         "org/name" of the Hub, or "tiny", the embedded base.
       adapter: a PEFT directory, over a base.
       checkpoint: of a run: "latest", "best" or a step.
@@ -90,7 +92,7 @@ def load(
     Raises:
       ValueError: nothing of the kind is there, or it does not fit.
     """
-    from ftjax.run import named_adapters, reader
+    from ftjax.run import named_adapters, reader, workdirs
 
     if _is_run(place):
         if adapter is not None:
@@ -98,8 +100,9 @@ def load(
                 f"adapter: got {str(adapter)!r} over the run {str(place)!r}; expected a base; a "
                 "run has its own adapter"
             )
-        run = reader.load(pathlib.Path(place), checkpoint=str(checkpoint), sizes=mesh)
-        return Model(run.parts, run.params, run.base, run.step, pathlib.Path(place))
+        with workdirs.read(place) as folder:
+            run = reader.load(folder, checkpoint=str(checkpoint), sizes=mesh)
+        return Model(run.parts, run.params, run.base, run.step, folder)
     parts = named_adapters.parts_over(str(place), sizes=mesh)
     start = reader.base_of(parts)
     given = {} if adapter is None else {"adapter": pathlib.Path(adapter)}
@@ -201,7 +204,12 @@ def _settings(config: str | Mapping, keys: Mapping[str, Any]):
 
 def _is_run(place: str | pathlib.Path) -> bool:
     """Return whether a directory is of a run: bases have a config.json too, with a model_type."""
-    path = pathlib.Path(place) / "config.json"
+    from ftjax.core import remote
+
+    if remote.is_url(place):
+        path = remote.gather(str(place), ["config.json"], where="place") / "config.json"
+    else:
+        path = pathlib.Path(place) / "config.json"
     return path.is_file() and "model_type" not in json.loads(path.read_text(encoding="utf-8"))
 
 

@@ -50,7 +50,10 @@ WRONG = [
     ("--config=configs/absent.py --dry_run", "configs/absent.py"),
     ("--config=configs/sft.py --dryrun", "dryrun"),
     ("--dry_run", "--config must have a value"),
-    ("--config=configs/sft.py --workdir=gs://b/run", "--workdir: got 'gs://b/run'; expected a dir"),
+    (
+        "--config=configs/sft.py --workdir=gz://b/run",
+        "--workdir: got 'gz://b/run', which cannot be",
+    ),
     ("--config=configs/sft.py --dry_run --config.steps=0", "steps: got 0; expected at least 1"),
     ("--config=configs/sft.py --dry_run --config.compile=x", "compile: got 'x'; expected one of"),
 ]

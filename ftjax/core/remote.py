@@ -6,7 +6,8 @@
 Any scheme of fsspec will do; its packages bring their own credentials (`ftjax[gs]`, `ftjax[s3]`).
 A copy is kept in the cache folder (FTJAX_CACHE) under a hash of the URL and of what the store says
 of the file, its size and its time or tag: a file that has changed there is copied again. Of the
-processes of a host one copies, and the others wait. Nothing is written to a URL.
+processes of a host one copies, and the others wait. What is written to a URL is a workdir alone,
+see `core.mirror`.
 """
 
 import atexit
@@ -39,10 +40,22 @@ def check_local(path: Any, *, where: str) -> None:
     """
     if is_url(path):
         raise ValueError(
-            f"{where}: got {os.fspath(path)!r}; expected a directory: runs are not written to a "
-            "URL yet; mount the bucket (gcsfuse, mount-s3) and name the mount, or write to a local "
-            "disk and copy it (gcloud storage rsync, aws s3 sync)"
+            f"{where}: got {os.fspath(path)!r}; expected a directory: of what is written, the "
+            "--workdir of a run alone may be a URL; mount the bucket (gcsfuse, mount-s3) and name "
+            "the mount, or write to a local disk and copy it (gcloud storage rsync, aws s3 sync)"
         )
+
+
+def check_package(url: str, *, where: str) -> None:
+    """Check, without asking anybody, that the package is there which reads and writes a URL.
+
+    Raises:
+      ValueError: it is not installed, or no package knows the scheme.
+    """
+    import fsspec
+
+    with explained(url, where=where):
+        fsspec.get_filesystem_class(url.partition(":")[0])
 
 
 def find(url: str, suffixes: tuple[str, ...], *, where: str) -> list[str]:
@@ -53,8 +66,8 @@ def find(url: str, suffixes: tuple[str, ...], *, where: str) -> list[str]:
     Raises:
       ValueError: it names nothing, or cannot be reached.
     """
-    with _explained(url, where=where):
-        store, path = _open(url)
+    with explained(url, where=where):
+        store, path = open_store(url)
         if any(sign in path for sign in "*?["):
             found = sorted(
                 p for p in store.glob(path) if not _is_hidden(p, path) and store.isfile(p)
@@ -69,7 +82,7 @@ def find(url: str, suffixes: tuple[str, ...], *, where: str) -> list[str]:
             f"{where}: got {url!r}; expected a file, a glob, or a folder with some of "
             f"{', '.join(suffixes)}; nothing there is one"
         )
-    with _explained(url, where=where):
+    with explained(url, where=where):
         return [str(_copy(store, path, _key(store, [path]))) for path in found]
 
 
@@ -79,8 +92,8 @@ def sizes(url: str, *, where: str) -> dict[str, int]:
     Raises:
       ValueError: there is no such folder, or it cannot be reached.
     """
-    with _explained(url, where=where):
-        store, path = _open(url)
+    with explained(url, where=where):
+        store, path = open_store(url)
         found = store.ls(path, detail=True)
     files = [each for each in found if each["type"] == "file"]
     return {each["name"].rpartition("/")[2]: each["size"] for each in files}
@@ -92,8 +105,8 @@ def gather(url: str, names: Sequence[str], *, where: str) -> pathlib.Path:
     Raises:
       ValueError: one is not there, or cannot be reached.
     """
-    with _explained(url, where=where):
-        store, path = _open(url)
+    with explained(url, where=where):
+        store, path = open_store(url)
         paths = [f"{path.rstrip('/')}/{name}" for name in names]
         key = _key(store, paths)
         copies = [_copy(store, each, key) for each in paths]
@@ -103,14 +116,14 @@ def gather(url: str, names: Sequence[str], *, where: str) -> pathlib.Path:
 # -- copies ----------------------------------------------------------------------------------------
 
 
-def folder() -> pathlib.Path:
+def folder(name: str = "remote") -> pathlib.Path:
     """Return where copies are: in the cache, or with FTJAX_CACHE="" in one of the process."""
     given = os.environ.get("FTJAX_CACHE")
     check_local(given, where="FTJAX_CACHE")
     if given == "":
-        return _temporary()
+        return _temporary() / name
     home = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "ftjax"
-    return pathlib.Path(given or home).expanduser() / "remote"
+    return pathlib.Path(given or home).expanduser() / name
 
 
 @functools.cache
@@ -156,7 +169,7 @@ def _is_hidden(path: str, root: str) -> bool:
 # -- stores ----------------------------------------------------------------------------------------
 
 
-def _open(url: str) -> tuple[Any, str]:
+def open_store(url: str) -> tuple[Any, str]:
     """Return the file system of a URL, and the path in it."""
     import fsspec
 
@@ -164,7 +177,7 @@ def _open(url: str) -> tuple[Any, str]:
 
 
 @contextlib.contextmanager
-def _explained(url: str, *, where: str) -> Iterator[None]:
+def explained(url: str, *, where: str) -> Iterator[None]:
     """Turn what a store raises into one line."""
     scheme = url.partition(":")[0]
     try:

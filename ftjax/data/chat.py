@@ -136,9 +136,13 @@ class Template:
         """Return the text that a model is to go on from.
 
         After an assistant message it is that message, not ended; else the assistant's header.
+        Raises TemplateError unless all that others say is in it; of what the assistant has said,
+        templates may leave out the reasoning.
         """
         if messages[-1]["role"] != "assistant" or messages[-1].get("tool_calls"):
-            return self.render(messages, tools=tools, add_generation_prompt=True)
+            text = self.render(messages, tools=tools, add_generation_prompt=True)
+            self._check_shown(text, messages, tools, roles=messages_lib.ASKING)
+            return text
         _check_reserved(messages, tools)
         text, mark, _ = self.text(shown.mark(messages), tools).partition(shown.FIRST)
         if not mark:
@@ -242,8 +246,11 @@ class Template:
         except TemplateError as error:
             return "must be str" in str(error) or "concatenate" in str(error)
 
-    def _check_shown(self, text: str, messages, tools) -> None:
+    def _check_shown(self, text: str, messages, tools, *, roles=messages_lib.MAPPED) -> None:
+        """Raise TemplateError unless what these roles say, and the tools, are in the text."""
         for n, part in shown.left_out(messages, tools=tools, text=text, render=self._probe):
+            if n is not None and messages[n]["role"] not in roles:
+                continue
             # Reasoning of a turn that is only context goes as the template has it.
             context = part == "reasoning" and messages[n].get("weight", 1.0) == 0
             if part in self.allow_dropped or context:

@@ -33,16 +33,16 @@ class Texts(Sequence):
         self, rows: Sequence = (), where: Callable[[int], str] = str,
         text: Callable[[Mapping], str] = shingles.text_of,
     ):  # fmt: skip
-        self._rows, self.where, self._text = rows, where, text
+        self.rows, self.where, self._text = rows, where, text
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.rows)
 
     def __getitem__(self, i: int) -> str:
-        return self._text(self._rows[i])
+        return self._text(self.rows[i])
 
     def __iter__(self) -> Iterator[str]:
-        return map(self._text, (self._rows[i] for i in range(len(self))))
+        return map(self._text, (self.rows[i] for i in range(len(self))))
 
 
 class Copies(NamedTuple):

@@ -23,6 +23,8 @@ MAGIC = {
         "fetch it: `git lfs pull`",
     ),
 }
+# Of languages whose letters stand side by side.
+ENCODINGS = ("gb18030", "shift_jis", "euc-kr", "big5", "cp1251")
 UTF16 = "convert it: `iconv -f utf-16 -t utf-8 {} > NEW`"
 UTF32 = "convert it: `iconv -f utf-32 -t utf-8 {} > NEW`"
 PYTHON_DICTS = (
@@ -47,6 +49,26 @@ def of_head(head: bytes) -> tuple[str, str] | None:
     if re.match(rb"\s*<(!doctype|html|\?xml)", head, re.IGNORECASE):
         return "a web page (or XML)", "fetch the file itself, such as the `raw` or `resolve` link"
     return None
+
+
+def to_utf8(text: bytes) -> str:
+    """Return what converts text that is no UTF-8: letters with accents stand alone in Latin-1."""
+    if not re.search(rb"[\x80-\xff]{2}", text):
+        return "convert it: `iconv -f latin1 -t utf-8 {} > NEW`"
+    known = [name for name in ENCODINGS if _is_text(text, name)] or ENCODINGS
+    return (
+        f"convert it from its encoding, such as {' or '.join(known)}: `iconv -f ENCODING -t utf-8 "
+        "{} > NEW`, and look whether it reads well"
+    )
+
+
+def _is_text(text: bytes, encoding: str) -> bool:
+    try:
+        # What is looked at may be cut within a letter.
+        found = codecs.getincrementaldecoder(encoding)().decode(text, final=False)
+    except UnicodeDecodeError:
+        return False
+    return all(each.isprintable() or each.isspace() for each in found)
 
 
 def of_line(line: bytes, *, position: int, message: str, first: bool) -> tuple[str, str]:

@@ -345,6 +345,7 @@ class Loader:
             "unread_columns": dict(data.unread),
             "stops": stops.describe(data.turns),
             "duplicates": data.duplicates,
+            "held_out": data.held_out,
             "near_duplicates": data.copies.near,
             "overlap": {label: list(own) for label, own in (data.copies.overlap or {}).items()},
             "copies": list(data.copies.examples),

@@ -17,11 +17,13 @@ from ftjax.core.config import nearest
 ROLES = ("system", "developer", "user", "assistant", "tool")
 # What `data.roles` may map to: some templates print these two in a form of their own.
 MAPPED = (*ROLES, "function", "ipython")
+# Those that ask; what the assistant has said before may be shortened by a template.
+ASKING = tuple(each for each in MAPPED if each != "assistant")
 # Names that other tools give to the same roles, for the advice in an error.
 ALIASES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
 ALIASES |= {"function": "tool", "ipython": "tool", "observation": "tool"}
 REASONING = ("reasoning_content", "thinking", "reasoning")
-MASKS = ("weight", "train", "training", "loss_mask")
+MASKS = ("weight", "train", "training", "loss_mask", "loss")
 # Keys that other tools read as something that is not done here.
 REFUSED = {
     "train_detail": "a mask inside of a message: split the message, or drop the key",

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ftjax.core import config as conf
+from ftjax.core.typed import Share
 from ftjax.data import (
     answer_groups,
     cache,
@@ -24,6 +25,7 @@ from ftjax.data import (
     copies,
     encode,
     forms,
+    hold_out,
     kinds,
     packing,
     rows,
@@ -49,7 +51,8 @@ class Data(NamedTuple):
     to them. bad: rows that could not be used. forms: form of `forms` -> rows. unread: column ->
     rows in which nobody read it. turns: of all examples, the learned `turns` and those that `ended`
     in a stop token. duplicates: rows that are the same as another one of their part. copies: what
-    rows nearly repeat of each other, and of the evaluations.
+    rows nearly repeat of each other, and of the evaluations. held_out: rows held back from these,
+    or in data that were held back, all the others.
     """
 
     store: Store | answer_groups.Groups
@@ -66,6 +69,7 @@ class Data(NamedTuple):
     turns: Counter
     duplicates: int
     copies: copies.Copies
+    held_out: int
 
 
 class Encoder(NamedTuple):
@@ -102,8 +106,8 @@ class Encoder(NamedTuple):
 
 def load(
     *, name: str, tokenizer, max_tokens: int, kind: str = "prompt", fields: Mapping | None = None,
-    packing: str = "bfd", overlong: str | None = None, on_bad_row: str = "error",
-    form: str = "auto", roles: Mapping | None = None, turns: str = "all",
+    hold_out: Share = 0.0, held: bool = False, packing: str = "bfd", overlong: str | None = None,
+    on_bad_row: str = "error", form: str = "auto", roles: Mapping | None = None, turns: str = "all",
     on_duplicate: str = "keep", on_near_duplicate: str = "keep", on_overlap: str = "keep",
     loss: str = "completion", chat_template: str | None = None,
     template_args: Mapping | None = None, date: str = "", allow_dropped: Sequence[str] = (),
@@ -116,23 +120,23 @@ def load(
     name: a source module of `ftjax.data` or a dotted path, `source` its keywords. tokenizer: one,
     or its path. kind, fields, on_bad_row, form, roles, turns, on_duplicate: see `rows.check`.
     overlong: see `_overlong`. loss, append_eos, special: see `encode.examples`. chat_template and
-    what follows: see `chat.find`. on_near_duplicate, on_overlap: see `_looked_at`, with eval_texts:
-    those of evaluations by label. allow_no_stop: accept data none of whose answers end in a stop
-    token. progress: called with (rows done, rows). collect: called with the rows' texts.
+    what follows: see `chat.find`. hold_out: the share of rows to leave out; held: they and no
+    others. on_near_duplicate, on_overlap: see `_looked_at`, with eval_texts of evaluations by
+    label. allow_no_stop: accept data none of whose answers end in a stop token. progress: called
+    with (rows done, rows). collect: called with the rows' texts.
     Raises ValueError naming the key, or the file, line and field.
     """
     _check_loss(loss, turns)
-    if isinstance(tokenizer, str | os.PathLike):
-        tokenizer = tokenizer_files.load(tokenizer)
+    tokenizer = _opened(tokenizer)
     reading = dict(kind=kind, fields=fields, on_bad_row=on_bad_row, form=form, roles=roles)
     reading |= dict(turns=turns, on_duplicate=on_duplicate)
     fitting = dict(max_tokens=max_tokens, packing=packing, overlong=_overlong(overlong, packing))
-    named = dict(choice=chat_template, arguments=template_args, date=date)
-    template = named | dict(allow_dropped=allow_dropped)
+    template = dict(choice=chat_template, arguments=template_args, date=date)
+    template["allow_dropped"] = allow_dropped
     encoding = dict(loss=loss, append_eos=append_eos, special=special)
-    looking = dict(eval_texts=eval_texts, near_duplicates=on_near_duplicate, overlaps=on_overlap)
-    _check_looking(**looking)
-    request = Request(name, source, tokenizer, reading, fitting, template, encoding, looking)
+    looking = _looking(eval_texts, near_duplicates=on_near_duplicate, overlaps=on_overlap)
+    own = (reading, fitting, template, encoding, looking, dict(share=hold_out, held=held))
+    request = Request(name, source, tokenizer, *own)
     if collect is not None:
         rows = copies.Later(lambda: request.parts)
         collect(copies.Texts(rows, rows.where))
@@ -154,11 +158,12 @@ class Request:
     template: dict
     encoding: dict
     looking: dict
+    holding: dict
 
     @functools.cached_property
     def parts(self) -> tuple[Part, ...]:
         """The checked rows, read when somebody asks for them."""
-        return _parts(self.name, dict(self.source), **self.reading)
+        return _parts(self.name, dict(self.source), holding=self.holding, **self.reading)
 
     def make(self, progress: Progress | None) -> Data:
         """Encode them."""
@@ -171,6 +176,7 @@ class Request:
     def key(self) -> str:
         """Return the name of what is kept of it on the disk; see `cache`."""
         options = self.reading | self.fitting | self.template | self.encoding | self.looking
+        options |= self.holding
         eval_texts = options.pop("eval_texts")
         options["searched"] = eval_texts is not None
         if (choice := self.template["choice"]) and pathlib.Path(choice[:255]).is_file():
@@ -187,13 +193,21 @@ def _encoder(parts, tokenizer, *, fitting: dict, template: dict, encoding: dict)
     return Encoder(tokenizer, *size, options, batch, stop_ids)
 
 
-def _check_looking(*, eval_texts: Mapping | None, near_duplicates: str, overlaps: str) -> None:
+def _opened(tokenizer) -> Tokenizer:
+    """Return a tokenizer, read where its path is given."""
+    is_path = isinstance(tokenizer, str | os.PathLike)
+    return tokenizer_files.load(tokenizer) if is_path else tokenizer
+
+
+def _looking(eval_texts: Mapping | None, *, near_duplicates: str, overlaps: str) -> dict:
+    """Return what is looked for, checked."""
     copies.check_modes(on_near_duplicate=near_duplicates, on_overlap=overlaps)
     if eval_texts is None and overlaps in ("skip", "error"):
         raise ValueError(
             f"data.on_overlap: got {overlaps!r} where there are no evaluations to compare with; "
             "expected it in the data of a run's training; drop it"
         )
+    return dict(eval_texts=eval_texts, near_duplicates=near_duplicates, overlaps=overlaps)
 
 
 def _looked_at(
@@ -219,7 +233,7 @@ def _check_loss(loss: str, turns: str) -> None:
         )
 
 
-def _parts(name: str, source: dict, *, form: str, **reading) -> tuple[Part, ...]:
+def _parts(name: str, source: dict, *, holding: dict, form: str, **reading) -> tuple[Part, ...]:
     """Open the source; `form` is its own keyword where it has one."""
     if forms.of_source(name, where="data.name"):
         source |= {} if form == "auto" else {"form": form}
@@ -228,7 +242,14 @@ def _parts(name: str, source: dict, *, form: str, **reading) -> tuple[Part, ...]
         offered = {"form": form, **reading}
     opened = conf.build({"name": name, **source}, "data.sources", where="data", **offered)
     if isinstance(opened, Mixture):
+        if holding["share"]:
+            raise ValueError(
+                f"data.hold_out: got {holding['share']} of a mixture; expected 0; give evaluations "
+                "data of their own"
+            )
         return opened.parts
+    if holding["share"]:
+        opened = hold_out.split(opened, **holding)
     return (Part(name, rows.check(opened, form=form, **reading), 1.0),)
 
 
@@ -325,6 +346,7 @@ def prepare(
     same = sum(part.rows.duplicates for part in parts)
     counted = dict(forms=forms, unread=unread, turns=turns, duplicates=same)
     counted["copies"] = copies.Copies()
+    counted["held_out"] = sum(part.rows.held_out for part in parts)
     known = encoder.batch.name, names, tuple(counts), shares
     return Data(store, *known, total, count, bad, pad_id, **counted)
 

@@ -68,11 +68,24 @@ class Row:
             fix = "write one JSON object a line, such as {...}"
             raise self.wrong("(row)", raw, expected="an object", fix=fix, reason="not an object")
         self._columns = tuple(raw)
-        self.form = "fields" if self._is_mapped() else self._form(kind, form)
+        if self._maps_pair():
+            self.form = "prompt"
+            self._convert_pair()
+        else:
+            self.form = "fields" if self._is_mapped() else self._form(kind, form)
 
     def _is_mapped(self) -> bool:
         """Return whether the field map says where the fields of the kind are."""
         return any(self.fields.get(name, name) != name for name in self.kind.fields)
+
+    def _maps_pair(self) -> bool:
+        """Return whether the map says where prompt and answer are of what becomes another kind."""
+        return any(f in self.fields and f not in self.kind.fields for f in forms.FORMS["prompt"])
+
+    def _convert_pair(self) -> None:
+        for field in forms.FORMS["prompt"]:
+            self.raw = {**self.raw, field: self.value(field)}
+        forms.convert(self, "prompt")
 
     def _form(self, kind: str, form: str) -> str:
         legal = self.kind.forms

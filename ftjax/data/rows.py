@@ -46,20 +46,21 @@ class Rows(Sequence):
     bad: rows that the source could not even parse. They are not part of the sequence.
     weighted: `weight` in a row is meant as the weight of its loss. unread: column -> rows where
     nobody read it. forms: form of `forms` -> rows of it. duplicates: rows that another one before
-    is the same as. kind: of checked rows, its name.
+    is the same as. kind: of checked rows, its name. held_out: rows left to the other side of
+    training and evaluation, see `hold_out`.
     """
 
     def __init__(
         self, rows: Sequence, *, where: Callable[[int], str], bad: Iterable[BadRow] = (),
         weighted: bool = False, unread: Mapping | None = None, forms: Mapping | None = None,
-        duplicates: int = 0, kind: str = "",
+        duplicates: int = 0, kind: str = "", held_out: int = 0,
     ):  # fmt: skip
         self._rows = rows
         self._where = where
         self.bad = list(bad)
         self.weighted = weighted
         self.unread, self.forms = Counter(unread), Counter(forms)
-        self.duplicates, self.kind = duplicates, kind
+        self.duplicates, self.kind, self.held_out = duplicates, kind, held_out
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -94,10 +95,12 @@ def check(
     _legal("turns", turns, legal=TURNS)
     _legal("on_duplicate", on_duplicate, legal=DUPLICATES)
     fields, roles = dict(fields or {}), dict(roles or {})
+    # A prompt and its answer may be a conversation, whatever they are called.
+    mapped = forms.FORMS["prompt"] if "prompt" in kinds.KINDS[kind].forms else ()
     for name in fields:
-        _legal("fields", name, legal=(*kinds.KINDS[kind].fields, *CONTEXT, "weight"))
-    for role, mapped in roles.items():
-        _legal(f"roles.{role}", mapped, legal=messages_lib.MAPPED)
+        _legal("fields", name, legal=(*kinds.KINDS[kind].fields, *mapped, *CONTEXT, "weight"))
+    for role, name in roles.items():
+        _legal(f"roles.{role}", name, legal=messages_lib.MAPPED)
     if not isinstance(source, Located):
         source = Rows(source, where=lambda i: f"row {i} of the source")
     if source.bad and on_bad_row == "error":
@@ -159,6 +162,7 @@ def _checked(source: Rows, *, turns: str, skip: bool, seen: Seen, kind: str, **o
         raise ValueError(f"data: got no usable row; expected at least one; {_first(bad)}")
     where = lambda i: source.where(places[i])
     counted = dict(unread=unread, forms=found, duplicates=seen.count)
+    counted["held_out"] = getattr(source, "held_out", 0)
     return Rows(good, where=where, bad=bad, kind=kind, **counted)
 
 

@@ -48,10 +48,25 @@ def tagged(template, messages, tools, prompt: int) -> tuple[str, list[Span]]:
             f"turns carry weights, but the chat template marks {len(found)} spans for "
             f"{len(turns)} assistant turns; put one {{% generation %}} block around each turn"
         )
+    _check_speaker(template, messages, tools)
     if prompt:
         opens(template, text, messages[:prompt], tools, prompt)
     counts = lambda turn: turn >= len(turns) or turns[turn]
     return text, [Span(*each, turn) for turn, each in enumerate(found) if counts(turn)]
+
+
+def _check_speaker(template, messages, tools) -> None:
+    """Check that the blocks enclose nothing of what others say before the assistant does."""
+    first = next((n for n, each in enumerate(messages) if each["role"] == "assistant"), 0)
+    try:
+        marked = template.marked(messages[:first], tools) if first else ""
+    except TemplateError:  # one that wants an answer in every conversation
+        return
+    if any(said.strip() for said in MARKS.split(marked)[1::2]):
+        raise TemplateError(
+            "the chat template's {% generation %} blocks enclose what others than the assistant "
+            "say, which would be learned; expected them around assistant messages alone; move them"
+        )
 
 
 def by_prefix(template, messages, tools, prompt: int) -> tuple[str, list[Span]]:

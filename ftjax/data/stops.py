@@ -24,11 +24,12 @@ def ids(tokenizer, template=None) -> tuple[int, ...]:
     """
     found = [tokenizer.eos_id, *getattr(tokenizer, "stop_ids", ())]
     found += [tokenizer.token_id(name) for name in USUAL]
-    found += [_printed(tokenizer, template)] if template is not None else []
+    found += [printed(tokenizer, template)] if template is not None else []
     return tuple(dict.fromkeys(each for each in found if each is not None))
 
 
-def _printed(tokenizer, template) -> int | None:
+def printed(tokenizer, template) -> int | None:
+    """Return the special token that a template prints behind an answer, None where it has none."""
     ending = template.ending().lstrip()
     special = tokenizer.special_tokens() if ending else {}
     found = [token for token in special if token and ending.startswith(token)]

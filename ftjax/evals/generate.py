@@ -112,6 +112,15 @@ def references(row: Mapping, *, where: str) -> list[str]:
     return found
 
 
+def text_of_prompt(row: Mapping) -> str | None:
+    """Return the prompt of a row where it is one text, or all that a user says in it, else None."""
+    if isinstance(prompt := row.get("prompt", row.get("question")), str):
+        return prompt
+    said = row.get("messages", ())
+    is_pair = [each["role"] for each in said] == ["user", "assistant"] and not row.get("tools")
+    return said[0]["content"] if is_pair and isinstance(said[0]["content"], str) else None
+
+
 def prompt_of(row: Mapping, template: str | None = None):
     """Return the prompt (or question) of a row, in a template of its fields if there is one."""
     prompt = row["prompt"] if "prompt" in row else row["question"]

@@ -67,11 +67,11 @@ def log_squares(x_BTD, w_VD, *, chunk: int, cap: float | None = None) -> jax.Arr
 
 
 def along(function: Callable, *models: tuple, chunk: int, targets_BT=None) -> jax.Array:
-    """Apply `function(logits, ...) -> [B,C]` to the logits of models, chunk by chunk of T.
+    """Apply `function(logits, ...) -> [B,C,...]` to the logits of models, chunk by chunk of T.
 
     Each model is (hidden states [B,T,D], output embedding [V,D], cap of the logits or None). With
     targets the function has them as its last argument.
-    Returns [B,T] float32; the backward pass makes the logits again.
+    Returns [B,T,...] float32; the backward pass makes the logits again.
     """
     T = models[0][0].shape[1]
     chunk = min(chunk, T)

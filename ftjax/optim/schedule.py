@@ -37,7 +37,7 @@ def make(schedule: str | Mapping, *, learning_rate, total_steps: int, where: str
     """
     spec = {"name": schedule} if isinstance(schedule, str) else dict(schedule)
     name = spec.pop("name", None)
-    if name not in SCHEDULES:
+    if not isinstance(name, str) or name not in SCHEDULES:
         fix = conf.nearest(name, SCHEDULES)
         raise ValueError(f"{where}.name: got {name!r}; {fix}expected one of {', '.join(SCHEDULES)}")
     spec = _in_steps(spec, total_steps, where=where)

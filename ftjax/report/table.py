@@ -11,7 +11,7 @@ metric's own direction: less nll is better, more accuracy is. Where the evaluati
 examples give an interval for a change, one that holds 0 is called the same.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from ftjax.evals.lib import retention
@@ -159,19 +159,27 @@ def table_text(learned: Table) -> str:
     for name in learned.columns[1:]:
         head += [name, "change"]
     lines = [head, *([row.group, row.label, row.metric, *_cells(row)] for row in learned.rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-    align = lambda text, i: text.ljust(widths[i]) if i < 3 else text.rjust(widths[i])
+    return aligned(lines, names=3)
+
+
+def aligned(lines: Sequence[Sequence[str]], *, names: int) -> str:
+    """Lay cells out in columns: the first `names` to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    align = lambda text, i: text.ljust(widths[i]) if i < names else text.rjust(widths[i])
     return "\n".join("  ".join(align(x, i) for i, x in enumerate(x)).rstrip() for x in lines)
 
 
 def _cells(row: Row) -> list[str]:
-    marks = {"better": " +", "worse": " -", "same": "  "}
     cells = [number(row.values[0])]
     for column in range(1, len(row.values)):
-        cells.append(number(row.values[column]))
-        change = signed(row.change(column)) + interval(row.intervals[column], sign="+")
-        cells.append(change + marks[row.verdict(column)])
+        cells += [number(row.values[column]), changed(row, column)]
     return cells
+
+
+def changed(row: Row, column: int) -> str:
+    """Write the change of a column with its interval and mark."""
+    change = signed(row.change(column)) + interval(row.intervals[column], sign="+")
+    return change + {"better": " +", "worse": " -", "same": "  "}[row.verdict(column)]
 
 
 def number(value: float | None) -> str:

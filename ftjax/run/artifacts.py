@@ -49,6 +49,10 @@ class Artifacts:
         """Return the file that `experiments.evaluate` writes of a checkpoint."""
         return self.evals / f"compare_{step}.json"
 
+    def harness(self, step: int) -> pathlib.Path:
+        """Return the file that `experiments.evaluate --lm_eval` writes of a checkpoint."""
+        return self.evals / f"lm_eval_{step}.json"
+
     def edit(self, name: str, step: int) -> pathlib.Path:
         """Return the file that `experiments.edit` writes of a checkpoint."""
         return self.evals / f"edit_{name}_{step}.json"

@@ -81,6 +81,11 @@ def _of_experts(spec, family: ModuleType) -> dict[str, Any]:
     return given
 
 
+def adapter(place: str) -> pathlib.Path:
+    """Return the folder of the adapter that a run starts from, see `repository.adapter`."""
+    return repository.adapter(place, where="adapter_from")
+
+
 def locate(base: str, *, where: str = "model.base") -> pathlib.Path:
     """Return the directory of a base; the embedded one is called "tiny".
 

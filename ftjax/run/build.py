@@ -27,7 +27,7 @@ from ftjax.core import mesh as meshes
 from ftjax.core.typed import Count, Natural, Patterns
 from ftjax.data import tokenizer_files
 from ftjax.models import quantized
-from ftjax.models.hf import checkpoint
+from ftjax.models.hf import checkpoint, repository
 from ftjax.objectives.losses import spec as specs
 from ftjax.ops import loftq, quantize
 from ftjax.run import (
@@ -260,7 +260,7 @@ def check_weights(parts: Parts) -> None:
                 "adapter.where and adapter.rank as they are there"
             )
         # For its error alone: a wrong directory is refused before data are encoded.
-        files.read_json(pathlib.Path(given) / peft.CONFIG)
+        files.read_json(bases.adapter(given) / peft.CONFIG)
 
 
 def _tokenizer(settings, source, base, shared) -> tuple[pathlib.Path, Any, tuple[int, ...]]:
@@ -285,7 +285,7 @@ def _tokenizer_source(name: str, source: pathlib.Path | None) -> pathlib.Path:
     if name == bases.TINY:
         return bases.locate(bases.TINY)
     if name:
-        return pathlib.Path(name)
+        return repository.tokenizer(name, where="tokenizer")
     if source is None:
         raise ValueError("tokenizer: got none, and random weights bring none; expected a path")
     return source
@@ -374,8 +374,9 @@ def _base(parts: Parts) -> tuple[Any, dict]:
 
 def _given(parts: Parts, model, shardings) -> dict:
     """Read the adapters to start from, and the modules of the base that trained beside them."""
+    folder = bases.adapter(parts.settings.adapter_from)
     found, model = peft.load_onto(
-        parts.settings.adapter_from, model, linears=parts.model.linears, names=parts.family.NAMES
+        folder, model, linears=parts.model.linears, names=parts.family.NAMES
     )
     # By shape before anything is placed: a rank of another size would broadcast or fail in jax.
     wanted = jax.tree.map(lambda leaf: leaf.shape, parts.abstract["adapters"])

@@ -63,6 +63,8 @@ class Samples:
     """Prompts to continue before and after training."""
 
     prompts: Sequence[str] = ()
+    evals: str = ""  # label of an evaluation whose prompts are continued too
+    rows: Count = 3  # ... so many of them
     max_new_tokens: Count = 32
     temperature: NonNegative = 0.0
 
@@ -135,10 +137,10 @@ class Settings:
 
     seed: Seeds = field(default_factory=Seeds)
     model: Model = field(default_factory=Model)
-    tokenizer: str = ""  # a tokenizer.json or a directory; "" = the base's
+    tokenizer: str = ""  # a file, a directory, org/name[@revision], a URL; "" = the base's
     # name="" = no adapter
     adapter: dict = field(default_factory=lambda: dict(name="", where="blocks/**"))
-    adapter_from: str = ""  # a PEFT directory to start from
+    adapter_from: str = ""  # to start from: a PEFT directory, org/name[@revision], a URL
     trainable: Patterns = ()  # paths; () = the adapters where there are any, else the model
     trainable_layers: Iterable[Natural] = ()  # of what trains, by their numbers; () = all layers
     objective: dict = field(default_factory=lambda: dict(name="sft"))

@@ -26,13 +26,13 @@ from ftjax.core import config as conf
 from ftjax.core import errors, files
 from ftjax.core import mesh as meshes
 from ftjax.core.typed import Count
-from ftjax.data import copies
+from ftjax.data import copies, hold_out
 from ftjax.data import loader as loaders
 from ftjax.data import rows as rows_lib
 from ftjax.evals import generate, preference
 from ftjax.report import table as tables
 from ftjax.run import build as setup
-from ftjax.run import prompting, reward_model, stated_metrics
+from ftjax.run import prompting, reward_model, samples, stated_metrics
 from ftjax.run.artifacts import Artifacts
 from ftjax.sampling import text
 from ftjax.train import state as states
@@ -43,6 +43,12 @@ GROUPS = ("new", "old", "later")
 BATCH = 16
 # Keys of a data section that an evaluation takes from the run's.
 TEMPLATE = ("chat_template", "template_args", "allow_dropped", "date")
+HELD_OUT = "held_out"  # in the place of a source: what the run's own data hold back
+# Keys of a data section that are of training alone.
+OF_TRAINING = (
+    "packing", "shuffle", "epochs", "seed", "on_duplicate", "on_near_duplicate",
+    "on_overlap",
+)  # fmt: skip
 SAMPLED = ("max_new_tokens", "temperature", "until")
 
 
@@ -72,10 +78,10 @@ class Evaluation:
             arrays |= {f"{label}/{name}": np.asarray(value) for name, value in found.items()}
             for name, value in evaluator.summary(found).items():
                 numbers[f"eval/{label}/{name}"] = value
-        samples = self.sample(params) if self.sample else []
+        written = self.sample(params) if self.sample else []
         if jax.process_index() == 0:
             # All processes have the same numbers; two writers of one file would tear it.
-            _save(workdir, step, arrays, samples)
+            _save(workdir, step, arrays, written)
             # JSON lines, which people and other tools read; the scores are for NumPy alone.
             for label, told in answers.items():
                 lines = (json.dumps(files.plain(each), ensure_ascii=False) for each in told)
@@ -84,13 +90,13 @@ class Evaluation:
         return numbers
 
 
-def _save(workdir: pathlib.Path, step: int, arrays: dict, samples: list) -> None:
+def _save(workdir: pathlib.Path, step: int, arrays: dict, written: list) -> None:
     own = Artifacts(workdir)
     # In memory first: np.savez to the file itself could leave half of one behind.
     packed = io.BytesIO()
     np.savez(packed, **arrays)
     files.write_bytes(own.scores(step), packed.getvalue())
-    files.write_json(own.sample(step), samples)
+    files.write_json(own.sample(step), written)
 
 
 def check(evals: Mapping) -> None:
@@ -145,12 +151,17 @@ def build(parts: setup.Parts) -> Evaluation:
     evals = parts.settings.evals
     check(evals)
     texts: dict[str, copies.Texts] = {}
-    evaluators = {
-        label: _evaluator(dict(spec), parts, where=f"evals.{label}", texts=texts)
-        for label, spec in evals.items()
-    }
+    evaluators = {}
+    for label, spec in evals.items():
+        try:
+            evaluators[label] = _evaluator(dict(spec), parts, where=f"evals.{label}", texts=texts)
+        except hold_out.TooFew as error:
+            texts.pop(f"evals.{label}", None)
+            if jax.process_index() == 0:
+                sys.stderr.write(f"evals.{label}: left out: {error}\n")
     groups = {label: spec.get("group", "old") for label, spec in evals.items()}
-    return Evaluation(evaluators, groups, _sampler(parts), texts, stated_metrics.stated(evals))
+    stated = stated_metrics.stated(evals)
+    return Evaluation(evaluators, groups, samples.sampler(parts, texts), texts, stated)
 
 
 def _evaluator(spec: dict, parts: setup.Parts, *, where: str, texts: dict):
@@ -324,6 +335,8 @@ def _byte_counts(examples: list, tokenizer) -> list[int] | None:
 def _examples(data: dict, section: Section) -> list:
     """Encode a data section; length and template are the training's, unless it says otherwise."""
     parts = section.parts
+    if data.get("name") == HELD_OUT:
+        data = _held_out(data, section)
     # Another length would be another program to compile, and cut what training does not.
     data.setdefault("max_tokens", parts.settings.data["max_tokens"])
     if data.get("kind") == parts.settings.data.get("kind"):
@@ -331,7 +344,20 @@ def _examples(data: dict, section: Section) -> list:
     given = dict(tokenizer=parts.tokenizer, batch_size=1, collect=section.collect)
     with _named(f"{section.where}.data"):
         store = loaders.opened(data, where="data", **given).data.store
-    return [store[i] for i in _spread(len(store), section.limit)]
+    return [store[i] for i in samples.spread(len(store), section.limit)]
+
+
+def _held_out(data: Mapping, section: Section) -> dict:
+    """Return the data section of the run's training, for what it holds back."""
+    run = section.parts.settings.data
+    if not run.get("hold_out"):
+        raise ValueError(
+            f"{section.where}.data.name: got {HELD_OUT!r} of a run that holds nothing back; "
+            "expected data.hold_out above 0; set it, or leave the evaluation out (configs/sft.py: "
+            "held=none)"
+        )
+    own = {key: value for key, value in run.items() if key not in OF_TRAINING}
+    return own | dict(data, name=run["name"], held=True)
 
 
 def _rows(section: Section) -> list[dict]:
@@ -343,7 +369,7 @@ def _rows(section: Section) -> list[dict]:
         raise ValueError(f"{where}: {bad[0].message}")
     places = source.where if isinstance(source, rows_lib.Located) else str
     section.collect(copies.Texts(source, places, copies.of_raw))
-    return [source[i] for i in _spread(len(source), section.limit)]
+    return [source[i] for i in samples.spread(len(source), section.limit)]
 
 
 @contextlib.contextmanager
@@ -352,34 +378,6 @@ def _named(where: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        if not errors.is_message(error):
+        if isinstance(error, hold_out.TooFew) or not errors.is_message(error):
             raise
         raise ValueError(f"{where}: {error}") from error
-
-
-def _spread(count: int, limit: int | None) -> list[int]:
-    """Choose at most `limit` of `count` indices, evenly spread: the same ones every time."""
-    if limit is None or limit >= count:
-        return list(range(count))
-    return [i * count // limit for i in range(limit)]
-
-
-def _sampler(parts: setup.Parts) -> Callable | None:
-    spec = parts.settings.samples
-    prompts = list(spec.prompts)
-    if not prompts:
-        return None
-    form = prompting.form_of(parts.tokenizer, parts.settings.data)
-    respond = text.make(
-        parts.model, parts.tokenizer, max_new_tokens=spec.max_new_tokens,
-        temperature=spec.temperature, batch_size=_batch_size(parts), mesh=parts.mesh,
-        stop_ids=form.stop_ids, encode=prompting.encode_of(parts.tokenizer, form),
-    )  # fmt: skip
-    # One key for all steps: samples differ by the weights alone.
-    key = jax.random.key(parts.settings.seed.sampling)
-
-    def sample(params) -> list[dict]:
-        texts = respond(params, prompts, key)
-        return [{"prompt": p, "text": t} for p, t in zip(prompts, texts, strict=True)]
-
-    return sample

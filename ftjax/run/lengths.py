@@ -33,6 +33,8 @@ class Length(NamedTuple):
         ends = f" of {self.steps:,}, where the data end" if self.total < self.steps else ""
         read = [f"{summary['rows']:,} rows read"]
         read += [f"{count:,} {what}" for what, count in lost(summary).items() if count]
+        if held := summary.get("held_out"):
+            read.append(f"{held:,} more held out for the evaluation")
         if "epoch_rows" in summary:
             rows, examples = summary["epoch_rows"], summary["examples"]
             read.append(f"{examples:,} examples in {rows:,} rows of a batch")

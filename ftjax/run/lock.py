@@ -105,7 +105,7 @@ def _check_config(artifacts: Artifacts) -> None:
 
 
 def _lock(artifacts: Artifacts) -> None:
-    own = {"host": socket.gethostname(), "pid": os.getpid(), "start": _started(os.getpid()),
+    own = {"host": socket.gethostname(), "pid": os.getpid(), "start": started(os.getpid()),
            "time": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())}  # fmt: skip
     while True:
         try:
@@ -125,7 +125,7 @@ def is_held(artifacts: Artifacts) -> bool:
         known = _read(artifacts.lock)
         # A process of this host can be asked for; of another only the time of its lock tells.
         if known.get("host") == socket.gethostname():
-            return _started(known["pid"]) == known["start"]
+            return started(known["pid"]) == known["start"]
         return _age(artifacts.lock) < DEAD_S
     except FileNotFoundError:
         return False
@@ -154,7 +154,7 @@ def _take_over(lock: pathlib.Path) -> None:
         return
     host, pid = known.get("host"), known.get("pid")
     is_here = host == socket.gethostname()
-    if _started(pid) != known["start"] if is_here else _is_dead(lock, host):
+    if started(pid) != known["start"] if is_here else _is_dead(lock, host):
         # Renamed first: of several that see a dead lock, one alone gets it.
         with contextlib.suppress(FileNotFoundError):
             stale = lock.with_name(f".{lock.name}.{os.getpid()}.tmp")
@@ -210,7 +210,7 @@ def _beating(lock: pathlib.Path, own: str) -> Iterator[None]:
         while not ended.wait(BEAT_S):
             with contextlib.suppress(OSError):  # a file system that is away may come back
                 if lock.read_text() != own and not ended.is_set():
-                    _leave(lock)
+                    leave(lock)
                 os.utime(lock)
 
     # daemon: a process that ends without cleaning up must not wait for it.
@@ -223,7 +223,7 @@ def _beating(lock: pathlib.Path, own: str) -> Iterator[None]:
         thread.join()
 
 
-def _leave(lock: pathlib.Path) -> None:
+def leave(lock: pathlib.Path | str) -> None:
     """End this process as a kill would: it was suspended so long that another run took over."""
     sys.stderr.write(f"{lock}: another run has taken it over; this one writes nothing more\n")
     sys.stderr.flush()
@@ -231,7 +231,7 @@ def _leave(lock: pathlib.Path) -> None:
     os._exit(1)
 
 
-def _started(pid: int) -> str | None:
+def started(pid: int) -> str | None:
     """Return when a process of this host began; None where there is none.
 
     A number alone does not name a process, for it is given out again.

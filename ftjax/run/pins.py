@@ -2,11 +2,13 @@
 
     settings = pin(settings, Artifacts(workdir))
 
-`model.base="org/name"` becomes `org/name@<commit>`, and so does the path of data of name="hub". As
-config.json and the manifest of checkpoints hold them so, whoever resumes, evaluates or exports a
-run reads the files that it began with, whatever the repository has become since.
+`model.base="org/name"` becomes `org/name@<commit>`, and so do `tokenizer`, `adapter_from` and the
+path of data of name="hub". As config.json and the manifest of checkpoints hold them so, whoever
+resumes, evaluates or exports a run reads the files that it began with, whatever the repository has
+become since.
 """
 
+import pathlib
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +19,7 @@ from ftjax.run import config
 from ftjax.run.artifacts import Artifacts
 
 BASES = ("model", "reference")  # sections whose `base` may be a repository
+NAMED = ("tokenizer", "adapter_from")  # keys that may be one
 SOURCE = "hub"  # the source whose `path` is one
 
 Choose = Callable[..., str]
@@ -71,6 +74,9 @@ def _rewrite(node: Any, choose: Choose, *, where: str = "") -> Any:
     found = {key: _rewrite(own, choose, where=f"{inner}{key}") for key, own in node.items()}
     if where in BASES and _is_open(base := found.get("base")) and repository.is_elsewhere(base):
         found["base"] = choose("model", base, f"{inner}base")
+    for key in NAMED if not where else ():
+        if _is_open(text := found.get(key)) and not pathlib.Path(text).exists():
+            found[key] = choose("model", text, key)
     if found.get("name") == SOURCE and _is_open(path := found.get("path")):
         found["path"] = choose("dataset", path, f"{inner}path")
     return found

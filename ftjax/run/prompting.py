@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from ftjax.data import chat, foreign, locate, stops
 from ftjax.data.row import Row
-from ftjax.data.sources import jsonl
+from ftjax.data.sources import csv, jsonl
 
 FLAG = "--prompts_file"
 HELP = "/reset forgets what was said, /quit ends"
@@ -27,7 +27,7 @@ class PromptRequest(NamedTuple):
 
 
 def read_prompts(path: pathlib.Path) -> list[PromptRequest]:
-    """Read prompts: the `prompt` (or `messages`) of each line of .jsonl, or the lines of a text.
+    """Read prompts: `prompt` (or `messages`) of each line of .jsonl or .csv, or lines of a text.
 
     The `adapter` of a line of .jsonl is the name of one; `tools` go with messages.
 
@@ -35,12 +35,22 @@ def read_prompts(path: pathlib.Path) -> list[PromptRequest]:
       ValueError: a file or a line that cannot be read or has no prompt, named.
     """
     # By name and not by content: a line of a text may well be JSON.
-    if not str(path).endswith(jsonl.SUFFIXES):
-        return [PromptRequest(line) for line in _text_lines(path) if line.strip()]
-    found = jsonl.read(path, where=FLAG)
+    if str(path).endswith(csv.SUFFIXES):
+        found = csv.make(path=locate.find(path, csv.SUFFIXES, where=FLAG))
+    elif str(path).endswith(jsonl.SUFFIXES):
+        found = jsonl.read(path, where=FLAG)
+    else:
+        return _text_prompts(path)
     if found.bad:
         raise ValueError(found.bad[0].message)
     return [_asked(found[i], found.where(i)) for i in range(len(found))]
+
+
+def _text_prompts(path: pathlib.Path) -> list[PromptRequest]:
+    found = [PromptRequest(line) for line in _text_lines(path) if line.strip()]
+    if not found:
+        raise ValueError(f"{path}: got no prompt; expected one a line; take it out of {FLAG}")
+    return found
 
 
 def _text_lines(path: pathlib.Path) -> list[str]:
@@ -55,12 +65,12 @@ def _text_lines(path: pathlib.Path) -> list[str]:
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{file}: got byte 0x{content[error.start]:02x} at {error.start}; expected UTF-8; "
-            f"convert it: `iconv -f latin1 -t utf-8 {file} > NEW`"
+            f"{foreign.to_utf8(content[error.start :][:64]).format(file)}"
         ) from error
 
 
 def _asked(raw: dict, where: str) -> PromptRequest:
-    adapter = raw.get("adapter")
+    adapter = raw.get("adapter") or None  # an empty cell of a table names none
     if not isinstance(adapter, str | None):
         raise ValueError(f"{where}: got adapter={adapter!r}; expected a name, or none")
     row = Row(raw, where, fields={}, kind="chat" if raw.get("prompt") is None else "prompt")

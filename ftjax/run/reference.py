@@ -29,6 +29,7 @@ from ftjax.core import mesh as meshes
 from ftjax.evals.lib import scoring
 from ftjax.models.hf import checkpoint
 from ftjax.objectives.losses import spec as specs
+from ftjax.run import bases
 from ftjax.run.artifacts import Artifacts
 from ftjax.train import reference_policy
 from ftjax.train import state as states
@@ -251,7 +252,7 @@ def fingerprint(parts, store, identity: Mapping) -> str:
     what = [identity, s.adapter, s.adapter_from, s.seed.adapter, s.model, store.digest()]
     if s.adapter_from:
         # By content: new adapters may lie under the path of older ones.
-        given = pathlib.Path(s.adapter_from) / "adapter_model.safetensors"
+        given = bases.adapter(s.adapter_from) / "adapter_model.safetensors"
         what.append(hashlib.sha256(given.read_bytes()).hexdigest())
     # 96 bits: a name that fits a listing, and no two runs in a folder share it.
     return hashlib.sha256(repr(what).encode()).hexdigest()[:24]

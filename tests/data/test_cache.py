@@ -189,7 +189,7 @@ def test_writers_at_the_same_time_leave_one_whole_entry(folder):
         none = {key: {} for key in ("count", "forms", "unread", "turns")}
         data = prepare.Data(
             prepare.Store([example]), "tokens", ("a",), (1,), (1.0,), 1, bad=[], pad_id=0,
-            duplicates=0, copies=copies.Copies(), **none,
+            duplicates=0, copies=copies.Copies(), held_out=0, **none,
         )  # fmt: skip
 
         def make():

@@ -153,6 +153,8 @@ RENDERED = {
                  f"{ASK}<|im_start|>assistant:Yo<|im_end|>{PLAIN}"),
     "loss_mask": ("chat", talk(U | {"loss_mask": 0}, A | {"loss_mask": 0}, U, A),
                   f"{ASK}<|im_start|>assistant:Yo<|im_end|>{PLAIN}"),
+    "loss": ("chat", talk(U, A | {"loss": False}, U, A | {"loss": True}),
+             f"{ASK}<|im_start|>assistant:Yo<|im_end|>{PLAIN}"),
     "an empty turn that is not learned": (
         "chat", talk(U, said("", weight=0), U, A),
         f"{ASK}<|im_start|>assistant:<|im_end|>{PLAIN}"),

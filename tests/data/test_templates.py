@@ -156,6 +156,9 @@ REFUSED = {
     "weights, and tags that are not turns": (
         each("{% generation %}{{ m.content }}|{% endgeneration %} "),
         [U, A | {"weight": 0.5}], "2 spans for 1 assistant turns"),
+    "tags around what others say": (
+        each("{% generation %}{{ m.content }}|{% endgeneration %} "), [SYS, U, A],
+        "blocks enclose what others than the assistant say"),
     "an argument that it does not read": (STOCK, [U, A], "data.template_args: got 'thinks'",
                                           {"arguments": {"thinks": True}}),
     "an unknown part": (STOCK, [U, A], "did you mean 'reasoning'",
@@ -191,6 +194,18 @@ def test_a_conversation_that_ends_with_the_assistant_is_continued():
     assert template.opening([U, A]) == "U:Hi<|eos|>A:Yo"
     assert template.opening([U, A | {"content": "Yo, "}]).endswith("A:Yo, ")
     assert template.opening([U, CALLS]).endswith("<|eos|>A:")
+
+
+def test_what_is_asked_is_in_the_prompt():
+    drops = each("{% if m.role != 'system' %}{{ m.content }}|{% endif %}", after=OPENS)
+    with pytest.raises(chat.TemplateError, match=r"does not show message 0 \(system\)"):
+        chat.Template(drops).opening([SYS, U])
+    with pytest.raises(chat.TemplateError, match="does not show the tools"):
+        chat.Template(STOCK).opening([U], tools=TOOLS)
+    allowed = chat.Template(drops, allow_dropped=("system", "tools"))
+    assert allowed.opening([SYS, U], tools=TOOLS) == "Hi|A:"
+    # What the assistant has said is shortened by many, as in training they may not.
+    assert chat.Template(STRIPS).opening([U, TAGGED, U]) == "U:Hi|A:Yo<|eos|>U:Hi|A:"
 
 
 def test_the_end_that_a_template_prints_is_a_stop(bpe):

@@ -90,6 +90,7 @@ def test_float32_under_jit_and_vmap_over_rates():
     [
         ("cosin", "did you mean 'cosine'"),
         ({"warmup_steps": 3}, "got None"),
+        ({"name": ["cosine"]}, r"s\.name: got \['cosine'\]; .*expected one of constant"),
         ({"name": "cosine", "warmup": 3}, r"s\.warmup: unknown key; did you mean 'warmup_steps'"),
         ({"name": "linear", "warmup_steps": 50}, "warmup_steps: got 50; expected 0 to .* 40"),
         ({"name": "linear", "warmup_steps": -1}, "warmup_steps: got -1"),

@@ -104,6 +104,31 @@ def test_what_cannot_be_had_is_one_line(lab, stand_in, monkeypatch):
     assert bases.locate("org/gated").is_dir()
 
 
+def test_a_tokenizer_and_an_adapter_come_too_and_stay_at_their_commit(
+    lab, stand_in, tmp_path, use_devices
+):
+    use_devices(1)
+    own = lab.run("own", tmp_path) / "export"
+    adapter = {name: own / name for name in ("adapter_config.json", "adapter_model.safetensors")}
+    first = stand_in.put("org/adapter", adapter | {"training_args.bin": b"\x80"})
+    tokens = stand_in.put("org/tokens", published(lab))
+    keys = dict(adapter_from="org/adapter", tokenizer="org/tokens", steps=1)
+    workdir = lab.run("next", tmp_path, **keys)
+    config = json.loads((workdir / "config.json").read_text())
+    assert config["adapter_from"] == f"org/adapter@{first}"
+    assert config["tokenizer"] == f"org/tokens@{tokens}"
+    assert not any("training_args" in request for request in stand_in.requests)
+    # Weights of the repository are not asked for where its tokenizer alone is.
+    assert not any("org/tokens" in r and "model.safetensors" in r for r in stand_in.requests)
+    same = lab.run("same", tmp_path, **keys | dict(adapter_from=str(own), tokenizer=""))
+    weights = [(w / "export" / "adapter_model.safetensors").read_bytes() for w in (workdir, same)]
+    assert weights[0] == weights[1]
+    stand_in.put("org/adapter", {"adapter_config.json": b"{}"})
+    assert reader.parts_of(workdir).settings.adapter_from == f"org/adapter@{first}"
+    with pytest.raises(ValueError, match=r"adapter_from: .*has no adapter_model.safetensors"):
+        bases.adapter("org/adapter")
+
+
 def test_nobody_answers(lab, stand_in, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(ValueError, match=r"expected an answer of http://127.0.0.1:9"):

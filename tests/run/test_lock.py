@@ -55,7 +55,7 @@ def test_the_lock_of_a_dead_process_is_taken_over(own):
 
 def test_a_dead_process_that_nobody_waited_for_holds_no_lock(own):
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    start = lock._started(process.pid)
+    start = lock.started(process.pid)
     process.kill()
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it stays a zombie
     locked(own, host=socket.gethostname(), pid=process.pid, start=start)
@@ -100,7 +100,7 @@ def test_an_old_lock_is_judged_by_the_clock_of_its_file_system(own, monkeypatch)
 
 def test_a_run_whose_lock_was_taken_writes_nothing_more(own, hurried, monkeypatch):
     left = threading.Event()
-    monkeypatch.setattr(lock, "_leave", lambda path: left.set())
+    monkeypatch.setattr(lock, "leave", lambda path: left.set())
     with lock.writer(own):
         locked(own, host="elsewhere")
         assert left.wait(30)

@@ -170,6 +170,12 @@ def test_prompts_files_in_other_forms(tmp_path):
     assert third.prompt["tools"][0]["function"] == {"name": "look"}
     (tmp_path / "q.txt").write_bytes(b"\xef\xbb\xbfhi\n")
     assert prompting.read_prompts(tmp_path / "q.txt") == [prompting.PromptRequest("hi")]
+    (tmp_path / "q.csv").write_text("prompt,adapter\nhi,\nyou,law\n")
+    asked = prompting.PromptRequest
+    assert prompting.read_prompts(tmp_path / "q.csv") == [asked("hi"), asked("you", "law")]
+    (tmp_path / "q.txt").write_text("\n \n")
+    with pytest.raises(ValueError, match=r"q\.txt: got no prompt; expected one a line"):
+        prompting.read_prompts(tmp_path / "q.txt")
     with pytest.raises(ValueError, match=r"--prompts_file: got .*nothing\.txt"):
         prompting.read_prompts(tmp_path / "nothing.txt")
 

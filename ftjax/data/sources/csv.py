@@ -78,7 +78,7 @@ def _broken(error: Exception, file: str) -> str:
     if isinstance(error, UnicodeDecodeError):
         return (
             f"got byte 0x{error.object[error.start]:02x} in this line or a later one; expected "
-            f"UTF-8; convert the file: `iconv -f latin1 -t utf-8 {file} > NEW`"
+            f"UTF-8; {foreign.to_utf8(error.object[error.start :][:64]).format(file)}"
         )
     if isinstance(error, csv.Error):
         return (

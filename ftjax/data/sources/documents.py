@@ -10,7 +10,7 @@ lost: that is what `overlong` means by default for the kind "text".
 
 import codecs
 
-from ftjax.data import html_text, locate
+from ftjax.data import foreign, html_text, locate
 from ftjax.data.row import BadRow, RowError
 from ftjax.data.rows import Rows
 from ftjax.data.sources import jsonl
@@ -66,6 +66,6 @@ def _not_utf8(file: str, raw: bytes, *, error: UnicodeDecodeError) -> BadRow:
         "text",
         found=f"byte 0x{raw[error.start]:02x}",
         expected="UTF-8",
-        fix="convert the file, for example with `iconv -f latin1 -t utf-8`",
+        fix=foreign.to_utf8(raw[error.start :][:64]).format(file),
         reason="invalid UTF-8",
     ).bad

@@ -118,7 +118,7 @@ def parse(line: bytes, where: str, *, first: bool = False) -> dict:
             "(line)",
             found=f"byte 0x{line[error.start]:02x} at column {error.start + 1}",
             expected="UTF-8",
-            fix=f"convert the file: `iconv -f latin1 -t utf-8 {where.rpartition(':')[0]} > NEW`",
+            fix=foreign.to_utf8(line.strip()).format(where.rpartition(":")[0]),
             reason="invalid UTF-8",
         ) from error
     except json.JSONDecodeError as error:

@@ -69,6 +69,33 @@ def make_scorer(model, *, batch_size: int, chunk: int = 64, mesh=None) -> Callab
     return lambda params, examples: tuple(score(params, examples, count=2))
 
 
+def make_greedy_scorer(model, *, batch_size: int, chunk: int = 64, mesh=None) -> Callable:
+    """Make `score(params, examples) -> (logp [n], greedy [n])` in float64; see `make_scorer`.
+
+    greedy: 1 where each token of weight 1 is the likeliest of its place, the first of several that
+    tie, as greedy decoding takes it; else 0. Weights are 0 or 1.
+    """
+
+    def of_token(logits, targets):
+        hit = loss.is_target(targets, logits.shape[-1])
+        # A masked sum and not a gather, as in `ops.loss`: it stays local when V is sharded.
+        logp = jnp.where(hit, logits, 0).sum(-1) - jax.nn.logsumexp(logits, -1)
+        return jnp.stack([logp, logits.argmax(-1) == targets], -1)
+
+    def score_batch(params, batch):
+        targets_BT = jnp.roll(batch["tokens"], -1, axis=1)
+        found = loss.along(
+            of_token, states(model, params, batch), chunk=chunk, targets_BT=targets_BT
+        )
+        counts_BT = batch["weights"][:, 1:] > 0
+        logps_BT, likeliest_BT = jnp.moveaxis(found[:, :-1], -1, 0)
+        logp_B = jnp.where(counts_BT, logps_BT, 0).sum(-1)
+        return logp_B, (likeliest_BT >= counts_BT).all(-1).astype(logp_B.dtype)
+
+    score = make_runner(model, score_batch, batch_size=batch_size, mesh=mesh)
+    return lambda params, examples: tuple(score(params, examples, count=2))
+
+
 def make_runner(model, function: Callable, *, batch_size: int, mesh=None) -> Callable:
     """Make `run(params, examples, count) -> [count arrays [n] float64]` of a function of batches.
 

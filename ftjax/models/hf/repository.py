@@ -18,6 +18,7 @@ SMALL = (
     "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
     "chat_template.json", "merges.txt", "vocab.json",
 )  # fmt: skip
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 
 
@@ -35,6 +36,47 @@ def fetch(base: str, *, where: str) -> pathlib.Path:
       ValueError: it is not there, not for this user, or has no weights in safetensors.
     """
     return (_of_store if remote.is_url(base) else _of_hub)(base, where=where)
+
+
+def tokenizer(place: str, *, where: str) -> pathlib.Path:
+    """Return the path of a tokenizer, whose files are brought here from a URL or the Hub.
+
+    Raises:
+      ValueError: it is elsewhere and not to be had.
+    """
+    return _part(place, SMALL, where=where)
+
+
+def adapter(place: str, *, where: str) -> pathlib.Path:
+    """Return the folder of a PEFT adapter, whose files are brought here from a URL or the Hub.
+
+    Raises:
+      ValueError: it is elsewhere and not to be had, or what is there is no adapter in safetensors.
+    """
+    folder = _part(place, ADAPTER, where=where)
+    if folder != pathlib.Path(place):
+        for name in ADAPTER:
+            if not (folder / name).is_file():
+                raise ValueError(
+                    f"{where}: got {place!r}, which has no {name}; expected an adapter of PEFT in "
+                    "safetensors; a whole model goes to model.base"
+                )
+    return folder
+
+
+def _part(place: str, names: tuple[str, ...], *, where: str) -> pathlib.Path:
+    """Bring files of a place here, those of them that it has; a path here is itself."""
+    if remote.is_url(place):
+        here = remote.sizes(place, where=where)
+        if not (found := [name for name in names if name in here]):
+            raise ValueError(
+                f"{where}: got {place!r}, which has none of {', '.join(names[:4])}; expected some; "
+                f"it has {', '.join(sorted(here)[:8]) or 'no file'}"
+            )
+        return remote.gather(place, found, where=where)
+    if not pathlib.Path(place).expanduser().exists() and hub_client.parse(place) is not None:
+        return hub_client.snapshot(place, names, where=where)
+    return pathlib.Path(place)
 
 
 def _of_store(base: str, *, where: str) -> pathlib.Path:
