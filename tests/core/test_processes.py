@@ -24,6 +24,7 @@ OMPI = dict(OMPI_COMM_WORLD_SIZE="4")
         (dict(PMI_SIZE="1"), None),
         (SLURM | STEP | dict(PMI_SIZE="2"), "slurm"),  # srun sets it too
         (dict(TPU_WORKER_HOSTNAMES="a,b"), "jax"),
+        (dict(TPU_WORKER_HOSTNAMES="localhost"), None),
         (dict(JAX_COORDINATOR_ADDRESS="a:1"), "jax"),
     ],
 )
