@@ -660,9 +660,9 @@ SAMPLING = (
 EVALS = (
     *_of(
         "ftjax/evals/lib/scoring.py", "tests/evals/test_nll.py",
-        ("jnp.roll(batch[\"tokens\"], -1, axis=1)", "jnp.roll(batch[\"tokens\"], 1, axis=1)"),
+        ("jnp.roll(batch[\"tokens\"], -1, axis=1)\n    return", "jnp.roll(batch[\"tokens\"], 1, axis=1)\n    return"),
         ("jnp.where(weights_BT == 0, 0, logps_BT * weights_BT)", "logps_BT"),
-        ("batch[\"weights\"][:, 1:]", "batch[\"weights\"][:, :-1]"),
+        ("weights_BT = batch[\"weights\"][:, 1:]", "weights_BT = batch[\"weights\"][:, :-1]"),
         ("result[index] = ", "result[sorted(index)] = "),
     ),
     *_of(

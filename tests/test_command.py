@@ -68,7 +68,7 @@ def test_help_beside_a_config_shows_what_it_takes():
     done = run("train", "--help", "--config=sft:rank=4")
     assert done.returncode == 0
     for text in (
-        "Supervised fine-tuning on any JSONL file", "\n  rank=16\n", "\n  kind=prompt\n",
+        "Supervised fine-tuning on any JSONL file", "\n  rank=16\n", "\n  data.kind=prompt\n",
         "\n  adapter.rank=4\n", "\n  optim.learning_rate=0.003\n", "on_bad_row", "clip_norm",
     ):  # fmt: skip
         assert text in done.stdout, text

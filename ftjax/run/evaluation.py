@@ -335,14 +335,16 @@ def _byte_counts(examples: list, tokenizer) -> list[int] | None:
 def _examples(data: dict, section: Section) -> list:
     """Encode a data section; length and template are the training's, unless it says otherwise."""
     parts = section.parts
+    # What is wrong with rows of the run's own file is said as training says it.
+    named = _named(f"{section.where}.data")
     if data.get("name") == HELD_OUT:
-        data = _held_out(data, section)
+        data, named = _held_out(data, section), contextlib.nullcontext()
     # Another length would be another program to compile, and cut what training does not.
     data.setdefault("max_tokens", parts.settings.data["max_tokens"])
     if data.get("kind") == parts.settings.data.get("kind"):
         data = _templated(parts, data)
     given = dict(tokenizer=parts.tokenizer, batch_size=1, collect=section.collect)
-    with _named(f"{section.where}.data"):
+    with named:
         store = loaders.opened(data, where="data", **given).data.store
     return [store[i] for i in samples.spread(len(store), section.limit)]
 

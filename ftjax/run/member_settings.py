@@ -19,9 +19,8 @@ from typing import Any, NamedTuple
 from ftjax.core import config as conf
 from ftjax.core import dotted, files
 from ftjax.run import config as settings_lib
-from ftjax.run import hyper, keys, replay
+from ftjax.run import keys
 from ftjax.run.config import Settings
-from ftjax.train.members import HOW
 
 SHORT = {
     "lr": ("optim.learning_rate",), "decay": ("optim.weight_decay",),
@@ -91,6 +90,8 @@ def find(config: str) -> Listed | None:
             f"{path}: members(): got {rows!r}; expected a list of dicts, as product(lr=...) makes "
             "them, or Listed(such a list, how=..., stop=...)"
         )
+    from ftjax.train.members import HOW  # slow to import, as all below: `find` asks for none of it
+
     if found.how not in (known := ("auto", *HOW)):
         raise ValueError(
             f"{path}: members(): how: got {found.how!r}; expected one of {conf.listed(known)}"
@@ -167,6 +168,8 @@ def check(found: Mapping[str, Settings]) -> None:
     Raises:
       ValueError: naming the key, with the reason.
     """
+    from ftjax.run import hyper
+
     first = next(iter(found.values()))
     _check_kind(first)
     flat = {name: dotted.flatten(own.plain) for name, own in found.items()}
@@ -185,6 +188,8 @@ def check(found: Mapping[str, Settings]) -> None:
 
 def legal(settings: Settings) -> set[str]:
     """Return the dotted keys in which members may differ."""
+    from ftjax.run import hyper
+
     numbers = hyper.of(settings)
     of = lambda section: {f"{section}.{key}" for key in numbers[section]}
     average = {"ema_decay"} if numbers["ema"] else set()
@@ -197,6 +202,8 @@ def _legal_of_all(members: Iterable[Settings]) -> set[str]:
 
 
 def _check_kind(settings: Settings) -> None:
+    from ftjax.run import replay
+
     if not settings.adapter.get("name"):
         raise ValueError(
             "members(): adapter.name: got ''; expected an adapter: members share one base, which "

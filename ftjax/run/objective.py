@@ -120,7 +120,7 @@ def check_rollout(settings: Settings) -> None:
 
 def _check_demo(demo: str, module: ModuleType, name: str) -> None:
     spec = specs.of(module)
-    if demo and not (spec.reference and spec.data == "tokens"):
+    if demo and not (spec.reference and not spec.batch.judged):
         raise ValueError(
             f"rollout.demo: got {demo[:80]!r} with objective {name!r}; expected none: it is what a "
             "teacher is shown; drop it, or take distillation"

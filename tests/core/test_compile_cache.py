@@ -7,12 +7,16 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from ftjax.core import compile_cache
 
-OURS = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+ENABLED = "jax_enable_compilation_cache"
+OURS = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs", ENABLED)
 
 
 @pytest.fixture(autouse=True)
 def as_before():
     before = {name: getattr(jax.config, name) for name in OURS}
+    # A test of joined processes may have run in this one, which switches it off for good.
+    jax.config.update(ENABLED, True)
+    compilation_cache.reset_cache()
     yield
     for name, value in before.items():
         jax.config.update(name, value)
