@@ -48,6 +48,22 @@ def machine(repeats: int) -> tuple[float, float]:
     return bandwidth, 2 * 1024**3 / seconds(lambda: product(square, square), repeats=repeats)
 
 
+def read(base: pathlib.Path):
+    """Return the model of a directory, and its weights."""
+    family, config = checkpoint.config_of(base)
+    model = family.make(config)
+    return model, {"model": checkpoint.load(base, model, names=family.NAMES)}
+
+
+def call(*, batch: int, new: int = 64, prompt: int = 64):
+    """Return a function that generates once with the embedded base."""
+    model, params = read(TINY)
+    rng, key = np.random.default_rng(0), jax.random.key(0)
+    prompts = rng.integers(3, model.config.vocab_size, (batch, prompt)).astype(np.int32)
+    run = generation.make(model, max_new_tokens=new, temperature=1.0, cache_dtype=None)
+    return lambda: run(params, prompts, np.full(batch, prompt, np.int32), key)
+
+
 def measure(model, params, *, batch: int, args) -> dict:
     """Time one batch size."""
     key, rng = jax.random.key(0), np.random.default_rng(0)
@@ -81,9 +97,7 @@ def main() -> None:
     parser.add_argument("--cache", default="", help="type of keys and values, such as int8")
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
-    family, config = checkpoint.config_of(pathlib.Path(args.base))
-    model = family.make(config)
-    params = {"model": checkpoint.load(pathlib.Path(args.base), model, names=family.NAMES)}
+    model, params = read(pathlib.Path(args.base))
     count, size = tree.size_of(params), tree.bytes_of(params)
     bandwidth, speed = machine(args.repeats)
     shown = {"weights": count, "gb_per_s": bandwidth / 1e9, "gflop_per_s": speed / 1e9}

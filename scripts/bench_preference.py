@@ -136,10 +136,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def one(mode: str, given: argparse.Namespace) -> dict:
-    """Measure one mode in this process, prepared as `experiments/train.py` prepares its own."""
-    from ftjax.core import device
-
-    device.reuse_memory()
+    """Measure one mode in this process."""
+    bench_train.prepare()
     reference = given.reference or {"lora": "adapters_off", "full": "frozen"}[mode]
     options = {"remat": given.remat} if given.remat else {}
     return measure(mode, reference=reference, steps=given.steps, warmup=given.warmup, **options)

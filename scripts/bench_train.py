@@ -196,11 +196,16 @@ def in_new_process(child: str) -> dict:
     return json.loads(found.stdout.splitlines()[-1])
 
 
-def one(child: str, given: argparse.Namespace) -> dict:
-    """Measure one thing in this process, prepared as `experiments/train.py` prepares its own."""
+def prepare() -> None:
+    """Prepare this process as `experiments/train.py` does."""
     from ftjax.core import device
 
     device.reuse_memory()
+
+
+def one(child: str, given: argparse.Namespace) -> dict:
+    """Measure one thing in this process."""
+    prepare()
     shape, options = SHAPES[given.shape], {"remat": given.remat} if given.remat else {}
     if child == "depth":
         return compile_seconds(shape, layers=(4, 32), repeats=3, **options)

@@ -12,6 +12,7 @@ the splits share no file.
 import ast
 import functools
 import inspect
+import os
 import pathlib
 import re
 import sysconfig
@@ -90,13 +91,18 @@ def _modules():
     """Return (dotted name, path) of every source file of the standard library, in order."""
     root = pathlib.Path(sysconfig.get_path("stdlib"))
     found = []
-    for path in root.rglob("*.py"):
-        parts = path.relative_to(root).with_suffix("").parts
-        if SKIPPED.isdisjoint(parts) and not any(
-            p.startswith(("_sysconfig", "config-")) for p in parts
-        ):
-            found.append((".".join(parts), path))
+    for folder, below, names in os.walk(root):
+        # Cut here: what is installed below is many times larger than the library.
+        below[:] = [name for name in below if _is_kept(name)]
+        for path in (pathlib.Path(folder, name) for name in names if name.endswith(".py")):
+            if _is_kept(path.stem):
+                parts = path.relative_to(root).with_suffix("").parts
+                found.append((".".join(parts), path))
     return sorted(found)
+
+
+def _is_kept(part: str) -> bool:
+    return part not in SKIPPED and not part.startswith(("_sysconfig", "config-"))
 
 
 def _topics(split):
