@@ -20,7 +20,7 @@ from ftjax.models.hf import checkpoint
 from ftjax.optim import groups
 from ftjax.rl.prompts import Prompts
 from ftjax.run import config as settings
-from ftjax.run import plan
+from ftjax.run import objective, plan
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Those of decisions are of another form: see tests/experiments/test_decide.py.
@@ -83,9 +83,10 @@ def once_a_kind():
     known = set()
     for path in FILES:
         chosen = settings.read(load(path, arg="runlocal"))
+        spec = objective.module_of(chosen).SPEC
         kind = (
-            main_of(path), chosen.objective["name"], chosen.adapter.get("name"),
-            bool(chosen.model.base), bool(chosen.model.quantize.get("name")),
+            main_of(path), spec.data, spec.heads, bool(chosen.model.base),
+            bool(chosen.model.quantize.get("name")),
         )  # fmt: skip
         yield pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if kind in known else [])
         known.add(kind)
