@@ -19,6 +19,7 @@ from ftjax.models import blocks
 from ftjax.models.hf import checkpoint
 from ftjax.sampling import generation as generating
 from tests.golden import reference
+from tests.laws import subjects
 
 FOLDERS = reference.model_folders()
 each = pytest.mark.parametrize("folder", FOLDERS, ids=reference.id_of)
@@ -171,19 +172,19 @@ def test_greedy_tokens_through_the_cache(folder, request):
     np.testing.assert_array_equal(output.tokens, wanted)
 
 
-def by_blocks():
-    """List the folders; the ones whose blocks another one has are slow, for they compile long."""
+def by_program():
+    """List the folders; the ones whose program another one has are slow: they compile long."""
     found, seen = [], set()
     for folder in GENERATED:
         family, config = checkpoint.config_of(folder)
-        blocks_of = family.make(config).blocks
-        marks = [pytest.mark.slow] if blocks_of in seen else []
-        seen.add(blocks_of)
+        kind = subjects.program_of(family.make(config))
+        marks = [pytest.mark.slow] if kind in seen else []
+        seen.add(kind)
         found.append(pytest.param(folder, id=reference.id_of(folder), marks=marks))
     return found
 
 
-@pytest.mark.parametrize("folder", by_blocks())
+@pytest.mark.parametrize("folder", by_program())
 def test_a_step_of_lora_on_eight_devices(folder):
     """At its start an adapter changes nothing: the loss is the reference's, on any mesh."""
     family, model, _ = reference.base(folder)

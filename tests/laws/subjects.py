@@ -43,13 +43,28 @@ def model(family, *, tied=True, **options):
     return module.make(config, **options)
 
 
-def by_blocks():
-    """List the families; those whose blocks another one has are slow: they compile long."""
+def program_of(handle):
+    """Name what the programs of two models differ in beside numbers: maps, and kinds of layers."""
+    return frozenset(filter(None, handle.equations.values())), len(set(handle.config.kinds))
+
+
+def by_data():
+    """List the objectives; those that learn from what another one does are slow."""
+    found, seen = [], set()
+    for name, module in OBJECTIVES.items():
+        kind = module.SPEC.data
+        found.append(pytest.param(name, marks=[pytest.mark.slow] if kind in seen else []))
+        seen.add(kind)
+    return found
+
+
+def by_program():
+    """List the families; those whose program another one has are slow: they compile long."""
     found, seen = [], set()
     for family in FAMILIES:
-        shape = model(family).blocks, len(set(model(family).config.kinds))
-        found.append(pytest.param(family, marks=[pytest.mark.slow] if shape in seen else []))
-        seen.add(shape)
+        kind = program_of(model(family))
+        found.append(pytest.param(family, marks=[pytest.mark.slow] if kind in seen else []))
+        seen.add(kind)
     return found
 
 

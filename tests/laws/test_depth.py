@@ -62,12 +62,11 @@ def step_size(family, layers, patterns):
     return equations(jax.make_jaxpr(step)(state, frozen, subjects.batch()).jaxpr)
 
 
-@pytest.mark.parametrize("family", subjects.FAMILIES)
-def test_a_gradient_of_32_layers_is_no_larger_a_program_than_of_4(family):
-    few, some, many = (gradient_size(family, layers) for layers in (4, 8, 32))
-    assert some > 100
-    # Of 4 layers, a pattern may not have turned once: then each is written out.
-    assert many == some <= few
+@pytest.mark.parametrize("family", subjects.by_program())
+def test_a_gradient_of_32_layers_is_as_large_a_program_as_of_8(family):
+    """Of fewer layers a pattern may not have turned once: then each is written out."""
+    some, many = (gradient_size(family, layers) for layers in (8, 32))
+    assert many == some > 100
 
 
 @pytest.mark.parametrize("patterns", ["adapters/**", "model/**"])

@@ -15,7 +15,7 @@ from ftjax.train import state as states
 from ftjax.train.policy import Policy
 from tests.laws import subjects
 
-each = pytest.mark.parametrize("family", subjects.by_blocks())
+each = pytest.mark.parametrize("family", subjects.by_program())
 FIRST = subjects.PLAIN
 
 

@@ -17,7 +17,7 @@ from tests.laws import subjects
 
 IDS = np.array([7, 3, 30], np.int32)  # real tokens, to compare virtual ones with
 each = pytest.mark.parametrize("name", subjects.OF_MODELS)
-each_family = pytest.mark.parametrize("family", subjects.by_blocks())
+each_family = pytest.mark.parametrize("family", subjects.by_program())
 
 
 def random(name):

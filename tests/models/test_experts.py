@@ -118,15 +118,26 @@ def test_dropout_of_experts_needs_a_key():
     assert float(jnp.abs(first - other).max()) > 1e-4
 
 
-@pytest.mark.parametrize("name", subjects.OBJECTIVES)
-def test_the_routers_loss_is_part_of_every_objective(name):
-    module, model = subjects.OBJECTIVES[name], make(router_aux=1.0)
+def router_run(name):
+    """Return what computes the metrics of an objective over experts, of a weight of their loss."""
+    module = subjects.OBJECTIVES[name]
     given = subjects.params_for(name, params() | {"adapters": None})
     trainable, frozen = states.split(given, "model/blocks/moe/router")
-    run = lambda model: steps.make_gradients(
-        model, module.make(**module.EXAMPLE), chunk=subjects.CHUNK,
+    return lambda router_aux: steps.make_gradients(
+        make(router_aux=router_aux), module.make(**module.EXAMPLE), chunk=subjects.CHUNK,
         reference=subjects.reference_for(name),
     )(trainable, frozen, subjects.batch_for(name), jax.random.key(0), lambda x: x)[1]  # fmt: skip
-    found, without = jax.jit(lambda: (run(model), run(make(router_aux=0.0))))()
+
+
+@pytest.mark.parametrize("name", subjects.OBJECTIVES)
+def test_every_objective_balances_the_router(name):
+    found = jax.eval_shape(functools.partial(router_run(name), 1.0))
+    assert "router/balance" in found
+
+
+@pytest.mark.parametrize("name", subjects.by_data())
+def test_the_routers_loss_is_part_of_the_objectives(name):
+    run = router_run(name)
+    found, without = jax.jit(lambda: (run(1.0), run(0.0)))()
     added = float(found["loss"] - without["loss"])
     assert added == pytest.approx(float(found["router/balance"].value()), rel=1e-3)
