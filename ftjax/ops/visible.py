@@ -56,6 +56,8 @@ def visible_keys(
     positions_BT, segments_BT, *, before: int = 0, window: int | None = None
 ) -> Visible:
     """Describe rows, with `before` virtual tokens ahead of each."""
+    # NumPy's integers are of 64 bits, which the type of the keys is not to be.
+    positions_BT, segments_BT = map(jnp.asarray, (positions_BT, segments_BT))
     found = Visible(positions_BT + before, segments_BT, None, before, window)
     if positions_BT.shape[1] > SHORT:
         return found
