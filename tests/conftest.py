@@ -5,6 +5,7 @@ beside the checkout are used, and where there are none the tests that need them 
 """
 
 import contextlib
+import gc
 import os
 import pathlib
 import tempfile
@@ -34,6 +35,17 @@ jax.config.update("jax_compilation_cache_dir", CACHE)
 # A file forgets its programs in memory; the small ones of the next are the same.
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_default_matmul_precision", "highest")
+
+
+# Tracing makes and drops millions of small objects. At Python's own threshold of 700, looking for
+# cycles among them takes a tenth of the tests' time.
+gc.set_threshold(100_000, 20, 50)
+
+
+def pytest_collection_finish():
+    """Leave what was collected out of every later search for cycles."""
+    gc.collect()
+    gc.freeze()
 
 
 # Of the 65,530 memory maps that Linux gives a process; a compiled program holds several, and XLA
