@@ -64,7 +64,14 @@ def scores(workdir, step):
         return {name: arrays[name] for name in arrays}
 
 
-@pytest.mark.parametrize("carry", CARRIES)
+@pytest.mark.parametrize(
+    "carry",
+    # A merged model goes on like a full one, and what is stacked like what continues.
+    [
+        pytest.param(x, marks=[pytest.mark.slow] if x in ("full", "stacked") else [])
+        for x in CARRIES
+    ],
+)
 def test_a_stage_starts_with_the_scores_that_the_last_one_ended_with(ended, carry):
     one, two = workdirs(*ended(carry))
     end, begin = scores(one, 4), scores(two, 0)

@@ -22,11 +22,14 @@ from tests.laws import subjects
 
 MESHES = {
     "one": {},
-    "data": dict(data=8),
+    "data": dict(data=8),  # slow: its sums are those of fsdp
     "fsdp": dict(data=1, fsdp=8),
     "tensor": dict(data=1, tensor=2),
 }
-each = pytest.mark.parametrize("name", MESHES)
+each = pytest.mark.parametrize(
+    "name",
+    [pytest.param(x, marks=[pytest.mark.slow] if x == "data" else []) for x in MESHES],
+)
 LOW = jnp.bfloat16
 
 
