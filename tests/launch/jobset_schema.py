@@ -1,7 +1,7 @@
-"""What a JobSet may say: the part of the schema of jobset.x-k8s.io/v1alpha2 that is written here.
+"""What a JobSet may say: the part of the schema of jobset.x-k8s.io v1alpha2 that is written here.
 
-Every object is closed: a name that the schema does not have is an error, as of a cluster that checks
-strictly. A name that the launcher begins to write is added here from the definition of its release.
+Every object is closed: a name that the schema does not have is an error, as of a strict cluster. A
+name that the launcher begins to write is added here from the definition of its release.
 """
 
 TEXT, WHOLE = {"type": "string"}, {"type": "integer"}
