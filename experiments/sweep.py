@@ -10,12 +10,13 @@ r"""Launch the variants of one config as jobs, here or on a cluster, and collect
     python -m experiments.sweep collect --workdir runs/quick --best eval/english/nll
 
 The config file has, besides `get_config(arg)`, a function `sweep()`: {label: arg} as for
-`experiments.compare`, {label: dict of dotted overrides}, or a list of such dicts, as `grid` and
-`sample` of `ftjax.launch.lib.space` make them. Every job is a run in DIR/<id>, the id being a hash
-of its resolved config, so a launch may be repeated, also with a longer list: what is done is not
-done again, what was stopped or killed goes on, what failed or diverged is a row with the reason
-(`--again failed,diverged` runs it once more). How jobs stand is read from their workdirs alone.
-`collect` writes DIR/sweep.csv and DIR/report.html. Exit code 2: a job failed or diverged.
+`experiments.compare`, {label: dict of dotted overrides}, a list of such dicts, as `grid` and
+`sample` of `ftjax.launch.lib.space` make them, or `Searched(...)`. Every job is a run in DIR/<id>,
+the id being a hash of its resolved config, so a launch may be repeated, also with a longer list:
+what is done is not done again, what was stopped or killed goes on, what failed or diverged is a row
+with the reason (`--again failed,diverged` runs it once more). How jobs stand is read from their
+workdirs alone. `collect` writes DIR/sweep.csv and DIR/report.html. Exit code 2: a job failed or
+diverged.
 """
 
 import pathlib
@@ -74,7 +75,9 @@ def main(argv: list[str], given: Flags) -> None:
         jobs = read(given.config.value, root)
     else:
         jobs = jobs_lib.kept(root)
-    if command in ("launch", "resume"):
+    if command == "launch" and jobs_lib.learns(given.config.value):
+        rounds(jobs, root, given)
+    elif command in ("launch", "resume"):
         launch(jobs, root, given)
     elif command == "collect":
         paths = results.write(jobs, root, best=given.best.value)
@@ -114,6 +117,39 @@ def launch(jobs: Sequence[jobs_lib.Job], root: pathlib.Path, given: Flags) -> No
       ValueError: an option is not legal, or the engine's tool is not here.
       RuntimeError: a job that this launcher ran did not end well.
     """
+    submit(jobs, root, given)
+    if not given.dry_run.value:
+        conclude(jobs)
+
+
+def rounds(jobs: Sequence[jobs_lib.Job], root: pathlib.Path, given: Flags) -> None:
+    """Do the same for a search that learns, with what it proposes when its jobs have ended.
+
+    Where this process waits for jobs it goes on by itself; else the next call does.
+    """
+    before: Sequence[jobs_lib.Job] = ()
+    while len(jobs) > len(before):
+        submit(jobs, root, given)
+        if given.dry_run.value:
+            return
+        if any(unit.read(job.artifacts).state not in unit.ENDED for job in jobs):
+            break
+        before, jobs = jobs, read(given.config.value, root)
+    conclude(jobs)
+
+
+def conclude(jobs: Sequence[jobs_lib.Job]) -> None:
+    """Show how jobs stand; RuntimeError where one did not end well."""
+    show(jobs)
+    states = [unit.read(job.artifacts).state for job in jobs]
+    if bad := sum(state in ("failed", "diverged") for state in states):
+        raise RuntimeError(
+            f"sweep: {bad} of {len(jobs)} jobs failed or diverged; their rows have the reason"
+        )
+
+
+def submit(jobs: Sequence[jobs_lib.Job], root: pathlib.Path, given: Flags) -> None:
+    """Submit those of the jobs that are due."""
     engine = options_lib.engine(given.engine.value, given.option.value)
     chosen = [job for job in jobs if _is_due(job, given.again.value, engine=given.engine.value)]
     submission = engine.submission(chosen, root) if chosen else None
@@ -127,12 +163,6 @@ def launch(jobs: Sequence[jobs_lib.Job], root: pathlib.Path, given: Flags) -> No
         for job in chosen:
             unit.submit(job.artifacts)
         engine.submit(submission, chosen)
-    show(jobs)
-    states = [unit.read(job.artifacts).state for job in jobs]
-    if bad := sum(state in ("failed", "diverged") for state in states):
-        raise RuntimeError(
-            f"sweep: {bad} of {len(jobs)} jobs failed or diverged; their rows have the reason"
-        )
 
 
 def _is_due(job: jobs_lib.Job, again: Sequence[str], *, engine: str) -> bool:

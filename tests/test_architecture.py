@@ -34,6 +34,7 @@ PLUGINS = {
     "evals": ("make", "INPUTS"),
     "data/sources": ("make",),
     "launch": ("make",),
+    "launch/searches": ("make", "LEARNS"),
     "report/trackers": ("make", "PACKAGE"),
     "models/families": ("make", "from_hf", "to_hf", "NAMES", "EXAMPLE"),
 }

@@ -11,7 +11,7 @@ from ftjax.run import config as settings
 
 CONFIG = """
 from configs import common
-from ftjax.launch.lib.space import grid
+from ftjax.launch.lib.space import Searched, grid
 
 
 def get_config(arg=None):
@@ -74,6 +74,14 @@ def test_the_command_of_a_job_resolves_to_the_config_of_its_id(planned):
     given = [text.removeprefix("--config.") for text in job.command[2:-1]]
     config = train.keys.apply(conf.load(job.command[1].removeprefix("--config=")), given)
     assert json.loads(json.dumps(settings.read(config).plain)) == job.config
+
+
+def test_a_search_is_a_list_of_variants(planned, tmp_path):
+    found = planned('Searched({"adapter.rank": range(1, 65)}, 4, dict(name="sobol"))')
+    ranks = [job.config["adapter"]["rank"] for job in found]
+    assert [job.label for job in found] == [f"rank={rank}" for rank in ranks]
+    assert sorted((rank - 1) // 16 for rank in ranks) == [0, 1, 2, 3]
+    assert not jobs.learns(f"{tmp_path}/c.py:steps=3")
 
 
 def test_compare_reads_the_same_variants(planned, tmp_path):

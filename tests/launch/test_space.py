@@ -35,3 +35,12 @@ def test_logarithms_are_even():
     assert len({math.floor(math.log10(rate)) for rate in rates}) == 4
     with pytest.raises(ValueError, match="log_uniform: got 0 and 1; expected positive"):
         space.log_uniform(0, 1)
+
+
+def test_numbers_keep_their_digits_and_stay_inside():
+    own = space.log_uniform(1.2345e-5, 1e-2)
+    assert own.at(0.0) == 1.2345e-5  # 1.23e-5 would be outside
+    assert space.uniform(2, 3).at(0.5) == 2.5
+    for wrong in (space.uniform, space.log_uniform):
+        with pytest.raises(ValueError, match="got 3 and 2; expected the lower bound first"):
+            wrong(3, 2)

@@ -4,11 +4,13 @@ import os
 import pathlib
 import subprocess
 
+import jsonschema
 import pytest
 import yaml
 
 from ftjax.launch.lib import engine, options
 from ftjax.launch.lib.jobs import Job
+from tests.launch.jobset_schema import JOBSET as SCHEMA
 
 ROOT = pathlib.Path("/mnt-of-all/runs/rates")
 
@@ -169,6 +171,31 @@ def test_jobset():
     assert [each["metadata"]["name"] for each in yaml.safe_load_all(text)] == [
         "ftjax-aa11", "ftjax-bb22",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("more", [[], ["chips=8", "restarts=0", "grace=30"]])
+def test_a_jobset_is_one_by_its_schema(more):
+    given = [text for text in OF_JOBSET if not text.startswith("queue=")] if more else OF_JOBSET
+    (text,) = submission("jobset", *given, *more).files.values()
+    for each in yaml.safe_load_all(text):
+        jsonschema.validate(each, SCHEMA)
+
+
+@pytest.mark.parametrize(
+    ("line", "other", "message"),
+    [
+        ("maxRestarts: 10", "maxRestart: 10", "'maxRestart' was unexpected"),
+        ("backoffLimit: 0", "backoffLimit: '0'", "'0' is not of type 'integer'"),
+        ("command:", "commands:", "'commands' was unexpected"),
+        ("parallelism: 4", "hosts: 4", "'hosts' was unexpected"),
+        ("google.com/tpu: '4'", "google.com/tpu: four", "'four' does not match"),
+        ("name: ftjax-aa11", "name: ftjax_aa11", "'ftjax_aa11' does not match"),
+    ],
+)
+def test_what_a_cluster_would_refuse_is_refused(line, other, message):
+    assert line in JOBSET
+    with pytest.raises(jsonschema.ValidationError, match=message):
+        jsonschema.validate(yaml.safe_load(JOBSET.replace(line, other)), SCHEMA)
 
 
 def test_tpu_vms():

@@ -4,9 +4,10 @@
     keep(jobs, workdir)                                 # workdir/sweep.json: what was launched
     jobs = kept(workdir)
 
-`sweep()` returns {label: variant} or a list of variants; a variant is what stands behind the file
-name (a string), or a dict of dotted overrides. The command of a job is what one would type: the
-overrides become `--config.key=value`, and what that command makes of them is what is hashed.
+`sweep()` returns {label: variant}, a list of variants, or `Searched(...)`; a variant is what stands
+behind the file name (a string), or a dict of dotted overrides. The command of a job is what one
+would type: the overrides become `--config.key=value`, and what that command makes of them is what
+is hashed.
 """
 
 import collections
@@ -18,6 +19,8 @@ from typing import Any, NamedTuple
 
 from ftjax.core import config as conf
 from ftjax.core import dotted, files
+from ftjax.launch.lib import searching
+from ftjax.launch.lib.space import Searched
 from ftjax.run import config as settings
 from ftjax.run import keys
 from ftjax.run.artifacts import Artifacts
@@ -43,11 +46,14 @@ class Job(NamedTuple):
 def plan(config: str, workdir: pathlib.Path) -> list[Job]:
     """List the jobs of `file.py:arg`, resolved and checked.
 
+    Of a search that learns they are those that were launched in `workdir`, and the next ones.
+
     Raises:
       ValueError: the file has no sweep(); a variant is not legal; two are the same run.
     """
     found: dict[str, Job] = {}
-    for label, variant in variants(config).items():
+    earlier = kept(workdir) if _list_of(workdir).exists() else []
+    for label, variant in variants(config, earlier).items():
         job = _job(label, config, variant, workdir)
         if job.id in found:
             raise ValueError(
@@ -58,14 +64,19 @@ def plan(config: str, workdir: pathlib.Path) -> list[Job]:
     return list(found.values())
 
 
-def variants(config: str) -> dict[str, str | dict]:
+def variants(config: str, earlier: Sequence[Job] | None = None) -> dict[str, str | dict]:
     """Read what the `sweep()` of a config file lists, by label.
+
+    earlier: jobs of the same sweep, from which a search may learn; None where there is no sweep.
 
     Raises:
       ValueError: there is no sweep(), it lists nothing, or something that is no variant.
     """
     path, _, _ = config.partition(":")
     given = conf.load_function(path, "sweep")()
+    if isinstance(given, Searched):
+        known = None if earlier is None else [(job.config, job.artifacts) for job in earlier]
+        given = searching.overrides(given, known)
     if not isinstance(given, Mapping):
         given = _labelled(given)
     if not given:
@@ -77,6 +88,12 @@ def variants(config: str) -> dict[str, str | dict]:
                 "file name, or a dict of dotted overrides"
             )
     return dict(given)
+
+
+def learns(config: str) -> bool:
+    """Return whether the `sweep()` of a config file is a search that learns from its jobs."""
+    given = conf.load_function(config.partition(":")[0], "sweep")()
+    return isinstance(given, Searched) and searching.learns(given)
 
 
 def _labelled(given: Iterable) -> dict:
@@ -154,7 +171,7 @@ def _job(label: str, config: str, variant: str | Mapping, workdir: pathlib.Path)
 
 def keep(jobs: Sequence[Job], workdir: pathlib.Path) -> None:
     """Add jobs to those that a sweep's directory knows."""
-    path = workdir / "sweep.json"
+    path = _list_of(workdir)
     known = files.read_json(path)["jobs"] if path.exists() else {}
     for job in jobs:
         known[job.id] = dict(label=job.label, command=list(job.command), config=job.config)
@@ -167,7 +184,7 @@ def kept(workdir: pathlib.Path) -> list[Job]:
     Raises:
       ValueError: it is not of a sweep.
     """
-    path = workdir / "sweep.json"
+    path = _list_of(workdir)
     if not path.exists():
         raise ValueError(
             f"--workdir: got {workdir}, which has no sweep.json; expected the directory of a "
@@ -177,6 +194,10 @@ def kept(workdir: pathlib.Path) -> list[Job]:
         Job(own, known["label"], tuple(known["command"]), workdir / own, known["config"])
         for own, known in files.read_json(path)["jobs"].items()
     ]
+
+
+def _list_of(workdir: pathlib.Path) -> pathlib.Path:
+    return workdir / "sweep.json"
 
 
 def varying(jobs: Sequence[Job]) -> list[str]:
