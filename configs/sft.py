@@ -14,6 +14,9 @@ prompts are answered; without one a twentieth of the rows is held out for that, 
 `general=a.jsonl+b.jsonl` with `text` in each line (`general=none`: none). The base is the
 embedded one; `base=DIR` takes any Hugging Face directory of a supported family.
 
+A run goes three times through the data, and makes 50 steps at least: few rows need more passes.
+`epochs=5` or `steps=200` is taken as it is.
+
 Hardware: the embedded base runs on two CPU cores; see the other configs for pods. On the twelve
 rows of the default file nothing but the plumbing is to be seen: expect the loss to fall.
 """
@@ -29,7 +32,7 @@ def get_config(arg=None):
     """Return the config."""
     arg = common.parse_arg(
         arg, path=str(EXAMPLE), held="", general="", kind="", prompt="prompt", response="response",
-        base="tiny", full=False, rank=16, steps=200, runlocal=False,
+        base="tiny", full=False, rank=16, epochs=0.0, steps=0, runlocal=False,
     )  # fmt: skip
     c = common.base()
     c.model.base = arg.base
@@ -49,9 +52,19 @@ def get_config(arg=None):
     if arg.held != "none":
         c.samples.evals = "held"
     general(c, arg.general)
-    c.steps, c.batch_size = arg.steps, 16
+    length(c, epochs=arg.epochs, steps=arg.steps)
+    c.batch_size = 16
     c.optim.schedule = dict(name="cosine", warmup_ratio=0.05)
     return common.shrink(c) if arg.runlocal else c
+
+
+def length(c, *, epochs: float, steps: int):
+    """Set how long the run is; 0 of both is three passes, and 50 steps of the fewest rows."""
+    if epochs and steps:
+        raise ValueError(f"arg: got epochs={epochs:g} and steps={steps}; expected one; drop one")
+    c.steps, c.epochs = steps or None, epochs or None
+    if not epochs and not steps:
+        c.epochs, c.min_steps = 3.0, 50
 
 
 def general(c, paths: str):
