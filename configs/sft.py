@@ -8,11 +8,12 @@ other fields, and `prompt={instruction}\n{input}` joins some; `kind=chat` takes 
 of other tools are recognised (docs/data.md). A base that was instructed, whose answers end as its
 chat template ends them, gets its template: prompt and response are a conversation of two turns,
 unless `kind=prompt` says otherwise.
-`path=a.jsonl+b.jsonl` joins files. `held=test.jsonl` is evaluated before and after, and some of its
-prompts are answered; without one a twentieth of the rows is held out for that, 500 at most
-(`held=none`: nothing). General text is measured too: English of Python's own documentation, or
-`general=a.jsonl+b.jsonl` with `text` in each line (`general=none`: none). The base is the
-embedded one; `base=DIR` takes any Hugging Face directory of a supported family.
+Files may be CSV or Parquet as well, as their names say. `path=a.jsonl+b.jsonl` joins files.
+`held=test.jsonl` is evaluated before and after, and some of its prompts are answered; without one a
+twentieth of the rows is held out for that, 500 at most (`held=none`: nothing). General text is
+measured too: English of Python's own documentation, or `general=a.jsonl+b.jsonl` with `text` in
+each line (`general=none`: none). The base is the embedded one; `base=DIR` takes any Hugging Face
+directory of a supported family.
 
 A run goes three times through the data, and makes 50 steps at least: few rows need more passes.
 `epochs=5` or `steps=200` is taken as it is.
@@ -42,10 +43,11 @@ def get_config(arg=None):
     # Conversations have other fields; those of a prompt and its answer are recognised.
     if kind != "prompt" and fields == dict(prompt="prompt", response="response"):
         fields = {}
-    own = dict(name="jsonl", kind=kind, fields=fields)
-    c.data = dict(own, path=arg.path.split("+"), max_tokens=512)
+    own = dict(kind=kind, fields=fields)
+    c.data = dict(own, name=reader(arg.path), path=arg.path.split("+"), max_tokens=512)
     if arg.held not in ("", "none"):
-        c.evals.held = dict(name="nll", group="new", data=dict(own, path=arg.held), rows=500)
+        held = dict(own, name=reader(arg.held), path=arg.held)
+        c.evals.held = dict(name="nll", group="new", data=held, rows=500)
     elif not arg.held:
         c.data.hold_out = 0.05
         c.evals.held = dict(name="nll", group="new", data=dict(name="held_out"), rows=500)
@@ -56,6 +58,12 @@ def get_config(arg=None):
     c.batch_size = 16
     c.optim.schedule = dict(name="cosine", warmup_ratio=0.05)
     return common.shrink(c) if arg.runlocal else c
+
+
+def reader(path: str) -> str:
+    """Return the source that reads files of such a name."""
+    suffix = pathlib.PurePath(path.removesuffix(".gz")).suffix
+    return {".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}.get(suffix, "jsonl")
 
 
 def length(c, *, epochs: float, steps: int):

@@ -352,8 +352,7 @@ def prepare(
     store = encoder.batch.store(examples, encoder.max_tokens)
     same = sum(part.rows.duplicates for part in parts)
     counted = dict(forms=forms, unread=unread, turns=turns, duplicates=same)
-    held = sum(part.rows.held_out for part in parts)
-    counted |= dict(copies=copies.Copies(), held_out=held)
+    counted |= dict(copies=copies.Copies(), held_out=sum(p.rows.held_out for p in parts))
     known = encoder.batch.name, names, tuple(counts), shares
     return Data(store, *known, total, count, bad, encoder.tokenizer.pad_id, **counted)
 
@@ -393,8 +392,9 @@ def _fitted(source: Rows, i: int, *, example, encoder: Encoder, count: Counter):
 def _nothing_left(part: Part, count: Counter, *, bad: list[BadRow]) -> str:
     why = ", ".join(f"{n} x {what}" for what, n in count.items()) or "no rows"
     first = f"; the first bad row: {bad[0].message}" if bad else ""
+    mend = "raise max_tokens or " if count["truncated"] or count[encode.TOO_LONG] else ""
     return (
         f"data: part {part.name!r} ({part.rows.where(0)} and on): got no example from "
-        f"{len(part.rows)} rows ({why}); expected at least one with a target; raise max_tokens or "
-        f"check the fields{first}"
+        f"{len(part.rows)} rows ({why}); expected at least one with a target; {mend}check the "
+        f"fields and weights{first}"
     )

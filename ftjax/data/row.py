@@ -11,7 +11,7 @@ from ftjax.data import forms, kinds
 from ftjax.data import messages as messages_lib
 
 # Kinds that an error suggests where their forms fit better, the richer one first.
-SUGGESTED = ("chat", "prompt")
+SUGGESTED = ("chat", "prompt", "text")
 # Levels of lists and objects inside of a message: templates walk them by recursion.
 DEEPEST = 100
 

@@ -185,6 +185,7 @@ RENDERED = {
 # name: (kind, row, words of the refusal) and perhaps options of the data section
 REFUSED = {
     "kind of another form": ("prompt", talk(U, A), "data.kind='chat'"),
+    "a text": ("chat", {"text": "a b"}, "data.kind='text' (kind=text)"),
     "names nobody knows": ("prompt", {"ask": "a", "say": "b"}, "prompt=FIELD"),
     "names that others use": (
         "prompt", {"question": "a", "answer": "b"}, "prompt=question,response=answer behind"),

@@ -63,6 +63,13 @@ def test_the_length_follows_the_rows_unless_it_is_given():
         length("epochs=5,steps=7")
 
 
+def test_the_reader_is_that_of_the_names():
+    names = lambda arg: (lambda c: (c.data.name, c.evals.held.data.name))(sft.get_config(arg))
+    assert names("path=a.csv+b.csv,held=c.parquet") == ("csv", "parquet")
+    assert names("path=a.tsv.gz,held=c.jsonl.gz") == ("csv", "jsonl")
+    assert names("held=c") == ("jsonl", "jsonl")
+
+
 def test_what_is_given_is_taken(rows, lab, tmp_path):
     texts = tmp_path / "texts.jsonl"
     texts.write_text("\n".join(json.dumps({"text": f"{i} is a number"}) for i in range(4)))
