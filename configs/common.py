@@ -163,7 +163,8 @@ def shrink(c, *, tokens: int = 64, stand_in: bool = False, kind: str = "prompt")
         for label in c.evals:
             pairs = c.evals[label].name == "preference"
             c.evals[label].data = judged("preference", rows=32) if pairs else dict(STAND_IN)
-    c.steps, c.batch_size, c.accumulate = 2, 8, 1
+    c.steps, c.epochs, c.min_steps = 2, None, 0
+    c.batch_size, c.accumulate = 8, 1
     c.log_every_steps, c.eval_every_steps, c.checkpoint.every_steps = 1, 0, 0
     c.data.max_tokens = min(c.data.max_tokens, tokens)
     c.optim.schedule = dict(name="constant")

@@ -93,7 +93,7 @@ class Template:
     """A compiled chat template with the special tokens that it may print.
 
     arguments: values that the template reads by name, such as enable_thinking=False.
-    allow_dropped: what it may leave out: roles, "reasoning", "tool_calls" and "tools".
+    allow_dropped: what it may leave out: roles, "reasoning", "tool_calls", "tools" and "name".
     date: what it prints as today, YYYY-MM-DD; the default is one day for ever, since tokens that
     change from day to day make a run that nobody can resume or repeat.
     """
@@ -178,6 +178,10 @@ class Template:
         self._check_shown(text, messages, tools)
         return text, found
 
+    def unread(self, messages: Sequence[dict], *, tools: Sequence[dict] | None = None) -> set[str]:
+        """Return the keys of messages that the template does not read, beside their texts."""
+        return shown.unread(messages, lambda messages: self._probe(messages, tools))
+
     def _check_options(self) -> None:
         from jinja2 import meta
 
@@ -261,7 +265,7 @@ class Template:
                 what = f"the {part.replace('_', ' ')} of message {n}"
             else:
                 what = f"message {n} ({part}), or not as it is"
-            if part == "reasoning":
+            if part == "reasoning" and _answers_after(messages, n):
                 advice = "data.turns='each' learns each turn as it is printed when it is the last; "
             else:
                 advice = ""
@@ -276,6 +280,10 @@ class Template:
             return self.text(messages, tools)
         except TemplateError:
             return None
+
+
+def _answers_after(messages: Sequence[dict], n: int) -> bool:
+    return any(each["role"] == "assistant" for each in messages[n + 1 :])
 
 
 def _check_reserved(messages: Sequence[dict], tools) -> None:

@@ -7,8 +7,9 @@
 A prompt of messages with its response is a chat whose first messages are given. `loss="all"` makes
 every token a target. Prompt and response are tokenised as one text, so the model sees the same
 tokens as in use; the response begins where the tokens of the prompt alone and those of the whole
-first differ. The weight of a token is row weight x message weight x (is a target). A
-first token has no predecessor to be predicted from; packing gives it weight 0.
+first differ. A token with an end of the prompt in it is learned, and counted: in use the prompt is
+tokenised alone, and ends otherwise. The weight of a token is row weight x message weight x (is a
+target). A first token has no predecessor to be predicted from; packing gives it weight 0.
 
 `fit` cuts what is longer than `max_tokens`, and counts: truncated, split, dropped.
 """
@@ -28,6 +29,7 @@ OVERLONG = ("truncate", "split", "drop", "error", "keep")
 NO_TARGET = "no target left"
 TOO_LONG = "overlong"
 UNPREDICTED = "first token of an answer"
+STRADDLES = "answer that begins inside a token of its prompt"
 
 
 class Example(NamedTuple):
@@ -46,6 +48,7 @@ def examples(
     append_eos: bool = True,
     special: bool = True,
     unfinished: bool = False,
+    count: Counter | None = None,
 ) -> list[Example]:
     """Encode checked rows of texts, prompts and messages, mixed as they come, in order.
 
@@ -53,7 +56,7 @@ def examples(
     prints its own ends). special: read special-token strings inside prompts, responses and texts as
     tokens, and in messages those of every role; if not, a template's own markers, and what the
     assistant says, still are. unfinished: responses were cut off: nothing ends them, neither eos
-    nor the template's end of a turn.
+    nor the template's end of a turn. count: takes the number of answers that are `STRADDLES`.
     Raises TemplateError for messages that give no target, ValueError without an eos token.
     """
     found: list[Example | None] = [None] * len(rows)
@@ -63,7 +66,7 @@ def examples(
             continue
         chosen = [rows[i] for i in index]
         options = {"template": template, "append_eos": append_eos, "special": special, "loss": loss}
-        options["unfinished"] = unfinished
+        options |= {"unfinished": unfinished, "count": Counter() if count is None else count}
         for i, example in zip(index, encode(chosen, tokenizer, **options), strict=True):
             weights = np.ones(len(example.tokens)) if loss == "all" else example.weights
             weights = np.asarray(weights * rows[i]["weight"], np.float32)
@@ -74,6 +77,14 @@ def examples(
 def has_messages(row: dict) -> bool:
     """Return whether a checked row is of messages, which a chat template renders."""
     return "messages" in row or not isinstance(row.get("prompt", ""), str)
+
+
+def unread(row: dict, template: "chat.Template | None") -> set[str]:
+    """Return the keys of a row's messages that its template does not read, as messages.KEY."""
+    if template is None or not has_messages(row):
+        return set()
+    messages = row.get("messages") or [*row["prompt"], *row.get("response", ())]
+    return {f"messages.{key}" for key in template.unread(messages, tools=row.get("tools"))}
 
 
 def _encoder_of(row: dict) -> Callable:
@@ -91,7 +102,7 @@ def _text(rows, tokenizer, *, append_eos, special, **_):
         yield Example(ids, np.ones(len(ids)))
 
 
-def _prompt(rows, tokenizer, *, append_eos, special, unfinished, **_):
+def _prompt(rows, tokenizer, *, append_eos, special, unfinished, count, **_):
     prompts = tokenizer.encode_batch([row["prompt"] for row in rows], special=special)
     wholes = [row["prompt"] + row["response"] for row in rows]
     wholes = tokenizer.encode_batch(wholes, special=special)
@@ -99,7 +110,8 @@ def _prompt(rows, tokenizer, *, append_eos, special, unfinished, **_):
         ids = _ended(whole.ids, tokenizer, append_eos=append_eos and not unfinished)
         if unfinished and ids and ids[-1] == tokenizer.eos_id:  # of a tokenizer that adds its own
             ids = ids[:-1]
-        yield Example(ids, _after(prompt.ids, ids))
+        own = prompt.ids[:-1] if prompt.ids[-1:] == [tokenizer.eos_id] else prompt.ids
+        yield Example(ids, _after(own, ids, count=count))
 
 
 def _dialog(rows, tokenizer, **options):
@@ -116,7 +128,7 @@ def _dialog(rows, tokenizer, **options):
             yield _answer(row, tokenizer, **options)
 
 
-def _answer(row, tokenizer, *, template, special, unfinished, **_) -> Example:
+def _answer(row, tokenizer, *, template, special, unfinished, count, **_) -> Example:
     """Learn all that the template prints behind the prompt, its end of the turn included."""
     hide, encode_batch = _reading(tokenizer, [row], template, special=special)
     messages, tools = hide([*row["prompt"], *row["response"]]), hide(row.get("tools"))
@@ -127,10 +139,10 @@ def _answer(row, tokenizer, *, template, special, unfinished, **_) -> Example:
         whole = template.render_checked(messages, tools=tools)
         spans.opens(template, whole, messages[:-1], tools, len(messages) - 1)
     before, ids = (encoding.ids for encoding in encode_batch([prompt, whole]))
-    return Example(ids, _after(before, ids))
+    return Example(ids, _after(before, ids, count=count))
 
 
-def _chat(rows, tokenizer, *, template, special, loss, **_):
+def _chat(rows, tokenizer, *, template, special, loss, count, **_):
     hide, encode_batch = _reading(tokenizer, rows, template, special=special)
     rendered = []
     for row in rows:
@@ -143,7 +155,8 @@ def _chat(rows, tokenizer, *, template, special, loss, **_):
             rendered.append(template.spans(messages, tools=tools, prompt=prompt))
     encodings = encode_batch([text for text, _ in rendered])
     for row, (_, found), encoding in zip(rows, rendered, encodings, strict=True):
-        yield Example(encoding.ids, _assistant_weights(row["messages"], found, encoding=encoding))
+        weights = _assistant_weights(row["messages"], found, encoding=encoding, count=count)
+        yield Example(encoding.ids, weights)
 
 
 def _check_unmasked(messages: list[dict]) -> None:
@@ -181,14 +194,17 @@ def _ended(ids: list[int], tokenizer, *, append_eos: bool) -> list[int]:
     return [*ids, tokenizer.eos_id]
 
 
-def _after(prompt: list[int], whole: list[int]) -> np.ndarray:
+def _after(prompt: list[int], whole: list[int], *, count: Counter) -> np.ndarray:
     """Return weight 0 for the tokens that `whole` shares with `prompt` from the start, else 1."""
     start = next((i for i, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), None)
+    count[STRADDLES] += start is not None
     start = min(len(prompt), len(whole)) if start is None else start
     return np.arange(len(whole)) >= start
 
 
-def _assistant_weights(messages: list[dict], spans: list[chat.Span], *, encoding: Encoding):
+def _assistant_weights(
+    messages: list[dict], spans: list[chat.Span], *, encoding: Encoding, count: Counter
+):
     """Return the message weight for every token that overlaps a span, 0 elsewhere."""
     turns = [each.get("weight", 1.0) for each in messages if each["role"] == "assistant"]
     weights = np.zeros(len(encoding.ids))
@@ -196,6 +212,7 @@ def _assistant_weights(messages: list[dict], spans: list[chat.Span], *, encoding
     for span in spans:
         overlap = (offsets[:, 0] < span.end) & (offsets[:, 1] > span.start)
         weights[overlap] = turns[span.turn] if span.turn < len(turns) else 1.0
+        count[STRADDLES] += bool((offsets[overlap, 0] < span.start).any())
     return weights
 
 

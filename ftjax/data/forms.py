@@ -33,6 +33,9 @@ FROM = {
     "tool": "tool", "observation": "tool", "function_response": "tool",
 }  # fmt: skip
 CALL = "function_call"
+# What others call a prompt and its answer. They mean more than that too: for advice alone.
+PROMPTS = ("prompt", "question", "query", "instruction", "problem", "input", "user", "q")
+ANSWERS = ("response", "answer", "output", "completion", "solution", "target", "reply", "a")
 # Columns that other tools read as a mask or as more than text.
 REFUSED = {
     "loss_mask": "put train, loss_mask or weight on the messages",
@@ -54,6 +57,13 @@ def recognise(raw: Mapping, legal: Iterable[str]) -> str | None:
         if all(raw.get(field) is not None for field in FORMS[form]):
             return form
     return None
+
+
+def likely_pair(raw: Mapping) -> dict[str, str]:
+    """Return {"prompt": column, "response": column} of a row whose names say it, else {}."""
+    is_text = lambda name: isinstance(raw.get(name), str)
+    found = [next(filter(is_text, names), None) for names in (PROMPTS, ANSWERS)]
+    return {} if None in found else dict(zip(FORMS["prompt"], found, strict=True))
 
 
 def convert(row, form: str) -> None:

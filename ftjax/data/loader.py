@@ -5,6 +5,7 @@
     for batch in loader: ...      # {"tokens", "weights", "segments", "positions"}: numpy [B, T]
 
 Every epoch is drawn by seed, packed by a plan made from the lengths alone, and its rows shuffled.
+Where it would fill less than a batch, its examples are spread over one and not repeated in it.
 The epochs' rows form one endless sequence, and global batch g is rows [g B, (g + 1) B) of it, of
 which each process takes those that lie on its devices. Any batch can be computed at once, so the
 whole state is one integer, `next_batch`, beside a fingerprint of what it counts in.
@@ -267,13 +268,14 @@ class Loader:
     def _make_epoch(self, e: int) -> Epoch:
         when = {"seed": self._seed, "epoch": e}
         counts, shares = self.data.counts, self.data.shares
-        plan = self._plan(epoch_order.order(counts, shares, shuffle=self._shuffle, **when))
+        drawn = epoch_order.order(counts, shares, shuffle=self._shuffle, **when)
+        plan = self._plan(drawn, rows=self.batch_size)
         order = epoch_order.permutation(plan.rows, **when) if self._shuffle else range(plan.rows)
         return Epoch(plan, np.asarray(order))
 
-    def _plan(self, drawn: np.ndarray) -> packing.Plan:
+    def _plan(self, drawn: np.ndarray, *, rows: int = 1) -> packing.Plan:
         lengths = self.data.store.lengths[drawn]
-        plan = packing.make(self._packing, lengths, max_tokens=self.max_tokens)
+        plan = packing.make(self._packing, lengths, max_tokens=self.max_tokens, rows=rows)
         return plan._replace(example=drawn[plan.example])
 
     def _extend(self, *, epochs: int) -> None:
@@ -353,6 +355,7 @@ class Loader:
             "truncated": count["truncated"],
             "split": count["split"],
             "unpredicted": count[encode.UNPREDICTED],
+            "straddling": count[encode.STRADDLES],
             "dropped": {key: count[key] for key in LEFT_OUT} | self._skipped(),
             "epoch_rows": plan.rows,
             "fill": data.store.inside(plan) / (plan.rows * self.max_tokens * data.store.width),

@@ -3,10 +3,11 @@ r"""Messages of a conversation, brought to one spelling that chat templates agre
     {"role", "content": text}                    and, where a message has them:
     "reasoning_content": text                    also spelled "thinking" or "reasoning"
     "tool_calls": [{"type": "function", "function": {"name", "arguments": object}}]
+    "name": text                                 of who speaks, or of the tool
     "weight": number                             also "train", "training" or "loss_mask"
 
 Null is the same as absent. Content given as a list of text parts is joined; arguments given as JSON
-text are parsed. Whatever else a message has (`name`, `tool_call_id`) goes to the template as it is.
+text are parsed. Whatever else a message has (`tool_call_id`) goes to the template as it is.
 """
 
 import json
@@ -128,6 +129,8 @@ def _message(row, message, field: str) -> dict:
     found["content"] = _content(row, given, field, empty=bool(reasoning or calls))
     found |= {"reasoning_content": reasoning} if reasoning else {}
     found |= {"tool_calls": calls} if calls else {}
+    name = row.checked_text(given.pop("name", ""), f"{field}.name", empty=True)
+    found |= {"name": name} if name.strip() else {}
     weight = _weight(row, given, role, field)
     row.check_texts(given, field)
     return found | ({} if weight is None else {"weight": weight}) | without_nulls(given)

@@ -14,9 +14,12 @@ Strategies:
 In every strategy the examples of a row are segments 1, 2, ... with positions from 0: attention
 stays within a segment, and the first token of a segment is nobody's target.
 
-Best-fit decreasing, after Johnson (1973), "Near-optimal bin packing algorithms".
+Best-fit decreasing, after Johnson (1973), "Near-optimal bin packing algorithms". Examples that
+would not fill the rows that are asked for are spread over them instead, the longest first, each
+into the emptiest row (Graham, 1969, "Bounds on multiprocessing timing anomalies").
 """
 
+import heapq
 from collections import deque
 from typing import NamedTuple
 
@@ -44,9 +47,10 @@ class Plan(NamedTuple):
         return len(self.bounds) - 1
 
 
-def make(strategy: str, lengths, *, max_tokens: int) -> Plan:
+def make(strategy: str, lengths, *, max_tokens: int, rows: int = 1) -> Plan:
     """Plan rows of `max_tokens` for examples of the given lengths; empty examples are left out.
 
+    rows: as many at least, where there are the examples for it; of strategies that fill rows.
     Raises ValueError for an unknown strategy.
     """
     if strategy not in STRATEGIES:
@@ -63,6 +67,8 @@ def make(strategy: str, lengths, *, max_tokens: int) -> Plan:
     if strategy == "none":
         return Plan(example, start, length, np.arange(len(length) + 1))
     order, row = best_fit_decreasing(length, max_tokens)
+    if len(row) and row.max() + 1 < rows:
+        order, row = _spread(length, max_tokens, min(rows, len(length))) or (order, row)
     # Stable, so that a row lists its examples in the order in which they were put there.
     order = order[np.argsort(row, kind="stable")]
     bounds = np.concatenate([[0], np.cumsum(np.bincount(row))]) if len(row) else np.zeros(1, int)
@@ -89,6 +95,18 @@ def _wrapped(lengths: np.ndarray, size: int) -> Plan:
     start = cuts - (ends - lengths)[example]
     bounds = np.append(np.searchsorted(cuts, np.arange(0, total, size)), len(cuts))
     return Plan(example, start, stops - cuts, bounds)
+
+
+def _spread(lengths: np.ndarray, size: int, rows: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return (order, row) as `best_fit_decreasing` does; None where one would not fit."""
+    order = np.argsort(-lengths, kind="stable")
+    row, used = np.empty(len(lengths), np.int64), [(0, r) for r in range(rows)]
+    for k, length in enumerate(lengths[order].tolist()):
+        taken, row[k] = used[0]
+        if taken + length > size:
+            return None
+        heapq.heapreplace(used, (taken + length, int(row[k])))
+    return order, row
 
 
 def best_fit_decreasing(lengths: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

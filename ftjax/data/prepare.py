@@ -88,9 +88,16 @@ class Encoder(NamedTuple):
         each = (stops.count(one, self.stop_ids, self.tokenizer.decode) for one in answers)
         return sum(each, Counter())
 
-    def examples(self, chosen: Sequence[dict]) -> list:
-        """Encode rows, whatever their length."""
-        return self.batch.encode(chosen, self.tokenizer, **self.options)
+    def examples(self, chosen: Sequence[dict], count: Counter) -> list:
+        """Encode rows, whatever their length; counts what happened to them once all are."""
+        own = Counter()  # of a chunk with a bad row nothing is to be counted
+        found = self.batch.encode(chosen, self.tokenizer, count=own, **self.options)
+        count += own
+        return found
+
+    def unread(self, row: dict) -> set[str]:
+        """Return the keys of a row's messages that its template does not read."""
+        return encode.unread(row, self.options["template"])
 
     def fit(self, example, kind: str) -> tuple[list, Counter]:
         """Return the pieces that fit and what happened; kind: of the row, in `kinds.KINDS`."""
@@ -329,8 +336,9 @@ def prepare(
         forms += part.rows.forms
         unread += part.rows.unread
         for chunk in _chunks(len(part.rows)):
-            for i, example in _encoded(part.rows, chunk, encoder=encoder, bad=bad):
+            for i, example in _encoded(part.rows, chunk, encoder=encoder, bad=bad, count=count):
                 turns += encoder.ended(example)
+                unread.update(encoder.unread(part.rows[i]))
                 examples += _fitted(part.rows, i, example=example, encoder=encoder, count=count)
             if len(bad) > good and on_bad_row == "error":  # duplicates may be left out besides
                 raise ValueError(bad[good].message + SKIP_HINT)
@@ -341,24 +349,24 @@ def prepare(
         if not counts[-1]:
             raise ValueError(_nothing_left(part, count, bad=bad))
     names, shares = tuple(p.name for p in parts), tuple(p.share for p in parts)
-    pad_id = encoder.tokenizer.pad_id
     store = encoder.batch.store(examples, encoder.max_tokens)
     same = sum(part.rows.duplicates for part in parts)
     counted = dict(forms=forms, unread=unread, turns=turns, duplicates=same)
-    counted["copies"] = copies.Copies()
-    counted["held_out"] = sum(part.rows.held_out for part in parts)
+    counted |= dict(copies=copies.Copies(), held_out=sum(p.rows.held_out for p in parts))
     known = encoder.batch.name, names, tuple(counts), shares
-    return Data(store, *known, total, count, bad, pad_id, **counted)
+    return Data(store, *known, total, count, bad, encoder.tokenizer.pad_id, **counted)
 
 
 def _chunks(size: int) -> Iterator[range]:
     return (range(start, min(start + CHUNK, size)) for start in range(0, size, CHUNK))
 
 
-def _encoded(source: Rows, chunk: range, *, encoder: Encoder, bad: list[BadRow]) -> Iterator[tuple]:
+def _encoded(
+    source: Rows, chunk: range, *, encoder: Encoder, bad: list[BadRow], count: Counter
+) -> Iterator[tuple]:
     """Yield (row number, example), noting the rows that a template refuses in `bad`."""
     try:
-        found = encoder.examples([source[i] for i in chunk])
+        found = encoder.examples([source[i] for i in chunk], count)
     except chat.TemplateError:
         pass  # one of them: find out which, one at a time
     else:
@@ -366,7 +374,7 @@ def _encoded(source: Rows, chunk: range, *, encoder: Encoder, bad: list[BadRow])
         return
     for i in chunk:
         try:
-            yield i, encoder.examples([source[i]])[0]
+            yield i, encoder.examples([source[i]], count)[0]
         except chat.TemplateError as error:
             where = source.where(i)
             bad.append(BadRow(where, "chat template", f"{where}: field 'messages': {error}"))
@@ -384,8 +392,9 @@ def _fitted(source: Rows, i: int, *, example, encoder: Encoder, count: Counter):
 def _nothing_left(part: Part, count: Counter, *, bad: list[BadRow]) -> str:
     why = ", ".join(f"{n} x {what}" for what, n in count.items()) or "no rows"
     first = f"; the first bad row: {bad[0].message}" if bad else ""
+    mend = "raise max_tokens or " if count["truncated"] or count[encode.TOO_LONG] else ""
     return (
         f"data: part {part.name!r} ({part.rows.where(0)} and on): got no example from "
-        f"{len(part.rows)} rows ({why}); expected at least one with a target; raise max_tokens or "
-        f"check the fields{first}"
+        f"{len(part.rows)} rows ({why}); expected at least one with a target; {mend}check the "
+        f"fields and weights{first}"
     )

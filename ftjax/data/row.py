@@ -11,7 +11,7 @@ from ftjax.data import forms, kinds
 from ftjax.data import messages as messages_lib
 
 # Kinds that an error suggests where their forms fit better, the richer one first.
-SUGGESTED = ("chat", "prompt")
+SUGGESTED = ("chat", "prompt", "text")
 # Levels of lists and objects inside of a message: templates walk them by recursion.
 DEEPEST = 100
 
@@ -152,15 +152,24 @@ class Row:
 
     def _missing(self, name: str, field: str) -> RowError:
         have = ", ".join(map(str, self.raw)) or "none"
-        fix = f"{nearest(name, map(str, self.raw))}set fields=dict({field}=...) to a field it has"
-        if field in kinds.KINDS["prompt"].fields:
-            fix += f" ({field}=FIELD behind configs/sft.py:)"
+        fix = self._mapping(name, field)
         fits = lambda kind: forms.recognise(self.raw, kinds.KINDS[kind].forms)
         if found := next(filter(fits, SUGGESTED), None):
             fix += f", or data.kind={found!r} (kind={found})"
         expected = f"a value for {field!r}"
         found = f"no such field (the row has: {have})"
         return self.error(name, found, expected=expected, fix=fix, reason="missing field")
+
+    def _mapping(self, name: str, field: str) -> str:
+        """Return how to name the right columns, in a config and behind configs/sft.py."""
+        of_prompt = kinds.KINDS["prompt"].fields
+        pair = forms.likely_pair(self.raw) if name == field else {}
+        if pair and field in ("messages", *of_prompt):
+            spelled = ", ".join(f"{key}={column!r}" for key, column in pair.items())
+            behind = ",".join(map("=".join, pair.items()))
+            return f"set fields=dict({spelled}) ({behind} behind configs/sft.py:)"
+        fix = f"{nearest(name, map(str, self.raw))}set fields=dict({field}=...) to a field it has"
+        return fix + (f" ({field}=FIELD behind configs/sft.py:)" if field in of_prompt else "")
 
     def text(self, field: str, *, empty: bool = False) -> str:
         """Return the text of `field`; blank text is refused unless `empty`."""

@@ -10,7 +10,7 @@ texts are looked for in the plain rendering.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 # Noncharacters of Unicode, as those of `chat`: an opening one, 16 digits, a closing one.
@@ -18,7 +18,10 @@ FIRST, LAST = "\ufdd2", "\ufde3"
 DIGITS = [chr(ord(FIRST) + 1 + n) for n in range(16)]
 # A text of so many characters is in a rendering because somebody printed it.
 LONG = 12
-PARTS = ("reasoning", "tool_calls", "tools")
+PARTS = ("reasoning", "tool_calls", "tools", "name")
+TOOLS = ("tool", "function", "ipython")  # roles of what a call gave back
+# Keys of a message that are looked for above, or that are no text of it.
+KNOWN = {"role", "content", "reasoning_content", "tool_calls", "name", "weight", "tool_call_id"}
 
 
 class Missing(NamedTuple):
@@ -37,17 +40,28 @@ def left_out(
     """
     marked = [_marked(each, n) for n, each in enumerate(messages)]
     plain, probe = squeeze(text), squeeze(render(marked, tools) or "")
-    missing = []
+    missing, called = [], {each["function"]["name"] for m in messages for each in _calls(m)}
     for n, message in enumerate(messages):
-        for part, said in _texts(message):
+        for part, said in _texts(message, called):
             if not _is_shown(said, _mark(n, part), plain=plain, probe=probe, messages=messages):
-                missing.append(Missing(n, _named(message, said, _mark(n, part), probe)))
-        calls = message.get("tool_calls") or []
-        if not all(_is_called(each["function"], n, plain, probe) for each in calls):
+                named = part if part == "name" else _named(message, said, _mark(n, part), probe)
+                missing.append(Missing(n, named))
+        if not all(_is_called(each["function"], n, plain, probe) for each in _calls(message)):
             missing.append(Missing(n, "tool_calls"))
     if tools and not _are_listed(tools, messages, plain, render):
         missing.append(Missing(None, "tools"))
     return missing
+
+
+def unread(messages: Sequence[dict], render: Callable) -> set[str]:
+    """Return the keys of messages that change nothing of their rendering.
+
+    render: messages -> text, or None where the template refuses them.
+    """
+    keys = {key for each in messages for key in each.keys() - KNOWN}
+    text = render(messages) if keys else None
+    without = lambda key: [{k: v for k, v in each.items() if k != key} for each in messages]
+    return {key for key in keys if render(without(key)) == text}
 
 
 def squeeze(text: str) -> str:
@@ -61,13 +75,20 @@ def mark(messages: Sequence[dict]) -> list[dict]:
 
 
 def _mark(n: int, part: str) -> str:
-    number = n * 4 + ("content", "reasoning", "tool_calls").index(part)
+    number = n * 4 + ("content", "reasoning", "tool_calls", "name").index(part)
     return FIRST + "".join(DIGITS[int(digit, 16)] for digit in f"{number:x}") + LAST
 
 
-def _texts(message: dict) -> Iterator[tuple[str, str]]:
+def _calls(message: dict) -> Sequence[dict]:
+    return message.get("tool_calls") or ()
+
+
+def _texts(message: dict, called: Container[str] = ()) -> Iterator[tuple[str, str]]:
+    """Yield the texts of a message; called: functions whose name the call shows already."""
     yield "content", message["content"]
     yield "reasoning", message.get("reasoning_content", "")
+    if "name" in message and not (message["role"] in TOOLS and message["name"] in called):
+        yield "name", message["name"]
 
 
 def _marked(message: dict, n: int) -> dict:
@@ -76,7 +97,9 @@ def _marked(message: dict, n: int) -> dict:
         found["content"] = message["content"] + _mark(n, "content")
     if message.get("reasoning_content"):
         found["reasoning_content"] = message["reasoning_content"] + _mark(n, "reasoning")
-    if message.get("tool_calls"):
+    if "name" in message:
+        found["name"] = message["name"] + _mark(n, "name")
+    if _calls(message):
         mark = _mark(n, "tool_calls")
         named = lambda f: f | {"name": f["name"] + mark}
         found["tool_calls"] = [c | {"function": named(c["function"])} for c in found["tool_calls"]]

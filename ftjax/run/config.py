@@ -155,6 +155,7 @@ class Settings:
     mesh: dict = field(default_factory=lambda: dict(data=-1, fsdp=1, expert=1, tensor=1))
     steps: Count | None = None  # the length of the run, or
     epochs: Positive | None = None  # ... how often it goes through the data: one of them
+    min_steps: Natural = 0  # of `epochs`: no fewer steps, however few rows there are
     batch_size: Count = 8
     accumulate: Count = 1  # microbatches that a batch is cut into
     compile: str = "jit"  # jit | pmap
@@ -212,6 +213,11 @@ def _check_values(settings: Settings) -> None:
         raise ValueError(
             f"steps: {got}; expected a value; pass --config.steps=... or --config.epochs=..., one "
             "of them"
+        )
+    if settings.min_steps and settings.epochs is None:
+        raise ValueError(
+            f"min_steps: got {settings.min_steps} beside steps; expected 0, since it bounds the "
+            "steps of `epochs`; drop it"
         )
     if pathlib.PurePath(name := settings.export.base_name).is_absolute():
         raise ValueError(

@@ -62,6 +62,13 @@ def apply(config, texts: Iterable[str]):
             and conf.peek(config, other) is not None
         ):
             conf.put(config, other, None)
+    # A length that somebody asks for is not to be another one.
+    if (
+        names & {"steps", "epochs"}
+        and "min_steps" not in names
+        and conf.peek(config, ["min_steps"])
+    ):
+        conf.put(config, ["min_steps"], 0)
     # A section's name first: it says which other keys there are.
     for key, _, text in sorted(given, key=lambda each: not each[0].endswith("name")):
         path = key.split(".")

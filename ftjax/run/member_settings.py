@@ -42,6 +42,7 @@ REASONS = {
     "data.": "the batches of one program have one shape, and are of the same rows",
     "steps": "members begin and end together",
     "epochs": "members begin and end together",
+    "min_steps": "members begin and end together",
     "optim.name": "another optimizer has another state",
     "optim.weight_decay": "this optimizer decays inside of its direction, where no number enters",
     "adapter.where": "sites are the same in all members",

@@ -22,13 +22,14 @@ from ftjax.data import prepare, tokenizer_files
 # Keys of a config that an evaluation does not read. `model` and `data` are looked at one by one.
 NOT_OF_EVALS = (
     "model", "data", "tokenizer", "adapter_from", "seed", "penalties", "anchors", "optim", "steps",
-    "epochs", "batch_size", "accumulate", "compile", "ema_decay", "log_every_steps",
+    "epochs", "min_steps", "batch_size", "accumulate", "compile", "ema_decay", "log_every_steps",
     "eval_every_steps", "checkpoint", "export", "tracker",
 )  # fmt: skip
 # Those that the step does not read, or takes as arguments: seeds, weights, numbers.
 NOT_OF_STEP = (
     "model", "data", "tokenizer", "adapter_from", "seed", "evals", "samples", "steps", "epochs",
-    "log_every_steps", "eval_every_steps", "checkpoint", "export", "tracker", "ema_decay",
+    "min_steps", "log_every_steps", "eval_every_steps", "checkpoint", "export", "tracker",
+    "ema_decay",
 )  # fmt: skip
 # Of `data`, what an evaluation takes from the run's section.
 DATA_OF_EVALS = (

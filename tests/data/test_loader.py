@@ -85,6 +85,15 @@ def test_an_epoch_shows_every_example_once(make, strategy):
     assert total == loader.summary()["tokens"]
 
 
+def test_a_batch_that_could_hold_all_examples_holds_each_once(make):
+    loader = make(batch_size=56)
+    assert loader.epoch(0).plan.rows == 56
+    assert loader.batches_in(3) == 3
+    seen = examples(take(loader, 1))
+    assert (len(seen), set(seen.values())) == (60, {1})
+    assert make(batch_size=8).epoch(0).plan.rows < 56  # what they take when they are packed
+
+
 def test_rows_straddle_epochs_so_that_nothing_is_dropped(make):
     loader = make(epochs=3, batch_size=4)
     rows = loader.epoch(0).plan.rows
@@ -149,7 +158,7 @@ def test_processes_share_the_same_global_batches(make, processes):
 def test_evaluation_pads_the_last_batch(make):
     loader = make(batch_size=64)
     [batch] = loader.batches_once()
-    rows = loader.epoch(0).plan.rows
+    rows = make().epoch(0).plan.rows  # packed: training spreads them over so large a batch
     assert batch["tokens"].shape == (64, 48)
     assert (batch["segments"][:rows] > 0).any(axis=1).all()
     assert not batch["weights"][rows:].any()

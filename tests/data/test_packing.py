@@ -55,6 +55,29 @@ def test_every_token_is_in_one_place(strategy, seed, size, n):
     assert (plan.length > 0).all()
 
 
+@pytest.mark.parametrize("strategy", ["bfd", "bfd_split"])
+def test_few_examples_are_spread_over_the_rows_that_are_asked_for(strategy):
+    lengths = [3, 1, 2, 2, 1, 1]
+    plan = packing.make(strategy, lengths, max_tokens=10, rows=4)
+    rows = [sorted(each.tolist()) for each in np.split(plan.example, plan.bounds[1:-1])]
+    assert rows == [[0], [2, 5], [3], [1, 4]]  # the longest alone, the shortest together
+    assert packing.make(strategy, lengths, max_tokens=10).rows == 1
+    assert packing.make(strategy, lengths, max_tokens=10, rows=9).rows == 6
+    assert packing.make(strategy, [], max_tokens=10, rows=9).rows == 0
+
+
+def test_rows_that_would_overflow_are_not_spread():
+    for seed, size, n in CASES:
+        lengths = lengths_of(seed, size, n)
+        dense = packing.make("bfd", lengths, max_tokens=size)
+        for rows in range(1, n + 2, 7):
+            plan = packing.make("bfd", lengths, max_tokens=size, rows=rows)
+            widths = np.add.reduceat(plan.length, plan.bounds[:-1]) if plan.rows else np.zeros(0)
+            assert (widths <= size).all()
+            assert sorted(plan.example) == sorted(dense.example)
+            assert plan.rows in (dense.rows, min(rows, len(plan.example)))
+
+
 def test_wrapped_fills_every_row_but_the_last():
     lengths = lengths_of(0, 30, 50, longest=3)
     plan = packing.make("wrapped", lengths, max_tokens=30)

@@ -142,6 +142,8 @@ RENDERED = {
     "reasoning": (
         "chat", talk(U, said("Yo", reasoning="so")),
         f"{ASK}<|im_start|>assistant:⟦(so)Yo<|im_end|>⟧"),
+    "an empty name": ("chat", talk(U | {"name": ""}, A), PLAIN),
+    "a tool's name": ("chat", talk(U, CALLS, SEEN | {"name": "look"}, A), USED),
     "null keys": (
         "chat", talk(U | {"weight": None, "tool_calls": None}, A | {"reasoning": None},
                      tools=None), PLAIN),
@@ -183,7 +185,12 @@ RENDERED = {
 # name: (kind, row, words of the refusal) and perhaps options of the data section
 REFUSED = {
     "kind of another form": ("prompt", talk(U, A), "data.kind='chat'"),
-    "names nobody knows": ("prompt", {"question": "a", "answer": "b"}, "prompt=FIELD"),
+    "a text": ("chat", {"text": "a b"}, "data.kind='text' (kind=text)"),
+    "names nobody knows": ("prompt", {"ask": "a", "say": "b"}, "prompt=FIELD"),
+    "names that others use": (
+        "prompt", {"question": "a", "answer": "b"}, "prompt=question,response=answer behind"),
+    "names that others use, as a chat": (
+        "chat", {"id": 1, "query": "a", "reply": "b"}, "dict(prompt='query', response='reply')"),
     "an unknown role": (
         "chat", talk(U, {"role": "gpt", "content": "b"}), "data.roles={'gpt': 'assistant'}"),
     "a role without a map": ("chat", talk(U, A, {"role": "function", "content": "x"}), "'tool'"),
@@ -225,6 +232,8 @@ REFUSED = {
         {"template_args": {"enable_thinking": False}}),
     "a prompt that ends with the assistant": (
         "prompt", {"prompt": [U, A], "response": "b"}, "ends with an assistant message"),
+    "a speaker's name": ("chat", talk(U | {"name": "Ann"}, A), "the name of message 0"),
+    "a name that is no text": ("chat", talk(U | {"name": 7}, A), "field 'messages[0].name'"),
     "noncharacters": ("chat", talk(U | {"content": "\ufdd2"}, A), "noncharacter"),
 }  # fmt: skip
 
@@ -277,6 +286,36 @@ def test_forms_unread_columns_and_stops_are_counted(tmp_path, bpe):
     assert data.forms == {"alpaca": 1}
     assert data.unread == {"weight": 1}
     assert data.turns == {"turns": 1, "ended": 1}
+
+
+def test_keys_of_messages_that_the_template_does_not_read_are_counted(tmp_path, bpe):
+    row = talk(U | {"mood": "glad"}, A | {"tool_call_id": "1", "mood": "sad"})
+    assert load(tmp_path, bpe, "chat", row).unread == {"messages.mood": 1}
+    prompt = {"prompt": [U | {"mood": "glad"}], "response": [A], "url": "x"}
+    assert load(tmp_path, bpe, "prompt", prompt).unread == {"messages.mood": 1, "url": 1}
+
+
+LINES = FULL.replace(":'", "\\n'")  # the header of a turn ends in a line end
+CODE = said("    if x")
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "learned"),
+    [
+        ("prompt", {"prompt": "the ques", "response": "tion"}, "the qu⟦estion<|eos|>⟧"),
+        ("prompt", {"prompt": "It costs ", "response": "four"}, "It costs⟦ four<|eos|>⟧"),
+        ("prompt", {"prompt": [U], "response": [CODE]}, "assistant⟦\n    if x<|im_end|>⟧"),
+        ("chat", talk(U, CODE), "assistant⟦\n    if x<|im_end|>⟧"),
+        ("prompt", {"prompt": "It costs", "response": " four"}, None),
+        ("prompt", {"prompt": "", "response": "four"}, None),
+        ("prompt", {"prompt": [U], "response": "if x"}, None),
+        ("chat", talk(U, said(" \U0001f600 x")), None),
+    ],
+)
+def test_an_answer_inside_a_token_of_its_prompt_is_counted(kind, row, learned, tmp_path, bpe):
+    data = load(tmp_path, bpe, kind, row, chat_template=LINES)
+    assert data.count["answer that begins inside a token of its prompt"] == bool(learned)
+    assert marked(data.store[0], bpe).endswith(learned or "⟧")
 
 
 @pytest.mark.parametrize(("prompt", "lost"), [("", 1), ("a:", 0)])

@@ -15,6 +15,7 @@ CALLS = {
     "tool_calls": [{"type": "function", "function": {"name": "look", "arguments": {"at": "sky"}}}],
 }  # fmt: skip
 TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {}}}]
+NAMED, SEEN = U | {"name": "Ann"}, {"role": "tool", "content": "blue", "name": "look"}
 TAGGED = {"role": "assistant", "content": "<think>\nso it is\n</think>\n\nYo"}
 
 
@@ -115,6 +116,14 @@ RENDERED = {
         {"allow_dropped": ("system",)}),
     "reasoning that may go": (STOCK, [U, THINKS], "U:Hi<|eos|>A:⟦Yo<|eos|>⟧",
                               {"allow_dropped": ("reasoning",)}),
+    "names of speakers": (
+        each("{{ m.name or m.role }}:{{ m.content }}|", after="{% if add_generation_prompt %}"
+             "assistant:{% endif %}"), [NAMED, A], "Ann:Hi|assistant:⟦Yo|⟧"),
+    "a name that may go": (STOCK, [NAMED, A], "U:Hi<|eos|>A:⟦Yo<|eos|>⟧",
+                           {"allow_dropped": ("name",)}),
+    "a tool's name, which its call shows": (
+        calling("{{ c.function.arguments | tojson }}"), [U, CALLS, SEEN, A],
+        'U:Hi|A:⟦look{"at": "sky"}|⟧T:blue|A:⟦Yo|⟧'),
     "a message that is part of another": (
         STOCK, [SYS | {"content": "a"}, U | {"content": "a cat"}, A],
         "S:a<|eos|>U:a cat<|eos|>A:⟦Yo<|eos|>⟧"),
@@ -136,6 +145,11 @@ REFUSED = {
     "drops calls": (STOCK, [U, CALLS, U, A], "the tool calls of message 1"),
     "names calls without arguments": (calling(""), [U, CALLS], "the tool calls of message 1"),
     "drops tools": (STOCK, [U, A], "the tools of the row", {"tools": TOOLS}),
+    "drops a speaker's name": (STOCK, [NAMED, A], "the name of message 0"),
+    "drops the name of an assistant": (STOCK, [U, A | {"name": "Bo"}], "the name of message 1"),
+    "drops a tool's name, which no call shows": (
+        calling("{{ c.function.arguments | tojson }}"), [U, CALLS, SEEN | {"name": "see"}, A],
+        "the name of message 2"),
     "cuts a message": (each("{{ m.content[:3] }}|"), [U | {"content": "Hi there"}, A],
                        "message 0 (user)"),
     "keeps the last message alone": ("{{ messages[-1].content }}", [U, A], "not the beginning"),
@@ -186,6 +200,14 @@ def test_refused_by_name(case):
     with pytest.raises(ValueError, match=r"template|data\.") as error:
         spans(source, messages, **dict(*options))
     assert words in str(error.value)
+
+
+def test_keys_that_change_nothing_of_the_text_are_unread():
+    template = chat.Template(each("{{ m.mood }}{{ m.content }}|"))
+    messages = [U | {"mood": "glad", "url": "x"}, A | {"id": 3}]
+    assert template.unread(messages) == {"url", "id"}
+    known = [NAMED, A | {"weight": 0.5}, SEEN | {"tool_call_id": "1"}]
+    assert template.unread(known) == set()
 
 
 def test_a_conversation_that_ends_with_the_assistant_is_continued():

@@ -82,12 +82,17 @@ def test_what_depends_on_a_key_follows_it():
 
 
 def test_the_length_is_said_once():
-    assert (changed("epochs=3").steps, changed("epochs=3").epochs) == (None, 3.0)
-    assert changed("steps=7").steps == 7
+    length = lambda *texts: (lambda s: (s.steps, s.epochs, s.min_steps))(changed(*texts))
+    assert length() == (None, 3.0, 50)
+    assert length("epochs=2") == (None, 2.0, 0)
+    assert length("epochs=2", "min_steps=9") == (None, 2.0, 9)
+    assert length("steps=7") == (7, None, 0)
+    with pytest.raises(ValueError, match="min_steps: got 9 beside steps; expected 0"):
+        changed("steps=7", "min_steps=9")
     with pytest.raises(ValueError, match="steps: got 7 beside epochs"):
         changed("steps=7", "epochs=3")
     with pytest.raises(ValueError, match=r"steps: not set; expected a value.*--config\.epochs="):
-        changed("steps=None")
+        changed("epochs=None")
 
 
 WRONG = {
@@ -99,7 +104,7 @@ WRONG = {
     "objective.z_los=1": r"objective\.z_los: unknown key; did you mean 'z_loss'",
     "mesh.fdsp=2": r"mesh\.fdsp: unknown key; did you mean 'fsdp'",
     "optim.schedule.warmup=1": r"schedule\.warmup: unknown key; did you mean 'warmup_",
-    "steps.x=1": "steps: got 200, which has no key 'x'",
+    "min_steps.x=1": "steps: got 50, which has no key 'x'",
     "steps=abc": r"steps: got 'abc'; expected int",
     "model.remat.x=1": "model.remat: got 'light'",
     "adapter=lora": "adapter: got 'lora'; expected a section",

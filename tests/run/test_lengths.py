@@ -25,6 +25,22 @@ def test_epochs_become_steps_and_the_schedule_follows(lab, epochs, steps):
     assert float(plan.optimizer.learning_rate(steps // 2)) == pytest.approx(0.01)
 
 
+def test_few_rows_get_the_steps_that_there_must_be(lab):
+    many = {"steps": None, "epochs": 2.0, "min_steps": 50}
+    plan = running.plan(lab.settings(**many, **FALL))
+    assert (plan.length.steps, plan.length.passes) == (50, 50 / PASS)
+    assert float(plan.optimizer.learning_rate(50)) == 0.0
+    assert running.plan(lab.settings(**many | {"min_steps": 3}, **FALL)).length.steps == 8
+
+
+def test_many_passes_are_said():
+    say = lambda passes: lengths.Length(200, 200, passes).text({"rows": 60})
+    assert say(100.0).endswith("100 passes over the data")
+    assert "200 passes over the data, which are learned by heart: more rows, or --config" in say(
+        200.0
+    )
+
+
 def test_a_wrong_schedule_is_found_before_the_data_are_read(lab):
     changes = {"steps": None, "epochs": 1.0, "optim.schedule": "cosin", "data.path": "absent"}
     with pytest.raises(ValueError, match=r"optim\.schedule\.name: got 'cosin'"):
@@ -63,9 +79,10 @@ def test_what_is_lost_is_counted():
 
 def test_what_nobody_reads_is_said():
     columns = {name: 3 for name in ("url", *"fedcba")}
-    summary = {"rows": 3, "unpredicted": 2, "unread_columns": columns}
+    summary = {"rows": 3, "unpredicted": 2, "straddling": 4, "unread_columns": columns}
     told = lengths.Length(10, 10, 2.0).text(summary)
     assert "2 answers begin the text: their first token is not learned" in told
+    assert "4 answers begin inside a token of their prompt, which nobody asks with" in told
     assert "columns not read: a, b, c, d, e, f and 1 more; 10 steps" in told
     assert "not" not in lengths.Length(10, 10, 2.0).text({"rows": 3})
 

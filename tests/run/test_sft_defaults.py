@@ -53,6 +53,23 @@ def test_without_a_second_file_rows_are_held_out_and_general_text_is_measured(ro
     assert (more.loader.summary()["rows"], len(texts_of(more)["evals.held"])) == (20, 20)
 
 
+def test_the_length_follows_the_rows_unless_it_is_given():
+    length = lambda arg: (lambda c: (c.steps, c.epochs, c.min_steps))(sft.get_config(arg))
+    assert length("") == (None, 3.0, 50)
+    assert length("epochs=5") == (None, 5.0, 0)
+    assert length("steps=7") == (7, None, 0)
+    assert length("runlocal") == (2, None, 0)
+    with pytest.raises(ValueError, match="got epochs=5 and steps=7; expected one"):
+        length("epochs=5,steps=7")
+
+
+def test_the_reader_is_that_of_the_names():
+    names = lambda arg: (lambda c: (c.data.name, c.evals.held.data.name))(sft.get_config(arg))
+    assert names("path=a.csv+b.csv,held=c.parquet") == ("csv", "parquet")
+    assert names("path=a.tsv.gz,held=c.jsonl.gz") == ("csv", "jsonl")
+    assert names("held=c") == ("jsonl", "jsonl")
+
+
 def test_what_is_given_is_taken(rows, lab, tmp_path):
     texts = tmp_path / "texts.jsonl"
     texts.write_text("\n".join(json.dumps({"text": f"{i} is a number"}) for i in range(4)))

@@ -18,6 +18,7 @@ from ftjax.data.rows import Rows
 
 SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
 HEAD = 256  # bytes that tell what a file is
+OTHERS = ";\t|"  # what else stands between cells, for the advice where all are one
 LONGEST = 2**31 - 1  # of a cell; the library's own limit is less than a document
 
 
@@ -98,6 +99,12 @@ def _header(cells: list[str] | None, file: str) -> list[str]:
         raise ValueError(
             f"{file}:1: got {f'the column {twice[0]!r} twice' if any(names) else 'no header'}; "
             "expected a name for each column; write them in the first line"
+        )
+    other = next((sign for sign in OTHERS if sign in names[0]), None) if len(names) == 1 else None
+    if other:
+        raise ValueError(
+            f"{file}:1: got the one column {names[0][:60]!r}; expected a comma between columns (in "
+            f".tsv files a tab); set data.delimiter={other!r}"
         )
     return names
 

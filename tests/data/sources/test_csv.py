@@ -43,6 +43,8 @@ def test_a_long_cell_is_read(tmp_path):
         (b"x,y\n", "got no row"),
         (b"", "no header"),
         (b"x,x\n1,2\n", "'x' twice"),
+        (b"x;y\n1;2\n", "one column 'x;y'; .* set data.delimiter=';'"),
+        (b"x\ty\n1\t2\n", r"set data.delimiter='\\t'"),
         (b'x,y\n1,2\n"3,4\n', r":3: got a broken row"),
         (b"x,y\n1,2\n\xe9,4\n", "expected UTF-8"),
         (b"PAR1aaaaaaa", "Parquet data"),
