@@ -58,6 +58,11 @@ def test_every_arm_ends_with_a_verdict_for_every_need(study):
     assert {need: own["questions"] for need, own in record["needs"].items()} == {
         "facts": 6, "skill": 6, "changed": 4,
     }  # fmt: skip
+    # Each changed fact is asked twice.
+    assert {need: own["clusters"] for need, own in record["needs"].items()} == {
+        "facts": 6, "skill": 6, "changed": 2,
+    }  # fmt: skip
+    assert "4 questions are of 2 clusters" in (workdir / "report.html").read_text()
     for own in record["needs"].values():
         assert own["chosen"] in own["candidates"]
         assert "rag_oracle" not in own["candidates"]
