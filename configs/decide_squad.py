@@ -24,4 +24,5 @@ def get_config(arg=None):
     c = decide.of_files(arg, folder, metric="f1")
     c.passages = dict(name="jsonl", path=f"{folder}/passages.jsonl.gz")
     c.passage_tokens = 1 << 16  # as they are
+    c.test.answers.cluster = "{passage_id}"  # questions about a paragraph are drawn together
     return decide.finish(c, arg)

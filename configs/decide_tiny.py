@@ -2,6 +2,8 @@ r"""New facts, facts that change and a new skill for the embedded base: prompt, 
 
     python -m experiments.decide --config configs/decide_tiny.py --workdir runs/decide
     python -m experiments.decide --config configs/decide_tiny.py:people=16 --workdir runs/few
+    python -m scripts.decide_growth --workdir runs/growth --over people=8,16,32,64,128,256
+        --config configs/decide_tiny.py:arms=zero_shot+rag+lora,trials=1,seeds=2
 
 Facts are about people whom the base has never met, stated in passages of two facts each, and asked
 in wordings that training does not use; then a tenth of them changes, and every arm is brought up to
@@ -75,7 +77,7 @@ def fill(c, arg, people):
     c.validation.skill = dict(skill, split="validation", rows=32)
     moved = round(CHANGED * 8 * arg.people)  # facts, each of which is asked twice
     c.changed.test.changed = dict(asked, changed=CHANGED, only="changed", split="test")
-    c.changed.test.changed.update(rows=2 * moved, limit=arg.limit)
+    c.changed.test.changed.update(rows=2 * moved, limit=arg.limit, cluster="{name} {relation}")
     c.changed.config = {"steps": max(1, arg.steps // 3)}
     for domain in ("facts", "reading", "skills"):
         held = dict(name="embedded", domain=domain, split="test", limit=24)

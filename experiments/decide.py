@@ -59,7 +59,7 @@ def decide(decision: decisions.Decision, workdir: pathlib.Path) -> dict | None:
       ValueError: anything wrong with config or data.
       RuntimeError: an arm failed or a gate did not come out; the report is there, and says so.
     """
-    from ftjax.decide import benchmark, decision_record, decision_report
+    from ftjax.decide import benchmark, decision_record, decision_report, timing
 
     own = benchmark.open_benchmark(decision, workdir)
     found = {}
@@ -76,7 +76,7 @@ def decide(decision: decisions.Decision, workdir: pathlib.Path) -> dict | None:
         if record is None:  # stopped by a signal; the next call goes on
             return None
         found[label] = record
-    record = decision_record.joined(own, found)
+    record = decision_record.joined(own, timing.timed(own, found))
     decision_report.write(record, workdir)
     if failed := {label: each["error"] for label, each in found.items() if "error" in each}:
         raise RuntimeError(

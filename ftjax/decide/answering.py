@@ -1,36 +1,42 @@
 """Prompts to answers by one model, whatever weights it has; scores, tokens and seconds of them.
 
 answerer = make(decision, parts)
-answers = answerer.answer(params, prompts)             one Answers
-answerer.timed(params, prompts)                        one Latency
+answers = answerer.answer(params, prompts, asked)      one Answers
+answerer.timed(params, prompts, asked)                 one Latency
 
 One program serves every arm whose weights have the same structure.
 """
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ftjax.core import mesh as meshes
+from ftjax.decide import answer_metric, likelihoods
 from ftjax.decide.config import Decision
+from ftjax.decide.likelihoods import Chosen, Likelihoods
 from ftjax.decide.questions import Question
-from ftjax.evals import generate
 from ftjax.run import prompting
 from ftjax.run.build import Parts
 from ftjax.sampling import text
 from ftjax.train import flops
 
+CHOSEN = ("text", "tokens", "score")
 BATCHES = 5  # that are timed; the fastest counts, since what else runs only adds to it
 
 
 class Answers(NamedTuple):
-    """Of each prompt: the text, its own tokens and those that were sampled."""
+    """Of each prompt: the text, its own tokens, how many were sampled or read behind it, a score.
+
+    Of choices all are read, and the text is the likeliest one.
+    """
 
     texts: list[str]
     prompts: list[list[int]]
     new_tokens: list[int]
+    scores: list[float]
 
 
 class Latency(NamedTuple):
@@ -53,34 +59,69 @@ class Answerer(NamedTuple):
     sample: Callable
     one: Callable
     first: Callable
-    count: Callable[[str], int]
+    likelihoods: Likelihoods
+    encode: Callable[[str], list[int]]
     room: int
     batch_size: int
     latency_rows: int
+    metric: answer_metric.Metric
 
-    def answer(self, params, prompts: Sequence[str]) -> Answers:
-        """Answer every prompt, greedily."""
+    def count(self, prompt: str) -> int:
+        """Count the tokens of a prompt."""
+        return len(self.encode(prompt))
+
+    def write(self, params, prompt: str) -> str:
+        """Write an answer, greedily."""
+        return self.sample(params, [prompt])[0].text
+
+    def answer(
+        self, params, prompts: Sequence[str], asked: Sequence[Question], *,
+        metric: answer_metric.Metric | None = None,
+    ) -> Answers:  # fmt: skip
+        """Answer every prompt, greedily or by choice; metric: another than the decision's."""
+        metric = metric or self.metric
+        if metric.name == answer_metric.CHOICE:
+            chosen = self._choose(params, prompts, asked)
+            texts, new, scores = ([getattr(each, key) for each in chosen] for key in CHOSEN)
+            return Answers(texts, [self.encode(each) for each in prompts], new, scores)
         found = self.sample(params, list(prompts))
-        return Answers(
-            [each.text for each in found],
-            [list(each.prompt) for each in found],
-            [len(each.tokens) for each in found],
-        )
+        texts = [each.text for each in found]
+        if metric.name == answer_metric.NLL:
+            scores = [-nats for nats in self.likelihoods.nats(params, prompts, asked)]
+        else:
+            scores = [metric.score(*pair) for pair in zip(asked, texts, strict=True)]
+        prompts, new = [list(each.prompt) for each in found], [len(each.tokens) for each in found]
+        return Answers(texts, prompts, new, scores)
 
-    def timed(self, params, prompts: Sequence[str]) -> Latency | None:
+    def _choose(self, params, prompts, asked) -> list[Chosen]:
+        normalization = self.metric.normalization
+        return self.likelihoods.choose(params, prompts, asked, normalization=normalization)
+
+    def timed(
+        self, params, prompts: Sequence[str], asked: Sequence[Question]
+    ) -> Latency | None:  # fmt: skip
         """Time some prompts, evenly spread; None where none are wanted."""
         count = min(self.latency_rows, len(prompts))
         if not count:
             return None
-        chosen = [prompts[i * len(prompts) // count] for i in range(count)]
-        first = [_seconds(self.first, params, [each]) for each in chosen]
-        whole = [_seconds(self.one, params, [each]) for each in chosen]
+        chosen = [i * len(prompts) // count for i in range(count)]
+        calls = self._calls(params, prompts, asked)
+        first = [_seconds(calls[0], [each]) for each in chosen]
+        whole = [_seconds(calls[1], [each]) for each in chosen]
         full = [chosen[i % count] for i in range(self.batch_size)]
-        batch = _seconds(self.sample, params, full, times=BATCHES) / self.batch_size
+        batch = _seconds(calls[2], full, times=BATCHES) / self.batch_size
         p95 = lambda own: float(np.quantile(own, 0.95))
         return Latency(
             float(np.median(first)), p95(first), float(np.median(whole)), p95(whole), batch
         )
+
+    def _calls(self, params, prompts, asked) -> list[Callable[[list[int]], Any]]:
+        """Return what answers the prompts at some places: the first token, one, and a batch."""
+        take = lambda own, places: [own[i] for i in places]
+        if self.metric.name == answer_metric.CHOICE:
+            return [lambda at: self._choose(params, take(prompts, at), take(asked, at))] * 3
+        samplers = self.first, self.one, self.sample
+        return [lambda at, run=run: run(params, take(prompts, at)) for run in samplers]
 
 
 def make(decision: Decision, parts: Parts) -> Answerer:
@@ -98,30 +139,27 @@ def make(decision: Decision, parts: Parts) -> Answerer:
         )  # fmt: skip
 
     new = decision.max_new_tokens
+    readers = likelihoods.make(
+        parts.model, parts.tokenizer, encode=encode, batch_size=rows, is_chat=decision.chat,
+        mesh=parts.mesh,
+    )  # fmt: skip
     return Answerer(
-        sampler(rows, new), sampler(alone, new), sampler(alone, 1),
-        lambda prompt: len(encode(prompt)), parts.model.max_length() - new, rows,
-        decision.latency_rows,
+        sampler(rows, new), sampler(alone, new), sampler(alone, 1), readers,
+        lambda prompt: text.prompt_ids(prompt, parts.tokenizer, encode=encode),
+        parts.model.max_length() - new, rows, decision.latency_rows,
+        answer_metric.make(decision.metric),
     )  # fmt: skip
 
 
-def _seconds(call: Callable, params, prompts: list[str], *, times: int = 1) -> float:
+def _seconds(call: Callable[[list[int]], Any], places: list[int], *, times: int = 1) -> float:
     """Time a call that has been made once, so that its program is compiled: the least of some."""
-    call(params, prompts)
+    call(places)
     found = []
     for _ in range(times):
         start = time.perf_counter()
-        call(params, prompts)
+        call(places)
         found.append(time.perf_counter() - start)
     return min(found)
-
-
-def score(asked: Sequence[Question], texts: Sequence[str], *, metric: str) -> list[float]:
-    """Score answers by the metric, each normalised as its section says."""
-    return [
-        float(generate.compare([text], [each.answers], normalize=each.normalize)[metric][0])
-        for each, text in zip(asked, texts, strict=True)
-    ]
 
 
 def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:

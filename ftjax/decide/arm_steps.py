@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from ftjax.core import files, tree
-from ftjax.decide import answering, arms, citations, contexts, knowledge, training
+from ftjax.decide import answer_metric, answering, arms, citations, contexts, knowledge, training
 from ftjax.decide.benchmark import Benchmark
 from ftjax.decide.questions import Question
 from ftjax.evals import generate
@@ -49,9 +49,7 @@ class Answered(NamedTuple):
     stale: list[bool | None]
     before: list[bool | None]
     old: list[float]
-    latency: answering.Latency | None
     answer_s: float
-    search_s: float
     left_out: dict[str, int]
 
     @property
@@ -155,7 +153,7 @@ def rewritten(
     worded = [n for n, each in enumerate(before) if each.instruction]
     best = before[max(worded, key=lambda n: scores[n])]
     asked = own.decision.templates.rewrite.format(instruction=best.instruction)
-    [text] = own.answerer.answer(own.base, [asked]).texts
+    text = own.answerer.write(own.base, asked)
     # A base that says nothing leaves the instruction as it is.
     return dataclasses.replace(best, instruction=text.strip() or best.instruction, rewrite=True)
 
@@ -164,27 +162,22 @@ def validated(own: Benchmark, label: str, trial: arms.Trial, params) -> float:
     """Return the mean score of one trial on the validation questions."""
     asked = own.sets.validation
     prompts, _ = contexts.make(own.maker(), own.arm(label), trial, asked)
-    found = own.answerer.answer(params, [each.text for each in prompts])
-    return float(np.mean(answering.score(asked, found.texts, metric=own.decision.metric)))
+    return float(np.mean(own.answerer.answer(params, [p.text for p in prompts], asked).scores))
 
 
 def answered(own: Benchmark, label: str, trial: arms.Trial, params, *, seed: int) -> Answered:
     """Answer the test questions once, and those of old abilities with the same prompt."""
-    arm, asked, metric = own.arm(label), own.sets.test, own.decision.metric
-    start = time.perf_counter()
+    arm, asked = own.arm(label), own.sets.test
     prompts, left_out = contexts.make(own.maker(), arm, trial, asked)
-    searched = time.perf_counter()
-    texts = [each.text for each in prompts]
-    found = own.answerer.answer(params, texts)
+    start, texts = time.perf_counter(), [each.text for each in prompts]
+    found = own.answerer.answer(params, texts, asked)
     ended = time.perf_counter()
-    is_first = seed == own.seeds(label)[0] and not own.is_later
     cites = _cites(own, [each.cited for each in prompts], found.texts) if arm.passages else None
     none = [None] * len(asked)
     return Answered(
-        seed, answering.score(asked, found.texts, metric=metric), found.texts, found.prompts,
-        found.new_tokens, *(cites or (none, none, none)), _stale(own, found.texts), none,
-        _old(own, arm, trial, params), own.answerer.timed(params, texts) if is_first else None,
-        ended - searched, (searched - start) / len(asked), dict(left_out),
+        seed, found.scores, found.texts, found.prompts, found.new_tokens,
+        *(cites or (none, none, none)), _stale(own, found.texts), none,
+        _old(own, arm, trial, params), ended - start, dict(left_out),
     )  # fmt: skip
 
 
@@ -212,11 +205,9 @@ def updated(
 
 def _stale(own: Benchmark, texts: Sequence[str]) -> list[bool | None]:
     """Return whether each answer is one that was right before; None where none was."""
-    metric = own.decision.metric
+    score = answer_metric.make("exact_match").score
     return [
-        answering.score([each._replace(answers=each.stale)], [text], metric=metric)[0] == 1
-        if each.stale
-        else None
+        score(each._replace(answers=each.stale), text) == 1 if each.stale else None
         for each, text in zip(own.sets.test, texts, strict=True)
     ]
 
@@ -231,8 +222,8 @@ def _old(own: Benchmark, arm: arms.Arm, trial: arms.Trial, params) -> list[float
     if arm.is_ceiling:  # no passage answers it: those of the index stand there
         arm = arm._replace(passages="index")
     prompts, _ = contexts.make(own.maker(shots), arm, trial, asked)
-    found = own.answerer.answer(params, [each.text for each in prompts])
-    return answering.score(own.sets.old, found.texts, metric=own.decision.metric)
+    texts, metric = [each.text for each in prompts], own.answerer.metric.of_old
+    return own.answerer.answer(params, texts, asked, metric=metric).scores
 
 
 def _cites(own: Benchmark, cited: Sequence[tuple[int, ...]], texts: Sequence[str]) -> tuple:
@@ -282,8 +273,6 @@ def finish(
         "shared_tokens": _shared(_asked(own), first.prompts),
         "left_out": first.left_out,
         "answer_s": first.answer_s,
-        "search_s": first.search_s if arm.passages else None,
-        "latency": first.latency and first.latency._asdict(),
         "labels": _labels(own, label, trials[best]),
         "training": None,
         "update": None,

@@ -15,6 +15,7 @@ HEAD = (
     "ms", "a query", "cost", "chosen is cheaper",
 )  # fmt: skip
 STALE = ("update", "stale", "stale before")  # where the knowledge has changed
+SIGNED = {"nll": "minus nll, nats a token"}  # metrics of which less is better
 PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -107,7 +108,12 @@ def notes(own: Mapping) -> list[str]:
         f"{'up' if each['at'] > each['now'] else 'down'} (now {each['now']:,.4g})"
         for each in own["flips"]
     ]
-    return lines or ["no input of the cost changes the choice"]
+    lines = lines or ["no input of the cost changes the choice"]
+    if own["clusters"] < own["questions"]:
+        lines.append(
+            f"{own['questions']} questions are of {own['clusters']} clusters, resampled whole"
+        )
+    return lines
 
 
 def rules(record: Mapping[str, Any]) -> list[str]:
@@ -116,8 +122,9 @@ def rules(record: Mapping[str, Any]) -> list[str]:
     trials = {label: len(each["trials"]) for label, each in done.items()}
     equal = len(set(trials.values())) == 1
     seeds = max(len(each["seeds"]) for each in done.values())
+    metric = SIGNED.get(record["metric"], record["metric"])
     lines = [
-        f"* chosen, - worse than the best (Holm, 5 %); {record['metric']}; base {record['base']}; "
+        f"* chosen, - worse than the best (Holm, 5 %); {metric}; base {record['base']}; "
         f"{seeds} seed(s) of trained arms; test questions were answered once an arm and seed",
         f"trials an arm: {next(iter(trials.values())) if equal else trials}"
         + ("" if equal else ": effort was not equal"),

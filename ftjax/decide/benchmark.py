@@ -14,14 +14,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ftjax.core import files
-from ftjax.decide import answering, arms, contexts, knowledge, leakage, questions
+from ftjax.decide import answer_metric, answering, arms, contexts, knowledge, leakage, questions
 from ftjax.decide.config import Decision
 from ftjax.decide.questions import Question
 from ftjax.evals.lib import mean_states
 from ftjax.run import named_adapters, reader, saved_state
 
-VERSION = 2  # of what is written
-FREE = ("arms", "gates", "prices", "shown")  # keys that may change when a finished arm is read back
+VERSION = 3  # of what is written
+# Keys that may change when a finished arm is read back.
+FREE = ("arms", "gates", "latency_rounds", "prices", "shown")
 
 
 class Sets(NamedTuple):
@@ -139,6 +140,8 @@ def _check_sets(decision: Decision, sets: Sets) -> None:
         if not sets._asdict()[name]:
             raise ValueError(f"{name}: got texts alone; expected questions with answers; add some")
     questions.needs(sets.test)
+    if answer_metric.make(decision.metric).name == answer_metric.CHOICE:
+        questions.check_choices([*sets.validation, *sets.test])
     train = [each.item for each in sets.train]
     test = [each.item for each in sets.test]
     find = lambda seen, own: leakage.find(seen, own, share=decision.overlap)

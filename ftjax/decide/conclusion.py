@@ -70,12 +70,15 @@ def _need(record: Mapping, need: str, places: list[int], chosen: Prices) -> dict
     costs = {label: cost_of(record, label, need, places) for label in names}
     totals = {label: prices.total(cost, chosen) for label, cost in costs.items()}
     usable = [label for label, name in names.items() if not arms.ARMS[name].is_ceiling]
-    found = verdict.decide({label: scores[label] for label in usable}, totals, seed=SEED)
-    every = significance.draws(scores, seed=SEED)
+    clusters = [record["items"][i]["cluster"] for i in places]
+    options = dict(seed=SEED, clusters=clusters)
+    found = verdict.decide({label: scores[label] for label in usable}, totals, **options)
+    every = significance.draws(scores, **options)
     pairs = significance.differences(scores, every)
     flips = verdict.flips(found.chosen, found.candidates, costs, chosen)
     return {
         "questions": len(places),
+        "clusters": len(set(clusters)),
         "chosen": found.chosen,
         "best": found.best,
         "candidates": list(found.candidates),

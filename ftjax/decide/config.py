@@ -9,9 +9,7 @@ from dataclasses import dataclass, field
 
 from ftjax.core import config as conf
 from ftjax.core.typed import Count, Natural, Patterns, Share
-from ftjax.decide import arms, prices
-
-METRICS = ("exact_match", "f1")
+from ftjax.decide import answer_metric, arms, prices
 
 
 @dataclass(frozen=True)
@@ -59,11 +57,12 @@ class Decision:
     equal_effort: bool = True  # refuse arms with more trials than others
     gold_left_out: Share = 0.2  # of training prompts with passages (RAFT, arXiv:2403.10131)
     templates: Templates = field(default_factory=Templates)
-    metric: str = "exact_match"
+    metric: str | dict = "exact_match"  # or dict(name=...), with options; see `answer_metric`
     max_new_tokens: Count = 16
     until: Patterns = ("\n",)
     batch_size: Count = 16
     latency_rows: Natural = 16  # questions that are timed one by one; 0 = none
+    latency_rounds: Count = 3  # in which arms are timed one after the other; the fastest counts
     overlap: Share = 0.3  # of a test row's 13-grams in training rows, from which on it is refused
     gates: bool = False  # end with an error where a gate of `findings` does not come out
     shown: Natural = 20  # questions of each need with every arm's answer
@@ -91,9 +90,7 @@ def read(config: Mapping) -> Decision:
     for key, sections in (("train", found.train), ("test", found.test), ("arms", found.arms)):
         if not sections:
             raise ValueError(f"{key}: got nothing; expected a section at least; add one")
-    if found.metric not in METRICS:
-        hint = conf.nearest(found.metric, METRICS)
-        raise ValueError(f"metric: got {found.metric!r}; {hint}expected {' or '.join(METRICS)}")
+    answer_metric.check(found.metric)
     priced = conf.call(prices.make, found.prices, where="prices")
     if priced.device_hour is not None and not found.latency_rows:
         raise ValueError(

@@ -3,7 +3,7 @@
 record = joined(own, {label: record of the arm})
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ftjax.core import files
 from ftjax.decide import answering, arms, conclusion, forgetting, knowledge, leakage, questions
@@ -30,13 +30,13 @@ def joined(own: Benchmark, found: Mapping[str, dict]) -> dict:
     record = {
         "version": VERSION,
         "base": decision.base,
-        "metric": decision.metric,
+        "metric": own.answerer.metric.name,
         "config": {key: value for key, value in decision.plain.items() if key != "plain"},
         "prices": dict(decision.prices),
         "flops": answering.constants(own.parts),
-        "items": [_item(each) for each in asked],
+        "items": _items(asked),
         "updated": sorted({each.need for each in own.later.sets.test} if own.later else ()),
-        "old_items": [_item(each) for each in own.sets.old],
+        "old_items": _items(own.sets.old),
         "passages": len(known.passages) if known else 0,
         "index_s": known.index_s if known else None,
         "retrieval": _retrieval(own),
@@ -63,9 +63,12 @@ def _errors(found: Mapping[str, dict]) -> str:
     return "; ".join(f"{k}: {each['error']}" for k, each in found.items() if "error" in each)
 
 
-def _item(each: Question) -> dict:
+def _items(asked: Sequence[Question]) -> list[dict]:
     kept = ("id", "need", "prompt", "answers", "gold", "where", "stale")
-    return {key: value for key, value in each._asdict().items() if key in kept}
+    return [
+        {key: getattr(each, key) for key in kept} | {"cluster": number}
+        for each, number in zip(asked, questions.clusters(asked), strict=True)
+    ]
 
 
 def _overlap(own: Benchmark) -> dict[str, int]:
@@ -83,8 +86,8 @@ def _forgetting(own: Benchmark, record: Mapping) -> dict:
     """Compare every arm on the old questions with the base as it is."""
     if not own.sets.old:
         return {}
-    needs = [each["need"] for each in record["old_items"]]
-    plain = own.answerer.answer(own.base, [each.prompt for each in own.sets.old])
-    base = answering.score(own.sets.old, plain.texts, metric=own.decision.metric)
+    asked, metric = own.sets.old, own.answerer.metric.of_old
+    prompts = [each.prompt for each in asked]
+    base = own.answerer.answer(own.base, prompts, asked, metric=metric).scores
     scores = {label: each["old"] for label, each in record["arms"].items() if "error" not in each}
-    return files.plain(forgetting.of(scores, base, needs))
+    return files.plain(forgetting.of(scores, base, record["old_items"]))

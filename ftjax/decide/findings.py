@@ -94,12 +94,23 @@ def table(found: Sequence[Finding]) -> list[tuple[str, ...]]:
 # -- differences -----------------------------------------------------------------------------------
 
 
-def _scores(record: Mapping, need: str, arm: str, key: str = "scores") -> np.ndarray | None:
+class _Scored(NamedTuple):
+    """The scores [seeds, items] of an arm, and the cluster of every item."""
+
+    scores: np.ndarray
+    clusters: np.ndarray
+
+    def only(self, chosen: Sequence[bool]) -> "_Scored":
+        return _Scored(self.scores[:, chosen], self.clusters[chosen])
+
+
+def _scores(record: Mapping, need: str, arm: str, key: str = "scores") -> _Scored | None:
     own, items = record["arms"].get(arm, {}), record["old_items" if key == "old" else "items"]
     places = [i for i, item in enumerate(items) if key == "old" or item["need"] == need]
     if not places or "error" in own or key not in own:
         return None
-    return np.array(own[key], float)[:, places]
+    clusters = np.array([items[i]["cluster"] for i in places])
+    return _Scored(np.array(own[key], float)[:, places], clusters)
 
 
 def _between(need: str, more: str, less: str, *, side: int = 1, key: str = "scores") -> Callable:
@@ -109,18 +120,30 @@ def _between(need: str, more: str, less: str, *, side: int = 1, key: str = "scor
         a, b = (_scores(record, need, arm, key) for arm in (more, less))
         if a is None or b is None:
             return None
-        draws = significance.draws({more: a, less: b}, seed=0)
+        both = {more: a.scores, less: b.scores}
+        draws = significance.draws(both, seed=0, clusters=a.clusters)
         low, high = bootstrap.interval(draws[more] - draws[less], level=significance.LEVEL)
         if low == high:  # no item differs: of n, three in n may (the rule of three)
-            low, high = low - 3 / a.shape[1] * (side == 0), high + 3 / a.shape[1] * (side == 0)
+            wide = 3 / len(set(a.clusters)) * (side == 0)
+            low, high = low - wide, high + wide
         return Claim(_shown(more, a, less, b, low, high), low, high, side)
 
     return claim
 
 
-def _shown(more: str, a, less: str, b, low: float, high: float) -> str:
-    value = a.mean() - b.mean()
-    return f"{more} {a.mean():.3f}, {less} {b.mean():.3f}: {value:+.3f} [{low:+.3f}, {high:+.3f}]"
+def _shown(more: str, a: _Scored, less: str, b: _Scored, low: float, high: float) -> str:
+    one, other = a.scores.mean(), b.scores.mean()
+    change = f"{one - other:+.3f} [{low:+.3f}, {high:+.3f}]"
+    return f"{more} {one:.3f}, {less} {other:.3f}: {change}"
+
+
+def _difference(a: _Scored, b: _Scored) -> tuple[float, float]:
+    """Return the interval of the difference of two means whose items are drawn apart."""
+    one, other = (
+        significance.draws({"": own.scores}, seed=n, clusters=own.clusters)[""]
+        for n, own in enumerate((a, b))
+    )
+    return bootstrap.interval(one - other, level=significance.LEVEL)
 
 
 def _apart(arm: str, more: str, less: str) -> Callable:
@@ -130,8 +153,7 @@ def _apart(arm: str, more: str, less: str) -> Callable:
         a, b = (_scores(record, need, arm) for need in (more, less))
         if a is None or b is None:
             return None
-        one, other = (significance.draws({"": own}, seed=n)[""] for n, own in enumerate((a, b)))
-        low, high = bootstrap.interval(one - other, level=significance.LEVEL)
+        low, high = _difference(a, b)
         return Claim(f"{arm}: {_shown(more, a, less, b, low, high)}", low, high)
 
     return claim
@@ -141,16 +163,15 @@ def _hits(need: str, arm: str) -> Callable:
     """Compare an arm where the right passage was found with where it was not."""
 
     def claim(record: Mapping) -> Claim | None:
-        own, scores = record["arms"].get(arm, {}), _scores(record, need, arm)
-        if scores is None or not own.get("hit"):
+        own, found = record["arms"].get(arm, {}), _scores(record, need, arm)
+        if found is None or not own.get("hit"):
             return None
         items = record["items"]
         hit = [own["hit"][i] for i, item in enumerate(items) if item["need"] == need]
-        a, b = (scores[:, [each is kind for each in hit]] for kind in (True, False))
-        if not a.size or not b.size:
+        a, b = (found.only([each is kind for each in hit]) for kind in (True, False))
+        if not a.scores.size or not b.scores.size:
             return None
-        one, other = (significance.draws({"": x}, seed=n)[""] for n, x in enumerate((a, b)))
-        low, high = bootstrap.interval(one - other, level=significance.LEVEL)
+        low, high = _difference(a, b)
         return Claim(f"{arm}: {_shown('found', a, 'not found', b, low, high)}", low, high)
 
     return claim

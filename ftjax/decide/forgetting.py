@@ -4,7 +4,7 @@ A trained arm forgets; a prompt that stands in front of everything disturbs what
 the context tax. Both are the change of the score from the base's without any prompt.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -12,19 +12,21 @@ from ftjax.decide import significance
 
 
 def of(
-    scores: Mapping[str, list[list[float]]], base: list[float], needs: list[str]
+    scores: Mapping[str, list[list[float]]], base: list[float], items: Sequence[Mapping]
 ) -> dict[str, dict[str, dict]]:  # fmt: skip
     """Return, by arm and probe, the score, its change from the base's, and its interval.
 
-    scores: arm -> [seeds][items]. base: [items] of the base as it is. needs: probe of each item.
+    scores: arm -> [seeds][items]. base: [items] of the base as it is. items: the probe of
+    each as its "need", and its "cluster".
     """
     found: dict[str, dict[str, dict]] = {label: {} for label in scores}
-    for probe in dict.fromkeys(needs):
-        places = [i for i, need in enumerate(needs) if need == probe]
+    for probe in dict.fromkeys(item["need"] for item in items):
+        places = [i for i, item in enumerate(items) if item["need"] == probe]
+        clusters = [items[i]["cluster"] for i in places]
         take = lambda own, places=places: np.array(own, float)[:, places]
         for label, own in scores.items():
             both = {"arm": take(own), "base": take([base])}
-            draws = significance.draws(both, seed=0)
+            draws = significance.draws(both, seed=0, clusters=clusters)
             change = significance.differences(both, draws)["arm", "base"]
             found[label][probe] = {
                 "score": float(both["arm"].mean()), "base": float(both["base"].mean()),

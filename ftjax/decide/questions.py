@@ -1,24 +1,27 @@
 r"""Questions with their answers, read from any source of rows: what all arms are asked.
 
 A row has `prompt` or `question`, and `answers`, `answer` or `response`; maybe an `id`, the
-`passage_id` (or a list of them) that answers it, its `need`, and as `stale` what was right before
-the knowledge changed. A `question` is put into the section's `template`, "Q: {question}\nA:"
-without one; a `prompt` stays as it is without one. A section's `fields` says where these stand in
-rows of other names: dict(answer="label").
+`passage_id` (or a list of them) that answers it, its `need`, `choices`, of which `answer` is one or
+the index of one, and as `stale` what was right before the knowledge changed. A `question` is put
+into the section's `template`, "Q: {question}\nA:" without one; a `prompt` stays as it is without
+one. A section's `fields` says where these stand in rows of other names: dict(answer="label"). Its
+`cluster` is a template of a row's fields: questions for which it gives the same text (about one
+fact, on one page) are resampled together.
 """
 
 import sys
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from ftjax.core import config as conf
 from ftjax.data.rows import Rows
 from ftjax.decide.leakage import Item
-from ftjax.evals import generate
+from ftjax.evals import choice, generate
 
 TEMPLATE = "Q: {question}\nA:"
 # Of a section, not of its source.
-OURS = ("template", "normalize", "limit", "weight", "label", "kind", "fields")
+OURS = ("template", "normalize", "limit", "weight", "label", "kind", "fields", "cluster")
 FEW = 50  # items below which intervals are wide
 
 
@@ -35,6 +38,9 @@ class Question(NamedTuple):
     where: str
     stale: tuple[str, ...] = ()  # answers that were right before the knowledge changed
     section: str = ""  # that it was read from
+    cluster: str | None = None  # resampled together with others of this name
+    choices: tuple[str, ...] = ()
+    row: Mapping[str, Any] = MappingProxyType({})  # as it was read, for rewards
 
     @property
     def item(self) -> Item:
@@ -100,6 +106,9 @@ def renamed(row: Mapping, fields: Mapping[str, str] | None, *, where: str) -> Ma
 
 def _question(rows: Rows, i: int, need: str, section: Mapping) -> Question:
     row, where = renamed(rows[i], section.get("fields"), where=rows.where(i)), rows.where(i)
+    choices = tuple(str(each) for each in row.get("choices") or ())
+    if choices and isinstance(row.get("answer"), int):
+        row = {**row, "answer": choices[choice.answer_index(row, where=where)]}
     answers = tuple(generate.references(row, where=where))
     prompt = _prompt(row, section.get("template"), where=where)
     response = row.get("response")
@@ -108,12 +117,27 @@ def _question(rows: Rows, i: int, need: str, section: Mapping) -> Question:
     gold = row.get("passage_id") or ()
     gold = (gold,) if isinstance(gold, str) else tuple(gold)
     stale = row.get("stale") or ()
-    name = row.get("id")
+    name, cluster = row.get("id"), section.get("cluster")
     return Question(
         None if name is None else str(name), str(row.get("need") or need), prompt, response,
         answers, gold, section.get("normalize", "squad"), where,
         (stale,) if isinstance(stale, str) else tuple(stale), need,
+        None if cluster is None else _filled(cluster, row, where=f"{where}: cluster"), choices, row,
     )  # fmt: skip
+
+
+def check_choices(found: Sequence[Question]) -> None:
+    """Check that the right answer of every question is one of its choices.
+
+    Raises:
+      ValueError: it is not, or there are fewer than two.
+    """
+    for each in found:
+        if len(each.choices) < 2 or each.answers[0] not in each.choices:
+            raise ValueError(
+                f"{each.where}: choices: got {list(each.choices)} and the answer "
+                f"{each.answers[0]!r}; expected it among two or more, or another metric than choice"
+            )
 
 
 def _prompt(row: Mapping, template: str | None, *, where: str) -> str:
@@ -123,13 +147,26 @@ def _prompt(row: Mapping, template: str | None, *, where: str) -> str:
         )
     if template is None and "prompt" in row:
         return row["prompt"]
+    fields = {"question": row.get("prompt"), **row}
+    return _filled(template or TEMPLATE, fields, where=f"{where}: template")
+
+
+def _filled(template: str, row: Mapping, *, where: str) -> str:
     try:
-        return (template or TEMPLATE).format_map({"question": row.get("prompt"), **row})
+        return template.format_map(row)
     except KeyError as error:
         raise ValueError(
-            f"{where}: template: got {template!r}, whose field {error} the row lacks; expected "
-            f"some of {conf.listed(row)}"
+            f"{where}: got {template!r}, whose field {error} the row lacks; expected some of "
+            f"{conf.listed(row)}"
         ) from None
+
+
+def clusters(found: Sequence[Question]) -> list[int]:
+    """Number the clusters of questions, by need: those of one have the same number."""
+    numbers: dict[tuple, int] = {}
+    names = [i if each.cluster is None else each.cluster for i, each in enumerate(found)]
+    pairs = ((each.need, name) for each, name in zip(found, names, strict=True))
+    return [numbers.setdefault(pair, len(numbers)) for pair in pairs]
 
 
 def needs(found: list[Question]) -> dict[str, list[int]]:

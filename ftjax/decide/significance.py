@@ -5,6 +5,10 @@ each arm as many of its seeds as it has, so that a lucky training run counts as 
 
     mean_arm = sum_s v_s sum_i w_i score[s, i]        w, v: multinomial counts over their numbers
 
+Items of one cluster (questions about the same fact) are drawn together, w being the counts of
+clusters over the number of items that these have (arXiv:2411.00640): each by itself they would pass
+for more evidence than they are.
+
 The p-value of a difference is twice the smaller share of resamples on one side of 0, counted with
 the observation itself (Davison and Hinkley, 1997, section 4.2). Holm (1979) multiplies the i-th
 smallest of m p-values by m - i (i from 0) and lets none be smaller than one before it. An arm with
@@ -12,7 +16,7 @@ one seed has no spread between seeds, and with three the spread is known badly.
 """
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -42,23 +46,29 @@ class Difference(NamedTuple):
         return (self.low > 0 or self.high < 0) and self.adjusted_p < 1 - LEVEL
 
 
-def draws(scores: Scores, *, seed: int, resamples: int = RESAMPLES) -> dict[str, np.ndarray]:
+def draws(
+    scores: Scores, *, seed: int, resamples: int = RESAMPLES, clusters: Sequence[int] | None = None
+) -> dict[str, np.ndarray]:  # fmt: skip
     """Return the resampled means of every arm, [resamples].
+
+    clusters: of each item; by default every item is one of its own.
 
     Raises:
       ValueError: no items, or arms with different ones.
     """
     n = _items(scores)
+    cluster_n = np.unique(range(n) if clusters is None else clusters, return_inverse=True)[1]
     generator = np.random.default_rng(seed)
     # Keyed by its name, the draws of an arm do not depend on which others there are.
     of = lambda arm: np.random.default_rng([seed, zlib.crc32(arm.encode())])
     v = {arm: _shares(of(arm), len(own), resamples) for arm, own in scores.items()}
     block, found = max(1, BLOCK // n), {arm: [] for arm in scores}
     for start in range(0, resamples, block):
-        w = _shares(generator, n, min(block, resamples - start))
+        w = _shares(generator, cluster_n.max() + 1, min(block, resamples - start))[:, cluster_n]
         for arm, own in scores.items():
             rows = slice(start, start + len(w))
-            found[arm].append(((w @ np.asarray(own, np.float64).T) * v[arm][rows]).sum(1))
+            sums = w @ np.asarray(own, np.float64).T * v[arm][rows]
+            found[arm].append(sums.sum(1) / w.sum(1))
     return {arm: np.concatenate(parts) for arm, parts in found.items()}
 
 

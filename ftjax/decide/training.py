@@ -27,7 +27,7 @@ from ftjax.train import state as states
 
 # Of a run's data section; what the decision's own data take the place of.
 REPLACED = ("name", "path", "kind", "fields", "parts", "columns")
-NOT_TEXT = ("limit", "normalize", "template")  # keys of questions
+NOT_TEXT = ("limit", "normalize", "template", "cluster")  # keys of questions
 
 
 class Training(NamedTuple):

@@ -8,7 +8,7 @@ A verdict that fewer than 8 of 10 resamples share reads "not resolved". Among ca
 alone decide, and these are straight lines in every input, so flips are exact crossings.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -50,30 +50,40 @@ class Flip(NamedTuple):
 
 def decide(
     scores: significance.Scores, costs: Mapping[str, float], *, seed: int = 0,
-    resamples: int = significance.RESAMPLES,
+    resamples: int = significance.RESAMPLES, clusters: Sequence[int] | None = None,
 ) -> Verdict:  # fmt: skip
     """Choose an arm by the scores of the same items, and by costs in one unit.
 
     scores: arm -> [seeds, items], the higher the better; arms that cannot be chosen, such as one
     that is given the right passage, are left out. A mean that two arms share is the cheaper one's.
+    clusters: of each item; those of one are resampled together, see `significance`.
     """
-    chosen, best, candidates, found, pairs = _choose(scores, costs, seed, resamples)
-    generator = np.random.default_rng([seed, 1])
-    n, survived = np.shape(next(iter(scores.values())))[1], 0
+    n = np.shape(next(iter(scores.values())))[1]
+    clusters = np.arange(n) if clusters is None else np.asarray(clusters)
+    chosen, best, candidates, found, pairs = _choose(scores, costs, seed, resamples, clusters)
+    generator, survived = np.random.default_rng([seed, 1]), 0
     for number in range(TRIES):
-        index = generator.integers(n, size=n)
+        index, drawn = _drawn(clusters, generator)
         again = {arm: np.asarray(own)[:, index] for arm, own in scores.items()}
-        survived += _choose(again, costs, seed + number, TRY_RESAMPLES)[0] == chosen
+        survived += _choose(again, costs, seed + number, TRY_RESAMPLES, drawn)[0] == chosen
     estimates = significance.estimates(scores, found)
     return Verdict(chosen, best, candidates, survived, estimates, pairs)
 
 
-def _choose(scores, costs: Mapping[str, float], seed: int, resamples: int) -> tuple:
+def _drawn(clusters: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Draw as many clusters as there are: their items, and the draw that each item came with."""
+    names = np.unique(clusters)
+    drawn = generator.integers(len(names), size=len(names))
+    items = [np.flatnonzero(clusters == names[i]) for i in drawn]
+    return np.concatenate(items), np.repeat(np.arange(len(items)), [len(own) for own in items])
+
+
+def _choose(scores, costs: Mapping[str, float], seed: int, resamples: int, clusters) -> tuple:
     # The smallest p, 2 / (1 + resamples), must pass Holm at .05 whatever the number of pairs: with
     # fewer resamples no arm of many could be worse than another.
     pairs = len(scores) * (len(scores) - 1) // 2
     resamples = max(resamples, round(4 * pairs / (1 - significance.LEVEL)))
-    found = significance.draws(scores, seed=seed, resamples=resamples)
+    found = significance.draws(scores, seed=seed, resamples=resamples, clusters=clusters)
     pairs = significance.differences(scores, found)
     by_cost = sorted(scores, key=lambda arm: costs[arm])
     best = max(by_cost, key=lambda arm: np.mean(scores[arm]))

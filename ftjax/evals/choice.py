@@ -47,7 +47,7 @@ def make(
         prompt = template.format_map(_with_prompt(row))
         for choice in row["choices"]:
             examples.append(encode(prompt, choice, tokenizer))
-            lengths.append(_length(choice, examples[-1], normalization))
+            lengths.append(length(choice, examples[-1], normalization))
     counts = [len(row["choices"]) for row in rows]
     score = scoring.make_scorer(model, batch_size=batch_size, chunk=chunk, mesh=mesh)
 
@@ -124,7 +124,8 @@ def _check(normalization: str):
         )
 
 
-def _length(choice: str, example, normalization: str) -> float:
+def length(choice: str, example, normalization: str) -> float:
+    """Return what a choice's log-likelihood is divided by; example: its tokens and weights."""
     sizes = {"none": 1.0, "tokens": example[1].sum(), "bytes": len(choice.encode())}
     return float(max(sizes[normalization], 1))
 

@@ -7,13 +7,14 @@ from ftjax.decide import findings
 def record(**arms):
     """A record of 60 questions a need; arms: rates of each need, by arm."""
     needs = ("facts", "skill", "changed")
-    items = [{"need": need} for need in needs for _ in range(60)]
+    items = [{"need": need, "cluster": i} for need in needs for i in range(60)]
     made = {}
     for label, rates in arms.items():
         rows = [np.arange(60) < 60 * rates.get(need, 0.0) for need in needs]
         made[label] = {"scores": [np.concatenate(rows).astype(float).tolist()],
                        "old": [(np.arange(60) < 60 * rates.get("old", 0.5)).tolist()]}  # fmt: skip
-    return {"items": items, "old_items": [{"need": "skills"}] * 60, "arms": made}
+    old = [{"need": "skills", "cluster": i} for i in range(60)]
+    return {"items": items, "old_items": old, "arms": made}
 
 
 def verdict(found, start):
@@ -58,6 +59,15 @@ def test_of_sixty_equal_answers_three_may_differ():
         arm["scores"] = [arm["scores"][0][:80] + arm["scores"][0][120:]]
     # 3 of 20 is more than the margin: so few questions do not tell.
     assert verdict(few, "skills: shots carry nothing") == findings.OPEN
+
+
+def test_questions_about_one_fact_count_as_one():
+    said = "new facts: retrieval beats"
+    found = record(rag={"facts": 0.6}, lora_paraphrases={"facts": 0.4})
+    assert verdict(found, said) == findings.AGREES
+    for item in found["items"]:
+        item["cluster"] //= 12  # of five facts, one of which is answered by one of them alone
+    assert verdict(found, said) == findings.OPEN
 
 
 def test_changed_facts_are_compared_with_new_ones():

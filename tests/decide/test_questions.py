@@ -28,6 +28,35 @@ def test_questions_and_prompts_are_read(tmp_path):
     assert found[0].normalize == "none"
 
 
+def test_clusters_are_what_a_template_makes_of_rows(tmp_path):
+    rows = [{"prompt": f"{i}", "answer": "x", "who": who} for i, who in enumerate("abab")]
+    own = section(tmp_path, rows, cluster="{who}")
+    found = questions.read({"facts": own, "skill": section(tmp_path, rows)}, where="test")
+    assert [each.cluster for each in found] == [*"abab", None, None, None, None]
+    assert questions.clusters(found) == [0, 1, 0, 1, 2, 3, 4, 5]
+    # Of another need, the same name is another cluster.
+    assert questions.clusters([found[0], found[0]._replace(need="skill")]) == [0, 1]
+    with pytest.raises(ValueError, match=r"cluster: got '\{whom\}', whose field 'whom'"):
+        questions.read({"facts": dict(own, cluster="{whom}")}, where="test")
+
+
+def test_an_answer_may_be_the_number_of_a_choice(tmp_path):
+    rows = [{"prompt": "x", "choices": ["a", "b"], "answer": each} for each in (1, "a", "c")]
+    found = questions.read({"facts": section(tmp_path, rows)}, where="test")
+    assert [each.answers for each in found] == [("b",), ("a",), ("c",)]
+    assert found[0].choices == ("a", "b")
+    assert found[0].row["answer"] == "b"
+    questions.check_choices(found[:2])
+    with pytest.raises(ValueError, match=r":3: choices: got \['a', 'b'\] and the answer 'c'"):
+        questions.check_choices(found)
+    rows = [{"prompt": "x", "choices": ["a", "b"], "answer": 2}]
+    with pytest.raises(ValueError, match=r"or an index from 0 to 1"):
+        questions.read({"facts": section(tmp_path, rows)}, where="test")
+    plain = questions.read({"a": section(tmp_path, [{"prompt": "x", "answer": "a"}])}, where="a")
+    with pytest.raises(ValueError, match=r"got \[\] and the answer 'a'; expected it among two"):
+        questions.check_choices(plain)
+
+
 def test_limits_spread_and_texts_are_no_questions(tmp_path):
     rows = [{"prompt": f"{i}", "response": "x"} for i in range(10)]
     told = section(tmp_path, [{"text": "x"}], kind="text")
@@ -78,7 +107,7 @@ BOTH = dict(name="zero_shot", trials=({}, {"instruction": "x"}))
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"metric": "exact"}, "metric: got 'exact'; did you mean 'exact_match'"),
+        ({"metric": "exact_matc"}, "metric: got 'exact_matc'; did you mean 'exact_match'"),
         ({"test": {}}, "test: got nothing"),
         ({"arms": {"a": dict(name="few_shots")}}, "arms.a.name: .*did you mean 'few_shot'"),
         ({"arms": {"a": dict(name="zero_shot", k=2)}}, "arms.a: got the key 'k'"),

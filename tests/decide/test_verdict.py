@@ -46,6 +46,42 @@ def test_blocks_of_resamples_give_what_one_gives(monkeypatch):
         np.testing.assert_allclose(values, whole[arm], rtol=1e-12)
 
 
+def test_clusters_are_drawn_whole():
+    """Two questions about each of n facts, answered alike: the variance is that of n questions."""
+    one = np.array([[1.0, 0, 0, 0, 0, 1, 1, 1, 0, 0]])
+    both, names = np.repeat(one, 2, axis=1), np.repeat([7, 3, 9, 1, 0, 2, 4, 5, 6, 8], 2)
+    variance = lambda own, clusters: significance.draws(
+        {"a": own}, seed=1, resamples=40_000, clusters=clusters
+    )["a"].var()
+    assert variance(one, None) == pytest.approx(0.4 * 0.6 / 10, rel=0.05)
+    assert variance(both, names) == pytest.approx(0.4 * 0.6 / 10, rel=0.05)
+    assert variance(both, None) == pytest.approx(0.4 * 0.6 / 20, rel=0.05)
+    # Where the two are answered apart, their mean is what varies: here not at all.
+    apart = np.tile([0.0, 1.0], (1, 10))
+    assert variance(apart, names) == pytest.approx(0, abs=1e-12)
+
+
+def test_a_resample_has_the_mean_of_the_items_that_were_drawn():
+    """Clusters of one and of three: by 0, 1 or 2 draws of the first, 1, 1/4 and 0."""
+    found = significance.draws(
+        {"a": np.array([[1.0, 0, 0, 0]])}, seed=0, resamples=2_000, clusters=[0, 1, 1, 1]
+    )["a"]
+    assert set(np.round(found, 9)) == {0, 0.25, 1}
+    assert (found == 0.25).mean() == pytest.approx(0.5, abs=0.05)
+
+
+def test_a_verdict_knows_that_questions_hang_together():
+    """A lead on two of six facts: each asked ten times, it is no surer than asked once."""
+    lead = np.array([[1.0, 1, 0, 0, 0, 0]])
+    scores = {"a": np.zeros((1, 60)), "b": np.repeat(lead, 10, axis=1)}
+    costs, facts = {"a": 1.0, "b": 2.0}, np.repeat(np.arange(6), 10)
+    alone, together = (verdict.decide(scores, costs, clusters=own) for own in (None, facts))
+    assert (alone.chosen, alone.survived) == ("b", 10)
+    assert together.chosen == "a"
+    low, high = together.estimates["b"][1:3]
+    assert (low, high) == (0, pytest.approx(2 / 3))
+
+
 def test_the_same_items_are_drawn_for_all_arms():
     scores = {"a": answers(0.5), "b": answers(0.5), "worse": answers(0.5) - 0.1}
     found = significance.draws(scores, seed=0, resamples=500)

@@ -14,7 +14,7 @@ from configs import decide_tiny
 from experiments import decide
 from ftjax.core import config as conf
 from ftjax.core import mesh as meshes
-from ftjax.data.worlds import facts
+from ftjax.data.worlds import facts, relations
 from ftjax.decide import arm_steps, arms, conclusion, config
 from ftjax.run import reader
 from tests.lab import ROOT
@@ -58,6 +58,11 @@ def test_every_arm_ends_with_a_verdict_for_every_need(study):
     assert {need: own["questions"] for need, own in record["needs"].items()} == {
         "facts": 6, "skill": 6, "changed": 4,
     }  # fmt: skip
+    # Each changed fact is asked twice.
+    assert {need: own["clusters"] for need, own in record["needs"].items()} == {
+        "facts": 6, "skill": 6, "changed": 2,
+    }  # fmt: skip
+    assert "4 questions are of 2 clusters" in (workdir / "report.html").read_text()
     for own in record["needs"].values():
         assert own["chosen"] in own["candidates"]
         assert "rag_oracle" not in own["candidates"]
@@ -241,6 +246,26 @@ def test_wordings_are_searched_and_rewritten_by_the_base(lab, tmp_path, monkeypa
     assert found["template"] == "So: {prompt}"
     assert found["rewrite"]
     assert found["instruction"]
+
+
+@pytest.mark.parametrize("metric", ["choice", "nll", "overlap"])
+def test_answers_are_scored_by_other_metrics(metric, lab, tmp_path):
+    asked = chosen(lab).test
+    need = "skill" if metric == "overlap" else "facts"  # these have choices
+    decision = chosen(lab, only=["zero_shot"], metric=metric, test={need: asked[need]})
+    record = decide.decide(decision, tmp_path)
+    arm, wanted = record["arms"]["zero_shot"], [item["answers"][0] for item in record["items"]]
+    assert record["metric"] == metric
+    pairs = list(zip(arm["answers"][0], wanted, strict=True))
+    if metric == "choice":
+        values = [set(relation.values) for relation in relations.PEOPLE.values()]
+        assert all(any({text, right} <= own for own in values) for text, right in pairs)
+        assert arm["scores"] == [[float(text == right) for text, right in pairs]]
+    if metric == "nll":
+        assert max(arm["scores"][0]) < 0
+        assert "minus nll, nats a token" in (tmp_path / "report.html").read_text()
+    # Old abilities are asked for texts, whatever the metric.
+    assert set(arm["old"][0]) <= {0.0, 1.0}
 
 
 def test_without_passages_retrieval_is_left_out(lab, tmp_path, capsys):
