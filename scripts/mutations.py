@@ -465,6 +465,8 @@ DATA = (
     *_of(
         "ftjax/data/packing.py", "tests/data/test_packing.py",
         ("np.argsort(-lengths, kind=\"stable\")", "np.argsort(lengths, kind=\"stable\")"),
+        ("(-lengths).argsort", "lengths.argsort"),
+        ("used[0]", "used[-1]"),
         ("(fitting & -fitting).bit_length() - 1", "fitting.bit_length() - 1"),
         ("max_tokens if strategy == \"bfd_split\" else None", "None"),
         ("side=\"right\"", "side=\"left\""),

@@ -99,7 +99,7 @@ def _wrapped(lengths: np.ndarray, size: int) -> Plan:
 
 def _spread(lengths: np.ndarray, size: int, rows: int) -> tuple[np.ndarray, np.ndarray] | None:
     """Return (order, row) as `best_fit_decreasing` does; None where one would not fit."""
-    order = np.argsort(-lengths, kind="stable")
+    order = (-lengths).argsort(kind="stable")
     row, used = np.empty(len(lengths), np.int64), [(0, r) for r in range(rows)]
     for k, length in enumerate(lengths[order].tolist()):
         taken, row[k] = used[0]
