@@ -8,7 +8,7 @@ r"""The public forgetting cell of PEFT, for a pod: Llama-3.2-3B on MetaMathQA, i
 DATA holds metamathqa/train.jsonl.gz with `query` and `response`, math/gsm8k and corpus/wiki. PEFT's
 method comparison has, of one seed: LoRA of rank 32 on queries and values at 1e-4 gets 0.478 of
 GSM8K and 0.050 nats more on text, full fine-tuning at 1e-5 gets 0.472 and 0.030. Rates are swept
-around these, with three seeds. Not yet run. `base` may be of any size.
+around these, with three seeds. Not yet rehearsed, nor run. `base` may be of any size.
 """
 
 from configs import common

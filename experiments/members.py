@@ -74,30 +74,33 @@ def _train(
 ) -> None:  # fmt: skip
     from ftjax.run import costs, finish, member_arrays, member_parts, member_runs, pins
     from ftjax.train import member_loop
+    from ftjax.train.halving import Seen
 
     start = time.perf_counter()
     chosen = {name: pins.pin(own, desk.artifacts[name]) for name, own in chosen.items()}
     # Everything is checked, and the data encoded once, before a device holds anything.
     found = member_parts.plan(chosen, progress=finish.progress("encoding"))
     whole = member_arrays.Arrays(found)
-    stops = member_parts.early_stops(listed, found)
+    stops, halving = member_parts.early_stops(listed, found), member_parts.halving(listed, found)
+    seen = {name: Seen(halving.metric) for name in found} if halving else {}
     # What each starts from; the base is the same arrays in all of them.
     firsts, frozen = member_parts.weights(found, root)
     batches = member_parts.batches(found)
     kept = desk.record(found, allow_config_change=allow_config_change)
     resumed = member_runs.resume(kept, found, batches)
-    state, progress = member_parts.begin(whole, found, firsts, resumed, stops, opened=desk.open)
+    watched = dict(stops=stops, seen=seen)
+    state, progress = member_parts.begin(whole, found, firsts, resumed, opened=desk.open, **watched)
     del firsts
     numbers, both = whole.hyper(), whole.frozen(list(frozen.values()))
     step = member_runs.choose(root, listed, whole, (state, numbers, both, batches))
     # At once, when one ends before the others: its export and report, or why it diverged.
     ended = desk.ending(found, frozen, start=start)
-    each = member_parts.members(whole, found, frozen, kept, progress=progress, stops=stops)
+    each = member_parts.members(whole, found, frozen, kept, progress=progress, **watched)
     first = next(iter(found.values()))
     results = member_loop.run(
         step, state, both, batches, each, hyper=numbers, until=first.length.steps, ended=ended,
         log_every_steps=first.settings.log_every_steps, flops_per_token=costs.of(first),
-        save_every_steps=first.settings.checkpoint.every_steps or None,
+        save_every_steps=first.settings.checkpoint.every_steps or None, halving=halving,
     )  # fmt: skip
     for index, result in results.items():
         ended(index, result)

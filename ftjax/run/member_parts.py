@@ -16,6 +16,7 @@ from ftjax.train import member_loop, visits
 from ftjax.train import members as members_lib
 from ftjax.train.checkpoint import Restored
 from ftjax.train.early_stop import EarlyStop
+from ftjax.train.halving import Halving, Seen
 
 
 def plan(chosen: Mapping[str, Settings], *, progress=None) -> dict[str, plans.Plan]:
@@ -39,14 +40,38 @@ def early_stops(listed: Listed, found: Mapping[str, plans.Plan]) -> dict[str, Ea
         return {}
     where = "members(): stop"
     stops = {name: conf.call(EarlyStop, listed.stop, where=where) for name in found}
-    metric, settings = next(iter(stops.values())).metric, next(iter(found.values())).settings
+    _check_metric(next(iter(stops.values())).metric, found, where=where)
+    return stops
+
+
+def halving(listed: Listed, found: Mapping[str, plans.Plan]) -> Halving | None:
+    """Make what ends the worse members; None where members() does not ask for it.
+
+    Raises:
+      ValueError: no evaluation measures the metric, or none at one of its steps.
+    """
+    if listed.halving is None:
+        return None
+    where, p = "members(): halving", next(iter(found.values()))
+    made = conf.call(Halving, listed.halving, where=where)
+    _check_metric(made.metric, found, where=where)
+    every = p.settings.eval_every_steps
+    if wrong := [rung for rung in made.rungs if rung % every or rung >= p.length.steps]:
+        raise ValueError(
+            f"{where}.rungs: got {wrong}; expected multiples of eval_every_steps {every} before "
+            f"the last of {p.length.steps} steps; change one of them"
+        )
+    return made
+
+
+def _check_metric(metric: str, found: Mapping[str, plans.Plan], *, where: str) -> None:
+    settings = next(iter(found.values())).settings
     labels = [f"eval/{label}/" for label in settings.evals]
     if not metric.startswith(tuple(labels)) or not settings.eval_every_steps:
         raise ValueError(
             f"{where}: got metric {metric!r} with eval_every_steps {settings.eval_every_steps}; "
             f"expected a metric of {conf.listed(labels)} that is measured while training; set both"
         )
-    return stops
 
 
 def weights(
@@ -80,8 +105,8 @@ def batches(found: Mapping[str, plans.Plan]) -> member_arrays.Batches:
 
 def begin(
     whole: member_arrays.Arrays, found: Mapping[str, plans.Plan], firsts: Mapping[str, Any],
-    resumed: tuple[int, dict[str, Restored]] | None, stops: Mapping[str, EarlyStop], *,
-    opened: Sequence[str],
+    resumed: tuple[int, dict[str, Restored]] | None, *, stops: Mapping[str, EarlyStop],
+    seen: Mapping[str, Seen], opened: Sequence[str],
 ) -> tuple[members_lib.Members, dict[str, dict]]:  # fmt: skip
     """Make the state to train from, and the progress of each member that goes on.
 
@@ -93,9 +118,9 @@ def begin(
         state = whole.start(list(firsts.values()))
         return state._replace(alive=state.alive & whole.mark(alive)), {}
     step, restored = resumed
-    for name, stop in stops.items():
-        if name in restored:
-            stop.restore(restored[name].data["early"])
+    for key, watched in (("early", stops), ("seen", seen)):
+        for name in watched.keys() & restored.keys():
+            watched[name].restore(restored[name].data[key])
     each = [
         restored[name].state if name in restored else plans.begin(p, firsts[name])
         for name, p in found.items()
@@ -107,7 +132,7 @@ def begin(
 def members(
     whole: member_arrays.Arrays, found: Mapping[str, plans.Plan], frozen: Mapping[str, Any],
     kept: Mapping[str, session.Records], *, progress: Mapping[str, dict],
-    stops: Mapping[str, EarlyStop],
+    stops: Mapping[str, EarlyStop], seen: Mapping[str, Seen],
 ) -> list[member_loop.Member]:  # fmt: skip
     """Say of each member what the loop needs to know."""
     result, at_start = [], {}
@@ -119,7 +144,7 @@ def members(
         )  # fmt: skip
         result.append(member_loop.Member(
             name, whole.own(index), frozen[name], progress=progress.get(name),
-            early=stops.get(name), ended=own is None, **more,
+            early=stops.get(name), seen=seen.get(name), ended=own is None, **more,
         ))  # fmt: skip
     return result
 

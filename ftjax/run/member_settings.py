@@ -58,11 +58,13 @@ class Listed(NamedTuple):
 
     how: "map" one after another, "vmap" at once, "auto" the faster here.
     stop: None, or dict(metric=..., patience=...): see `ftjax/train/early_stop.py`.
+    halving: None, or dict(metric=..., rungs=..., keep=...): see `ftjax/train/halving.py`.
     """
 
     rows: Sequence[Mapping[str, Any]]
     how: str = "auto"
     stop: Mapping[str, Any] | None = None
+    halving: Mapping[str, Any] | None = None
 
 
 def product(**values: Iterable) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ from ftjax.train import members as members_lib
 from ftjax.train.ahead import Ahead, Calls
 from ftjax.train.checkpoint import Checkpoints
 from ftjax.train.early_stop import STOPPED, EarlyStop
+from ftjax.train.halving import Halving, Seen
 from ftjax.train.journal import PHASES, Journal
 from ftjax.train.loop import Result
 from ftjax.train.members import Members
@@ -33,7 +34,8 @@ class Member(NamedTuple):
     """One member: what it records, and how its part is taken out of the whole.
 
     own: of a state of all, its own, as it would be alone. frozen: its own, whole.
-    early: None where it never stops by itself. ended: it has ended in an earlier process.
+    early: None where it never stops by itself. seen: what `halving` looks at, None without it.
+    ended: it has ended in an earlier process.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Member(NamedTuple):
     checkpoints: Checkpoints | None = None
     progress: dict | None = None
     early: EarlyStop | None = None
+    seen: Seen | None = None
     ended: bool = False
 
 
@@ -54,6 +57,7 @@ def run(
     step: Callable, state: Members, frozen: Tree, batches: Iterator, members: Sequence[Member], *,
     hyper: Tree, until: int, ended: Ended, log_every_steps: int = 10,
     save_every_steps: int | None = None, flops_per_token: flops.Cost | None = None,
+    halving: Halving | None = None,
 ) -> dict[int, Result]:  # fmt: skip
     """Train from `state.step` until step `until`; return how those that did not end before ended.
 
@@ -61,6 +65,7 @@ def run(
       {"members": [the position of each]}.
     ended: called at once with the index of a member that ends before the others, and its result,
       or the error that names the batch.
+    halving: ends the worse of them at some steps.
     """
     first = int(state.step)
     # One clock for all: the time is that of the program, and no member's alone.
@@ -79,7 +84,8 @@ def run(
     books = [make(i, one, journal(one)) for i, one in enumerate(members) if not one.ended]
     # All catch up at one step: each by itself would stall the devices for every member.
     steps = [hook.steps for one in members for hook in one.every] + [save_every_steps or until]
-    group = _Group(books, ended, lambda number: any(number % each == 0 for each in steps))
+    is_due = lambda number: any(number % each == 0 for each in steps)
+    group = _Group(books, ended, is_due, halving=halving, of=len(members))
     state, number, stopped = _train(state, first, call, ahead, group)
     if stopped is None and number < until and group.books:
         stopped = "data ended"
@@ -92,6 +98,8 @@ def _train(
     """Go from batch to batch as `loop` does; returns the state, its step, why it was stopped."""
     number, stopped = first, None
     state = group.each(state, lambda own, mine: own.begin(first, mine), number=first)
+    # A process that ended between a save and what followed from the evaluation before it.
+    state = group.halve(first, state)
     with Stop() as stop:
         ahead.fetch()
         for number, batch in enumerate(ahead, first + 1):
@@ -124,7 +132,7 @@ class _Books:
         save: int | None,
     ):  # fmt: skip
         self.index, self.of = index, member.own
-        self._journal, self._early = journal, member.early
+        self._journal, self._early, self.seen = journal, member.early, member.seen
         self._evaluations = Evaluations(member.every, until, member.frozen, journal)
         self._keeper = Keeper(
             member.checkpoints, _Place(ahead, index), save, journal, more=self._more
@@ -149,6 +157,11 @@ class _Books:
         if self.reason:
             self._keeper.must_save(number, state, row)
 
+    def leave(self, number: int, state: Any) -> None:
+        """Save where it ends after all, having been visited."""
+        if self.reason:
+            self._keeper.must_save(number, state, self._journal.row)
+
     def last(self, number: int, state: Any) -> None:
         """Evaluate and save after the last step."""
         self._keeper.must_save(number, state, self._evaluations.last(number, state))
@@ -166,12 +179,15 @@ class _Books:
         )  # fmt: skip
 
     def _see(self, row: Mapping) -> None:
+        if self.seen is not None:
+            self.seen.see(row)
         if self._early is not None:
             self._early.see(row)
             self.reason = self._early.reason
 
     def _more(self) -> dict:
-        return {} if self._early is None else {"early": self._early.dump()}
+        watched = {"early": self._early, "seen": self.seen}
+        return {name: own.dump() for name, own in watched.items() if own is not None}
 
 
 class _Place:
@@ -193,8 +209,12 @@ class _Place:
 class _Group:
     """The books of the members that still train."""
 
-    def __init__(self, books: Sequence[_Books], ended: Ended, is_due: Callable[[int], bool]):
+    def __init__(
+        self, books: Sequence[_Books], ended: Ended, is_due: Callable[[int], bool], *,
+        halving: Halving | None, of: int,
+    ):  # fmt: skip
         self.books, self._ended, self._is_due = list(books), ended, is_due
+        self._halving, self._of = halving, of
         self._pending: tuple | None = None
 
     def push(self, number: int, metrics: Tree, batch: Tree, *, tokens: int) -> None:
@@ -213,7 +233,19 @@ class _Group:
         if not self._is_due(number):
             return state
         self.catch_up()
-        return self.each(state, lambda own, mine: own.visit(number, mine), number=number)
+        state = self.each(state, lambda own, mine: own.visit(number, mine), number=number)
+        return self.halve(number, state)
+
+    def halve(self, number: int, state: Members) -> Members:
+        """End the worse members where it is time, which all of them have been evaluated for."""
+        if self._halving is None:
+            return state
+        values = {own.index: own.seen.value for own in self.books}
+        worse = self._halving.worse(values, step=number, of=self._of)
+        for own in self.books:
+            if own.index in worse:
+                own.reason = self._halving.reason(number, own.seen.value)
+        return self.each(state, lambda own, mine: own.leave(number, mine), number=number)
 
     def each(self, state: Members, act: Callable, *, number: int = 0) -> Members:
         """Call `act(books, own state)` of each; returns the state less those that have ended."""

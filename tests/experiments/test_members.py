@@ -34,6 +34,12 @@ def members():
     rows = product(lr=(0.01,), rank=(2, 4)) + product(lr=(1e30,), rank=(2,))
     return Listed(rows, stop=dict(metric="eval/task/nll", patience=3))
 """
+HALVED = """
+
+def members():
+    rows = product(lr=(0.01, 1e-6), rank=(2,))
+    return Listed(rows, halving=dict(metric="eval/task/nll", rungs=(6,)))
+"""
 FINE = ("lr=0.01,rank=2", "lr=0.01,rank=4")
 DIVERGES = "lr=1e+30,rank=2"
 LONGEST_S = 300  # of a command, which makes several runs
@@ -50,6 +56,7 @@ def configs(lab, tmp_path_factory):
     text = CONFIG.format(base=str(lab.root / "base"), rows=str(lab.root / "rows.jsonl"))
     (folder / "alone.py").write_text(text)
     (folder / "members.py").write_text(text + MEMBERS)
+    (folder / "halved.py").write_text(text + HALVED)
     return folder
 
 
@@ -116,21 +123,26 @@ def test_a_reader_of_runs_reads_a_member(whole):
     assert "task" in out
 
 
-def rows(workdir):
-    path = workdir / FINE[-1] / "metrics.jsonl"
+def rows(member):
+    path = member / "metrics.jsonl"
     return path.read_text().count("\n") if path.exists() else 0
+
+
+def kill(process, is_time, number):
+    """Send a signal when it is time; returns the code that the process ended with."""
+    limit = time.monotonic() + LONGEST_S
+    while not is_time() and process.poll() is None and time.monotonic() < limit:
+        time.sleep(0.005)
+    process.send_signal(number)
+    code, _, err = finish(process)
+    assert code == (0 if number == signal.SIGTERM else -number), err
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_stopped_in_the_middle_they_end_as_if_nothing_had_been(number, configs, whole, tmp_path):
     workdir = tmp_path / "run"
     command = ("--config", configs / "members.py", "--workdir", workdir)
-    process, limit = start(*command), time.monotonic() + LONGEST_S
-    while rows(workdir) < 7 and process.poll() is None and time.monotonic() < limit:
-        time.sleep(0.005)
-    process.send_signal(number)
-    code, _, err = finish(process)
-    assert code == (0 if number == signal.SIGTERM else -number), err
+    kill(start(*command), lambda: rows(workdir / FINE[-1]) >= 7, number)
     code, _, err = finish(start(*command))
     assert code == 0, err
     for name in FINE:
@@ -139,3 +151,44 @@ def test_stopped_in_the_middle_they_end_as_if_nothing_had_been(number, configs, 
     before, after = (json.loads((own / DIVERGES / "unit.json").read_text())["reason"]
                      for own in (whole, workdir))  # fmt: skip
     assert before.partition("; last")[0] == after.partition("; last")[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [False, True])
+def test_the_worse_half_ends_at_its_rung(killed, configs, whole, tmp_path):
+    """Also where the run is killed there: between an evaluation, a save, and an end."""
+    workdir, names = tmp_path / "run", ("lr=0.01", "lr=1e-06")
+    command = ("--config", configs / "halved.py", "--workdir", workdir)
+    if killed:
+        kill(start(*command), lambda: rows(workdir / names[1]) >= 7, signal.SIGKILL)
+    code, _, err = finish(start(*command))
+    assert code == 0, err
+    unit = json.loads((workdir / names[1] / "unit.json").read_text())
+    assert unit["state"] == "done"
+    assert "at step 6, not among the best 50%" in unit["reason"]
+    assert [row["step"] for row in metrics(workdir / names[1])] == list(range(7))
+    assert (workdir / names[1] / "export").is_dir()
+    for one, other in zip(metrics(workdir / names[0]), metrics(whole / FINE[0]), strict=True):
+        assert one == pytest.approx(other, rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_rate_rank_and_seed_on_real_data_end_though_killed_twice(shared_data, tmp_path):
+    """Twelve members over the embedded base, small: the command, the table and the report."""
+    workdir, last = tmp_path / "run", "lr=0.01,rank=16,seed=1"
+    keys = dict(eval_every_steps=6, checkpoint__every_steps=3, log_every_steps=1, batch_size=4,
+                data__max_tokens=64)  # fmt: skip
+    keys |= {f"evals__{label}__rows": 8 for label in ("medical", "choice", "wiki")}
+    config = f"configs/members_medical.py:data={shared_data},steps=12"
+    flags = (f"--config.{key.replace('__', '.')}={value}" for key, value in keys.items())
+    command = ("--config", config, "--workdir", workdir, *flags)
+    for count in (5, 9):
+        kill(start(*command), lambda count=count: rows(workdir / last) >= count, signal.SIGKILL)
+    code, _, err = finish(start(*command))
+    assert code == 0, err
+    table = (workdir / "sweep.csv").read_text().splitlines()
+    assert len(table) == 1 + 12
+    assert all(",done," in line for line in table[1:])
+    assert all(key in table[0] for key in ("optim.learning_rate", "adapter.rank", "seed.data"))
+    assert (workdir / "report.html").is_file()
+    assert [row["step"] for row in metrics(workdir / last)] == list(range(13))

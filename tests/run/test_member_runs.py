@@ -8,7 +8,7 @@ import pytest
 import safetensors.numpy
 
 from experiments import members
-from ftjax.run import member_runs
+from ftjax.run import member_parts, member_runs
 from ftjax.run.artifacts import Artifacts
 from ftjax.run.member_settings import Listed
 
@@ -69,6 +69,21 @@ def test_a_directory_keeps_its_list_of_members_and_how_they_train(tmp_path):
     with pytest.raises(ValueError, match=r"how: got 'vmap' in .* began with 'map'"):
         with member_runs.opened(tmp_path, same, Listed([], how="vmap")):
             pass
+
+
+def test_rungs_are_evaluations_before_the_last_step():
+    settings = types.SimpleNamespace(evals={"task": None}, eval_every_steps=6)
+    found = {"a": types.SimpleNamespace(settings=settings, length=types.SimpleNamespace(steps=12))}
+    made = lambda **given: member_parts.halving(Listed([], halving=given), found)
+    assert member_parts.halving(Listed([]), found) is None
+    assert made(metric="eval/task/nll", rungs=(6,)).rungs == (6,)
+    for wrong in (4, 12):
+        with pytest.raises(ValueError, match=rf"halving.rungs: got \[{wrong}\]; expected multip"):
+            made(metric="eval/task/nll", rungs=(wrong,))
+    with pytest.raises(ValueError, match=r"got metric 'eval/tsk/nll' .* expected a metric of eval"):
+        made(metric="eval/tsk/nll", rungs=(6,))
+    with pytest.raises(ValueError, match=r"halving.rung: unknown key; did you mean 'rungs'"):
+        made(metric="eval/task/nll", rung=(6,))
 
 
 def test_the_directory_of_a_run_takes_no_members(tmp_path):

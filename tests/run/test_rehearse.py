@@ -219,11 +219,11 @@ def test_a_base_that_is_not_here_is_the_preset_of_its_name():
     assert found.model.compute_dtype == "bfloat16"  # as on the accelerator itself
 
 
-def run(*arguments, **variables):
+def run(*arguments, longest=300, **variables):
     command = [sys.executable, "-m", "experiments.rehearse", *arguments]
     return subprocess.run(
         command, cwd=ROOT, env=environment() | variables, capture_output=True, text=True,
-        timeout=300, check=False,
+        timeout=longest, check=False,
     )  # fmt: skip
 
 
