@@ -38,7 +38,7 @@ jax.config.update("jax_default_matmul_precision", "highest")
 
 
 # Tracing makes and drops millions of small objects. At Python's own threshold of 700, looking for
-# cycles among them takes a tenth of the tests' time.
+# cycles among them takes 7 % of the processor's time of a file of laws.
 gc.set_threshold(100_000, 20, 50)
 
 

@@ -44,7 +44,10 @@ def model(family, *, tied=True, **options):
 
 
 def program_of(handle):
-    """Name what the programs of two models differ in beside numbers: maps, and kinds of layers."""
+    """Name what most of a program is: its maps, and how many kinds of layers there are.
+
+    Models of one name may still differ in norms, gates and numbers.
+    """
     return frozenset(filter(None, handle.equations.values())), len(set(handle.config.kinds))
 
 
