@@ -14,6 +14,7 @@ for cannot be done, and the last line says why.
 import os
 import re
 import sys
+import warnings
 from typing import NamedTuple, NoReturn
 
 from absl import app, flags, logging
@@ -72,6 +73,7 @@ def run(main, given=None) -> None:
 
     def quietly(argv: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # libraries tell of all they do at the level of info
+        warnings.formatwarning = _warning
         try:
             main(argv) if given is None else main(argv, given)
         except app.UsageError as error:  # absl would print the whole help
@@ -83,6 +85,12 @@ def run(main, given=None) -> None:
         if not errors.is_message(error):
             raise
         _leave(str(error))
+
+
+def _warning(message: Warning | str, category, *_, **__) -> str:
+    """Write a warning as a line; whose code it is says nothing to who runs a command."""
+    del category
+    return f"warning: {message}\n"
 
 
 def start(*, compile_cache: str = "auto") -> None:

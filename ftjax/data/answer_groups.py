@@ -182,8 +182,8 @@ class Groups:
         return self.sequences.tokens
 
     def targets(self) -> int:
-        """Return the number of tokens with a weight."""
-        return int(np.count_nonzero(self.sequences.weights))
+        """Return the number of tokens with a weight, first tokens of sequences aside."""
+        return self.sequences.targets()
 
     def digest(self) -> str:
         """Return a short hash of everything in it."""

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from ftjax.core import files, remote
-from ftjax.data import answer_groups, store
+from ftjax.data import answer_groups, spool, store
 from ftjax.data.copies import Copies
 from ftjax.data.row import BadRow
 from ftjax.data.sources import mixture
@@ -155,8 +155,7 @@ def _write(place: pathlib.Path, data: Any) -> None:
     try:
         arrays = data.store.arrays()
         for name, array in arrays.items():
-            np.save(draft / f"{name}.npy", array)
-            files.sync(draft / f"{name}.npy")
+            _save(draft / f"{name}.npy", array)
         fields = {name: value for name, value in data._asdict().items() if name != "store"}
         name = next(n for n, kind in STORES.items() if type(data.store) is kind)
         meta = dict(store=name, arrays=list(arrays), numbers=data.store.numbers(), data=fields)
@@ -167,3 +166,13 @@ def _write(place: pathlib.Path, data: Any) -> None:
             raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _save(path: pathlib.Path, whole: np.ndarray) -> None:
+    """Write an array as `np.save` does, in blocks."""
+    with open(path, "wb") as file:
+        header = np.lib.format.header_data_from_array_1_0(np.ascontiguousarray(whole))
+        np.lib.format.write_array_header_1_0(file, header)
+        for block in spool.blocks(whole):
+            file.write(block)
+    files.sync(path)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ftjax.core import config as conf
-from ftjax.data import near, overlap, shingles
+from ftjax.data import near, overlap, shingles, spool
 from ftjax.data.rows import Rows
 from ftjax.data.sources.mixture import Mixture, Part
 
@@ -171,7 +171,7 @@ def _kept(part: Part, keep: np.ndarray) -> Part:
             "on_overlap to 'keep'"
         )
     rows = Rows(
-        [own[i] for i in places], where=lambda n: own.where(places[n]), bad=own.bad,
+        spool.Chosen(own, places), where=lambda n: own.where(places[n]), bad=own.bad,
         unread=own.unread, forms=own.forms, duplicates=own.duplicates, kind=own.kind,
     )  # fmt: skip
     return part._replace(rows=rows)

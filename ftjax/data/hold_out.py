@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 
+from ftjax.data import spool
 from ftjax.data.rows import Located, Rows
 
 FEWEST = 10  # rows that differ; of fewer nothing is held back: each is worth more in training
@@ -41,22 +42,9 @@ def split(source: Sequence, *, share: float, held: bool) -> Rows:
     kept = [i for i, mark in enumerate(marks) if (mark in chosen) == held]
     # A row that the source could not parse belongs to training, which says so.
     return Rows(
-        _Chosen(source, kept), where=lambda i: places(kept[i]), bad=() if held else bad,
+        spool.Chosen(source, kept), where=lambda i: places(kept[i]), bad=() if held else bad,
         weighted=getattr(source, "weighted", False), held_out=len(marks) - len(kept),
     )  # fmt: skip
-
-
-class _Chosen(Sequence):
-    """Some items of a sequence, read when they are asked for."""
-
-    def __init__(self, rows: Sequence, chosen: Sequence[int]):
-        self._rows, self._chosen = rows, chosen
-
-    def __len__(self) -> int:
-        return len(self._chosen)
-
-    def __getitem__(self, i: int):
-        return self._rows[self._chosen[i]]
 
 
 def _mark(source: Sequence, i: int) -> str:

@@ -22,6 +22,7 @@ EMPTY = np.uint32(2**32 - 1)
 TABLE = 2**22  # counters of shingles, by a part of their hash
 DONORS = 40  # bins that an empty one asks
 PAIRS = 2048  # compared at a time
+ROWS = 2**14  # whose empty bins are filled at a time
 
 
 def near(texts: Sequence[str]) -> np.ndarray:
@@ -65,15 +66,16 @@ class _Common:
 
 def _borrow(signatures: np.ndarray) -> None:
     """Fill empty bins from others of their row, in an order that is the same for all rows."""
-    rows, bins = np.nonzero(signatures == EMPTY)
-    filled = []
-    for donors in np.random.default_rng(64).integers(0, BINS, (DONORS, BINS)):
-        own = signatures[rows, donors[bins]]
-        lent = own != EMPTY
-        filled.append((rows[lent], bins[lent], own[lent]))
-        rows, bins = rows[~lent], bins[~lent]
-    for place in filled:  # at last, since what was borrowed is not lent again
-        signatures[place[0], place[1]] = place[2]
+    asked = np.random.default_rng(64).integers(0, BINS, (DONORS, BINS))
+    for start in range(0, len(signatures), ROWS):
+        part = signatures[start : start + ROWS]
+        before = part.copy()  # what was borrowed is not lent again
+        rows, bins = np.nonzero(part == EMPTY)
+        for donors in asked:
+            own = before[rows, donors[bins]]
+            lent = own != EMPTY
+            part[rows[lent], bins[lent]] = own[lent]
+            rows, bins = rows[~lent], bins[~lent]
 
 
 def _matched(signatures: np.ndarray, filled: np.ndarray, compared: "_Compared") -> np.ndarray:

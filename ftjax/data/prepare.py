@@ -29,6 +29,7 @@ from ftjax.data import (
     kinds,
     packing,
     rows,
+    spool,
     stops,
     tokenizer_files,
 )
@@ -317,18 +318,15 @@ def _template(tokenizer, *, parts, choice: str | None, **options) -> chat.Templa
 
 
 def prepare(
-    parts: Sequence[Part],
-    encoder: Encoder,
-    *,
-    on_bad_row: str = "error",
-    progress: Callable[[int, int], None] | None = None,
-) -> Data:
+    parts: Sequence[Part], encoder: Encoder, *, on_bad_row: str = "error",
+    progress: Progress | None = None,
+) -> Data:  # fmt: skip
     """Encode every row of every part.
 
     Raises ValueError for a row that a template refuses (unless skipped), and for an empty part.
     """
     total = sum(len(part.rows) for part in parts)
-    examples, counts, count, bad, done = [], [], Counter(), [], 0
+    examples, counts, count, bad, done = spool.List(), [], Counter(), [], 0
     turns, forms, unread = Counter(), Counter(), Counter()
     for part in parts:
         before, good = len(examples), len(bad) + len(part.rows.bad)
@@ -339,7 +337,8 @@ def prepare(
             for i, example in _encoded(part.rows, chunk, encoder=encoder, bad=bad, count=count):
                 turns += encoder.ended(example)
                 unread.update(encoder.unread(part.rows[i]))
-                examples += _fitted(part.rows, i, example=example, encoder=encoder, count=count)
+                pieces = _fitted(part.rows, i, example=example, encoder=encoder, count=count)
+                examples.extend(pieces)
             if len(bad) > good and on_bad_row == "error":  # duplicates may be left out besides
                 raise ValueError(bad[good].message + SKIP_HINT)
             done += len(chunk)

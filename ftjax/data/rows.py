@@ -11,13 +11,14 @@ row by a number of it; an assistant message may carry a `weight`, see `messages`
           fields=dict(prompt="{question}\n\n{context}", response="{answers[0]}"))
 """
 
+import array
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from ftjax.core.config import nearest
-from ftjax.data import forms, kinds
+from ftjax.data import forms, kinds, spool
 from ftjax.data import messages as messages_lib
 from ftjax.data.row import BadRow, Row, RowError
 
@@ -141,7 +142,8 @@ class Seen:
 
 
 def _checked(source: Rows, *, turns: str, skip: bool, seen: Seen, kind: str, **options) -> Rows:
-    good, places, bad, unread, found = [], [], list(source.bad), Counter(), Counter()
+    good, places = spool.List(), array.array("q")
+    bad, unread, found = list(source.bad), Counter(), Counter()
     for i in range(len(source)):
         try:
             row = Row(source[i], source.where(i), kind=kind, **options)
@@ -154,8 +156,8 @@ def _checked(source: Rows, *, turns: str, skip: bool, seen: Seen, kind: str, **o
         if seen.is_left_out(i, parsed, bad):
             continue
         parsed = _taken(parsed, turns)
-        good += parsed
-        places += [i] * len(parsed)
+        good.extend(parsed)
+        places.extend([i] * len(parsed))
         unread.update(row.unread())
         found[row.form] += 1
     if not good:

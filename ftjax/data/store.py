@@ -1,11 +1,13 @@
 """Encoded examples laid end to end, so that a million of them are two arrays and not objects."""
 
+import array
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from ftjax.data import spool
 from ftjax.data.encode import Example
 
 
@@ -19,11 +21,14 @@ class Store:
     width = 1  # sequences of an example
 
     def __init__(self, examples: Iterable[Example]):
-        examples = list(examples)
-        lengths = np.array([len(each.tokens) for each in examples], np.int64)
-        tokens = np.concatenate([np.zeros(0, np.int32), *(e.tokens for e in examples)])
-        weights = np.concatenate([np.zeros(0, np.float32), *(e.weights for e in examples)])
-        self._set(tokens, weights, np.concatenate([[0], np.cumsum(lengths)]))
+        tokens, weights = spool.Array(np.int32), spool.Array(np.float32)
+        ends, targets = array.array("q", [0]), 0
+        for example in examples:
+            tokens.extend(example.tokens)
+            weights.extend(example.weights)
+            ends.append(ends[-1] + len(example.tokens))
+            targets += int(np.count_nonzero(example.weights[1:]))
+        self._set(tokens.whole(), weights.whole(), np.array(ends, np.int64), targets=targets)
 
     @classmethod
     def of_arrays(cls, arrays: Mapping[str, np.ndarray], **numbers) -> "Store":
@@ -32,7 +37,7 @@ class Store:
         made._set(*(arrays[name] for name in ("tokens", "weights", "offsets")), **numbers)
         return made
 
-    def _set(self, tokens, weights, offsets, *, digest: str = "", targets: int | None = None):
+    def _set(self, tokens, weights, offsets, *, targets: int, digest: str = ""):
         self.tokens, self.weights, self.offsets = tokens, weights, offsets
         self.lengths = np.diff(offsets)
         self.more: dict[str, np.ndarray] = {}
@@ -55,17 +60,15 @@ class Store:
 
     def targets(self) -> int:
         """Return the number of tokens with a weight, first tokens of examples aside."""
-        if self._targets is None:
-            firsts = self.weights[self.offsets[:-1]]
-            self._targets = int(np.count_nonzero(self.weights) - np.count_nonzero(firsts))
         return self._targets
 
     def digest(self) -> str:
         """Return a short hash of everything in it."""
         if not self._digest:
             found = hashlib.sha256()
-            for array in (self.tokens, self.weights, self.offsets):
-                found.update(np.ascontiguousarray(array).data)
+            for own in (self.tokens, self.weights, self.offsets):
+                for block in spool.blocks(own):
+                    found.update(block)
             self._digest = found.hexdigest()[:16]
         return self._digest
 
@@ -94,8 +97,8 @@ def fill(store: Store, wanted: list, *, max_tokens: int, pad_id: int) -> dict[st
             here = slice(at, at + length)
             tokens[b, here], weights[b, here] = store.tokens[source], store.weights[source]
             segments[b, here], positions[b, here] = segment, np.arange(length)
-            for name, array in more.items():
-                array[b, here] = store.more[name][source]
+            for name, own in more.items():
+                own[b, here] = store.more[name][source]
             weights[b, at : at + 1] = 0.0  # nothing of its own segment comes before a first token
             at += length
     own = {"tokens": tokens, "weights": weights, "segments": segments, "positions": positions}

@@ -11,8 +11,9 @@ import gzip
 import io
 import zlib
 from collections import Counter
+from collections.abc import Iterator
 
-from ftjax.data import foreign, locate
+from ftjax.data import foreign, locate, spool
 from ftjax.data.row import RowError
 from ftjax.data.rows import Rows
 
@@ -29,7 +30,7 @@ def make(*, path, delimiter: str = "") -> Rows:
     and a comma in others if not given.
     Raises ValueError for a path that names nothing and for a damaged file.
     """
-    rows, places, bad = [], [], []
+    rows, places, bad = spool.List(), spool.Places(), []
     for file in locate.find(path, SUFFIXES, where="data.path"):
         for place, row in _rows(file, delimiter or ("\t" if ".tsv" in file[-7:] else ",")):
             if isinstance(row, RowError):
@@ -46,9 +47,9 @@ def files(*, path, delimiter: str = "") -> list[str]:
     return locate.find(path, SUFFIXES, where="data.path")
 
 
-def _rows(file: str, delimiter: str) -> list[tuple]:
-    """Return (place, row or RowError) of every line but the header."""
-    found, line = [], 0
+def _rows(file: str, delimiter: str) -> Iterator[tuple]:
+    """Yield (place, row or RowError) of every line but the header."""
+    count, line = 0, 0
     try:
         with locate.opened(file) as stream:
             if what := foreign.of_head(stream.peek(HEAD)[:HEAD]):
@@ -59,12 +60,12 @@ def _rows(file: str, delimiter: str) -> list[tuple]:
             for cells in reader:
                 place, line = f"{file}:{line + 1}", reader.line_num
                 if cells:  # not a blank line
-                    found.append((place, _row(header, cells, place)))
+                    count += 1
+                    yield place, _row(header, cells, place)
     except (UnicodeDecodeError, csv.Error, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{file}:{line + 1}: {_broken(error, file)}") from error
-    if not found:
+    if not count:
         raise ValueError(f"{file}:1: got no row; expected some under the header; take it out")
-    return found
 
 
 def _reader(stream, delimiter: str):

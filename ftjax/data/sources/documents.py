@@ -10,7 +10,7 @@ lost: that is what `overlong` means by default for the kind "text".
 
 import codecs
 
-from ftjax.data import foreign, html_text, locate
+from ftjax.data import foreign, html_text, locate, spool
 from ftjax.data.row import BadRow, RowError
 from ftjax.data.rows import Rows
 from ftjax.data.sources import jsonl
@@ -30,12 +30,13 @@ def make(*, path) -> Rows:
 
 def read(path, *, where: str) -> Rows:
     """Read documents as `make` does; `where` names the key that gave the path, for errors."""
-    rows, places, bad = [], [], []
+    rows, places, bad = spool.List(), spool.Places(), []
     for file in files(path=path, where=where):
         is_lines = file.endswith(jsonl.SUFFIXES)
         source = jsonl.read(file, where=where) if is_lines else _document(file)
-        rows += source
-        places += [source.where(i) for i in range(len(source))]
+        for i, row in enumerate(source):
+            rows.append(row)
+            places.append(source.where(i))
         bad += source.bad
     return Rows(rows, where=places.__getitem__, bad=bad)
 

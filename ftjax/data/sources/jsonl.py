@@ -14,7 +14,7 @@ import json
 import zlib
 from collections.abc import Iterator
 
-from ftjax.data import foreign, locate
+from ftjax.data import foreign, locate, spool
 from ftjax.data.row import RowError, describe
 from ftjax.data.rows import Rows
 
@@ -38,7 +38,7 @@ def files(*, path) -> list[str]:
 
 def read(path, *, where: str) -> Rows:
     """Read files as `make` does; `where` names the key or flag that gave the path, for errors."""
-    rows, places, bad = [], [], []
+    rows, places, bad = spool.List(), spool.Places(), []
     for file in locate.find(path, SUFFIXES, where=where):
         before = len(rows) + len(bad)
         for place, read in _items(file):

@@ -3,10 +3,10 @@
 make(path="data/train-*.parquet", columns=("prompt", "response"))
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from ftjax.core.config import nearest
-from ftjax.data import locate
+from ftjax.data import locate, spool
 from ftjax.data.rows import Rows
 
 SUFFIXES = (".parquet",)
@@ -18,12 +18,12 @@ def make(*, path, columns: Sequence[str] | None = None) -> Rows:
     path: a file, glob, folder, or a list of these. columns: read only these.
     Raises ImportError without pyarrow; ValueError for a damaged file or an unknown column.
     """
-    rows, places = [], []
+    rows, places = spool.List(), spool.Places()
     for file in locate.find(path, SUFFIXES, where="data.path"):
-        found = _read(file, columns)
-        rows += found
-        places += [(file, n) for n in range(len(found))]
-    return Rows(rows, where=lambda i: f"{places[i][0]}:row {places[i][1] + 1}")
+        for number, row in enumerate(_read(file, columns), start=1):
+            rows.append(row)
+            places.append(f"{file}:row {number}")
+    return Rows(rows, where=places.__getitem__)
 
 
 def files(*, path, columns: Sequence[str] | None = None) -> list[str]:
@@ -31,13 +31,13 @@ def files(*, path, columns: Sequence[str] | None = None) -> list[str]:
     return locate.find(path, SUFFIXES, where="data.path")
 
 
-def _read(file: str, columns: Sequence[str] | None) -> list[dict]:
+def _read(file: str, columns: Sequence[str] | None) -> Iterator[dict]:
     arrow, parquet = _pyarrow()
     try:
         reader = parquet.ParquetFile(file)
         _known(columns or (), reader.schema_arrow.names, file=file)
-        table = reader.read(columns=list(columns) if columns else None)
-        return table.to_pylist(maps_as_pydicts="strict")
+        for batch in reader.iter_batches(columns=list(columns) if columns else None):
+            yield from batch.to_pylist(maps_as_pydicts="strict")
     except (arrow.ArrowInvalid, OSError) as error:
         raise ValueError(
             f"{file}: got damaged parquet data ({error}); expected a complete file; fetch it again"
