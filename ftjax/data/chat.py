@@ -147,6 +147,7 @@ class Template:
         text, mark, _ = self.text(shown.mark(messages), tools).partition(shown.FIRST)
         if not mark:
             raise TemplateError("the chat template does not print the last message; change one")
+        self._check_shown(text, messages, tools, roles=messages_lib.ASKING)
         return text
 
     def ending(self) -> str:

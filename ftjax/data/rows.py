@@ -144,6 +144,7 @@ class Seen:
 def _checked(source: Rows, *, turns: str, skip: bool, seen: Seen, kind: str, **options) -> Rows:
     good, places = spool.List(), array.array("q")
     bad, unread, found = list(source.bad), Counter(), Counter()
+    annotated = getattr(source, "annotated", False)
     for i in range(len(source)):
         try:
             row = Row(source[i], source.where(i), kind=kind, **options)
@@ -158,7 +159,8 @@ def _checked(source: Rows, *, turns: str, skip: bool, seen: Seen, kind: str, **o
         parsed = _taken(parsed, turns)
         good.extend(parsed)
         places.extend([i] * len(parsed))
-        unread.update(row.unread())
+        if not annotated:
+            unread.update(row.unread())
         found[row.form] += 1
     if not good:
         raise ValueError(f"data: got no usable row; expected at least one; {_first(bad)}")

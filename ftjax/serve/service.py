@@ -133,6 +133,14 @@ class Service:
     def _encode_messages(self, messages) -> list[int]:
         found, _ = prompting.conversation(messages)
         if self.form.template is None:  # what was said is continued as it is
+            beside = sorted(
+                {key for each in found for key in each if key not in ("role", "content")}
+            )
+            if beside:
+                raise ValueError(
+                    f"got {beside[0]!r} of a message, and the model has no chat template; "
+                    "expected role and content; drop it"
+                )
             return self.tokenizer.encode("".join(each.get("content") or "" for each in found))
         return self._encode_chat(messages)
 

@@ -169,4 +169,5 @@ def test_what_a_raw_row_of_an_evaluation_says(row, said):
 def test_embedded_rows_need_no_file(bpe):
     data = prepare.load(name="embedded", domain="skills", rows=20, tokenizer=bpe, max_tokens=128)
     assert len(data.store) == 20
+    assert not data.unread  # its answers and choices are for evaluations
     assert data.store.targets()

@@ -228,6 +228,9 @@ def test_what_is_asked_is_in_the_prompt():
     assert allowed.opening([SYS, U], tools=TOOLS) == "Hi|A:"
     # What the assistant has said is shortened by many, as in training they may not.
     assert chat.Template(STRIPS).opening([U, TAGGED, U]) == "U:Hi|A:Yo<|eos|>U:Hi|A:"
+    with pytest.raises(chat.TemplateError, match=r"does not show message 0 \(system\)"):
+        chat.Template(drops).opening([SYS, U, A])  # which is continued
+    assert allowed.opening([SYS, U, A]) == "Hi|Yo"
 
 
 def test_the_end_that_a_template_prints_is_a_stop(bpe):

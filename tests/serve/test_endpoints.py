@@ -80,6 +80,27 @@ def test_messages_go_through_the_template(endpoint):
     assert endpoint.client.post(path, json=body).json()["choices"] == found["choices"]
 
 
+def test_what_of_a_message_the_model_is_not_shown_is_refused(endpoint, monkeypatch):
+    ask = lambda *said: endpoint.client.post(
+        "/v1/chat/completions",
+        json=dict(model="law", messages=said, temperature=0, max_completion_tokens=NEW),
+    )
+    asked, named = dict(role="user", content="a"), dict(role="user", content="a", name="Ann")
+    answer = dict(role="assistant", content="b")
+    for messages in ([named], [named, answer]):
+        refused = ask(*messages)
+        assert refused.status_code == 400
+        assert "does not show the name of message 0" in refused.json()["error"]["message"]
+    bare = endpoint.service.form._replace(template=None)
+    monkeypatch.setattr(endpoint.service, "form", bare)
+    [wanted] = endpoint.wanted("law", ["ab"])
+    found = ask(asked, answer).json()["choices"][0]["message"]["content"]
+    assert found == wanted.text
+    refused = ask(named, answer)
+    assert refused.status_code == 400
+    assert "got 'name' of a message" in refused.json()["error"]["message"]
+
+
 def test_token_ids_are_a_prompt(endpoint):
     ids = endpoint.parts.tokenizer.encode(PROMPTS[1])
     found = [endpoint.complete(p).json()["choices"][0]["text"] for p in (PROMPTS[1], ids, [ids])]

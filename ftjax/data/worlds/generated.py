@@ -59,6 +59,9 @@ class Generated(collections.abc.Sequence):
     weighted: their `weight` is the weight of the loss.
     """
 
+    # What of them training does not read is for evaluations, and not lost.
+    annotated = True
+
     def __init__(self, draw, *, count: int, name: str, weighted: bool = False):
         if count < 0:
             raise ValueError(f"{name}: got rows={count}; expected 0 or more; leave it out for all")
