@@ -30,6 +30,9 @@ NO_TARGET = "no target left"
 TOO_LONG = "overlong"
 UNPREDICTED = "first token of an answer"
 STRADDLES = "answer that begins inside a token of its prompt"
+TOUCHES = "answer that begins right behind its prompt"
+REMARKS = (UNPREDICTED, STRADDLES, TOUCHES)  # of examples that are there
+SPACED = 0x3000  # scripts from here on put no spaces between words
 
 
 class Example(NamedTuple):
@@ -105,6 +108,7 @@ def _text(rows, tokenizer, *, append_eos, special, **_):
 def _prompt(rows, tokenizer, *, append_eos, special, unfinished, count, **_):
     prompts = tokenizer.encode_batch([row["prompt"] for row in rows], special=special)
     wholes = [row["prompt"] + row["response"] for row in rows]
+    count[TOUCHES] += sum(_touch(row["prompt"], row["response"]) for row in rows)
     wholes = tokenizer.encode_batch(wholes, special=special)
     for prompt, whole in zip(prompts, wholes, strict=True):
         ids = _ended(whole.ids, tokenizer, append_eos=append_eos and not unfinished)
@@ -112,6 +116,13 @@ def _prompt(rows, tokenizer, *, append_eos, special, unfinished, count, **_):
             ids = ids[:-1]
         own = prompt.ids[:-1] if prompt.ids[-1:] == [tokenizer.eos_id] else prompt.ids
         yield Example(ids, _after(own, ids, count=count))
+
+
+def _touch(prompt: str, response: str) -> bool:
+    """Return whether a word follows a word or the end of a sentence without a space."""
+    before, after = prompt[-1:], response[0]
+    ends = before.isalnum() or before in tuple(".?!:;)")
+    return ends and after.isalnum() and max(ord(before), ord(after)) < SPACED
 
 
 def _dialog(rows, tokenizer, **options):

@@ -356,6 +356,7 @@ class Loader:
             "split": count["split"],
             "unpredicted": count[encode.UNPREDICTED],
             "straddling": count[encode.STRADDLES],
+            "touching": count[encode.TOUCHES],
             "dropped": {key: count[key] for key in LEFT_OUT} | self._skipped(),
             "epoch_rows": plan.rows,
             "fill": data.store.inside(plan) / (plan.rows * self.max_tokens * data.store.width),

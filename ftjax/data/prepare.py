@@ -389,7 +389,8 @@ def _fitted(source: Rows, i: int, *, example, encoder: Encoder, count: Counter):
 
 
 def _nothing_left(part: Part, count: Counter, *, bad: list[BadRow]) -> str:
-    why = ", ".join(f"{n} x {what}" for what, n in count.items()) or "no rows"
+    lost = (f"{n} x {what}" for what, n in count.items() if what not in encode.REMARKS)
+    why = ", ".join(lost) or "no rows"
     first = f"; the first bad row: {bad[0].message}" if bad else ""
     mend = "raise max_tokens or " if count["truncated"] or count[encode.TOO_LONG] else ""
     return (

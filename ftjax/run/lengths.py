@@ -72,6 +72,11 @@ def unread(summary: dict) -> list[str]:
             f"{count:,} answers begin inside a token of their prompt, which nobody asks with: put "
             "the space between them at the answer's beginning, and in a chat drop it"
         )
+    if (count := summary.get("touching", 0)) and 2 * count > summary["rows"]:
+        found.append(
+            f"{count:,} answers follow their prompts without a space (prompt={{prompt}}\\n behind "
+            "configs/sft.py: puts a line end between)"
+        )
     more = f" and {len(columns) - MOST_COLUMNS:,} more" if len(columns) > MOST_COLUMNS else ""
     shown = ", ".join(columns[:MOST_COLUMNS])
     return found + ([f"columns not read: {shown}{more}"] if columns else [])

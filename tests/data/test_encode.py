@@ -1,3 +1,5 @@
+from collections import Counter
+
 import numpy as np
 import pytest
 
@@ -28,6 +30,20 @@ def test_token_across_the_border_is_a_target(bpe):
     whole = bpe.encode("the question")
     assert found.tokens[:-1].tolist() == whole
     assert bpe.decode(found.tokens[found.weights > 0][:-1]).endswith("tion")
+
+
+@pytest.mark.parametrize(
+    ("text", "response", "touches"),
+    [
+        ("Name a bird.", "Wren", 1), ("of two", "3", 1), ("Name a bird.", " Wren", 0),
+        ("Name a bird.\n", "Wren", 0), ("", "Wren", 0), ("x = ", "y", 0), ("f(", "x", 0),
+        ("word", ", said", 0), ("鳥は?", "雀", 0), ("bird?", "鳥", 0),
+    ],
+)  # fmt: skip
+def test_answers_right_behind_their_prompts_are_counted(text, response, touches, bpe):
+    count = Counter()
+    prompt(bpe, text, response, count=count)
+    assert count[encode.TOUCHES] == touches
 
 
 def test_eos_is_added_once_and_can_be_left_out(bpe):

@@ -87,6 +87,12 @@ def test_what_nobody_reads_is_said():
     assert "not" not in lengths.Length(10, 10, 2.0).text({"rows": 3})
 
 
+@pytest.mark.parametrize(("touching", "is_said"), [(0, False), (5, False), (6, True)])
+def test_that_most_answers_touch_their_prompts_is_said(touching, is_said):
+    told = lengths.Length(10, 10, 2.0).text({"rows": 10, "touching": touching})
+    assert ("6 answers follow their prompts without a space" in told) == is_said
+
+
 def test_an_online_run_has_steps(lab):
     c = common.online(lab.config(steps=None, epochs=2.0), prompts=4, samples=2, max_new_tokens=4)
     with pytest.raises(ValueError, match=r"epochs: got 2\.0 for a run that learns from its own"):

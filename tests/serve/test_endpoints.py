@@ -292,31 +292,6 @@ def test_a_client_that_hangs_up_frees_its_slots(is_stream, endpoint):
     assert endpoint.complete("it").status_code == 200
 
 
-def test_models_health_and_metrics(endpoint):
-    listed = endpoint.client.get("/v1/models").json()["data"]
-    assert [model["id"] for model in listed] == ["base", "law", "code"]
-    assert endpoint.client.get("/v1/models/law").json() == listed[1]
-    error(endpoint.client.get("/v1/models/lw"), 404)
-    assert endpoint.client.get("/health").json() == {"status": "ok"}
-    numbers = metrics(endpoint)
-    endpoint.complete(PROMPTS)
-    later = metrics(endpoint)
-    gained = lambda name: later[name] - numbers[name]
-    wanted = endpoint.wanted("law", PROMPTS)
-    assert gained("ftjax_generated_tokens_total") == sum(len(a.tokens) for a in wanted)
-    assert gained("ftjax_prompt_tokens_total") == sum(len(a.prompt) for a in wanted)
-    assert gained("ftjax_answers_total") == gained("ftjax_first_token_seconds_count") == 4
-    assert later["ftjax_slots"] == SLOTS
-    assert gained('ftjax_requests_total{path="/v1/completions",status="200"}') == 1
-
-
-def metrics(served):
-    response = served.client.get("/metrics")
-    assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
-    lines = [line for line in response.text.splitlines() if not line.startswith("#")]
-    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
-
-
 def test_a_key_guards_what_costs(endpoint):
     from starlette.testclient import TestClient
 

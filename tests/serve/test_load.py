@@ -1,11 +1,13 @@
-"""The load that the benchmark puts on an endpoint, small."""
+"""What an endpoint tells of itself, and the load that the benchmark puts on it, small."""
 
 import argparse
 import asyncio
 
 from scripts import bench_serve
+from tests.serve.conftest import SLOTS
 
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11]]
+TEXTS = ["Q: what is 3?\nA:", "it is", "what what what"]
 ARGS = argparse.Namespace(prompt=8, new=40, seconds=0.5)
 
 
@@ -25,3 +27,28 @@ def test_numbers_of_metrics(endpoint):
     found = asyncio.run(bench_serve.metrics(address(endpoint)))
     assert found["ftjax_slots"] == 4
     assert found["ftjax_queue"] == 0
+
+
+def test_models_health_and_metrics(endpoint):
+    listed = endpoint.client.get("/v1/models").json()["data"]
+    assert [model["id"] for model in listed] == ["base", "law", "code"]
+    assert endpoint.client.get("/v1/models/law").json() == listed[1]
+    assert endpoint.client.get("/v1/models/lw").status_code == 404
+    assert endpoint.client.get("/health").json() == {"status": "ok"}
+    numbers = metrics(endpoint)
+    endpoint.complete(TEXTS)
+    later = metrics(endpoint)
+    gained = lambda name: later[name] - numbers[name]
+    wanted = endpoint.wanted("law", TEXTS)
+    assert gained("ftjax_generated_tokens_total") == sum(len(a.tokens) for a in wanted)
+    assert gained("ftjax_prompt_tokens_total") == sum(len(a.prompt) for a in wanted)
+    assert gained("ftjax_answers_total") == gained("ftjax_first_token_seconds_count") == len(TEXTS)
+    assert later["ftjax_slots"] == SLOTS
+    assert gained('ftjax_requests_total{path="/v1/completions",status="200"}') == 1
+
+
+def metrics(served):
+    response = served.client.get("/metrics")
+    assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
+    lines = [line for line in response.text.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
