@@ -104,7 +104,7 @@ STATEMENTS = (
     Statement(20, "SFT overshoots: part of the way back is nearly free", "arXiv:2605.28819",
               "OFT at 0.4 better on both axes", True, verdicts.overshoots),
     Statement(21, "OFT is on the front, PiSSA the worst for old tasks", "arXiv:2605.28819",
-              "46.9/44.4 against 44.5/24.8", False),
+              "46.9/44.4 against 44.5/24.8", False, verdicts.arena),
     Statement(22, "KL on old rows beats training on them", "arXiv:2508.06249",
               "for safety", True, verdicts.versus("kl_old", "replay")),
     Statement(23, "on-policy distillation recovers old abilities", "arXiv:2601.19897",
@@ -113,7 +113,8 @@ STATEMENTS = (
               "in three sizes", False),
     Statement(25, "CKA on old text predicts forgetting better than the norm", "arXiv:2605.28819",
               "-0.76 against 0.35 to 0.49", False),
-    Statement(26, "tuned LoRA variants tie within 1 to 2 %", "arXiv:2602.04998", "1 to 2 %", False),
+    Statement(26, "tuned LoRA variants tie within 1 to 2 %", "arXiv:2602.04998", "1 to 2 %", False,
+              verdicts.variants_tie),
     Statement(27, "refusals die within tens of steps", "marin#7943",
               "attacks 15.6 to 97.8 % after 10 steps", False),
 )  # fmt: skip

@@ -17,6 +17,9 @@ AGREE, DISAGREE, NOT_RESOLVED, NOT_RUN = "agree", "disagree", "not resolved", "n
 # three seeds of `configs/forgetting_tiny.py` have at the match.
 MARGIN = 0.02
 ZERO = 1e-6  # nats, of two computations of the same numbers
+TIE = 0.02  # of the gain
+ADAPTERS = ("lora", "pissa", "dora", "oft", "vera")  # parts of a study of adapter methods
+VARIANTS = ("lora", "pissa", "dora")  # with the same weights to train
 OLD_SHARE = 0.02  # of the new task's gain that old abilities may cost
 
 
@@ -343,3 +346,37 @@ def sites(report: Mapping) -> Found | None:
             return None
         gains[part] = max(known)
     return Found("gain: " + _listed(gains, digits=2), _less(*gains.values(), 0.01))
+
+
+# -- adapter methods against each other ------------------------------------------------------------
+
+
+def arena(report: Mapping) -> Found | None:
+    """Judge whether OFT forgets least of the adapter methods at the match, and PiSSA most."""
+    both = {part: own for part in ADAPTERS if (own := _matched(report, part))}
+    if len(both) < 3 or not {"oft", "pissa"} <= both.keys():
+        return None
+    values = {part: own["value"] for part, own in both.items()}
+    margin = _pair_floor(report, list(both.values()))
+    others = lambda name: [value for part, value in values.items() if part != name]
+    is_front = AGREE if values["oft"] <= min(others("oft")) + margin else DISAGREE
+    text = _listed(dict(sorted(values.items(), key=lambda own: own[1])))
+    return Found(text, _worst([is_front, _less(max(others("pissa")), values["pissa"], margin)]))
+
+
+def variants_tie(report: Mapping) -> Found | None:
+    """Judge whether variants of LoRA, each at its best rate, learn equally much, within 2 %."""
+    gains, floors = {}, []
+    for part in VARIANTS:
+        name = _part(report, part)
+        ends = [r["end"] for r in report["methods"][name]["rates"].values()] if name else []
+        if known := [end for end in ends if end]:
+            best = max(known, key=lambda end: end["gain"]["value"])
+            gains[part] = best["gain"]["value"]
+            floors += [best["gain_floor"]] if best["gain_floor"] is not None else []
+    if len(gains) < 2:
+        return None
+    spread = (max(gains.values()) - min(gains.values())) / max(gains.values())
+    is_noise = floors and spread * max(gains.values()) <= max(floors)
+    verdict = AGREE if spread <= TIE else NOT_RESOLVED if is_noise else DISAGREE
+    return Found(f"gain: {_listed(gains)}; {spread:.1%} apart", verdict)

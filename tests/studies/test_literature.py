@@ -149,6 +149,44 @@ def test_the_first_report_that_carries_a_statement_is_asked():
     assert text.count("\n") == 28
 
 
+def arena(oft=0.1, pissa=0.5, dora=(0.89, 0.9)):
+    """A report of adapter methods, with what some forget at the match or gain at their rates."""
+    report = copy.deepcopy(REPORT)
+    report["study"]["parts"] = {part: part for part in ("lora", "oft", "pissa", "dora")}
+    report["axes"] = {}
+    report["methods"] = dict(
+        lora=method("1", **{"1": (0.3, 0.9, 0.5), "2": (0.6, 0.7, 0.9)}),
+        oft=method("1", **{"1": (oft, 0.5, 0.2)}),
+        pissa=method("1", **{"1": (pissa, 0.905, 0.6)}),
+        dora=method("1", **{"1": (0.3, dora[0], 0.5), "2": (0.6, dora[1], 0.9)}),
+    )
+    return {number: own.verdict for number, own in judged(report).items()}
+
+
+@pytest.mark.parametrize(
+    ("number", "changes", "verdict"),
+    [
+        (21, {}, "agree"),
+        (21, dict(oft=0.34), "agree"),  # as little as others, within the floor of 0.05
+        (21, dict(oft=0.4), "disagree"),
+        (21, dict(pissa=0.32), "not resolved"),
+        (21, dict(pissa=0.2), "disagree"),
+        (26, {}, "agree"),
+        (26, dict(dora=(0.5, 0.895)), "agree"),  # each at its best rate
+        (26, dict(dora=(0.8, 0.7)), "disagree"),
+        (26, dict(dora=(0.88, 0.7)), "disagree"),  # 2.8 % apart, and the floor is 0.01
+    ],
+)
+def test_adapter_methods_are_judged_against_each_other(number, changes, verdict):
+    assert arena(**changes)[number] == verdict
+
+
+def test_variants_within_the_noise_are_not_resolved(monkeypatch):
+    monkeypatch.setattr(verdicts, "TIE", 0.005)
+    assert arena(dora=(0.901, 0.9))[26] == verdicts.NOT_RESOLVED
+    assert judged(REPORT)[21].verdict == judged(REPORT)[26].verdict == verdicts.NOT_RUN
+
+
 def test_one_seed_has_a_margin_in_place_of_a_floor():
     report = copy.deepcopy(REPORT)
     for own in report["methods"].values():
