@@ -52,8 +52,8 @@ def define_runs(function: str) -> RunsFlags:
     )
 
 
-def define_resume() -> tuple[flags.FlagHolder, flags.FlagHolder]:
-    """Define --allow_config_change and --restart_data of a command that trains."""
+def define_training() -> tuple[flags.FlagHolder, flags.FlagHolder, flags.FlagHolder]:
+    """Define --allow_config_change, --restart_data and --profile of a command that trains."""
     return (
         flags.DEFINE_bool("allow_config_change", False, "resume although the config has changed"),
         flags.DEFINE_bool(
@@ -61,6 +61,7 @@ def define_resume() -> tuple[flags.FlagHolder, flags.FlagHolder]:
             False,
             "resume with the data from their beginning: other data or batch size",
         ),
+        flags.DEFINE_string("profile", "", "FIRST:LAST, steps that are traced into DIR/profile"),
     )
 
 

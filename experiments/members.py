@@ -37,6 +37,11 @@ def main(argv: list[str], given: train.Flags) -> None:
             "--restart_data: got it with members(), which go on with the data that they began "
             "with; expected none; drop it, or choose another --workdir"
         )
+    if given.profile.value:
+        raise ValueError(
+            f"--profile: got {given.profile.value} with members(), whose steps are not traced; "
+            "expected none; drop it, or trace one of them with experiments.train and its settings"
+        )
     found = member_settings.read(path, given.config.keys.value, listed)
     cli.start()
     if only_shows:

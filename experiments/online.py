@@ -11,6 +11,7 @@ too: the sampled answers are part of the checkpoint.
 
 import pathlib
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from absl import app, flags
@@ -28,6 +29,7 @@ class Flags(NamedTuple):
     workdir: flags.FlagHolder
     allow_config_change: flags.FlagHolder
     restart_data: flags.FlagHolder
+    profile: flags.FlagHolder
 
 
 def define() -> Flags:
@@ -36,7 +38,7 @@ def define() -> Flags:
     config_flag.define_required(holder)
     text = "directory of the run, or a URL; one that holds a run resumes"
     workdir = flags.DEFINE_string("workdir", None, text, required=True)
-    return Flags(holder, workdir, *cli.define_resume())
+    return Flags(holder, workdir, *cli.define_training())
 
 
 def main(argv: list[str], given: Flags) -> None:
@@ -46,21 +48,23 @@ def main(argv: list[str], given: Flags) -> None:
     settings = settings_lib.read(keys.read(given.config))
     cli.start()
     from ftjax.run import workdirs  # slow to import
+    from ftjax.train import tracing
 
     allow = dict(
-        allow_config_change=given.allow_config_change.value, restart_data=given.restart_data.value
-    )
+        allow_config_change=given.allow_config_change.value, restart_data=given.restart_data.value,
+        profile=tracing.read(given.profile.value),
+    )  # fmt: skip
     with workdirs.opened(given.workdir.value) as workdir:
         train(settings, workdir, **allow)
 
 
 def train(
     settings: settings_lib.Settings, workdir: pathlib.Path, *, allow_config_change: bool = False,
-    restart_data: bool = False, shared=None,
+    restart_data: bool = False, profile: Sequence[int] = (), shared=None,
 ):  # fmt: skip
     """Train, or go on training, on samples of the policy itself; returns a `finish.Outcome`.
 
-    shared: a `run.shared.Shared`, with what other runs of this process have built.
+    profile: steps to trace. shared: a `run.shared.Shared`, what other runs of the process built.
 
     Raises:
       ValueError: anything wrong with the settings, the data, or what the workdir holds.
@@ -80,7 +84,7 @@ def train(
         batches = rollout.make(p, first, frozen)
         step = rollout.Step(plan.compiled_step(p), batches)
         allow = dict(allow_config_change=allow_config_change, restart_data=restart_data)
-        with session.records(p, workdir, **allow) as kept:
+        with session.records(p, workdir, profile=profile, **allow) as kept:
             if kept.checkpoints.steps():
                 first = None  # two states at a time may be more than the memory
             state, progress = session.resume(p, kept, batches, restart_data=restart_data)

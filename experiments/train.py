@@ -16,6 +16,7 @@ and export/ (a PEFT adapter, or a Hugging Face model).
 
 import pathlib
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from absl import app, flags
@@ -35,6 +36,7 @@ class Flags(NamedTuple):
     show_mask: flags.FlagHolder
     allow_config_change: flags.FlagHolder
     restart_data: flags.FlagHolder
+    profile: flags.FlagHolder
 
 
 def define() -> Flags:
@@ -51,7 +53,7 @@ def define() -> Flags:
             "show_mask", 0, "write a page of so many rows with what is learned coloured, and exit",
             lower_bound=0,
         ),
-        *cli.define_resume(),
+        *cli.define_training(),
     )  # fmt: skip
 
 
@@ -70,10 +72,12 @@ def main(argv: list[str], given: Flags) -> None:
         show(settings, given)
         return
     from ftjax.run import workdirs  # slow to import, here and below
+    from ftjax.train import tracing
 
     allow = dict(
-        allow_config_change=given.allow_config_change.value, restart_data=given.restart_data.value
-    )
+        allow_config_change=given.allow_config_change.value, restart_data=given.restart_data.value,
+        profile=tracing.read(given.profile.value),
+    )  # fmt: skip
     with workdirs.opened(given.workdir.value) as workdir:
         train(settings, workdir, **allow)
 
@@ -104,11 +108,11 @@ def show(settings: settings_lib.Settings, given: Flags) -> None:
 
 def train(
     settings: settings_lib.Settings, workdir: pathlib.Path, *, allow_config_change: bool = False,
-    restart_data: bool = False, shared=None,
+    restart_data: bool = False, profile: Sequence[int] = (), shared=None,
 ):  # fmt: skip
     """Train, or go on training, in `workdir`; returns a `finish.Outcome`.
 
-    shared: a `run.shared.Shared`, with what other runs of this process have built.
+    profile: steps to trace. shared: a `run.shared.Shared`, what other runs of the process built.
 
     Raises:
       ValueError: anything wrong with the settings, the data, or what the workdir holds.
@@ -131,7 +135,7 @@ def train(
         batches = inputs.Batches(p.loader, p.parts.mesh, anchors=p.anchor_loaders)
         step = plan.compiled_step(p)
         allow = dict(allow_config_change=allow_config_change, restart_data=restart_data)
-        with session.records(p, workdir, **allow) as kept:
+        with session.records(p, workdir, profile=profile, **allow) as kept:
             if kept.checkpoints.steps():
                 first = None  # two states at a time may be more than the memory
             state, progress = session.resume(p, kept, batches, restart_data=restart_data)

@@ -29,6 +29,7 @@ NOT_HERE = {
     r"--coordinator": "a second host",
     r"\b(gs|s3)://": "a bucket; tests/run/test_workdirs.py has a stand-in",
     r"\borg/\w+": "the Hub; tests/run/test_hub_base.py has a stand-in",
+    r"^python (convert_|-m sglang)": "programs of other projects",
     r"--lm_eval\b": "data of the Hub; tests/run/test_harness.py has a stand-in",
     r"--topology v\d": "a TPU's compiler, and minutes; tests/run/test_rehearse.py does it on CPUs",
     r"\bdocker\b": "a builder of containers; tests/test_dockerfile.py reads the file",

@@ -57,7 +57,10 @@ def _check_header_size(path: pathlib.Path) -> None:
 
 def write_tensors(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
     """Write a safetensors file with the metadata that torch readers ask for."""
+    path.touch()
+    mode = path.stat().st_mode  # the library's own is for the owner alone
     safetensors.numpy.save_file(dict(tensors), path, metadata={"format": "pt"})
+    path.chmod(mode)
 
 
 def read_json(path: pathlib.Path) -> dict:

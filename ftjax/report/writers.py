@@ -13,6 +13,7 @@ import os
 import pathlib
 import sys
 import warnings
+from collections.abc import Mapping
 from typing import Protocol, TextIO
 
 from ftjax.core import digest, files
@@ -101,21 +102,44 @@ def read(path: os.PathLike | str) -> list[dict]:
 
 
 class TensorBoard:
-    """Write event files that TensorBoard reads, through tensorboardX."""
+    """Write event files that TensorBoard reads, through tensorboardX: numbers, samples, config.
 
-    def __init__(self, directory: os.PathLike | str):
+    samples: folder of `<step>.json` with prompts and answers, which become texts. config: of the
+    run, which becomes its hyperparameters.
+    """
+
+    def __init__(
+        self, directory: os.PathLike | str, *, samples: pathlib.Path | None = None,
+        config: Mapping | None = None,
+    ):  # fmt: skip
         self._directory, self._writer, self._purge = os.fspath(directory), None, None
+        self._samples, self._config = samples, config
 
     def write(self, step: int, row: dict) -> None:
-        """Add one scalar for each number."""
-        from tensorboardX import SummaryWriter  # slow to import: only where it is used
+        """Add one scalar for each number, and the samples of a step that has some."""
+        from tensorboardX import SummaryWriter, summary  # slow to import: only where it is used
 
         if self._writer is None:
             self._writer = SummaryWriter(self._directory, purge_step=self._purge)
+            if self._config:
+                shown = [name for name in row if name.startswith("eval/")]
+                for each in summary.hparams(
+                    _hyperparameters(files.plain(self._config)), dict.fromkeys(("loss", *shown))
+                ):
+                    self._writer.file_writer.add_summary(each)
         for name, value in row.items():
             if value is not None:
                 self._writer.add_scalar(name, value, step)
+        self._add_samples(step)
         self._writer.flush()
+
+    def _add_samples(self, step: int) -> None:
+        path = self._samples / f"{step}.json" if self._samples else None
+        if path and path.is_file():
+            for n, each in enumerate(json.loads(path.read_text(encoding="utf-8"))):
+                prompt = each["prompt"]
+                asked = prompt if isinstance(prompt, str) else json.dumps(prompt)
+                self._writer.add_text(f"samples/{n}", f"{asked}\n\n---\n\n{each['text']}", step)
 
     def rewind(self, step: int) -> None:
         """Let TensorBoard hide what was written after `step`."""
@@ -125,6 +149,18 @@ class TensorBoard:
         """Close the event file."""
         if self._writer is not None:
             self._writer.close()
+
+
+def _hyperparameters(config: Mapping, prefix: str = "") -> dict[str, str | float | bool]:
+    """Return the leaves of a config by dotted name; what is no number or truth is text."""
+    found = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            found |= _hyperparameters(value, f"{prefix}{name}.")
+        else:
+            is_plain = isinstance(value, bool | int | float)
+            found[f"{prefix}{name}"] = value if is_plain else str(value)
+    return found
 
 
 class Console:

@@ -23,6 +23,7 @@ class Artifacts:
         self.summary = root / "summary.json"
         self.metrics = root / "metrics.jsonl"
         self.tensorboard = root / "tensorboard"
+        self.profile = root / "profile"  # traces of steps
         self.report = root / "report.html"
         self.checkpoints = root / "checkpoints"  # what it resumes from, with a digest of its own
         self.reference = root / "reference"  # log-probabilities computed once

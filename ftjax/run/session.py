@@ -9,7 +9,7 @@ result = train(p, kept, step, state, frozen, batches, progress=progress)
 import contextlib
 import pathlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +21,7 @@ from ftjax.run import damage, hyper, lock, penalty, saved_state, unit
 from ftjax.run import plan as plans
 from ftjax.run.artifacts import Artifacts
 from ftjax.run.config import Settings
-from ftjax.train import early_stop, flops, loop, stop, visits
+from ftjax.train import early_stop, flops, loop, stop, tracing, visits
 from ftjax.train.checkpoint import Checkpoints
 
 
@@ -31,6 +31,7 @@ class Records(NamedTuple):
     artifacts: Artifacts
     writers: tuple
     checkpoints: Checkpoints
+    profile: Sequence[int] = ()  # steps that are traced
 
 
 @contextlib.contextmanager
@@ -60,9 +61,13 @@ def owned(artifacts: Artifacts) -> Iterator[None]:
 @contextlib.contextmanager
 def records(
     p: plans.Plan, workdir: pathlib.Path, *, allow_config_change: bool = False,
-    restart_data: bool = False, console: Any = None,
+    restart_data: bool = False, profile: Sequence[int] = (), console: Any = None,
 ) -> Iterator[Records]:  # fmt: skip
-    """Open the writers and the checkpoints of a run; console: a writer in place of the usual."""
+    """Open the writers and the checkpoints of a run.
+
+    profile: steps to trace. console: a writer in place of the usual.
+    """
+    tracing.check(profile, p.length.total)
     with contextlib.ExitStack() as stack:
         found = writers_of(
             p.settings, workdir, until=p.length.steps, stated=p.evaluation.stated, console=console
@@ -75,7 +80,7 @@ def records(
             penalties=penalty.identity(p.penalties, p.settings),
         )  # fmt: skip
         checkpoints = stack.enter_context(saved_state.open_checkpoints(p.parts, workdir, **options))
-        yield Records(Artifacts(workdir), found, checkpoints)
+        yield Records(Artifacts(workdir), found, checkpoints, profile)
 
 
 def resume(
@@ -110,13 +115,14 @@ def train(
     if jax.process_index() == 0:  # a config that is refused must not replace the run's own
         summary.write_config(kept.artifacts.config, p.settings.plain)
         sys.stderr.write(f"data: {p.length.text(p.loader.summary())}\n{_rate_note(p)}")
-    result = loop.run(
-        step, state, frozen, batches, hyper=hyper.place(p), until=p.length.steps,
-        log_every_steps=p.settings.log_every_steps,
-        every=(evaluations(p, kept.artifacts.workdir),), writers=kept.writers,
-        checkpoints=kept.checkpoints, progress=progress, flops_per_token=cost,
-        save_every_steps=p.settings.checkpoint.every_steps or None,
-    )  # fmt: skip
+    with tracing.opened(kept.profile, kept.artifacts.profile) as trace:
+        result = loop.run(
+            step, state, frozen, batches, hyper=hyper.place(p), until=p.length.steps,
+            log_every_steps=p.settings.log_every_steps,
+            every=(evaluations(p, kept.artifacts.workdir),), writers=kept.writers,
+            checkpoints=kept.checkpoints, progress=progress, flops_per_token=cost,
+            save_every_steps=p.settings.checkpoint.every_steps or None, trace=trace,
+        )  # fmt: skip
     # Not of a run that was stopped: the one after would build on half of it.
     if early_stop.has_ended(result.stopped):
         penalty.leave(p.penalties, p.parts, result.state, frozen, kept.artifacts.workdir)
@@ -155,16 +161,16 @@ def writers_of(
 
     stated: see `writers.Console`. console: one in place of that of a single run.
     """
+    own = Artifacts(workdir)
     found = [
-        writers.Jsonl(Artifacts(workdir).metrics),
-        writers.TensorBoard(Artifacts(workdir).tensorboard),
+        writers.Jsonl(own.metrics),
+        writers.TensorBoard(own.tensorboard, samples=own.samples, config=settings.plain),
         console or writers.Console(until=until, stated=stated),
-        unit.Progress(Artifacts(workdir)),
+        unit.Progress(own),
     ]
     if settings.tracker.get("name"):
         # `.` and a relative path have no name that a service could show.
         place = workdir.resolve()
         run = tracking.Run(place.name, place.parent.name, settings.plain)
-        path = Artifacts(workdir).tracker
-        found.append(tracking.build(settings.tracker, run=run, path=path))
+        found.append(tracking.build(settings.tracker, run=run, path=own.tracker))
     return tuple(found)

@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from ftjax.core import phases, tree
 from ftjax.train.journal import Journal
+from ftjax.train.tracing import Trace
 
 
 @runtime_checkable
@@ -68,11 +69,13 @@ class Ahead:
 class Calls:
     """Calls the step, and warns when it compiles again: all batches must have one shape."""
 
-    def __init__(self, call: Callable, step: Callable, journal: Journal):
+    def __init__(
+        self, call: Callable, step: Callable, journal: Journal, trace: Trace | None = None
+    ):
         # Only compiled functions count their programs; a plain one (in a test) has none to count.
         count = getattr(step, "compilations", None) or getattr(step, "_cache_size", lambda: 0)
         self._count: Callable[[], int] = count
-        self._call, self._journal = call, journal
+        self._call, self._journal, self._trace = call, journal, trace
         self._seen: int | None = None
 
     def __call__(self, number: int, state: Any, batch: Any) -> tuple:
@@ -83,7 +86,8 @@ class Calls:
             if is_first:
                 around.enter_context(self._journal.clock("compile"))
                 around.enter_context(phases.named("compiling the step"))
-            result = self._call(state, batch)
+            given = (self._call, state, batch)
+            result = self._trace(number, *given) if self._trace else self._call(state, batch)
         count = self._count()
         # The first program is expected; what follows costs minutes on a large model, each time.
         if not is_first and count > self._seen:

@@ -21,6 +21,7 @@ from ftjax.train.ahead import Ahead, Calls, Positioned
 from ftjax.train.checkpoint import Checkpoints
 from ftjax.train.journal import Journal
 from ftjax.train.stop import Stop
+from ftjax.train.tracing import Trace
 from ftjax.train.visits import Evaluations, Hook, Keeper, rewind
 
 Tree = Any
@@ -79,6 +80,7 @@ def run(
     checkpoints: Checkpoints | None = None, save_every_steps: int | None = None,
     progress: dict | None = None, flops_per_token: flops.Cost | None = None,
     count_tokens: Callable[[Any], int] = lambda batch: batch["tokens"].size,  # and padding
+    trace: Trace | None = None,
 ) -> Result:  # fmt: skip
     """Train from `state.step` until step `until`, and return how it ended.
 
@@ -86,8 +88,9 @@ def run(
       jitted. hyper: numbers of the run that are no part of the program.
     checkpoints: saved each `save_every_steps`, at the end, and when asked to stop by SIGTERM or
       control-C; then `run` returns, and the process should leave with exit code 0.
-    progress: from `resume`. flops_per_token: for MFU. Raises FloatingPointError on a loss that is
-    not finite, CheckpointError when the last checkpoint cannot be written.
+    progress: from `resume`. flops_per_token: for MFU. trace: what calls the step. Raises
+    FloatingPointError on a loss that is not finite, CheckpointError when the last checkpoint cannot
+    be written.
     """
     journal = Journal(
         # Metrics are reduced over the processes: one log holds them all.
@@ -97,7 +100,7 @@ def run(
     # The one read of an array before the loop: the device is idle here anyway.
     first = int(state.step)
     ahead = Ahead(batches, until - first, journal, count_tokens)
-    call = Calls(lambda state, batch: step(state, hyper, frozen, batch), step, journal)
+    call = Calls(lambda state, batch: step(state, hyper, frozen, batch), step, journal, trace)
     evaluations = Evaluations(every, until, frozen, journal)
     keeper = Keeper(checkpoints, ahead, save_every_steps, journal)
     state, number, stopped = _train(state, first, call, ahead, journal, evaluations, keeper)

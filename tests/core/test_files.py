@@ -17,6 +17,8 @@ TENSORS = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.one
 def good(tmp_path):
     path = tmp_path / "good.safetensors"
     files.write_tensors(path, TENSORS)
+    (path.parent / "beside").touch()
+    assert path.stat().st_mode == (path.parent / "beside").stat().st_mode  # others may read it
     return path.read_bytes()
 
 

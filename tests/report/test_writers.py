@@ -126,6 +126,49 @@ def test_tensorboard_writes_an_event_file(tmp_path):
     assert b"eval" not in file.read_bytes()
 
 
+def events(folder):
+    from tensorboardX.proto import event_pb2
+    from tensorboardX.record_writer import RecordWriter  # noqa: F401  as the file is written
+
+    (file,) = folder.glob("events*")
+    data, found = file.read_bytes(), []
+    while data:  # length, its checksum, the event, its checksum
+        size = int.from_bytes(data[:8], "little")
+        found.append(event_pb2.Event.FromString(data[12 : 12 + size]))
+        data = data[16 + size :]
+    return found
+
+
+def test_tensorboard_shows_the_config_and_the_samples(tmp_path):
+    samples = tmp_path / "samples"
+    samples.mkdir()
+    said = [{"prompt": "Name a bird", "text": "Wren"}, {"prompt": [{"role": "user"}], "text": "b"}]
+    (samples / "4.json").write_text(json.dumps(said))
+    config = {"steps": 4, "optim": {"learning_rate": 0.5, "name": "adamw"}, "ema": None, "on": True}
+    writer = writers.TensorBoard(tmp_path / "tb", samples=samples, config=config)
+    writer.write(0, {"eval/held/nll": 2.0})
+    writer.write(4, {"loss": 1.0})
+    writer.close()
+    values = [
+        (event.step, value) for event in events(tmp_path / "tb") for value in event.summary.value
+    ]
+    texts = {
+        v.tag: (step, v.tensor.string_val[0].decode()) for step, v in values if v.tensor.string_val
+    }
+    assert texts["samples/0/text_summary"] == (4, "Name a bird\n\n---\n\nWren")
+    assert texts["samples/1/text_summary"][1].startswith('[{"role": "user"}]')
+    from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
+
+    held = [HParamsPluginData.FromString(v.metadata.plugin_data.content) for _, v in values
+            if v.metadata.plugin_data.plugin_name == "hparams"]  # fmt: skip
+    (given,) = [own.session_start_info.hparams for own in held if own.session_start_info.hparams]
+    assert given["optim.learning_rate"].number_value == 0.5
+    assert given["optim.name"].string_value == "adamw"
+    assert given["on"].bool_value
+    (named,) = [own.experiment.metric_infos for own in held if own.experiment.metric_infos]
+    assert {each.name.tag for each in named} == {"loss", "eval/held/nll"}
+
+
 def test_a_window_adds_tokens_not_averages_and_survives_json():
     window = Window()
     window.add(
