@@ -39,6 +39,8 @@ NO_BUFFER = (
 )
 # Results that live there take none of the memory that a program may not fit.
 VMEM = "S(1)"  # a TPU's memory on the chip
+# They go on with a computation that `async-start` has begun, and name it once more.
+ASYNC = ("async-update", "async-done")
 
 
 class Instruction(NamedTuple):
@@ -153,6 +155,8 @@ def executed(module: Module) -> Iterator[Executed]:
 def _walk(module: Module, name: str, *, times: int, scope: str) -> Iterator[Executed]:
     for own in module.computations.get(name, ()):
         yield Executed(own, times, name, scope)
+        if own.opcode in ASYNC:
+            continue
         if own.opcode == "while":
             # XLA's own count takes a loop for one turn: layers, chunks and microbatches are loops.
             often = times * (trips(module, own) or 1)

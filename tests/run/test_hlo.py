@@ -107,6 +107,16 @@ def test_what_joins_slices_goes_over_the_slower_network(module):
     assert {each.network for each in found} == {"dcn"}
 
 
+def test_what_runs_beside_the_rest_counts_where_it_begins(module):
+    fusion = "%f = f32[16,4]{1,0} fusion(%x, %x), kind=kOutput, calls=%fused"
+    begun = "%b = ((f32[16,4]), f32[16,4]) async-start(%x, %x), calls=%fused"
+    then = "%u = ((f32[16,4]), f32[16,4]) async-update(%b, %x, %i), calls=%fused"
+    ended = "%f = f32[16,4]{1,0} async-done(%u), calls=%fused"
+    text = NESTED.replace(fusion, "\n  ".join((begun, then, ended)))
+    assert "async-done" in text
+    assert hlo.flops(hlo.parse(text)) == hlo.flops(module)
+
+
 def test_a_loop_without_bounds_counts_once_and_is_said():
     module = hlo.parse(
         NESTED.replace("known_trip_count", "unknown").replace("%n = s32", "%n = f32")
