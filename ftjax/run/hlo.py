@@ -36,11 +36,11 @@ NO_BUFFER = (
     "while",
     "conditional",
     "constant",
+    "async-start",
+    "async-update",
 )
 # Results that live there take none of the memory that a program may not fit.
 VMEM = "S(1)"  # a TPU's memory on the chip
-# They go on with a computation that `async-start` has begun, and name it once more.
-ASYNC = ("async-update", "async-done")
 
 
 class Instruction(NamedTuple):
@@ -94,7 +94,8 @@ def parse(text: str) -> Module:
         if head := HEAD.match(line):
             name, lines = head.group(2), []
             entry = name if head.group(1) else entry
-        elif line == "}":  # metadata of kernels may hold other braces
+        elif line == "}" or line.startswith("}, execution_thread="):
+            # Metadata of kernels may hold other braces.
             found[name] = tuple(lines)
         elif instruction := _instruction(line):
             lines.append(instruction)
@@ -155,8 +156,6 @@ def executed(module: Module) -> Iterator[Executed]:
 def _walk(module: Module, name: str, *, times: int, scope: str) -> Iterator[Executed]:
     for own in module.computations.get(name, ()):
         yield Executed(own, times, name, scope)
-        if own.opcode in ASYNC:
-            continue
         if own.opcode == "while":
             # XLA's own count takes a loop for one turn: layers, chunks and microbatches are loops.
             often = times * (trips(module, own) or 1)
@@ -165,6 +164,8 @@ def _walk(module: Module, name: str, *, times: int, scope: str) -> Iterator[Exec
             continue
         # Both branches, of which a step runs one: an upper bound, and they are rare in steps.
         keys = ("calls", "branch_computations", "true_computation", "false_computation")
+        # What a core beside the main one sends stands in a custom call that an async-start begins.
+        keys = (*keys, "called_computations") if own.opcode == "custom-call" else keys
         # Of a reduction `to_apply` is how two numbers are joined, and no code of its own.
         keys = (*keys, "to_apply") if own.opcode == "call" else keys
         for called in (each for key in keys for each in _called(own, key)):
