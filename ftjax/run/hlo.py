@@ -344,15 +344,16 @@ def _touched(window: Mapping[str, int], size: int, results: int) -> int:
 
 def largest(module: Module, count: int = 3) -> list[tuple[float, str, str]]:
     """Return (bytes, shape, code) of the largest results outside fusions, one for each code."""
-    fused = {name for lines in module.computations.values() for own in lines
-             if own.opcode == "fusion" for name in _called(own, "calls")}  # fmt: skip
+    keys = {"fusion": "calls", "async-start": "calls", "custom-call": "called_computations"}
+    inside = {name for lines in module.computations.values() for own in lines
+              if own.opcode in keys for name in _called(own, keys[own.opcode])}  # fmt: skip
     found: dict[str, tuple[float, str, str]] = {}
     for each in executed(module):
         own = each.instruction
-        if each.computation in fused or own.opcode in NO_BUFFER or VMEM in own.shape:
+        if each.computation in inside or own.opcode in NO_BUFFER or VMEM in own.shape:
             continue
         # The buffer of what was started, counted there.
-        if own.opcode.endswith("-done"):
+        if own.opcode.endswith("-done") and own.opcode != "async-done":
             continue
         code = re.search(r'op_name="([^"]*)"', own.attributes)
         entry = (
