@@ -8,6 +8,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import PartitionSpec as P
 
 from ftjax.core import mesh as meshes
@@ -18,6 +19,17 @@ from tests.run import test_rehearse
 pytestmark = pytest.mark.skipif(
     not importlib.util.find_spec("libtpu"), reason="no libtpu: pip install 'ftjax[tpu]'"
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_cache():
+    """Programs of devices that are not here can be written to the cache, and not read from it."""
+    folder = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update("jax_compilation_cache_dir", folder)
+    compilation_cache.reset_cache()
 
 
 @pytest.mark.parametrize(
