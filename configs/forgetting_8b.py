@@ -8,7 +8,11 @@ r"""The public forgetting cell of PEFT, for a pod: Llama-3.2-3B on MetaMathQA, i
 DATA holds metamathqa/train.jsonl.gz with `query` and `response`, math/gsm8k and corpus/wiki. PEFT's
 method comparison has, of one seed: LoRA of rank 32 on queries and values at 1e-4 gets 0.478 of
 GSM8K and 0.050 nats more on text, full fine-tuning at 1e-5 gets 0.472 and 0.030. Rates are swept
-around these, with three seeds. Not yet rehearsed, nor run. `base` may be of any size.
+around these, with three seeds. `base` may be of any size. Not yet run; its LoRA step compiled for a
+TPU that is not here, by libtpu 0.0.52:
+
+    python -m experiments.rehearse --config configs/forgetting_8b.py --topology v5e-4
+    2.30 of 15.75 GiB a device; 0.07 s a step by the roofline, bound by compute
 """
 
 from configs import common

@@ -6,6 +6,8 @@ The config file has, besides `get_config(arg)`, a function `sweep()` that return
 dicts of dotted overrides as `experiments.sweep` takes them: one run each, in DIR/<label>. What
 stands behind the file name (`x.py:steps=9`) goes to every run. DIR/report.html and the printed
 table compare all of them with the base; a DIR that holds some of the runs goes on where it stopped.
+Runs share what is the same: tokenizer, encoded data, evaluations, compiled programs, and the base's
+weights where no variant trains them.
 """
 
 import pathlib
@@ -44,12 +46,14 @@ def compare(variants: dict, workdir: pathlib.Path) -> None:
     """
     from ftjax.core import processes
     from ftjax.run import finish  # slow to import
+    from ftjax.run.shared import Shared
 
     found, failed = {}, {}
+    shared = Shared(base=_base_of(variants))
     for label, config in variants.items():
         sys.stdout.write(f"\n== {label}\n")
         try:
-            outcome = train.train(settings.read(config), workdir / label)
+            outcome = train.train(settings.read(config), workdir / label, shared=shared)
         except errors.MESSAGES as error:
             if not errors.is_message(error):
                 raise
@@ -66,6 +70,15 @@ def compare(variants: dict, workdir: pathlib.Path) -> None:
             f"compare: {len(failed)} of {len(variants)} variants have no result: "
             + "; ".join(f"{label}: {reason}" for label, reason in failed.items())
         )
+
+
+def _base_of(variants: dict) -> str:
+    """Return the base that all variants adapt, empty where there is none.
+
+    What trains a base itself needs a copy of it, and would hold both.
+    """
+    bases = {c.model.base if c.adapter.get("name") else "" for c in variants.values()}
+    return bases.pop() if len(bases) == 1 else ""
 
 
 def read(config: str) -> dict:

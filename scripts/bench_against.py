@@ -12,6 +12,8 @@ faster. The processor's seconds are compared likewise. JSON lines come out.
 """
 
 import argparse
+import contextlib
+import functools
 import json
 import os
 import pathlib
@@ -20,7 +22,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 HERE = pathlib.Path(__file__).resolve().parents[1]
 CASES = (
@@ -34,11 +36,14 @@ SECOND = 1.0  # of a turn: shorter than the machine's phases, longer than a cloc
 
 def call_of(case: str) -> Callable:
     """Return a function that runs a case once, from the benchmarks on sys.path."""
+    import jax
+
     from scripts import bench_generate, bench_preference, bench_train
 
     kind, size = case.split("_")
     if kind == "generate":
-        return bench_generate.call(batch=int(size))
+        call = bench_generate.call(batch=int(size))
+        return lambda: jax.block_until_ready(call())
     bench_train.prepare()
     if kind == "sft":
         shape = bench_train.SHAPES["small"]
@@ -52,22 +57,19 @@ def call_of(case: str) -> Callable:
     def run():
         nonlocal state
         state, metrics = step(state, frozen, batch)
-        return state, metrics
+        jax.block_until_ready((state, metrics))
 
     return run
 
 
-def serve(case: str) -> None:
+def serve(run: Callable) -> None:
     """Take turns: a count comes in; seconds of a call, the processor's and peak GiB go out."""
-    import jax
-
-    run = call_of(case)
-    jax.block_until_ready(run())
+    run()
     print("ready", flush=True)
     for line in sys.stdin:
         wall, cpu = time.perf_counter(), time.process_time()
         for _ in range(int(line)):
-            jax.block_until_ready(run())
+            run()
         took = time.perf_counter() - wall, time.process_time() - cpu
         gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 2**30
         print(json.dumps([t / int(line) for t in took] + [gib]), flush=True)
@@ -100,12 +102,19 @@ class Side:
         """End the process."""
         self._process.stdin.close()
         self._process.wait()
+        self._process.stdout.close()
 
 
-def compare(case: str, other: pathlib.Path, turns: int) -> dict:
-    """Let both sides take turns."""
-    sides = [Side(other, case), Side(HERE, case)]
-    try:
+def compare(
+    case: str, makers: Sequence[Callable], turns: int, *, names: tuple[str, str]
+) -> dict:  # fmt: skip
+    """Let both sides take turns; names: what they are called, the other one first."""
+    before, now = names
+    with contextlib.ExitStack() as stack:
+        sides = []
+        for make in makers:
+            sides.append(make())
+            stack.callback(sides[-1].end)
         count = max(1, round(SECOND / sides[0].take(1)[0]))
         taken = []
         for turn in range(turns):
@@ -113,20 +122,24 @@ def compare(case: str, other: pathlib.Path, turns: int) -> dict:
             order = sides if turn % 2 else sides[::-1]
             both = {side: side.take(count) for side in order}
             taken.append([both[side] for side in sides])
-    finally:
-        for side in sides:
-            side.end()
     found = {"case": case, "turns": turns, "calls_a_turn": count}
     for at, name in enumerate(("seconds", "cpu_seconds")):
         theirs, ours = ([turn[side][at] for turn in taken] for side in (0, 1))
         ratios = [a / b for a, b in zip(theirs, ours, strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4)
         found |= {
-            f"{name}_before": statistics.median(theirs), f"{name}_now": statistics.median(ours),
+            f"{name}_{before}": statistics.median(theirs),
+            f"{name}_{now}": statistics.median(ours),
             f"{name}_ratio": statistics.median(theirs) / statistics.median(ours),
             f"{name}_ratio_by_turn": [low, middle, high],
         }  # fmt: skip
-    return found | {"gib_before": taken[-1][0][2], "gib_now": taken[-1][1][2]}
+    return found | {f"gib_{before}": taken[-1][0][2], f"gib_{now}": taken[-1][1][2]}
+
+
+def show(found: dict) -> None:
+    """Print a line."""
+    rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in found.items()}
+    print(json.dumps(rounded), flush=True)
 
 
 def main() -> None:
@@ -139,16 +152,16 @@ def main() -> None:
     parser.add_argument("--serve", default="", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.serve:
-        return serve(given.serve)
+        return serve(call_of(given.serve))
     cases = given.cases.split(",")
     if wrong := set(cases) - set(CASES):
         parser.error(f"--cases: got {sorted(wrong)[0]!r}; expected one of {', '.join(CASES)}")
     if not (given.other / "scripts" / "bench_train.py").is_file():
         parser.error(f"{given.other}: expected the folder of a checkout")
     for case in cases:
-        found = compare(case, given.other.resolve(), given.turns)
-        rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in found.items()}
-        print(json.dumps(rounded), flush=True)
+        folders = given.other.resolve(), HERE
+        makers = [functools.partial(Side, folder, case) for folder in folders]
+        show(compare(case, makers, given.turns, names=("before", "now")))
 
 
 if __name__ == "__main__":

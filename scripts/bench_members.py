@@ -5,7 +5,8 @@ r"""Many adapter runs as one program, against the same runs one after another.
 Commands, all included (imports, compiling, data, evaluations, exports): seconds, CPU seconds and
 the largest memory of one process, of `experiments.train` with `members()` and of as many runs
 alone. Then the step alone, in this process: CPU seconds of one step of all members over that of as
-many solo steps, both ways, and what XLA keeps besides arguments. Members have ranks 2 to 16 and
+many solo steps, both ways, and what XLA keeps besides arguments; `--ranks 16` leaves out what the
+smaller ranks cost that are filled up. Members have ranks 2 to 16 and
 four learning rates over the embedded base, batches of 4 x 64 and one evaluation before and after;
 each side uses the cache of compiled programs that it fills itself.
 """
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 
 ALONE = """
 from configs import members_tiny
@@ -38,9 +40,10 @@ def members():
 RATES, RANKS = (1e-3, 2e-3, 4e-3, 8e-3), (2, 4, 8, 16)
 
 
-def rows_of(count: int) -> list[dict]:
+def rows_of(count: int, ranks: Sequence[int] = RANKS) -> list[dict]:
     """List members: every rank and every rate as often."""
-    return [dict(lr=RATES[i % 4], rank=RANKS[(i + i // 4) % 4], seed=i) for i in range(count)]
+    rank = lambda i: ranks[(i + i // len(ranks)) % len(ranks)]
+    return [dict(lr=RATES[i % 4], rank=rank(i), seed=i) for i in range(count)]
 
 
 def command(*arguments, cache: pathlib.Path) -> dict[str, float]:
@@ -135,10 +138,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--members", type=int, default=8)
     parser.add_argument("--steps", type=int, default=100, help="0: the step alone")
+    parser.add_argument("--ranks", type=int, nargs="+", default=RANKS, help="of the members")
     parser.add_argument("--repeats", type=int, default=10, help="of the step alone; 0: commands")
     given = parser.parse_args()
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    rows = rows_of(given.members)
+    rows = rows_of(given.members, given.ranks)
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         (folder / "together.py").write_text(ALONE + MEMBERS.format(rows=rows))

@@ -36,6 +36,8 @@ NO_BUFFER = (
     "while",
     "conditional",
     "constant",
+    "async-start",
+    "async-update",
 )
 # Results that live there take none of the memory that a program may not fit.
 VMEM = "S(1)"  # a TPU's memory on the chip
@@ -92,7 +94,8 @@ def parse(text: str) -> Module:
         if head := HEAD.match(line):
             name, lines = head.group(2), []
             entry = name if head.group(1) else entry
-        elif line == "}":  # metadata of kernels may hold other braces
+        elif line == "}" or line.startswith("}, execution_thread="):
+            # Metadata of kernels may hold other braces.
             found[name] = tuple(lines)
         elif instruction := _instruction(line):
             lines.append(instruction)
@@ -161,6 +164,8 @@ def _walk(module: Module, name: str, *, times: int, scope: str) -> Iterator[Exec
             continue
         # Both branches, of which a step runs one: an upper bound, and they are rare in steps.
         keys = ("calls", "branch_computations", "true_computation", "false_computation")
+        # What a core beside the main one sends stands in a custom call that an async-start begins.
+        keys = (*keys, "called_computations") if own.opcode == "custom-call" else keys
         # Of a reduction `to_apply` is how two numbers are joined, and no code of its own.
         keys = (*keys, "to_apply") if own.opcode == "call" else keys
         for called in (each for key in keys for each in _called(own, key)):
@@ -339,15 +344,16 @@ def _touched(window: Mapping[str, int], size: int, results: int) -> int:
 
 def largest(module: Module, count: int = 3) -> list[tuple[float, str, str]]:
     """Return (bytes, shape, code) of the largest results outside fusions, one for each code."""
-    fused = {name for lines in module.computations.values() for own in lines
-             if own.opcode == "fusion" for name in _called(own, "calls")}  # fmt: skip
+    keys = {"fusion": "calls", "async-start": "calls", "custom-call": "called_computations"}
+    inside = {name for lines in module.computations.values() for own in lines
+              if own.opcode in keys for name in _called(own, keys[own.opcode])}  # fmt: skip
     found: dict[str, tuple[float, str, str]] = {}
     for each in executed(module):
         own = each.instruction
-        if each.computation in fused or own.opcode in NO_BUFFER or VMEM in own.shape:
+        if each.computation in inside or own.opcode in NO_BUFFER or VMEM in own.shape:
             continue
         # The buffer of what was started, counted there.
-        if own.opcode.endswith("-done"):
+        if own.opcode.endswith("-done") and own.opcode != "async-done":
             continue
         code = re.search(r'op_name="([^"]*)"', own.attributes)
         entry = (

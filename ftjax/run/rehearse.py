@@ -10,6 +10,7 @@ Memory is the compiler's own figure. Times are a roofline, an estimate: no devic
 import math
 import pathlib
 import re
+import tempfile
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -28,6 +29,7 @@ from ftjax.run.config import Settings
 from ftjax.run.topology import GIB, Topology
 
 EXAMPLES = 8  # of a row: known with the data alone; a few numbers each
+DUMPED = ".after_codegen.txt"  # of the files that a compiler writes, what will run
 ASSUMPTIONS = (
     "compute: the FLOPs of the compiled program, or the model's if more, at the peak of bfloat16",
     "ici, dcn: bytes that a device sends, at the full bandwidth of all its links; no latency",
@@ -50,13 +52,7 @@ def rehearse(settings: Settings, topology: Topology, *, hbm_bytes: float | None 
     shapes, start = batch(p), time.perf_counter()
     lowered = plans.compiled_step(p).lower(p.state, p.hyper, p.frozen, shapes)
     lower_s, start = time.perf_counter() - start, time.perf_counter()
-    try:
-        compiled, error = lowered.compile(), None
-    except jax.errors.JaxRuntimeError as refused:
-        # A TPU's compiler refuses what does not fit; any other refusal is a fault.
-        if "RESOURCE_EXHAUSTED" not in str(refused):
-            raise
-        compiled, error = None, " ".join(str(refused).split())
+    compiled, text = compile_step(lowered, platform=topology.platform)
     found = {
         "topology": topology.name, "devices": topology.count,
         "mesh": {axis: int(size) for axis, size in mesh.shape.items()},
@@ -65,8 +61,8 @@ def rehearse(settings: Settings, topology: Topology, *, hbm_bytes: float | None 
     }  # fmt: skip
     capacity = hbm_bytes or (topology.chip.hbm_bytes if topology.chip else None)
     if compiled is None:
-        return found | _refused(found["hbm"], error, capacity)
-    return found | _described(found, compiled, topology, mesh, capacity)
+        return found | _refused(found["hbm"], text, capacity)
+    return found | _described(found, compiled, text, topology, mesh, capacity)
 
 
 # -- what is compiled ------------------------------------------------------------------------------
@@ -163,6 +159,24 @@ def batch(p: plans.Program) -> dict:
     return jax.tree.map(lambda x, place: x.update(sharding=place), found, places)
 
 
+def compile_step(lowered, *, platform: str) -> tuple[Any, str]:
+    """Compile a lowered step; returns (compiled, its HLO), or (None, why it does not fit)."""
+    with tempfile.TemporaryDirectory() as folder:
+        # Written by the compiler: of many programs for v5p and later `as_text` ends with an error,
+        # since it cannot read how libtpu sends and multiplies at the same time.
+        options = {"xla_dump_to": folder} if platform == "tpu" else None
+        try:
+            compiled = lowered.compile(compiler_options=options)
+        except jax.errors.JaxRuntimeError as refused:
+            # A TPU's compiler refuses what does not fit; any other refusal is a fault.
+            if "RESOURCE_EXHAUSTED" not in str(refused):
+                raise
+            return None, " ".join(str(refused).split())
+        written = sorted(pathlib.Path(folder).glob(f"*{DUMPED}"), key=lambda p: p.stat().st_size)
+        text = written[-1].read_text(encoding="utf-8") if written else compiled.as_text()
+    return compiled, text
+
+
 # -- what it needs ---------------------------------------------------------------------------------
 
 
@@ -206,9 +220,11 @@ def _refused(hbm: Mapping[str, float], error: str, capacity: float | None) -> di
     }  # fmt: skip
 
 
-def _described(found: Mapping, compiled, topology: Topology, mesh, capacity: float | None) -> dict:
-    """Describe a compiled step."""
-    stats, module = compiled.memory_analysis(), hlo.parse(compiled.as_text())
+def _described(
+    found: Mapping, compiled, text: str, topology: Topology, mesh, capacity: float | None
+) -> dict:  # fmt: skip
+    """Describe a compiled step, whose HLO is `text`."""
+    stats, module = compiled.memory_analysis(), hlo.parse(text)
     # Donated arguments are overwritten: their results take no memory of their own.
     beside = stats.output_size_in_bytes - stats.alias_size_in_bytes
     needed = stats.argument_size_in_bytes + beside + stats.temp_size_in_bytes

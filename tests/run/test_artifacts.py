@@ -180,13 +180,15 @@ def test_start_factors_are_checked(tmp_path):
 
 
 def test_one_diverged_variant_does_not_end_the_others(tmp_path, monkeypatch, capsys):
-    def run(chosen, workdir):
+    def run(chosen, workdir, *, shared):
+        seen.append(shared)
         if workdir.name == "bad":
             raise_diverged()
         return finish.Outcome("done", table.table({}, groups={}))
 
-    joined = []
-    monkeypatch.setattr(compare, "read", lambda config: dict.fromkeys(("good", "bad", "last")))
+    joined, seen = [], []
+    variants = dict.fromkeys(("good", "bad", "last"), variant("tiny", "lora"))
+    monkeypatch.setattr(compare, "read", lambda config: variants)
     holder = lambda value: types.SimpleNamespace(value=value)
     given = compare.cli.RunsFlags(holder("x.py"), holder(str(tmp_path)))
     monkeypatch.setattr(compare.cli, "start", lambda: None)
@@ -200,6 +202,25 @@ def test_one_diverged_variant_does_not_end_the_others(tmp_path, monkeypatch, cap
     with pytest.raises(RuntimeError, match=r"1 of 3 variants have no result: bad: loop: step 7"):
         compare.main([""], given)
     assert joined == [("good", "last", {"bad": "loop: step 7: got a loss of nan"})]
+    assert len(set(map(id, seen))) == 1  # what they share
+
+
+def variant(base, adapter):
+    own = types.SimpleNamespace(base=base)
+    return types.SimpleNamespace(model=own, adapter=dict(name=adapter))
+
+
+@pytest.mark.parametrize(
+    ("variants", "base"),
+    [
+        ([("tiny", "lora"), ("tiny", "dora")], "tiny"),
+        ([("tiny", "lora"), ("tiny", "")], ""),  # which trains it, and would hold a copy
+        ([("tiny", "lora"), ("other", "lora")], ""),
+    ],
+)
+def test_variants_share_the_base_that_all_of_them_adapt(variants, base):
+    chosen = {str(number): variant(*each) for number, each in enumerate(variants)}
+    assert compare._base_of(chosen) == base
 
 
 def raise_diverged():

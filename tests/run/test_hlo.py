@@ -107,6 +107,42 @@ def test_what_joins_slices_goes_over_the_slower_network(module):
     assert {each.network for each in found} == {"dcn"}
 
 
+# As a TPU with a second kind of core sends: a computation of that core, begun and ended in a loop.
+BESIDE = """\
+%sending (z: f32[16,4]) -> f32[16,4] {
+  %z = f32[16,4]{1,0} parameter(0)
+  ROOT %ar = f32[16,4]{1,0} all-reduce(%z), channel_id=8, replica_groups={{0,1,2,3,4,5,6,7}}, \
+to_apply=%add
+}, execution_thread="sparsecore"
+
+%begun (y: f32[16,4]) -> f32[16,4] {
+  %y = f32[16,4]{1,0} parameter(0)
+  ROOT %own = f32[16,4]{1,0} custom-call(%y), custom_call_target="x", \
+called_computations={%sending}
+}, execution_thread="sparsecore"
+
+%inner_body ("""
+STARTED = """\
+%b = ((), (), s32[9]{0}) async-start(), async_execution_thread="sparsecore", calls=%begun
+  %u = ((f32[16,4]), f32[16,4], s32[9]{0}) async-update(%b, %x)
+  %ar = f32[16,4]{1,0} async-done(%u)
+"""
+
+
+def test_what_another_core_sends_is_counted_once(module):
+    (line,) = [each for each in NESTED.splitlines() if each.startswith("  %ar = ")]
+    text = NESTED.replace(line, f"  {STARTED}", 1).replace("%inner_body (", BESIDE, 1)
+    found = hlo.parse(text)
+    assert "all-reduce" not in {own.opcode for own in found.computations["outer_body"]}
+    assert sorted(hlo.collectives(found, slices=[0] * 8)) == sorted(
+        hlo.collectives(module, slices=[0] * 8)
+    )
+    assert hlo.flops(found) == hlo.flops(module)
+    assert {code for *_, code in hlo.largest(found, 9)} == {
+        code for *_, code in hlo.largest(module, 9)
+    }
+
+
 def test_a_loop_without_bounds_counts_once_and_is_said():
     module = hlo.parse(
         NESTED.replace("known_trip_count", "unknown").replace("%n = s32", "%n = f32")

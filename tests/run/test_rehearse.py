@@ -1,6 +1,7 @@
 """The step of a run, compiled for devices that are not here, without weights and without data."""
 
 import json
+import pathlib
 import subprocess
 import sys
 
@@ -143,6 +144,46 @@ def test_a_refusal_of_the_compiler_is_read():
     found = rehearse._refused({"batch": 1.0}, text, 15.75 * 2**30)
     assert not found["fits"]
     assert found["hbm"]["needed"] == pytest.approx(22.98 * 2**30)
+
+
+class Lowered:
+    """Stands in for a lowered step, whose compiler writes what it makes or refuses it."""
+
+    def __init__(self, *, writes="", error=""):
+        self.writes, self.error = writes, error
+
+    def compile(self, *, compiler_options):
+        if self.error:
+            raise jax.errors.JaxRuntimeError(self.error)
+        self.options = compiler_options
+        if self.writes:
+            folder = pathlib.Path(compiler_options["xla_dump_to"])
+            (folder / "module_1.step.after_codegen.txt").write_text(self.writes)
+            (folder / "module_1.step.before_optimizations.txt").write_text("longer, and another")
+        return self
+
+    def as_text(self):
+        assert not self.writes, "as_text: RET_CHECK failure"
+        return "of jax"
+
+
+def test_the_text_of_a_program_is_what_its_compiler_writes_where_it_writes_any():
+    lowered = Lowered(writes="of libtpu")
+    assert rehearse.compile_step(lowered, platform="tpu") == (lowered, "of libtpu")
+    silent = Lowered()
+    assert rehearse.compile_step(silent, platform="tpu") == (silent, "of jax")
+    assert rehearse.compile_step(silent, platform="cpu") == (silent, "of jax")
+    assert silent.options is None
+
+
+def test_what_does_not_fit_is_told_from_what_cannot_be_compiled():
+    refuses = Lowered(error="RESOURCE_EXHAUSTED:\n 22G of 15G")
+    assert rehearse.compile_step(refuses, platform="tpu") == (
+        None,
+        "RESOURCE_EXHAUSTED: 22G of 15G",
+    )
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        rehearse.compile_step(Lowered(error="INTERNAL: x"), platform="tpu")
 
 
 def test_the_roofline_is_its_formula():

@@ -8,15 +8,28 @@ import sys
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
+from jax.sharding import PartitionSpec as P
 
 from ftjax.core import mesh as meshes
 from ftjax.ops import attention, visible
-from ftjax.run import hlo, topology
+from ftjax.run import hlo, rehearse, topology
 from tests.run import test_rehearse
 
 pytestmark = pytest.mark.skipif(
     not importlib.util.find_spec("libtpu"), reason="no libtpu: pip install 'ftjax[tpu]'"
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_cache():
+    """Programs of devices that are not here can be written to the cache, and not read from it."""
+    folder = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update("jax_compilation_cache_dir", folder)
+    compilation_cache.reset_cache()
 
 
 @pytest.mark.parametrize(
@@ -46,6 +59,28 @@ def test_attention_on_a_tpu_is_its_kernel(heads, size, window, cap, sink, axes):
     with jax.default_matmul_precision("default"), jax.set_mesh(mesh):
         compiled = jax.jit(jax.grad(loss)).lower(arrays, *rows).compile()
     assert hlo.kernels(hlo.parse(compiled.as_text())) == 3  # forward, and two for the gradients
+
+
+@pytest.mark.parametrize("name", ["v5e-8", "tpu7x-8"])
+def test_what_devices_send_is_read_of_programs_that_jax_cannot_print(name):
+    """A chip of tpu7x sends with a core of its own, whose instructions `as_text` refuses."""
+    mesh = meshes.make(data=1, fsdp=8, devices=topology.read(name).devices())
+    place = lambda *axes: jax.NamedSharding(mesh, P(*axes))
+    shape = lambda *sizes, at: jax.ShapeDtypeStruct(sizes, jnp.bfloat16, sharding=at)
+    w, x = shape(4, 512, 512, at=place(None, "fsdp")), shape(64, 512, at=place("fsdp"))
+
+    def loss(w, x):
+        y, _ = jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, w)
+        return jnp.square(y.astype(jnp.float32)).sum()
+
+    with jax.default_matmul_precision("default"):
+        lowered = jax.jit(jax.grad(loss)).lower(w, x)
+        compiled, text = rehearse.compile_step(lowered, platform="tpu")
+    module = hlo.parse(text)
+    assert hlo.flops(module) == pytest.approx(4 * 3 * 2 * 64 * 512 * 512 / 8, rel=0.5)
+    sent = sum(each.bytes for each in hlo.collectives(module, slices=[0] * 8))
+    assert sent > 4 * 512 * 512 * 2 * 7 / 8  # gradients of four layers, at least
+    assert compiled.memory_analysis().argument_size_in_bytes > 0
 
 
 @pytest.mark.slow
