@@ -42,12 +42,12 @@ SMOKE = (*decide.ARMS, "lora_then_rag")  # of one kind of training each
 def get_config(arg=None):
     """Return the config; `smoke` is what a test runs."""
     arg = common.parse_arg(
-        arg, people=32, steps=120, seeds=3, rank=16, queries=1000.0, updates=0.0, limit=256,
+        arg, people=32, steps=120, seeds=3, rank=16, queries=1000.0, updates=0.0, limit=256, rare=0.0,
         base="tiny", max_tokens=128, arms="", trials=2, smoke=False, runlocal=False,
     )  # fmt: skip
     small = arg.smoke or arg.runlocal
     c = decisions.defaults()
-    people = dict(name="embedded", domain="facts", population="new", people=arg.people)
+    people = dict(name="embedded", domain="facts", population="new", people=arg.people, rare=arg.rare)
     fill(c, arg, people)
     for name in ("lora", "full"):
         c.runs[name] = decide.run(arg, full=name == "full")
