@@ -134,6 +134,8 @@ def rules(record: Mapping[str, Any]) -> list[str]:
     if found := record["retrieval"]:
         shown = ", ".join(f"{k} {v:.3f}" for k, v in found.items() if k != "questions")
         lines.append(f"retrieval over {found['questions']} questions: {shown}")
+    if cut := record.get("documents_cut"):
+        lines.append(f"documents longer than a passage may be, cut: {cut}")
     for label, each in done.items():
         if each["left_out"]:
             lines.append(f"{label}: left out: {each['left_out']}")
