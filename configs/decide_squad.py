@@ -10,8 +10,9 @@ test: nothing that is asked can be learned but how to answer, so that passages a
 Retrieval is measured over all test questions; arms answer `asked` of them.
 
 Hardware: the embedded base and its 512 positions hold one paragraph (`k=1`) and answer next to
-none: expect recall@1 of .765 and recall@5 of .923 with BM25, and no verdict to be resolved. Any
-other base of Hugging Face's files takes the same command.
+none: expect recall@1 of .765 and recall@5 of .923 with BM25, F1 of .00 to .03, and zero-shot as the
+cheapest of arms of which none is better. Of 60 questions, with rows=400,steps=30,seeds=1, all of it
+took 7 minutes of one core. Any other base of Hugging Face's files takes the same command.
 """
 
 from configs import decide

@@ -1,7 +1,8 @@
 r"""New facts, facts that change and a new skill for the embedded base: prompt, retrieve, or tune?
 
     python -m experiments.decide --config configs/decide_tiny.py --workdir runs/decide
-    python -m experiments.decide --config configs/decide_tiny.py:people=16 --workdir runs/few
+    python -m experiments.decide --workdir runs/rare
+        --config configs/decide_tiny.py:rare=0.5,arms=zero_shot+rag+lora,trials=1
     python -m scripts.decide_growth --workdir runs/growth --over people=8,16,32,64,128,256
         --config configs/decide_tiny.py:arms=zero_shot+rag+lora,trials=1,seeds=2
 
@@ -13,7 +14,8 @@ verdict is for; costs are in FLOPs.
 
 Beside the arms of decide.py: LoRA on statements alone, each fact in one wording or in several, and
 LoRA, then retrieval. With these, what the literature says is judged, and the command ends with an
-error where a gate (docs/decide.md) does not come out.
+error where a gate (docs/decide.md) does not come out. With `rare=0.5` training tells of half of the
+people four times less often than of the others, and what retrieval is worth on either is judged.
 
 Hardware: two CPU cores, 15 minutes of one; 24 minutes where they were busy. Expect retrieval for
 facts and changed facts (exact match .71 and .85), training for the skill (.93 to .98, 0 without),
@@ -43,12 +45,12 @@ def get_config(arg=None):
     """Return the config; `smoke` is what a test runs."""
     arg = common.parse_arg(
         arg, people=32, steps=120, seeds=3, rank=16, queries=1000.0, updates=0.0, limit=256,
-        base="tiny", max_tokens=128, arms="", trials=2, smoke=False, runlocal=False,
+        rare=0.0, base="tiny", max_tokens=128, arms="", trials=2, smoke=False, runlocal=False,
     )  # fmt: skip
     small = arg.smoke or arg.runlocal
     c = decisions.defaults()
     people = dict(name="embedded", domain="facts", population="new", people=arg.people)
-    fill(c, arg, people)
+    fill(c, arg, people | dict(rare=arg.rare))
     for name in ("lora", "full"):
         c.runs[name] = decide.run(arg, full=name == "full")
         c.runs[name].optim.learning_rate = 1e-3 if name == "full" else 5e-3

@@ -173,9 +173,9 @@ def weights(own, label: str, trial: int, seed: int):
     trial = trial if source == label else arm_steps.best_trial(own, source)
     folder = arm_steps.run_folder(own, source, trial, seed=seed)
     settings = arm_steps.settings_of(own, source, trial, seed=seed)
-    if not arm_steps.is_trained(folder, settings) and not train.train(settings, folder).has_ended:
-        return None
-    return arm_steps.trained(folder)
+    run = lambda: train.train(settings, folder, shared=own.shared)
+    has_ended = arm_steps.is_trained(folder, settings) or run().has_ended
+    return arm_steps.trained(folder) if has_ended else None
 
 
 if __name__ == "__main__":

@@ -103,14 +103,16 @@ def settings_of(own: Benchmark, label: str, trial: int, *, seed: int) -> setting
     sections, asked = own.training(label)
     left_out = own.decision.gold_left_out
     prompts = contexts.for_training(own.maker(asked), arm, chosen, left_out=left_out, seed=seed)
-    run = run_folder(own, label, trial, seed=seed)
     config, start = chosen.config, None
+    # Rows without passages are the same for every trial and seed, and encoded once.
+    stage = "update" if own.is_later else "first"
+    rows = run_folder(own, label, trial, seed=seed).name if arm.passages else stage
     if own.is_later:
         config = config | own.decision.changed.config
         start = Artifacts(folder / f"trial{trial}-seed{seed}").export
     return training.settings_of(
         own.decision, arm, config, sections, prompts, asked, seed=seed, start=start,
-        folder=folder / f"rows-{run.name}",
+        folder=folder / f"rows-{rows}",
     )  # fmt: skip
 
 

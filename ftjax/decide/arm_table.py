@@ -100,7 +100,7 @@ def notes(own: Mapping) -> list[str]:
     """Write the diagnosis of a need, and what would change its verdict."""
     lines = [
         f"{each['test']}: {each['finding']} "
-        f"({', '.join(f'{k} {v}' for k, v in each.items() if k not in ('test', 'finding'))})"
+        f"({', '.join(f'{k} {v:.3f}' for k, v in each.items() if k not in ('test', 'finding'))})"
         for each in own["diagnosis"]
     ]
     lines += [
@@ -108,7 +108,8 @@ def notes(own: Mapping) -> list[str]:
         f"{'up' if each['at'] > each['now'] else 'down'} (now {each['now']:,.4g})"
         for each in own["flips"]
     ]
-    lines = lines or ["no input of the cost changes the choice"]
+    if not own["flips"]:
+        lines.append("no input of the cost changes the choice")
     if own["clusters"] < own["questions"]:
         lines.append(
             f"{own['questions']} questions are of {own['clusters']} clusters, resampled whole"
@@ -134,6 +135,8 @@ def rules(record: Mapping[str, Any]) -> list[str]:
     if found := record["retrieval"]:
         shown = ", ".join(f"{k} {v:.3f}" for k, v in found.items() if k != "questions")
         lines.append(f"retrieval over {found['questions']} questions: {shown}")
+    if cut := record.get("documents_cut"):
+        lines.append(f"documents longer than a passage may be, cut: {cut}")
     for label, each in done.items():
         if each["left_out"]:
             lines.append(f"{label}: left out: {each['left_out']}")

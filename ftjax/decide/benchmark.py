@@ -19,6 +19,7 @@ from ftjax.decide.config import Decision
 from ftjax.decide.questions import Question
 from ftjax.evals.lib import mean_states
 from ftjax.run import named_adapters, reader, saved_state
+from ftjax.run.shared import Shared
 
 VERSION = 3  # of what is written
 # Keys that may change when a finished arm is read back.
@@ -48,6 +49,7 @@ class Benchmark:
     knowledge: knowledge.Knowledge | None
     arms: tuple[str, ...]
     digest: str  # of data, base and settings
+    shared: Shared  # what the runs of trained arms have in common: encoded rows, compiled steps
     later: "Benchmark | None" = None
     is_later: bool = False
 
@@ -112,7 +114,7 @@ def open_benchmark(decision: Decision, workdir: pathlib.Path) -> Benchmark:
     )
     own = Benchmark(
         decision, pathlib.Path(workdir), parts, base, answerer, decision.train, sets, known,
-        labels, _digest(decision, parts, (sets, later), (known, new)),
+        labels, _digest(decision, parts, (sets, later), (known, new)), Shared(),
     )  # fmt: skip
     if later is None:
         return own

@@ -38,6 +38,7 @@ def joined(own: Benchmark, found: Mapping[str, dict]) -> dict:
         "updated": sorted({each.need for each in own.later.sets.test} if own.later else ()),
         "old_items": _items(own.sets.old),
         "passages": len(known.passages) if known else 0,
+        "documents_cut": known.cut if known else 0,
         "index_s": known.index_s if known else None,
         "retrieval": _retrieval(own),
         "overlap": _overlap(own),
@@ -66,7 +67,8 @@ def _errors(found: Mapping[str, dict]) -> str:
 def _items(asked: Sequence[Question]) -> list[dict]:
     kept = ("id", "need", "prompt", "answers", "gold", "where", "stale")
     return [
-        {key: getattr(each, key) for key in kept} | {"cluster": number}
+        {key: getattr(each, key) for key in kept}
+        | {"cluster": number, "told": each.row.get("told")}
         for each, number in zip(asked, questions.clusters(asked), strict=True)
     ]
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ftjax.data.worlds import facts
 from ftjax.decide import significance
 from ftjax.evals.lib import bootstrap
 
@@ -71,6 +72,12 @@ def judge(record: Mapping[str, Any]) -> list[Finding]:
     return found
 
 
+def first_run(found: Sequence[Sequence[Finding]]) -> list[Finding]:
+    """Take every statement from the first of several decisions that runs it."""
+    run = lambda every: next((each for each in every if each.verdict != NOT_RUN), every[0])
+    return [run(every) for every in zip(*found, strict=True)]
+
+
 def _joined(claims: Sequence[Claim] | None) -> str:
     verdicts = {each.verdict for each in claims or ()}
     if not verdicts:
@@ -104,29 +111,58 @@ class _Scored(NamedTuple):
         return _Scored(self.scores[:, chosen], self.clusters[chosen])
 
 
-def _scores(record: Mapping, need: str, arm: str, key: str = "scores") -> _Scored | None:
+def _scores(
+    record: Mapping, need: str, arm: str, key: str = "scores", told: str = ""
+) -> _Scored | None:  # fmt: skip
+    """Return the scores of an arm; told: of the questions whose facts training told so often."""
     own, items = record["arms"].get(arm, {}), record["old_items" if key == "old" else "items"]
     places = [i for i, item in enumerate(items) if key == "old" or item["need"] == need]
+    places = [i for i in places if not told or items[i].get("told") == told]
     if not places or "error" in own or key not in own:
         return None
     clusters = np.array([items[i]["cluster"] for i in places])
     return _Scored(np.array(own[key], float)[:, places], clusters)
 
 
-def _between(need: str, more: str, less: str, *, side: int = 1, key: str = "scores") -> Callable:
-    """Compare two arms on the same questions."""
+def _between(
+    need: str, more: str, less: str, *, side: int = 1, key: str = "scores", told: str = ""
+) -> Callable:  # fmt: skip
+    """Compare two arms on the same questions; told: see `_scores`."""
 
     def claim(record: Mapping) -> Claim | None:
-        a, b = (_scores(record, need, arm, key) for arm in (more, less))
+        a, b = (_scores(record, need, arm, key, told) for arm in (more, less))
         if a is None or b is None:
             return None
-        both = {more: a.scores, less: b.scores}
-        draws = significance.draws(both, seed=0, clusters=a.clusters)
-        low, high = bootstrap.interval(draws[more] - draws[less], level=significance.LEVEL)
+        draws = _paired(a, b, seed=0)
+        low, high = bootstrap.interval(draws, level=significance.LEVEL)
         if low == high:  # no item differs: of n, three in n may (the rule of three)
             wide = 3 / len(set(a.clusters)) * (side == 0)
             low, high = low - wide, high + wide
-        return Claim(_shown(more, a, less, b, low, high), low, high, side)
+        shown = _shown(more, a, less, b, low, high)
+        return Claim(f"told {told}: {shown}" if told else shown, low, high, side)
+
+    return claim
+
+
+def _paired(a: _Scored, b: _Scored, *, seed: int) -> np.ndarray:
+    """Draw the difference of two means over the same items."""
+    draws = significance.draws({"a": a.scores, "b": b.scores}, seed=seed, clusters=a.clusters)
+    return draws["a"] - draws["b"]
+
+
+def _lead(need: str, more: str, less: str, *, told: tuple[str, str]) -> Callable:
+    """Compare one arm's lead over another on facts told so often with that on others."""
+
+    def claim(record: Mapping) -> Claim | None:
+        pairs = [[_scores(record, need, arm, told=own) for arm in (more, less)] for own in told]
+        if None in [each for pair in pairs for each in pair]:
+            return None
+        one, other = (_paired(*pair, seed=seed) for seed, pair in enumerate(pairs))
+        low, high = bootstrap.interval(one - other, level=significance.LEVEL)
+        leads = [a.scores.mean() - b.scores.mean() for a, b in pairs]
+        shown = f"{leads[0] - leads[1]:+.3f} [{low:+.3f}, {high:+.3f}]"
+        each = ", ".join(f"told {x} {y:+.3f}" for x, y in zip(told, leads, strict=True))
+        return Claim(f"{more} less {less}: {each}: {shown}", low, high)
 
     return claim
 
@@ -203,8 +239,11 @@ STATEMENTS = (
         "in all their models", False, _all(_hits("facts", "rag")),
     ),
     Statement(
-        "training helps all facts, retrieval the rare ones most", "Soudani, arXiv:2403.01432",
-        "by popularity", False, lambda record: None,  # each fact is told as often as the others
+        "training helps all facts; retrieval is ahead of it most where facts are rare",
+        "Soudani, arXiv:2403.01432", "by popularity", False,
+        _all(_between("facts", "lora", "zero_shot", told=facts.OFTEN),
+             _between("facts", "lora", "zero_shot", told=facts.SELDOM),
+             _lead("facts", "rag", "lora", told=(facts.SELDOM, facts.OFTEN))),
     ),
     Statement(
         "skills: shots carry nothing, training does", "Bohnet, arXiv:2511.00130",

@@ -26,6 +26,7 @@ class Knowledge(NamedTuple):
     index: index.Index
     by_document: dict[str, list[int]]
     index_s: float
+    cut: int = 0  # documents that were longer than a passage may be
 
     def search(self, queries: Sequence[str], *, k: int) -> np.ndarray:
         """Return places [n, k] of the best passages."""
@@ -64,19 +65,20 @@ def build(
     named = [questions.renamed(rows[i], fields, where=rows.where(i)) for i in range(len(rows))]
     documents = passages.of_rows(named, where="passages", place=rows.where)
     found = chunks.cut(documents, count=count, budget=tokens)
-    if len(found.passages) > len(documents) or found.long_sentences:
+    places: dict[str, list[int]] = {}
+    for place, each in enumerate(found.passages):
+        places.setdefault(each.document, []).append(place)
+    if cut := sum(len(own) > 1 for own in places.values()):
         sys.stderr.write(
-            f"passages: {len(documents)} documents are cut into {len(found.passages)} of at most "
-            f"{tokens} tokens; {found.long_sentences} sentences were longer\n"
+            f"passages: {cut} of {len(documents)} documents have more than {tokens} tokens and are "
+            f"cut: {len(found.passages)} passages in all; {found.long_sentences} sentences were "
+            "longer than one\n"
         )
     start = time.perf_counter()
     made = index.opened(
         spec, found.passages, folder=folder, where="index", embed=embed, identity=identity
     )
-    places: dict[str, list[int]] = {}
-    for place, each in enumerate(found.passages):
-        places.setdefault(each.document, []).append(place)
-    return Knowledge(found.passages, made, places, time.perf_counter() - start)
+    return Knowledge(found.passages, made, places, time.perf_counter() - start, cut)
 
 
 def check(knowledge: Knowledge, asked: Sequence[Question]) -> None:

@@ -98,3 +98,40 @@ def test_gates_are_those_that_must_come_out_and_do_not():
     rows = findings.table(found)
     assert rows[0] == findings.HEADS
     assert rows[1][-1] == f"**{findings.AGREES}**"
+
+
+def test_a_lead_on_rare_facts_is_compared_with_that_on_others():
+    said = "training helps all facts"
+    arms = dict(zero_shot={}, lora={"facts": 0.8}, rag={"facts": 0.7})
+    assert verdict(record(**arms), said) == findings.NOT_RUN  # nothing is said of how often
+    found = record(**arms)
+    for i, item in enumerate(found["items"]):
+        item["told"] = ("often", "rarely")[i % 2]
+    assert verdict(found, said) == findings.OPEN  # retrieval is behind by as much on both
+    often = [i for i, item in enumerate(found["items"][:60]) if item["told"] == "often"]
+    rarely = [i for i, item in enumerate(found["items"][:60]) if item["told"] == "rarely"]
+    scores = found["arms"]["lora"]["scores"][0]
+    for places, share in ((often, 0.9), (rarely, 0.3)):
+        for n, i in enumerate(places):
+            scores[i] = float(n < share * len(places))
+    assert verdict(found, said) == findings.AGREES
+    for places, share in ((often, 0.4), (rarely, 1.0)):
+        for n, i in enumerate(places):
+            scores[i] = float(n < share * len(places))
+    assert verdict(found, said) == findings.DISAGREES
+
+
+def test_a_statement_is_taken_from_the_first_decision_that_runs_it():
+    ladder, close = record(**LADDER), record(**LADDER | dict(lora_paraphrases={"facts": 0.3}))
+    nothing = record(rag_oracle={})
+    said = "new facts: training on statements"
+    for first, second, expected in (
+        (nothing, ladder, findings.AGREES),
+        (ladder, close, findings.AGREES),
+        (close, ladder, findings.OPEN),
+        (nothing, nothing, findings.NOT_RUN),
+    ):
+        found = findings.first_run([findings.judge(each) for each in (first, second)])
+        [own] = [each for each in found if each.statement.said.startswith(said)]
+        assert own.verdict == expected
+        assert len(found) == len(findings.STATEMENTS)

@@ -168,6 +168,10 @@ def test_trained_arms_are_ordinary_runs(study):
     prompts = [json.loads(line)["prompt"] for line in rows.read_text().splitlines()]
     assert len(prompts) == 800
     assert all(prompt.startswith("Text: ") for prompt in prompts)
+    # Rows without passages are the same for every seed and trial: written, and encoded, once.
+    config = json.loads((workdir / "arms" / "lora" / "trial0-seed0" / "config.json").read_text())
+    written = [part["path"] for part in config["data"]["parts"] if "path" in part]
+    assert {path.split("/")[-2] for path in written} == {"rows-first"}
 
 
 def test_finished_arms_are_read_back(study, lab, monkeypatch, capsys):

@@ -15,6 +15,9 @@ Populations are disjoint: "base" is for pretraining, "new", "new2" and "new3" fo
 
 A world can change: a share `changed` of its facts then has another value, the same for every row
 seed. `only="changed"` asks for these alone; such questions have what was true before as `stale`.
+
+Of a share `rare` of the people training tells RARELY times less often than of the others, in
+statements and in questions; every question then says how often its fact is `told`.
 """
 
 import functools
@@ -26,6 +29,8 @@ FORMS = ("statements", "questions", "passages")
 IN_PASSAGE = 2  # facts
 KINDS = ("seen", "held_out")
 ONLY = ("changed", "unchanged")
+RARELY = 4  # times less often than of the others
+OFTEN, SELDOM = "often", "rarely"
 
 
 @functools.cache
@@ -56,6 +61,7 @@ def make(
     *, split: str = "train", rows: int | None = None, seed: int = 0, population: str = "base",
     people: int = 64, world: int = 0, changed: float = 0.0, only: str | None = None,
     form: str | None = None, wording: str | None = None, wordings: int | None = None,
+    rare: float = 0.0,
 ):  # fmt: skip
     """Make closed-book rows about one population of `people` invented people.
 
@@ -66,7 +72,8 @@ def make(
     facts, in random order, before any fact comes again; validation and test hold each once
     unless `rows` says otherwise. `changed` is the share of facts with another value, `only`
     "changed" or "unchanged": questions about these facts alone. `wordings` is how many of the
-    wordings statements use, all when not given.
+    wordings statements use, all when not given. `rare` is the share of people of whom the training
+    split tells RARELY times less often.
     """
     generated.legal(split, generated.SPLITS, "facts: split")
     form = generated.legal(
@@ -79,9 +86,13 @@ def make(
     pairs = _chosen(known, before, only)
     _check_options(form, only, wordings)
     key = ("facts", population, world, split, form, wording, seed)
+    seldom = _seldom(list(known), rare, generated.generator("rare", population, world))
+    people = _weighted(known, seldom, own=lambda name: name)
+    asked = _weighted(pairs, seldom, own=lambda pair: pair[0]) if split == "train" else pairs
+    told = functools.partial(_told, seldom) if rare else None
     draw = {
-        "statements": lambda: _statements(known, wording, key, wordings),
-        "questions": lambda: _ask(known, before, pairs, wording, key),
+        "statements": lambda: _statements(known, people, wording, key, wordings),
+        "questions": lambda: _ask(known, before, asked, wording, key, told),
         "passages": lambda: _passages(known, wording, key),
     }[form]()
     count = _count(form, split, rows, len(pairs))
@@ -118,10 +129,28 @@ def _chosen(known, before, only: str | None) -> list[tuple[str, str]]:
     return found
 
 
-def _statements(known, wording, key, wordings):
+def _seldom(people: list[str], rare: float, rng) -> frozenset[str]:
+    """Choose the people of whom training tells seldom."""
+    if not 0 <= rare < 1:
+        raise ValueError(f"facts: got rare={rare}; expected a share of 0 to less than 1")
+    return frozenset(generated.sample(rng, people, round(rare * len(people))))
+
+
+def _weighted(every, seldom, *, own) -> list:
+    """List what is drawn from: RARELY times what is of the others, where there are seldom ones."""
+    if not seldom:
+        return list(every)
+    return [each for each in every for _ in range(1 if own(each) in seldom else RARELY)]
+
+
+def _told(seldom, name: str) -> str:
+    return SELDOM if name in seldom else OFTEN
+
+
+def _statements(known, people, wording, key, wordings):
     def draw(index):
         rng = generated.generator(*key, index)
-        name = generated.pick(rng, list(known))
+        name = generated.pick(rng, people)
         told = generated.sample(rng, list(relations.PEOPLE), generated.between(rng, (2, 5)))
         told = {relation: known[name][relation] for relation in told}
         lines = [_say(rng, name, key, value, wording, wordings) for key, value in told.items()]
@@ -158,7 +187,7 @@ def _say(rng, name, relation, value, wording, wordings=None):
     return relations.fill(generated.pick(rng, options[:wordings]), name=name, value=value)
 
 
-def _ask(known, before, pairs, wording, key):
+def _ask(known, before, pairs, wording, key, told=None):
     @functools.lru_cache(maxsize=4)
     def order(epoch):
         return generated.generator(*key, "order", epoch).permutation(len(pairs))
@@ -174,6 +203,8 @@ def _ask(known, before, pairs, wording, key):
         truth["passage_id"] = passage_id(name, relation)
         if before[name][relation] != answer:
             truth["stale"] = before[name][relation]
+        if told is not None:
+            truth["told"] = told(name)
         return generated.question(f"Q: {text}\nA:", answer, **truth)
 
     return draw

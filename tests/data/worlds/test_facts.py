@@ -1,3 +1,4 @@
+import collections
 import re
 
 import pytest
@@ -104,6 +105,40 @@ def test_a_share_of_the_facts_changes_and_the_rest_stays():
             assert row.get("stale") == (stale if only == "changed" else None)
 
 
+def counts(rows):
+    """Count how often each person's facts are told or asked."""
+    found = collections.Counter()
+    for row in rows:
+        found[row["name"]] += len(row.get("facts", "1"))
+    return found
+
+
+def test_of_rare_people_training_tells_and_asks_less_often():
+    size = dict(population="new", people=8, rare=0.5)
+    said = {row["name"]: row["told"] for row in facts.make(split="test", **size)}
+    rare = {name for name, told in said.items() if told == facts.SELDOM}
+    assert len(rare) == 4
+    assert set(said.values()) == {facts.OFTEN, facts.SELDOM}
+    others = set(said) - rare
+    # A round asks of a rare fact once and of another 4 times; a person has 8, and 4 are rare.
+    asked = counts(facts.make(form="questions", rows=10 * (4 * 8 + 4 * 8 * 4), **size))
+    assert {asked[name] for name in rare} == {10 * 8}
+    assert {asked[name] for name in others} == {10 * 8 * 4}
+    told = counts(facts.make(form="statements", rows=2000, **size))
+    ratio = sum(told[name] for name in others) / sum(told[name] for name in rare)
+    assert 3.5 < ratio < 4.5
+
+
+def test_what_is_rare_is_tested_and_stated_in_passages_as_ever():
+    size = dict(population="new", people=8)
+    for options in (dict(split="validation"), dict(split="test"), dict(form="passages")):
+        plain = list(facts.make(**size, **options))
+        rare = [{k: v for k, v in row.items() if k != "told"}
+                for row in facts.make(**size, **options, rare=0.25)]  # fmt: skip
+        assert rare == plain
+    assert "told" not in plain[0]
+
+
 def test_statements_in_one_wording_say_each_fact_in_it():
     for row in facts.make(rows=40, population="new", people=4, wordings=1):
         for key, value in row["facts"].items():
@@ -126,6 +161,7 @@ def test_passages_of_a_changed_world_say_what_is_true_now():
         (dict(only="changed", form="questions"), "which no fact is"),
         (dict(only="changed", changed=0.5), "expected questions"),
         (dict(wordings=1, form="passages"), "1 or more of statements"),
+        (dict(rare=1.0), "expected a share of 0 to less than 1"),
     ],
 )  # fmt: skip
 def test_wrong_changes_are_refused(options, message):
