@@ -71,3 +71,10 @@ def test_steps_that_were_done_before_are_said(told, tmp_path, capsys):
         go(trace, told, [6])
     assert told == [(6, "batch")]
     assert "none of the steps 2:3 was run" in capsys.readouterr().err
+
+
+def test_a_run_that_asks_for_none_hears_of_none(told, tmp_path, capsys):
+    with tracing.opened((), tmp_path) as trace:
+        go(trace, told, [1])
+    assert told == [(1, "batch")]
+    assert capsys.readouterr().err == ""
