@@ -48,3 +48,24 @@ def test_both_tables_go_between_their_own_marks(tmp_path, monkeypatch):
     assert text.count("| `lora` |") == 1
     assert text.count("| 27 | refusals die") == 1
     assert text.index("tail") < text.index("| 27 |")
+
+
+def row(number, word, ours, verdict):
+    return f"| {number} | {word} {number} | b | c | {ours} | {verdict} | d |"
+
+
+ROWS = [
+    row(1, "said", "0.1", "agree"),
+    row(2, "said", "", "not run"),
+    row(3, "said", "", "not run"),
+]
+NEW = [row(1, "now", "0.9", "disagree"), row(2, "now", "0.2", "agree"), row(3, "now", "", "not run"),
+       row(4, "now", "", "not run")]  # fmt: skip
+
+
+def test_what_was_run_stays_where_rows_are_added():
+    heads = ["| # | statement |", "|---|---|"]
+    mark = "<!-- table of scripts/forgetting_table.py: literature -->"
+    document = "\n".join(["head", mark, "", *heads, *ROWS, "", runs.END, "| 9 | other |"])
+    found = forgetting_table.added("\n".join([*heads, *NEW]), document).splitlines()
+    assert found == [*heads, ROWS[0], *NEW[1:]]
