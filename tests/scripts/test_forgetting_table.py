@@ -59,8 +59,12 @@ ROWS = [
     row(2, "said", "", "not run"),
     row(3, "said", "", "not run"),
 ]
-NEW = [row(1, "now", "0.9", "disagree"), row(2, "now", "0.2", "agree"), row(3, "now", "", "not run"),
-       row(4, "now", "", "not run")]  # fmt: skip
+NEW = [
+    row(1, "now", "0.9", "disagree"),
+    row(2, "now", "0.2", "agree"),
+    row(3, "now", "", "not run"),
+    row(4, "now", "", "not run"),
+]
 
 
 def test_what_was_run_stays_where_rows_are_added():
