@@ -43,5 +43,6 @@ def study():
     return dict(
         tasks=("smallest",), seeds=3, match=dict(metric="exact_match", fraction=0.7),
         methods=methods, rates={name: sweep(name) for name in methods},
-        changes=("drift", "spectrum"), parts=dict(sft="lora_sft", grpo="lora_grpo"),
+        changes=("drift", "spectrum"),
+        parts=dict(grpo="lora_grpo", sft="lora_sft") | {p: f"{p}_sft" for p in PEFT if p != "vera"},
     )  # fmt: skip

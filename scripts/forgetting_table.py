@@ -1,21 +1,22 @@
 r"""Write what was measured of forgetting into the docs: our methods, and the literature beside us.
 
     python -m scripts.forgetting_table --report runs/forgetting/report.json \
-        --report runs/smoke/report.json --out docs/forgetting.md
+        --report runs/regret/report.json --report runs/smoke/report.json --out docs/forgetting.md
 
-The first report is the study whose methods are compared; a statement of the literature is judged
-by the first report that carries it. Tables replace what is between their marks in the document;
-without `--out` they are printed.
+The methods of every report become a table of their study; a statement of the literature is judged
+by the first report that carries it, and one that none carries keeps the row that the document has.
+Tables replace what is between their marks in the document; without `--out` they are printed.
 """
 
 import argparse
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from scripts import runs
 
 NAME = "scripts/forgetting_table.py"
+NOT_RUN = " | not run | "
 HEADS = ("method", "forgetting at the match", "at rate", "difference", "forgetting at the end")
 
 
@@ -66,8 +67,32 @@ def main() -> None:
 
     given = parser().parse_args()
     reports = [json.loads(pathlib.Path(path).read_text(encoding="utf-8")) for path in given.report]
-    runs.publish(measured(reports[0]), given.out, name=f"{NAME}: methods")
-    runs.publish(literature.table(literature.judge(reports)), given.out, name=f"{NAME}: literature")
+    for report in reports:
+        runs.publish(measured(report), given.out, name=f"{NAME}: {_study(report)}")
+    findings = literature.judge(reports)
+    known = _rows(pathlib.Path(given.out)) if given.out else {}
+    table = _kept(literature.table(findings), findings, known)
+    runs.publish(table, given.out, name=f"{NAME}: literature")
+
+
+def _study(report: Mapping) -> str:
+    return pathlib.PurePosixPath(report["study"]["config"].partition(":")[0]).name
+
+
+def _rows(page: pathlib.Path) -> dict[str, str]:
+    """Return the rows of statements that a document has and that were run, by their number."""
+    text = page.read_text(encoding="utf-8") if page.is_file() else ""
+    own = text.partition(f"<!-- table of {NAME}: literature -->")[2].partition(runs.END)[0]
+    rows = [row for row in own.splitlines() if row.startswith("| ") and NOT_RUN not in row]
+    return {row.split(" | ")[0].removeprefix("| "): row for row in rows}
+
+
+def _kept(table: str, findings: Sequence, known: Mapping[str, str]) -> str:
+    """Return the table with the known rows of statements that no report carries."""
+    head, line, *rows = table.splitlines()
+    numbers = ["" if each.study else str(each.statement.number) for each in findings]
+    chosen = [known.get(number, row) for number, row in zip(numbers, rows, strict=True)]
+    return "\n".join([head, line, *chosen])
 
 
 if __name__ == "__main__":

@@ -31,7 +31,8 @@ DRIFT, SPECTRUM, PATH = CHANGES = ("drift", "spectrum", "path")
 # Parts of a comparison in the literature; axes are sweeps of a number.
 PARTS = (
     "full", "lora", "replay", "self_replay", "kl_old", "frozen_bottom", "sft", "grpo",
-    "rejection", "distilled", "attention", "mlp",
+    "rejection", "distilled", "attention", "mlp", "oft",
+    "pissa", "dora",
 )  # fmt: skip
 # What is a mean over examples or tokens, so that single examples have scores of it.
 METRICS = (

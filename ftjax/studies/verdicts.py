@@ -334,12 +334,35 @@ def rates(report: Mapping) -> Found | None:
 
 def sites(report: Mapping) -> Found | None:
     """Judge whether adapters of attention alone learn less than those of the MLP."""
-    gains = {}
-    for part in ("attention", "mlp"):
-        name = _part(report, part)
-        rates = report["methods"][name]["rates"].values() if name else ()
-        known = [one["end"]["gain"]["value"] for one in rates if one["end"]]
-        if not known:
-            return None
-        gains[part] = max(known)
+    gains = {part: _best_gain(report, part) for part in ("attention", "mlp")}
+    if None in gains.values():
+        return None
     return Found("gain: " + _listed(gains, digits=2), _less(*gains.values(), 0.01))
+
+
+def adapters(report: Mapping) -> Found | None:
+    """Judge whether OFT forgets no more than LoRA at the match, and PiSSA more than both."""
+    found = {part: _matched(report, part) for part in ("oft", "lora", "pissa")}
+    if not all(found.values()):
+        return None
+    values = {part: own["value"] for part, own in found.items()}
+    oft, lora, pissa = values.values()
+    margin = _pair_floor(report, list(found.values()))
+    first = AGREE if oft <= lora + margin else DISAGREE
+    return Found(_listed(values), _worst([first, _less(max(oft, lora), pissa, margin)]))
+
+
+def variants(report: Mapping) -> Found | None:
+    """Judge whether variants of LoRA learn equally much, each at its best rate."""
+    gains = {part: _best_gain(report, part) for part in ("lora", "dora", "pissa")}
+    if None in gains.values():
+        return None
+    spread = max(gains.values()) - min(gains.values())
+    return Found("gain: " + _listed(gains), AGREE if spread <= OLD_SHARE else DISAGREE)
+
+
+def _best_gain(report: Mapping, part: str) -> float | None:
+    """Return the largest gain of a part at the end over its rates, the mean over runs."""
+    name = _part(report, part)
+    rates = report["methods"][name]["rates"].values() if name else ()
+    return max((one["end"]["gain"]["value"] for one in rates if one["end"]), default=None)

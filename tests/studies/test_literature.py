@@ -156,3 +156,23 @@ def test_one_seed_has_a_margin_in_place_of_a_floor():
             one["end"]["forgetting_floor"] = None
     assert verdicts.floor(report) == verdicts.MARGIN
     assert verdicts.floor(REPORT) == 0.05
+
+
+def test_adapters_are_judged_where_a_study_has_them():
+    found = judged(changed(("study", "parts"), dict(lora="lora", oft="kl", pissa="full")))
+    assert found[21].ours == "oft 0.100, lora 0.300, pissa 0.200"
+    assert found[21].verdict == verdicts.DISAGREE  # PiSSA forgot less than LoRA
+    found = judged(changed(("study", "parts"), dict(lora="full", oft="kl", pissa="lora")))
+    assert found[21].verdict == verdicts.AGREE
+    assert 26 not in {n for n, own in found.items() if own.verdict != verdicts.NOT_RUN}
+
+
+@pytest.mark.parametrize(("pissa", "verdict"), [("full", "agree"), ("small", "disagree")])
+def test_variants_tie_at_their_best_rates(pissa, verdict):
+    parts = dict(lora="lora", dora="full", pissa=pissa)  # gains 0.95, 0.95 and 0.95 or 0.6
+    assert judged(changed(("study", "parts"), parts))[26].verdict == verdict
+
+
+def test_sites_are_judged_by_their_best_gains():
+    found = judged(changed(("study", "parts"), dict(attention="small", mlp="lora")))[19]
+    assert (found.ours, found.verdict) == ("gain: attention 0.60, mlp 0.95", verdicts.AGREE)
