@@ -5,10 +5,12 @@ r"""Medical answers, code and math one after the other: what is left of each, an
     python -m experiments.train --config configs/forgetting_medical.py:task=code --workdir runs/code
 
 DATA has the folders of configs/sft_medical.py and configs/sft_code.py, math/gsm8k and mc, with the
-environment variable FTJAX_DATA as its default. `base` is a model that knows general text, such as
-one of configs/sft_documents.py on corpus; the embedded one knows little of it, and can forget no
-more. Three orders, in which every task has every place. Probes are text, and multiple choice, which
-counts where the base is above chance. The study was not run yet.
+environment variable FTJAX_DATA as its default. `base` is a model that knows general text (the
+embedded one knows little, and can forget no more): `experiments.train --workdir runs/base --config
+configs/sft_documents.py:full,steps=2000,docs=WIKI/train.jsonl.gz,held=WIKI/test.jsonl.gz`, where
+WIKI is DATA/corpus/wiki. Three orders, in which every task has every place. Probes are text, and
+multiple choice, which counts where the base is above chance. 108 runs of 100 steps, at two rates
+and two seeds: best rates are at an edge, and worth another. The study was not run yet.
 """
 
 from configs import common
@@ -24,7 +26,7 @@ MC = ("arc_easy", "hellaswag")
 
 def get_config(arg=None):
     """Return the config of one stage."""
-    arg = common.parse_domain(arg, task="medical", replay=0.0)
+    arg = common.parse_domain(arg, task="medical", replay=0.0, steps=100)
     c = common.domain(arg)
     rows = lambda name, split: dict(name="jsonl", kind="prompt", fields=FIELDS[name],
                                     path=f"{arg.data}/{TASKS[name]}/{split}.jsonl.gz")  # fmt: skip
@@ -48,8 +50,8 @@ def get_config(arg=None):
 def study():
     """List what `experiments.sequential` compares."""
     return dict(
-        tasks=tuple(TASKS), orders=3, seeds=3, match=dict(metric="nll", fraction=0.8),
+        tasks=tuple(TASKS), orders=3, seeds=2, match=dict(metric="nll", fraction=0.8),
         methods=dict(full="full", lora="", replay="replay=0.05"), sees_old=("replay",),
-        rates=dict(full=(1e-4, 3e-4, 1e-3), lora=(1e-3, 3e-3, 1e-2), replay=(1e-3, 3e-3, 1e-2)),
+        rates=dict(full=(3e-4, 1e-3), lora=(3e-3, 1e-2), replay=(3e-3, 1e-2)),
         changes=("drift", "spectrum"), parts=dict(full="full", lora="lora", replay="replay"),
     )  # fmt: skip

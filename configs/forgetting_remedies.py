@@ -16,7 +16,9 @@ TASKS = {
 }
 OLD = {"old_languages": dict(domain="languages", languages="base")}
 HELD = dict(name="embedded", domain="languages", languages="base", rows=500, kind="prompt")
-FULL = ("l2sp_decoupled", "averaging", "layer_decay", "galore")  # of weights that train themselves
+# Of weights that train themselves.
+FULL = ("l2sp_decoupled", "averaging", "layer_decay", "galore", "frozen_bottom")
+SEES_OLD = ("replay", "ewc", "ewc_online", "mas", "agem", "self_replay", "lora_null", "corda")
 
 
 def get_config(arg=None):
@@ -53,6 +55,11 @@ def objective(**spec):
         c.objective = spec
 
     return change
+
+
+def frozen_bottom(c):
+    """Train the upper half of the layers alone, and no embedding (arXiv:2501.13453)."""
+    c.trainable, c.trainable_layers = ("model/blocks/**",), (3, 4, 5)
 
 
 def osf(c):
@@ -104,6 +111,7 @@ REMEDIES = {
     "averaging": optim(average=dict(every_steps=10, share=0.5)),
     "layer_decay": optim(layer_decay=0.7),
     "galore": optim(galore=dict(rank=16, every_steps=20)),
+    "frozen_bottom": frozen_bottom,
     "osf": osf,
     "lora_null": start("lora_null"),
     "corda": start("corda"),
@@ -114,8 +122,11 @@ def study():
     """List what `experiments.sequential` compares: each remedy at the rate of its kind."""
     named = {"plain" if name == "none" else name: name for name in REMEDIES}  # "none" is a control
     methods = {name: f"remedy={own}" for name, own in named.items()}
-    rates = {name: (1e-3,) if name in (*FULL, "osf") else (3e-3,) for name in methods}
+    methods = dict(full="full", replay="replay=0.1") | methods  # what others stand beside
+    rates = {name: (1e-3,) if name in (*FULL, "full", "osf") else (3e-3,) for name in methods}
     return dict(
         tasks=tuple(TASKS), carry="merged", methods=methods, rates=rates,
-        match=dict(metric="nll", fraction=0.6),
+        match=dict(metric="nll", fraction=0.6), sees_old=SEES_OLD,
+        parts=dict(full="full", lora="plain", replay="replay", self_replay="self_replay",
+                   frozen_bottom="frozen_bottom"),
     )  # fmt: skip

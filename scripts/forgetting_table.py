@@ -1,23 +1,22 @@
 r"""Write what was measured of forgetting into the docs: our methods, and the literature beside us.
 
     python -m scripts.forgetting_table --report runs/forgetting/report.json \
-        --report runs/smoke/report.json --out docs/forgetting.md
+        --report runs/regret/report.json --report runs/smoke/report.json --out docs/forgetting.md
 
-The first report is the study whose methods are compared; a statement of the literature is judged
-by the first report that carries it. Tables replace what is between their marks in the document;
-without `--out` they are printed. `--add` leaves the methods as they are, and fills in statements
-that the document has as not run: for reports of studies that come one after the other.
+The methods of every report become a table of their study; a statement of the literature is judged
+by the first report that carries it, and one that none carries keeps the row that the document has.
+Tables replace what is between their marks in the document; without `--out` they are printed.
 """
 
 import argparse
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from ftjax.studies import literature, verdicts
 from scripts import runs
 
 NAME = "scripts/forgetting_table.py"
+NOT_RUN = " | not run | "
 HEADS = ("method", "forgetting at the match", "at rate", "difference", "forgetting at the end")
 
 
@@ -52,22 +51,6 @@ def _interval(found: Mapping) -> str:
     return f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
 
 
-def added(table: str, document: str) -> str:
-    """Take the rows of a document's table, and of a new one those that it has as not run."""
-    _, _, rest = document.partition(f"<!-- table of {NAME}: literature -->")
-    held = dict(map(_numbered, rest.partition(runs.END)[0].strip().splitlines()[2:]))
-    is_run = lambda row: f"| {verdicts.NOT_RUN} |" not in row
-    head, rows = table.splitlines()[:2], map(_numbered, table.splitlines()[2:])
-    # The new wording of a statement, where neither was run.
-    return "\n".join(
-        [*head, *(held[n] if n in held and is_run(held[n]) else row for n, row in rows)]
-    )
-
-
-def _numbered(row: str) -> tuple[str, str]:
-    return row.split("|")[1].strip(), row
-
-
 def parser() -> argparse.ArgumentParser:
     """Describe the flags."""
     first, *rest = __doc__.split("\n\n")
@@ -75,22 +58,41 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=first, epilog="\n\n".join(rest), formatter_class=form)
     p.add_argument("--report", action="append", required=True, help="report.json; repeated")
     p.add_argument("--out", default="", help="Markdown file that the tables go into")
-    p.add_argument("--add", action="store_true", help="fill in what stands there as not run")
     return p
 
 
 def main() -> None:
     """Read the reports and write the tables."""
+    from ftjax.studies import literature
+
     given = parser().parse_args()
-    if given.add and not given.out:
-        raise SystemExit("--add: got no --out; expected the document that it fills in")
     reports = [json.loads(pathlib.Path(path).read_text(encoding="utf-8")) for path in given.report]
-    table = literature.table(literature.judge(reports))
-    if given.add:
-        table = added(table, pathlib.Path(given.out).read_text(encoding="utf-8"))
-    else:
-        runs.publish(measured(reports[0]), given.out, name=f"{NAME}: methods")
+    for report in reports:
+        runs.publish(measured(report), given.out, name=f"{NAME}: {_study(report)}")
+    findings = literature.judge(reports)
+    known = _rows(pathlib.Path(given.out)) if given.out else {}
+    table = _kept(literature.table(findings), findings, known)
     runs.publish(table, given.out, name=f"{NAME}: literature")
+
+
+def _study(report: Mapping) -> str:
+    return pathlib.PurePosixPath(report["study"]["config"].partition(":")[0]).name
+
+
+def _rows(page: pathlib.Path) -> dict[str, str]:
+    """Return the rows of statements that a document has and that were run, by their number."""
+    text = page.read_text(encoding="utf-8") if page.is_file() else ""
+    own = text.partition(f"<!-- table of {NAME}: literature -->")[2].partition(runs.END)[0]
+    rows = [row for row in own.splitlines() if row.startswith("| ") and NOT_RUN not in row]
+    return {row.split(" | ")[0].removeprefix("| "): row for row in rows}
+
+
+def _kept(table: str, findings: Sequence, known: Mapping[str, str]) -> str:
+    """Return the table with the known rows of statements that no report carries."""
+    head, line, *rows = table.splitlines()
+    numbers = ["" if each.study else str(each.statement.number) for each in findings]
+    chosen = [known.get(number, row) for number, row in zip(numbers, rows, strict=True)]
+    return "\n".join([head, line, *chosen])
 
 
 if __name__ == "__main__":

@@ -1,14 +1,17 @@
 """The figures of a study's report, each an inline SVG of numbers that report.json holds."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from ftjax.report import curves
 
 MARKS = "osD^vP"
+MANY = 9  # methods that are rows of a figure rather than lines of it
+COLUMNS = 4  # of names below a figure
 
 
 class Point(NamedTuple):
@@ -25,6 +28,7 @@ def draw(report: Mapping) -> dict[str, str]:
     figures = {
         "Learned against forgotten at the end, a point a rate": _front,
         "Forgetting at the match over the learning rate": _sweep,
+        "Forgetting at the match, of every method": _ranked,
         "Drift on the new task against forgetting": lambda own: _drift(own, "kl_forward_new"),
         "Drift on old texts against forgetting": lambda own: _drift(own, "kl_forward_old"),
         "How many directions the change has": _energy,
@@ -55,7 +59,26 @@ def _front(report: Mapping) -> str:
         _log_of(axes, [p for points in series.values() for p in points])
         _floor_at_end(axes, report)
 
-    return curves.drawn("front", axes_of)
+    return _drawn("front", axes_of)
+
+
+def _ranked(report: Mapping) -> str:
+    """Draw many methods as rows, from the one that forgets least on; few are in the sweep."""
+    known = {name: own["matched"] for name, own in report["methods"].items()}
+    known = {name: m for name, m in known.items() if m["rate"] is not None}
+    if len(known) < MANY:
+        return ""
+    names = sorted(known, key=lambda name: known[name]["value"], reverse=True)
+
+    def axes_of(axes) -> None:
+        rows, at = range(len(names)), [known[name]["value"] for name in names]
+        ends = np.array([[known[name]["low"], known[name]["high"]] for name in names]).T
+        axes.errorbar(at, rows, xerr=np.abs(ends - at), color=curves.SERIES[0], marker="o",
+                      markersize=4, linestyle="", elinewidth=0.9)  # fmt: skip
+        axes.set_yticks(rows, names)
+        axes.set_xlabel("forgetting")
+
+    return curves.drawn("ranked", axes_of, height=0.8 + 0.19 * len(names))
 
 
 def _sweep(report: Mapping) -> str:
@@ -67,6 +90,8 @@ def _sweep(report: Mapping) -> str:
         ]
         for name, own in report["methods"].items()
     }
+    if len(series) >= MANY and all(len(own["rates"]) < 2 for own in report["methods"].values()):
+        return ""  # nothing is swept, and the methods are rows of their own figure
 
     def axes_of(axes) -> None:
         _band(axes, report)
@@ -76,7 +101,7 @@ def _sweep(report: Mapping) -> str:
         axes.set_ylabel("forgetting")
         _log_of(axes, [p for points in series.values() for p in points])
 
-    return curves.drawn("sweep", axes_of)
+    return _drawn("sweep", axes_of)
 
 
 def _axis(report: Mapping, axis: str) -> str:
@@ -95,7 +120,7 @@ def _axis(report: Mapping, axis: str) -> str:
         axes.set_xlabel(axis)
         axes.set_ylabel("forgetting")
 
-    return curves.drawn(f"axis {axis}", axes_of)
+    return _drawn(f"axis {axis}", axes_of)
 
 
 def _drift(report: Mapping, predictor: str) -> str:
@@ -119,7 +144,7 @@ def _drift(report: Mapping, predictor: str) -> str:
         axes.set_xlabel("KL(base, model), nats per token")
         axes.set_ylabel("forgetting of the probes")
 
-    return curves.drawn(predictor, axes_of)
+    return _drawn(predictor, axes_of)
 
 
 def _curve(axes, coefficients: Sequence[float], x: Sequence[float]) -> None:
@@ -146,7 +171,7 @@ def _energy(report: Mapping) -> str:
         axes.set_xlabel("first k singular values of the change")
         axes.set_ylabel("part of its energy")
 
-    return curves.drawn("energy", axes_of)
+    return _drawn("energy", axes_of)
 
 
 def _intruders(report: Mapping) -> str:
@@ -164,7 +189,7 @@ def _intruders(report: Mapping) -> str:
         axes.set_xlabel("learning rate")
         axes.set_ylabel("intruders in all matrices")
 
-    return curves.drawn("intruders", axes_of)
+    return _drawn("intruders", axes_of)
 
 
 def _last(report: Mapping, method: str, *, rate: str = "", best: bool = False) -> list[Mapping]:
@@ -182,6 +207,25 @@ def _last(report: Mapping, method: str, *, rate: str = "", best: bool = False) -
 
 
 # -- parts of figures ------------------------------------------------------------------------------
+
+
+def _drawn(title: str, draw: Callable) -> str:
+    """Draw a figure with the names below it, where they hide nothing."""
+    # How many there are is known once it is drawn: an empty one is drawn for that.
+    known = Figure().add_subplot()
+    draw(known)
+    rows = -(-len(known.get_legend_handles_labels()[1]) // COLUMNS)
+
+    def named(axes) -> None:
+        draw(axes)
+        if rows:
+            axes.figure.legend(
+                *axes.get_legend_handles_labels(), loc="outside lower center", ncols=COLUMNS,
+                frameon=False, labelcolor=curves.INK, columnspacing=1.2, handletextpad=0.4,
+            )  # fmt: skip
+            axes.legend([], [], frameon=False)
+
+    return curves.drawn(title, named, height=2.5 + 0.2 * rows)
 
 
 def _color(n: int) -> str:
@@ -229,7 +273,7 @@ def _log_of(axes, points: Sequence[Point]) -> None:
     lows = [min(p.y, p.y_range[0]) for p in points]
     if lows and min(lows) > 0:
         axes.set_yscale("log")
-        axes.set_ylim(bottom=min(lows) / 1.5)
+        axes.set_ylim(min(lows) / 1.5, 1.15 * max(max(p.y, p.y_range[1]) for p in points))
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_locator(NullLocator())

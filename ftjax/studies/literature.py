@@ -26,6 +26,7 @@ class Statement(NamedTuple):
     theirs: str
     gate: bool
     judge: Callable[[Mapping], Found | None] | None = None
+    needs: str = ""  # what would answer it, where nothing has yet
 
 
 class Finding(NamedTuple):
@@ -53,8 +54,9 @@ def table(findings: Sequence[Finding]) -> str:
     rows = [("#", "statement", "source", "theirs", "ours", "verdict", "study")]
     for each in findings:
         said, name = each.statement, each.study.rpartition("/")[2]
+        study = f"`{name}`" if name else f"needs {said.needs}" if said.needs else ""
         rows.append((str(said.number), said.claim, said.source, said.theirs, each.found.ours,
-                     each.found.verdict, f"`{name}`" if name else ""))  # fmt: skip
+                     each.found.verdict, study))  # fmt: skip
     write = lambda row: "| " + " | ".join(cell.replace("|", "/") for cell in row) + " |"
     return "\n".join([write(rows[0]), "|" + "---|" * len(rows[0]), *map(write, rows[1:])])
 
@@ -74,7 +76,8 @@ STATEMENTS = (
     Statement(6, "replay: forgetting falls with its share", "arXiv:2502.06042, 2403.08763",
               "1 % already shields", True, verdicts.replay),
     Statement(7, "self-generated replay is within twice of real replay", "arXiv:2605.26097",
-              "nearly no forgetting", True, verdicts.self_replay),
+              "nearly no forgetting", True, verdicts.self_replay,
+              "`forgetting_remedies.py`"),
     Statement(8, "KL(base, model) on new rows predicts forgetting, better than the norm",
               "arXiv:2509.04259", "R² 0.96 toy, 0.71 Qwen2.5-3B", True, verdicts.drift_predicts),
     Statement(9, "training on old data breaks 8; KL on old rows does not break",
@@ -88,33 +91,41 @@ STATEMENTS = (
               "arXiv:2109.01903, 2309.06256", "best front of the alignment tax", True,
               verdicts.path_is_monotone),
     Statement(13, "filtered own samples forget less than one arbitrary right answer",
-              "arXiv:2509.04259", "RL keeps, SFT loses", True, verdicts.versus("rejection", "sft")),
+              "arXiv:2509.04259", "RL keeps, SFT loses", True, verdicts.versus("rejection", "sft"),
+              "`forgetting_rl.py`"),
     Statement(14, "frozen bottom layers forget less", "arXiv:2501.13453", "11 to 44 % kept", False,
-              verdicts.versus("frozen_bottom", "full")),
-    Statement(15, "ten examples bring an old ability back", "arXiv:2501.13453", "0 to 99 %", False),
+              verdicts.versus("frozen_bottom", "full"),
+              "`forgetting_remedies.py`"),
+    Statement(15, "ten examples bring an old ability back", "arXiv:2501.13453", "0 to 99 %", False,
+              needs="a study with a stage of recovery"),
     Statement(16, "Llama-3.2-3B on MetaMathQA", "PEFT's method comparison",
-              "LoRA r32 0.478, +0.050 nats; full 0.472, +0.030", False),
+              "LoRA r32 0.478, +0.050 nats; full 0.472, +0.030", False,
+              needs="`forgetting_8b.py` on a pod"),
     Statement(17, "GRPO forgets less than SFT at a matched score",
               "arXiv:2605.28819, 2510.18874", "general 48.7 against 34.2", True,
-              verdicts.versus("grpo", "sft")),
+              verdicts.versus("grpo", "sft"), "`forgetting_rl.py`"),
     Statement(18, "LoRA's best rate is about ten times that of full fine-tuning",
               "LoRA Without Regret", "9.8; 15 in short runs", False, verdicts.rates),
     Statement(19, "LoRA of attention alone learns less than of the MLP", "LoRA Without Regret",
-              "at equal parameters", False, verdicts.sites),
+              "at equal parameters", False, verdicts.sites,
+              "`lora_without_regret.py`"),
     Statement(20, "SFT overshoots: part of the way back is nearly free", "arXiv:2605.28819",
               "OFT at 0.4 better on both axes", True, verdicts.overshoots),
     Statement(21, "OFT is on the front, PiSSA the worst for old tasks", "arXiv:2605.28819",
-              "46.9/44.4 against 44.5/24.8", False, verdicts.arena),
+              "46.9/44.4 against 44.5/24.8", False, verdicts.arena, "`arena.py`"),
     Statement(22, "KL on old rows beats training on them", "arXiv:2508.06249",
               "for safety", True, verdicts.versus("kl_old", "replay")),
     Statement(23, "on-policy distillation recovers old abilities", "arXiv:2601.19897",
-              "89 against 80 %", True),
+              "89 against 80 %", True,
+              needs="a study over `distill_online.py`, which is one run"),
     Statement(24, "forgetting falls with free capacity", "arXiv:2502.06042, 2605.26097",
-              "in three sizes", False),
+              "in three sizes", False, needs="bases of three sizes"),
     Statement(25, "CKA on old text predicts forgetting better than the norm", "arXiv:2605.28819",
-              "-0.76 against 0.35 to 0.49", False),
+              "-0.76 against 0.35 to 0.49", False,
+              needs="CKA among a study's `changes`"),
     Statement(26, "tuned LoRA variants tie within 1 to 2 %", "arXiv:2602.04998", "1 to 2 %", False,
-              verdicts.variants_tie),
+              verdicts.variants_tie, "`arena.py`"),
     Statement(27, "refusals die within tens of steps", "marin#7943",
-              "attacks 15.6 to 97.8 % after 10 steps", False),
+              "attacks 15.6 to 97.8 % after 10 steps", False,
+              needs="a base with a planted refusal"),
 )  # fmt: skip

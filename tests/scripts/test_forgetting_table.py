@@ -36,7 +36,7 @@ def test_both_tables_go_between_their_own_marks(tmp_path, monkeypatch):
     study = dict(config="configs/own.py", parts={}, sees_old=[], carry="merged", rates={})
     whole = REPORT | dict(study=study, axes={}, tasks={}, probes=[], cells=[], drift=None)
     report.write_text(json.dumps(whole))
-    page.write_text("head\n\n<!-- table of scripts/forgetting_table.py: methods -->\nold\n"
+    page.write_text("head\n\n<!-- table of scripts/forgetting_table.py: own.py -->\nold\n"
                     f"{runs.END}\n\ntail\n")  # fmt: skip
     given = ["forgetting_table", "--report", str(report), "--out", str(page)]
     for _ in range(2):  # the second replaces what the first wrote
@@ -50,26 +50,18 @@ def test_both_tables_go_between_their_own_marks(tmp_path, monkeypatch):
     assert text.index("tail") < text.index("| 27 |")
 
 
-def row(number, word, ours, verdict):
-    return f"| {number} | {word} {number} | b | c | {ours} | {verdict} | d |"
-
-
-ROWS = [
-    row(1, "said", "0.1", "agree"),
-    row(2, "said", "", "not run"),
-    row(3, "said", "", "not run"),
-]
-NEW = [
-    row(1, "now", "0.9", "disagree"),
-    row(2, "now", "0.2", "agree"),
-    row(3, "now", "", "not run"),
-    row(4, "now", "", "not run"),
-]
-
-
-def test_what_was_run_stays_where_rows_are_added():
-    heads = ["| # | statement |", "|---|---|"]
-    mark = "<!-- table of scripts/forgetting_table.py: literature -->"
-    document = "\n".join(["head", mark, "", *heads, *ROWS, "", runs.END, "| 9 | other |"])
-    found = forgetting_table.added("\n".join([*heads, *NEW]), document).splitlines()
-    assert found == [*heads, ROWS[0], *NEW[1:]]
+def test_a_row_that_no_report_carries_stays_as_the_document_has_it(tmp_path, monkeypatch):
+    report, page = tmp_path / "report.json", tmp_path / "page.md"
+    study = dict(config="configs/own.py", parts={}, sees_old=[], carry="merged", rates={})
+    whole = REPORT | dict(study=study, axes={}, tasks={}, probes=[], cells=[], drift=None)
+    report.write_text(json.dumps(whole))
+    known = "| 4 | LoRA forgets less | a | b | lora 1.0, full 2.0 | agree | `other.py` |"
+    page.write_text(f"<!-- table of {forgetting_table.NAME}: literature -->\n{known}\n"
+                    f"| 5 | merged | a | b |  | not run |  |\n{runs.END}\n")  # fmt: skip
+    given = ["forgetting_table", "--report", str(report), "--out", str(page)]
+    monkeypatch.setattr("sys.argv", given)
+    forgetting_table.main()
+    text = page.read_text()
+    assert known in text
+    assert "| 5 | merged |" not in text  # was not run: written anew
+    assert "needs `lora_without_regret.py`" in text

@@ -194,3 +194,8 @@ def test_one_seed_has_a_margin_in_place_of_a_floor():
             one["end"]["forgetting_floor"] = None
     assert verdicts.floor(report) == verdicts.MARGIN
     assert verdicts.floor(REPORT) == 0.05
+
+
+def test_sites_are_judged_by_their_best_gains():
+    found = judged(changed(("study", "parts"), dict(attention="small", mlp="lora")))[19]
+    assert (found.ours, found.verdict) == ("gain: attention 0.60, mlp 0.95", verdicts.AGREE)

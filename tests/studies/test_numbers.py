@@ -10,7 +10,7 @@ import pytest
 
 from ftjax.core import files
 from ftjax.evals import nll
-from ftjax.report import study_page
+from ftjax.report import study_figures, study_page
 from ftjax.studies import chance, numbers, outcomes
 from ftjax.studies.outcomes import CellScores
 from ftjax.studies.stages import Cell
@@ -263,3 +263,14 @@ def test_nothing_that_could_be_forgotten_is_refused():
     )
     with pytest.raises(ValueError, match=r"got old, on which the base is at chance \(old: 0 \["):
         compute(study, {"a": arrays, "old": arrays}, [])
+
+
+def test_many_methods_at_one_rate_are_rows_and_not_lines(tmp_path):
+    names = tuple(f"method{n}" for n in range(9))
+    own = make(methods=names, rates=(0.1,))
+    found = [cell((2, 4, 1), (2, 1, 1 + n / 9), method=name) for n, name in enumerate(names)]
+    report = json.loads(json.dumps(files.plain(compute(own, BASE, found))))
+    drawings = study_figures.draw(report)
+    assert list(drawings) == ["Learned against forgotten at the end, a point a rate",
+                              "Forgetting at the match, of every method"]  # fmt: skip
+    assert all(f">{name}</text>" in drawing for drawing in drawings.values() for name in names)
