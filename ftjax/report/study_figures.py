@@ -10,6 +10,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 from ftjax.report import curves
 
 MARKS = "osD^vP"
+DASHES = ("-", "--", ":", "-.")  # of methods that share a colour
 MANY = 9  # methods that are rows of a figure rather than lines of it
 COLUMNS = 4  # of names below a figure
 
@@ -222,6 +223,7 @@ def _drawn(title: str, draw: Callable) -> str:
             axes.figure.legend(
                 *axes.get_legend_handles_labels(), loc="outside lower center", ncols=COLUMNS,
                 frameon=False, labelcolor=curves.INK, columnspacing=1.2, handletextpad=0.4,
+                handlelength=2.6,
             )  # fmt: skip
             axes.legend([], [], frameon=False)
 
@@ -230,6 +232,10 @@ def _drawn(title: str, draw: Callable) -> str:
 
 def _color(n: int) -> str:
     return curves.SERIES[n % len(curves.SERIES)]
+
+
+def _dashes(n: int) -> str:
+    return DASHES[n // len(curves.SERIES) % len(DASHES)]
 
 
 def _point(x: Mapping, y: Mapping) -> Point:
@@ -251,6 +257,7 @@ def _points(axes, series: Mapping[str, Sequence[Point]]) -> None:
             x, y, xerr=around(x, [p.x_range for p in points]),
             yerr=around(y, [p.y_range for p in points]), color=_color(n), label=name,
             marker=MARKS[n % len(MARKS)], markersize=4, linewidth=1.2, elinewidth=0.9,
+            linestyle=_dashes(n),
         )  # fmt: skip
 
 
@@ -258,7 +265,8 @@ def _lines(axes, series: Mapping[str, Sequence[tuple[float, float]]]) -> None:
     for n, (name, points) in enumerate(series.items()):
         if points:
             axes.plot(*zip(*points, strict=True), color=_color(n), label=name,
-                      marker=MARKS[n % len(MARKS)], markersize=4, linewidth=1.2)  # fmt: skip
+                      marker=MARKS[n % len(MARKS)], markersize=4, linewidth=1.2,
+                      linestyle=_dashes(n))  # fmt: skip
 
 
 def _log(axes, places: Iterable[float]) -> None:

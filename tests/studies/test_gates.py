@@ -1,6 +1,6 @@
 """The smoke study, run once: what the literature says, asserted of our own numbers.
 
-Its one seed has no noise floor: `verdicts.MARGIN` is assumed.
+Its one seed has no noise floor: `verdicts.MARGIN` is that of the pairs of a larger study.
 """
 
 import json
