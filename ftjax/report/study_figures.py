@@ -10,8 +10,10 @@ from matplotlib.ticker import LogLocator, NullLocator
 from ftjax.report import curves
 
 MARKS = "osD^vP"
+DASHES = ("-", "--", ":", "-.")  # of methods that share a colour
 MANY = 9  # methods that are rows of a figure rather than lines of it
-COLUMNS = 4  # of names below a figure
+COLUMNS = 4  # of names below a figure, at most
+MARK_WIDTH, LETTER = 38.0, 5.4  # points that a name's mark and a letter of it take
 
 
 class Point(NamedTuple):
@@ -214,14 +216,17 @@ def _drawn(title: str, draw: Callable) -> str:
     # How many there are is known once it is drawn: an empty one is drawn for that.
     known = Figure().add_subplot()
     draw(known)
-    rows = -(-len(known.get_legend_handles_labels()[1]) // COLUMNS)
+    names = known.get_legend_handles_labels()[1]
+    columns = _columns([len(name) for name in names])
+    rows = -(-len(names) // columns)
 
     def named(axes) -> None:
         draw(axes)
         if rows:
             axes.figure.legend(
-                *axes.get_legend_handles_labels(), loc="outside lower center", ncols=COLUMNS,
+                *axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns,
                 frameon=False, labelcolor=curves.INK, columnspacing=1.2, handletextpad=0.4,
+                handlelength=2.6,
             )  # fmt: skip
             axes.legend([], [], frameon=False)
 
@@ -230,6 +235,20 @@ def _drawn(title: str, draw: Callable) -> str:
 
 def _color(n: int) -> str:
     return curves.SERIES[n % len(curves.SERIES)]
+
+
+def _columns(lengths: Sequence[int]) -> int:
+    """Return how many columns of names, in letters, fit below a figure; they are filled down."""
+    for columns in range(COLUMNS, 1, -1):
+        rows = max(1, -(-len(lengths) // columns))
+        longest = [max(lengths[n : n + rows]) for n in range(0, len(lengths), rows)]
+        if sum(MARK_WIDTH + LETTER * n for n in longest) <= 72 * curves.WIDTH:
+            return columns
+    return 1
+
+
+def _dashes(n: int) -> str:
+    return DASHES[n // len(curves.SERIES) % len(DASHES)]
 
 
 def _point(x: Mapping, y: Mapping) -> Point:
@@ -251,6 +270,7 @@ def _points(axes, series: Mapping[str, Sequence[Point]]) -> None:
             x, y, xerr=around(x, [p.x_range for p in points]),
             yerr=around(y, [p.y_range for p in points]), color=_color(n), label=name,
             marker=MARKS[n % len(MARKS)], markersize=4, linewidth=1.2, elinewidth=0.9,
+            linestyle=_dashes(n),
         )  # fmt: skip
 
 
@@ -258,7 +278,8 @@ def _lines(axes, series: Mapping[str, Sequence[tuple[float, float]]]) -> None:
     for n, (name, points) in enumerate(series.items()):
         if points:
             axes.plot(*zip(*points, strict=True), color=_color(n), label=name,
-                      marker=MARKS[n % len(MARKS)], markersize=4, linewidth=1.2)  # fmt: skip
+                      marker=MARKS[n % len(MARKS)], markersize=4, linewidth=1.2,
+                      linestyle=_dashes(n))  # fmt: skip
 
 
 def _log(axes, places: Iterable[float]) -> None:

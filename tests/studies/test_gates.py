@@ -1,7 +1,6 @@
 """The smoke study, run once: what the literature says, asserted of our own numbers.
 
-Its one seed has no noise floor: `verdicts.MARGIN` stands in, half of what three seeds of
-`configs/forgetting_tiny.py` have.
+Its one seed has no noise floor: `verdicts.MARGIN` is that of the pairs of a larger study.
 """
 
 import json

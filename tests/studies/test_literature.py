@@ -199,3 +199,9 @@ def test_one_seed_has_a_margin_in_place_of_a_floor():
 def test_sites_are_judged_by_their_best_gains():
     found = judged(changed(("study", "parts"), dict(attention="small", mlp="lora")))[19]
     assert (found.ours, found.verdict) == ("gain: attention 0.60, mlp 0.95", verdicts.AGREE)
+
+
+def test_a_target_that_was_missed_is_not_resolved_and_says_so():
+    missed = dict(text="not reached (best 0.58 of 0.7)", rate=None)
+    found = judged(changed(("methods", "lora", "matched"), missed))[4]
+    assert found == verdicts.Found("lora: " + missed["text"], verdicts.NOT_RESOLVED)

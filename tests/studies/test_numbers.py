@@ -274,3 +274,12 @@ def test_many_methods_at_one_rate_are_rows_and_not_lines(tmp_path):
     assert list(drawings) == ["Learned against forgotten at the end, a point a rate",
                               "Forgetting at the match, of every method"]  # fmt: skip
     assert all(f">{name}</text>" in drawing for drawing in drawings.values() for name in names)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "columns"),
+    [([3, 4, 9], 4), ([3, 4, 9, 20], 3), ([14] * 8, 2), ([60], 1), ([60, 60], 1), ([], 4)],
+)
+def test_names_below_a_figure_fit_its_width(lengths, columns):
+    # 4.6 inches are 331 points; a name of 14 letters takes 38 + 14 * 5.4 = 114 of them.
+    assert study_figures._columns(lengths) == columns
