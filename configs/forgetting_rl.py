@@ -10,8 +10,8 @@ Scores are exact matches on inputs that training does not use, old ones those of
 teacher that has both is a run of its own: configs/distill_online.py.
 
 About 20 CPU-minutes: 27 runs, three seeds. Expect 0.064 of the old skills lost by GRPO and 0.102 by
-SFT where 70 % of the new one is right, which differ by more than the seeds do. Rejection sampling
-misses that target with a seed or more at every rate.
+SFT where 70 % of the new one is right, which differ by more than the seeds do; two seeds had not
+resolved it. Rejection sampling misses that target with a seed or more at every rate.
 """
 
 from configs import common
