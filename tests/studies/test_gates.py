@@ -1,6 +1,6 @@
 """The smoke study, run once: what the literature says, asserted of our own numbers.
 
-Its one seed has no noise floor: `verdicts.MARGIN` is that of the pairs of a larger study.
+Its one seed has no noise floor: `verdicts.MARGIN` stands in, and says there what it holds for.
 """
 
 import json
