@@ -186,7 +186,28 @@ def trips(module: Module, loop: Instruction) -> int | None:
     inside = [each.instruction for each in _walk(module, condition, times=1, scope=condition)]
     bounds = [int(each.inside) for each in inside
               if each.opcode == "constant" and COUNTER.match(each.shape)]  # fmt: skip
-    return max(bounds, default=None)
+    # A matmul that overlaps with links may take two turns at once, and count by two.
+    return -(-max(bounds) // _stride(module, loop)) if bounds else None
+
+
+def _stride(module: Module, loop: Instruction) -> int:
+    """Return by how much a turn moves the counter; 1 where the text does not tell."""
+    (condition,), (body,) = _called(loop, "condition"), _called(loop, "body")
+    at = re.search(r"index=(\d+)", " ".join(
+        own.attributes for own in module.computations[condition]
+        if own.opcode == "get-tuple-element" and COUNTER.match(own.shape)
+    ))  # fmt: skip
+    lines = {own.name: own for own in module.computations[body]}
+    root = module.computations[body][-1]
+    if at is None or root.opcode != "tuple":
+        return 1
+    own, moved = lines.get(root.operands[int(at[1])]), 0
+    while own and own.opcode in ("add", "copy"):
+        added = [lines[name] for name in own.operands if name in lines]
+        moved += sum(int(each.inside) for each in added if each.opcode == "constant")
+        own = next((each for each in added if each.opcode != "constant"), None)
+    is_counter = own is not None and own.opcode == "get-tuple-element"
+    return moved if is_counter and moved > 0 else 1
 
 
 def unknown_loops(module: Module) -> int:

@@ -91,6 +91,16 @@ def test_loops_may_count_in_other_integers(kind):
     assert hlo.flops(module) == 5 * 3 * 2 * 16 * 8 * 4
 
 
+def test_a_loop_may_count_by_more_than_one():
+    """Two turns of a matmul that overlaps with links are one of a loop that counts by two."""
+    moved = "%one = s32[] constant(1)\n  %c = s32[] copy(%i)\n  %j = s32[] add(%c, %one)\n"
+    moved += "  %more = s32[] add(%j, %one)\n  ROOT %r = (s32[], f32[16,4]{1,0}) tuple(%more, %f)"
+    text = NESTED.replace("ROOT %r = (s32[], f32[16,4]{1,0}) tuple(%i, %f)", moved)
+    assert hlo.flops(hlo.parse(text)) == 5 * 2 * 2 * 16 * 8 * 4  # 3 by twos are two turns
+    once = text.replace("tuple(%more, %f)", "tuple(%j, %f)")
+    assert hlo.flops(hlo.parse(once)) == 5 * 3 * 2 * 16 * 8 * 4
+
+
 def test_a_collective_that_overlaps_counts_once_a_turn(module):
     """One channel in two fusions of a body is one all-gather in a start and a done."""
     reduced, gathered = sorted(hlo.collectives(module, slices=[0] * 8), reverse=True)
