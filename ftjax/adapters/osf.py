@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from ftjax.adapters import lora
 from ftjax.core import einsum
 from ftjax.core.typed import Chance
-from ftjax.ops import linear, lowrank, products
+from ftjax.ops import decompositions, linear, lowrank, products
 
 EXAMPLE = dict(keep=0.5)
 
@@ -80,7 +80,7 @@ def make(*, keep: Chance = 0.5):
     def init(key: jax.Array, site, w: jax.Array) -> OSF:
         del key
         m = lowrank.matrix(site.equation, w).astype(jnp.float32)
-        u, s, v = jnp.linalg.svd(m, full_matrices=False)
+        u, s, v = decompositions.svd(m)
         high = min(round(keep * s.shape[-1]), s.shape[-1] - 1)
         # Split evenly, a and b have equal norms, and neither gradient dwarfs the other.
         root = jnp.sqrt(s[..., high:])

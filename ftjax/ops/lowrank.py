@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ftjax.core import einsum
+from ftjax.ops import decompositions
 
 
 def sides(equation: str, shape: tuple[int, ...]) -> tuple[int, int]:
@@ -38,7 +39,7 @@ def factors(equation: str, shape: tuple[int, ...], a: jax.Array, b: jax.Array):
 def triplets(m: jax.Array, kept: slice) -> tuple[jax.Array, jax.Array]:
     """Take some singular triplets of [.., in, out]: a b is their sum, split evenly."""
     # LAPACK knows no bfloat16, and small singular values would drown in its rounding.
-    u, s, v = jnp.linalg.svd(m.astype(jnp.float32), full_matrices=False)
+    u, s, v = decompositions.svd(m.astype(jnp.float32))
     # Split evenly, a and b have equal norms, and neither gradient dwarfs the other.
     root = jnp.sqrt(s[..., kept])
     return u[..., :, kept] * root[..., None, :], root[..., :, None] * v[..., kept, :]

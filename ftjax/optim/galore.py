@@ -17,7 +17,7 @@ import optax
 
 from ftjax.core import tree
 from ftjax.core.typed import Count, Positive
-from ftjax.ops import lowrank, products
+from ftjax.ops import decompositions, lowrank, products
 
 # Directions that read gradients alone: of others the weights would have to be projected too.
 DIRECTIONS = ("adam", "adamw", "amsgrad", "lion", "nadam", "nadamw", "rmsprop", "sgd", "adabelief")
@@ -101,7 +101,7 @@ def _blank(view: View, w, rank: int) -> jax.Array:
 def _find(view: View, g: jax.Array, rank: int) -> jax.Array:
     """Return the first singular vectors of a gradient on its shorter side."""
     m, _ = view.of(g)
-    u, _, v = jnp.linalg.svd(m.astype(jnp.float32), full_matrices=False)
+    u, _, v = decompositions.svd(m.astype(jnp.float32))
     return u[..., :rank] if m.shape[-2] <= m.shape[-1] else v[..., :rank, :].mT
 
 

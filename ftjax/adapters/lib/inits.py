@@ -31,7 +31,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ftjax.ops import lowrank, products
+from ftjax.ops import decompositions, lowrank, products
 
 DISPLACED = ("pissa", "milora", "olora")
 NEEDS = dict(
@@ -59,7 +59,7 @@ def gaussian(key, w, rank, scale):
 def orthogonal(key, w, rank, scale):
     """Split the rows of an orthogonal matrix of the rank's size between a and b; an even rank."""
     basis_key, a_key, b_key = jax.random.split(key, 3)
-    rows = jnp.linalg.qr(jax.random.normal(basis_key, (rank, rank), jnp.float32))[0]
+    rows = decompositions.qr(jax.random.normal(basis_key, (rank, rank), jnp.float32))[0]
     low = jax.random.normal(a_key, _in(w, rank // 2), jnp.float32)
     high = jax.random.normal(b_key, (*w.shape[:-2], w.shape[-1], rank // 2))
     turn = functools.partial(jnp.matmul, precision=products.HIGHEST)
@@ -79,7 +79,7 @@ def milora(key, w, rank, scale):
 
 def olora(key, w, rank, scale):
     """Take the first columns of q and rows of r, of w^T = q r."""
-    q, r = jnp.linalg.qr(w.astype(jnp.float32).swapaxes(-1, -2))
+    q, r = decompositions.qr(w.astype(jnp.float32).swapaxes(-1, -2))
     return r[..., :rank, :].swapaxes(-1, -2), q[..., :, :rank].swapaxes(-1, -2)
 
 
@@ -104,7 +104,7 @@ class Directions(NamedTuple):
 
 def eva(moments: jax.Array, rank: int) -> Directions:
     """Take the directions of the inputs' largest second moments, sum of x x^T [in, in]."""
-    energy, directions = jnp.linalg.eigh(moments.astype(jnp.float32))  # ascending
+    energy, directions = decompositions.eigh(moments.astype(jnp.float32))  # ascending
     largest = slice(None, -rank - 1, -1)
     return Directions(directions[:, largest], energy[largest] / jnp.maximum(energy.sum(), 1e-30))
 
@@ -128,7 +128,7 @@ def lora_ga(gradient: jax.Array, rank: int) -> tuple[jax.Array, jax.Array]:
     have the length out^(1/4) / sqrt(GAMMA), as in the code of the authors ("ArB2r",
     "stable"). PEFT's "stable" is another: a of length 1, b times its singular values.
     """
-    u, _, v = jnp.linalg.svd(gradient.astype(jnp.float32), full_matrices=False)
+    u, _, v = decompositions.svd(gradient.astype(jnp.float32))
     length = gradient.shape[-1] ** 0.25 / GAMMA**0.5
     return length * u[..., :rank], length * v[..., rank : 2 * rank, :]
 
@@ -139,7 +139,7 @@ def lora_null(moments: jax.Array, w: jax.Array, rank: int) -> tuple[jax.Array, j
     moments: sum of x x^T over those inputs, [in, in]. a b = u u^T w, of the `rank` directions u of
     the smallest moments: what learns there changes the least of what the old inputs give.
     """
-    unused = jnp.linalg.eigh(moments.astype(jnp.float32))[1][:, :rank]  # ascending
+    unused = decompositions.eigh(moments.astype(jnp.float32))[1][:, :rank]  # ascending
     inside = functools.partial(jnp.matmul, precision=products.HIGHEST)
     return lowrank.triplets(inside(unused, inside(unused.T, w)), slice(None, rank))
 
@@ -150,7 +150,7 @@ def corda(moments: jax.Array, w: jax.Array, rank: int) -> tuple[jax.Array, jax.A
     As PEFT's CorDA does to keep knowledge ("kpm"), but that c has the mean 1 on its diagonal where
     PEFT divides inputs by their largest: the product a b is the same for every such number.
     """
-    energy, turn = jnp.linalg.eigh(moments.astype(jnp.float32))
+    energy, turn = decompositions.eigh(moments.astype(jnp.float32))
     # By eigenvalues, so that the inverse is that of the very matrix that the weight is scaled by.
     energy = jnp.maximum(energy / jnp.maximum(energy.mean(), 1e-30), 0) + DAMPING
     inside = functools.partial(jnp.matmul, precision=products.HIGHEST)

@@ -26,7 +26,7 @@ from ftjax.adapters.lib import protocol
 from ftjax.adapters.lora import LoRA
 from ftjax.core import config as conf
 from ftjax.core import einsum, rng, tree
-from ftjax.ops import lowrank, products
+from ftjax.ops import decompositions, lowrank, products
 
 PLAIN = ("linear", "magnitude_prune", "dare_linear", "dare_ties", "ties")
 KINDS = ("cat", "svd", *PLAIN, *(f"{kind}_svd" for kind in PLAIN[1:]))
@@ -86,7 +86,7 @@ def _one(equation: str, found, shares, kind: str, rank: int | None, options):
 def _factors(equation: str, delta: jax.Array, rank: int):
     """Cut the change of a weight to its largest singular triplets."""
     rank = min(rank, *lowrank.sides(equation, delta.shape))
-    u, s, v = jnp.linalg.svd(lowrank.matrix(equation, delta), full_matrices=False)
+    u, s, v = decompositions.svd(lowrank.matrix(equation, delta))
     a, b = u[..., :rank], s[..., :rank, None] * v[..., :rank, :]
     return lowrank.factors(equation, delta.shape, a, b)
 
