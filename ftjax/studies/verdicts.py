@@ -341,7 +341,8 @@ def overshoots(report: Mapping) -> Found | None:
 def rates(report: Mapping) -> Found | None:
     """Judge whether LoRA's best rate is 3 to 30 times that of full fine-tuning."""
     lora, full = _matched(report, "lora"), _matched(report, "full")
-    if not lora or not full:
+    swept = [report["study"]["rates"].get(_part(report, part), ()) for part in ("lora", "full")]
+    if not lora or not full or min(map(len, swept)) < 2:
         return None
     ratio = lora["rate"] / full["rate"]
     return Found(f"{ratio:.3g} (rates as swept)", AGREE if 3 <= ratio <= 30 else DISAGREE)

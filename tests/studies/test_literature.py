@@ -196,6 +196,10 @@ def test_one_seed_has_a_margin_in_place_of_a_floor():
     assert verdicts.floor(REPORT) == 0.05
 
 
+def test_rates_are_judged_where_they_were_swept():
+    assert judged(changed(("study", "rates", "lora"), [1.0]))[18].verdict == verdicts.NOT_RUN
+
+
 def test_sites_are_judged_by_their_best_gains():
     found = judged(changed(("study", "parts"), dict(attention="small", mlp="lora")))[19]
     assert (found.ours, found.verdict) == ("gain: attention 0.60, mlp 0.95", verdicts.AGREE)

@@ -75,7 +75,7 @@ def test_forgetting_at_the_match_by_hand():
     report = compute(study, BASE, found)
     matched = report["methods"]["m"]["matched"]
     assert matched["value"] == pytest.approx(wanted)
-    assert (matched["rate"], matched["at_edge"], matched["floor"]) == (0.1, True, None)
+    assert (matched["rate"], matched["at_edge"], matched["floor"]) == (0.1, False, None)
     rate = report["methods"]["m"]["rates"]["0.1"]
     assert rate["probes"]["old"]["value"] == pytest.approx(1.0)
     assert rate["measures"]["bwt"]["value"] == pytest.approx(-0.8)

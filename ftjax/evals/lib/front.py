@@ -135,7 +135,8 @@ def choose_rate(found: Mapping[float, float | NotReached], target: float) -> Mat
         best = [value.best for value in found.values() if isinstance(value, NotReached)]
         return Match(NotReached(float(target), max(best, default=math.nan)), None, False)
     rate = min(numbers, key=numbers.get)
-    return Match(numbers[rate], rate, rate in (min(found), max(found)))
+    is_edge = len(found) > 1 and rate in (min(found), max(found))  # one rate is no sweep
+    return Match(numbers[rate], rate, is_edge)
 
 
 def _points(points) -> np.ndarray:

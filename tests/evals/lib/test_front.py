@@ -92,5 +92,6 @@ def test_the_rate_is_chosen_among_those_that_reached_the_target():
         0.2, 1e-3, False
     )
     assert front.choose_rate({1e-3: 0.2, 1e-2: 0.5}, 0.9).at_edge
+    assert not front.choose_rate({1e-3: 0.2}, 0.9).at_edge
     assert front.choose_rate({1e-3: 0.2, 1e-2: math.nan}, 0.9).rate == 1e-3
     assert front.choose_rate({1e-3: missed}, 0.9).forgetting == missed
