@@ -124,7 +124,7 @@ def runs(folder):
     for name, arg in dict(mine="", full=",full").items():
         done = run(folder, "train", ["--config", config + arg, f"--workdir=runs/{name}", *keys])
         assert done.returncode == 0, done.stderr
-    for name in ("law", "code", "a", "b", "dora", "lora"):
+    for name in ("law", "code", "a", "b", "dora", "lora", "decide/arms/lora/trial0-seed0"):
         shutil.copytree(folder / "runs" / "mine", folder / "runs" / name)
     for name in ("law", "code"):
         shutil.copytree(folder / "runs" / "mine" / "export", folder / name)
