@@ -9,6 +9,7 @@ All but a few are slow: python -m pytest -m slow tests/test_commands.py
 """
 
 import functools
+import gzip
 import json
 import re
 import shlex
@@ -112,6 +113,9 @@ def folder(tmp_path_factory):
     write("docs.jsonl", [{"text": f"Page {i} says that {i} is a number."} for i in range(12)])
     for name in ("passages", "train", "test"):
         shutil.copy(example / f"{name}.jsonl", root / f"decide_{name}.jsonl")
+        packed = root / "DATA" / "qa" / "squad" / f"{name}.jsonl.gz"
+        packed.parent.mkdir(parents=True, exist_ok=True)
+        packed.write_bytes(gzip.compress((example / f"{name}.jsonl").read_bytes()))
     write("q.jsonl", [dict(prompt="The sky is"), dict(prompt="2 + 2 =")])
     return root
 
