@@ -39,7 +39,7 @@ NOT_HERE = {
     r"^THEIRS/": "an environment with other libraries",
 }
 # Programs over the mains: benchmarks and tables of hours. Their --help must know the flags.
-SCRIPT = re.compile(r"python -m scripts\.(\w+)(.*)")
+SCRIPT = re.compile(r"(?:\w+=\S+ )*python -m scripts\.(\w+)(.*)")
 WRITERS = ("train", "online", "compare", "sequential", "stages", "decide", "members")
 CHEAP = ("--help", "sft:path=train.jsonl,held=test.jsonl --dry_run", "sweep plan")
 CHAT = "Hello\n/reset\nOnce more\n/quit\n"
@@ -93,7 +93,8 @@ def test_scripts_know_the_flags_that_the_pages_give_them(name):
         match = SCRIPT.match(line)
         if match and match[1] == name:
             for flag in re.findall(r"--\w+", match[2]):
-                assert f'"{flag}"' in text, f"{line}: {flag}"
+                named = rf'"{flag}"|DEFINE_\w+\("{flag[2:]}"'  # by argparse, or by absl
+                assert re.search(named, text), f"{line}: {flag}"
 
 
 # -- the folder of a reader ------------------------------------------------------------------------
