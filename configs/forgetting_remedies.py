@@ -7,8 +7,8 @@ The first compares two dozen of them at one rate and one strength each, which sa
 not which one is best: that takes a sweep of each one's strength, and more seeds. What each is, and
 its paper, is in docs/forgetting.md and docs/penalties.md.
 
-Two CPU cores, 13 CPU-minutes: 48 runs of 40 steps. Expect old languages to fall by 0.23 nats in
-full fine-tuning where 60 % of the new ones are learned, 0.14 in LoRA, 0.06 with LwF.
+Two CPU cores, about 13 CPU-minutes: 48 runs of 40 steps. Expect old languages to fall by 0.23 nats
+in full fine-tuning where 60 % of the new ones are learned, 0.14 in LoRA, 0.06 with LwF.
 """
 
 from configs import common, forgetting_tiny

@@ -89,6 +89,8 @@ def check(argv: list[str], given: Flags) -> bool:
     only_shows = bool(given.dry_run.value or given.show_mask.value)
     if not given.workdir.value and not only_shows:
         raise app.UsageError("--workdir: got none; expected a directory for the run")
+    if only_shows and given.profile.value:
+        raise app.UsageError("--profile: got it where nothing is trained; expected none; drop it")
     return only_shows
 
 

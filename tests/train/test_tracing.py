@@ -4,7 +4,9 @@ import types
 
 import jax
 import pytest
+from absl import app
 
+from experiments import train
 from ftjax.train import tracing
 
 
@@ -78,3 +80,11 @@ def test_a_run_that_asks_for_none_hears_of_none(told, tmp_path, capsys):
         go(trace, told, [1])
     assert told == [(1, "batch")]
     assert capsys.readouterr().err == ""
+
+
+def test_a_trace_of_nothing_is_refused():
+    values = dict.fromkeys(train.Flags._fields) | dict(workdir="w", dry_run=True, profile="2")
+    given = train.Flags(**{k: types.SimpleNamespace(value=v) for k, v in values.items()})
+    with pytest.raises(app.UsageError, match="--profile: got it where nothing is trained"):
+        train.check(["train"], given)
+    assert not train.check(["train"], given._replace(dry_run=types.SimpleNamespace(value=False)))
