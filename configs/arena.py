@@ -43,6 +43,6 @@ def study():
     return dict(
         tasks=("smallest",), seeds=3, match=dict(metric="exact_match", fraction=0.7),
         methods=methods, rates={name: sweep(name) for name in methods},
-        changes=("drift", "spectrum"),
+        changes=("drift", "spectrum", "states"),
         parts=dict(sft="lora_sft", grpo="lora_grpo") | {peft: f"{peft}_sft" for peft in PEFT},
     )  # fmt: skip

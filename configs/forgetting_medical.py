@@ -53,5 +53,6 @@ def study():
         tasks=tuple(TASKS), orders=3, seeds=2, match=dict(metric="nll", fraction=0.8),
         methods=dict(full="full", lora="", replay="replay=0.05"), sees_old=("replay",),
         rates=dict(full=(3e-4, 1e-3), lora=(3e-3, 1e-2), replay=(3e-3, 1e-2)),
-        changes=("drift", "spectrum"), parts=dict(full="full", lora="lora", replay="replay"),
+        changes=("drift", "spectrum", "states"),
+        parts=dict(full="full", lora="lora", replay="replay"),
     )  # fmt: skip

@@ -81,7 +81,7 @@ def study():
             full=(3e-4, 1e-3, 3e-3), lora=(1e-3, 3e-3, 1e-2), replay=(1e-3, 3e-3, 1e-2),
             anchor=(1e-3, 3e-3, 1e-2),
         ),
-        match=dict(metric="nll", fraction=0.7), changes=("drift", "spectrum", "path"),
+        match=dict(metric="nll", fraction=0.7), changes=("drift", "spectrum", "path", "states"),
         sees_old=("replay", "anchor"),
         parts=dict(full="full", lora="lora", replay="replay", kl_old="anchor"),
     )  # fmt: skip

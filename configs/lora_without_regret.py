@@ -41,6 +41,7 @@ def study():
         methods=dict(full="full") | ranks | sites,
         rates=dict(full=(3e-4, 1e-3, 3e-3))
         | dict.fromkeys((*ranks, *sites), (1e-3, 3e-3, 1e-2)),
-        changes=("drift", "spectrum", "path"), axes=dict(rank={f"rank{r}": r for r in RANKS}),
+        changes=("drift", "spectrum", "path", "states"),
+        axes=dict(rank={f"rank{r}": r for r in RANKS}),
         parts=dict(full="full", lora="rank16", attention="attention", mlp="mlp"),
     )  # fmt: skip

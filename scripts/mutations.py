@@ -501,7 +501,7 @@ DATA = (
     *_of(
         "ftjax/studies/verdicts.py", "tests/studies/test_literature.py",
         ("min(others(\"oft\")) + margin", "min(others(\"oft\")) - margin"),
-        ("_less(max(others(\"pissa\")), values", "_less(min(others(\"pissa\")), values"),
+        ("less(max(others(\"pissa\")), values", "less(min(others(\"pissa\")), values"),
         ("spread <= TIE", "spread < 0"),
         ("spread * max(gains.values()) <= max(floors)", "spread > 1"),
     ),

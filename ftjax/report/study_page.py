@@ -23,6 +23,8 @@ PREDICTORS = {
     "kl_forward_new": "KL(base, model) on the new task", "kl_reverse_new": "KL(model, base) there",
     "tv_new": "total variation there", "kl_forward_old": "KL(base, model) on old texts",
     "relative_norm": "relative norm of the change of weights",
+    "cka_old": "CKA of hidden states on old texts",
+    "procrustes_old": "Procrustes residual of hidden states on old texts",
 }  # fmt: skip
 
 

@@ -172,7 +172,7 @@ def _evaluator(spec: dict, parts: setup.Parts, *, where: str, texts: dict):
     for name in inputs_of(spec["name"], where=where):
         offered |= INPUTS[name](section)
     if "batch_size" not in spec:  # inputs that sample have taken it
-        offered["batch_size"] = _batch_size(parts)
+        offered["batch_size"] = batch_size(parts)
     return conf.build(spec, "evals", where=where, **offered)
 
 
@@ -210,6 +210,15 @@ def _encoded(section: Section) -> dict:
     return dict(examples=examples, byte_counts=_byte_counts(examples, parts.tokenizer))
 
 
+def examples(parts: setup.Parts, label: str) -> list:
+    """Encode the rows of an evaluation as its loss is measured on them."""
+    spec = parts.settings.evals[label]
+    none = lambda texts: None
+    return _examples(
+        dict(spec["data"]), Section({}, {}, spec.get("rows"), parts, f"evals.{label}", none)
+    )
+
+
 def _paired(section: Section) -> dict:
     """Encode groups of answers, and the reference that they are compared with."""
     own, parts = {"kind": "preference"} | section.data, section.parts
@@ -224,7 +233,7 @@ def _plain(section: Section) -> dict:
 def _answered(section: Section) -> dict:
     """Read rows, and make what answers their prompts."""
     spec, parts = section.spec, section.parts
-    keys = dict(max_new_tokens=16, until=("\n",), batch_size=_batch_size(parts))
+    keys = dict(max_new_tokens=16, until=("\n",), batch_size=batch_size(parts))
     return _plain(section) | dict(respond=text.make(**_sampling(spec, keys, parts, section.data)))
 
 
@@ -255,7 +264,8 @@ INPUTS: Mapping[str, Callable[[Section], dict]] = {
 }  # fmt: skip
 
 
-def _batch_size(parts: setup.Parts) -> int:
+def batch_size(parts: setup.Parts) -> int:
+    """Return how many rows are scored at a time, unless an evaluation says otherwise."""
     return meshes.round_up_to_replicas(BATCH, parts.mesh)
 
 
@@ -281,7 +291,7 @@ def _judged(spec: dict, parts: setup.Parts, data: Mapping, rows: list[dict], *, 
             "none, and max_new_tokens where it samples nothing to learn from"
         )
     own = {key: vars(rollout)[key] for key in SAMPLED} if rollout else dict(temperature=1.0)
-    sampling = _sampling(spec, own | dict(batch_size=_batch_size(parts)), parts, data)
+    sampling = _sampling(spec, own | dict(batch_size=batch_size(parts)), parts, data)
     faults = rollout.faults if rollout else "raise"
     most = parts.settings.data["max_tokens"] - sampling["max_new_tokens"]
     size = lambda row: len(sampling["encode"](generate.prompt_of(row)))

@@ -13,7 +13,7 @@ tests of the studies that carry them.
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from ftjax.studies import verdicts
+from ftjax.studies import verdicts, verdicts_changes
 from ftjax.studies.verdicts import Found
 
 
@@ -63,7 +63,7 @@ def table(findings: Sequence[Finding]) -> str:
 
 STATEMENTS = (
     Statement(1, "the base against itself has no change at all", "by definition", "0", True,
-              verdicts.zero),
+              verdicts_changes.zero),
     Statement(2, "at a matched score forgetting grows with the learning rate",
               "arXiv:2410.21228, 2509.20758", "in all their sweeps", True, verdicts.rate_grows),
     Statement(3, "a lower rank learns less and forgets less at equal steps",
@@ -79,17 +79,18 @@ STATEMENTS = (
               "nearly no forgetting", True, verdicts.self_replay,
               "`forgetting_remedies.py`"),
     Statement(8, "KL(base, model) on new rows predicts forgetting, better than the norm",
-              "arXiv:2509.04259", "R² 0.96 toy, 0.71 Qwen2.5-3B", True, verdicts.drift_predicts),
+              "arXiv:2509.04259", "R² 0.96 toy, 0.71 Qwen2.5-3B", True,
+              verdicts_changes.drift_predicts),
     Statement(9, "training on old data breaks 8; KL on old rows does not break",
-              "none: it would follow", "", True, verdicts.old_data_breaks_it),
+              "none: it would follow", "", True, verdicts_changes.old_data_breaks_it),
     Statement(10, "LoRA makes intruders, more so with the rate and over tasks",
               "arXiv:2410.21228", "rank correlation with forgetting 0.97", True,
-              verdicts.intruders),
+              verdicts_changes.intruders),
     Statement(11, "the change of full fine-tuning has a far higher rank than LoRA's",
-              "arXiv:2405.09673", "10 to 100 times", True, verdicts.change_rank),
+              "arXiv:2405.09673", "10 to 100 times", True, verdicts_changes.change_rank),
     Statement(12, "on the way from base to model forgetting grows all along",
               "arXiv:2109.01903, 2309.06256", "best front of the alignment tax", True,
-              verdicts.path_is_monotone),
+              verdicts_changes.path_is_monotone),
     Statement(13, "filtered own samples forget less than one arbitrary right answer",
               "arXiv:2509.04259", "RL keeps, SFT loses", True, verdicts.versus("rejection", "sft"),
               "`forgetting_rl.py`"),
@@ -97,7 +98,7 @@ STATEMENTS = (
               verdicts.versus("frozen_bottom", "full"),
               "`forgetting_remedies.py`"),
     Statement(15, "ten examples bring an old ability back", "arXiv:2501.13453", "0 to 99 %", False,
-              needs="a study with a stage of recovery"),
+              verdicts.recovers("few"), "`forgetting_recovery.py`"),
     Statement(16, "Llama-3.2-3B on MetaMathQA", "PEFT's method comparison",
               "LoRA r32 0.478, +0.050 nats; full 0.472, +0.030", False,
               needs="`forgetting_8b.py` on a pod"),
@@ -110,22 +111,22 @@ STATEMENTS = (
               "at equal parameters", False, verdicts.sites,
               "`lora_without_regret.py`"),
     Statement(20, "SFT overshoots: part of the way back is nearly free", "arXiv:2605.28819",
-              "OFT at 0.4 better on both axes", True, verdicts.overshoots),
+              "OFT at 0.4 better on both axes", True, verdicts_changes.overshoots),
     Statement(21, "OFT is on the front, PiSSA the worst for old tasks", "arXiv:2605.28819",
               "46.9/44.4 against 44.5/24.8", False, verdicts.arena, "`arena.py`"),
     Statement(22, "KL on old rows beats training on them", "arXiv:2508.06249",
               "for safety", True, verdicts.versus("kl_old", "replay")),
     Statement(23, "on-policy distillation recovers old abilities", "arXiv:2601.19897",
               "89 against 80 %", True,
-              needs="a study over `distill_online.py`, which is one run"),
+              verdicts.recovers("distilled"), "`forgetting_recovery.py`"),
     Statement(24, "forgetting falls with free capacity", "arXiv:2502.06042, 2605.26097",
               "in three sizes", False, needs="bases of three sizes"),
     Statement(25, "CKA on old text predicts forgetting better than the norm", "arXiv:2605.28819",
               "-0.76 against 0.35 to 0.49", False,
-              needs="CKA among a study's `changes`"),
+              verdicts_changes.states_predict, "a study with `states` among its `changes`"),
     Statement(26, "tuned LoRA variants tie within 1 to 2 %", "arXiv:2602.04998", "1 to 2 %", False,
               verdicts.variants_tie, "`arena.py`"),
     Statement(27, "refusals die within tens of steps", "marin#7943",
               "attacks 15.6 to 97.8 % after 10 steps", False,
-              needs="a base with a planted refusal"),
+              verdicts.rules_die, "`forgetting_rules.py`"),
 )  # fmt: skip

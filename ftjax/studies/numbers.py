@@ -22,13 +22,16 @@ from ftjax.evals.lib import bootstrap, front, matrix, noise
 from ftjax.studies import chance, predictors
 from ftjax.studies.outcomes import CellScores, Scores, per_example, score
 from ftjax.studies.stages import JOINT
-from ftjax.studies.study import Study
+from ftjax.studies.study import Study, is_measured
 
 NOTHING = {"measures": {}, "probes": {}, "stages": None}  # of a rate at which all diverged
 
 
 class Task(NamedTuple):
-    """The scale of a task: its scores before and at the top, and whose the top is."""
+    """The scale of a task: its scores before and at the top, and whose the top is.
+
+    Of one that is to be recovered the score before is that of the stage, and the top the base's.
+    """
 
     label: str
     base: float
@@ -90,6 +93,9 @@ def scales(study: Study, base: Scores, found: Sequence[CellScores]) -> dict[str,
     for name in study.tasks:
         label = study.label_of(name)
         low = score(base, label, metric)
+        if name in study.recover:
+            tasks[name] = _lost(study, found, name, known=low)
+            continue
         tops = {one.cell.label: value for one in found
                 if (value := _learned(study, one, name)) is not None}  # fmt: skip
         joint = {x.cell.label for x in found if x.cell.is_joint} & tops.keys()
@@ -102,6 +108,24 @@ def scales(study: Study, base: Scores, found: Sequence[CellScores]) -> dict[str,
             )
         tasks[name] = Task(label, low, tops[best], best)
     return tasks
+
+
+def _lost(study: Study, found: Sequence[CellScores], name: str, *, known: float) -> Task:
+    """Find the scale of a task that the base knew: from what its stage began with to the base's.
+
+    Raises:
+      ValueError: the stages before took nothing away.
+    """
+    label, metric = study.label_of(name), study.match.metric
+    places = [(one, one.cell.tasks.index(name)) for one in found if not one.cell.is_joint]
+    begun = [score(one.after[n - 1], label, metric) for one, n in places if len(one.after) >= n]
+    low = float(np.mean(begun)) if begun else math.nan
+    if not low < known:
+        raise ValueError(
+            f"study.recover: got {name!r}, of which nothing was lost: {metric} is {known:.4g} of "
+            f"the base and {low:.4g} before its stage; expected earlier stages that take some away"
+        )
+    return Task(label, low, known, "the base")
 
 
 def _learned(study: Study, one: CellScores, task: str) -> float | None:
@@ -332,7 +356,10 @@ def _by_stage(study: Study, base: Scores, runs: Sequence[CellScores]) -> dict[st
 def _cell(study: Study, base: Scores, one: CellScores, point: tuple[float, float] | None) -> dict:
     """Describe a cell: a row of the report, whether it has a result or not."""
     cell = one.cell
-    labels = [*(study.label_of(task) for task in study.tasks), *study.probes]
+    measured = [x for x, spec in study.evals.items()
+                if is_measured(spec, study.match.metric, where=x)]  # fmt: skip
+    # What the task has beside what it is scored by is shown too, and what is at chance is not.
+    labels = [x for x in measured if x in study.owners or x in study.probes]
     scores = [{x: score(at, x, study.match.metric) for x in labels} for at in (base, *one.after)]
     gain, forgot = point or (None, None)
     return {

@@ -1,10 +1,10 @@
 """What predicts forgetting: the drift of a model from its base, over the cells of a study.
 
 A point is a cell after its first stage, which starts from the base: how far its next-token
-distributions are from the base's on the new task's rows and on old ones, how far its weights are,
-and how far the probes fell. arXiv:2509.04259 finds forgetting to follow the forward divergence on
-new rows; of methods that train on old data too there is no reason why it should, so that these
-are fitted with and without.
+distributions are from the base's on the new task's rows and on old ones, how far its weights and
+its hidden states on old rows are, and how far the probes fell. arXiv:2509.04259 finds forgetting to
+follow the forward divergence on new rows; of methods that train on old data too there is no reason
+why it should, so that these are fitted with and without.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,10 @@ from ftjax.evals.lib import fit
 from ftjax.studies.outcomes import CellScores, Scores, score
 from ftjax.studies.study import Study
 
-PREDICTORS = ("kl_forward_new", "kl_reverse_new", "tv_new", "kl_forward_old", "relative_norm")
+PREDICTORS = (
+    "kl_forward_new", "kl_reverse_new", "tv_new", "kl_forward_old", "relative_norm", "cka_old",
+    "procrustes_old",
+)  # fmt: skip
 
 
 def compute(study: Study, base: Scores, found: Sequence[CellScores]) -> dict[str, Any] | None:
@@ -37,13 +40,18 @@ def _point(study: Study, base: Scores, one: CellScores) -> dict[str, Any]:
     fell = [score(base, p, metric) - score(one.after[0], p, metric) for p in study.probes]
     found = {"cell": cell.label, "method": cell.method, "rate": cell.rate, "seed": cell.seed}
     found["forgetting"] = float(np.mean(fell))
-    if drift := change.get("drift"):
-        of = lambda owner: [own for label, own in drift.items() if study.owners.get(label) == owner]
+    of_owner = lambda kind, owner: [
+        own for label, own in change[kind].items() if study.owners.get(label) == owner
+    ]
+    if "drift" in change:
+        of = lambda owner: of_owner("drift", owner)
         for name in ("kl_forward", "kl_reverse", "tv"):
             found |= _mean(f"{name}_new", [own[name] for own in of(cell.tasks[0])])
         found |= _mean("kl_forward_old", [own["kl_forward"] for own in of(None)])
     if spectrum := change.get("spectrum"):
         found["relative_norm"] = spectrum["relative_norm"]
+    for name in ("cka", "procrustes") if "states" in change else ():
+        found |= _mean(f"{name}_old", [own[name] for own in of_owner("states", None)])
     return found
 
 

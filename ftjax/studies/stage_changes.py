@@ -7,14 +7,16 @@
     {"drift": {evaluation: {"kl_forward": ..., "kl_reverse": ..., "tv": ..., ...}},
      "spectrum": {"rank": ..., "effective_rank": ..., "relative_norm": ..., "intruders": ...,
                   "matrices": ..., "threshold": ..., "energy": {"1": ..., "2": ..., ...}},
-     "path": {"0": {evaluation: nll}, "0.25": ..., "1": ...}}
+     "path": {"0": {evaluation: nll}, "0.25": ..., "1": ...},
+     "states": {evaluation: {"cka": ..., "procrustes": ...}}}
 
 `path`, of first stages alone, is what lies between the base and the model: (1 - a) base + a model.
 
 Compared are the weights, adapters merged, with those that the first stage of every cell starts
 from, whatever the carry. Drift is that of `evals.drift` over the rows of the study's `nll`
 evaluations; ranks and norms are means over the linear maps, intruders their sum; `energy` is the
-part of the change that its k largest singular values hold. See `evals.lib.spectrum`.
+part of the change that its k largest singular values hold; `states` compares the final hidden
+states of the same rows. See `evals.lib.spectrum`.
 """
 
 import pathlib
@@ -23,17 +25,18 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from ftjax.core import files, processes
-from ftjax.evals.lib import spectrum
+from ftjax.evals.lib import spectrum, token_states
 from ftjax.run import build, editing, evaluation, reader
 from ftjax.run import config as settings_lib
 from ftjax.run.shared import Shared
 from ftjax.studies import outcomes, stages
-from ftjax.studies.study import DRIFT, PATH, SPECTRUM, Study
+from ftjax.studies.study import DRIFT, PATH, SPECTRUM, STATES, Study
 from ftjax.train import edits
 
 TOP = 10  # singular vectors that may be intruders, and the threshold: arXiv:2410.21228
 THRESHOLD = 0.5
 AMOUNTS = (0, 0.25, 0.5, 0.75, 0.9, 1)  # of the way from the base
+ALIKE = dict(cka=spectrum.cka, procrustes=spectrum.procrustes)
 RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # at which the energy of a change is shown
 
 
@@ -73,6 +76,8 @@ class Changes:
             found["spectrum"] = self._weights(self._layers(tuned))
         if PATH in self._study.changes and is_first:
             found["path"] = {f"{a:g}": self._on_the_way(tuned, a) for a in AMOUNTS}
+        if STATES in self._study.changes:
+            found["states"] = self._of_states(tuned)
         processes.on_first(lambda: bool(files.write_json(path, found)))
 
     def _prepare(self) -> None:
@@ -89,11 +94,25 @@ class Changes:
         self._losses = evaluation.build(self._parts).evaluators
         held = make(plain | dict(evals=drifts, reference=reference))
         self._drifts = evaluation.build(held).evaluators
+        self._examples = {label: evaluation.examples(held, label) for label in scored}
+        self._states = token_states.make(
+            self._parts.model, batch_size=evaluation.batch_size(self._parts), mesh=self._parts.mesh
+        )
 
     def _of_texts(self, tuned: Mapping) -> dict[str, dict[str, float]]:
         kept = {"model": self._base, "adapters": None}
         params = {"model": tuned, "adapters": None, "reference": kept}
         return {label: one.summary(one.examples(params)) for label, one in self._drifts.items()}
+
+    def _of_states(self, tuned: Mapping) -> dict[str, dict[str, float]]:
+        own = {}
+        for label, examples in self._examples.items():
+            before, after = (
+                self._states({"model": weights, "adapters": None}, examples)
+                for weights in (self._base, tuned)
+            )
+            own[label] = {name: measure(before, after) for name, measure in ALIKE.items()}
+        return own
 
     def _on_the_way(self, tuned: Mapping, amount: float) -> dict[str, float]:
         params = {"model": edits.interpolate(self._base, tuned, amount), "adapters": None}

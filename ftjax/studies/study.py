@@ -27,11 +27,11 @@ from ftjax.run import config as settings
 
 CARRIES = ("continued", "stacked", "merged", "full")
 CONTROLS = ("none", "joint")
-DRIFT, SPECTRUM, PATH = CHANGES = ("drift", "spectrum", "path")
+DRIFT, SPECTRUM, PATH, STATES = CHANGES = ("drift", "spectrum", "path", "states")
 # Parts of a comparison in the literature; axes are sweeps of a number.
 PARTS = (
     "full", "lora", "replay", "self_replay", "kl_old", "frozen_bottom", "sft", "grpo",
-    "rejection", "distilled", "attention", "mlp", "pissa", "dora", "oft", "vera",
+    "rejection", "distilled", "few", "attention", "mlp", "pissa", "dora", "oft", "vera",
 )  # fmt: skip
 # What is a mean over examples or tokens, so that single examples have scores of it.
 METRICS = (
@@ -69,6 +69,7 @@ class Study:
     probes: tuple[str, ...]  # evaluations that forgetting is measured on, beside earlier tasks
     changes: tuple[str, ...] = ()  # what is measured of the model of every stage: CHANGES
     sees_old: tuple[str, ...] = ()  # methods that train on data of old abilities
+    recover: tuple[str, ...] = ()  # tasks that the base knew and earlier stages took away
     # Which method has a part in the statements of `studies.literature`: part -> method.
     parts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     # Numbers that methods differ in, such as a rank, for a figure: axis -> method -> number.
@@ -104,6 +105,7 @@ def _make(
     match: Mapping, orders: Count | Sequence = 1, carry: str = "merged",
     seeds: Count | Sequence[Natural] = 1, controls: Sequence[str] = ("none",),
     probes: Sequence[str] | None = None, changes: Sequence[str] = (), sees_old: Sequence[str] = (),
+    recover: Sequence[str] = (),
     parts: Mapping[str, str] = types.MappingProxyType({}),
     axes: Mapping[str, Mapping] = types.MappingProxyType({}),
 ) -> Study:  # fmt: skip
@@ -111,15 +113,7 @@ def _make(
     for key, names in (("tasks", tasks), ("methods", methods)):
         _check_names(key, names)
     _among("study.carry", carry, CARRIES)
-    for name in controls:
-        _among("study.controls", name, CONTROLS)
-    for name in changes:
-        _among("study.changes", name, CHANGES)
-    for name in sees_old:
-        _among("study.sees_old", name, tuple(methods))
-    for part, name in parts.items():
-        _among("study.parts", part, PARTS)
-        _among(f"study.parts.{part}", name, tuple(methods))
+    _check_chosen(controls, changes, sees_old, recover, parts, tasks=tasks, methods=methods)
     axes = {axis: _axis(axis, places, methods) for axis, places in axes.items()}
     rates = _rates(rates, methods)
     chosen = conf.call(Match, match, where="study.match")
@@ -134,10 +128,27 @@ def _make(
     evals, owners = _evals(loaded)
     found = Study(
         config, tasks, orders, carry, dict(methods), rates, _seeds(seeds), chosen, tuple(controls),
-        evals, owners, (), tuple(changes), tuple(sees_old), dict(parts), axes,
+        evals, owners, (), tuple(changes), tuple(sees_old), tuple(recover), dict(parts),
+        axes,
     )  # fmt: skip
     _check_scores(found)
     return dataclasses.replace(found, probes=_probes(found, probes))
+
+
+def _check_chosen(controls, changes, sees_old, recover, parts, *, tasks, methods) -> None:
+    """Check every name that is one of a list."""
+    legal = tuple(methods)
+    for name in controls:
+        _among("study.controls", name, CONTROLS)
+    for name in changes:
+        _among("study.changes", name, CHANGES)
+    for name in sees_old:
+        _among("study.sees_old", name, legal)
+    for name in recover:
+        _among("study.recover", name, tuple(tasks))
+    for part, name in parts.items():
+        _among("study.parts", part, PARTS)
+        _among(f"study.parts.{part}", name, legal)
 
 
 def _load(config: str, method: str | Mapping, task: str, *, rate: float, seed: int):
@@ -248,6 +259,11 @@ def is_measured(spec: Mapping, metric: str, *, where: str) -> bool:
 
 
 def _check_scores(study: Study) -> None:
+    if wrong := [order for order in study.orders if order[0] in study.recover]:
+        raise ValueError(
+            f"study.recover: got {wrong[0][0]!r}, which the order {wrong[0]} begins with; expected "
+            "a stage before it that takes something away; give the orders by name"
+        )
     for task in study.tasks:
         own = [label for label, owner in study.owners.items() if owner == task]
         metric = study.match.metric

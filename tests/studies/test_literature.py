@@ -209,3 +209,58 @@ def test_a_target_that_was_missed_is_not_resolved_and_says_so():
     missed = dict(text="not reached (best 0.58 of 0.7)", rate=None)
     found = judged(changed(("methods", "lora", "matched"), missed))[4]
     assert found == verdicts.Found("lora: " + missed["text"], verdicts.NOT_RESOLVED)
+
+
+def sequence(of, *rows, parts=("few", "distilled")):
+    """A report of two stages: scores of `of` and of the task beside it after 0, 1 and 2 stages."""
+    first, second = ("refusal", "skill") if of == "refusal" else ("skill", of)
+    other = second if of == "refusal" else first
+    cells = [
+        dict(cell=f"{part}{at}", method=part, rate=at, reason="", joint=False,
+             order=[first, second],
+             scores=[{of: x, other: y} for x, y in zip(own, (0.0, 1.0, 0.8), strict=True)])
+        for part, at, own in rows
+    ]  # fmt: skip
+    study = dict(config="configs/own.py", parts={part: part for part in parts},
+                 recover=[] if of == "refusal" else [of])  # fmt: skip
+    tasks = {task: dict(label=task) for task in (first, second)}
+    return dict(study=study, tasks=tasks, cells=cells)
+
+
+@pytest.mark.parametrize(
+    ("end", "verdict"), [(0.2, "disagree"), (0.59, "disagree"), (0.61, "agree"), (0.9, "agree")]
+)
+@pytest.mark.parametrize("part", ["few", "distilled"])
+def test_what_comes_back_is_a_share_of_what_was_lost_at_the_best_rate(part, end, verdict):
+    # Of 1.0 the first stage leaves 0.2: half of the way back is 0.6.
+    report = sequence("again", (part, 0.1, (1.0, 0.2, 0.3)), (part, 0.2, (1.0, 0.2, end)))
+    found = verdicts.recovers(part)(report)
+    assert found.verdict == verdict
+    assert found.ours == f"1.00 to 0.20 to {max(end, 0.3):.2f}; the task before it loses 0.20"
+    assert verdicts.recovers("distilled" if part == "few" else "few")(report) is None
+
+
+@pytest.mark.parametrize(
+    ("full", "verdict"), [(0.1, "agree"), (0.44, "agree"), (0.46, "disagree"), (0.9, "disagree")]
+)
+def test_a_rule_is_gone_where_less_than_half_of_it_is_left(full, verdict):
+    rows = (("full", 0.1, (0.0, 0.9, full)), ("lora", 0.1, (0.0, 0.9, 0.0)))
+    found = verdicts.rules_die(sequence("refusal", *rows, parts=("full", "lora")))
+    assert found == verdicts.Found(f"full 0.90 to {full:.2f}; lora 0.90 to 0.00", verdict)
+    assert verdicts.rules_die(sequence("again", *rows)) is None
+
+
+@pytest.mark.parametrize(
+    ("cka", "procrustes", "norm", "verdict"),
+    [
+        (-0.9, 0.5, 0.6, "agree"), (-0.5, 0.9, 0.6, "agree"), (-0.5, 0.6, 0.62, "not resolved"),
+        (0.9, -0.9, 0.6, "disagree"),  # the wrong way round
+    ],
+)  # fmt: skip
+def test_hidden_states_rank_runs_better_than_the_norm(cka, procrustes, norm, verdict):
+    ranks = dict(cka_old=cka, procrustes_old=procrustes, relative_norm=norm)
+    own = {key: dict(spearman=value, r2=0.5, n=9) for key, value in ranks.items()}
+    report = copy.deepcopy(REPORT)
+    report["drift"]["fits"]["all"] |= own
+    assert judged(report)[25].verdict == verdict
+    assert judged(REPORT)[25].verdict == verdicts.NOT_RUN

@@ -181,6 +181,35 @@ def test_forgetting_is_fitted_on_drift_with_and_without_old_data():
     assert report["drift"]["points"][3]["forgetting"] == pytest.approx(0.49)
 
 
+def test_what_is_to_be_recovered_has_the_scale_from_what_was_lost_to_the_base():
+    own = dataclasses.replace(make(rates=(0.1,), seeds=(0, 1)), recover=("b",))
+    # b, of which the base has a loss of 4, is at 6 and 8 when its stage begins: 7 is 0, and 4 is 1.
+    found = [cell((2, 6, 1), (2.5, 5.5, 1), seed=0), cell((2, 8, 1), (2.5, 4, 1), seed=1)]
+    task = numbers.scales(own, BASE, found)["b"]
+    assert (task.base, task.top, task.top_of) == (-7, -4, "the base")
+    assert task.gain(-5.5) == pytest.approx(0.5)
+    ends = [numbers.at_end(own, numbers.scales(own, BASE, found), BASE, one) for one in found]
+    assert [gain for gain, _ in ends] == pytest.approx([(1 + 0.5) / 2, (1 + 1) / 2])
+    assert [fell for _, fell in ends] == pytest.approx([0.25, 0.25])
+    with pytest.raises(ValueError, match="'b', of which nothing was lost: nll is -4 of the base"):
+        numbers.scales(own, BASE, [cell((2, 4, 1), (2.5, 4, 1))])
+
+
+def test_states_are_among_the_predictors():
+    own = dataclasses.replace(make(rates=(0.1, 0.2), seeds=(0, 1)), changes=("states",))
+    alike = lambda kl: {"states": {
+        x: dict(cka=1 - kl * (x == "old"), procrustes=kl / 2 * (x == "old")) for x in ("a", "old")
+    }}  # fmt: skip
+    found = [
+        cell((2, 4, 1 + kl), (2, 1, 1), rate=rate, seed=seed)._replace(changes=[alike(kl)] * 2)
+        for (rate, seed), kl in zip(itertools.product((0.1, 0.2), (0, 1)), (0.1, 0.3, 0.5, 0.7),
+                                    strict=True)
+    ]  # fmt: skip
+    fits = compute(own, BASE, found)["drift"]["fits"]["all"]
+    assert set(fits) == {"cka_old", "procrustes_old"}
+    assert [fits[k]["spearman"] for k in ("cka_old", "procrustes_old")] == pytest.approx([-1, 1])
+
+
 def test_the_page_shows_what_was_measured_of_weights(tmp_path):
     own = dataclasses.replace(
         make(methods=("m", "n"), rates=(0.1,), seeds=(0, 1)), changes=("drift", "spectrum"),

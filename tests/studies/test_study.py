@@ -141,6 +141,11 @@ def test_mixtures_are_joined_part_by_part():
         (dict(methods={"a/b": ""}), "got the name 'a/b'"),
         (dict(methods={"lora": 3}), r"study\.methods\.lora: got 3"),
         (dict(methods={}), r"study\.methods: got none"),
+        (dict(recover=("bb",)), r"study\.recover: got 'bb'; did you mean 'b'"),
+        (
+            dict(recover=("a",)),
+            r"study\.recover: got 'a', which the order \('a', 'b'\) begins with",
+        ),
         (dict(method={}), r"study\.method: unknown key; did you mean 'methods'"),
     ],
 )

@@ -10,6 +10,7 @@ r"""Data that needs no download: real text of the running Python, and seeded wor
 | facts     | closed-book facts about populations of people       | facts     |
 | reading   | open-book questions about people met once           | reading   |
 | skills    | exact small skills, named or by example             | skills    |
+| rules     | requests to refuse, and a form of all answers       | rules     |
 | patterns  | text that repeats itself                            | patterns  |
 | languages | order-2 Markov chains with a known entropy          | languages |
 """
@@ -17,7 +18,7 @@ r"""Data that needs no download: real text of the running Python, and seeded wor
 import functools
 import inspect
 
-from ftjax.data.worlds import facts, generated, languages, patterns, pytext, reading, skills
+from ftjax.data.worlds import facts, generated, languages, patterns, pytext, reading, rules, skills
 
 DOMAINS = {
     "english": functools.partial(pytext.make, domain="english"),
@@ -25,6 +26,7 @@ DOMAINS = {
     "facts": facts.make,
     "reading": reading.make,
     "skills": skills.make,
+    "rules": rules.make,
     "patterns": patterns.make,
     "languages": languages.make,
 }

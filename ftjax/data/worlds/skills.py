@@ -19,7 +19,8 @@ BUCKETS = ("test", "validation") + ("train",) * 8
 VOWELS = "aeiou"
 
 
-def _letters(rng, length):
+def letters(rng, length) -> str:
+    """Draw so many letters, with a blank between them."""
     count = generated.between(rng, length)
     return " ".join(string.ascii_lowercase[int(i)] for i in rng.integers(26, size=count))
 
@@ -75,15 +76,15 @@ def _swap_ends(text):
 
 # name -> (draw an input, the exact answer for an input)
 BASE = {
-    "copy": (_letters, lambda s: s),
-    "reverse": (_letters, lambda s: s[::-1]),
-    "upper": (_letters, str.upper),
-    "sort": (_letters, lambda s: " ".join(sorted(s.split()))),
-    "first letter": (_letters, lambda s: s[0]),
-    "last letter": (_letters, lambda s: s[-1]),
-    "count": (_letters, lambda s: str(len(s.split()))),
-    "shift": (_letters, lambda s: _shift(s, 1)),
-    "repeat": (_letters, lambda s: f"{s} {s}"),
+    "copy": (letters, lambda s: s),
+    "reverse": (letters, lambda s: s[::-1]),
+    "upper": (letters, str.upper),
+    "sort": (letters, lambda s: " ".join(sorted(s.split()))),
+    "first letter": (letters, lambda s: s[0]),
+    "last letter": (letters, lambda s: s[-1]),
+    "count": (letters, lambda s: str(len(s.split()))),
+    "shift": (letters, lambda s: _shift(s, 1)),
+    "repeat": (letters, lambda s: f"{s} {s}"),
     "copy words": (_wordlist, lambda s: s),
     "first word": (_wordlist, lambda s: s.split()[0]),
     "last word": (_wordlist, lambda s: s.split()[-1]),
@@ -92,11 +93,11 @@ BASE = {
     "recall": (_pairs, _recall),
 }
 HELD_OUT = {
-    "swap ends": (_letters, _swap_ends),
-    "double": (_letters, lambda s: " ".join(f"{c} {c}" for c in s.split())),
+    "swap ends": (letters, _swap_ends),
+    "double": (letters, lambda s: " ".join(f"{c} {c}" for c in s.split())),
     "vowels": (_voiced, lambda s: " ".join(c for c in s.split() if c in VOWELS)),
-    "drop first": (_letters, lambda s: s[2:]),
-    "shift back": (_letters, lambda s: _shift(s, -1)),
+    "drop first": (letters, lambda s: s[2:]),
+    "shift back": (letters, lambda s: _shift(s, -1)),
     "second word": (_wordlist, lambda s: s.split()[1]),
     "subtract": (_difference, lambda s: str(int(s.split()[0]) - int(s.split()[2]))),
     "smallest": (_digits, lambda s: min(s.split())),

@@ -9,11 +9,9 @@ BM25; they need no other model.
 
 from collections.abc import Callable, Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ftjax.core import rounding
 from ftjax.evals.lib import scoring
 
 
@@ -27,7 +25,7 @@ def make(model, tokenizer, *, batch_size: int, mesh=None) -> Callable:
         total_BD = jnp.where(inside_BT[..., None], x_BTD, 0).sum(1)
         return total_BD / jnp.maximum(inside_BT.sum(1, keepdims=True), 1)
 
-    call = jax.jit(mean, compiler_options=rounding.compiler_options(model.dtype))
+    call = scoring.make_call(model, mean, mesh=mesh)
 
     def embed(params, texts: Sequence[str]) -> np.ndarray:
         most = model.max_length(params.get("adapters"))
@@ -35,7 +33,7 @@ def make(model, tokenizer, *, batch_size: int, mesh=None) -> Callable:
         found = np.zeros((len(ids), model.config.dim), np.float32)
         examples = [(np.asarray(each, np.int32), np.ones(len(each), np.float32)) for each in ids]
         for index, batch in scoring.batches(examples, batch_size=batch_size, max_length=most):
-            found[index] = np.asarray(call(params, scoring.place(batch, mesh)))[: len(index)]
+            found[index] = np.asarray(call(params, batch))[: len(index)]
         return found
 
     return embed

@@ -103,23 +103,32 @@ def make_runner(model, function: Callable, *, batch_size: int, mesh=None) -> Cal
     that are compared; examples are as for `make_scorer`.
     """
     meshes.check_batch(batch_size, 1, mesh)
-    call = jax.jit(
-        function, out_shardings=None if mesh is None else meshes.replicated(mesh),
-        compiler_options=rounding.compiler_options(model.dtype),
-    )  # fmt: skip
+    call = make_call(model, function, mesh=mesh)
 
     def run(params, examples: Sequence, *, count: int) -> list[np.ndarray]:
         results = [np.zeros(len(examples)) for _ in range(count)]
         trees = params if isinstance(params, tuple) else (params,)
         most = min(model.max_length(each.get("adapters")) for each in trees)
         for index, batch in batches(examples, batch_size=batch_size, max_length=most):
-            with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
-                found = call(params, place(batch, mesh))
-            for result, part in zip(results, found, strict=True):
+            for result, part in zip(results, call(params, batch), strict=True):
                 result[index] = np.asarray(part)[: len(index)]
         return results
 
     return run
+
+
+def make_call(model, function: Callable, *, mesh=None) -> Callable:
+    """Compile `function(params, batch)`; every process is given the whole of what it returns."""
+    compiled = jax.jit(
+        function, out_shardings=None if mesh is None else meshes.replicated(mesh),
+        compiler_options=rounding.compiler_options(model.dtype),
+    )  # fmt: skip
+
+    def call(params, batch):
+        with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
+            return compiled(params, place(batch, mesh))
+
+    return call
 
 
 def target_logps(model, params, batch, *, chunk: int):

@@ -13,6 +13,7 @@ CASES = [
     dict(domain="reading"),
     dict(domain="reading", about="things", split="test", form="text"),
     dict(domain="skills", shots=(0, 3)),
+    dict(domain="rules"),
     dict(domain="patterns"),
     dict(domain="languages"),
 ]
