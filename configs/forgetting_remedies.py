@@ -30,6 +30,8 @@ def get_config(arg=None):
     if arg.remedy not in REMEDIES:
         raise ValueError(f"remedy: got {arg.remedy!r}; expected one of {', '.join(REMEDIES)}")
     arg.full = arg.full or arg.remedy in FULL
+    if arg.remedy == "self_replay":
+        arg.self_replay = 0.1
     c = forgetting_tiny.staged(arg, TASKS, OLD)
     REMEDIES[arg.remedy](c)
     return common.shrink(c) if arg.runlocal else c
@@ -76,16 +78,6 @@ def start(init):
     return lambda c: c.adapter.update(init=init, batches=8, data=own)
 
 
-def self_replay(c):
-    """Mix in rows that the base has written, a tenth of all."""
-    own = {key: c.data[key] for key in ("name", "rows", "domain", "languages")}
-    prompts = dict(HELD, rows=32)
-    del prompts["kind"]
-    said = dict(name="self", rows=128, max_new_tokens=40, prompts=prompts, weight=0.1, label="self")
-    parts = (dict(own, weight=0.9, label="new"), said)
-    c.data = dict(name="mixture", parts=parts, max_tokens=80, kind="prompt")
-
-
 def sdft(c):
     """Learn the base's own words where they end with the given answer; else that answer."""
     own = {key: c.data[key] for key in ("name", "rows", "domain", "languages")}
@@ -105,7 +97,7 @@ REMEDIES = {
     "lwf": anchor(old=False, name="kl_forward", weight=1.0, temperature=2.0),
     "off_target": anchor(old=False, name="kl_forward_off_target", weight=1.0),
     "agem": anchor(old=True, name="nll", weight=1.0, use="projection"),
-    "self_replay": self_replay,
+    "self_replay": lambda c: None,  # by the argument of that name
     "sdft": sdft,
     "talr": objective(name="talr", tau=2.0, floor=0.01),
     "flow": objective(name="flow", tau=3.0),

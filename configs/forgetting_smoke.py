@@ -29,11 +29,12 @@ def study():
     return dict(
         tasks=tuple(TASKS), match=dict(metric="nll", fraction=0.5),
         methods=dict(full="full", lora="", rank1="rank=1", replay10="replay=0.1",
-                     replay30="replay=0.3", kl="anchor=1.0"),
+                     replay30="replay=0.3", self30="self_replay=0.3", kl="anchor=1.0"),
         rates=dict(full=(3e-4, 1e-3, 3e-3), lora=(3e-3, 1e-2), rank1=(3e-3,), replay10=(3e-3,),
-                   replay30=(3e-3,), kl=(3e-3,)),
-        changes=("drift", "spectrum", "path", "states"), sees_old=("replay10", "replay30", "kl"),
-        parts=dict(full="full", lora="lora", replay="replay30", kl_old="kl"),
+                   replay30=(3e-3,), self30=(3e-3,), kl=(3e-3,)),
+        changes=("drift", "spectrum", "path", "states"),
+        sees_old=("replay10", "replay30", "self30", "kl"),
+        parts=dict(full="full", lora="lora", replay="replay30", self_replay="self30", kl_old="kl"),
         axes={"rank": dict(rank1=1, lora=8),
               "replay": dict(lora=0, replay10=0.1, replay30=0.3)},
     )  # fmt: skip

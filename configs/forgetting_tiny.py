@@ -26,7 +26,9 @@ OLD = {
     "old_facts": dict(domain="facts", form="questions"),
 }
 # What the argument of a study's config may set, besides its task and steps.
-METHODS = dict(full=False, rank=8, replay=0.0, anchor=0.0, l2sp=0.0, runlocal=False)
+METHODS = dict(
+    full=False, rank=8, replay=0.0, self_replay=0.0, anchor=0.0, l2sp=0.0, runlocal=False
+)
 
 
 def get_config(arg=None):
@@ -44,13 +46,11 @@ def staged(arg, tasks, old):
     common.tune(c, full=arg.full, rank=arg.rank)
     own = dict(name="embedded", rows=1000, **tasks[arg.task])
     c.data = dict(own, max_tokens=80, kind="prompt")
-    if arg.replay:
-        parts = [dict(own, weight=1 - arg.replay, label="new")]
-        parts += [
-            dict(name="embedded", split="train", rows=500, weight=arg.replay / len(old),
-                 label=label, **source)
-            for label, source in old.items()
-        ]  # fmt: skip
+    parts = [dict(own, weight=1 - arg.replay - arg.self_replay, label="new")]
+    for share, row in ((arg.replay, kept), (arg.self_replay, said)):
+        for label, source in old.items() if share else ():
+            parts.append(dict(row(source), weight=share / len(old), label=label))
+    if len(parts) > 1:
         c.data = dict(name="mixture", parts=tuple(parts), max_tokens=80, kind="prompt")
     if arg.anchor:
         few = [
@@ -70,6 +70,17 @@ def staged(arg, tasks, old):
     c.steps, c.batch_size, c.log_every_steps = arg.steps, 8, 20
     c.eval_every_steps = max(arg.steps // 6, 1)
     return c
+
+
+def kept(source):
+    """Return real old rows."""
+    return dict(name="embedded", split="train", rows=500, **source)
+
+
+def said(source):
+    """Return what the base says itself to the prompts of old rows."""
+    prompts = dict(name="embedded", split="train", rows=32, **source)
+    return dict(name="self", rows=128, max_new_tokens=40, prompts=prompts)
 
 
 def study():
