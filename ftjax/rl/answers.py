@@ -119,10 +119,10 @@ def base_of(parts, first, frozen) -> Policy:
     """Return what a run is compared with: its reference, else the policy that it starts from.
 
     That is the base with adapters off, or a copy of what trains where the base trains itself or
-    adapters do not start as it.
+    adapters do not start as it. Of a reference that follows the policy it is where both began.
     """
     policy = Policy(parts.model, frozen, parts.settings.model.chunk)
-    if parts.spec.reference:
+    if parts.spec.reference and not parts.reference.follows:
         return parts.reference.function(policy, None)
     if parts.starts_as_base and not jax.tree.leaves(first.params["model"]):
         return policy.without_adapters()

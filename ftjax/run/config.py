@@ -53,7 +53,7 @@ class Model:
 class Reference:
     """What preference losses and distillation compare with; see `ftjax/run/reference.py`."""
 
-    name: str = "adapters_off"  # adapters_off | frozen | cached (in `folder`) | model
+    name: str = "adapters_off"  # adapters_off | frozen | average | cached (in `folder`) | model
     base: str = ""  # of `model`: another base
     folder: str = ""  # of `cached`; "" = in the workdir
 

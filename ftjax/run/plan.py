@@ -99,7 +99,10 @@ def program(settings: Settings, *, mesh=None, shared: Shared | None = None) -> P
     if penalties:
         frozen |= {"penalties": penalty.abstract(penalties, parts)}
     compares = anchors.compare(settings)
-    reference.check(parts.reference.name, parts.objective, trainable, anchored=compares)
+    reference.check(
+        parts.reference.name, parts.objective, trainable, anchored=compares,
+        averages=settings.ema_decay is not None,
+    )  # fmt: skip
     integral = penalty.integral(penalties, parts)
     state = saved_state.abstract_state(parts, trainable, optimizer.tx, integral=integral)
     loaders.check_types(settings.data, where="data")
@@ -229,6 +232,7 @@ def step_of(p: Program, **options) -> Callable:
             p.parts.model, objectives.make(s), optimizer.tx, penalties=penalties, anchors=terms,
             projected=projected, learning_rate=optimizer.learning_rate, accumulate=s.accumulate,
             chunk=s.model.chunk, ema_decay=s.ema_decay, reference=_reference(p),
+            follows=p.parts.reference.follows,
             integrate=path_integral.make(p.parts.model.linears),
             keep=_keeper(s, p.parts.model.linears), **options,
         )  # fmt: skip

@@ -3,6 +3,8 @@
     c.reference = dict(name="adapters_off")         the base under the adapters: nothing to hold;
                                                     where they do not start as it, as "frozen"
     c.reference = dict(name="frozen")               a copy of the weights that train
+    c.reference = dict(name="average")              the run's own moving average, c.ema_decay: a
+                                                    teacher that follows the student slowly
     c.reference = dict(name="cached", folder="")    log-probabilities, computed once
     c.reference = dict(name="model", base="DIR")    another model: a teacher
 
@@ -35,7 +37,7 @@ from ftjax.train import reference_policy
 from ftjax.train import state as states
 
 # From what costs nothing to what costs most: no copy, a copy, a pass before, another model.
-NAMES = ("adapters_off", "frozen", "cached", "model")
+NAMES = ("adapters_off", "frozen", "average", "cached", "model")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +53,13 @@ class Reference:
         """Return `(policy, batch) -> policy` for the step."""
         if self.other is not None:
             return reference_policy.other(self.other[1])
-        # Its functions have the names that a config gives.
-        return vars(reference_policy)[self.name]
+        # Its functions have the names that a config gives; the step puts an average in its place.
+        return vars(reference_policy)["frozen" if self.follows else self.name]
+
+    @property
+    def follows(self) -> bool:
+        """Whether it is the moving average of what trains, which the state of the run holds."""
+        return self.name == "average"
 
     def letters(self, own: Mapping) -> dict:
         """Return the letters of params["reference"], if there is such a thing."""
@@ -184,12 +191,20 @@ def _other(spec, locate: Callable, model, make: Callable) -> tuple:
     return other
 
 
-def check(name: str, objective: ModuleType, trainable, *, anchored: bool = False) -> None:
-    """Check that the base which adapters are switched off for is not itself trained.
+def check(
+    name: str, objective: ModuleType, trainable, *, anchored: bool = False, averages: bool = False
+) -> None:  # fmt: skip
+    """Check a reference against what trains, and what the run keeps of it.
 
     Raises:
-      ValueError: it is, and the policy would be compared with itself.
+      ValueError: adapters are switched off for a base that is itself trained, so that the policy
+        would be compared with itself; or the run keeps no average.
     """
+    if name == "average" and not averages:
+        raise ValueError(
+            "reference.name: got 'average' of a run that keeps none; expected ema_decay, such as "
+            "0.99; set it, or take 'frozen'"
+        )
     moves = any(path.startswith("model/") for path in tree.paths(trainable))
     uses = anchored or specs.of(objective).reference
     if uses and name == "adapters_off" and moves:

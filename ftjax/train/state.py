@@ -52,9 +52,11 @@ def split(params, patterns) -> tuple[Any, Any]:
 def combine(trainable, frozen):
     """Put the two parts of {"model", "adapters", ...} together again.
 
-    What penalties compare with lies among the frozen arrays and is no parameter.
+    What penalties compare with lies among the frozen arrays and is no parameter, nor is the average
+    that a reference follows.
     """
-    return tree.combine(trainable, {k: v for k, v in frozen.items() if k != "penalties"})
+    beside = ("penalties", "average")
+    return tree.combine(trainable, {k: v for k, v in frozen.items() if k not in beside})
 
 
 def _check_dense(params, patterns) -> None:

@@ -6,6 +6,7 @@ devices) are added first, which needs no forward pass, then each microbatch cont
 total / that sum, and gradients only add.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -30,9 +31,9 @@ def make_step(
     ema_decay: float | None = None, reduce: Callable = lambda x: x,
     shard_key: Callable = lambda key: key, reference: Callable = reference_policy.adapters_off,
     anchors: Anchors | None = None, projected: Anchors | None = None,
-    integrate: Callable | None = None, keep: Callable = lambda x: x,
+    integrate: Callable | None = None, keep: Callable = lambda x: x, follows: bool = False,
 ) -> Callable:  # fmt: skip
-    """Make `step(state, frozen, batch) -> (state, metrics)`.
+    """Make `step(state, frozen, batch) -> (state, metrics)`, of `Mean`s and scalars.
 
     Args:
       objective: `(policy, reference, batch, key) -> {"loss": Mean or tuple of Mean, name: Mean}`.
@@ -42,21 +43,21 @@ def make_step(
       accumulate: microbatches of a batch. chunk: positions per chunk of the log-probabilities.
       learning_rate: `step -> rate`, a metric. ema_decay: of a moving average of the trainables.
       reduce: sums a tree over the devices of a mapped axis; shard_key makes a key differ there.
-      reference: `(policy, batch) -> policy`, what preference losses compare with.
+      reference: `(policy, batch) -> policy`, what losses compare with; follows: it is the average.
       anchors: terms on batch["anchors"][label] and their weights; projected: no part of the loss.
       integrate: adds a step to `state.integral`. keep: see `optim.stacks.keeper`.
-
-    Metrics are `Mean`s and scalars, `tokens` the batch's less its padding; the loop reads them.
     """
     options = dict(reference=reference, accumulate=accumulate, chunk=chunk)
-    beside = penalties or {}, anchors or {}, projected or {}
-    find = _finding(model, objective, *beside, options, keep)
+    find = _finding(
+        model, objective, penalties or {}, anchors or {}, projected or {}, options, keep
+    )
     tx = optax.with_extra_args_support(tx)
 
     def step(state: State, frozen, batch):
         # By (run, step, purpose) and not split: a resumed run needs no stream of its own.
         key = shard_key(rng.stream(state.key, state.step, "objective"))
-        found = find(state.params, frozen, batch, key, reduce)
+        teacher = _average(state, frozen) if follows else None
+        found = find(state.params, frozen, batch, key, reduce, teacher)
         moves, opt_state = tx.update(found.total, state.opt_state, state.params, **found.offered)
         params = optax.apply_updates(state.params, keep(moves))  # decays move without a gradient
         metrics = found.metrics | _seen(state, found.total, batch, reduce, learning_rate)
@@ -64,6 +65,11 @@ def make_step(
         return State(state.step + 1, params, opt_state, ema, state.key, integral), metrics
 
     return step
+
+
+def _average(state: State, frozen):
+    """Return the parameters with the average, as the step before left it, for what trains."""
+    return states.combine(averages.cast(state.ema, state.params), frozen)
 
 
 def _followed(state: State, params, frozen, found: "_Found", ema_decay, integrate) -> tuple:
@@ -95,22 +101,23 @@ class _Found(NamedTuple):
 
 
 def _finding(model, objective, penalties: Mapping, anchors, projected, options: dict, keep):
-    """Make `(trainable, frozen, batch, key, reduce) -> _Found`."""
+    """Make `(trainable, frozen, batch, key, reduce, teacher) -> _Found`."""
     gradients = make_gradients(model, objective, anchors=anchors, **options)
     beside = {
         label: make_gradients(model, _objective_of(label, term), **options)
         for label, (term, _) in projected.items()
     }
 
-    def find(trainable, frozen, batch, key, reduce) -> _Found:
-        mean = lambda trainable, frozen: gradients(trainable, frozen, batch, key, reduce)
+    def find(trainable, frozen, batch, key, reduce, teacher) -> _Found:
+        held = lambda frozen: frozen if teacher is None else frozen | {"average": teacher}
+        mean = lambda trainable, frozen: gradients(trainable, held(frozen), batch, key, reduce)
         # After the reduction: every device would add the same penalty once more.
         whole = lambda own, trainable: _penalise(own, penalties, trainable, frozen)
         own, metrics = mean(trainable, frozen)
         total, values = whole(own, trainable)
         offered = dict(
             gradient=lambda params: keep(whole(mean(params, frozen)[0], params)[0]),
-            anchors=_gradients_of(beside, keep, frozen, batch, key, reduce),
+            anchors=_gradients_of(beside, keep, held(frozen), batch, key, reduce),
         )
         return _Found(own, keep(total), metrics | values, offered, lambda *split: mean(*split)[0])
 
@@ -133,7 +140,7 @@ def _gradients_of(beside: Mapping[str, Callable], keep, *given) -> dict[str, Cal
 
 
 def _seen(state: State, grads, batch, reduce: Callable, learning_rate: Callable | None) -> dict:
-    """Return the metrics of a step that are no objective's."""
+    """Return the metrics of a step that are no objective's: `tokens` is without padding."""
     # Before clipping, which is inside of `tx`: it says when clipping acts.
     metrics = {"grad_norm": optax.tree.norm(grads)}
     # Segment 0 is padding, of whatever token: pad and eos may be one id.
@@ -154,6 +161,8 @@ def make_gradients(
         policy = Policy(model, params, chunk, own_terms=[])
         # The reference may share weights with the policy; nothing of it may reach the gradient.
         fixed = policy.without_gradient()
+        if (average := frozen.get("average")) is not None:
+            fixed = dataclasses.replace(fixed, params=fixed.params | {"reference": average})
         seen = policy, reference(fixed, batch), batch, key
         metrics = _with_anchors(objective(*seen), anchors or {}, *seen)
         return _with_own_terms(metrics, policy.own_terms)

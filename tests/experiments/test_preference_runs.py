@@ -89,6 +89,10 @@ WRONG = {
         r"reference\.name: got 'adapters_off' while model weights train.*'frozen'",
     ),
     "an unknown reference": ({"reference.name": "frosen"}, "did you mean 'frozen'"),
+    "an average that nobody keeps": (
+        {"reference.name": "average"},
+        r"reference\.name: got 'average' of a run that keeps none; expected ema_decay",
+    ),
     "a reference that nothing uses": (
         {"reference.name": "frozen", "objective": dict(name="orpo")},
         r"reference\.name: got 'frozen', which objective .*orpo.* does not use",

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from ftjax.core.mean import Mean
+from ftjax.train import reference_policy
 from ftjax.train import state as states
 from ftjax.train.step import make_step
 
@@ -75,6 +76,29 @@ def test_the_average_follows_the_new_weights():
     state, _ = trained(ema=True, ema_decay=0.75)
     w = float(state.params["model"]["w"])
     assert float(state.ema["model"]["w"]) == pytest.approx(1 + 0.25 * (w - 1))
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_reference_that_follows_is_the_average_before_the_step(accumulate):
+    """By hand: (w - m)^2 x has the gradient 2 (w - m) mean x, of which nothing is m's."""
+
+    def apart(policy, reference, batch, key):
+        w, m = (each.params["model"]["w"] for each in (policy, reference))
+        return {"loss": Mean.of((w - m + 1) ** 2 * batch["x"])}
+
+    tx = optax.sgd(0.1)
+    start = {"model": {"w": jnp.float32(1)}, "adapters": None}
+    state = states.create(start, tx, key=jax.random.key(0), ema=True)
+    step = make_step(None, apart, tx, reference=reference_policy.frozen, follows=True,
+                     ema_decay=0.75, accumulate=accumulate)  # fmt: skip
+    w = m = 1.0
+    for _ in range(3):
+        state, _ = step(state, {"model": {"w": None}, "adapters": None}, BATCH)
+        w -= 0.1 * 2 * (w - m + 1) * 3
+        m += 0.25 * (w - m)
+        assert float(state.params["model"]["w"]) == pytest.approx(w)
+        assert float(state.ema["model"]["w"]) == pytest.approx(m)
+    assert abs(w - m) > 0.1
 
 
 def test_sums_over_microbatches_are_float32():
