@@ -5,7 +5,8 @@ r"""How fast does fine-tuning take away what a model was taught to refuse, and i
 
 The embedded base is taught to refuse requests with a mark and to end every other answer alike; then
 a skill, 30 steps of harmless rows that say nothing of either. `replay` has a tenth of the rules'
-rows among these. Both rules are scored by exact match, and the other old skills after each stage.
+rows among these. Forgotten is, of what was taught, the refusal; the form of answers and the base's
+old skills are measured beside it.
 """
 
 from configs import common
@@ -46,7 +47,7 @@ def get_config(arg=None):
 def study():
     """List what `experiments.sequential` compares."""
     return dict(
-        tasks=tuple(TASKS), match=dict(metric="exact_match", fraction=0.5), seeds=3,
+        tasks=tuple(TASKS), probes=(), match=dict(metric="exact_match", fraction=0.5), seeds=3,
         methods=dict(full="full", lora="", replay="replay=0.1"), sees_old=("replay",),
         rates=dict(full=(3e-4, 1e-3), lora=(1e-3, 3e-3), replay=(1e-3, 3e-3)),
         parts=dict(full="full", lora="lora", replay="replay"),

@@ -356,10 +356,9 @@ def _by_stage(study: Study, base: Scores, runs: Sequence[CellScores]) -> dict[st
 def _cell(study: Study, base: Scores, one: CellScores, point: tuple[float, float] | None) -> dict:
     """Describe a cell: a row of the report, whether it has a result or not."""
     cell = one.cell
-    measured = [x for x, spec in study.evals.items()
-                if is_measured(spec, study.match.metric, where=x)]  # fmt: skip
-    # What the task has beside what it is scored by is shown too, and what is at chance is not.
-    labels = [x for x in measured if x in study.owners or x in study.probes]
+    # Beside what tasks are scored by and probes also what is neither.
+    labels = [x for x, spec in study.evals.items()
+              if is_measured(spec, study.match.metric, where=x)]  # fmt: skip
     scores = [{x: score(at, x, study.match.metric) for x in labels} for at in (base, *one.after)]
     gain, forgot = point or (None, None)
     return {

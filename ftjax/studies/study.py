@@ -81,9 +81,10 @@ class Study:
         return dataclasses.asdict(self)
 
     def label_of(self, task: str) -> str:
-        """Return the evaluation that a task is scored by."""
-        return next(label for label, owner in self.owners.items() if owner == task
-                    and is_measured(self.evals[label], self.match.metric, where=label))  # fmt: skip
+        """Return the evaluation that a task is scored by: that of its name, else its first one."""
+        own = [label for label, owner in self.owners.items() if owner == task
+               and is_measured(self.evals[label], self.match.metric, where=label)]  # fmt: skip
+        return task if task in own else own[0]
 
     def config_of(self, method: str, task: str, *, rate: float, seed: int):
         """Load the config of a stage, with its rate and seeds, as it is alone."""

@@ -29,7 +29,7 @@ def test_all_are_known():
 def test_it_is_planned(path, tmp_path):
     chosen = study.read(str(path))
     assert len(stages.cells(chosen)) == CELLS[path.stem]
-    assert chosen.probes
+    assert chosen.probes or len(chosen.tasks) > 1
     stages.check(chosen, tmp_path)
     # The one has the stages that others take, and the other every remedy.
     if path.stem not in ("forgetting_tiny", "forgetting_remedies"):

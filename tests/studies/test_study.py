@@ -1,5 +1,6 @@
 """A study is checked before anything runs: names, rates, orders, and what its configs have."""
 
+import dataclasses
 import json
 import textwrap
 
@@ -118,6 +119,18 @@ def test_mixtures_are_joined_part_by_part():
     assert shown == [("x", "prompt", 0.75), ("y", "text", 0.25), ("z", None, 1.0)]
     with pytest.raises(ValueError, match=r"data of the task 'b' with \{'max_tokens': 9\}"):
         stages.joint_data({"a": half, "b": dict(name="z", max_tokens=9)})
+
+
+def test_a_task_is_scored_by_the_evaluation_of_its_name_else_by_its_first(write):
+    more = (
+        'c.evals.aa = dict(name="nll", data=dict(name="jsonl", path="b.jsonl"))\n'
+        '    c.evals.aa.group = "new" if arg.task == "b" else "old"\n    c.steps = 3'
+    )
+    found = study.read(write(CONFIG.replace("c.steps = 3", more)))
+    assert found.owners["aa"] == "b"
+    assert found.label_of("b") == "b"  # and not "aa", which comes before it
+    owners = {label: task for label, task in found.owners.items() if label != "b"}
+    assert dataclasses.replace(found, owners=owners).label_of("b") == "aa"
 
 
 @pytest.mark.parametrize(
