@@ -4,7 +4,8 @@ r"""Write what was measured of forgetting into the docs: our methods, and the li
         --report runs/regret/report.json --report runs/smoke/report.json --out docs/forgetting.md
 
 The methods of every report become a table of their study; a statement of the literature is judged
-by the first report that carries it, and one that none carries keeps the row that the document has.
+by the first report that carries it, and one that none carries keeps the row that the document has,
+as do those of `--keep`.
 Tables replace what is between their marks in the document; without `--out` they are printed.
 """
 
@@ -58,6 +59,9 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=first, epilog="\n\n".join(rest), formatter_class=form)
     p.add_argument("--report", action="append", required=True, help="report.json; repeated")
     p.add_argument("--out", default="", help="Markdown file that the tables go into")
+    p.add_argument(
+        "--keep", default="", help="statements whose rows stay as the file has them: 2,4"
+    )
     return p
 
 
@@ -71,7 +75,7 @@ def main() -> None:
         runs.publish(measured(report), given.out, name=f"{NAME}: {_study(report)}")
     findings = literature.judge(reports)
     known = _rows(pathlib.Path(given.out)) if given.out else {}
-    table = _kept(literature.table(findings), findings, known)
+    table = _kept(literature.table(findings), findings, known, keep=given.keep.split(","))
     runs.publish(table, given.out, name=f"{NAME}: literature")
 
 
@@ -87,11 +91,14 @@ def _rows(page: pathlib.Path) -> dict[str, str]:
     return {row.split(" | ")[0].removeprefix("| "): row for row in rows}
 
 
-def _kept(table: str, findings: Sequence, known: Mapping[str, str]) -> str:
-    """Return the table with the known rows of statements that no report carries."""
+def _kept(table: str, findings: Sequence, known: Mapping[str, str], keep: Sequence[str]) -> str:
+    """Return the table with the known rows of those to keep, and of those no report carries."""
     head, line, *rows = table.splitlines()
-    numbers = ["" if each.study else str(each.statement.number) for each in findings]
-    chosen = [known.get(number, row) for number, row in zip(numbers, rows, strict=True)]
+    chosen = []
+    for each, row in zip(findings, rows, strict=True):
+        number = str(each.statement.number)
+        stays = number in keep or not each.study
+        chosen.append(known.get(number, row) if stays else row)
     return "\n".join([head, line, *chosen])
 
 

@@ -50,6 +50,33 @@ def test_both_tables_go_between_their_own_marks(tmp_path, monkeypatch):
     assert text.index("tail") < text.index("| 27 |")
 
 
+def test_a_row_to_keep_stays_though_a_report_carries_it(tmp_path, monkeypatch):
+    report, page = tmp_path / "report.json", tmp_path / "page.md"
+    parts = dict(full="full", lora="lora")
+    study = dict(
+        config="configs/own.py", parts=parts, sees_old=[], carry="merged",
+        rates=dict(full=[0.1], lora=[0.1]),
+    )  # fmt: skip
+    methods = {
+        name: dict(method(value), matched=dict(method(value)["matched"], floor=None))
+        for name, value in dict(full=0.4, lora=0.3).items()
+    }
+    for own in methods.values():
+        own["rates"]["0.1"]["end"] |= dict(gain=ESTIMATE, gain_floor=0.01, forgetting_floor=0.01)
+        own["rates"]["0.1"]["forgetting_at_match"] = ESTIMATE
+    whole = dict(methods=methods, compared=dict(full="compared with", lora="-0.1"), study=study,
+                 axes={}, tasks={}, probes=[], cells=[], drift=None)  # fmt: skip
+    report.write_text(json.dumps(whole))
+    known = "| 4 | LoRA forgets less | a | b | lora 1.0, full 2.0 | agree | `other.py` |"
+    for keep, wanted in (("2,4", True), ("2", False)):
+        page.write_text(f"<!-- table of {forgetting_table.NAME}: literature -->\n{known}\n"
+                        f"{runs.END}\n")  # fmt: skip
+        given = ["t", "--report", str(report), "--out", str(page), "--keep", keep]
+        monkeypatch.setattr("sys.argv", given)
+        forgetting_table.main()
+        assert (known in page.read_text()) is wanted
+
+
 def test_a_row_that_no_report_carries_stays_as_the_document_has_it(tmp_path, monkeypatch):
     report, page = tmp_path / "report.json", tmp_path / "page.md"
     study = dict(config="configs/own.py", parts={}, sees_old=[], carry="merged", rates={})
