@@ -75,12 +75,16 @@ def main(argv: list[str]) -> None:
         sys.stderr.write(f"{note}\n" if note else "")
         talk(parts, params, form.template, options)
         return
-    options["encode"] = prompting.encode_of(parts.tokenizer, form)
+    ids = prompting.encoded(
+        asked, prompting.encode_of(parts.tokenizer, form), parts.tokenizer,
+        most=parts.model.max_length(params.get("adapters")), new=NEW.value,
+    )  # fmt: skip
+    options["encode"] = lambda ids: ids
     texts = [each.prompt for each in asked]
     if len(texts) == 1 and not UNTIL.value and jax.process_count() == 1:
-        stream(parts, params, texts[0], options)
+        stream(parts, params, texts[0], ids[0], options)
     else:
-        write(parts, params, texts, options, of_rows=of_rows)
+        write(parts, params, texts, ids, options, of_rows=of_rows)
 
 
 def check_flags() -> None:
@@ -136,8 +140,8 @@ def progress(total: int):
     return show
 
 
-def write(parts, params, asked: list, options: dict, *, of_rows) -> None:
-    """Continue every prompt and print the texts."""
+def write(parts, params, asked: list, ids: list, options: dict, *, of_rows) -> None:
+    """Continue every prompt, encoded as `ids`, and print the texts."""
     import jax
 
     from ftjax.core import mesh as meshes
@@ -151,7 +155,7 @@ def write(parts, params, asked: list, options: dict, *, of_rows) -> None:
         **options,
     )  # fmt: skip
     key, show = jax.random.key(SEED.value), progress(len(asked))
-    texts = respond(params, asked, key, of_rows=of_rows, progress=show)
+    texts = respond(params, ids, key, of_rows=of_rows, progress=show)
     if not processes.is_first():
         return
     for prompt, new in zip(asked, texts, strict=True):
@@ -166,8 +170,8 @@ def show(piece: str) -> None:
     sys.stdout.flush()
 
 
-def stream(parts, params, prompt, options: dict) -> None:
-    """Continue one prompt, and print what comes as it comes."""
+def stream(parts, params, prompt, ids: list[int], options: dict) -> None:
+    """Continue one prompt, encoded as `ids`, and print what comes as it comes."""
     import jax
 
     from ftjax.run import prompting
@@ -176,7 +180,7 @@ def stream(parts, params, prompt, options: dict) -> None:
     pieces, said = text.make_stream(parts.model, parts.tokenizer, **options), []
     show(f"> {prompt}\n")
     with jax.set_mesh(parts.mesh):
-        for piece in pieces(params, prompt, jax.random.key(SEED.value)):
+        for piece in pieces(params, ids, jax.random.key(SEED.value)):
             show(piece)
             said.append(piece)
     show("\n\n")

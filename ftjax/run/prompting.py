@@ -14,16 +14,18 @@ from typing import Any, NamedTuple
 from ftjax.data import chat, foreign, locate, stops
 from ftjax.data.row import Row
 from ftjax.data.sources import csv, jsonl
+from ftjax.sampling import text
 
 FLAG = "--prompts_file"
 HELP = "/reset forgets what was said, /quit ends"
 
 
 class PromptRequest(NamedTuple):
-    """A prompt (text, or a list of messages), and the name of the adapter that is to answer."""
+    """A prompt (text, or a list of messages), the adapter that is to answer, where it was given."""
 
     prompt: Any
     adapter: str | None = None
+    where: str = "--prompt"
 
 
 def read_prompts(path: pathlib.Path) -> list[PromptRequest]:
@@ -47,7 +49,8 @@ def read_prompts(path: pathlib.Path) -> list[PromptRequest]:
 
 
 def _text_prompts(path: pathlib.Path) -> list[PromptRequest]:
-    found = [PromptRequest(line) for line in _text_lines(path) if line.strip()]
+    lines = enumerate(_text_lines(path), start=1)
+    found = [PromptRequest(line, where=f"{path}:{n}") for n, line in lines if line.strip()]
     if not found:
         raise ValueError(f"{path}: got no prompt; expected one a line; take it out of {FLAG}")
     return found
@@ -76,7 +79,7 @@ def _asked(raw: dict, where: str) -> PromptRequest:
     row = Row(raw, where, fields={}, kind="chat" if raw.get("prompt") is None else "prompt")
     if isinstance(raw.get("prompt"), str):
         # An empty prompt is one: a text from its beginning.
-        return PromptRequest(row.checked_text(raw["prompt"], "prompt", empty=True), adapter)
+        return PromptRequest(row.checked_text(raw["prompt"], "prompt", empty=True), adapter, where)
     field = "messages" if raw.get("prompt") is None else "prompt"
     if row.raw.get(field) is None:
         told = f"got {str(raw)[:80]!r}; expected an object with prompt or messages"
@@ -85,7 +88,31 @@ def _asked(raw: dict, where: str) -> PromptRequest:
         fix, expected = "write one of them", "text or a list of messages"
         raise row.wrong(field, row.raw[field], expected=expected, fix=fix, reason="wrong type")
     messages, beside = row.with_system(row.messages(row.raw[field], field))
-    return PromptRequest({"messages": messages, **beside} if beside else messages, adapter)
+    return PromptRequest({"messages": messages, **beside} if beside else messages, adapter, where)
+
+
+def encoded(
+    asked: Sequence[PromptRequest], encode: Callable, tokenizer, *, most: int, new: int
+) -> list[list[int]]:
+    """Encode all prompts before any is answered; most: tokens of a prompt and its `new` ones.
+
+    Raises:
+      ValueError: naming the place of a prompt that cannot be encoded, or is too long.
+    """
+    found = []
+    for each in asked:
+        try:
+            ids = text.prompt_ids(each.prompt, tokenizer, encode=encode)
+        except ValueError as error:
+            raise ValueError(f"{each.where}: {error}") from error
+        if len(ids) + new > most:
+            raise ValueError(
+                f"{each.where}: got a prompt of {len(ids)} tokens and --max_new_tokens={new}; "
+                f"expected at most {most} together, the model's positions less virtual tokens; "
+                "shorten one of them"
+            )
+        found.append(ids)
+    return found
 
 
 def conversation(prompt) -> tuple[list[dict], list | None]:

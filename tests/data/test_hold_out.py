@@ -2,7 +2,7 @@
 
 import pytest
 
-from ftjax.data import hold_out, loader, rows
+from ftjax.data import hold_out, loader, prepare, rows
 from ftjax.data.sources import jsonl
 from tests.lab import ASSETS
 
@@ -77,3 +77,12 @@ def test_a_mixture_has_data_of_its_own(tmp_path):
         loader.make(**own, hold_out=0.1)
     with pytest.raises(ValueError, match=r"got 'held_out', which stands for .* in evals.LABEL"):
         loader.make(name="held_out", tokenizer=ASSETS, max_tokens=8, batch_size=1)
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_wrong_rows_are_named_from_the_first_line_on(held, tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(f'{{"q": "q {i}", "a": "{i}"}}' for i in range(40)))
+    own = dict(name="jsonl", path=str(path), tokenizer=ASSETS, max_tokens=64)
+    with pytest.raises(ValueError, match=rf"^{path}:1: field 'prompt'"):
+        prepare.load(**own, hold_out=0.25, held=held)

@@ -48,6 +48,14 @@ def test_generate_continues_prompts(trained, tmp_path):
         assert f"> {row['prompt']}\n{row['text']}\n" in done.stdout
 
 
+def test_generate_names_the_line_of_a_prompt_that_is_too_long(trained, tmp_path):
+    (tmp_path / "p.txt").write_text(f"2 + 2 =\n{'1 ' * 900}\n")
+    done = run("generate", "--workdir", trained.workdir, "--prompts_file", tmp_path / "p.txt")
+    assert done.returncode != 0
+    assert f"{tmp_path / 'p.txt'}:2: got a prompt of " in done.stderr
+    assert "and --max_new_tokens=128; expected at most " in done.stderr
+
+
 def test_a_single_prompt_is_answered_as_it_comes(trained, tmp_path):
     own = ["--workdir", trained.workdir, "--max_new_tokens", 6, "--temperature", 0.7, "--seed", 3]
     texts = {}

@@ -152,7 +152,8 @@ def test_an_adapter_of_another_base_is_refused(world, lab, tmp_path):
 
 def test_the_command_line(world, lab, tmp_path):
     asked = asked_for(["verse", None, "math"])
-    lines = [json.dumps({k: v for k, v in each._asdict().items() if v}) for each in asked]
+    named = lambda each: {"adapter": each.adapter} if each.adapter else {}
+    lines = [json.dumps({"prompt": each.prompt} | named(each)) for each in asked]
     (tmp_path / "q.jsonl").write_text("\n".join(lines))
     given = [f"--adapter={name}={world.folders[name]}" for name in ("math", "verse")]
     done = subprocess.run(

@@ -124,11 +124,18 @@ def test_prompts_files(tmp_path):
     text, rows, bad = (tmp_path / name for name in ("a.txt", "a.jsonl", "bad.jsonl"))
     text.write_text("one\n\ntwo {x}\n")
     asked = prompting.PromptRequest
-    assert prompting.read_prompts(text) == [asked("one"), asked("two {x}")]
+    places = lambda path, *lines: [f"{path}:{n}" for n in lines]
+    first, third = places(text, 1, 3)
+    assert prompting.read_prompts(text) == [
+        asked("one", None, first), asked("two {x}", None, third)
+    ]  # fmt: skip
     messages = [user("hi")]
     given = [{"prompt": "one"}, {"messages": messages, "adapter": "law"}]
     rows.write_text("\n".join(map(json.dumps, given)) + "\n")
-    assert prompting.read_prompts(rows) == [asked("one"), asked(messages, "law")]
+    first, second = places(rows, 1, 2)
+    assert prompting.read_prompts(rows) == [
+        asked("one", None, first), asked(messages, "law", second)
+    ]  # fmt: skip
     bad.write_text('{"prompt": "x"}\n{"question": "y"}\n')
     with pytest.raises(ValueError, match=r"bad.jsonl:2: got .*question.*expected an object"):
         prompting.read_prompts(bad)
@@ -157,6 +164,24 @@ def test_prompts_files_that_are_not_in_order(content, words, tmp_path):
     assert str(tmp_path / "q.jsonl") in str(error.value)
 
 
+def test_a_prompt_that_cannot_be_answered_is_named_by_its_line(tmp_path):
+    (tmp_path / "q.jsonl").write_text('{"prompt": "a bbb"}\n\n{"prompt": "a bb ccc dddd"}\n')
+    asked = [*prompting.read_prompts(tmp_path / "q.jsonl"), prompting.PromptRequest("a")]
+    words, encode = Words(), prompting.make_encode(Words(), template=None)
+    encoded = lambda own, most: prompting.encoded(own, encode, words, most=most, new=3)
+    assert encoded(asked, 8) == [[1, 1, 3], [1, 1, 2, 3, 4], [1, 1]]
+    with pytest.raises(ValueError, match=r"q\.jsonl:3: got a prompt of 5 tokens .* at most 7 toge"):
+        encoded(asked, 7)
+    with pytest.raises(ValueError, match=r"^--prompt: got a prompt of 2 tokens"):
+        encoded(asked[2:], 4)
+    (tmp_path / "q.txt").write_text("a\n\nb c d e f\n")
+    with pytest.raises(ValueError, match=r"q\.txt:3: got a prompt of 6 tokens"):
+        encoded(prompting.read_prompts(tmp_path / "q.txt"), 8)
+    (tmp_path / "q.jsonl").write_text(json.dumps({"messages": [user("a")]}))
+    with pytest.raises(ValueError, match=r"q\.jsonl:1: prompt: got messages.*--chat_template"):
+        encoded(prompting.read_prompts(tmp_path / "q.jsonl"), 8)
+
+
 def test_prompts_files_in_other_forms(tmp_path):
     lines = [
         {"messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]},
@@ -169,10 +194,11 @@ def test_prompts_files_in_other_forms(tmp_path):
     assert [each["role"] for each in third.prompt["messages"]] == ["system", "user"]
     assert third.prompt["tools"][0]["function"] == {"name": "look"}
     (tmp_path / "q.txt").write_bytes(b"\xef\xbb\xbfhi\n")
-    assert prompting.read_prompts(tmp_path / "q.txt") == [prompting.PromptRequest("hi")]
+    assert [each.prompt for each in prompting.read_prompts(tmp_path / "q.txt")] == ["hi"]
     (tmp_path / "q.csv").write_text("prompt,adapter\nhi,\nyou,law\n")
-    asked = prompting.PromptRequest
-    assert prompting.read_prompts(tmp_path / "q.csv") == [asked("hi"), asked("you", "law")]
+    assert [each[:2] for each in prompting.read_prompts(tmp_path / "q.csv")] == [
+        ("hi", None), ("you", "law")
+    ]  # fmt: skip
     (tmp_path / "q.txt").write_text("\n \n")
     with pytest.raises(ValueError, match=r"q\.txt: got no prompt; expected one a line"):
         prompting.read_prompts(tmp_path / "q.txt")
