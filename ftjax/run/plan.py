@@ -30,6 +30,7 @@ from ftjax.run import (
     lengths,
     penalty,
     reference,
+    row_parts,
     saved_state,
 )
 from ftjax.run import build as setup
@@ -91,6 +92,7 @@ def program(settings: Settings, *, mesh=None, shared: Shared | None = None) -> P
     objective = objectives.make(settings)
     penalties, anchored = penalty.build(parts), anchors.read(settings)
     anchors.check(anchored, parts)
+    row_parts.check(parts, anchored)
     # The steps of so many epochs are known once the data are; what is wrong shows before.
     steps = settings.steps or LONGEST
     optimizer = _optimizer(settings, steps, parts.model.linears)
