@@ -148,9 +148,9 @@ def check_sizes(sizes: Mapping[str, int], mesh: Mesh) -> None:
                 continue
             fits = lambda n, axis=axis, others=others: _divides(n, axis, sizes, mesh, others)
             legal = list(filter(fits, range(1, parts + 1)))
-            beside = f" in {others} parts" if others > 1 else ""
+            what = f"{WORDS[letter]} ({size})" + (f" in {others} parts" if others > 1 else "")
             raise ValueError(
-                f"mesh.{axis}: got {parts}, which does not divide {WORDS[letter]} ({size}){beside}; "
+                f"mesh.{axis}: got {parts}, which does not divide {what}; "
                 f"expected one of {', '.join(map(str, legal))}; use mesh.{axis}={legal[-1]}"
             )
 
@@ -208,8 +208,8 @@ def check_rows(max_tokens: int, mesh: Mesh, *, where: str) -> None:
     if max_tokens % parts:
         legal = -(-max_tokens // parts) * parts
         raise ValueError(
-            f"{where}: got {max_tokens}; expected a multiple of mesh.{SEQUENCE} {parts}, which cuts "
-            f"rows into as many parts; use {where}={legal}"
+            f"{where}: got {max_tokens}; expected a multiple of mesh.{SEQUENCE} {parts}, the parts "
+            f"that rows are cut into; use {where}={legal}"
         )
 
 

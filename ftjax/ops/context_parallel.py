@@ -74,8 +74,8 @@ def gather(x_BTKH):
 
 def _scatter(_, g):
     # What devices add is float32, see `products`.
-    options = dict(scatter_dimension=1, tiled=True)
-    return (jax.lax.psum_scatter(g.astype(jnp.float32), meshes.SEQUENCE, **options).astype(g.dtype),)
+    wide, options = g.astype(jnp.float32), dict(scatter_dimension=1, tiled=True)
+    return (jax.lax.psum_scatter(wide, meshes.SEQUENCE, **options).astype(g.dtype),)
 
 
 gather.defvjp(lambda x: (gather(x), None), _scatter)

@@ -37,7 +37,7 @@ class Visible:
     mask_BTS: jax.Array | None  # of short rows
     before: int
     window: int | None
-    # Positions and segments [B,S] of the row that the queries are a part of, without virtual tokens.
+    # Positions and segments [B,S] of the row that queries are a part of, without virtual tokens.
     row: tuple[jax.Array, jax.Array] | None = None
 
     def keys(self) -> tuple[jax.Array, jax.Array]:

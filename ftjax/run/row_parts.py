@@ -19,13 +19,13 @@ def check(parts, anchored: Mapping[str, Anchor]) -> None:
         return
     if parts.spec.batch.sampled:
         raise ValueError(
-            f"{KEY}: got {count} with objective.name={s.objective['name']!r}, whose rows are sampled "
-            f"token by token and have no parts; expected 1; use fsdp or tensor"
+            f"{KEY}: got {count} with objective.name={s.objective['name']!r}, whose rows are "
+            "sampled token by token and have no parts; expected 1; use fsdp or tensor"
         )
     if names := stateful(parts.model):
         raise ValueError(
-            f"{KEY}: got {count} with a model whose layers {', '.join(names)} carry a state from one "
-            "token of a row to the next; expected 1: rows of such models stay on one device"
+            f"{KEY}: got {count} with a model whose layers {', '.join(names)} carry a state from "
+            "one token of a row to the next; expected 1: their rows stay on one device"
         )
     meshes.check_rows(s.data["max_tokens"], parts.mesh, where="data.max_tokens")
     for label, anchor in anchored.items():

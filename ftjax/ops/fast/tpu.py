@@ -4,7 +4,6 @@ Chosen in `by_platform`, which knows what they are able to do.
 """
 
 import jax
-import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
 from ftjax.core import mesh as meshes
