@@ -1,6 +1,7 @@
 """Meshes, and where every array lies on them: einsum letters -> mesh axes, in one place.
 
-A device mesh has the axes `data` (replicas), `fsdp` (replicas that shard the weights), `expert`
+A device mesh has the axes `data` (replicas), `member` (runs of a program of many, which nothing
+joins), `fsdp` (replicas that shard the weights), `expert`
 (replicas that shard the experts), `sequence` (parts of every row, which shard the weights as `fsdp`
 does) and `tensor` (shards of heads, ffw and vocabulary). `RULES` sends a letter to mesh axes; going
 through an array's letters from the left, a mesh axis is used once, and a size that it does not
@@ -23,8 +24,8 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-SEQUENCE = "sequence"
-AXES = ("data", "fsdp", "expert", SEQUENCE, "tensor")
+MEMBER, SEQUENCE = "member", "sequence"
+AXES = ("data", MEMBER, "fsdp", "expert", SEQUENCE, "tensor")
 RULES: Mapping[str, tuple[str, ...]] = {
     "B": ("data", "fsdp", "expert"),
     "T": (SEQUENCE,),
@@ -38,8 +39,7 @@ RULES: Mapping[str, tuple[str, ...]] = {
     "U": ("tensor",),
     # In the loop of the loss: its rows are on the replicas of weights all, its vocabulary in parts.
     "b": ("data", "expert"),
-    "c": (SEQUENCE,),
-    "v": ("tensor", "fsdp"),
+    "v": ("tensor", "fsdp", SEQUENCE),
 }
 # How messages name what a letter counts.
 WORDS = {
@@ -50,8 +50,8 @@ MAY_REPLICATE = ("K", "V")
 
 
 def make(
-    *, data: int = -1, fsdp: int = 1, expert: int = 1, sequence: int = 1, tensor: int = 1,
-    devices: Sequence | None = None,
+    *, data: int = -1, member: int = 1, fsdp: int = 1, expert: int = 1, sequence: int = 1,
+    tensor: int = 1, devices: Sequence | None = None,
 ) -> Mesh:  # fmt: skip
     """Build a mesh over `devices` (all of them when not given); one axis may be -1: the rest.
 
@@ -61,7 +61,7 @@ def make(
       ValueError: the sizes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else list(devices)
-    sizes = {"data": data, "fsdp": fsdp, "expert": expert, SEQUENCE: sequence, "tensor": tensor}
+    sizes = dict(zip(AXES, (data, member, fsdp, expert, sequence, tensor), strict=True))
     shape = tuple(resolve(sizes, len(devices)).values())
     # Auto, since `jax.make_mesh` gives Explicit axes, under which plain matmuls do not trace.
     return Mesh(arrange(devices, shape), AXES, axis_types=(AxisType.Auto,) * len(shape))
@@ -117,7 +117,7 @@ def fit(sizes: Mapping[str, int], count: int) -> dict[str, int]:
     Axes that cut weights stay, or become the largest divisor that fits; `data` takes the rest.
     """
     found, left = {}, count
-    for axis in ("tensor", "expert", "fsdp", SEQUENCE):
+    for axis in ("tensor", "expert", "fsdp", SEQUENCE, MEMBER):
         wanted = sizes.get(axis, 1)
         found[axis] = math.gcd(left if wanted == -1 else wanted, left)
         left //= found[axis]
@@ -251,9 +251,15 @@ def row_parts(T: int) -> int:
     In the program of a single device, inside of `shard_map`, a row is what that device has of it.
     """
     mesh = current()
-    if mesh is None or AxisType.Manual in mesh.axis_types or T % mesh.shape[SEQUENCE]:
+    if mesh is None or SEQUENCE not in free_axes(mesh) or T % mesh.shape[SEQUENCE]:
         return 1
     return mesh.shape[SEQUENCE]
+
+
+def free_axes(mesh) -> set[str]:
+    """Return the axes that the compiler cuts arrays by: not those of a `shard_map` around."""
+    types = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    return {axis for axis, kind in types if kind != AxisType.Manual}
 
 
 def platform() -> str | None:
@@ -289,16 +295,16 @@ def local_rows(rows: int, mesh: Mesh) -> list[int]:
     return sorted({row for (rows_of,) in places.values() for row in range(rows)[rows_of]})
 
 
-def put_local(batch, mesh: Mesh, *, rows: int, axis: int = 0):
+def put_local(batch, mesh: Mesh, *, rows: int, before: tuple[str | None, ...] = ()):
     """Place a batch of `rows` rows, of which every process has its `local_rows`, on the mesh.
 
-    axis: that of the rows; those before it are whole on every device.
+    before: what cuts the axes before that of the rows, None for nothing; whole in every process.
 
     Raises:
       ValueError: the batch has another number of rows.
     """
-    own = np.asarray(local_rows(rows, mesh))
-    sharding = NamedSharding(mesh, PartitionSpec(*(None,) * axis, RULES["B"]))
+    own, axis = np.asarray(local_rows(rows, mesh)), len(before)
+    sharding = NamedSharding(mesh, PartitionSpec(*before, RULES["B"]))
 
     def place(leaf):
         if leaf.shape[axis] != len(own):
@@ -307,7 +313,10 @@ def put_local(batch, mesh: Mesh, *, rows: int, axis: int = 0):
                 f"expected {len(own)}, its part of a batch of {rows} on the mesh {dict(mesh.shape)}"
             )
         shape = (*leaf.shape[:axis], rows, *leaf.shape[axis + 1 :])
-        pick = lambda index: leaf.take(np.searchsorted(own, range(rows)[index[axis]]), axis)
+
+        def pick(index):
+            return leaf[index[:axis]].take(np.searchsorted(own, range(rows)[index[axis]]), axis)
+
         return jax.make_array_from_callback(shape, sharding, pick)
 
     return jax.tree.map(place, batch)

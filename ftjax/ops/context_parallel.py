@@ -51,7 +51,8 @@ def over_devices(part: Callable, arrays: tuple, letters: tuple) -> jax.Array:
 
     places = place(letters, arrays)
     # A kernel is one device's program: the compiler cannot cut it as it cuts a product.
-    return jax.shard_map(part, in_specs=places, out_specs=places[0], check_vma=False)(*arrays)
+    options = dict(axis_names=meshes.free_axes(mesh), check_vma=False)
+    return jax.shard_map(part, in_specs=places, out_specs=places[0], **options)(*arrays)
 
 
 def for_shards(q_BTNH, x_BSKH):

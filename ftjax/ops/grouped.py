@@ -149,7 +149,9 @@ def _over_mesh(local, mesh, experts: int, letters):
     def served(x, expert, gate, weights):
         index = jax.lax.axis_index("expert") if axis else 0
         own = dict(experts=experts // shards, first=index * (experts // shards))
-        y = local(x, expert, gate, weights, part=jax.lax.axis_index(mesh.axis_names), **own)
+        # Not of members: each draws as it would alone.
+        devices = tuple(axis for axis in mesh.axis_names if axis != meshes.MEMBER)
+        y = local(x, expert, gate, weights, part=jax.lax.axis_index(devices), **own)
         return jax.lax.psum(y, "expert") if axis else y
 
     def call(x, expert, gate, weights):
@@ -159,7 +161,8 @@ def _over_mesh(local, mesh, experts: int, letters):
         cut += ("tensor",) * (x.shape[1] // parts % mesh.shape["tensor"] == 0)
         place = P(batch, cut or None)
         mapped = jax.shard_map(
-            served, mesh=mesh, in_specs=(place, place, place, places), out_specs=place,
+            served, in_specs=(place, place, place, places), out_specs=place,
+            axis_names=meshes.free_axes(mesh),
             # The psum is over `expert` alone; the check would ask for a proof about the other axes.
             check_vma=False,
         )  # fmt: skip

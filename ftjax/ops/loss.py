@@ -13,13 +13,14 @@ head is frozen nobody asks for it, and the compiler drops that pass.
 Where weights are sharded over the devices, each multiplies its part of the vocabulary with the rows
 of all: the head moves once a step, and not once a chunk, and its gradient not at all; a chunk of
 hidden states moves, which is smaller. Where devices share rows, a chunk has as many positions of
-each part of a row, and they stay where they are.
+each part of a row, so that no device has much of what another holds.
 
 A model may cap its logits, z = c tanh(x w^T / c) (arXiv:2408.00118). Then every row w_v above
 counts with the slope of its cap, 1 - (z_v / c)^2.
 """
 
 import functools
+import math
 from collections.abc import Callable
 
 import jax
@@ -117,12 +118,13 @@ def _whole(chunked, T: int):
     return a.reshape(a.shape[0], T, *a.shape[3:])
 
 
-def _rows(x_BCD) -> tuple[str, jax.Array]:
+def _rows(x_BCD, vocabulary: int) -> tuple[str, jax.Array]:
     """Make rows of one matrix of the positions of a chunk; returns the letters of positions too.
 
-    Where devices share rows and batch it stays: flat, all of it would come to every device.
+    Where they stay on the devices that share rows and batch, so does their shape: flat, all of it
+    would come to every device.
     """
-    if meshes.row_parts(x_BCD.shape[1]) > 1:
+    if meshes.row_parts(x_BCD.shape[1]) > 1 and not _is_cut(vocabulary):
         return "bc", x_BCD
     return "m", x_BCD.reshape(-1, x_BCD.shape[-1])
 
@@ -130,7 +132,7 @@ def _rows(x_BCD) -> tuple[str, jax.Array]:
 def _products(x_BCD, w_VD):
     """Multiply: [B,C,V] float32, since rounded logits would be other probabilities."""
     size = len(w_VD)
-    at, rows = _rows(_lay_out(x_BCD, "bcd", size))
+    at, rows = _rows(_lay_out(x_BCD, "bcd", size), size)
     y = products.einsum(f"{at}d,vd->{at}v", rows, w_VD, dtype=jnp.float32)
     return _lay_out(y.reshape(*x_BCD.shape[:2], size), "bcv", size)
 
@@ -144,9 +146,17 @@ def _lay_out(x, letters: str, vocabulary: int):
     mesh = meshes.current()
     if mesh is None or mesh.shape["fsdp"] * mesh.shape[meshes.SEQUENCE] == 1:
         return x
-    if vocabulary % (mesh.shape["fsdp"] * mesh.shape["tensor"]):
-        letters = letters.replace("b", "B").replace("v", "V")
+    if not _is_cut(vocabulary):
+        letters = letters.translate(str.maketrans("bcv", "BTV"))
     return meshes.constrain(x, letters)
+
+
+def _is_cut(vocabulary: int) -> bool:
+    """Return whether the mesh in force, if any, cuts the vocabulary in the loop."""
+    mesh = meshes.current()
+    return (
+        mesh is not None and vocabulary % math.prod(mesh.shape[a] for a in meshes.RULES["v"]) == 0
+    )
 
 
 def _logits(x_BCD, w_VD, cap):
@@ -181,9 +191,9 @@ def _forward(chunk, cap, x, w, targets):
         # V.
         p = p * softcap.slope(logits, cap)
         # e_t is made while p is at hand: the backward pass then needs no logits for dx.
-        at, p = _rows(p.astype(w.dtype))
+        at, p = _rows(p.astype(w.dtype), len(w))
         expected = products.einsum(f"{at}v,vd->{at}d", p, w)
-        return logp, logz, _lay_out(expected.reshape(x_BCD.shape), "Bcd", len(w))
+        return logp, logz, _lay_out(expected.reshape(x_BCD.shape), "BTd", len(w))
 
     found = jax.lax.map(one, _chunks(chunk, x, targets))
     logp, logz, expected = (_whole(each, x.shape[1]) for each in found)
@@ -204,7 +214,7 @@ def _backward(chunk, cap, residuals, cotangents):
         p = _statistics(logits, targets_BC)[2]
         g = jnp.where(is_target(targets_BC, w.shape[0]), g_logp, 0) + (g_logz - g_logp) * p
         g = g * softcap.slope(logits, cap)
-        (at, g), (_, rows) = _rows(g.astype(x.dtype)), _rows(x_BCD)
+        (at, g), (_, rows) = _rows(g.astype(x.dtype), len(w)), _rows(x_BCD, len(w))
         return total + _lay_out(products.summed(f"{at}v,{at}d->vd", g, rows), "vd", len(w)), None
 
     chunked = _chunks(chunk, x, targets, g_logp, g_logz)
@@ -258,11 +268,11 @@ def _total_forward(static, x, w, targets, weights):
     def one(dw, inputs):
         x_BCD, *rest = inputs
         (value, logp), g = gradient(_products(x_BCD, w), *rest)
-        (at, rows), (_, g) = _rows(x_BCD), _rows(g.astype(x.dtype))
+        (at, rows), (_, g) = _rows(x_BCD, len(w)), _rows(g.astype(x.dtype), len(w))
         # Tokens are many and features few: this way round a CPU multiplies faster.
         dw = dw + _lay_out(products.summed(f"{at}d,{at}v->dv", rows, g), "dv", len(w))
         dx_BCD = products.einsum(f"{at}v,vd->{at}d", g, w).reshape(x_BCD.shape)
-        return dw, (value, logp, _lay_out(dx_BCD, "Bcd", len(w)))
+        return dw, (value, logp, _lay_out(dx_BCD, "BTd", len(w)))
 
     chunked = _chunks(chunk, x, targets, weights)
     dw, (values, logp, dx) = jax.lax.scan(one, jnp.zeros(w.shape[::-1], jnp.float32), chunked)

@@ -153,7 +153,7 @@ class Settings:
     evals: dict[str, dict] = field(default_factory=dict)  # label = dict(name="nll", data=...)
     samples: Samples = field(default_factory=Samples)
     mesh: dict = field(
-        default_factory=lambda: dict(data=-1, fsdp=1, expert=1, sequence=1, tensor=1)
+        default_factory=lambda: dict(data=-1, member=1, fsdp=1, expert=1, sequence=1, tensor=1)
     )
     steps: Count | None = None  # the length of the run, or
     epochs: Positive | None = None  # ... how often it goes through the data: one of them

@@ -201,6 +201,9 @@ def compiled_step(p: Program):
     """Make the training step `(state, hyper, frozen, batch)`, jitted (or pmapped) for its mesh.
 
     That of a plan may be shared with other runs of the process.
+
+    Raises:
+      ValueError: the mesh spreads members, and this is one run.
     """
     if p.shared and isinstance(p, Plan):
         return p.shared.step(p, _compiled_step)
@@ -208,6 +211,11 @@ def compiled_step(p: Program):
 
 
 def _compiled_step(p: Program):
+    if (parts := p.parts.mesh.shape[meshes.MEMBER]) > 1:
+        raise ValueError(
+            f"mesh.{meshes.MEMBER}: got {parts} for one run; expected 1: it spreads those that "
+            "members() of a config lists; use data or fsdp"
+        )
     make = functools.partial(step_of, p)
     if p.settings.compile == "pmap":
         return compiling.pmap(make, mesh=p.parts.mesh)

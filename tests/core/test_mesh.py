@@ -17,10 +17,10 @@ def mesh():
 
 
 def test_one_axis_takes_the_rest(mesh):
-    assert dict(mesh.shape) == dict(data=2, fsdp=2, expert=1, sequence=1, tensor=2)
+    assert dict(mesh.shape) == dict(data=2, fsdp=2, expert=1, sequence=1, member=1, tensor=2)
     count = len(jax.devices())
     assert dict(meshes.make(fsdp=4).shape) == dict(
-        data=count // 4, fsdp=4, expert=1, sequence=1, tensor=1
+        data=count // 4, fsdp=4, expert=1, sequence=1, member=1, tensor=1
     )
     assert dict(meshes.make(data=1, devices=jax.devices()[:1]).shape)["data"] == 1
 
@@ -133,14 +133,15 @@ def test_devices_without_a_torus_stay_in_order():
 @pytest.mark.parametrize(
     ("sizes", "count", "expected"),
     [
-        (dict(fsdp=2), 1, (1, 1, 1, 1, 1)),
-        (dict(fsdp=2), 4, (2, 2, 1, 1, 1)),
-        (dict(data=-1, fsdp=8, tensor=4), 8, (1, 2, 1, 1, 4)),
-        (dict(data=8), 2, (2, 1, 1, 1, 1)),
-        (dict(data=1, fsdp=-1), 4, (1, 4, 1, 1, 1)),
-        (dict(expert=4, tensor=3), 2, (1, 1, 2, 1, 1)),
-        (dict(tensor=8), 6, (3, 1, 1, 1, 2)),
-        (dict(fsdp=2, sequence=4), 4, (1, 2, 1, 2, 1)),
+        (dict(fsdp=2), 1, (1, 1, 1, 1, 1, 1)),
+        (dict(fsdp=2), 4, (2, 1, 2, 1, 1, 1)),
+        (dict(data=-1, fsdp=8, tensor=4), 8, (1, 1, 2, 1, 1, 4)),
+        (dict(data=8), 2, (2, 1, 1, 1, 1, 1)),
+        (dict(data=1, fsdp=-1), 4, (1, 1, 4, 1, 1, 1)),
+        (dict(expert=4, tensor=3), 2, (1, 1, 1, 2, 1, 1)),
+        (dict(tensor=8), 6, (3, 1, 1, 1, 1, 2)),
+        (dict(fsdp=2, sequence=4), 4, (1, 1, 2, 1, 2, 1)),
+        (dict(member=2, tensor=2), 4, (1, 2, 1, 1, 1, 2)),
     ],
 )
 def test_sizes_for_other_devices_are_fitted(sizes, count, expected):

@@ -29,7 +29,7 @@ def found(lab):
 def test_memory_is_what_the_compiler_says_and_what_the_arguments_are(found):
     hbm = found["hbm"]
     assert found["fits"]
-    assert found["mesh"] == dict(data=2, fsdp=4, expert=1, sequence=1, tensor=1)
+    assert found["mesh"] == dict(data=2, member=1, fsdp=4, expert=1, sequence=1, tensor=1)
     arguments = ("weights, trainable", "weights, frozen", "optimizer", "average", "batch")
     assert hbm["average"] == 0
     assert hbm["batch"] == 1 * 64 * 4 * 4
