@@ -40,11 +40,11 @@ def get_config(arg=None):
     c.evals.wiki = dict(name="nll", group="old", data=text, rows=512)
     c.optim.schedule = dict(name="cosine", warmup_ratio=0.05)
     c.optim.weight_decay = 0.1
-    c.mesh = dict(data=1, fsdp=-1, expert=1, tensor=arg.tensor)
+    c.mesh = dict(data=1, fsdp=-1, expert=1, sequence=1, tensor=arg.tensor)
     c.steps, c.batch_size = arg.steps, 4
     c.eval_every_steps = max(arg.steps // 10, 1)
     if arg.runlocal:
-        c.model.base, c.mesh = "tiny", dict(data=-1, fsdp=1, expert=1, tensor=1)
+        c.model.base, c.mesh = "tiny", dict(data=-1, fsdp=1, expert=1, sequence=1, tensor=1)
         c.adapter.where = "blocks/**"
         common.shrink(c, stand_in=True)
     return c

@@ -29,11 +29,11 @@ def get_config(arg=None):
     if arg.held:
         held = dict(name="jsonl", path=arg.held, kind=arg.kind)
         c.evals.held = dict(name="nll", group="new", data=held, rows=512)
-    c.mesh = dict(data=1, fsdp=-1, expert=1, tensor=arg.tensor)
+    c.mesh = dict(data=1, fsdp=-1, expert=1, sequence=1, tensor=arg.tensor)
     c.steps, c.batch_size, c.accumulate = arg.steps, 64, 2
     c.checkpoint.every_steps, c.eval_every_steps = 100, 500
     if arg.runlocal:
         c.model.base = "tiny"
-        c.mesh = dict(data=-1, fsdp=1, expert=1, tensor=1)
+        c.mesh = dict(data=-1, fsdp=1, expert=1, sequence=1, tensor=1)
         common.shrink(c, stand_in=True)
     return c

@@ -1,13 +1,18 @@
 """Meshes, and where every array lies on them: einsum letters -> mesh axes, in one place.
 
-A device mesh has the axes `data` (replicas), `fsdp` (replicas that shard the weights), `expert`
-(replicas that shard the experts) and `tensor` (shards of heads, ffw and vocabulary). `RULES` sends
-a letter to mesh axes; going through an array's letters from the left, a mesh axis is used once, and
-a size that it does not divide stays whole:
+A device mesh has the axes `data` (replicas), `member` (runs of a program of many, which nothing
+joins), `fsdp` (replicas that shard the weights), `expert`
+(replicas that shard the experts), `sequence` (parts of every row, which shard the weights as `fsdp`
+does) and `tensor` (shards of heads, ffw and vocabulary). `RULES` sends a letter to mesh axes; going
+through an array's letters from the left, a mesh axis is used once, and a size that it does not
+divide stays whole:
 
     DNH  ->  P("fsdp", "tensor", None)          weights
     BTD  ->  P(("data", "fsdp", "expert"), None, None)      B has taken fsdp, so D stays whole
     EBTD ->  P("expert", ("data", "fsdp"), None, None)      tokens that were sent to experts
+
+With parts of rows these are P(("fsdp", "sequence"), "tensor", None), and "sequence" in place of the
+first None of the others.
 """
 
 import math
@@ -19,10 +24,12 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-AXES = ("data", "fsdp", "expert", "tensor")
+MEMBER, SEQUENCE = "member", "sequence"
+AXES = ("data", MEMBER, "fsdp", "expert", SEQUENCE, "tensor")
 RULES: Mapping[str, tuple[str, ...]] = {
     "B": ("data", "fsdp", "expert"),
-    "D": ("fsdp",),
+    "T": (SEQUENCE,),
+    "D": ("fsdp", SEQUENCE),
     "E": ("expert",),
     "N": ("tensor",),
     "K": ("tensor",),
@@ -32,7 +39,7 @@ RULES: Mapping[str, tuple[str, ...]] = {
     "U": ("tensor",),
     # In the loop of the loss: its rows are on the replicas of weights all, its vocabulary in parts.
     "b": ("data", "expert"),
-    "v": ("tensor", "fsdp"),
+    "v": ("tensor", "fsdp", SEQUENCE),
 }
 # How messages name what a letter counts.
 WORDS = {
@@ -43,8 +50,8 @@ MAY_REPLICATE = ("K", "V")
 
 
 def make(
-    *, data: int = -1, fsdp: int = 1, expert: int = 1, tensor: int = 1,
-    devices: Sequence | None = None,
+    *, data: int = -1, member: int = 1, fsdp: int = 1, expert: int = 1, sequence: int = 1,
+    tensor: int = 1, devices: Sequence | None = None,
 ) -> Mesh:  # fmt: skip
     """Build a mesh over `devices` (all of them when not given); one axis may be -1: the rest.
 
@@ -54,7 +61,7 @@ def make(
       ValueError: the sizes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else list(devices)
-    sizes = {"data": data, "fsdp": fsdp, "expert": expert, "tensor": tensor}
+    sizes = dict(zip(AXES, (data, member, fsdp, expert, sequence, tensor), strict=True))
     shape = tuple(resolve(sizes, len(devices)).values())
     # Auto, since `jax.make_mesh` gives Explicit axes, under which plain matmuls do not trace.
     return Mesh(arrange(devices, shape), AXES, axis_types=(AxisType.Auto,) * len(shape))
@@ -110,7 +117,7 @@ def fit(sizes: Mapping[str, int], count: int) -> dict[str, int]:
     Axes that cut weights stay, or become the largest divisor that fits; `data` takes the rest.
     """
     found, left = {}, count
-    for axis in ("tensor", "expert", "fsdp"):
+    for axis in ("tensor", "expert", "fsdp", SEQUENCE, MEMBER):
         wanted = sizes.get(axis, 1)
         found[axis] = math.gcd(left if wanted == -1 else wanted, left)
         left //= found[axis]
@@ -127,9 +134,11 @@ def check_sizes(sizes: Mapping[str, int], mesh: Mesh) -> None:
       ValueError: an axis does not divide another size; with the sizes that do.
     """
     for letter, size in sizes.items():
+        cut = 1
         for axis in RULES.get(letter, ()):
-            parts = mesh.shape[axis]
-            if size % parts == 0:
+            parts, others = mesh.shape[axis], cut
+            cut *= parts
+            if size % cut == 0:
                 continue
             if letter in MAY_REPLICATE:
                 sys.stderr.write(
@@ -137,25 +146,31 @@ def check_sizes(sizes: Mapping[str, int], mesh: Mesh) -> None:
                     f"the {parts} devices holds all of it\n"
                 )
                 continue
-            legal = [n for n in range(1, parts + 1) if _divides(n, axis, sizes, mesh)]
+            fits = lambda n, axis=axis, others=others: _divides(n, axis, sizes, mesh, others)
+            legal = list(filter(fits, range(1, parts + 1)))
+            what = f"{WORDS[letter]} ({size})" + (f" in {others} parts" if others > 1 else "")
             raise ValueError(
-                f"mesh.{axis}: got {parts}, which does not divide {WORDS[letter]} ({size}); "
+                f"mesh.{axis}: got {parts}, which does not divide {what}; "
                 f"expected one of {', '.join(map(str, legal))}; use mesh.{axis}={legal[-1]}"
             )
 
 
-def _divides(parts: int, axis: str, sizes: Mapping[str, int], mesh: Mesh) -> bool:
+def _divides(parts: int, axis: str, sizes: Mapping[str, int], mesh: Mesh, others: int) -> bool:
     own = [n for letter, n in sizes.items()
            if axis in RULES.get(letter, ()) and letter not in MAY_REPLICATE]  # fmt: skip
-    return not any(n % parts for n in [*own, mesh.shape[axis] * mesh.shape["data"]])
+    left = mesh.shape[axis] * mesh.shape["data"]
+    return left % parts == 0 and not any(n % (parts * others) for n in own)
 
 
 def spec(letters: str, shape: Sequence[int], mesh: Mesh) -> PartitionSpec:
     """Place an array whose axes are `letters` on the mesh."""
-    free, parts = set(mesh.axis_names), []
+    # Rows that no axis cuts are as if there were none: `D` is then on `fsdp` alone.
+    free, parts = {axis for axis in mesh.axis_names if axis != SEQUENCE or mesh.shape[axis] > 1}, []
     for letter, size in zip(letters, shape, strict=True):
         axes = tuple(axis for axis in RULES.get(letter, ()) if axis in free)
         if not axes or size % math.prod(mesh.shape[axis] for axis in axes):
+            # Parts of rows are the row's or nobody's: one token is no reason to cut its features.
+            free -= {SEQUENCE} if letter == "T" else set()
             parts.append(None)
             continue
         free -= set(axes)
@@ -181,6 +196,21 @@ def batch_shardings(batch, mesh: Mesh):
 
 def _batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(RULES["B"]))
+
+
+def check_rows(max_tokens: int, mesh: Mesh, *, where: str) -> None:
+    """Check that the mesh cuts rows of `max_tokens` into equal parts.
+
+    Raises:
+      ValueError: it does not; with a length that it cuts.
+    """
+    parts = mesh.shape[SEQUENCE]
+    if max_tokens % parts:
+        legal = -(-max_tokens // parts) * parts
+        raise ValueError(
+            f"{where}: got {max_tokens}; expected a multiple of mesh.{SEQUENCE} {parts}, the parts "
+            f"that rows are cut into; use {where}={legal}"
+        )
 
 
 def replicas(mesh: Mesh) -> int:
@@ -213,6 +243,23 @@ def current():
     """Return the mesh in force, without its devices; None without one of ours."""
     mesh = jax.sharding.get_abstract_mesh()
     return None if mesh.empty or not set(AXES) <= set(mesh.axis_names) else mesh
+
+
+def row_parts(T: int) -> int:
+    """Count the parts that the mesh in force cuts rows of T tokens into: 1 where it leaves them.
+
+    In the program of a single device, inside of `shard_map`, a row is what that device has of it.
+    """
+    mesh = current()
+    if mesh is None or SEQUENCE not in free_axes(mesh) or T % mesh.shape[SEQUENCE]:
+        return 1
+    return mesh.shape[SEQUENCE]
+
+
+def free_axes(mesh) -> set[str]:
+    """Return the axes that the compiler cuts arrays by: not those of a `shard_map` around."""
+    types = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    return {axis for axis, kind in types if kind != AxisType.Manual}
 
 
 def platform() -> str | None:
@@ -248,16 +295,16 @@ def local_rows(rows: int, mesh: Mesh) -> list[int]:
     return sorted({row for (rows_of,) in places.values() for row in range(rows)[rows_of]})
 
 
-def put_local(batch, mesh: Mesh, *, rows: int, axis: int = 0):
+def put_local(batch, mesh: Mesh, *, rows: int, before: tuple[str | None, ...] = ()):
     """Place a batch of `rows` rows, of which every process has its `local_rows`, on the mesh.
 
-    axis: that of the rows; those before it are whole on every device.
+    before: what cuts the axes before that of the rows, None for nothing; whole in every process.
 
     Raises:
       ValueError: the batch has another number of rows.
     """
-    own = np.asarray(local_rows(rows, mesh))
-    sharding = NamedSharding(mesh, PartitionSpec(*(None,) * axis, RULES["B"]))
+    own, axis = np.asarray(local_rows(rows, mesh)), len(before)
+    sharding = NamedSharding(mesh, PartitionSpec(*before, RULES["B"]))
 
     def place(leaf):
         if leaf.shape[axis] != len(own):
@@ -266,7 +313,10 @@ def put_local(batch, mesh: Mesh, *, rows: int, axis: int = 0):
                 f"expected {len(own)}, its part of a batch of {rows} on the mesh {dict(mesh.shape)}"
             )
         shape = (*leaf.shape[:axis], rows, *leaf.shape[axis + 1 :])
-        pick = lambda index: leaf.take(np.searchsorted(own, range(rows)[index[axis]]), axis)
+
+        def pick(index):
+            return leaf[index[:axis]].take(np.searchsorted(own, range(rows)[index[axis]]), axis)
+
         return jax.make_array_from_callback(shape, sharding, pick)
 
     return jax.tree.map(place, batch)

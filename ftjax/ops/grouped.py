@@ -140,7 +140,7 @@ def _over_mesh(local, mesh, experts: int, letters):
     """Map `local` over devices: rows of the batch apart, experts apart, the answers added.
 
     Weights come together over the other axes, as they do for any layer under `fsdp`; `tensor`
-    takes a part of every row's tokens.
+    takes a part of every row's tokens, and `sequence` has one.
     """
     shards = mesh.shape["expert"] if experts % mesh.shape["expert"] == 0 else 1
     axis = "expert" if shards > 1 else None
@@ -149,14 +149,20 @@ def _over_mesh(local, mesh, experts: int, letters):
     def served(x, expert, gate, weights):
         index = jax.lax.axis_index("expert") if axis else 0
         own = dict(experts=experts // shards, first=index * (experts // shards))
-        y = local(x, expert, gate, weights, part=jax.lax.axis_index(mesh.axis_names), **own)
+        # Not of members: each draws as it would alone.
+        devices = tuple(axis for axis in mesh.axis_names if axis != meshes.MEMBER)
+        y = local(x, expert, gate, weights, part=jax.lax.axis_index(devices), **own)
         return jax.lax.psum(y, "expert") if axis else y
 
     def call(x, expert, gate, weights):
         batch = meshes.spec("EB", (mesh.shape["expert"], len(x)), mesh)[1]
-        place = P(batch, "tensor" if x.shape[1] % mesh.shape["tensor"] == 0 else None)
+        parts = meshes.row_parts(x.shape[1])
+        cut = (meshes.SEQUENCE,) * (parts > 1)
+        cut += ("tensor",) * (x.shape[1] // parts % mesh.shape["tensor"] == 0)
+        place = P(batch, cut or None)
         mapped = jax.shard_map(
-            served, mesh=mesh, in_specs=(place, place, place, places), out_specs=place,
+            served, in_specs=(place, place, place, places), out_specs=place,
+            axis_names=meshes.free_axes(mesh),
             # The psum is over `expert` alone; the check would ask for a proof about the other axes.
             check_vma=False,
         )  # fmt: skip

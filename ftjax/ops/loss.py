@@ -12,13 +12,15 @@ head is frozen nobody asks for it, and the compiler drops that pass.
 
 Where weights are sharded over the devices, each multiplies its part of the vocabulary with the rows
 of all: the head moves once a step, and not once a chunk, and its gradient not at all; a chunk of
-hidden states moves, which is smaller.
+hidden states moves, which is smaller. Where devices share rows, a chunk has as many positions of
+each part of a row, so that no device has much of what another holds.
 
 A model may cap its logits, z = c tanh(x w^T / c) (arXiv:2408.00118). Then every row w_v above
 counts with the slope of its cap, 1 - (z_v / c)^2.
 """
 
 import functools
+import math
 from collections.abc import Callable
 
 import jax
@@ -34,16 +36,9 @@ def logps(
     """Compute log p(target) and log Z of every token, both [B,T] float32.
 
     The logits are `x w^T`, multiplied in the dtype of `x`; they are float32. `chunk` is the number
-    of positions done at a time; T is padded to a multiple of it.
+    of positions done at a time.
     """
-    T = targets_BT.shape[1]
-    chunk = min(chunk, T)
-    # Whole chunks make one loop body of one shape; padded targets are cut off below.
-    pad = -T % chunk
-    x = jnp.pad(x_BTD, ((0, 0), (0, pad), (0, 0)))
-    targets = jnp.pad(targets_BT, ((0, 0), (0, pad)))
-    logp, logz = _logps(chunk, cap, x, _head(x, w_VD), targets)
-    return logp[:, :T], logz[:, :T]
+    return _logps(chunk, cap, x_BTD, _head(x_BTD, w_VD), targets_BT)
 
 
 def mean_logits(x_BTD, w_VD, *, chunk: int, cap: float | None = None) -> jax.Array:
@@ -73,10 +68,8 @@ def along(function: Callable, *models: tuple, chunk: int, targets_BT=None) -> ja
     targets the function has them as its last argument.
     Returns [B,T,...] float32; the backward pass makes the logits again.
     """
-    T = models[0][0].shape[1]
-    chunk = min(chunk, T)
-    states = [jnp.pad(x, ((0, 0), (0, -T % chunk), (0, 0))) for x, _, _ in models]
-    beside = [] if targets_BT is None else [jnp.pad(targets_BT, ((0, 0), (0, -T % chunk)))]
+    states = [x for x, _, _ in models]
+    beside = [] if targets_BT is None else [targets_BT]
     heads = [(_head(x, w), cap) for x, w, cap in models]
 
     @jax.checkpoint
@@ -84,7 +77,7 @@ def along(function: Callable, *models: tuple, chunk: int, targets_BT=None) -> ja
         logits = (_logits(x, *head) for x, head in zip(chunks, heads, strict=False))
         return function(*logits, *chunks[len(models) :])  # targets come last
 
-    return _whole(jax.lax.map(one, _chunks(chunk, *states, *beside)))[:, :T]
+    return _whole(jax.lax.map(one, _chunks(chunk, *states, *beside)), states[0].shape[1])
 
 
 def _head(x, w_VD):
@@ -94,24 +87,53 @@ def _head(x, w_VD):
 
 
 def _chunks(chunk: int, *arrays):
-    """[B,T,...] -> [T/chunk, B, chunk, ...]: the batch axis, which is sharded, stays whole."""
-    # `lax.map` runs over the first axis; B must not be it, or each device would wait for the
-    # others.
-    cut = lambda a: a.reshape(a.shape[0], -1, chunk, *a.shape[2:]).swapaxes(0, 1)
+    """[B,T,...] -> [chunks, B, positions, ...]: the batch axis, which is sharded, stays whole.
+
+    Whole chunks make one loop body of one shape: zeros fill the last one of each part of a row.
+    """
+    T = arrays[0].shape[1]
+    parts = meshes.row_parts(T)
+    own = min(-(-chunk // parts), T // parts)
+
+    def cut(a):
+        if parts > 1:
+            a = meshes.constrain(a, "BT" + "D" * (a.ndim - 2))
+        a = a.reshape(a.shape[0], parts, -1, *a.shape[2:])
+        a = jnp.pad(a, [(0, -n % own if axis == 2 else 0) for axis, n in enumerate(a.shape)])
+        a = a.reshape(*a.shape[:2], -1, own, *a.shape[3:])
+        # `lax.map` runs over the first axis; B must not be it, or each device would wait for the
+        # others.
+        a = jnp.moveaxis(a, 2, 0)
+        return a.reshape(*a.shape[:2], parts * own, *a.shape[4:])
+
     return tuple(map(cut, arrays))
 
 
-def _whole(chunked):
-    """Undo `_chunks`."""
-    swapped = chunked.swapaxes(0, 1)
-    return swapped.reshape(swapped.shape[0], -1, *swapped.shape[3:])
+def _whole(chunked, T: int):
+    """Undo `_chunks` of rows of T positions."""
+    parts = meshes.row_parts(T)
+    a = chunked.reshape(*chunked.shape[:2], parts, -1, *chunked.shape[3:])
+    a = jnp.moveaxis(a, 0, 2)
+    a = a.reshape(*a.shape[:2], -1, *a.shape[4:])[:, :, : T // parts]
+    return a.reshape(a.shape[0], T, *a.shape[3:])
+
+
+def _rows(x_BCD, vocabulary: int) -> tuple[str, jax.Array]:
+    """Make rows of one matrix of the positions of a chunk; returns the letters of positions too.
+
+    Where they stay on the devices that share rows and batch, so does their shape: flat, all of it
+    would come to every device.
+    """
+    if meshes.row_parts(x_BCD.shape[1]) > 1 and not _is_cut(vocabulary):
+        return "bc", x_BCD
+    return "m", x_BCD.reshape(-1, x_BCD.shape[-1])
 
 
 def _products(x_BCD, w_VD):
     """Multiply: [B,C,V] float32, since rounded logits would be other probabilities."""
     size = len(w_VD)
-    rows = _lay_out(x_BCD, "bcd", size).reshape(-1, x_BCD.shape[-1])
-    y = products.matmul(rows, w_VD.T, dtype=jnp.float32)
+    at, rows = _rows(_lay_out(x_BCD, "bcd", size), size)
+    y = products.einsum(f"{at}d,vd->{at}v", rows, w_VD, dtype=jnp.float32)
     return _lay_out(y.reshape(*x_BCD.shape[:2], size), "bcv", size)
 
 
@@ -122,11 +144,19 @@ def _lay_out(x, letters: str, vocabulary: int):
     the head, and in every turn of the loop, since the compiler moves that next to its use.
     """
     mesh = meshes.current()
-    if mesh is None or mesh.shape["fsdp"] == 1:
+    if mesh is None or mesh.shape["fsdp"] * mesh.shape[meshes.SEQUENCE] == 1:
         return x
-    if vocabulary % (mesh.shape["fsdp"] * mesh.shape["tensor"]):
-        letters = letters.replace("b", "B").replace("v", "V")
+    if not _is_cut(vocabulary):
+        letters = letters.translate(str.maketrans("bcv", "BTV"))
     return meshes.constrain(x, letters)
+
+
+def _is_cut(vocabulary: int) -> bool:
+    """Return whether the mesh in force, if any, cuts the vocabulary in the loop."""
+    mesh = meshes.current()
+    return (
+        mesh is not None and vocabulary % math.prod(mesh.shape[a] for a in meshes.RULES["v"]) == 0
+    )
 
 
 def _logits(x_BCD, w_VD, cap):
@@ -161,10 +191,12 @@ def _forward(chunk, cap, x, w, targets):
         # V.
         p = p * softcap.slope(logits, cap)
         # e_t is made while p is at hand: the backward pass then needs no logits for dx.
-        expected = products.matmul(p.astype(w.dtype).reshape(-1, w.shape[0]), w)
-        return logp, logz, _lay_out(expected.reshape(x_BCD.shape), "Bcd", len(w))
+        at, p = _rows(p.astype(w.dtype), len(w))
+        expected = products.einsum(f"{at}v,vd->{at}d", p, w)
+        return logp, logz, _lay_out(expected.reshape(x_BCD.shape), "BTd", len(w))
 
-    logp, logz, expected = map(_whole, jax.lax.map(one, _chunks(chunk, x, targets)))
+    found = jax.lax.map(one, _chunks(chunk, x, targets))
+    logp, logz, expected = (_whole(each, x.shape[1]) for each in found)
     return (logp, logz), (x, w, targets, expected, logp + logz)
 
 
@@ -182,8 +214,8 @@ def _backward(chunk, cap, residuals, cotangents):
         p = _statistics(logits, targets_BC)[2]
         g = jnp.where(is_target(targets_BC, w.shape[0]), g_logp, 0) + (g_logz - g_logp) * p
         g = g * softcap.slope(logits, cap)
-        g_2d, x_2d = g.reshape(-1, w.shape[0]).astype(x.dtype), x_BCD.reshape(-1, x.shape[-1])
-        return total + _lay_out(products.summed("VM,MD->VD", g_2d.T, x_2d), "vd", len(w)), None
+        (at, g), (_, rows) = _rows(g.astype(x.dtype), len(w)), _rows(x_BCD, len(w))
+        return total + _lay_out(products.summed(f"{at}v,{at}d->vd", g, rows), "vd", len(w)), None
 
     chunked = _chunks(chunk, x, targets, g_logp, g_logz)
     # float32 whatever the head is: T / chunk small terms are added to one large sum.
@@ -210,12 +242,7 @@ def total(
     Returns:
       The sum, and log p(target) [B,T] without gradient.
     """
-    T = targets_BT.shape[1]
-    chunk = min(chunk, T)
-    pad = lambda a: jnp.pad(a, ((0, 0), (0, -T % chunk), *((0, 0),) * (a.ndim - 2)))
-    x, targets, weights = map(pad, (x_BTD, targets_BT, weights_BT))
-    value, logp = _total((loss, chunk, cap), x, _head(x, w_VD), targets, weights)
-    return value, logp[:, :T]
+    return _total((loss, chunk, cap), x_BTD, _head(x_BTD, w_VD), targets_BT, weights_BT)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -223,7 +250,7 @@ def _total(static, x, w, targets, weights):
     loss, chunk, cap = static
     one = lambda inputs: _chunk_total(loss, cap, _products(inputs[0], w), *inputs[1:])
     values, logp = jax.lax.map(one, _chunks(chunk, x, targets, weights))
-    return values.sum(), _whole(logp)
+    return values.sum(), _whole(logp, x.shape[1])
 
 
 def _chunk_total(loss, cap, products, targets, weights):
@@ -241,16 +268,17 @@ def _total_forward(static, x, w, targets, weights):
     def one(dw, inputs):
         x_BCD, *rest = inputs
         (value, logp), g = gradient(_products(x_BCD, w), *rest)
-        x_2d, g_2d = x_BCD.reshape(-1, x.shape[-1]), g.reshape(-1, w.shape[0]).astype(x.dtype)
+        (at, rows), (_, g) = _rows(x_BCD, len(w)), _rows(g.astype(x.dtype), len(w))
         # Tokens are many and features few: this way round a CPU multiplies faster.
-        dw = dw + _lay_out(products.summed("DM,MV->DV", x_2d.T, g_2d), "dv", len(w))
-        dx_BCD = products.matmul(g_2d, w).reshape(x_BCD.shape)
-        return dw, (value, logp, _lay_out(dx_BCD, "Bcd", len(w)))
+        dw = dw + _lay_out(products.summed(f"{at}d,{at}v->dv", rows, g), "dv", len(w))
+        dx_BCD = products.einsum(f"{at}v,vd->{at}d", g, w).reshape(x_BCD.shape)
+        return dw, (value, logp, _lay_out(dx_BCD, "BTd", len(w)))
 
     chunked = _chunks(chunk, x, targets, weights)
     dw, (values, logp, dx) = jax.lax.scan(one, jnp.zeros(w.shape[::-1], jnp.float32), chunked)
     # `like` remembers the head's type without keeping the head.
-    return (values.sum(), _whole(logp)), (dw, _whole(dx), jnp.zeros((), w.dtype))
+    logp, dx = (_whole(each, x.shape[1]) for each in (logp, dx))
+    return (values.sum(), logp), (dw, dx, jnp.zeros((), w.dtype))
 
 
 def _total_backward(static, residuals, cotangents):

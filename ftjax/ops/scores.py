@@ -10,10 +10,18 @@ from ftjax.ops import remat
 MASKED = -1e30  # finite, so that a fully masked row gives an average and not NaN
 
 
-def over_key_heads(attend: Callable, q_BTNH, k_BSKH, v_BSKH, sink_N=None) -> jax.Array:
-    """Run `attend(q_BKMH, k_BKSH, v_BKSH) -> output [B,K,M,H], log-sums [B,K,M]`: [B,T,N,H]."""
-    q = by_key_head(q_BTNH, k_BSKH.shape[2])
-    out, logsum = attend(*map(remat.keep, (q, k_BSKH.swapaxes(1, 2), v_BSKH.swapaxes(1, 2))))
+def over_key_heads(
+    attend: Callable, q_BTNH, k_BSKH, v_BSKH, sink_N=None, *, keep: bool = True
+) -> jax.Array:
+    """Run `attend(q_BKMH, k_BKSH, v_BKSH) -> output [B,K,M,H], log-sums [B,K,M]`: [B,T,N,H].
+
+    keep: mark keys and values for `remat.keep`; not those that came from other devices.
+    """
+    q = remat.keep(by_key_head(q_BTNH, k_BSKH.shape[2]))
+    k, v = (x.swapaxes(1, 2) for x in (k_BSKH, v_BSKH))
+    if keep:
+        k, v = remat.keep(k), remat.keep(v)
+    out, logsum = attend(q, k, v)
     if sink_N is not None:
         out = share(out, logsum, sink_N)
     return by_query_head(out, q_BTNH.shape)

@@ -3,6 +3,9 @@
     visible = visible_keys(positions_BT, segments_BT, window=4096)
     visible.mask()                   [B,T,S]: the definition, for plain forms and short rows
 
+Of rows that devices share, queries are a part and keys a whole row: positions and segments of that
+row are then beside.
+
 A query sees the keys of its own segment that are not later and, with a window, are among the last
 `window` positions. Along a row the positions of a segment rise by one, and segments do not mix: so
 kernels may read windows and causality off the places in the row, and segments off their numbers.
@@ -22,7 +25,7 @@ SHORT = 1024
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["positions_BT", "segments_BT", "mask_BTS"],
+    data_fields=["positions_BT", "segments_BT", "mask_BTS", "row"],
     meta_fields=["before", "window"],
 )
 @dataclasses.dataclass(frozen=True)
@@ -34,16 +37,19 @@ class Visible:
     mask_BTS: jax.Array | None  # of short rows
     before: int
     window: int | None
+    # Positions and segments [B,S] of the row that queries are a part of, without virtual tokens.
+    row: tuple[jax.Array, jax.Array] | None = None
 
     def keys(self) -> tuple[jax.Array, jax.Array]:
         """Return positions and segments of the keys, both [B,S]."""
+        positions, segments = self.row or (self.positions_BT, self.segments_BT)
         if not self.before:
-            return self.positions_BT, self.segments_BT
-        rows = (len(self.positions_BT), self.before)
+            return positions, segments
+        rows = (len(positions), self.before)
         first = jnp.broadcast_to(jnp.arange(self.before), rows)
-        every = jnp.full(rows, EVERY, self.segments_BT.dtype)
+        every = jnp.full(rows, EVERY, segments.dtype)
         join = lambda a, b: jnp.concatenate([a.astype(b.dtype), b], axis=1)
-        return join(first, self.positions_BT), join(every, self.segments_BT)
+        return join(first, positions), join(every, segments)
 
     def mask(self) -> jax.Array:
         """Return which keys a query sees, [B,T,S] bool."""

@@ -152,7 +152,9 @@ class Settings:
     data: dict = field(default_factory=lambda: dict(name="jsonl", max_tokens=256))
     evals: dict[str, dict] = field(default_factory=dict)  # label = dict(name="nll", data=...)
     samples: Samples = field(default_factory=Samples)
-    mesh: dict = field(default_factory=lambda: dict(data=-1, fsdp=1, expert=1, tensor=1))
+    mesh: dict = field(
+        default_factory=lambda: dict(data=-1, member=1, fsdp=1, expert=1, sequence=1, tensor=1)
+    )
     steps: Count | None = None  # the length of the run, or
     epochs: Positive | None = None  # ... how often it goes through the data: one of them
     min_steps: Natural = 0  # of `epochs`: no fewer steps, however few rows there are

@@ -39,37 +39,38 @@ class Arrays:
         self.plans = list(found.values())
         _check(found)
         self._mesh = self.plans[0].parts.mesh
+        _check_spread(len(found), self._mesh)
+        self._apart = self._place(())
         self._wide = members_lib.widest([p.state for p in self.plans])
         self.state = self._abstract()
         self._places = saved_state.shardings_of(self.state)
         self._cuts: dict[Any, Any] = {}
 
     def _abstract(self) -> Members:
-        count, mesh = len(self.plans), self._mesh
-        everywhere = meshes.replicated(mesh)
+        count, everywhere = len(self.plans), meshes.replicated(self._mesh)
 
         def one(wide, like):
-            # No axis of the mesh cuts the members: every device has its part of each.
-            place = NamedSharding(mesh, PartitionSpec(None, *like.sharding.spec))
+            place = self._place(like.sharding.spec)
             return jax.ShapeDtypeStruct((count, *wide.shape), wide.dtype, sharding=place)
 
         each = jax.tree.map(one, self._wide, self.plans[0].state)
         step = jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere)
-        alive = jax.ShapeDtypeStruct((count,), bool, sharding=everywhere)
+        alive = jax.ShapeDtypeStruct((count,), bool, sharding=self._apart)
         return Members(step, each, alive)
 
     def compiled(self, how: str) -> compiling.Compiled:
         """Compile the step of all of them."""
         p = self.plans[0]
         step = members_lib.make_step(plans.step_of(p), how=how)
-        return compiling.jit(step, mesh=self._mesh, state=self._places, dtype=p.parts.model.dtype)
+        options = dict(state=self._places, dtype=p.parts.model.dtype)
+        # Read by the host where they are; of several processes each reads all of them.
+        metrics = self._apart if jax.process_count() == 1 else None
+        return compiling.jit(step, mesh=self._mesh, metrics=metrics, **options)
 
     def hyper(self) -> hyper.Hyper:
         """Lay the numbers of all of them out for the step, [M] each."""
-        # A few numbers, which every device reads whole.
         numbers = hyper.stack([p.hyper for p in self.plans])
-        everywhere = meshes.replicated(self._mesh)
-        return meshes.put(numbers, jax.tree.map(lambda _: everywhere, numbers))
+        return meshes.put(numbers, jax.tree.map(lambda _: self._apart, numbers))
 
     def start(self, firsts: Sequence[states.State]) -> Members:
         """Make the state before the first step of the parameters that each starts from."""
@@ -101,7 +102,7 @@ class Arrays:
 
     def mark(self, alive: Sequence[bool]) -> jax.Array:
         """Place which members train."""
-        return meshes.put(np.asarray(list(alive)), meshes.replicated(self._mesh))
+        return meshes.put(np.asarray(list(alive)), self._apart)
 
     def frozen(self, each: Sequence[Any]) -> Frozen:
         """Put the frozen trees of all of them side by side; what they share is the first's."""
@@ -109,7 +110,12 @@ class Arrays:
         own = [members_lib.split(one, of=OWN)[1] for one in each]
         wide = members_lib.widest(own)
         make = lambda own: members_lib.stack([members_lib.pad(one, wide) for one in own])
-        return Frozen(shared, jax.jit(make)(own))
+        place = lambda leaf: self._place(getattr(leaf.sharding, "spec", ()))
+        return Frozen(shared, jax.jit(make, out_shardings=jax.tree.map(place, own[0]))(own))
+
+    def _place(self, spec) -> NamedSharding:
+        """Return where arrays of members lie, of which each lies so by itself."""
+        return NamedSharding(self._mesh, PartitionSpec(meshes.MEMBER, *spec))
 
     def own(self, index: int):
         """Return the function that takes a member's own state out of that of all."""
@@ -147,7 +153,7 @@ class Batches:
     def _put(self, batches: list, rows: int) -> dict:
         # On the host, so that all members are sent in one transfer.
         stacked = {name: np.stack([own[name] for own in batches]) for name in batches[0]}
-        return meshes.put_local(stacked, self._mesh, rows=rows, axis=1)
+        return meshes.put_local(stacked, self._mesh, rows=rows, before=(meshes.MEMBER,))
 
     def state(self) -> dict:
         """Return where each member is in its data."""
@@ -182,6 +188,21 @@ def _check(found: Mapping[str, plans.Plan]) -> None:
         )
     for name in others:
         _check_trees(found[first], found[name], name)
+
+
+def _check_spread(count: int, mesh) -> None:
+    """Check that each part of the axis `member` gets as many members.
+
+    Raises:
+      ValueError: it does not; with the largest that does.
+    """
+    parts = mesh.shape[meshes.MEMBER]
+    if count % parts:
+        legal = max(n for n in range(1, parts + 1) if count % n == 0 and mesh.size % n == 0)
+        raise ValueError(
+            f"mesh.{meshes.MEMBER}: got {parts} with {count} members; expected a number that "
+            f"divides them; use mesh.{meshes.MEMBER}={legal}"
+        )
 
 
 def _check_trees(one: plans.Plan, other: plans.Plan, name: str) -> None:

@@ -30,6 +30,7 @@ from ftjax.run import (
     lengths,
     penalty,
     reference,
+    row_parts,
     saved_state,
 )
 from ftjax.run import build as setup
@@ -91,6 +92,7 @@ def program(settings: Settings, *, mesh=None, shared: Shared | None = None) -> P
     objective = objectives.make(settings)
     penalties, anchored = penalty.build(parts), anchors.read(settings)
     anchors.check(anchored, parts)
+    row_parts.check(parts, anchored)
     # The steps of so many epochs are known once the data are; what is wrong shows before.
     steps = settings.steps or LONGEST
     optimizer = _optimizer(settings, steps, parts.model.linears)
@@ -202,6 +204,9 @@ def compiled_step(p: Program):
     """Make the training step `(state, hyper, frozen, batch)`, jitted (or pmapped) for its mesh.
 
     That of a plan may be shared with other runs of the process.
+
+    Raises:
+      ValueError: the mesh spreads members, and this is one run.
     """
     if p.shared and isinstance(p, Plan):
         return p.shared.step(p, _compiled_step)
@@ -209,6 +214,11 @@ def compiled_step(p: Program):
 
 
 def _compiled_step(p: Program):
+    if (parts := p.parts.mesh.shape[meshes.MEMBER]) > 1:
+        raise ValueError(
+            f"mesh.{meshes.MEMBER}: got {parts} for one run; expected 1: it spreads those that "
+            "members() of a config lists; use data or fsdp"
+        )
     make = functools.partial(step_of, p)
     if p.settings.compile == "pmap":
         return compiling.pmap(make, mesh=p.parts.mesh)

@@ -16,6 +16,8 @@ from ftjax.run import rehearse
 from ftjax.run.config import Settings
 from ftjax.run.topology import GIB, Topology
 
+LONG = 8192  # tokens of a row, of which devices may share one
+
 
 def suggest(
     settings: Settings, topology: Topology, *, limit: int = 3, hbm_bytes: float | None = None
@@ -41,7 +43,7 @@ def search(
     """
     options = (settings, topology)
     # The mesh decides more than the microbatch, and so has the odd one.
-    tried = _compiled(*options, _meshes(topology), (limit + 1) // 2, hbm_bytes)
+    tried = _compiled(*options, _meshes(*options), (limit + 1) // 2, hbm_bytes)
     if not tried:
         raise ValueError(
             f"--search: got {topology.name} with batch_size {settings.batch_size}; expected a mesh "
@@ -69,21 +71,29 @@ def _compiled(settings, topology, changes, limit: int, hbm_bytes: float | None) 
     return tried
 
 
-def _meshes(topology: Topology) -> Iterator[dict[str, int]]:
-    """Yield meshes whose axes are powers of two; slices divide `data`."""
+def _sizes(settings: Settings, topology: Topology) -> dict[str, int]:
+    """Return the size of every axis; one that is not named is 1, and `data` what is left."""
+    named = dict.fromkeys(meshes.AXES, 1) | {"data": -1} | dict(settings.mesh)
+    return meshes.resolve(named, topology.count)
+
+
+def _meshes(settings: Settings, topology: Topology) -> Iterator[dict[str, int]]:
+    """Yield meshes whose axes are powers of two; slices divide `data`, other axes stay."""
+    own = _sizes(settings, topology)
+    count = topology.count // (own["expert"] * own[meshes.SEQUENCE])
     # Slices and the sizes of models are multiples of these, and other numbers divide few of them.
     powers = [2**n for n in range(topology.count.bit_length())]
     pairs = sorted(itertools.product(powers, powers), key=lambda own: (own[0] * own[1], own[0]))
     for tensor, copies in pairs:
         data = copies * topology.slices
-        if topology.count % (tensor * data) == 0:
-            fsdp = topology.count // (tensor * data)
+        if count % (tensor * data) == 0:
+            fsdp = count // (tensor * data)
             yield {"mesh.data": data, "mesh.fsdp": fsdp, "mesh.tensor": tensor}
 
 
 def _microbatches(settings: Settings, best: Mapping) -> Iterator[dict[str, int]]:
     """Yield other numbers of microbatches: fewer where the best mesh fits, else more."""
-    replicas = best["devices"] // best["mesh"]["tensor"]
+    replicas = best["devices"] // (best["mesh"]["tensor"] * best["mesh"][meshes.SEQUENCE])
     rows = settings.batch_size // replicas
     legal = [n for n in range(1, rows + 1) if rows % n == 0]
     fewer = [n for n in legal if n < settings.accumulate]
@@ -99,8 +109,8 @@ def _rank(found: Mapping) -> tuple:
 
 def _changes(settings: Settings, topology: Topology) -> Iterator[dict[str, Any]]:
     """Yield changes: the cheapest alone, then together with all before, then each dearer one."""
-    sizes = meshes.resolve(settings.mesh, topology.count)
-    replicas = topology.count // sizes["tensor"]
+    sizes = _sizes(settings, topology)
+    replicas = topology.count // (sizes["tensor"] * sizes[meshes.SEQUENCE])
     steps = []
     if settings.model.remat != "full":
         steps.append({"model.remat": "full"})
@@ -109,14 +119,24 @@ def _changes(settings: Settings, topology: Topology) -> Iterator[dict[str, Any]]
     # As few rows at a time as every device can have one of.
     if (parts := settings.batch_size // replicas) > settings.accumulate:
         steps.append({"accumulate": parts})
+    steps += _shared_rows(settings, sizes, replicas)
     if settings.adapter.get("name") and not settings.model.quantize.get("name"):
         steps.append({"model.quantize.name": "nf4"})
     together: dict[str, Any] = {}
     for step in steps:
         yield step
-        if together:
+        if together and together | step != step:
             yield together | step
         together |= step
+
+
+def _shared_rows(settings: Settings, sizes: Mapping, replicas: int) -> Iterator[dict[str, int]]:
+    """Yield the change that gives a device half a long row at a time."""
+    cut = sizes["data"] * sizes["fsdp"]
+    if settings.data.get("max_tokens", 0) < LONG or cut % 2:
+        return
+    mesh = {"mesh.data": 1, "mesh.fsdp": cut // 2, f"mesh.{meshes.SEQUENCE}": 2 * sizes["sequence"]}
+    yield mesh | {"accumulate": settings.batch_size // (replicas // 2)}
 
 
 def summary(own: Mapping) -> str:

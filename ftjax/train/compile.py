@@ -38,17 +38,18 @@ def programs() -> int:
     return len(_compiled)
 
 
-def jit(step: Callable, *, mesh, state, dtype=jnp.float32) -> Callable:
+def jit(step: Callable, *, mesh, state, dtype=jnp.float32, metrics=None) -> Callable:
     """Compile `step(state, hyper, frozen, batch)` for global arrays; `state` has its shardings.
 
-    dtype: the type of the computation, see `core.rounding`.
+    dtype: the type of the computation, see `core.rounding`. metrics: their sharding; None puts them
+    on every device.
 
     The state is donated; the other arguments are neither donated nor returned. Output shardings are
     explicit: without them the second call would compile again.
     """
     compiled = jax.jit(
         # The old state's memory becomes the new one's: without it both live at once.
-        step, donate_argnums=0, out_shardings=(state, meshes.replicated(mesh)),
+        step, donate_argnums=0, out_shardings=(state, metrics or meshes.replicated(mesh)),
         compiler_options=rounding.compiler_options(dtype, mesh.devices.flat[0].platform),
     )  # fmt: skip
     return Compiled(compiled, mesh)

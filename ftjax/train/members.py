@@ -10,7 +10,9 @@ gradient and an update of nothing is nothing. A member whose loss is not finite 
 it had before, from then on; so does one that is switched off in `alive`.
 
 `how` is `map`, one member after another, or `vmap`, all at once. On a CPU a batched product is
-slower than its parts, and needs the temporaries of all; on an accelerator it fills the chip.
+slower than its parts, and needs the temporaries of all; on an accelerator it fills the chip. The
+axis `member` of a mesh gives each of its parts as many members, which it trains in either way: no
+device waits for one of another part.
 """
 
 import time
@@ -20,6 +22,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ftjax.core import mesh as meshes
 from ftjax.core import tree
 from ftjax.train import state as states
 
@@ -53,13 +56,19 @@ def make_step(one: Callable, *, how: str) -> Callable:
     how: one of HOW. Metrics of members that have ended are zeros.
     """
 
-    def step(state: Members, hyper: Tree, frozen: Frozen, batch: Tree):
-        def member(own):
-            return _member(one, frozen.shared, *own)
+    def train(shared, given):
+        member = lambda own: _member(one, shared, *own)
+        return jax.vmap(member)(given) if how == "vmap" else jax.lax.map(member, given)
 
+    def step(state: Members, hyper: Tree, frozen: Frozen, batch: Tree):
         given = (state.each, state.alive, hyper, frozen.each, batch)
-        over = jax.vmap(member) if how == "vmap" else lambda xs: jax.lax.map(member, xs)
-        each, alive, metrics = over(given)
+        mesh, run = meshes.current(), train
+        if mesh is not None and mesh.shape[meshes.MEMBER] > 1:
+            # Each part of the axis by itself: nothing that members do asks for another's arrays.
+            apart = jax.P(meshes.MEMBER)
+            options = dict(axis_names={meshes.MEMBER}, check_vma=False)
+            run = jax.shard_map(train, in_specs=(jax.P(), apart), out_specs=apart, **options)
+        each, alive, metrics = run(frozen.shared, given)
         return Members(state.step + 1, each, alive), metrics
 
     return step
@@ -85,7 +94,9 @@ def _member(one: Callable, shared: Tree, state, alive, hyper: Tree, own: Tree, b
 
 def end(state: Members, index: int) -> Members:
     """Switch a member off: its state stays as it is."""
-    return state._replace(alive=state.alive.at[index].set(False))
+    # Where it was, or the step would be compiled once more.
+    off = jax.jit(lambda alive, i: alive.at[i].set(False), out_shardings=state.alive.sharding)
+    return state._replace(alive=off(state.alive, index))
 
 
 # -- padding ---------------------------------------------------------------------------------------

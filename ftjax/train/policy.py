@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ftjax.core import mesh
 from ftjax.core.mean import Mean
 from ftjax.ops import divergence, products
 from ftjax.ops import loss as losses
@@ -49,7 +50,7 @@ class Policy:
     def hidden(self, batch, key=None) -> jax.Array:
         """Compute final hidden states [..., T, D] of a batch, its leading axes made one."""
         tokens, positions, segments = (
-            batch[name].reshape(-1, batch[name].shape[-1])
+            mesh.constrain(batch[name].reshape(-1, batch[name].shape[-1]), "BT")
             for name in ("tokens", "positions", "segments")
         )
         x, aux = self.model.hidden(

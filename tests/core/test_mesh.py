@@ -17,9 +17,11 @@ def mesh():
 
 
 def test_one_axis_takes_the_rest(mesh):
-    assert dict(mesh.shape) == dict(data=2, fsdp=2, expert=1, tensor=2)
+    assert dict(mesh.shape) == dict(data=2, fsdp=2, expert=1, sequence=1, member=1, tensor=2)
     count = len(jax.devices())
-    assert dict(meshes.make(fsdp=4).shape) == dict(data=count // 4, fsdp=4, expert=1, tensor=1)
+    assert dict(meshes.make(fsdp=4).shape) == dict(
+        data=count // 4, fsdp=4, expert=1, sequence=1, member=1, tensor=1
+    )
     assert dict(meshes.make(data=1, devices=jax.devices()[:1]).shape)["data"] == 1
 
 
@@ -131,13 +133,15 @@ def test_devices_without_a_torus_stay_in_order():
 @pytest.mark.parametrize(
     ("sizes", "count", "expected"),
     [
-        (dict(fsdp=2), 1, (1, 1, 1, 1)),
-        (dict(fsdp=2), 4, (2, 2, 1, 1)),
-        (dict(data=-1, fsdp=8, tensor=4), 8, (1, 2, 1, 4)),
-        (dict(data=8), 2, (2, 1, 1, 1)),
-        (dict(data=1, fsdp=-1), 4, (1, 4, 1, 1)),
-        (dict(expert=4, tensor=3), 2, (1, 1, 2, 1)),
-        (dict(tensor=8), 6, (3, 1, 1, 2)),
+        (dict(fsdp=2), 1, (1, 1, 1, 1, 1, 1)),
+        (dict(fsdp=2), 4, (2, 1, 2, 1, 1, 1)),
+        (dict(data=-1, fsdp=8, tensor=4), 8, (1, 1, 2, 1, 1, 4)),
+        (dict(data=8), 2, (2, 1, 1, 1, 1, 1)),
+        (dict(data=1, fsdp=-1), 4, (1, 1, 4, 1, 1, 1)),
+        (dict(expert=4, tensor=3), 2, (1, 1, 1, 2, 1, 1)),
+        (dict(tensor=8), 6, (3, 1, 1, 1, 1, 2)),
+        (dict(fsdp=2, sequence=4), 4, (1, 1, 2, 1, 2, 1)),
+        (dict(member=2, tensor=2), 4, (1, 2, 1, 1, 1, 2)),
     ],
 )
 def test_sizes_for_other_devices_are_fitted(sizes, count, expected):
@@ -167,6 +171,12 @@ def test_sizes_that_the_mesh_cuts_are_said_where_they_stay_whole(capsys):
         ),
         (HEADS, dict(data=2, fsdp=-1), None),
         (HEADS | dict(D=34), dict(data=2, fsdp=4), r"fsdp: got 4, .*width of the model \(34\)"),
+        (HEADS, dict(data=1, fsdp=2, sequence=4), None),
+        (
+            HEADS | dict(D=36),
+            dict(data=1, fsdp=2, sequence=4),
+            r"sequence: got 4, .*the model \(36\) in 2 parts; expected one of 1, 2; use mesh",
+        ),
         (HEADS | dict(E=6), dict(data=2, expert=4), r"expert: got 4, .*use mesh\.expert=2"),
     ],
 )

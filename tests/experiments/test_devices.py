@@ -1,6 +1,7 @@
 """One run on one device and on eight; jit and pmap; a checkpoint taken to another mesh."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -64,8 +65,7 @@ def found(lab):
         if (way, count) not in made:
             with pytest.MonkeyPatch.context() as patch:
                 make, some = meshes.make, jax.devices()[:count]
-                patch.setattr(meshes, "make", lambda data=-1, fsdp=1, expert=1, tensor=1: make(
-                    data=data, fsdp=fsdp, expert=expert, tensor=tensor, devices=some))  # fmt: skip
+                patch.setattr(meshes, "make", functools.partial(make, devices=some))
                 changes = EIGHT if count == 8 else {}
                 made[way, count] = steps(lab.settings(**WAYS[way] | changes))
         return made[way, count]

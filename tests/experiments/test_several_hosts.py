@@ -21,7 +21,9 @@ from tests.lab import ASSETS, CONFIG, Lab
 # One device in each process: the axis named goes from one to the other. Compiling takes most of the
 # time, and batches over `data` alone are those of the whole run in `test_killed.py`.
 MESHES = {"fsdp": dict(data=1, fsdp=2), "tensor": dict(data=1, tensor=2)}
-MORE = {"data": dict(data=2), "expert": dict(data=1, expert=2)}
+MORE = {
+    "data": dict(data=2), "expert": dict(data=1, expert=2), "sequence": dict(data=1, sequence=2),
+}  # fmt: skip
 
 
 def work(root: str, wanted: dict) -> dict[str, Any]:

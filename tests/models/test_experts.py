@@ -72,9 +72,10 @@ def test_too_little_capacity_drops_and_counts():
     assert float(metrics["nll"]) != pytest.approx(float(alone()[1]["nll"]), rel=1e-4)
 
 
+@pytest.mark.parametrize("other", ["fsdp", "sequence"])
 @pytest.mark.parametrize("options", [dict(), FEW], ids=["dropless", "capacity"])
-def test_experts_over_devices_are_those_of_one(options):
-    mesh = meshes.make(data=1, fsdp=2, expert=2, tensor=2)
+def test_experts_over_devices_are_those_of_one(options, other):
+    mesh = meshes.make(data=1, expert=2, tensor=2, **{other: 2})
     model, given, batch = make(**options), params(), subjects.batch()
     places = meshes.shardings(states.axes(model, given), given, mesh)
     placed = jax.tree.map(jax.device_put, given, places)

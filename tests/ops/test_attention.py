@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ftjax.core import mesh as meshes
 from ftjax.ops import attention, visible
-from ftjax.ops.fast import flash, pairs
+from ftjax.ops.fast import flash, pairs, plain, tpu
 
 
 def naive(q, k, v, positions, segments, *, scale, window, cap=None):
@@ -179,3 +180,56 @@ def test_a_sink_is_one_more_key_without_a_value():
     part = k.transpose(0, 2, 3, 1), v.swapaxes(1, 2), mask
     cached = attention.attend_cached(q, [part], scale=0.5, sink_N=sink)
     np.testing.assert_allclose(cached, plain(q, k, v, sink), rtol=1e-4, atol=1e-5)
+
+
+# -- rows in parts ---------------------------------------------------------------------------------
+
+
+def in_parts(run, sizes, *, T, heads, window=None, cap=None, sink=False, before=0):
+    """Compute values and gradients of `run` over a mesh, and of the definition on one device."""
+    draw, (N, K) = np.random.default_rng(0).normal, heads
+    arrays = draw(size=(2, T, N, 16)), *draw(size=(2, 2, before + T, K, 16))
+    arrays = (*arrays, draw(size=N) if sink else None)
+    arrays = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), arrays)
+    # Two examples, of which one goes over the places where rows are cut, and padding.
+    segments = np.repeat([[1, 2, 0]], [T // 3, T - T // 3 - 5, 5], axis=1).repeat(2, 0)
+    positions = np.concatenate([np.arange(T // 3), np.arange(T - T // 3)])[None].repeat(2, 0)
+    rows = positions.astype(np.int32), segments.astype(np.int32)
+
+    def loss(arrays, run):
+        *qkv, sink_N = arrays
+        seen = visible.visible_keys(*rows, before=before, window=window)
+        out = run(*qkv, sink_N, seen, 0.3, cap)
+        return (jnp.sin(out) * (rows[1] > 0)[..., None, None]).sum()
+
+    found = jax.jit(jax.value_and_grad(loss), static_argnums=1)
+    wanted = found(arrays, plain.attend)
+    with jax.set_mesh(meshes.make(**dict(data=1) | sizes)):
+        return found(arrays, run), wanted
+
+
+def whole(q, k, v, sink_N, seen, scale, cap):
+    return attention.attend_causal(q, k, v, seen, scale=scale, cap=cap, sink_N=sink_N)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "options"),
+    [
+        (dict(fsdp=2, sequence=4), dict(T=64, heads=(4, 2), window=9, cap=3.0, sink=True)),
+        # Four devices share two heads of keys; virtual tokens are on all of them.
+        (dict(sequence=2, tensor=4), dict(T=64, heads=(4, 2), before=3, sink=True)),
+        (dict(sequence=4, tensor=2), dict(T=1536, heads=(2, 2), window=300, before=5)),
+    ],
+    ids=["window", "virtual tokens", "loop"],
+)
+def test_parts_of_rows_on_devices_are_the_definition(sizes, options):
+    for ours, theirs in zip(*map(jax.tree.leaves, in_parts(whole, sizes, **options)), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-3)
+
+
+def test_the_kernel_of_a_tpu_knows_where_its_part_of_a_row_is():
+    kernel = lambda *given: tpu.attend(*given, interpret=True)
+    options = dict(T=256, heads=(2, 1), window=70)
+    sizes = dict(data=2, sequence=2, tensor=2)
+    for ours, theirs in zip(*map(jax.tree.leaves, in_parts(kernel, sizes, **options)), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-3)

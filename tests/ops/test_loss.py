@@ -1,6 +1,8 @@
 """Chunked log-probabilities against log_softmax of the whole logits."""
 
 import functools
+import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -119,10 +121,14 @@ def test_a_total_is_that_of_log_probabilities(inputs, chunk, cap):
     np.testing.assert_allclose(at_once(x, w)[0], value, rtol=1e-6)  # without a gradient
 
 
-@pytest.mark.parametrize("size", [512, 509])
-def test_over_sharded_weights_it_is_the_same_and_the_head_moves_once(size):
+@pytest.mark.parametrize(
+    ("size", "sizes"),
+    [(512, dict(fsdp=4, tensor=2)), (509, dict(fsdp=4, tensor=2)),
+     (512, dict(fsdp=2, sequence=2, tensor=2))],
+)  # fmt: skip
+def test_over_sharded_weights_it_is_the_same_and_the_head_moves_once(size, sizes):
     """What devices send does not grow with the number of chunks; 509 divides over no devices."""
-    mesh = meshes.make(data=1, fsdp=4, tensor=2)
+    mesh = meshes.make(data=1, **sizes)
     draw = lambda seed, *shape: jax.random.normal(jax.random.key(seed), shape)
     x, w, weights = draw(0, 8, 16, 32), draw(1, size, 32), draw(2, 8, 16)
     targets = jax.random.randint(jax.random.key(3), (8, 16), 0, size)
@@ -153,3 +159,20 @@ def test_over_sharded_weights_it_is_the_same_and_the_head_moves_once(size):
         each.bytes for each in hlo.collectives(hlo.parse(program.as_text()), slices=(0,) * 8)
     )
     assert size == 509 or sent(often) < 1.3 * sent(once)
+
+
+def test_no_device_has_the_whole_head_where_rows_are_in_parts():
+    """Nor the hidden states of whole rows: each has an eighth of the vocabulary, and a chunk."""
+    mesh = meshes.make(data=1, fsdp=2, sequence=4)
+    shape = lambda sizes, letters, dtype=jnp.float32: jax.ShapeDtypeStruct(
+        sizes, dtype, sharding=meshes.shardings(letters, jax.ShapeDtypeStruct(sizes, dtype), mesh)
+    )
+    x, w = shape((2, 96, 64), "BTD"), shape((1000, 64), "VD")
+    targets, weights = shape((2, 96), "BT", jnp.int32), shape((2, 96), "BT")
+    of_token = lambda logp, logz, mean: -logp
+    value = lambda x, w, *rest: loss.total(of_token, x, w, *rest, chunk=16)[0]
+    with jax.set_mesh(mesh):
+        program = jax.jit(jax.grad(value, (0, 1))).lower(x, w, targets, weights).compile()
+    made = re.findall(r"\[([\d,]+)\]", program.as_text())
+    most = max(math.prod(map(int, each.split(","))) for each in made)
+    assert most == 125 * 64 < 2 * 96 * 64

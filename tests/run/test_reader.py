@@ -66,9 +66,9 @@ def sharded(lab, tmp_path_factory):
 
 def test_a_run_is_read_on_its_own_mesh_where_that_is_possible(sharded, capfd):
     parts = reader.parts_of(sharded)
-    assert dict(parts.mesh.shape) == dict(data=1, fsdp=2, expert=1, tensor=4)
+    assert dict(parts.mesh.shape) == dict(data=1, fsdp=2, expert=1, sequence=1, member=1, tensor=4)
     chosen = reader.parts_of(sharded, sizes=dict(data=-1, tensor=2))
-    assert dict(chosen.mesh.shape) == dict(data=4, fsdp=1, expert=1, tensor=2)
+    assert dict(chosen.mesh.shape) == dict(data=4, fsdp=1, expert=1, sequence=1, member=1, tensor=2)
     assert "mesh: the run's is" not in capfd.readouterr().err
     with pytest.raises(ValueError, match=r"mesh: got .*'fsdp': 3.*expected a product of 8 devices"):
         reader.parts_of(sharded, sizes=dict(data=-1, fsdp=3))

@@ -22,14 +22,14 @@ ABSENT = {"data.path": "absent.jsonl"}
 
 @pytest.fixture(scope="module")
 def found(lab):
-    settings = lab.settings(**ABSENT, mesh=dict(data=2, fsdp=4, expert=1, tensor=1))
+    settings = lab.settings(**ABSENT, mesh=dict(data=2, fsdp=4, expert=1, sequence=1, tensor=1))
     return rehearse.rehearse(settings, EIGHT)
 
 
 def test_memory_is_what_the_compiler_says_and_what_the_arguments_are(found):
     hbm = found["hbm"]
     assert found["fits"]
-    assert found["mesh"] == dict(data=2, fsdp=4, expert=1, tensor=1)
+    assert found["mesh"] == dict(data=2, member=1, fsdp=4, expert=1, sequence=1, tensor=1)
     arguments = ("weights, trainable", "weights, frozen", "optimizer", "average", "batch")
     assert hbm["average"] == 0
     assert hbm["batch"] == 1 * 64 * 4 * 4
@@ -58,7 +58,7 @@ def test_text_and_json_have_all_of_it(found, tmp_path):
 
 
 def test_what_does_not_fit_comes_with_a_change_that_was_compiled(lab, found):
-    settings = lab.settings(**ABSENT, mesh=dict(data=2, fsdp=4, expert=1, tensor=1))
+    settings = lab.settings(**ABSENT, mesh=dict(data=2, fsdp=4, expert=1, sequence=1, tensor=1))
     (own,) = suggestions.suggest(settings, EIGHT, limit=1, hbm_bytes=1000.0)
     assert own["change"] == {"model.remat": "full"}
     assert own["hbm"]["temporaries"] != found["hbm"]["temporaries"]
@@ -69,7 +69,7 @@ def test_what_does_not_fit_comes_with_a_change_that_was_compiled(lab, found):
 
 
 def test_changes_that_fit_come_first_and_the_fastest_of_them(lab, monkeypatch):
-    settings = lab.settings(**ABSENT, mesh=dict(data=8, fsdp=1, expert=1, tensor=1))
+    settings = lab.settings(**ABSENT, mesh=dict(data=8, fsdp=1, expert=1, sequence=1, tensor=1))
     outcomes = iter([(False, 9, 1), (True, 3, 4), ValueError("no"), (True, 4, 2), (False, 8, 1)])
 
     def compiled(chosen, topology, *, hbm_bytes):
@@ -85,7 +85,9 @@ def test_changes_that_fit_come_first_and_the_fastest_of_them(lab, monkeypatch):
 
 
 def test_changes_grow_and_keep_to_what_a_run_allows(lab):
-    settings = lab.settings(**ABSENT, batch_size=32, mesh=dict(data=8, fsdp=1, expert=1, tensor=1))
+    settings = lab.settings(
+        **ABSENT, batch_size=32, mesh=dict(data=8, fsdp=1, expert=1, sequence=1, tensor=1)
+    )
     found = list(suggestions._changes(settings, EIGHT))
     alone = [{"model.remat": "full"}, {"mesh.data": 1, "mesh.fsdp": 8}, {"accumulate": 4}]
     assert found[0] == alone[0]
@@ -95,6 +97,16 @@ def test_changes_grow_and_keep_to_what_a_run_allows(lab):
     assert rehearse.changed(settings, found[-1]).model.quantize["name"] == "nf4"
     full = lab.settings(**ABSENT, **{"adapter.name": "", "model.remat": "full"})
     assert all("model.quantize.name" not in change for change in suggestions._changes(full, EIGHT))
+
+
+def test_long_rows_are_shared_where_one_at_a_time_is_too_much(lab):
+    own = {"data.max_tokens": suggestions.LONG, "model.remat": "full", "batch_size": 32}
+    mesh = dict(data=1, fsdp=4, expert=1, sequence=1, tensor=2)
+    found = list(suggestions._changes(lab.settings(**ABSENT, **own, mesh=mesh), EIGHT))
+    shared = {"mesh.data": 1, "mesh.fsdp": 2, "mesh.sequence": 2, "accumulate": 16}
+    assert found[:2] == [{"accumulate": 8}, shared]
+    quantised = {"model.quantize.name": "nf4"}
+    assert found[2:] == [quantised, shared | quantised]
 
 
 def compiled_as(outcome):

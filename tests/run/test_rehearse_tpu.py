@@ -39,6 +39,8 @@ def without_cache():
         ((4, 2), 64, 40, 30.0, False, dict(fsdp=2, tensor=2)),
         ((4, 2), 64, None, None, True, dict(fsdp=1, tensor=4)),  # more devices than key heads
         ((2, 2), 192, None, None, False, dict(fsdp=4)),
+        ((4, 2), 128, None, None, False, dict(fsdp=2, sequence=2)),
+        ((4, 2), 64, 40, 30.0, True, dict(sequence=2, tensor=2)),
     ],
 )
 def test_attention_on_a_tpu_is_its_kernel(heads, size, window, cap, sink, axes):

@@ -236,10 +236,11 @@ def test_the_stream_gives_what_generate_gives(temperature, model, adapted):
     assert list(short(adapted, ids, key)) == whole[: whole.index(stop)]
 
 
-def test_generation_over_a_mesh(model, adapted, sample):
+@pytest.mark.parametrize("sizes", [dict(data=4, tensor=2), dict(data=2, sequence=4)])
+def test_generation_over_a_mesh(model, adapted, sample, sizes):
     from ftjax.core import mesh as meshes
 
-    mesh = meshes.make(data=4, tensor=2)
+    mesh = meshes.make(**sizes)
     prompts, lengths = batch([*PROMPTS, [8, 8]])
     keys = jax.random.split(jax.random.key(3), 4)
     wanted = sample(adapted, prompts, lengths, keys)

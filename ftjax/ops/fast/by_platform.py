@@ -12,6 +12,7 @@ import jax
 from jax.extend import backend
 
 from ftjax.core import mesh as meshes
+from ftjax.ops import context_parallel
 from ftjax.ops.fast import cpu, flash, gpu, plain
 from ftjax.ops.visible import Visible
 
@@ -33,9 +34,11 @@ def attend(q_BTNH, k_BSKH, v_BSKH, sink_N, visible: Visible, scale: float, cap: 
     """Run the kernel of the platform where it is able to, and blocks of products elsewhere."""
     arrays, numbers = (q_BTNH, k_BSKH, v_BSKH, sink_N, visible), dict(scale=scale, cap=cap)
     default = functools.partial(flash.attend, **numbers)
-    target = meshes.platform()
+    target, parts = meshes.platform(), meshes.row_parts(q_BTNH.shape[1])
     if target == "gpu" and _suits_gpu(*arrays, cap):
-        return gpu.attend(*arrays, **numbers)
+        default = functools.partial(gpu.attend, **numbers)
+    if parts > 1 and not (target == "tpu" and _suits_tpu(*arrays)):
+        return context_parallel.attend(default, *arrays)
     if target not in (None, "tpu") or not _suits_tpu(*arrays):
         return default(*arrays)
     from ftjax.ops.fast import tpu  # kernels are slow to import, and most programs have none
@@ -52,7 +55,7 @@ def _suits_tpu(q_BTNH, k_BSKH, v_BSKH, sink_N, visible: Visible) -> bool:
     # Of float32 it makes one pass in bfloat16; virtual tokens are of no segment that it knows.
     is_low = q_BTNH.dtype.itemsize == 2
     return is_low and not visible.before and q_BTNH.shape[1] == k_BSKH.shape[1] and (
-        q_BTNH.shape[1] % LANES == 0
+        q_BTNH.shape[1] // meshes.row_parts(q_BTNH.shape[1]) % LANES == 0
     )  # fmt: skip
 
 

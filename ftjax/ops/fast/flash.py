@@ -26,14 +26,15 @@ _product = products.summed
 
 def attend(q_BTNH, k_BSKH, v_BSKH, sink_N, visible: Visible, scale: float, cap: float | None):
     """Compute `plain.attend` with a gradient of its own."""
-    T, S = q_BTNH.shape[1], k_BSKH.shape[1]
-    if T > LONGEST:
+    T, S, in_parts = q_BTNH.shape[1], k_BSKH.shape[1], visible.row is not None
+    if (S if in_parts else T) > LONGEST:
         return pairs.attend(q_BTNH, k_BSKH, v_BSKH, sink_N, visible, scale, cap)
     ends = [(start, min(start + BLOCK, T)) for start in range(0, T, BLOCK)]
     # Keys that are more than the queries stand before them, and all queries may see them.
-    blocks = tuple((start, stop, S - T + stop) for start, stop in ends)
+    # Of a part of a row nobody knows the place: it may see all keys.
+    blocks = tuple((start, stop, S if in_parts else S - T + stop) for start, stop in ends)
     run = lambda q, k, v: _attend(q, k, v, visible.mask(), (scale, cap), blocks)
-    return scores.over_key_heads(run, q_BTNH, k_BSKH, v_BSKH, sink_N)
+    return scores.over_key_heads(run, q_BTNH, k_BSKH, v_BSKH, sink_N, keep=not in_parts)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))

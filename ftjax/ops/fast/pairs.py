@@ -33,13 +33,13 @@ class _Static(NamedTuple):
 
 def attend(q_BTNH, k_BSKH, v_BSKH, sink_N, visible: Visible, scale: float, cap: float | None):
     """Compute `plain.attend` with a gradient of its own."""
-    (T, N), (S, K) = q_BTNH.shape[1:3], k_BSKH.shape[1:3]
+    (T, N), (S, K), in_parts = q_BTNH.shape[1:3], k_BSKH.shape[1:3], visible.row is not None
     # As even as the lanes allow: a last block that is nearly empty costs as much as a full one.
     size = -(-T // math.ceil(T / MOST) // LANES) * LANES
-    turns = _turns(T, S, size, visible.window)
+    turns = _turns(T, S, size, visible.window, anywhere=in_parts)
     static = _Static(scale, cap, visible.window, N // K, size, turns)
     run = functools.partial(_padded, static, visible)
-    return scores.over_key_heads(run, q_BTNH, k_BSKH, v_BSKH, sink_N)
+    return scores.over_key_heads(run, q_BTNH, k_BSKH, v_BSKH, sink_N, keep=not in_parts)
 
 
 def _padded(static: _Static, visible: Visible, q, k, v):
@@ -63,11 +63,18 @@ def _fill(x, size: int, axis: int, *, value=0):
     return jnp.pad(x, widths, constant_values=value)
 
 
-def _turns(T: int, S: int, size: int, window: int | None) -> tuple[tuple[int, int], ...]:
-    """List the pairs of blocks that are not hidden whole, by the blocks of queries."""
+def _turns(
+    T: int, S: int, size: int, window: int | None, *, anywhere: bool = False
+) -> tuple[tuple[int, int], ...]:
+    """List the pairs of blocks that are not hidden whole, by the blocks of queries.
+
+    anywhere: the queries are a part of a row whose place is known when the program runs.
+    """
     before = S - T
 
     def is_seen(i: int, j: int) -> bool:
+        if anywhere:
+            return True
         if j * size >= before + (i + 1) * size:
             return False  # all later
         if window is None or j * size < before:
