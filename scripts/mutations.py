@@ -349,7 +349,7 @@ ADAPTERS = (
 OPS = (
     *_of(
         "ftjax/ops/fast/portable.py", "tests/laws/test_fast.py -k portable",
-        ("dx, dw, scale * da.reshape(a.shape), scale * db", "dx, dw, scale * da.reshape(a.shape), db"),
+        ("dx, dw, scale * da, scale * db", "dx, dw, scale * da, db"),
         ("return products.matmul(g, w.T), dw", "return products.matmul(g, w.T), 2 * dw"),
         ("weight_B1 >= mass", "weight_B1 > mass"),
     ),

@@ -9,7 +9,7 @@ that is added to the file moves few of the others.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ftjax.data import spool
 from ftjax.data.rows import Located, Rows
@@ -45,6 +45,19 @@ def split(source: Sequence, *, share: float, held: bool) -> Rows:
         spool.Chosen(source, kept), where=lambda i: places(kept[i]), bad=() if held else bad,
         weighted=getattr(source, "weighted", False), held_out=len(marks) - len(kept),
     )  # fmt: skip
+
+
+def checked(source: Sequence, check: Callable, *, share: float, held: bool) -> Rows:
+    """Return the rows of one side, checked; a wrong one is named as in the whole file, the first.
+
+    Rows that are held back are read before the others, which most often are as wrong.
+    """
+    own = split(source, share=share, held=held)
+    try:
+        return check(own)
+    except ValueError:
+        check(source)
+        raise
 
 
 def _mark(source: Sequence, i: int) -> str:

@@ -257,21 +257,8 @@ def _parts(name: str, source: dict, *, holding: dict, form: str, **reading) -> t
             )
         return opened.parts
     check = functools.partial(rows.check, form=form, **reading)
-    found = _split(opened, check, **holding) if holding["share"] else check(opened)
+    found = hold_out.checked(opened, check, **holding) if holding["share"] else check(opened)
     return (Part(name, found, 1.0),)
-
-
-def _split(source, check: Callable, *, share: float, held: bool) -> Rows:
-    """Return the rows of one side, checked; a wrong one is named as in the whole file, the first.
-
-    Rows that are held back are read before the others, which most often are as wrong.
-    """
-    own = hold_out.split(source, share=share, held=held)
-    try:
-        return check(own)
-    except ValueError:
-        check(source)
-        raise
 
 
 def _legal(key: str, value, *, legal: tuple[str, ...]) -> None:

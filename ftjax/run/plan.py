@@ -100,11 +100,8 @@ def program(settings: Settings, *, mesh=None, shared: Shared | None = None) -> P
     _check_layers(settings, trainable, parts.model.linears)
     if penalties:
         frozen |= {"penalties": penalty.abstract(penalties, parts)}
-    compares = anchors.compare(settings)
-    reference.check(
-        parts.reference.name, parts.objective, trainable, anchored=compares,
-        averages=settings.ema_decay is not None,
-    )  # fmt: skip
+    kept = dict(anchored=anchors.compare(settings), averages=settings.ema_decay is not None)
+    reference.check(parts.reference.name, parts.objective, trainable, **kept)
     integral = penalty.integral(penalties, parts)
     state = saved_state.abstract_state(parts, trainable, optimizer.tx, integral=integral)
     loaders.check_types(settings.data, where="data")
