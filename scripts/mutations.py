@@ -408,7 +408,7 @@ OPS = (
         "ftjax/ops/fast/tpu.py", "tests/laws/test_fast.py -k tpu",
         ("window - 1", "window"),
         ("sinks=sink_N", "sinks=None"),
-        ("q=segments_T, kv=segments_T", "q=0 * segments_T, kv=0 * segments_T"),
+        ("q=segments_T, kv=segments_S", "q=0 * segments_T, kv=0 * segments_S"),
     ),
     *_of(
         "ftjax/ops/softcap.py", "tests/ops/test_loss.py tests/ops/test_attention.py",
