@@ -9,6 +9,7 @@ import functools
 
 import jax
 
+from ftjax.core import mesh as meshes
 from ftjax.ops import fast, quantize
 
 # A lookup is a product with one-hot rows: so adapters see a site like any other.
@@ -51,5 +52,14 @@ def linear_rows(equation: str, x, w, contract, adapter=None, key=None):
 
 def lookup(tokens_BT: jax.Array, w_VD: jax.Array, adapter=None) -> jax.Array:
     """Take the rows of `w_VD`, changed by `adapter` if there is one: [B,T,D]."""
+    if meshes.row_parts(tokens_BT.shape[1]) == 1:
+        return _look_up(tokens_BT, w_VD, adapter)
+    # Each device takes its features for all tokens, and sends them to where the tokens are, first
+    # along rows and then along the batch; for both at once the table would come to every device.
+    features = meshes.constrain(_look_up(meshes.constrain(tokens_BT, "bS"), w_VD, adapter), "bSD")
+    return meshes.constrain(features, "bTD")
+
+
+def _look_up(tokens_BT, w_VD, adapter):
     # A gather reads the rows of the tokens; a product with one-hots would read the whole table.
     return w_VD[tokens_BT] if adapter is None else adapter.lookup(tokens_BT, w_VD)

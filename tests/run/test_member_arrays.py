@@ -21,7 +21,7 @@ def get_config(arg=None):
     return c
 """
 ROWS = [{"lr": lr, "rank": rank, "seed": seed}
-        for lr, rank, seed in ((0.01, 2, 0), (0.02, 4, 1), (0.03, 2, 2), (0.02, 2, 0))]  # fmt: skip
+        for lr, rank, seed in ((0.01, 2, 0), (0.02, 4, 1), (0.03, 2, 2), (0.02, 2, 3))]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

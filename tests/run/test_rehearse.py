@@ -143,8 +143,13 @@ def test_a_search_of_what_divides_over_no_mesh_says_so(lab, monkeypatch):
         suggestions.search(settings, EIGHT, limit=2)
 
 
-def test_slices_divide_data():
-    found = list(suggestions._meshes(topology.read("2xv5e-4")))
+def test_slices_divide_data_and_other_axes_stay(lab):
+    meshes_of = lambda **sizes: list(
+        suggestions._meshes(lab.settings(**ABSENT, mesh=sizes), topology.read("2xv5e-4"))
+    )
+    assert all(own["mesh.fsdp"] * own["mesh.data"] * own["mesh.tensor"] == 4
+               for own in meshes_of(data=-1, sequence=2))  # fmt: skip
+    found = meshes_of(data=-1)
     assert found[0] == {"mesh.data": 2, "mesh.fsdp": 4, "mesh.tensor": 1}
     assert all(own["mesh.data"] % 2 == 0 for own in found)
     assert {own["mesh.data"] * own["mesh.fsdp"] * own["mesh.tensor"] for own in found} == {8}

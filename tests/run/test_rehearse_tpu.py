@@ -63,6 +63,31 @@ def test_attention_on_a_tpu_is_its_kernel(heads, size, window, cap, sink, axes):
     assert hlo.kernels(hlo.parse(compiled.as_text())) == 3  # forward, and two for the gradients
 
 
+def test_members_on_parts_of_a_slice_run_the_kernel_too():
+    sizes = dict(data=1, member=2, fsdp=1, sequence=2)
+    mesh = meshes.make(**sizes, devices=topology.read("v5e-4").devices())
+    x = jax.ShapeDtypeStruct((2, 4, 256, 2, 128), jnp.bfloat16)
+
+    def loss(x):
+        rows = jnp.broadcast_to(jnp.arange(256), (4, 256))
+        seen = visible.visible_keys(rows, jnp.ones_like(rows))
+        out = attention.attend_causal(x, x, x, seen, scale=0.1)
+        return jnp.square(out.astype(jnp.float32)).sum()
+
+    def step(x):
+        options = dict(axis_names={meshes.MEMBER}, check_vma=False)
+        own = lambda x: jax.lax.map(jax.grad(loss), x)
+        return jax.shard_map(own, in_specs=P("member"), out_specs=P("member"), **options)(x)
+
+    with jax.default_matmul_precision("default"), jax.set_mesh(mesh):
+        compiled = jax.jit(step).lower(x).compile()
+    module = hlo.parse(compiled.as_text())
+    assert hlo.kernels(module) == 3
+    # What joins keys of a row stays among the devices of a member.
+    sent = hlo.collectives(module, slices=(0, 0, 1, 1))
+    assert {own.network for own in sent} == {"ici"}
+
+
 @pytest.mark.parametrize("name", ["v5e-8", "tpu7x-8"])
 def test_what_devices_send_is_read_of_programs_that_jax_cannot_print(name):
     """A chip of tpu7x sends with a core of its own, whose instructions `as_text` refuses."""

@@ -30,7 +30,9 @@ def attend(
         return _rows(q, (k_BSKH, v_BSKH), sink_N, segments, segments, kernel)
     keys = tuple(context_parallel.for_shards(q, x) for x in (k_BSKH, v_BSKH))
     parts, place = meshes.row_parts(q.shape[1]), meshes.spec("BTNH", q.shape, mesh)
-    heads = jax.NamedSharding(mesh, place).shard_shape(q.shape)[2]
+    # Only sizes are asked: a mesh of which members are a part already would not say them.
+    sizes = jax.sharding.AbstractMesh(tuple(mesh.shape.values()), mesh.axis_names)
+    heads = jax.NamedSharding(sizes, place).shard_shape(q.shape)[2]
     kernel = _kernel(q.shape[1], heads, parts=parts, **options)
 
     def part(q, keys, *rest):
@@ -38,7 +40,7 @@ def attend(
         return _rows(q, tuple(map(context_parallel.gather, keys)) if parts > 1 else keys, *rest)
 
     rest = sink_N, segments, segments, kernel
-    by_queries = jax.NamedSharding(mesh, jax.P(None, meshes.SEQUENCE if parts > 1 else None))
+    by_queries = jax.NamedSharding(sizes, jax.P(None, meshes.SEQUENCE if parts > 1 else None))
     letters = "BTNH", ("BTKH",) * 2, "N", "BT", "BS", kernel.manual_sharding_spec(by_queries)
     return context_parallel.over_devices(part, (q, keys, *rest), letters)
 
