@@ -5,7 +5,8 @@
 D is the generalised Jensen-Shannon divergence of GKD (arXiv:2306.13649): beta = 0 is the forward KL
 (cover everything that the teacher might say), 1 the reverse KL (say only what it would), between
 them a bounded mixture. The teacher is the reference policy: another model, a frozen copy, or the
-base itself, which holds a student to what the base knows while it learns something else.
+base itself with adapters off, which holds a student to what the base knows while it learns
+something else, or takes one back that has lost it.
 `nll` adds the usual loss on the data, and `off_target` leaves the data's own next token out of both
 distributions, so that the two do not pull against each other (arXiv:2605.29498).
 """
@@ -18,7 +19,7 @@ from ftjax.objectives.losses.spec import Spec
 from ftjax.ops import divergence
 
 EXAMPLE = dict(beta=0.5, temperature=2.0, nll=0.5)
-SPEC = Spec(data="tokens", reference=True)
+SPEC = Spec(data="tokens", reference=True, teacher=True)
 
 
 def make(

@@ -1,7 +1,8 @@
 """What a run's policy is compared with, from `reference` in a config to arrays.
 
     c.reference = dict(name="adapters_off")         the base under the adapters: nothing to hold;
-                                                    where they do not start as it, as "frozen"
+                                                    where they do not start as it, as "frozen",
+                                                    unless it is a teacher
     c.reference = dict(name="frozen")               a copy of the weights that train
     c.reference = dict(name="average")              the run's own moving average, c.ema_decay: a
                                                     teacher that follows the student slowly
@@ -125,7 +126,8 @@ def build(
       spec: the section. objective: what may use it. model: the policy's.
       locate, make: `make(locate(base)) -> (family, model)`, for another model.
       starts_as_base: whether the run's adapters change nothing before the first step; if they do,
-        the reference of "adapters_off" has them too, as they start: what the run starts from.
+        the reference of "adapters_off" has them too, as they start: what the run starts from. A
+        teacher has not.
       anchored: whether anchors compare with it, whatever the objective.
       evaluated: whether evaluations do, which take a copy that is held.
 
@@ -151,8 +153,10 @@ def build(
             "'adapters_off', 'frozen' or 'model': only log-probabilities of targets are kept"
         )
     other = _other(spec, locate, model, make) if spec.base else None
-    # Else the first loss of a pair would compare the start with the bare base, and not be log 2.
-    holds_start = uses and spec.name == "adapters_off" and not starts_as_base
+    # Else the first loss of a pair would compare the start with the bare base, and not be log 2. A
+    # student that goes on from adapters would have itself for a teacher.
+    compares = uses and not specs.of(objective).teacher
+    holds_start = compares and spec.name == "adapters_off" and not starts_as_base
     return Reference("frozen" if holds_start else spec.name, spec.folder, other)
 
 

@@ -42,7 +42,8 @@ def first_loss(settings, workdir):
     def run(params):
         policy = Policy(plan.parts.model, params, settings.model.chunk)
         reference = plan.parts.reference.function(policy.without_gradient(), batch)
-        return sum(term.value() for term in plan.objective(policy, reference, batch, None)["loss"])
+        loss = plan.objective(policy, reference, batch, None)["loss"]
+        return sum(term.value() for term in (loss if isinstance(loss, tuple) else (loss,)))
 
     return float(jax.jit(run)(params))
 
@@ -75,3 +76,13 @@ def test_a_run_of_samples_is_compared_with_its_start(lab, tuned, tmp_path):
     online.train(settings, tmp_path / "run")
     row = next(row for row in lab_lib.metrics(tmp_path / "run") if "loss" in row)
     np.testing.assert_allclose(row["kl/base"], 0, atol=1e-4)
+
+
+def test_a_teacher_is_the_base_whatever_a_student_goes_on_from(lab, tuned, tmp_path):
+    distilling = lambda **changes: first_loss(
+        lab.settings(**dict(objective=dict(name="distillation"), adapter=LORA) | changes), tmp_path
+    )
+    assert distilling() == pytest.approx(0, abs=1e-6)
+    assert distilling(adapter_from=str(tuned)) > 1e-3
+    start = {"adapter_from": str(tuned), "reference.name": "frozen"}
+    assert distilling(**start) == pytest.approx(0, abs=1e-6)

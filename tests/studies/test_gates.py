@@ -1,6 +1,7 @@
 """The smoke study, run once: what the literature says, asserted of our own numbers.
 
-Its one seed has no noise floor: `verdicts.MARGIN` stands in, and says there what it holds for.
+Its one seed has no noise floor: `verdicts.MARGIN` stands in, and says there what it holds for. What
+is learned from own samples takes minutes (`-m slow`): studies of it, cut to a seed and a rate each.
 """
 
 import json
@@ -16,11 +17,10 @@ from tests.lab import ROOT
 LONGEST_S = 1800  # of two minutes on an idle machine
 
 
-@pytest.fixture(scope="module")
-def report(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("smoke")
-    command = [sys.executable, "-m", "experiments.sequential", "--config",
-               "configs/forgetting_smoke.py", "--workdir", str(folder)]  # fmt: skip
+def run(config, folder):
+    """Run a study to its end; returns its report."""
+    command = [sys.executable, "-m", "experiments.sequential", "--config", str(config),
+               "--workdir", str(folder)]  # fmt: skip
     # One device and all optimisations, as a user has them; the tests' cache of programs.
     own = os.environ | dict(JAX_PLATFORMS="cpu", JAX_NUM_CPU_DEVICES="1", PYTHONWARNINGS="ignore")
     done = subprocess.run(
@@ -30,9 +30,13 @@ def report(tmp_path_factory):
     return json.loads((folder / "report.json").read_text())
 
 
-@pytest.fixture(scope="module")
-def found(report):
+def judged(report):
     return {each.statement.number: each for each in literature.judge([report])}
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    return judged(run("configs/forgetting_smoke.py", tmp_path_factory.mktemp("smoke")))
 
 
 GATES = (1, 2, 3, 6, 7, 8, 9, 11, 12, 20)
@@ -51,4 +55,35 @@ def test_the_study_carries_its_gates(found):
 @pytest.mark.parametrize("number", GATES)
 def test_a_gate_of_the_literature(found, number):
     each = found[number]
+    assert each.found.verdict == verdicts.AGREE, f"{each.statement.claim}: {each.found.ours}"
+
+
+CUT = """
+from configs import NAME
+
+get_config = NAME.get_config
+
+def study():
+    whole = NAME.study()
+    rates = RATES
+    methods = {name: whole["methods"][name] for name in rates}
+    parts = {part: name for part, name in whole["parts"].items() if name in rates}
+    kept = dict(seeds=1, rates=rates, methods=methods, parts=parts, changes=())
+    return whole | kept | dict(sees_old=tuple(set(whole.get("sees_old", ())) & set(rates)))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "name", "rates"),
+    [
+        (17, "forgetting_rl", dict(sft=(4e-3,), grpo=(1e-3,))),
+        (23, "forgetting_recovery", dict(distilled=(1e-3,))),
+        (27, "forgetting_rules", dict(full=(1e-3,), lora=(3e-3,))),
+    ],
+)
+def test_a_gate_of_a_study_that_takes_minutes(number, name, rates, tmp_path):
+    config = tmp_path / "cut.py"
+    config.write_text(CUT.replace("NAME", name).replace("RATES", repr(rates)))
+    each = judged(run(config, tmp_path / "study"))[number]
     assert each.found.verdict == verdicts.AGREE, f"{each.statement.claim}: {each.found.ours}"

@@ -21,6 +21,8 @@ class Spec:
     Attributes:
       data: the kind of batch that it learns from, a name in `kinds.BATCHES`.
       reference: whether it compares the policy with a reference.
+      teacher: whether that is what the policy is to become, and not what it comes from: adapters
+        off are then the base, whatever the run starts from.
       heads: names of the scalar heads that it trains.
       couples_rows: whether the loss of a row depends on other rows of its microbatch (or device),
         so that it is another loss when a batch is cut; or a function of the keywords of `make`
@@ -36,6 +38,7 @@ class Spec:
 
     data: str
     reference: bool = False
+    teacher: bool = False
     heads: tuple[str, ...] = ()
     couples_rows: bool | Callable[..., bool] = False
     rival: float = 1.0
