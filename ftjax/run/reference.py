@@ -145,17 +145,12 @@ def build(
             f"reference.name: got {spec.name!r}, which objective {objective.__name__!r} does not "
             "use, nor an evaluation such as drift; expected 'adapters_off'; drop it"
         )
-    _check_unread(spec)
-    # One number a token is kept; a divergence needs the whole vocabulary's.
-    if spec.name == "cached" and not specs.of(objective).batch.judged:
-        raise ValueError(
-            "reference.name: got 'cached' for an objective of whole distributions; expected "
-            "'adapters_off', 'frozen' or 'model': only log-probabilities of targets are kept"
-        )
+    own = specs.of(objective)
+    _check_unread(spec, judged=own.batch.judged)
     other = _other(spec, locate, model, make) if spec.base else None
     # Else the first loss of a pair would compare the start with the bare base, and not be log 2. A
     # student that goes on from adapters would have itself for a teacher.
-    compares = uses and not specs.of(objective).teacher
+    compares = uses and not own.teacher
     holds_start = compares and spec.name == "adapters_off" and not starts_as_base
     return Reference("frozen" if holds_start else spec.name, spec.folder, other)
 
@@ -170,7 +165,13 @@ def is_evaluated(evals: Mapping) -> bool:
     return any("base" in names for names in inputs)
 
 
-def _check_unread(spec) -> None:
+def _check_unread(spec, *, judged: bool) -> None:
+    # One number a token is kept; a divergence needs the whole vocabulary's.
+    if spec.name == "cached" and not judged:
+        raise ValueError(
+            "reference.name: got 'cached' for an objective of whole distributions; expected "
+            "'adapters_off', 'frozen' or 'model': only log-probabilities of targets are kept"
+        )
     if bool(spec.base) != (spec.name == "model"):
         raise ValueError(
             f"reference.base: got {spec.base!r} with name={spec.name!r}; expected a directory for "
