@@ -82,11 +82,14 @@ def every_stage(chosen, folder: pathlib.Path) -> list:
 
 def run(chosen, folder: pathlib.Path, *, only: int | None = None) -> None:
     """Run one stage alone, or all of them with shared parts."""
-    from experiments import cli, sequential
+    from experiments import sequential
+    from ftjax.core import compile_cache, device
     from ftjax.run.shared import Shared
     from ftjax.studies import stages
 
-    cli.start()
+    # As the commands start.
+    compile_cache.use("auto")
+    device.reuse_memory()
     shared = Shared(base=stages.base_of(chosen)) if only is None else None
     for number, stage in enumerate(every_stage(chosen, folder)):
         if only in (None, number):

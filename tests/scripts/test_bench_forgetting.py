@@ -4,6 +4,8 @@ import pathlib
 
 import pytest
 
+from experiments import sequential
+from ftjax.core import compile_cache, device
 from scripts import bench_forgetting as bench
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -31,3 +33,20 @@ def test_another_score_is_found(tmp_path):
     (tmp_path / "two" / name / "export" / "model.safetensors").write_bytes(b"other")
     with pytest.raises(SystemExit, match=r"model\.safetensors and .* differ"):
         bench.compare(*both, [name])
+
+
+def test_its_processes_run_the_stages_that_they_are_told(monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    seen = []
+    monkeypatch.setattr(sequential, "end", lambda stage, shared: seen.append((stage, shared)))
+    monkeypatch.setattr(compile_cache, "use", lambda folder: seen.append(folder))
+    monkeypatch.setattr(device, "reuse_memory", lambda: None)
+    chosen = bench.read("configs/forgetting_smoke.py", 2)
+    bench.run(chosen, tmp_path, only=1)  # starts without the flags of a command
+    assert seen.pop(0) == "auto"
+    assert [(own.workdir.parent.name, shared) for own, shared in seen] == [
+        ("full_0.0003_s1_o0", None)
+    ]
+    bench.run(chosen, tmp_path)
+    first, second = (shared for _, shared in seen[2:])
+    assert first is second is not None
