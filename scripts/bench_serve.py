@@ -34,7 +34,7 @@ import ftjax
 from ftjax.adapters import lora
 from ftjax.adapters.lib import protocol
 from ftjax.adapters.multi import per_row
-from ftjax.core import shapes
+from ftjax.core import compile_cache, device, shapes
 from ftjax.data import tokenizer_files
 from ftjax.models.hf import checkpoint
 from ftjax.run import prompting
@@ -261,6 +261,9 @@ def flags() -> argparse.Namespace:
 def main() -> None:
     """Measure and print."""
     args = flags()
+    # As the commands start that this is about.
+    compile_cache.use("auto")
+    device.reuse_memory()
     base = pathlib.Path(args.base)
     family, config = checkpoint.config_of(base)
     model, tokenizer = family.make(config), tokenizer_files.load(base)

@@ -13,7 +13,7 @@ import argparse
 import pathlib
 
 from experiments import decide
-from ftjax.core import compile_cache, files
+from ftjax.core import compile_cache, device, files
 from ftjax.decide import growth
 from scripts import runs
 
@@ -61,6 +61,7 @@ def main() -> None:
     p.add_argument("--out", default="", help="Markdown file that the table goes into")
     given = p.parse_args()
     compile_cache.use("auto")
+    device.reuse_memory()
     (name, values), points = given.over, {}
     for value in values:
         decision = decide.read(config_of(given.config, name, value))
