@@ -143,8 +143,9 @@ def train(
             state, progress = session.resume(p, kept, batches, restart_data=restart_data)
             state = plan.begin(p, first) if state is None else state
             result = session.train(
-                p, kept, step, state, frozen, batches, progress=progress, cost=costs.of(p)
-            )
+                p, kept, step, state, frozen, batches, progress=progress, cost=costs.of(p),
+                started=start,
+            )  # fmt: skip
         params = saved_state.params_of(result.state, frozen)
         # Export, summary, report and the table of what was learned and forgotten.
         return finish.finish(p, result, params, workdir, seconds=time.perf_counter() - start)
