@@ -11,8 +11,8 @@ decade into equal steps:
 Here levels are the upper ends of steps and not their middles, so that 1 is one of them: else the
 largest of a block would shrink at every step that it is written. What is nearest is taken, but a
 block without negative values has no zero in the place of a positive one: Adam divides by its root.
-An error is at most half a step, 0.0036 of the largest of a block for squares and 0.0071 for what has
-signs, and less by a factor of ten at most in each decade below.
+An error is at most half a step, 0.0036 of the largest of a block for squares and 0.0071 for what
+has signs; a step is a fifth as long in each decade below.
 """
 
 import math

@@ -250,7 +250,8 @@ def state_shardings(
 
     params: abstract (or real) trainables; shardings: a NamedSharding for each of them. A moment of
     the shape of its parameter lies where the parameter lies, in 8 bits with the scales of its
-    blocks; counts and factored moments are on every device. init: what made the state when not `tx.init`, as `jax.vmap(tx.init)` for members.
+    blocks; counts and factored moments are on every device. init: what made the state when not
+    `tx.init`, as `jax.vmap(tx.init)` for members.
     """
     mesh = jax.tree.leaves(shardings)[0].mesh
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())

@@ -5,7 +5,7 @@
 Seconds of the wall, added up over all processes that the run has had, from the rows that they wrote
 (see `ftjax.train.journal`). `data` is what the steps waited for batches, which online runs sample.
 `again` is what rows said that a process died after and the next one had to make anew, with all that
-was in them; what a process did after its last row, and the time between two processes, is not known.
+was in them; what a process did after its last row, and the time between two, is not known.
 """
 
 from collections.abc import Mapping, Sequence

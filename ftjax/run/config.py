@@ -127,8 +127,8 @@ def _optim() -> dict:
         average={},  # with where they began: every_steps, share
         galore={},  # moments of gradients' largest directions: rank, every_steps, scale
         sam={},  # gradients from uphill: rho
-        # Of the moments; bfloat16 halves them and rounds them each step, int8 is a quarter: codes of
-        # blocks of 128 with a scale each, see `ftjax/optim/moments.py`.
+        # Of the moments; bfloat16 halves them and rounds them each step, int8 quarters them: codes
+        # of blocks of 128 with a scale each, see `ftjax/optim/moments.py`.
         state_dtype="float32",
         ranks={},  # AdaLoRA's budget: target_rank, init_steps, final_steps, every_steps
     )

@@ -56,8 +56,8 @@ def _costs(summary: Mapping, rows: Sequence[Mapping]) -> dict[str, str]:
     known = summary.get("goodput") or {"seconds": goodput.spent(rows)}
     found |= {"goodput": f"{known['share']:.0%}"} if "share" in known else {}
     # What never happened, as a restart, is no line; steps are one in any case.
-    found |= {goodput.PHASES[name]: writers.duration(seconds)
-              for name, seconds in known["seconds"].items() if seconds or name == "steps"}  # fmt: skip
+    shown = {name: each for name, each in known["seconds"].items() if each or name == "steps"}
+    found |= {goodput.PHASES[name]: writers.duration(each) for name, each in shown.items()}
     return {name: value for name, value in found.items() if value}
 
 

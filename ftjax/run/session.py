@@ -121,7 +121,8 @@ def train(
             log_every_steps=p.settings.log_every_steps,
             every=(evaluations(p, kept.artifacts.workdir),), writers=kept.writers,
             checkpoints=kept.checkpoints, progress=progress, flops_per_token=cost,
-            save_every_steps=p.settings.checkpoint.every_steps or None, trace=trace, started=started,
+            save_every_steps=p.settings.checkpoint.every_steps or None, trace=trace,
+            started=started,
         )  # fmt: skip
     # Not of a run that was stopped: the one after would build on half of it.
     if early_stop.has_ended(result.stopped):

@@ -89,7 +89,8 @@ def run(
     checkpoints: saved each `save_every_steps`, at the end, and when asked to stop by SIGTERM or
       control-C; then `run` returns, and the process should leave with exit code 0.
     progress: from `resume`. flops_per_token: for MFU. trace: what calls the step. started: when
-    this process began with the run, by `time.perf_counter`. Raises FloatingPointError on a loss that is not finite, CheckpointError when the last checkpoint cannot
+    this process began with the run, by `time.perf_counter`. Raises
+    FloatingPointError on a loss that is not finite, CheckpointError when the last checkpoint cannot
     be written.
     """
     journal = Journal(
