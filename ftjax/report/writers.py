@@ -20,6 +20,8 @@ from ftjax.core import digest, files
 from ftjax.report import goodput
 from ftjax.report.table import Stated, is_shown
 
+CLOCK = goodput.CLOCK
+
 
 class Writer(Protocol):
     """Takes rows of metrics."""
