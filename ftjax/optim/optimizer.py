@@ -115,16 +115,13 @@ def make(
     rate = schedules.make(
         schedule, learning_rate=learning_rate, total_steps=total_steps, where=f"{where}.schedule"
     )
-    inner = _direction(name, keywords, weight_decay, where)
-    # Inside of GaLore, whose projections are no moments.
-    inner = moments.kept_in(inner, state_dtype, name=name, where=where)
-    inner = _low_rank(inner, name, galore, views, where)
+    inner = _kept(name, keywords, weight_decay, state_dtype, where)
     own = dict(weight_decay=weight_decay, no_decay=no_decay, groups=groups, depths=depths)
     settings = lambda params: leaf_groups.settings(tree.paths(params), where=where, **own)
     depth = layers.make(layer_decay, depths) if layer_decay != 1 else _flat
     every, share = conf.call(averaging, average, where=f"{where}.average") if average else (1, 0.0)
     chosen = settings, depth, clip_norm, Pull(l2sp, share, every, total_steps)
-    tx = _around(inner, rate, *chosen, where=where)
+    tx = _around(_low_rank(inner, name, galore, views, where), rate, *chosen, where=where)
     if ranks:
         clipped = lambda g: _clipped(g, clip_norm)
         given = dict(inner=tx, total_steps=total_steps, clip=clipped)
@@ -133,6 +130,12 @@ def make(
     if sam:
         tx = conf.call(sharpness.make, sam, where=f"{where}.sam", extra={"inner": tx})
     return Optimizer(tx, rate)
+
+
+def _kept(name: str, keywords: Mapping, weight_decay, state_dtype: str, where: str):
+    """Return the named direction with its moments in a type: inside of GaLore's projections."""
+    inner = _direction(name, keywords, weight_decay, where)
+    return moments.kept_in(inner, state_dtype, name=name, where=where)
 
 
 def _low_rank(inner, name: str, galore: Mapping | None, views: Mapping | None, where: str):
