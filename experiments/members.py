@@ -106,6 +106,7 @@ def _train(
         step, state, both, batches, each, hyper=numbers, until=first.length.steps, ended=ended,
         log_every_steps=first.settings.log_every_steps, flops_per_token=costs.of(first),
         save_every_steps=first.settings.checkpoint.every_steps or None, halving=halving,
+        started=start,
     )  # fmt: skip
     for index, result in results.items():
         ended(index, result)

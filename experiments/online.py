@@ -91,8 +91,9 @@ def train(
             state = plan.begin(p, first) if state is None else state
             batches.watch(state)  # the next answers are sampled from this one
             result = session.train(
-                p, kept, step, state, frozen, batches, progress=progress, cost=rollout.cost(p)
-            )
+                p, kept, step, state, frozen, batches, progress=progress, cost=rollout.cost(p),
+                started=start,
+            )  # fmt: skip
         params = saved_state.params_of(result.state, frozen)
         return finish.finish(p, result, params, workdir, seconds=time.perf_counter() - start)
 

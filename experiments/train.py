@@ -142,9 +142,8 @@ def train(
                 first = None  # two states at a time may be more than the memory
             state, progress = session.resume(p, kept, batches, restart_data=restart_data)
             state = plan.begin(p, first) if state is None else state
-            result = session.train(
-                p, kept, step, state, frozen, batches, progress=progress, cost=costs.of(p)
-            )
+            options = dict(progress=progress, cost=costs.of(p), started=start)
+            result = session.train(p, kept, step, state, frozen, batches, **options)
         params = saved_state.params_of(result.state, frozen)
         # Export, summary, report and the table of what was learned and forgotten.
         return finish.finish(p, result, params, workdir, seconds=time.perf_counter() - start)

@@ -45,7 +45,9 @@ def test_every_key_stands_on_the_page(key_page):
 
 def test_comments_become_what_a_key_means(key_page):
     assert "| `keep` | `Count` | `2` |  |" in key_page  # one without a comment
-    line = "| `remat` | `str` | `'light'` | what the backward pass keeps: none \\| light \\| full |"
+    line = (
+        "| `remat` | `str` | `'light'` | What the backward pass keeps: none \\| light \\| full \\| "
+    )
     assert line in key_page
     assert "| `quantize` | `dict` | `dict(name='', where='blocks/**')` | A frozen base" in key_page
     assert "| `learning_rate` |  | required |" in key_page

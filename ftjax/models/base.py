@@ -191,7 +191,7 @@ def scan(layers, x, inputs, *, length: int, policy: str, loop: bool):
         # again with what was made before.
         options = dict(policy=remat.POLICIES[policy], prevent_cse=loop or length == 1)
         # Each layer by itself: around a whole group, the backward pass would hold all its layers.
-        layers = [jax.checkpoint(layer, **options) for layer in layers]
+        layers = [jax.checkpoint(remat.entered(layer, policy), **options) for layer in layers]
 
     def body(x, one):
         outputs = []

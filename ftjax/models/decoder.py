@@ -386,7 +386,7 @@ def make(
       caches: the letters of what a stack's layers cache, where it is not `base.CACHE`.
       auxiliary: `(config, aux, segments_BT) -> {"loss": Mean, metric: Mean}` of what the blocks
         give beside their states.
-      remat: what the backward pass keeps, "none" (all), "light" or "full"; see `ops.remat`.
+      remat: what the backward pass keeps, and where: a name of `ops.remat`.
       dtype: the type of the computation; the parameters' own type may differ.
       scan: False unrolls the layers, for tests.
     """

@@ -8,7 +8,7 @@
 
 All of it is float32, also over bfloat16 trainables: gradients and weights are cast on entry, so
 the sum w - lr * ... is rounded once, by `optax.apply_updates`. Moments are float32 too, unless
-`state_dtype` keeps them in another type between steps.
+`state_dtype` keeps them in fewer bits between steps, see `ftjax.optim.moments`.
 `learning_rate`, `weight_decay`, `clip_norm` may be traced scalars: build the optimizer inside a
 `jax.vmap` over members and each member has its own. Adafactor factors and clips a whole stack of
 layers as one leaf.
@@ -32,7 +32,7 @@ import optax.contrib
 from ftjax.core import config as conf
 from ftjax.core import tree
 from ftjax.core.typed import Count, Decay, NonNegative, Patterns, Positive, Share
-from ftjax.optim import adalora_budget, agem
+from ftjax.optim import adalora_budget, agem, moments
 from ftjax.optim import galore as low_rank
 from ftjax.optim import groups as leaf_groups
 from ftjax.optim import layer_decay as layers
@@ -51,9 +51,6 @@ DECAY_INSIDE = ("adadelta", "adan", "lamb", "novograd", "prodigy", "dadapt_adamw
 RANGES = dict.fromkeys(("b1", "b2", "b3", "beta1", "beta2", "decay", "momentum"), Decay | None) | (
     dict.fromkeys(("eps", "eps_root", "epsilon"), NonNegative)
 )
-
-# Of the moments; float16 would lose the small squares of gradients (below 6e-8 there is nothing).
-STATE_DTYPES = ("float32", "bfloat16")
 
 
 class Optimizer(NamedTuple):
@@ -110,7 +107,7 @@ def make(
     see `ftjax.optim.groups`; ranks: the keywords of `ftjax.optim.adalora_budget`, for AdaLoRA;
     l2sp: decay towards the start; average: the keywords of `averaging`; sam: those of `sam`;
     projected: the weights of anchors by label, for `agem`; layer_decay, depths: see the module of
-    this name; galore, views: likewise; state_dtype: one of STATE_DTYPES.
+    this name; galore, views: likewise; state_dtype: one of `moments.DTYPES`.
     `tx.init` raises ValueError when a pattern matches no leaf.
     `name` may be a dotted path to a module whose `make(**keywords)` returns a transformation that
     gives minus the direction.
@@ -118,13 +115,13 @@ def make(
     rate = schedules.make(
         schedule, learning_rate=learning_rate, total_steps=total_steps, where=f"{where}.schedule"
     )
-    inner = _low_rank(_direction(name, keywords, weight_decay, where), name, galore, views, where)
+    inner = _kept(name, keywords, weight_decay, state_dtype, where)
     own = dict(weight_decay=weight_decay, no_decay=no_decay, groups=groups, depths=depths)
     settings = lambda params: leaf_groups.settings(tree.paths(params), where=where, **own)
     depth = layers.make(layer_decay, depths) if layer_decay != 1 else _flat
     every, share = conf.call(averaging, average, where=f"{where}.average") if average else (1, 0.0)
     chosen = settings, depth, clip_norm, Pull(l2sp, share, every, total_steps)
-    tx = _around(_kept_in(inner, state_dtype, where), rate, *chosen, where=where)
+    tx = _around(_low_rank(inner, name, galore, views, where), rate, *chosen, where=where)
     if ranks:
         clipped = lambda g: _clipped(g, clip_norm)
         given = dict(inner=tx, total_steps=total_steps, clip=clipped)
@@ -133,6 +130,12 @@ def make(
     if sam:
         tx = conf.call(sharpness.make, sam, where=f"{where}.sam", extra={"inner": tx})
     return Optimizer(tx, rate)
+
+
+def _kept(name: str, keywords: Mapping, weight_decay, state_dtype: str, where: str):
+    """Return the named direction with its moments in a type: inside of GaLore's projections."""
+    inner = _direction(name, keywords, weight_decay, where)
+    return moments.kept_in(inner, state_dtype, name=name, where=where)
 
 
 def _low_rank(inner, name: str, galore: Mapping | None, views: Mapping | None, where: str):
@@ -203,26 +206,6 @@ def _check_pull(pull: Pull, params, where: str) -> None:
         )
 
 
-def _kept_in(inner, dtype: str, where: str) -> optax.GradientTransformationExtraArgs:
-    """Keep the arrays of an optimizer's state in `dtype`; it computes in float32 all the same."""
-    if dtype not in STATE_DTYPES:
-        legal = conf.listed(STATE_DTYPES)
-        raise ValueError(f"{where}.state_dtype: got {dtype!r}; expected one of {legal}")
-    inner = optax.with_extra_args_support(inner)
-    if dtype == "float32":
-        return inner
-    # Scalars, such as an estimated learning rate, take no memory and stay exact.
-    is_moment = lambda x: x.ndim > 0 and jnp.issubdtype(x.dtype, jnp.floating)
-    cast = lambda state, to: jax.tree.map(lambda x: x.astype(to) if is_moment(x) else x, state)
-
-    def update(updates, state, params, **extra):
-        moves, state = inner.update(updates, cast(state, jnp.float32), params, **extra)
-        return moves, cast(state, dtype)
-
-    init = lambda params: cast(inner.init(params), dtype)
-    return optax.GradientTransformationExtraArgs(init, update)
-
-
 def _clipped(updates, clip_norm):
     """Return gradients as the direction sees them."""
     updates = _float32(updates)
@@ -269,16 +252,24 @@ def state_shardings(
     """Return a sharding for every leaf of the optimizer state, for `out_shardings` and restoring.
 
     params: abstract (or real) trainables; shardings: a NamedSharding for each of them. A moment of
-    the shape of its parameter lies where the parameter lies; counts and factored moments are on
-    every device. init: what made the state when not `tx.init`, as `jax.vmap(tx.init)` for members.
+    the shape of its parameter lies where the parameter lies, in 8 bits with the scales of its
+    blocks; counts and factored moments are on every device. init: what made the state when not
+    `tx.init`, as `jax.vmap(tx.init)` for members.
     """
     mesh = jax.tree.leaves(shardings)[0].mesh
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     state = jax.eval_shape(init or tx.init, params)
-    place = lambda leaf, p, sharding: sharding if leaf.shape == p.shape else everywhere
+
+    def place(leaf, p, sharding):
+        if moments.is_blocks(leaf):
+            own = leaf.codes.shape == p.shape
+            return moments.placed(leaf, sharding if own else everywhere)
+        return sharding if leaf.shape == p.shape else everywhere
+
     return optax.tree.map_params(
-        tx, place, state, params, shardings, transform_non_params=lambda leaf: everywhere
-    )
+        tx, place, state, params, shardings, is_leaf=moments.is_blocks,
+        transform_non_params=lambda leaf: everywhere,
+    )  # fmt: skip
 
 
 def _direction(name: str, keywords: Mapping, weight_decay, where: str):

@@ -17,9 +17,10 @@ from collections.abc import Mapping
 from typing import Protocol, TextIO
 
 from ftjax.core import digest, files
+from ftjax.report import goodput
 from ftjax.report.table import Stated, is_shown
 
-CLOCK = "time/"
+CLOCK = goodput.CLOCK
 
 
 class Writer(Protocol):
@@ -43,6 +44,7 @@ class Jsonl:
 
     def __init__(self, path: os.PathLike | str):
         self.path = pathlib.Path(path)
+        self.again_s = 0.0  # the time of the rows that `rewind` took back
         self._file: TextIO | None = None
 
     def write(self, step: int, row: dict) -> None:
@@ -58,7 +60,9 @@ class Jsonl:
         self.close()
         if not self.path.exists():
             return 0
-        kept = [row for row in _readable(self.path) if row["step"] <= step]
+        rows = _readable(self.path)
+        kept = [row for row in rows if row["step"] <= step]
+        self.again_s = goodput.total(rows) - goodput.total(kept)
         files.write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
         return len(kept)
 

@@ -39,7 +39,8 @@ class Model:
     param_dtype: str = ""  # of frozen weights in memory, and of exports; "" = as stored
     train_dtype: str = "float32"  # of what trains; in bfloat16 small updates round to nothing
     compute_dtype: str = ""  # "" = float32; bfloat16 on accelerators from 300M parameters on
-    remat: str = "light"  # what the backward pass keeps: none | light | full
+    # What the backward pass keeps: none | light | full | light_offload | full_offload (on the host)
+    remat: str = "light"
     chunk: Count = 64  # positions per chunk of the log-probabilities
     # Of families with experts; "" and None are the family's own:
     dispatch: str = ""  # how tokens reach experts: dropless | capacity
@@ -126,7 +127,9 @@ def _optim() -> dict:
         average={},  # with where they began: every_steps, share
         galore={},  # moments of gradients' largest directions: rank, every_steps, scale
         sam={},  # gradients from uphill: rho
-        state_dtype="float32",  # of the moments; bfloat16 halves them and rounds them each step
+        # Of the moments; bfloat16 halves them and rounds them each step, int8 quarters them: codes
+        # of blocks of 128 with a scale each, see `ftjax/optim/moments.py`.
+        state_dtype="float32",
         ranks={},  # AdaLoRA's budget: target_rank, init_steps, final_steps, every_steps
     )
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from ftjax.core import files, tree
 from ftjax.evals.lib import bootstrap
+from ftjax.report import goodput, summary, writers
 from ftjax.report import page as report
-from ftjax.report import summary, writers
 from ftjax.report import table as tables
 from ftjax.report.card import Record
 from ftjax.run import export as exporting
@@ -67,14 +67,15 @@ def finish(
     if not is_first:
         return Outcome(run.stopped, None)
     # Counted against what was written: a log that somebody cut has gaps that no curve shows.
-    lost = run.rows - len(writers.read(Artifacts(workdir).metrics))
+    rows = writers.read(Artifacts(workdir).metrics)
+    lost, good = run.rows - len(rows), goodput.measure(rows, run.seconds, wall_s=seconds)
     known = summary.write(
         Artifacts(workdir).summary, result=run, wall_s=seconds,
         bad_rows=[row.message for row in plan.loader.data.bad],
         trainable_parameters=tree.size_of(plan.state.params),
         total_parameters=plan.parts.parameters, data=plan.loader.summary(),
         passes=plan.length.passes_after(run.step),
-        base_bytes=tree.bytes_of(params["model"]), lost_rows=lost,
+        base_bytes=tree.bytes_of(params["model"]), lost_rows=lost, goodput=good._asdict(),
         learned=[_plain(row) for row in learned.rows],
     )  # fmt: skip
     _write_page(plan, run, workdir, learned, known, lost=lost)
@@ -82,6 +83,7 @@ def finish(
     if learned.rows and not quiet:
         sys.stdout.write(tables.table_text(learned) + "\n")
     if not quiet:
+        sys.stdout.write(f"{goodput.line(good, writers.duration)}\n")
         sys.stdout.write(f"report: {Artifacts(workdir).report}\n")
     reason = run.stopped if run.stopped.startswith(early_stop.STOPPED) else ""
     # Last of all: a launcher takes a job that is done for complete.
@@ -144,7 +146,6 @@ def join(
 
 def facts(plan, run, rows: Sequence[Mapping], *, lost: int = 0) -> dict[str, object]:
     """Collect the headline numbers of a report; `lost` of the rows of metrics.jsonl are gone."""
-    seconds = report_parts.spent(rows)
     own, whole = tree.size_of(plan.state.params), plan.parts.parameters
     return {
         "steps": f"{run.step:,}" + (f" ({run.stopped})" if run.stopped != "done" else ""),
@@ -153,7 +154,7 @@ def facts(plan, run, rows: Sequence[Mapping], *, lost: int = 0) -> dict[str, obj
         **_passes(plan, run),
         "tokens": f"{run.tokens:,}" + (f" and {run.padding:,} padding" if run.padding else ""),
         "trainable": f"{own:,} of {whole:,} parameters",
-        "time": writers.duration(sum(seconds.values()) - seconds["data"]),
+        "time": writers.duration(sum(goodput.spent(rows).values())),
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     }
 

@@ -235,6 +235,8 @@ def _check_ranks(members: Sequence[Settings]) -> None:
     held = {
         "optim.name": s.optim["name"] if s.optim["name"] in AVERAGES else "",
         "optim.ranks": s.optim.get("ranks") or "",
+        # By their size arrays have blocks or not, and these lie along an axis.
+        "optim.state_dtype": "int8" if s.optim.get("state_dtype") == "int8" else "",
         "penalties": sorted(s.penalties),
         "adapter.init": "loftq" if s.adapter.get("init") == "loftq" else "",
     }

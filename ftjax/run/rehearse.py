@@ -248,7 +248,8 @@ def _described(
         "roofline": roofline(topology, flops, moved, touched_bytes=touched),
         "buffers": [dict(zip(("bytes", "shape", "code"), each, strict=True))
                     for each in hlo.largest(module)],
-        "notes": [*found["notes"], *_uncounted(module)],
+        "host_bytes": stats.host_temp_size_in_bytes,
+        "notes": [*found["notes"], *_uncounted(module), *_on_host(stats)],
     }  # fmt: skip
 
 
@@ -285,6 +286,15 @@ def roofline(
         "mfu": flops["model"] / (step * chip.flops * topology.count),
         "tokens_per_s_per_chip": flops["tokens"] / step / chips, "assumptions": list(ASSUMPTIONS),
     }  # fmt: skip
+
+
+def _on_host(stats) -> list[str]:
+    """Say what activations take of the host's memory, which `model.remat` may send there."""
+    size = stats.host_temp_size_in_bytes
+    if not size:
+        return []
+    return [f"{size / GIB:.2f} GiB of activations a device wait in the host's memory; their way "
+            "there and back is not in the seconds"]  # fmt: skip
 
 
 # -- in words --------------------------------------------------------------------------------------

@@ -8,11 +8,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ftjax.core import provenance
+from ftjax.report import goodput, writers
 from ftjax.report import page as report
-from ftjax.report import writers
 from ftjax.run.artifacts import Artifacts
 
 SHOWN = 4  # failures of each evaluation
+MFU = {
+    "mfu": "MFU of tokens, median", "mfu_causal": "MFU of tokens, causal attention, median",
+    "mfu_padded": "MFU with padding, median",
+    "mfu_padded_causal": "MFU with padding, causal attention, median",
+}  # fmt: skip
 LONGEST = 2_000  # characters of a text
 MADE = ("command", "directory", "host", "git_commit", "started", "ended")
 FILES = {  # of a workdir, beside the report
@@ -35,7 +40,7 @@ def costs(found: Mapping[str, Mapping], rows: Mapping[str, Sequence[Mapping]]) -
 
 
 def _costs(summary: Mapping, rows: Sequence[Mapping]) -> dict[str, str]:
-    parameters, devices, seconds = summary["parameters"], summary["devices"], spent(rows)
+    parameters, devices = summary["parameters"], summary["devices"]
     own, whole = parameters["trainable"], parameters["total"]
     memory = [row.get(writers.CLOCK + "memory_gib", 0.0) for row in rows]
     found = {
@@ -43,31 +48,17 @@ def _costs(summary: Mapping, rows: Sequence[Mapping]) -> dict[str, str]:
         "parameters": f"{whole:,}",
         "tokens": f"{summary['tokens']:,}",
         "tokens/s, median": _median(rows, "tokens_per_s", "{:,.0f}"),
-        "MFU, median": _median(rows, "mfu", "{:.1%}"),
+        **{what: _median(rows, name, "{:.1%}") for name, what in MFU.items()},
         "memory of a device, at most": f"{max(memory, default=0.0):.2f} GiB",
         "devices": f"{devices['count']} x {devices['kind']}",
     }
-    phases = {"step": "time of the steps", "data": "of it waiting for data", "eval": "evaluating",
-              "checkpoint": "saving"}  # fmt: skip
-    found |= {what: writers.duration(seconds[name]) for name, what in phases.items()}
+    # A run that has ended knows what came after its last row too.
+    known = summary.get("goodput") or {"seconds": goodput.spent(rows)}
+    found |= {"goodput": f"{known['share']:.0%}"} if "share" in known else {}
+    # What never happened, as a restart, is no line; steps are one in any case.
+    shown = {name: each for name, each in known["seconds"].items() if each or name == "steps"}
+    found |= {goodput.PHASES[name]: writers.duration(each) for name, each in shown.items()}
     return {name: value for name, value in found.items() if value}
-
-
-def spent(rows: Sequence[Mapping]) -> dict[str, float]:
-    """Add up the seconds of a log by phase: step, data (within it), eval, checkpoint.
-
-    Of all processes that the run has had, which their own clocks do not know of each other.
-    """
-    found, last = dict.fromkeys(("step", "data", "eval", "checkpoint"), 0.0), 0
-    for row in rows:
-        if writers.CLOCK + "step_s" not in row:
-            continue
-        for name in found:
-            seconds = row.get(f"{writers.CLOCK}{name}_s") or 0.0
-            # The first two are means over the steps since the row before.
-            found[name] += seconds * (row["step"] - last if name in ("step", "data") else 1)
-        last = row["step"]
-    return found
 
 
 def _median(rows: Sequence[Mapping], name: str, form: str) -> str:

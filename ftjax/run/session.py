@@ -109,9 +109,9 @@ def _record_restart(own: Artifacts, step: int, batches) -> None:
 
 def train(
     p: plans.Plan, kept: Records, step, state, frozen, batches, *, progress: dict | None,
-    cost: flops.Cost,
+    cost: flops.Cost, started: float | None = None,
 ) -> loop.Result:  # fmt: skip
-    """Run the loop to the plan's last step; cost: FLOPs of a token."""
+    """Run the loop to the plan's last step; cost: FLOPs of a token; started: see `loop.run`."""
     if jax.process_index() == 0:  # a config that is refused must not replace the run's own
         summary.write_config(kept.artifacts.config, p.settings.plain)
         sys.stderr.write(f"data: {p.length.text(p.loader.summary())}\n{_rate_note(p)}")
@@ -122,6 +122,7 @@ def train(
             every=(evaluations(p, kept.artifacts.workdir),), writers=kept.writers,
             checkpoints=kept.checkpoints, progress=progress, flops_per_token=cost,
             save_every_steps=p.settings.checkpoint.every_steps or None, trace=trace,
+            started=started,
         )  # fmt: skip
     # Not of a run that was stopped: the one after would build on half of it.
     if early_stop.has_ended(result.stopped):

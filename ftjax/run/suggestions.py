@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ftjax.core import mesh as meshes
+from ftjax.optim import moments
 from ftjax.run import rehearse
 from ftjax.run.config import Settings
 from ftjax.run.topology import GIB, Topology
@@ -112,7 +113,7 @@ def _changes(settings: Settings, topology: Topology) -> Iterator[dict[str, Any]]
     sizes = _sizes(settings, topology)
     replicas = topology.count // (sizes["tensor"] * sizes[meshes.SEQUENCE])
     steps = []
-    if settings.model.remat != "full":
+    if settings.model.remat not in ("full", "full_offload"):
         steps.append({"model.remat": "full"})
     if sizes["data"] > 1:
         steps.append({"mesh.data": 1, "mesh.fsdp": sizes["data"] * sizes["fsdp"]})
@@ -120,6 +121,16 @@ def _changes(settings: Settings, topology: Topology) -> Iterator[dict[str, Any]]
     if (parts := settings.batch_size // replicas) > settings.accumulate:
         steps.append({"accumulate": parts})
     steps += _shared_rows(settings, sizes, replicas)
+    # With an adapter moments are a few megabytes.
+    averages = settings.optim["name"] in moments.AVERAGES
+    if (
+        averages
+        and not settings.adapter.get("name")
+        and settings.optim.get("state_dtype") != "int8"
+    ):
+        steps.append({"optim.state_dtype": "int8"})
+    if settings.model.remat != "full_offload" and topology.platform != "cpu":
+        steps.append({"model.remat": "full_offload"})
     if settings.adapter.get("name") and not settings.model.quantize.get("name"):
         steps.append({"model.quantize.name": "nf4"})
     together: dict[str, Any] = {}

@@ -2,12 +2,14 @@
 
 A row holds the window's means, `tokens` and `padding` (positions seen so far that are tokens, and
 those that are not), and under `time/` what depends on the machine: seconds a step, seconds waiting
-for data, evaluating and blocked by checkpoints, tokens a second, memory, and
+for data, compiling, evaluating and blocked by checkpoints, tokens a second, memory, and
 
     MFU = tokens/s * FLOPs per token / (devices * peak)
 
-of tokens without padding, which is no work asked for. `mfu` counts all of attention, as PaLM does,
-`mfu_causal` the half that a causal mask leaves.
+`mfu` and `mfu_causal` are of tokens without padding, which is no work asked for, `mfu_padded` and
+`mfu_padded_causal` of all positions, as most others count. `mfu` counts all of attention, as PaLM
+does, `mfu_causal` the half that a causal mask leaves. The first row of a process has `startup_s`,
+and `again_s`, the time of the rows that it takes back: see `ftjax.report.goodput`.
 """
 
 import contextlib
@@ -20,12 +22,12 @@ import numpy as np
 
 from ftjax.core import device
 from ftjax.core.mean import Mean
-from ftjax.report.writers import CLOCK, Writer
+from ftjax.report.writers import CLOCK, Jsonl, Writer
 from ftjax.train import flops
 from ftjax.train.vanish import Vanish
 from ftjax.train.window import Window
 
-# What a run spends beside its steps; goodput is what is left of the wall's time.
+# What a loop spends beside its steps.
 PHASES = ("compile", "data", "eval", "checkpoint")
 
 
@@ -47,10 +49,12 @@ class Journal:
         progress: dict | None = None,
         flops_per_token: flops.Cost | None = None,
         seconds: dict[str, float] | None = None,
+        started: float | None = None,
     ):
         """Start anew, or from the `progress` that `dump` gave.
 
-        seconds: by phase, where several journals are of one process and time.
+        seconds: by phase, where several journals are of one process and time. started: when the
+        run began in this process, by `time.perf_counter`.
         """
         progress = progress or {}
         self.tokens: int = progress.get("tokens", 0)
@@ -64,8 +68,11 @@ class Journal:
         self._writers, self._log_every_steps = writers, log_every_steps
         self._flops_per_token = flops_per_token
         self._pending: _Pending | None = None
-        self._read_steps = self._read_tokens = 0
+        self._read_steps = self._read_tokens = self._read_positions = 0
         self._mark = self._totals()
+        self._born = self._mark["wall"]
+        self._startup_s = 0.0 if started is None else self._born - started
+        self._once = {"startup_s": self._startup_s} | _again(self._writers)
 
     @contextlib.contextmanager
     def clock(self, phase: str):
@@ -75,6 +82,11 @@ class Journal:
             yield
         finally:
             self.seconds[phase] += time.perf_counter() - start
+
+    def spent(self) -> dict[str, float]:
+        """Return the seconds of this process so far: of phases, start-up, and the steps alone."""
+        steps = time.perf_counter() - self._born - sum(self.seconds.values())
+        return {"startup": self._startup_s, "steps": steps, **self.seconds}
 
     def push(self, step: int, metrics: dict, *, tokens: int, blame: Callable[[], str]) -> None:
         """Take the metrics of a step just sent to the devices; read those of the step before.
@@ -128,6 +140,7 @@ class Journal:
         self._window.add(metrics)
         self.tokens += tokens
         self._read_tokens += tokens
+        self._read_positions += pending.tokens
         self._read_steps += 1
         if not log and pending.step % self._log_every_steps:
             return {}
@@ -144,6 +157,7 @@ class Journal:
 
     def _totals(self) -> dict[str, float]:
         counts = {"steps": self._read_steps, "tokens": self._read_tokens}
+        counts["positions"] = self._read_positions
         return {"wall": time.perf_counter(), **counts, **self.seconds}
 
     def _speed(self) -> dict[str, float]:
@@ -158,21 +172,30 @@ class Journal:
         numbers = {
             "step_s": training / past["steps"],
             "data_s": past["data"] / past["steps"],
+            "compile_s": past["compile"],
             "eval_s": past["eval"],
             "checkpoint_s": past["checkpoint"],
             "tokens_per_s": past["tokens"] / training,
             "memory_gib": device.peak_memory_bytes() / 2**30,
         }
-        numbers |= self._mfu(numbers["tokens_per_s"])
+        numbers |= self._once | self._mfu(past["tokens"] / training)
+        numbers |= self._mfu(past["positions"] / training, "_padded")
+        self._once = {}
         return {CLOCK + name: value for name, value in numbers.items()}
 
-    def _mfu(self, tokens_per_s: float) -> dict[str, float]:
+    def _mfu(self, tokens_per_s: float, of: str = "") -> dict[str, float]:
         peak = device.peak_flops()
         if peak is None or self._flops_per_token is None:
             return {}
         # All devices of all processes, for the tokens are those of the whole batch.
         share, cost = tokens_per_s / (peak * jax.device_count()), self._flops_per_token
-        return {"mfu": share * cost.full, "mfu_causal": share * cost.causal}
+        return {f"mfu{of}": share * cost.full, f"mfu{of}_causal": share * cost.causal}
+
+
+def _again(writers: tuple[Writer, ...]) -> dict[str, float]:
+    """Return the time of rows that were taken back, since their steps are done again."""
+    seconds = sum(each.again_s for each in writers if isinstance(each, Jsonl))
+    return {"again_s": seconds} if seconds else {}
 
 
 def _value(metric: Any) -> float:

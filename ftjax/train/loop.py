@@ -80,7 +80,7 @@ def run(
     checkpoints: Checkpoints | None = None, save_every_steps: int | None = None,
     progress: dict | None = None, flops_per_token: flops.Cost | None = None,
     count_tokens: Callable[[Any], int] = lambda batch: batch["tokens"].size,  # and padding
-    trace: Trace | None = None,
+    trace: Trace | None = None, started: float | None = None,
 ) -> Result:  # fmt: skip
     """Train from `state.step` until step `until`, and return how it ended.
 
@@ -88,14 +88,15 @@ def run(
       jitted. hyper: numbers of the run that are no part of the program.
     checkpoints: saved each `save_every_steps`, at the end, and when asked to stop by SIGTERM or
       control-C; then `run` returns, and the process should leave with exit code 0.
-    progress: from `resume`. flops_per_token: for MFU. trace: what calls the step. Raises
+    progress: from `resume`. flops_per_token: for MFU. trace: what calls the step. started: when
+    this process began with the run, by `time.perf_counter`. Raises
     FloatingPointError on a loss that is not finite, CheckpointError when the last checkpoint cannot
     be written.
     """
     journal = Journal(
         # Metrics are reduced over the processes: one log holds them all.
         writers=writers if jax.process_index() == 0 else (), log_every_steps=log_every_steps,
-        progress=progress, flops_per_token=flops_per_token,
+        progress=progress, flops_per_token=flops_per_token, started=started,
     )  # fmt: skip
     # The one read of an array before the loop: the device is idle here anyway.
     first = int(state.step)
@@ -143,6 +144,6 @@ def _result(state: Any, number: int, stopped: str | None, until: int, journal: J
         stopped = "data ended"
         sys.stderr.write(f"data ended: after step {number} of {until}\n")
     return Result(
-        state, number, stopped or "done", journal.row, journal.tokens, journal.seconds,
+        state, number, stopped or "done", journal.row, journal.tokens, journal.spent(),
         padding=journal.padding, vanished=journal.gradient.warn(number), rows=journal.rows,
     )  # fmt: skip

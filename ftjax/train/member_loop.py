@@ -57,7 +57,7 @@ def run(
     step: Callable, state: Members, frozen: Tree, batches: Iterator, members: Sequence[Member], *,
     hyper: Tree, until: int, ended: Ended, log_every_steps: int = 10,
     save_every_steps: int | None = None, flops_per_token: flops.Cost | None = None,
-    halving: Halving | None = None,
+    halving: Halving | None = None, started: float | None = None,
 ) -> dict[int, Result]:  # fmt: skip
     """Train from `state.step` until step `until`; return how those that did not end before ended.
 
@@ -75,7 +75,9 @@ def run(
     count = lambda batch: batch["tokens"].size // len(members)
     ahead = Ahead(batches, until - first, clock, count)
     call = Calls(lambda state, batch: step(state, hyper, frozen, batch), step, clock)
-    options = dict(log_every_steps=log_every_steps, flops_per_token=flops_per_token)
+    options = dict(
+        log_every_steps=log_every_steps, flops_per_token=flops_per_token, started=started
+    )
     make = functools.partial(_Books, until=until, ahead=ahead, save=save_every_steps)
     journal = lambda one: Journal(
         writers=one.writers if jax.process_index() == 0 else (), progress=one.progress,
@@ -174,7 +176,7 @@ class _Books:
         """Return how it ended."""
         own = self._journal
         return Result(
-            state, number, stopped, own.row, own.tokens, own.seconds, padding=own.padding,
+            state, number, stopped, own.row, own.tokens, own.spent(), padding=own.padding,
             vanished=own.gradient.warn(number), rows=own.rows,
         )  # fmt: skip
 

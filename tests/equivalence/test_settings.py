@@ -42,7 +42,7 @@ def same(one, other, *, rel=1e-6, names=NAMES):
 @pytest.mark.parametrize(
     "keys",
     [dict(accumulate=2), dict(accumulate=8), dict(model__remat="none"), dict(model__remat="full"),
-     dict(model__chunk=7)],
+     dict(model__remat="full_offload"), dict(model__chunk=7)],
     ids=str,
 )  # fmt: skip
 def test_on_one_device(keys, plain, config, tmp_path):
@@ -52,7 +52,9 @@ def test_on_one_device(keys, plain, config, tmp_path):
 @pytest.mark.parametrize(
     ("keys", "count"),
     [(dict(mesh__data=8), 8), (dict(mesh__data=1, mesh__fsdp=8), 8),
-     (dict(mesh__data=4, mesh__tensor=2), 8), (dict(mesh__data=2, compile="pmap"), 2)],
+     (dict(mesh__data=4, mesh__tensor=2), 8),
+     (dict(mesh__data=1, mesh__fsdp=4, mesh__tensor=2, model__remat="light_offload"), 8),
+     (dict(mesh__data=2, compile="pmap"), 2)],
     ids=str,
 )  # fmt: skip
 def test_on_many_devices(keys, count, plain, config, tmp_path, use_devices):

@@ -93,7 +93,7 @@ def test_a_loop_that_keeps_nothing_computes_the_same(family):
     computes_the_same(family, **LOOP)
 
 
-@pytest.mark.parametrize("remat", ["light", "full"])
+@pytest.mark.parametrize("remat", ["light", "full", "light_offload", "full_offload"])
 def test_what_is_kept_changes_nothing(remat):
     computes_the_same(subjects.PLAIN, remat=remat)
 

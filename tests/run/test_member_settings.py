@@ -102,6 +102,8 @@ def test_ranks_are_one_where_zeros_in_place_of_the_missing_would_be_seen(read):
         read(ranks, "optim.ranks={'target_rank': 1}", method="adalora")
     with pytest.raises(ValueError, match=r"adapter.rank: .* penalties"):
         read(ranks, "penalties={'near': {'name': 'l2sp', 'weight': 0.1}}")
+    with pytest.raises(ValueError, match=r"adapter.rank: .* optim.state_dtype = int8"):
+        read(ranks, "optim.state_dtype=int8")
     assert len(read(ranks)) == 2
 
 

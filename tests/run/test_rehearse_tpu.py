@@ -11,8 +11,10 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import PartitionSpec as P
 
+from configs import quickstart
 from ftjax.core import mesh as meshes
 from ftjax.ops import attention, visible
+from ftjax.run import config as settings_lib
 from ftjax.run import hlo, rehearse, topology
 from tests.run import test_rehearse
 
@@ -108,6 +110,20 @@ def test_what_devices_send_is_read_of_programs_that_jax_cannot_print(name):
     sent = sum(each.bytes for each in hlo.collectives(module, slices=[0] * 8))
     assert sent > 4 * 512 * 512 * 2 * 7 / 8  # gradients of four layers, at least
     assert compiled.memory_analysis().argument_size_in_bytes > 0
+
+
+@pytest.mark.parametrize("policy", ["light_offload", "full_offload"])
+def test_what_is_kept_on_the_host_is_in_its_memory(policy):
+    """The inputs of six blocks of width 256, of four rows of 512 tokens; and what light keeps."""
+    c = quickstart.get_config()
+    c.model.remat, c.model.compute_dtype = policy, "bfloat16"
+    c.batch_size, c.data.max_tokens = 4, 512
+    with jax.default_matmul_precision("default"):
+        found = rehearse.rehearse(settings_lib.read(c), topology.read("v5e-1"))
+    inputs = 4 * 512 * 256 * 6 * 2
+    assert (found["host_bytes"] == inputs) == (policy == "full_offload")
+    assert found["host_bytes"] >= inputs
+    assert sum("in the host's memory" in note for note in found["notes"]) == 1
 
 
 @pytest.mark.slow

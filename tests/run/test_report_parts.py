@@ -29,10 +29,25 @@ def test_costs_have_a_column_for_every_run():
     assert cells["trainable parameters"] == ["1,000 (1.00%)"] * 2
     assert cells["tokens/s, median"] == ["900", "n/a"]
     assert cells["memory of a device, at most"] == ["3.00 GiB", "0.00 GiB"]
-    assert cells["time of the steps"] == ["1 min 00 s", "0 s"]
-    assert cells["of it waiting for data"] == ["15 s", "0 s"]
+    assert cells["steps"] == ["45 s", "0 s"]
+    assert cells["waiting for data"] == ["15 s", "n/a"]
     assert (cells["evaluating"][0], cells["saving"][0]) == ("15 s", "3 s")
-    assert "MFU, median" not in cells
+    assert not any("MFU" in name or name == "goodput" for name in cells)
+
+
+def test_costs_have_goodput_and_mfu_where_they_are_known():
+    shares = {"mfu": 0.2, "mfu_causal": 0.15, "mfu_padded": 0.4, "mfu_padded_causal": 0.3}
+    rows = [{"step": 1, "time/step_s": 1.0, **{f"time/{k}": v for k, v in shares.items()}}]
+    known = {"share": 0.5, "seconds": {"steps": 8.0, "again": 4.0, "finish": 4.0, "data": 0.0}}
+    found = report_parts.costs({"a": SUMMARY | {"goodput": known}}, {"a": rows})
+    cells = dict(found.rows)
+    assert cells["MFU of tokens, median"] == "20.0%"
+    assert cells["MFU of tokens, causal attention, median"] == "15.0%"
+    assert cells["MFU with padding, median"] == "40.0%"
+    assert cells["MFU with padding, causal attention, median"] == "30.0%"
+    assert (cells["goodput"], cells["steps"], cells["export and report"]) == ("50%", "8 s", "4 s")
+    assert cells["done again after a restart"] == "4 s"
+    assert "waiting for data" not in cells
 
 
 def test_how_it_was_made_leaves_out_what_is_not_known():

@@ -73,7 +73,8 @@ def _forward(q, k, v, mask, numbers, blocks):
         mixed = _product("bkms,bksh->bkmh", weights.astype(v.dtype), v[:, :, :end])
         outputs.append((mixed / total).astype(q.dtype))
         logsums.append((largest + jnp.log(total))[..., 0])
-    out, logsum = (remat.keep(jnp.concatenate(x, axis=2)) for x in (outputs, logsums))
+    out, logsum = (jnp.concatenate(x, axis=2) for x in (outputs, logsums))
+    out, logsum = remat.keep(out), remat.keep_sum(logsum)
     return (out, logsum), (q, k, v, mask, out, logsum)
 
 

@@ -134,7 +134,7 @@ def _forward(static: _Static, q, k, v, queries, keys):
     )
     (mix, largest, total), _ = jax.lax.scan(turn, start, _indices(static))
     out = remat.keep((mix / total[..., None]).astype(q.dtype))
-    logsum = remat.keep(largest + jnp.log(total))
+    logsum = remat.keep_sum(largest + jnp.log(total))
     return (out, logsum), (q, k, v, queries, keys, out, logsum)
 
 

@@ -68,5 +68,5 @@ def _kernel(
     return splash.make_splash_mha(
         splash.MultiHeadMask([own] * heads), head_shards=1, q_seq_shards=parts,
         block_sizes=splash.BlockSizes(**dict.fromkeys(names, size)),
-        attn_logits_soft_cap=cap, residual_checkpoint_name=remat.KEPT, interpret=interpret,
+        attn_logits_soft_cap=cap, residual_checkpoint_name=remat.KERNEL, interpret=interpret,
     )  # fmt: skip
