@@ -68,7 +68,8 @@ def test_the_mesh_of_the_command_line(given, sizes):
 
 @pytest.mark.parametrize("text", ["fsdp", "fsdp=", "fsdp=two", "rows=2", "fsdp=-2", "2"])
 def test_a_mesh_of_another_form_is_an_error(text):
-    with pytest.raises(ValueError, match=f"--mesh: got '{text}'; expected AXIS=SIZE of data, fsdp"):
+    told = f"--mesh: got '{text}'; expected AXIS=SIZE of data, member, fsdp"
+    with pytest.raises(ValueError, match=told):
         cli.mesh_of([text])
 
 
