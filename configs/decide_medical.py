@@ -10,8 +10,9 @@ abstracts are passages, cut to 128 tokens. Three trials an arm, chosen on valida
 only: no answer of such a model is medical advice.
 
 Hardware: two CPU cores for the embedded base, which reads no abstracts; 58 % of the test rows say
-yes, which is what an arm gets that has learned no more: with `asked=60,steps=30,seeds=1,trials=1`, 7
-minutes of processor time, LoRA .60, in full .62, with retrieval .37, and what is not trained nothing.
+yes, which is what an arm gets that has learned no more: with `asked=60,steps=30,seeds=1,trials=1`,
+7 minutes of processor time, LoRA .60, in full .62, with retrieval .37, and what is not trained
+nothing.
 """
 
 from configs import decide

@@ -17,11 +17,11 @@ LoRA, then retrieval. With these, what the literature says is judged, and the co
 error where a gate (docs/decide.md) does not come out. With `rare=0.5` training tells of half of the
 people four times less often than of the others, and what retrieval is worth on either is judged.
 
-Hardware: two CPU cores, 12.7 minutes of CPU time in all, compiling included (40 minutes by the
-clock on cores that five to eight other processes used too). Expect retrieval for
-facts and changed facts (exact match .71 and .85), training for the skill (.93 to .98, 0 without),
-and all gates; docs/decide.md has the rest. At 7B and more, training does not memorise a corpus as
-it does these few people.
+Hardware: two CPU cores, 12.7 minutes of CPU time in all, compiling included (11.4
+minutes by the clock on cores that other work used too, most programs compiled before). Expect
+retrieval for facts and changed facts (exact match .71 and .85), training for the skill (.93 to .98,
+0 without), and all gates; docs/decide.md has the rest. At 7B and more, training does not memorise a
+corpus as it does these few people.
 """
 
 from configs import common, decide

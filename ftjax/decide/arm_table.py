@@ -139,7 +139,8 @@ def rules(record: Mapping[str, Any]) -> list[str]:
         lines.append(f"documents longer than a passage may be, cut: {cut}")
     for label, each in done.items():
         if each["left_out"]:
-            lines.append(f"{label}: left out: {each['left_out']}")
+            counts = ", ".join(f"{n} {what}" for what, n in each["left_out"].items())
+            lines.append(f"{label}: left out: {counts}")
         if len(each["validation"]) > 1:
             best, median = max(each["validation"]), statistics.median(each["validation"])
             chosen = each["trials"][each["trial"]]

@@ -64,6 +64,7 @@ def test_the_page_shows_crossings_figures_and_links():
     links = {"people = 8": "people-8/report.html"}
     page = growth.page(POINTS, name="people", title="growth", links=links)
     assert page.count("<svg") == 2
+    assert '<td class="name">8</td>' in page  # stays where the table is scrolled
     assert "equal at about 50.8" in page
     assert 'href="people-8/report.html"' in page
     assert "0.800 [0.700, 0.900]" in page
