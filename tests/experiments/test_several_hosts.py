@@ -56,7 +56,8 @@ def train(lab, name, sizes):
 @pytest.fixture(scope="session")
 def experts(lab):
     """The lab, with a second base, of experts."""
-    more = dict(experts=4, top=2, expert_ffw=48, normalise=True, dispatch=moe.DROPLESS)
+    more = dict(experts=4, top=2, expert_ffw=48, normalise=True, shared_ffw=None)
+    more |= dict(dispatch=moe.DROPLESS)
     config = mixtral.Config(**vars(CONFIG), **more, router_aux=0.01)
     params = mixtral.make(config).init(jax.random.key(0))
     checkpoint.save(lab.root / "experts", params, family=mixtral, config=config)
