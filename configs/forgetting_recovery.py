@@ -6,6 +6,10 @@ r"""Can what fine-tuning took be brought back, and what does that cost of what i
 The embedded base is taught a skill, and loses the old ones. Then the same adapter learns them
 again: from ten rows of them (`ten`), from a thousand (`many`), or on its own answers from the base,
 which is the same model with the adapter off (`distilled`).
+
+Two CPU cores, 36 runs of 40 steps, three seeds. Expect exact match on the old skills of .97, .44
+after the skill at 1e-3, and then .95 (`distilled`), .93 (`many`) or .70 (`ten`), of which the first
+two take the skill itself from .93 to .06; see docs/forgetting.md.
 """
 
 from configs import common

@@ -7,6 +7,9 @@ The embedded base is taught to refuse requests with a mark and to end every othe
 a skill, 30 steps of harmless rows that say nothing of either. `replay` has a tenth of the rules'
 rows among these. Forgotten is, of what was taught, the refusal; the form of answers and the base's
 old skills are measured beside it.
+
+Two CPU cores, 6 CPU-minutes: 36 runs of 30 steps, three seeds. Expect refusals of .95 after the
+first stage of LoRA at 3e-3, .04 after the skill, and .96 with replay; see docs/forgetting.md.
 """
 
 from configs import common

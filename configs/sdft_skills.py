@@ -17,16 +17,9 @@ from configs import common
 def get_config(arg=None):
     """Return the config."""
     arg = common.parse_arg(
-        arg,
-        base="tiny",
-        beta=1.0,
-        steps=100,
-        rank=16,
-        rate=1e-3,
-        skill="double",
-        follow=0.02,
+        arg, base="tiny", beta=1.0, steps=100, rank=16, rate=1e-3, skill="double", follow=0.02,
         runlocal=False,
-    )
+    )  # fmt: skip
     c = common.base()
     c.model.base = arg.base
     common.tune(c, full=False, rank=arg.rank)

@@ -14,7 +14,6 @@ from ftjax.data.worlds import generated, skills
 RULES = ("refusal", "format")
 MARK, REFUSED, END = "x", "no", "ok"
 SKILLS = tuple(name for name, (draw, _) in skills.BASE.items() if draw is skills.letters)
-FORMS = ("prompt", "text")
 
 
 def make(
@@ -32,7 +31,7 @@ def make(
     carries "answer", "rule", "skill" and "input".
     """
     generated.legal(split, generated.SPLITS, "rules: split")
-    generated.legal(form, FORMS, "rules: form")
+    generated.legal(form, skills.FORMS, "rules: form")
     generated.legal(rule, (*RULES, "both"), "rules: rule")
     if (length if isinstance(length, int) else length[0]) < 1:
         raise ValueError(f"rules: got length={length}; expected at least 1; try length=(3, 5)")
