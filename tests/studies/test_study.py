@@ -62,6 +62,24 @@ def test_every_task_is_evaluated_in_every_stage(write, tmp_path):
     assert one.workdir == tmp_path / "cells" / "lora_0.001_s3_o1" / "1_b"
 
 
+def test_a_part_of_it_is_some_methods_and_the_first(write):
+    more = dict(
+        methods={"full": "full", "lora": "", "lora_8": "rank=8", "old": "more=1"},
+        sees_old=("old",), parts=dict(full="full", replay="old"),
+        axes=dict(rank=dict(lora=2, lora_8=8), replay=dict(lora=0, old=1)),
+    )  # fmt: skip
+    whole = study.read(write(**more))
+    part = study.with_methods(whole, ["lora*"])
+    assert list(part.methods) == list(part.rates) == ["full", "lora", "lora_8"]
+    assert (part.sees_old, dict(part.parts)) == ((), dict(full="full"))
+    assert dict(part.axes) == dict(rank=dict(lora=2, lora_8=8))
+    labels = [cell.label for cell in stages.cells(whole) if cell.method != "old"]
+    assert [cell.label for cell in stages.cells(part)] == labels
+    assert study.with_methods(whole, []) == whole
+    with pytest.raises(ValueError, match=r"--methods: got 'lara'; did you mean 'lora'\?"):
+        study.with_methods(whole, ["lora_8", "lara"])
+
+
 @pytest.mark.parametrize(
     ("carry", "wanted"),
     [("merged", ("model", "EXPORT", "", ())), ("continued", ("adapter", "tiny", "EXPORT", ())),
