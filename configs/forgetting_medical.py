@@ -9,7 +9,7 @@ environment variable FTJAX_DATA as its default. `base` is a model that knows gen
 embedded one knows little, and can forget no more): `experiments.train --workdir runs/base --config
 configs/sft_documents.py:full,steps=2000,docs=WIKI/train.jsonl.gz,held=WIKI/test.jsonl.gz`, where
 WIKI is DATA/corpus/wiki. Three orders, in which every task has every place. Probes are text, and
-multiple choice, which counts where the base is above chance. 108 runs of 100 steps, at two rates
+multiple choice, which counts where the base is above chance. 108 runs of 60 steps, at two rates
 and two seeds: best rates are at an edge, and worth another. The study was not run yet.
 """
 
@@ -26,7 +26,7 @@ MC = ("arc_easy", "hellaswag")
 
 def get_config(arg=None):
     """Return the config of one stage."""
-    arg = common.parse_domain(arg, task="medical", replay=0.0, steps=100)
+    arg = common.parse_domain(arg, task="medical", replay=0.0, steps=60)
     c = common.domain(arg)
     rows = lambda name, split: dict(name="jsonl", kind="prompt", fields=FIELDS[name],
                                     path=f"{arg.data}/{TASKS[name]}/{split}.jsonl.gz")  # fmt: skip
@@ -41,9 +41,9 @@ def get_config(arg=None):
         c.evals[name] = dict(name="nll", group=group, data=rows(name, "test"), rows=50)
     for name in () if arg.runlocal else MC:  # rows that stand in have no choices
         held = dict(name="jsonl", path=f"{arg.data}/mc/{name}/test.jsonl.gz")
-        c.evals[name] = dict(name="choice", data=held, rows=100, template="{question} ")
+        c.evals[name] = dict(name="choice", data=held, rows=50, template="{question} ")
     c.optim.schedule = dict(name="constant", warmup_steps=10)
-    c.eval_every_steps = max(arg.steps // 5, 1)
+    c.eval_every_steps = max(arg.steps // 3, 1)
     return common.shrink(c, stand_in=True) if arg.runlocal else c
 
 
