@@ -307,11 +307,20 @@ def _check_scores(study: Study) -> None:
 
 
 def _probes(study: Study, given: Sequence[str] | None) -> tuple[str, ...]:
-    """Return the evaluations of old abilities by the metric of the match."""
+    """Return the evaluations of old abilities by the metric of the match, in the tasks' units."""
     metric = study.match.metric
+    # One name may be of two units: nats per token of a text, nats per answer of a choice.
+    kinds = {study.evals[study.label_of(task)]["name"] for task in study.tasks}
     old = [label for label in study.evals if label not in study.owners]
-    legal = [x for x in old if is_measured(study.evals[x], metric, where=x)]
+    measured = [x for x in old if is_measured(study.evals[x], metric, where=x)]
+    legal = [x for x in measured if study.evals[x]["name"] in kinds]
     for label in given or ():
+        if label in measured and label not in legal:
+            raise ValueError(
+                f"study.probes: got {label!r}, whose {metric!r} is that of "
+                f"{study.evals[label]['name']!r}; expected that of {', '.join(sorted(kinds))}, as "
+                "of the tasks: a mean over both would have no unit; leave it out"
+            )
         _among("study.probes", label, legal)
     found = tuple(legal if given is None else given)
     if not found and len(study.tasks) < 2:

@@ -46,7 +46,8 @@ def write(tmp_path):
 def test_every_task_is_evaluated_in_every_stage(write, tmp_path):
     found = study.read(write(orders=2, seeds=(3,), carry="continued"))
     assert found.orders == (("a", "b"), ("b", "a"))
-    assert (found.probes, dict(found.owners)) == (("choices", "old"), {"a": "a", "b": "b"})
+    # The choices have an nll too, by the answer and not by the token.
+    assert (found.probes, dict(found.owners)) == (("old",), {"a": "a", "b": "b"})
     cells = stages.cells(found)
     assert [cell.label for cell in cells[:3]] == [
         "lora_0.001_s3_o0", "lora_0.001_s3_o1", "lora_0.01_s3_o0"]  # fmt: skip
@@ -159,7 +160,11 @@ def test_a_task_is_scored_by_the_evaluation_of_its_name_else_by_its_first(write)
         (dict(orders=(("a", "a"),)), "expected every task once"),
         (dict(orders=3), "got 3 for 2 tasks"),
         (dict(probes=("olt",)), r"study\.probes: got 'olt'; did you mean 'old'"),
-        (dict(probes=("a",)), r"study\.probes: got 'a'.*expected one of choices, old"),
+        (dict(probes=("a",)), r"study\.probes: got 'a'.*expected one of old"),
+        (
+            dict(probes=("choices",)),
+            r"study\.probes: got 'choices', whose 'nll' is that of 'choice'",
+        ),
         (dict(controls=("joined",)), r"study\.controls: got 'joined'; did you mean 'joint'"),
         (dict(rates=dict(lora=(1e-3,), ful=(1e-3,))), r"study\.rates: got 'ful'; did you mean"),
         (dict(rates=dict(lora=(1e-3,))), r"study\.rates\.full: got \(\)"),
