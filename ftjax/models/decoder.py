@@ -392,5 +392,12 @@ def make(
     """
     policies.check(remat)
     special = tuple((name, tuple(letters.items())) for name, letters in (caches or {}).items())
-    made = tuple(blocks.items())
-    return Model(config, ends, made, special, auxiliary, remat, scan, jnp.dtype(dtype))
+    own = config, ends, tuple(blocks.items()), special, auxiliary, remat, scan, jnp.dtype(dtype)
+    # Configs may be equal and say different things of their files: see `wrapper.Wrapped`.
+    return _made(own, repr(config))
+
+
+@functools.lru_cache(maxsize=8)
+def _made(own: tuple, _: str) -> Model:
+    """Make one handle of all that are equal: its declarations are traced once a process."""
+    return Model(*own)
