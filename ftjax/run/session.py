@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from ftjax.core import compile_cache, files, phases
+from ftjax.core import compile_cache, files, garbage, phases
 from ftjax.optim import rates
 from ftjax.report import summary, tracking, writers
 from ftjax.run import damage, hyper, lock, penalty, saved_state, unit
@@ -45,7 +45,7 @@ def opened(workdir: pathlib.Path, settings: Settings) -> Iterator[Artifacts]:
     """
     artifacts = Artifacts(workdir)
     compile_cache.use(settings.compile_cache)
-    with owned(artifacts), stop.leaving(artifacts.has_checkpoint):
+    with owned(artifacts), stop.leaving(artifacts.has_checkpoint), garbage.put_off():
         damage.set_aside(artifacts)
         yield artifacts
 

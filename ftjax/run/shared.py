@@ -84,6 +84,17 @@ class Shared:
         key = ("evals", id(parts.tokenizer), _model(parts), _base(parts), _text(read))
         return self._once(key, lambda: build(parts))
 
+    def adapters(self, parts, make: Callable):
+        """Compile the start of adapters, once; the key, the base and what was found are arguments.
+
+        Adapters of past tasks are constants of the program, which is then this run's alone.
+        """
+        if parts.frozen_adapters:
+            return make()
+        of = _text(parts.settings.plain["adapter"])
+        key = ("adapters", _model(parts), parts.mesh, parts.patterns, of)
+        return self._once(key, make)
+
     def step(self, program, make: Callable):
         """Compile the step of a program, once; numbers that are its arguments may differ."""
         plain = program.settings.plain

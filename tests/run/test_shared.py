@@ -76,6 +76,21 @@ def test_seeds_share_evaluations_and_have_samples_of_their_own(lab, shared, tmp_
     assert said["shared0"] != said["shared1"] == said["alone"]
 
 
+def test_adapters_start_by_one_program_and_each_from_its_seed(lab, shared):
+    def starts(shared=None, **changes):
+        p = plans.plan(chosen(lab, **changes), shared=shared)
+        return tree.paths(plans.weights(p)[0].params["adapters"])
+
+    variants = (
+        {"seed.adapter": 1}, {"seed.adapter": 2}, {"adapter.rank": 3}, {"adapter.name": "dora"},
+        {"adapter.init": "pissa"}, {"adapter.where": "blocks/mlp/**"},
+    )  # fmt: skip
+    for changes in variants:
+        jax.tree.map(np.testing.assert_array_equal, starts(shared, **changes), starts(**changes))
+    seeds = [starts(shared, **{"seed.adapter": seed}) for seed in (1, 2)]
+    assert any((seeds[0][path] != seeds[1][path]).any() for path in seeds[0])
+
+
 def test_what_is_held_back_is_of_the_rows_of_a_run(lab, shared):
     evals = dict(held=dict(name="nll", group="new", data=dict(name="held_out")))
     plan = lambda share: plans.plan(
