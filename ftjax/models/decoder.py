@@ -393,11 +393,8 @@ def make(
     policies.check(remat)
     special = tuple((name, tuple(letters.items())) for name, letters in (caches or {}).items())
     own = config, ends, tuple(blocks.items()), special, auxiliary, remat, scan, jnp.dtype(dtype)
-    # Configs may be equal and say different things of their files: see `wrapper.Wrapped`.
-    return _made(own, repr(config))
+    # One handle of all that are equal, in what their files have beside (`wrapper.Wrapped`) too.
+    return _once(own, repr(config))
 
 
-@functools.lru_cache(maxsize=8)
-def _made(own: tuple, _: str) -> Model:
-    """Make one handle of all that are equal: its declarations are traced once a process."""
-    return Model(*own)
+_once = functools.lru_cache(maxsize=8)(lambda own, _: Model(*own))
