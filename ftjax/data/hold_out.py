@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from ftjax.data import spool
 from ftjax.data.rows import Located, Rows
 
+NAME = "held_out"  # in the place of a source: what the run's own data hold back
 FEWEST = 10  # rows that differ; of fewer nothing is held back: each is worth more in training
 MOST = 500  # more of them narrow an interval little
 

@@ -392,5 +392,9 @@ def make(
     """
     policies.check(remat)
     special = tuple((name, tuple(letters.items())) for name, letters in (caches or {}).items())
-    made = tuple(blocks.items())
-    return Model(config, ends, made, special, auxiliary, remat, scan, jnp.dtype(dtype))
+    own = config, ends, tuple(blocks.items()), special, auxiliary, remat, scan, jnp.dtype(dtype)
+    # One handle of all that are equal, in what their files have beside (`wrapper.Wrapped`) too.
+    return _once(own, repr(config))
+
+
+_once = functools.lru_cache(maxsize=8)(lambda own, _: Model(*own))

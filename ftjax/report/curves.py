@@ -84,6 +84,7 @@ def drawn(title: str, draw: Callable, *, height: float = 2.7) -> str:
     place, to put names beside it.
     """
     from matplotlib import rc_context
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     style = {
@@ -103,7 +104,8 @@ def drawn(title: str, draw: Callable, *, height: float = 2.7) -> str:
             finish()
         found = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(found, format="svg", metadata=nothing)
+        # Not `savefig`, which draws a figure twice, the first time for its layout alone.
+        FigureCanvasSVG(figure).print_svg(found, metadata=nothing)
     return _inline(found.getvalue(), title)
 
 

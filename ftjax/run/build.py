@@ -318,7 +318,7 @@ def weights(
     shared: keeps the base for other runs.
     """
     base = shared.weights(parts, _base) if shared else _base(parts)
-    params = _weights(parts, find, base)
+    params = _weights(parts, find, base, shared)
     for name in parts.heads:
         leaf = parts.abstract["head"][name]
         zeros = jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding)
@@ -327,7 +327,7 @@ def weights(
     return params | parts.reference.arrays(params, parts.mesh, trains=trains)
 
 
-def _weights(parts: Parts, find, base: tuple[Any, dict]) -> dict:
+def _weights(parts: Parts, find, base: tuple[Any, dict], shared: Shared | None) -> dict:
     shardings = jax.tree.map(lambda leaf: leaf.sharding, parts.abstract)
     seed = parts.settings.seed
     model, rests = base
@@ -336,7 +336,8 @@ def _weights(parts: Parts, find, base: tuple[Any, dict]) -> dict:
     if parts.settings.adapter_from:
         return _given(parts, model, shardings["adapters"])
     # Compiled with its shardings, so that no device holds a whole factor on the way.
-    init = jax.jit(parts.init_adapters, out_shardings=shardings["adapters"])
+    make = lambda: jax.jit(parts.init_adapters, out_shardings=shardings["adapters"])
+    init = shared.adapters(parts, make) if shared else make()
     # Data-dependent starts run the base, so they come after it and before the adapters.
     found = rests | (find(model) if find else {})
     own = init(jax.random.key(seed.adapter), model, found)

@@ -43,7 +43,6 @@ GROUPS = ("new", "old", "later")
 BATCH = 16
 # Keys of a data section that an evaluation takes from the run's.
 TEMPLATE = ("chat_template", "template_args", "allow_dropped", "date")
-HELD_OUT = "held_out"  # in the place of a source: what the run's own data hold back
 # Keys of a data section that are of training alone.
 OF_TRAINING = (
     "packing", "shuffle", "epochs", "seed", "on_duplicate", "on_near_duplicate",
@@ -66,8 +65,11 @@ class Evaluation:
     texts: Mapping[str, copies.Texts]
     stated: Mapping[str, Mapping[str, tables.Metric]] = dataclasses.field(default_factory=dict)
 
-    def run(self, params, *, step: int, workdir: pathlib.Path) -> dict[str, float]:
-        """Evaluate, keep the scores of every example and the samples, and return the metrics."""
+    def run(self, params, *, step: int, workdir: pathlib.Path, seed: int = 0) -> dict[str, float]:
+        """Evaluate, keep the scores of every example and the samples, and return the metrics.
+
+        seed: of the samples.
+        """
         numbers, arrays, answers = {}, {}, {}
         for label, evaluator in self.evaluators.items():
             # An evaluator of somebody's own may have no such half.
@@ -78,7 +80,7 @@ class Evaluation:
             arrays |= {f"{label}/{name}": np.asarray(value) for name, value in found.items()}
             for name, value in evaluator.summary(found).items():
                 numbers[f"eval/{label}/{name}"] = value
-        written = self.sample(params) if self.sample else []
+        written = self.sample(params, seed=seed) if self.sample else []
         if jax.process_index() == 0:
             # All processes have the same numbers; two writers of one file would tear it.
             _save(workdir, step, arrays, written)
@@ -347,7 +349,7 @@ def _examples(data: dict, section: Section) -> list:
     parts = section.parts
     # What is wrong with rows of the run's own file is said as training says it.
     named = _named(f"{section.where}.data")
-    if data.get("name") == HELD_OUT:
+    if data.get("name") == hold_out.NAME:
         data, named = _held_out(data, section), contextlib.nullcontext()
     # Another length would be another program to compile, and cut what training does not.
     data.setdefault("max_tokens", parts.settings.data["max_tokens"])
@@ -364,7 +366,7 @@ def _held_out(data: Mapping, section: Section) -> dict:
     run = section.parts.settings.data
     if not run.get("hold_out"):
         raise ValueError(
-            f"{section.where}.data.name: got {HELD_OUT!r} of a run that holds nothing back; "
+            f"{section.where}.data.name: got {hold_out.NAME!r} of a run that holds nothing back; "
             "expected data.hold_out above 0; set it, or leave the evaluation out (configs/sft.py: "
             "held=none)"
         )

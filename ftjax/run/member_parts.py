@@ -149,7 +149,7 @@ def members(
     return result
 
 
-def _evaluations(p: plans.Plan, own: Artifacts, at_start: dict[int, tuple]) -> visits.Hook:
+def _evaluations(p: plans.Plan, own: Artifacts, at_start: dict[tuple, tuple]) -> visits.Hook:
     """Make the hook that evaluates a member; what starts as the base does so once for all.
 
     at_start: metrics and files of those evaluations, kept for the members that follow.
@@ -159,10 +159,12 @@ def _evaluations(p: plans.Plan, own: Artifacts, at_start: dict[int, tuple]) -> v
     def evaluate(now: visits.StepInfo) -> dict:
         if now.step or not p.parts.starts_as_base:
             return hook.call(now)
-        # By what evaluates: of the same evaluators and the same base the scores are the same.
-        if id(p.evaluation) not in at_start:
-            at_start[id(p.evaluation)] = hook.call(now), own
-        numbers, first = at_start[id(p.evaluation)]
+        # By what evaluates: of the same evaluators and the same base the scores are the same, and
+        # of the same seed the samples.
+        same = id(p.evaluation), p.settings.seed.sampling
+        if same not in at_start:
+            at_start[same] = hook.call(now), own
+        numbers, first = at_start[same]
         if first is not own and processes.is_first():
             of_step = lambda files_of: [
                 files_of.scores(0), files_of.sample(0),

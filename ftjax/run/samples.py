@@ -43,7 +43,7 @@ def _asked(parts: setup.Parts, texts: Mapping[str, copies.Texts], encode: Callab
 
 
 def sampler(parts: setup.Parts, texts: Mapping[str, copies.Texts]) -> Callable | None:
-    """Return a function of params that answers the prompts: [{"prompt", "text"}]; None of none.
+    """Return `(params, seed)` -> answers to the prompts, [{"prompt", "text"}]; None of no prompt.
 
     texts: of the rows of evaluations, by "evals.<label>".
     """
@@ -59,11 +59,10 @@ def sampler(parts: setup.Parts, texts: Mapping[str, copies.Texts]) -> Callable |
         temperature=spec.temperature, mesh=parts.mesh, stop_ids=form.stop_ids, encode=encode,
         batch_size=meshes.round_up_to_replicas(BATCH, parts.mesh),
     )  # fmt: skip
-    # One key for all steps: samples differ by the weights alone.
-    key = jax.random.key(parts.settings.seed.sampling)
 
-    def sample(params) -> list[dict]:
-        texts = respond(params, prompts, key)
+    def sample(params, *, seed: int) -> list[dict]:
+        # One key for all steps: samples differ by the weights alone.
+        texts = respond(params, prompts, jax.random.key(seed))
         return [{"prompt": p, "text": t} for p, t in zip(prompts, texts, strict=True)]
 
     return sample

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from ftjax.core import compile_cache, files, phases
+from ftjax.core import compile_cache, files, garbage, phases
 from ftjax.optim import rates
 from ftjax.report import summary, tracking, writers
 from ftjax.run import damage, hyper, lock, penalty, saved_state, unit
@@ -45,7 +45,7 @@ def opened(workdir: pathlib.Path, settings: Settings) -> Iterator[Artifacts]:
     """
     artifacts = Artifacts(workdir)
     compile_cache.use(settings.compile_cache)
-    with owned(artifacts), stop.leaving(artifacts.has_checkpoint):
+    with owned(artifacts), stop.leaving(artifacts.has_checkpoint), garbage.put_off():
         damage.set_aside(artifacts)
         yield artifacts
 
@@ -148,7 +148,8 @@ def evaluations(p: plans.Plan, workdir: pathlib.Path) -> visits.Hook:
         params = saved_state.params_of(now.state, now.frozen)
         is_empty = not p.evaluation.evaluators and p.evaluation.sample is None
         with contextlib.nullcontext() if is_empty else phases.named("evaluating"):
-            return p.evaluation.run(params, step=now.step, workdir=workdir)
+            seed = p.settings.seed.sampling
+            return p.evaluation.run(params, step=now.step, workdir=workdir, seed=seed)
 
     # At the start too: what a run teaches and costs is a difference to what it began with.
     return visits.Hook(p.settings.eval_every_steps or p.length.steps, evaluate, at_start=True)

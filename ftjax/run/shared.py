@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from ftjax.core import files, tree
-from ftjax.data import prepare, tokenizer_files
+from ftjax.data import hold_out, prepare, tokenizer_files
 
 # Keys of a config that an evaluation does not read. `model` and `data` are looked at one by one.
 NOT_OF_EVALS = (
@@ -73,14 +73,27 @@ class Shared:
     def evaluation(self, parts, build: Callable):
         """Build the evaluators of a config, once, and with them their compiled programs."""
         plain = parts.settings.plain
-        data = {key: plain["data"][key] for key in DATA_OF_EVALS if key in plain["data"]}
+        # What the run holds back is of its own rows.
+        holds = any(spec["data"].get("name") == hold_out.NAME for spec in plain["evals"].values())
+        data = plain["data"]
+        data = data if holds else {key: data[key] for key in DATA_OF_EVALS if key in data}
         # Ranks and scales are arrays that it is handed, numbers of the loss it has no use for.
         adapter = _without({**plain["adapter"], "past": None}, ("rank", "alpha", "rslora"))
         read = _without(plain, NOT_OF_EVALS) | {"data of the run": data, "adapter": adapter}
         read["objective"] = _without(plain["objective"], parts.spec.hyper)
-        read["seed"] = plain["seed"]["sampling"]  # of the texts that samples are
         key = ("evals", id(parts.tokenizer), _model(parts), _base(parts), _text(read))
         return self._once(key, lambda: build(parts))
+
+    def adapters(self, parts, make: Callable):
+        """Compile the start of adapters, once; the key, the base and what was found are arguments.
+
+        Adapters of past tasks are constants of the program, which is then this run's alone.
+        """
+        if parts.frozen_adapters:
+            return make()
+        of = _text(parts.settings.plain["adapter"])
+        key = ("adapters", _model(parts), parts.mesh, parts.patterns, of)
+        return self._once(key, make)
 
     def step(self, program, make: Callable):
         """Compile the step of a program, once; numbers that are its arguments may differ."""

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
-from ftjax.core import phases, tree
+from ftjax.core import garbage, phases, tree
 from ftjax.train.journal import Journal
 from ftjax.train.tracing import Trace
 
@@ -88,6 +88,8 @@ class Calls:
                 around.enter_context(phases.named("compiling the step"))
             given = (self._call, state, batch)
             result = self._trace(number, *given) if self._trace else self._call(state, batch)
+        if is_first:  # all that a run traces to begin with is there
+            garbage.as_usual()
         count = self._count()
         # The first program is expected; what follows costs minutes on a large model, each time.
         if not is_first and count > self._seen:

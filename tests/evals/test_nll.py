@@ -1,6 +1,8 @@
+import dataclasses
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -99,6 +101,24 @@ def test_the_program_is_shared_by_all_calls(model, params, adapted):
     assert evaluate(changed) != after
     assert evaluate(params) == before
     assert len(traces) == 2
+
+
+def test_scorers_of_equal_models_share_a_program(model, params):
+    traces, hidden = [], model.hidden
+    same = dataclasses.replace(model)
+    object.__setattr__(same, "hidden", lambda *a, **k: traces.append(1) or hidden(*a, **k))
+    make = lambda of, **more: nll.make(model=of, examples=EXAMPLES[:2], batch_size=2, **more)
+    first = make(same, chunk=9)(params)
+    assert len(traces) == 1
+    assert make(dataclasses.replace(model), chunk=9)(params) == first
+    assert len(traces) == 1
+    make(same, chunk=7)(params)
+    assert len(traces) == 2
+    low = dataclasses.replace(model, dtype=jnp.dtype(jnp.bfloat16))
+    assert make(low, chunk=9)(params) != first
+    mesh = meshes.make(data=2, devices=jax.devices()[:2])
+    make(same, chunk=9, mesh=mesh)(params)
+    assert len(traces) == 3
 
 
 def test_over_a_mesh(model, adapted, evaluate):

@@ -6,6 +6,7 @@ import hashlib
 import jax
 import jax.numpy as jnp
 
+from ftjax.models.families import gemma3, llama
 from ftjax.models.hf import digests
 from tests.laws import subjects
 
@@ -27,6 +28,23 @@ def test_a_model_is_traced_once():
     model = dataclasses.replace(subjects.model(subjects.PLAIN), remat="full")
     for name in ("abstract", "axes", "equations", "linears", "stacks", "stored"):
         assert getattr(model, name) is getattr(model, name)
+
+
+def test_equal_models_are_one_and_others_are_not():
+    config = llama.from_hf(llama.EXAMPLE)
+    model = llama.make(config)
+    assert llama.make(llama.from_hf(llama.EXAMPLE)) is model
+    others = [
+        llama.make(dataclasses.replace(config, norm_eps=1e-3)),
+        llama.make(config, dtype=jnp.bfloat16), llama.make(config, remat="full"),
+    ]  # fmt: skip
+    assert all(other is not model for other in others)
+    assert others[0].config.norm_eps == 1e-3
+    # Wrappers that differ in what no text meets: equal, and exported as what they are.
+    wrapped = [gemma3.from_hf(gemma3.EXAMPLE | {"vision_config": {"depth": n}}) for n in (1, 2)]
+    rests = [gemma3.make(each).config.rest for each in wrapped]
+    assert rests == [each.rest for each in wrapped]
+    assert rests[0] != rests[1]
 
 
 def test_layers_cast_their_own_weights():

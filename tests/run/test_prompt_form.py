@@ -96,7 +96,7 @@ def ask(run, monkeypatch):
 
 
 def samples(run):
-    evaluating.build(run.parts).sample({"model": {}, "adapters": None})
+    evaluating.build(run.parts).sample({"model": {}, "adapters": None}, seed=0)
 
 
 def evaluation(run):

@@ -8,6 +8,7 @@ from experiments import train
 from ftjax.core import tree
 from ftjax.run import plan as plans
 from ftjax.run import reader
+from ftjax.run.artifacts import Artifacts
 from ftjax.run.shared import Shared
 from tests.lab import evaluated, metrics
 
@@ -58,6 +59,45 @@ def test_what_is_shared_and_what_is_not(lab, shared):
     cut = plan(**{"data.max_tokens": 32})
     assert cut.loader.data is not first.loader.data
     assert cut.evaluation is not first.evaluation
+
+
+def test_seeds_share_evaluations_and_have_samples_of_their_own(lab, shared, tmp_path):
+    own = lambda seed: chosen(lab, **{
+        "seed.sampling": seed, "samples.prompts": ("Q: what is 3?",), "samples.temperature": 2.0,
+        "samples.max_new_tokens": 8,
+    })  # fmt: skip
+    plan = lambda seed: plans.plan(own(seed), shared=shared)
+    assert plan(0).evaluation is plan(1).evaluation
+    assert plan(0).loader.data is plan(1).loader.data
+    for seed in (0, 1):
+        train.train(own(seed), tmp_path / f"shared{seed}", shared=shared)
+    train.train(own(1), tmp_path / "alone")
+    said = {path.name: Artifacts(path).sample(0).read_text() for path in tmp_path.iterdir()}
+    assert said["shared0"] != said["shared1"] == said["alone"]
+
+
+def test_adapters_start_by_one_program_and_each_from_its_seed(lab, shared):
+    def starts(shared=None, **changes):
+        p = plans.plan(chosen(lab, **changes), shared=shared)
+        return tree.paths(plans.weights(p)[0].params["adapters"])
+
+    variants = (
+        {"seed.adapter": 1}, {"seed.adapter": 2}, {"adapter.rank": 3}, {"adapter.name": "dora"},
+        {"adapter.init": "pissa"}, {"adapter.where": "blocks/mlp/**"},
+    )  # fmt: skip
+    for changes in variants:
+        jax.tree.map(np.testing.assert_array_equal, starts(shared, **changes), starts(**changes))
+    seeds = [starts(shared, **{"seed.adapter": seed}) for seed in (1, 2)]
+    assert any((seeds[0][path] != seeds[1][path]).any() for path in seeds[0])
+
+
+def test_what_is_held_back_is_of_the_rows_of_a_run(lab, shared):
+    evals = dict(held=dict(name="nll", group="new", data=dict(name="held_out")))
+    plan = lambda share: plans.plan(
+        lab.settings(data=lab.rows(max_tokens=64, hold_out=share), evals=evals), shared=shared
+    )
+    counts = [len(plan(share).evaluation.texts["evals.held"]) for share in (0.1, 0.5)]
+    assert counts == [3, 16]
 
 
 def test_runs_with_other_bases_share_no_comparison_with_them(lab, shared, trained):

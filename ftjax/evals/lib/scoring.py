@@ -12,6 +12,7 @@ do not depend on how examples were batched.
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
@@ -24,6 +25,7 @@ from ftjax.ops import loss
 
 Arrays = Mapping[str, np.ndarray]
 MIN_LENGTH = 16  # the shortest bucket of lengths
+PROGRAMS = 8  # that are kept for other scorers of the same model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,12 +53,20 @@ def make_scorer(model, *, batch_size: int, chunk: int = 64, mesh=None) -> Callab
 
         logp = sum_{i>0} weights_i * log p(tokens_i | tokens_<i),   weight = sum_{i>0} weights_i
 
-    The compiled program is shared by all calls: one per bucket of lengths (powers of two), and per
-    structure of `params` (with adapters, without).
+    The compiled program is shared by all calls, those of other scorers of such a model too: one per
+    bucket of lengths (powers of two), and per structure of `params` (with adapters, without).
 
     Raises (on a call):
       ValueError: an example is longer than the model's positions.
     """
+    score = _runner(model, _scoring(model, chunk, mesh), batch_size=batch_size, mesh=mesh)
+    return lambda params, examples: tuple(score(params, examples, count=2))
+
+
+# All that the program is made of is an argument, and a model is what its declarations say.
+@functools.lru_cache(maxsize=PROGRAMS)
+def _scoring(model, chunk: int, mesh) -> Callable:
+    """Compile what `make_scorer` scores a batch by."""
 
     def score_batch(params, batch):
         logps_BT = target_logps(model, params, batch, chunk=chunk)
@@ -65,8 +75,7 @@ def make_scorer(model, *, batch_size: int, chunk: int = 64, mesh=None) -> Callab
         counted = jnp.where(weights_BT == 0, 0, logps_BT * weights_BT)
         return counted.sum(-1), weights_BT.sum(-1)
 
-    score = make_runner(model, score_batch, batch_size=batch_size, mesh=mesh)
-    return lambda params, examples: tuple(score(params, examples, count=2))
+    return make_call(model, score_batch, mesh=mesh)
 
 
 def make_greedy_scorer(model, *, batch_size: int, chunk: int = 64, mesh=None) -> Callable:
@@ -102,8 +111,11 @@ def make_runner(model, function: Callable, *, batch_size: int, mesh=None) -> Cal
     `function(params, batch)` returns `count` arrays [B]; params may be a tuple of trees, of models
     that are compared; examples are as for `make_scorer`.
     """
+    return _runner(model, make_call(model, function, mesh=mesh), batch_size=batch_size, mesh=mesh)
+
+
+def _runner(model, call: Callable, *, batch_size: int, mesh) -> Callable:
     meshes.check_batch(batch_size, 1, mesh)
-    call = make_call(model, function, mesh=mesh)
 
     def run(params, examples: Sequence, *, count: int) -> list[np.ndarray]:
         results = [np.zeros(len(examples)) for _ in range(count)]
