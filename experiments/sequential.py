@@ -15,22 +15,35 @@ the same: the base's weights, tokenizer, encoded data, evaluations and compiled 
 DIR gets matrix.npz, the scores of every example by cell, stage and evaluation; report.json; and
 report.html. A DIR that holds a part of the study goes on where it stopped, and ends with the same
 matrix, byte for byte.
+
+A long study can be read before it has ended: --methods 'lora*,oft' runs those alone, and the
+first, which the others are compared with, and reports on them. Their cells are the same ones, which
+the whole study finds done.
 """
 
 import pathlib
 import sys
+from typing import NamedTuple
 
-from absl import app
+from absl import app, flags
 
 from experiments import cli, online, train
 
 
-def define() -> cli.RunsFlags:
+class Flags(NamedTuple):
+    """The flags of this command."""
+
+    runs: cli.RunsFlags
+    methods: flags.FlagHolder[list[str]]
+
+
+def define() -> Flags:
     """Define the flags; not at import, since one process may import several commands."""
-    return cli.define_runs("study")
+    text = "run and report these alone, by name or pattern, and the study's first method"
+    return Flags(cli.define_runs("study"), flags.DEFINE_list("methods", [], text))
 
 
-def main(argv: list[str], given: cli.RunsFlags) -> None:
+def main(argv: list[str], given: Flags) -> None:
     """Run what the flags say."""
     if len(argv) > 1:
         raise app.UsageError(f"got the arguments {argv[1:]}; expected flags alone")
@@ -39,8 +52,8 @@ def main(argv: list[str], given: cli.RunsFlags) -> None:
     from ftjax.run import workdirs
     from ftjax.studies import study
 
-    chosen = study.read(given.config.value)
-    with workdirs.opened(given.workdir.value) as folder:
+    chosen = study.with_methods(study.read(given.runs.config.value), given.methods.value)
+    with workdirs.opened(given.runs.workdir.value) as folder:
         if run(chosen, folder) and processes.is_first():
             report(chosen, folder)
 

@@ -16,6 +16,7 @@ are probes of what the base knows.
 """
 
 import dataclasses
+import fnmatch
 import re
 import types
 from collections.abc import Mapping, Sequence
@@ -99,6 +100,35 @@ def read(config: str) -> Study:
     """
     given = conf.load_function(config.partition(":")[0], "study")()
     return conf.call(_make, given, where="study", extra={"config": config})
+
+
+def with_methods(study: Study, patterns: Sequence[str]) -> Study:
+    """Return the part of a study that is about some methods; all of it without patterns.
+
+    The first method stays, since the others, and the joint control, are compared with it. A sweep
+    that has lost a method is no sweep any more.
+
+    Args:
+      patterns: names, in which `*` and `?` stand for what they stand for in file names.
+
+    Raises:
+      ValueError: naming a pattern that is no method's.
+    """
+    kept = {next(iter(study.methods))} if patterns else set(study.methods)
+    for pattern in patterns:
+        found = fnmatch.filter(study.methods, pattern)
+        if not found:
+            legal = ", ".join(study.methods)
+            near = conf.nearest(pattern, study.methods)
+            raise ValueError(f"--methods: got {pattern!r}; {near}expected some of {legal}")
+        kept.update(found)
+    only = lambda own: {name: value for name, value in own.items() if name in kept}
+    return dataclasses.replace(
+        study, methods=only(study.methods), rates=only(study.rates),
+        sees_old=tuple(name for name in study.sees_old if name in kept),
+        parts={part: name for part, name in study.parts.items() if name in kept},
+        axes={axis: own for axis, own in study.axes.items() if kept.issuperset(own)},
+    )  # fmt: skip
 
 
 def _make(
@@ -277,11 +307,20 @@ def _check_scores(study: Study) -> None:
 
 
 def _probes(study: Study, given: Sequence[str] | None) -> tuple[str, ...]:
-    """Return the evaluations of old abilities by the metric of the match."""
+    """Return the evaluations of old abilities by the metric of the match, in the tasks' units."""
     metric = study.match.metric
+    # One name may be of two units: nats per token of a text, nats per answer of a choice.
+    kinds = {study.evals[study.label_of(task)]["name"] for task in study.tasks}
     old = [label for label in study.evals if label not in study.owners]
-    legal = [x for x in old if is_measured(study.evals[x], metric, where=x)]
+    measured = [x for x in old if is_measured(study.evals[x], metric, where=x)]
+    legal = [x for x in measured if study.evals[x]["name"] in kinds]
     for label in given or ():
+        if label in measured and label not in legal:
+            raise ValueError(
+                f"study.probes: got {label!r}, whose {metric!r} is that of "
+                f"{study.evals[label]['name']!r}; expected that of {', '.join(sorted(kinds))}, as "
+                "of the tasks: a mean over both would have no unit; leave it out"
+            )
         _among("study.probes", label, legal)
     found = tuple(legal if given is None else given)
     if not found and len(study.tasks) < 2:

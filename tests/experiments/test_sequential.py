@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -82,6 +83,18 @@ def test_methods_are_compared_at_the_match(whole):
     measures = report["methods"]["full"]["rates"]["0.01"]["measures"]
     assert measures["bwt"]["value"] == pytest.approx(-measures["forgetting"]["value"])
     assert set(measures) > {"avg_accuracy", "learning_accuracy", "intransigence"}
+
+
+def test_a_part_is_reported_from_the_cells_of_the_whole(config, whole, tmp_path, monkeypatch):
+    shutil.copytree(whole, tmp_path / "whole")
+    monkeypatch.setattr(train, "train", None)  # nothing is left to run
+    part = study.with_methods(study.read(config), ["f*"])
+    assert sequential.run(part, tmp_path / "whole")
+    sequential.report(part, tmp_path / "whole")
+    report = json.loads((tmp_path / "whole" / "report.json").read_text())
+    assert set(report["methods"]) == set(report["study"]["methods"]) == {"full"}
+    cells = {cell["cell"] for cell in report["cells"]}
+    assert cells == {"full_0.01_s0_o0", "joint_0.01_s0"}
 
 
 class Killed(BaseException):

@@ -46,7 +46,8 @@ def write(tmp_path):
 def test_every_task_is_evaluated_in_every_stage(write, tmp_path):
     found = study.read(write(orders=2, seeds=(3,), carry="continued"))
     assert found.orders == (("a", "b"), ("b", "a"))
-    assert (found.probes, dict(found.owners)) == (("choices", "old"), {"a": "a", "b": "b"})
+    # The choices have an nll too, by the answer and not by the token.
+    assert (found.probes, dict(found.owners)) == (("old",), {"a": "a", "b": "b"})
     cells = stages.cells(found)
     assert [cell.label for cell in cells[:3]] == [
         "lora_0.001_s3_o0", "lora_0.001_s3_o1", "lora_0.01_s3_o0"]  # fmt: skip
@@ -60,6 +61,24 @@ def test_every_task_is_evaluated_in_every_stage(write, tmp_path):
     seed = one.settings.seed
     assert (seed.data, seed.init, seed.adapter, seed.sampling) == (3, 0, 3, 3)
     assert one.workdir == tmp_path / "cells" / "lora_0.001_s3_o1" / "1_b"
+
+
+def test_a_part_of_it_is_some_methods_and_the_first(write):
+    more = dict(
+        methods={"full": "full", "lora": "", "lora_8": "rank=8", "old": "more=1"},
+        sees_old=("old",), parts=dict(full="full", replay="old"),
+        axes=dict(rank=dict(lora=2, lora_8=8), replay=dict(lora=0, old=1)),
+    )  # fmt: skip
+    whole = study.read(write(**more))
+    part = study.with_methods(whole, ["lora*"])
+    assert list(part.methods) == list(part.rates) == ["full", "lora", "lora_8"]
+    assert (part.sees_old, dict(part.parts)) == ((), dict(full="full"))
+    assert dict(part.axes) == dict(rank=dict(lora=2, lora_8=8))
+    labels = [cell.label for cell in stages.cells(whole) if cell.method != "old"]
+    assert [cell.label for cell in stages.cells(part)] == labels
+    assert study.with_methods(whole, []) == whole
+    with pytest.raises(ValueError, match=r"--methods: got 'lara'; did you mean 'lora'\?"):
+        study.with_methods(whole, ["lora_8", "lara"])
 
 
 @pytest.mark.parametrize(
@@ -141,7 +160,11 @@ def test_a_task_is_scored_by_the_evaluation_of_its_name_else_by_its_first(write)
         (dict(orders=(("a", "a"),)), "expected every task once"),
         (dict(orders=3), "got 3 for 2 tasks"),
         (dict(probes=("olt",)), r"study\.probes: got 'olt'; did you mean 'old'"),
-        (dict(probes=("a",)), r"study\.probes: got 'a'.*expected one of choices, old"),
+        (dict(probes=("a",)), r"study\.probes: got 'a'.*expected one of old"),
+        (
+            dict(probes=("choices",)),
+            r"study\.probes: got 'choices', whose 'nll' is that of 'choice'",
+        ),
         (dict(controls=("joined",)), r"study\.controls: got 'joined'; did you mean 'joint'"),
         (dict(rates=dict(lora=(1e-3,), ful=(1e-3,))), r"study\.rates: got 'ful'; did you mean"),
         (dict(rates=dict(lora=(1e-3,))), r"study\.rates\.full: got \(\)"),
