@@ -63,7 +63,7 @@ def get_config(arg=None):
         c.arms[label] = dict(ARMS[label], trials=own)
     c.validation = c.validation if trials > 1 else {}
     c.seeds, c.max_new_tokens, c.latency_rows = tuple(range(arg.seeds)), 12, 4
-    c.latency_rounds = 3 if small else 12  # a query takes a millisecond, and others of them more
+    c.latency_rounds = 3 if small else 12  # a query takes milliseconds: the median of many
     c.prices = dict(queries=arg.queries, updates=arg.updates)
     c.gates = not small and not arg.arms
     return decide.shrink(c) if small else c

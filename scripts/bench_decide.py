@@ -3,10 +3,10 @@ r"""Time the arms of a finished decision again, beside what its report says.
     python -m scripts.bench_decide --config configs/decide_tiny.py --workdir runs/decide
 
 Of every arm that has a result: milliseconds a query, that is a full batch over its rows and the
-search before it, measured here as in the report (arms one after the other, in rounds, of which the
-least counts), and their ratio. JSON lines come out, and code 1 where one is not within
-`--tolerance` of the report. On a machine that does other things too both swing by more, and more
-`--rounds` help.
+search before it, measured here as in the report, and `raw`, their ratio. `machine` is the same
+ratio of the reference that both measured in turn with every batch (ftjax/decide/timing.py): how
+much slower the machine is now. `ratio` is what is left of `raw` without it. JSON lines come out,
+and code 1 where a `ratio` is not within `--tolerance` of 1. More `--rounds` help.
 """
 
 import argparse
@@ -28,15 +28,27 @@ def seconds(arm: dict) -> float:
 
 
 def compared(own: benchmark.Benchmark, record: dict) -> list[dict]:
-    """Measure every arm that was timed."""
+    """Measure every arm that was timed.
+
+    Raises:
+      ValueError: the report's times have no reference beside them.
+    """
     timed = {
         label: arm for label, arm in record["arms"].items() if "error" not in arm and arm["latency"]
     }
+    if not all(arm["latency"].get("reference_s") for arm in timed.values()):
+        raise ValueError(
+            f"{decision_report.JSON}: got times without reference_s; expected them of today's "
+            "way of timing; run the decision again, which measures them alone"
+        )
     found, again = [], timing.measured(own, timed)
     for label, arm in timed.items():
         there, here = seconds(arm), seconds(again[label])
         row = {"arm": label, "report_ms": round(1e3 * there, 3), "ms": round(1e3 * here, 3)}
-        found.append(row | {"ratio": round(here / there, 3)})
+        raw = here / there
+        machine = again[label]["latency"]["reference_s"] / arm["latency"]["reference_s"]
+        ratios = {"raw": raw, "machine": machine, "ratio": raw / machine}
+        found.append(row | {key: round(value, 3) for key, value in ratios.items()})
         print(json.dumps(found[-1]), flush=True)
     return found
 

@@ -2,16 +2,15 @@
 
 answerer = make(decision, parts)
 answers = answerer.answer(params, prompts, asked)      one Answers
-answerer.timed(params, prompts, asked)                 one Latency
+answerer.timed(params, prompts, asked, beside)         one Timing
 
 One program serves every arm whose weights have the same structure.
 """
 
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from ftjax.core import mesh as meshes
 from ftjax.decide import answer_metric, likelihoods
@@ -24,7 +23,8 @@ from ftjax.sampling import text
 from ftjax.train import flops
 
 CHOSEN = ("text", "tokens", "score")
-BATCHES = 5  # that are timed; the fastest counts, since what else runs only adds to it
+PAIRS = 3  # of a batch and the reference beside it, that are timed at least
+PAIRED_S = 0.25  # and for so long at least: a batch of a small model takes a few milliseconds
 
 
 class Answers(NamedTuple):
@@ -39,18 +39,16 @@ class Answers(NamedTuple):
     scores: list[float]
 
 
-class Latency(NamedTuple):
-    """Measured seconds of a query, when programs are compiled: medians and 95th percentiles.
+class Timing(NamedTuple):
+    """Measured seconds of queries, when programs are compiled.
 
-    first: to the first token, alone. whole: to the end, alone. batch: of a full batch, over its
-    rows, the least of BATCHES.
+    first, whole: to the first token and to the end, of prompts alone. pairs: of a full batch, and
+    of the reference right before it.
     """
 
-    first_s: float
-    first_p95_s: float
-    whole_s: float
-    whole_p95_s: float
-    batch_s: float
+    first: list[float]
+    whole: list[float]
+    pairs: list[tuple[float, float]]
 
 
 class Answerer(NamedTuple):
@@ -98,22 +96,26 @@ class Answerer(NamedTuple):
         return self.likelihoods.choose(params, prompts, asked, normalization=normalization)
 
     def timed(
-        self, params, prompts: Sequence[str], asked: Sequence[Question]
-    ) -> Latency | None:  # fmt: skip
-        """Time some prompts, evenly spread; None where none are wanted."""
-        count = min(self.latency_rows, len(prompts))
-        if not count:
-            return None
-        chosen = [i * len(prompts) // count for i in range(count)]
-        calls = self._calls(params, prompts, asked)
-        first = [_seconds(calls[0], [each]) for each in chosen]
-        whole = [_seconds(calls[1], [each]) for each in chosen]
-        full = [chosen[i % count] for i in range(self.batch_size)]
-        batch = _seconds(calls[2], full, times=BATCHES) / self.batch_size
-        p95 = lambda own: float(np.quantile(own, 0.95))
-        return Latency(
-            float(np.median(first)), p95(first), float(np.median(whole)), p95(whole), batch
+        self, params, prompts: Sequence[str], asked: Sequence[Question], beside: Callable[[], Any]
+    ) -> Timing:  # fmt: skip
+        """Time some prompts, evenly spread: one by one, and a full batch in turn with `beside`."""
+        first, whole, _ = self._calls(params, prompts, asked)
+        alone = [[each] for each in self._places(prompts)]
+        return Timing(
+            [_compiled_seconds(first, each) for each in alone],
+            [_compiled_seconds(whole, each) for each in alone],
+            paired(self.batch(params, prompts, asked), beside),
         )
+
+    def batch(self, params, prompts: Sequence[str], asked: Sequence[Question]) -> Callable[[], Any]:
+        """Return what answers a full batch of those prompts that are timed."""
+        places = self._places(prompts)
+        full = [places[i % len(places)] for i in range(self.batch_size)]
+        return functools.partial(self._calls(params, prompts, asked)[2], full)
+
+    def _places(self, prompts: Sequence[str]) -> list[int]:
+        count = min(self.latency_rows, len(prompts))
+        return [i * len(prompts) // count for i in range(count)]
 
     def _calls(self, params, prompts, asked) -> list[Callable[[list[int]], Any]]:
         """Return what answers the prompts at some places: the first token, one, and a batch."""
@@ -151,15 +153,26 @@ def make(decision: Decision, parts: Parts) -> Answerer:
     )  # fmt: skip
 
 
-def _seconds(call: Callable[[list[int]], Any], places: list[int], *, times: int = 1) -> float:
-    """Time a call that has been made once, so that its program is compiled: the least of some."""
+def paired(call: Callable[[], Any], beside: Callable[[], Any]) -> list[tuple[float, float]]:
+    """Time two calls in turn, once they are compiled: seconds of the call, and of the other."""
+    call()
+    beside()
+    found, until = [], time.perf_counter() + PAIRED_S
+    while len(found) < PAIRS or time.perf_counter() < until:
+        other = _seconds(beside)
+        found.append((_seconds(call), other))
+    return found
+
+
+def _compiled_seconds(call: Callable[[list[int]], Any], places: list[int]) -> float:
     call(places)
-    found = []
-    for _ in range(times):
-        start = time.perf_counter()
-        call(places)
-        found.append(time.perf_counter() - start)
-    return min(found)
+    return _seconds(functools.partial(call, places))
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
 
 
 def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:

@@ -62,7 +62,7 @@ class Decision:
     until: Patterns = ("\n",)
     batch_size: Count = 16
     latency_rows: Natural = 16  # questions that are timed one by one; 0 = none
-    latency_rounds: Count = 3  # in which arms are timed one after the other; the fastest counts
+    latency_rounds: Count = 3  # in which arms are timed one after the other, beside a reference
     overlap: Share = 0.3  # of a test row's 13-grams in training rows, from which on it is refused
     gates: bool = False  # end with an error where a gate of `findings` does not come out
     shown: Natural = 20  # questions of each need with every arm's answer

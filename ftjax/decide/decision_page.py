@@ -14,6 +14,7 @@ from ftjax.evals.lib import front
 from ftjax.report import curves
 from ftjax.report import page as report
 
+ASIDE = 8  # points, of a name that has moved: its line to the point is seen
 STYLES = ("-", "--")  # of lines beyond the page's five colours
 
 
@@ -102,8 +103,9 @@ def _points(
     """Mark every arm by name; the front of the `free` ones, cheap or kept and good, is a line."""
     names = []
     for n, arm in enumerate(x):
-        axes.plot(x[arm], y[arm], "o", color=curves.SERIES[n % len(curves.SERIES)], markersize=5)
-        names.append(_named(axes, arm, x[arm], y[arm], up=3))
+        color = curves.SERIES[n % len(curves.SERIES)]
+        axes.plot(x[arm], y[arm], "o", color=color, markersize=5)
+        names.append((_named(axes, arm, x[arm], y[arm], up=3), color))
     sign = -1 if is_cost else 1
     best = [free[i] for i in front.front([(sign * x[arm], y[arm]) for arm in free])]
     order = sorted(best, key=lambda arm: x[arm])
@@ -114,7 +116,8 @@ def _points(
     axes.margins(0.25)
     axes.set_xlabel(label)
     axes.set_ylabel("score")
-    return lambda: _spread(sorted(names, key=lambda name: name.xy[1]), up=7)
+    names.sort(key=lambda own: own[0].xy[1])
+    return lambda: _spread(axes, names, up=7)
 
 
 def _named(axes, text: str, x: float, y: float, *, up: int):
@@ -123,16 +126,25 @@ def _named(axes, text: str, x: float, y: float, *, up: int):
     )
 
 
-def _spread(names: Sequence, *, up: int) -> None:
-    """Move names that lie over others, in this order, up or down until they do not."""
+def _spread(axes, names: Sequence, *, up: int) -> None:
+    """Move names that lie over others, in this order, up or down until they do not.
+
+    names: (name, colour of its point); a line leads from a name that has moved to its point.
+    """
     placed: list = []
-    for name in names:
-        for _ in range(len(names)):
+    for name, color in names:
+        begin = name.xyann
+        for moves in range(1, len(names) + 1):
             box = name.get_window_extent()
             if not any(box.overlaps(other) for other in placed):
                 break
-            name.xyann = (name.xyann[0], name.xyann[1] + up)
+            name.xyann = (begin[0] + ASIDE, begin[1] + moves * up)
         placed.append(name.get_window_extent())
+        if name.xyann != begin:
+            axes.annotate(
+                "", name.xy, name.xyann, textcoords="offset points",
+                arrowprops=dict(arrowstyle="-", color=color, linewidth=0.7, shrinkA=0, shrinkB=2),
+            )  # fmt: skip
 
 
 def _lines(axes, record: Mapping, need: str) -> Callable[[], None]:
@@ -156,7 +168,7 @@ def _lines(axes, record: Mapping, need: str) -> Callable[[], None]:
         loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=3, fontsize=7, frameon=False,
         labelcolor=curves.INK,
     )  # fmt: skip
-    return lambda: _spread(names, up=-8)
+    return lambda: _spread(axes, [(name, curves.INK) for name in names], up=-8)
 
 
 def _crossings(axes, record: Mapping, need: str, queries) -> list:
