@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ftjax.core import mesh, tree
+from ftjax.core import memo, mesh, tree
 from ftjax.core.mean import Mean
 from ftjax.models import base, layer_runs, virtual_tokens
 from ftjax.ops import linear, products, quantize, rope, softcap, visible
@@ -397,4 +397,4 @@ def make(
     return _once(own, repr(config))
 
 
-_once = functools.lru_cache(maxsize=8)(lambda own, _: Model(*own))
+_once = memo.keep(8)(lambda own, _: Model(*own))

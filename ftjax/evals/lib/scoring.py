@@ -12,15 +12,14 @@ do not depend on how examples were batched.
 
 import contextlib
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ftjax.core import memo, rounding, shapes
 from ftjax.core import mesh as meshes
-from ftjax.core import rounding, shapes
 from ftjax.ops import loss
 
 Arrays = Mapping[str, np.ndarray]
@@ -64,7 +63,7 @@ def make_scorer(model, *, batch_size: int, chunk: int = 64, mesh=None) -> Callab
 
 
 # All that the program is made of is an argument, and a model is what its declarations say.
-@functools.lru_cache(maxsize=PROGRAMS)
+@memo.keep(PROGRAMS)
 def _scoring(model, chunk: int, mesh) -> Callable:
     """Compile what `make_scorer` scores a batch by."""
 
