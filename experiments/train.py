@@ -127,6 +127,9 @@ def train(
         settings = replay.fill(settings, artifacts, shared=shared)
         # Everything is checked, and the data encoded, before a device holds anything.
         p = plan.plan(settings, progress=finish.progress("encoding"), shared=shared)
+        batches = inputs.Batches(p.loader, p.parts.mesh, anchors=p.anchor_loaders)
+        step = plan.compiled_step(p)
+        session.compile_ahead(p, artifacts, step, batches)
         # Parameters of the first step, of which only what trains is in the state.
         first, frozen = plan.weights(p, workdir)
         # A cached reference is the log-probabilities of the policy before its first step.
@@ -134,8 +137,6 @@ def train(
             p.parts, saved_state.params_of(first, frozen), p.loader.data.store, workdir=workdir,
             identity=lambda: saved_state.identity(p.parts), progress=finish.progress("reference"),
         )  # fmt: skip
-        batches = inputs.Batches(p.loader, p.parts.mesh, anchors=p.anchor_loaders)
-        step = plan.compiled_step(p)
         allow = dict(allow_config_change=allow_config_change, restart_data=restart_data)
         with session.records(p, workdir, profile=profile, **allow) as kept:
             if kept.checkpoints.steps():

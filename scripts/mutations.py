@@ -568,7 +568,7 @@ TRAINING = (
         ("reversed(steps)", "steps"),
         ("changed and not self._allow_change", "changed and self._allow_change"),
         ("pick = min if mode == \"min\" else max", "pick = max"),
-        ("keepers = [policies.LatestN(keep), _KeepBest(self._mode)]", "keepers = [policies.LatestN(keep)]"),
+        ("keepers = [ocp.checkpoint_managers.LatestN(keep), _KeepBest(self._mode)]", "keepers = [ocp.checkpoint_managers.LatestN(keep)]"),
         ("meta = {**self._identity, ", "meta = {\"config\": {}, \"frozen\": {}, "),
     ),
     *_of(

@@ -20,8 +20,9 @@ import inspect
 import json
 import math
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -41,8 +42,7 @@ from ftjax.data.prepare import Data
 
 LEFT_OUT = (encode.TOO_LONG, encode.NO_TARGET, answer_groups.EQUAL)  # why a good row is no example
 
-# More batches than anybody trains for; grain wants a length.
-ENDLESS = 2**40
+ENDLESS = 2**40  # more batches than anybody trains for
 PREFETCH = 4
 
 
@@ -200,13 +200,18 @@ class Loader:
         return batch
 
     def _prefetched(self) -> Iterator[dict]:
-        """Return the batches from the next one on, read ahead in a thread."""
-        import grain
-
+        """Yield the batches from the next one on, read ahead in a thread."""
         stop = ENDLESS if self._epochs is None else self.batches()
-        batches = grain.MapDataset.range(self._next, max(stop, self._next)).map(self.batch)
-        options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=PREFETCH)
-        return iter(batches.to_iter_dataset(options))
+        reader, ahead = ThreadPoolExecutor(1, "batches"), deque()
+        try:
+            for g in range(self._next, stop):
+                ahead.append(reader.submit(self.batch, g))
+                if len(ahead) > PREFETCH:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            reader.shutdown(wait=False, cancel_futures=True)
 
     def batches(self) -> int:
         """Return the number of batches in all epochs; the last is padded with empty rows."""

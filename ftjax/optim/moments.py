@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import optax
 
 from ftjax.core import config as conf
+from ftjax.ops import fast
 
 # Of the moments; float16 would lose the small squares of gradients (below 6e-8 there is nothing).
 DTYPES = ("float32", "bfloat16", "int8")
@@ -80,7 +81,44 @@ def kept_in(
         return moves, narrow(state)
 
     init = lambda params: narrow(inner.init(params))
-    return optax.GradientTransformationExtraArgs(init, update)
+    kept = optax.GradientTransformationExtraArgs(init, update)
+    # One of somebody's own may look at several parameters at once.
+    return _one_by_one(kept) if dtype == "int8" and name in AVERAGES else kept
+
+
+def _one_by_one(inner: optax.GradientTransformationExtraArgs):
+    """Update one parameter after the other: else all moments would be float32 at the same time.
+
+    inner: treats every parameter by itself.
+    """
+
+    def update(updates, state, params, **extra):
+        leaves, structure = jax.tree.flatten(updates)
+        numbers = jax.tree.unflatten(structure, range(len(leaves)))
+        found = []
+        for n in range(len(leaves)):
+            alone = lambda x, number, n=n: x if number == n else optax.MaskedNode()
+            own = optax.tree.map_params(inner, alone, state, numbers, is_leaf=is_blocks)
+            if found:  # by itself a compiler starts all of them, and ends them later
+                own, found[-1] = fast.in_turn(own, found[-1])
+            parts = (jax.tree.map(alone, each, numbers) for each in (updates, params))
+            found.append(inner.update(next(parts), own, next(parts), **extra))
+        return _joined(found) if found else (updates, state)
+
+    return optax.GradientTransformationExtraArgs(inner.init, update)
+
+
+def _joined(found: list):
+    """Join trees each of which holds what others lack; counts are in all, and equal."""
+    is_leaf = lambda node: is_blocks(node) or _is_absent(node)
+    (first, structure), *rest = (jax.tree.flatten(each, is_leaf=is_leaf) for each in found)
+    nodes = zip(first, *(each for each, _ in rest), strict=True)
+    there = (next(node for node in own if not _is_absent(node)) for own in nodes)
+    return jax.tree.unflatten(structure, there)
+
+
+def _is_absent(node) -> bool:
+    return isinstance(node, optax.MaskedNode)
 
 
 def is_blocks(node) -> bool:

@@ -6,6 +6,8 @@ batches = Batches(loader, parts.mesh)
 
 from collections.abc import Callable, Mapping
 
+import jax
+
 from ftjax.core import mesh as meshes
 from ftjax.data import kinds, prepare
 from ftjax.data import loader as loaders
@@ -77,6 +79,18 @@ class Batches:
         if not self._anchors:
             return batch
         return batch | {"anchors": {label: self._put(own) for label, own in self._anchors.items()}}
+
+    def abstract(self) -> dict:
+        """Return the shapes of a batch, laid out on the mesh; the position stays where it is."""
+        beside = {label: self._shapes(own) for label, own in self._anchors.items()}
+        return self._shapes(self._loader) | ({"anchors": beside} if beside else {})
+
+    def _shapes(self, loader: loaders.Loader) -> dict:
+        rows = loader.batch(0)
+        places = meshes.batch_shardings(rows, self._mesh)
+        shape = lambda x: (loader.batch_size, *x.shape[1:])
+        whole = lambda x, place: jax.ShapeDtypeStruct(shape(x), x.dtype, sharding=place)
+        return jax.tree.map(whole, rows, places)
 
     def _put(self, loader: loaders.Loader) -> dict:
         return meshes.put_local(next(loader), self._mesh, rows=loader.batch_size)

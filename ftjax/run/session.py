@@ -58,6 +58,15 @@ def owned(artifacts: Artifacts) -> Iterator[None]:
         yield
 
 
+def compile_ahead(p: plans.Plan, artifacts: Artifacts, step, batches) -> None:
+    """Compile the step of a new run beside weights, evaluations and what else comes before it.
+
+    One that goes on may be over already, or be refused.
+    """
+    if not artifacts.has_checkpoint():
+        step.begin(p.state, hyper.place(p), p.frozen, batches.abstract())
+
+
 @contextlib.contextmanager
 def records(
     p: plans.Plan, workdir: pathlib.Path, *, allow_config_change: bool = False,

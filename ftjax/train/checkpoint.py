@@ -23,11 +23,9 @@ import warnings
 from typing import Any, NamedTuple
 
 import jax
-import orbax.checkpoint as ocp
 from etils import epath
-from orbax.checkpoint import checkpoint_managers as policies
 
-from ftjax.core import digest, files, processes, tree
+from ftjax.core import digest, files, processes
 from ftjax.core.versions import versions
 from ftjax.train import serialize
 
@@ -40,6 +38,13 @@ logging.getLogger("absl").addFilter(
 Tree = Any
 # What a full disk or a damaged file raises; a TypeError is a fault of ours and ends the run.
 FAILURES = (OSError, ValueError, RuntimeError)
+
+
+def _orbax():
+    """Import orbax: where nothing was saved yet, the first step does not wait for it."""
+    import orbax.checkpoint as ocp
+
+    return ocp
 
 
 class CheckpointError(RuntimeError):
@@ -92,8 +97,18 @@ class Checkpoints:
         # Before the manager opens: it reads the metrics of all steps, and one damaged file would
         # end it.
         processes.on_first(self._set_aside_unscored)
-        self._manager = ocp.CheckpointManager(self.directory, options=self._options(keep))
-        self.blocked_s = 0.0
+        self._keep, self._manager, self.blocked_s = keep, None, 0.0
+        if read_only or processes.on_first(self._is_used):
+            self._open()
+
+    def _is_used(self) -> bool:
+        """Whether the directory holds anything; makes it, where it is not there."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        return any(self.directory.iterdir())
+
+    def _open(self) -> None:
+        options = self._options(self._keep)
+        self._manager = _orbax().CheckpointManager(self.directory, options=options)
 
     @property
     def best(self) -> str | None:
@@ -109,11 +124,13 @@ class Checkpoints:
           CheckpointError: this save, or the one before, failed; older steps are intact.
         """
         self.wait()
+        if self._manager is None:
+            self._open()
         # A run that is stopped at a step it has just saved saves it again.
         if step in self.steps():
             return
         # One save at a time: `_sign` finds the step that is being written by this one name.
-        start, self._saving = time.perf_counter(), step
+        start, self._saving, ocp = time.perf_counter(), step, _orbax()
         # The listing of the tree is kept as text, so that a mismatch is named without reading
         # arrays.
         meta = {**self._identity, "versions": versions(), "tree": serialize.listing(state)}
@@ -163,7 +180,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """List the committed steps, oldest first; a save under way counts."""
-        return sorted(self._manager.all_steps())
+        return sorted(self._manager.all_steps()) if self._manager else []
 
     def drop_after(self, step: int) -> None:
         """Remove the steps after `step`; every process must call it."""
@@ -183,6 +200,8 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Wait until the save under way is committed; CheckpointError if it failed."""
+        if self._manager is None:
+            return
         start = time.perf_counter()
         try:
             self._manager.wait_until_finished()
@@ -195,7 +214,8 @@ class Checkpoints:
     def close(self) -> None:
         """Wait for the save under way and free the threads."""
         self.wait()
-        self._manager.close()
+        if self._manager:
+            self._manager.close()
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -217,14 +237,15 @@ class Checkpoints:
                     stacklevel=4,
                 )
 
-    def _options(self, keep: int) -> ocp.CheckpointManagerOptions:
-        keepers = [policies.LatestN(keep), _KeepBest(self._mode)]
+    def _options(self, keep: int):
+        ocp = _orbax()
+        keepers = [ocp.checkpoint_managers.LatestN(keep), _KeepBest(self._mode)]
         return ocp.CheckpointManagerOptions(
             # Orbax stores metrics only when told to rank; `_KeepBest` ranks in its place.
             # A reader ranks nothing, and reads no metrics as it opens: they may be damaged.
             best_fn=(lambda metrics: 0.0) if self._best and not self._read_only else None,
             lightweight_initialize=self._read_only,
-            preservation_policy=policies.AnyPreservationPolicy(keepers),
+            preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(keepers),
             # What looks left over may be the save under way of a run that lives.
             cleanup_tmp_directories=not self._read_only,
             create=not self._read_only,
@@ -307,7 +328,7 @@ class Checkpoints:
     # others would wait for a process that has failed.
 
     def _read(self, step: int, like: Tree, *, partial: bool) -> Restored:
-        folder, read = self.directory / str(step), ocp.JsonCheckpointHandler().restore
+        folder, read = self.directory / str(step), _orbax().JsonCheckpointHandler().restore
         data, meta = (read(folder / name) for name in ("data", "meta"))
         # Before the arrays: another config is refused without reading gigabytes.
         self._check(step, meta, like, partial=partial)
@@ -315,7 +336,7 @@ class Checkpoints:
         return Restored(step, serialize.from_disk(nested, like=like), data["data"], meta)
 
     def _arrays(self, folder: pathlib.Path, like: dict, *, partial: bool) -> dict:
-        folder = epath.Path(folder)
+        folder, ocp = epath.Path(folder), _orbax()
         if not partial:
             args = ocp.args.StandardRestore(like)
             return ocp.StandardCheckpointHandler().restore(folder, args=args)
@@ -328,7 +349,7 @@ class Checkpoints:
 
     def _check(self, step: int, meta: dict, like: Tree, *, partial: bool) -> None:
         where = f"checkpoint {self.directory}/{step}"
-        changed = _changes(meta, self._identity, self._free)
+        changed = serialize.changes(meta, self._identity, self._free)
         if changed and not self._allow_change:
             raise _Mismatch(
                 f"{where}: got a config other than the one it was saved with; expected the same "
@@ -377,24 +398,3 @@ def _scored(folder: pathlib.Path) -> dict | None:
         return {"value": float(found["value"])} if found else {}
     except (OSError, ValueError, TypeError, KeyError):
         return None
-
-
-def _changes(saved: dict, here: dict, free: tuple[str, ...]) -> list[str]:
-    """List `path: saved -> here` for every setting that differs, less the free ones."""
-    old, new = ({**_flat(x["config"], ""), **_flat(x["frozen"], "frozen/")} for x in (saved, here))
-    missing = "(absent)"
-    return [
-        f"  {path}: {old.get(path, missing)!r} -> {new.get(path, missing)!r}"
-        for path in sorted(old.keys() | new.keys())
-        if old.get(path, missing) != new.get(path, missing)
-        and not any(tree.matches(pattern, path) for pattern in free)
-    ]
-
-
-def _flat(config: dict, prefix: str) -> dict[str, Any]:
-    flat = {}
-    for name, value in config.items():
-        # An empty section is a value, or it would compare equal to one that is not there.
-        nested = isinstance(value, dict) and value
-        flat |= _flat(value, f"{prefix}{name}/") if nested else {f"{prefix}{name}": value}
-    return flat

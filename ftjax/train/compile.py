@@ -8,6 +8,7 @@ compiler options: in bfloat16 a policy and its reference agree under `jit` alone
 """
 
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
 import jax
@@ -60,9 +61,26 @@ class Compiled:
 
     def __init__(self, function: Callable, mesh):
         self.function, self.mesh, self._programs = function, mesh, 0
+        self._begun: Future | None = None
+
+    def begin(self, *arguments) -> None:
+        """Compile for (abstract) arguments in a thread: XLA leaves Python to who does other things.
+
+        The first call waits for it, and raises what it raised. Once only; joined processes compile
+        when they call, all in the same order.
+        """
+        if self._begun or self._programs or jax.process_count() > 1:
+            return
+        threads = ThreadPoolExecutor(1, "compile")
+        # jit keeps the program by its arguments, and the call finds it.
+        self._begun = threads.submit(lambda: self.lower(*arguments).compile())
+        threads.shutdown(wait=False)
 
     def __call__(self, *arguments):
         """Run the function; its activations are laid out on the mesh."""
+        if self._begun and not self._programs:
+            self._begun.result()
+            self._programs = 1
         before = programs()
         with jax.set_mesh(self.mesh):
             result = self.function(*arguments)
@@ -88,6 +106,9 @@ class Mapped:
         self._out = NamedSharding(
             Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,)), PartitionSpec()
         )
+
+    def begin(self, *arguments) -> None:
+        """Do nothing: pmap keeps no program but those of its calls."""
 
     def __call__(self, state, hyper, frozen, batch):
         """Cut the batch over the devices and run the function."""

@@ -115,3 +115,24 @@ def _find(nested: dict, path: str) -> Any:
     for name in path.split("/"):
         nested = nested[name]
     return nested
+
+
+def changes(saved: dict, here: dict, free: tuple[str, ...]) -> list[str]:
+    """List `path: saved -> here` for every setting that differs, less the free ones."""
+    old, new = ({**_flat(x["config"], ""), **_flat(x["frozen"], "frozen/")} for x in (saved, here))
+    missing = "(absent)"
+    return [
+        f"  {path}: {old.get(path, missing)!r} -> {new.get(path, missing)!r}"
+        for path in sorted(old.keys() | new.keys())
+        if old.get(path, missing) != new.get(path, missing)
+        and not any(tree.matches(pattern, path) for pattern in free)
+    ]
+
+
+def _flat(config: dict, prefix: str) -> dict[str, Any]:
+    flat = {}
+    for name, value in config.items():
+        # An empty section is a value, or it would compare equal to one that is not there.
+        nested = isinstance(value, dict) and value
+        flat |= _flat(value, f"{prefix}{name}/") if nested else {f"{prefix}{name}": value}
+    return flat

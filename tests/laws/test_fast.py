@@ -134,12 +134,17 @@ def look_ups():
         yield Case((), (jnp.asarray(codes), np.sort(draw(2**bits))))
 
 
+def turns():
+    yield Case((of_letters("BT"), {"a": of_letters("D"), "b": jnp.float32(2.0)}))
+
+
 CASES = {
     "argmax": argmaxes,
     "attend": attentions,
     "contract": contractions,
     "contract_low_rank": low_rank_contractions,
     "grouped_matmul": groups,
+    "in_turn": turns,
     "look_up": look_ups,
     "threshold": thresholds,
     "transposed_product": transposed_products,

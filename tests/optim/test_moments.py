@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -140,6 +141,44 @@ def test_weights_go_where_they_go_with_float32_moments(name):
     # Rounding is seen, and small beside what was learned.
     assert 0 < np.sqrt(np.mean((one - other) ** 2) / np.mean(one**2)) < 0.1
     assert np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.997
+
+
+PARAMS = {"a": draw(1, 64, 128), "b": {"c": draw(2, 2, 128, 96), "norm": jnp.ones(7)}, "no": None}
+
+
+def follow(name, inner, steps=3):
+    """Update some parameters with moments in 8 bits, by an optimizer that goes by `name`."""
+    tx = moments.kept_in(inner, "int8", name=name, where="optim")
+    state, update = tx.init(PARAMS), jax.jit(tx.update)
+    for step in range(steps):
+        noise = lambda p, step=step: draw(10 * step + p.ndim, *p.shape)
+        moves, state = update(jax.tree.map(noise, PARAMS), state, PARAMS)
+    return moves, state
+
+
+@pytest.mark.parametrize("name", moments.AVERAGES)
+def test_one_parameter_after_the_other_is_all_at_once(name):
+    inner = chain.factory(name)(1.0, **({"momentum": 0.9} if name == "sgd" else {}))
+    (moves, state), (wanted, together) = (follow(each, inner) for each in (name, "my_lab.all"))
+    assert jax.tree.structure((moves, state)) == jax.tree.structure((wanted, together))
+
+    def close(one, other):
+        # By the last bit of a product and a sum; a code may then fall on the other side.
+        wide = lambda x: np.asarray(x, np.float64)
+        apart = 1 if one.dtype == jnp.int8 else 1e-7  # Nesterov's moves are a sum that cancels
+        np.testing.assert_allclose(wide(one), wide(other), rtol=1e-6, atol=apart)
+
+    jax.tree.map(close, (moves, state), (wanted, together))
+
+
+def test_moments_of_a_parameter_wait_for_those_before():
+    """Else a TPU's compiler starts them all, and has all of them as float32 at once."""
+    lowered = {}
+    for name in ("adam", "my_lab.all"):
+        tx = moments.kept_in(optax.adam(1.0), "int8", name=name, where="optim")
+        lowered[name] = jax.jit(tx.update).lower(PARAMS, tx.init(PARAMS), PARAMS).as_text()
+    waits = [text.count("stablehlo.optimization_barrier") for text in lowered.values()]
+    assert waits == [len(jax.tree.leaves(PARAMS)) - 1, 0]
 
 
 @pytest.mark.parametrize("name", ["adagrad", "prodigy", "yogi", "ademamix"])

@@ -1,7 +1,7 @@
 """Forms that compute an op faster; each has its definition, of the same name, in `plain`.
 
     plain         the definitions, for readers and for the law that every form equals its own
-    portable      forms for every backend: fewer products, or fewer passes over memory
+    portable      forms for every backend: fewer products, fewer passes over memory, less of it
     flash, pairs  attention that keeps no scores, for every backend too
     cpu           forms for a CPU alone; other backends run the plain ones
     gpu, tpu      attention by a kernel of the vendor, where it is able to
@@ -14,9 +14,9 @@ A form for another backend is a function in its module, named in `by_platform`. 
 """
 
 from ftjax.ops.fast.by_platform import argmax, attend, grouped_matmul, transposed_product
-from ftjax.ops.fast.portable import contract, contract_low_rank, look_up, threshold
+from ftjax.ops.fast.portable import contract, contract_low_rank, in_turn, look_up, threshold
 
 __all__ = [
-    "argmax", "attend", "contract", "contract_low_rank", "grouped_matmul", "look_up",
-    "threshold", "transposed_product",
+    "argmax", "attend", "contract", "contract_low_rank", "grouped_matmul", "in_turn",
+    "look_up", "threshold", "transposed_product",
 ]  # fmt: skip

@@ -1,7 +1,7 @@
 """Forms for a CPU alone: how XLA's kernels there like their operands; see `plain` for what they do.
 
 Chosen in `by_platform`. An optimization barrier forbids what a compiler for an accelerator does
-better by itself, so none is found outside of this module.
+better by itself, so no product has one outside of this module.
 """
 
 import jax

@@ -123,3 +123,11 @@ def look_up(codes: jax.Array, values: np.ndarray) -> jax.Array:
         odd = (codes >> bit) & 1 == 1
         chosen = [jnp.where(odd, b, a) for a, b in zip(chosen[::2], chosen[1::2], strict=True)]
     return chosen[0]
+
+
+def in_turn(own, before):
+    """Let what is computed of `own` wait until `before` is there.
+
+    A compiler starts whatever it can as soon as it can, and then keeps what all of it needs.
+    """
+    return jax.lax.optimization_barrier((own, before))
