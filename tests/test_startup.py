@@ -9,7 +9,7 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-HEAVY = ("flax", "grain", "matplotlib", "ml_collections", "orbax", "tensorflow_datasets")
+HEAVY = ("flax", "matplotlib", "ml_collections", "orbax", "tensorflow_datasets")
 SCRIPT = """
 import json, sys, time
 times = [time.perf_counter()]
