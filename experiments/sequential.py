@@ -21,6 +21,7 @@ first, which the others are compared with, and reports on them. Their cells are 
 the whole study finds done.
 """
 
+import contextlib
 import pathlib
 import sys
 from typing import NamedTuple
@@ -60,27 +61,41 @@ def main(argv: list[str], given: Flags) -> None:
 
 def run(chosen, folder: pathlib.Path) -> bool:
     """Run all stages of all cells that have not ended; returns whether none was stopped."""
-    from ftjax.run.shared import Shared
     from ftjax.studies import baseline, stage_changes, stages
 
     stages.check(chosen, folder)  # of every method, before the first one runs
-    shared, cells = Shared(base=stages.base_of(chosen)), stages.cells(chosen)
-    # The control without training: what every cell starts from, and is compared with.
-    baseline.evaluate(chosen, folder, shared=shared)
-    measure = stage_changes.Changes(chosen, folder, shared=shared)
-    measure.base()
-    for number, cell in enumerate(cells, 1):
-        for stage in stages.stages(chosen, cell, folder):
-            if (outcome := stage.outcome()) is None:
-                sys.stdout.write(f"\n== {cell.label} ({number} of {len(cells)}): {stage.task}\n")
-                sys.stdout.flush()
-                outcome = end(stage, shared)
-            if outcome is None:
-                return False  # stopped by a signal; the next call goes on
-            if outcome.diverged:
-                break  # what would come next has nothing to start from
-            measure(stage)
+    cells = stages.cells(chosen)
+    with sharing(chosen) as shared:
+        # The control without training: what every cell starts from, and is compared with.
+        baseline.evaluate(chosen, folder, shared=shared)
+        measure = stage_changes.Changes(chosen, folder, shared=shared)
+        measure.base()
+        for number, cell in enumerate(cells, 1):
+            for stage in stages.stages(chosen, cell, folder):
+                outcome = stage.outcome()
+                # Killed while its page was drawn: a run that is complete only reports.
+                if outcome is None or (not outcome.diverged and stage.lacks_page()):
+                    where = f"{cell.label} ({number} of {len(cells)}): {stage.task}"
+                    sys.stdout.write(f"\n== {where}\n")
+                    sys.stdout.flush()
+                    outcome = end(stage, shared)
+                if outcome is None:
+                    return False  # stopped by a signal; the next call goes on
+                if outcome.diverged:
+                    break  # what would come next has nothing to start from
+                measure(stage)
     return True
+
+
+@contextlib.contextmanager
+def sharing(chosen):
+    """Make what the stages of a study share; at the end of the context all their pages are drawn."""
+    from ftjax.report.pages import Pages
+    from ftjax.run.shared import Shared
+    from ftjax.studies import stages
+
+    with Pages() as pages:
+        yield Shared(base=stages.base_of(chosen), pages=pages)
 
 
 def end(stage, shared):

@@ -94,7 +94,8 @@ def finish(
 def _write_page(plan, run, workdir: pathlib.Path, learned, known: Mapping, *, lost: int) -> None:
     """Write report.html; known: what summary.json holds."""
     log = {"": writers.read(Artifacts(workdir).metrics)}
-    report.write(
+    write = plan.shared.write_page if plan.shared else report.write
+    write(
         Artifacts(workdir).report, title=workdir.name, config=plan.settings.plain,
         rows=curves(workdir, plan.evaluation.stated), table=learned,
         samples=report_parts.samples({"after": workdir}),
