@@ -72,13 +72,13 @@ def run(chosen, folder: pathlib.Path) -> bool:
         measure.base()
         for number, cell in enumerate(cells, 1):
             for stage in stages.stages(chosen, cell, folder):
-                outcome = stage.outcome()
-                # Killed while its page was drawn: a run that is complete only reports.
-                if outcome is None or (not outcome.diverged and stage.lacks_page()):
+                if (outcome := stage.outcome()) is None:
                     where = f"{cell.label} ({number} of {len(cells)}): {stage.task}"
                     sys.stdout.write(f"\n== {where}\n")
                     sys.stdout.flush()
                     outcome = end(stage, shared)
+                else:
+                    draw(stage, shared)
                 if outcome is None:
                     return False  # stopped by a signal; the next call goes on
                 if outcome.diverged:
@@ -89,13 +89,23 @@ def run(chosen, folder: pathlib.Path) -> bool:
 
 @contextlib.contextmanager
 def sharing(chosen):
-    """Make what the stages of a study share; at the end of the context all their pages are drawn."""
+    """Make what the stages of a study share; when the context ends, all their pages are there."""
     from ftjax.report.pages import Pages
     from ftjax.run.shared import Shared
     from ftjax.studies import stages
 
     with Pages() as pages:
         yield Shared(base=stages.base_of(chosen), pages=pages)
+
+
+def draw(stage, shared) -> None:
+    """Draw the page of a stage that has ended, where a kill came before it was drawn."""
+    from ftjax.core import processes
+    from ftjax.run.artifacts import Artifacts
+
+    own = Artifacts(stage.workdir)
+    if processes.is_first() and own.report_job.is_file():
+        shared.pages.draw(own.report, own.report_job)
 
 
 def end(stage, shared):

@@ -18,7 +18,6 @@ import jax.numpy as jnp
 
 from ftjax.core import files, tree
 from ftjax.data import hold_out, prepare, tokenizer_files
-from ftjax.report import page
 from ftjax.report.pages import Pages
 
 # Keys of a config that an evaluation does not read. `model` and `data` are looked at one by one.
@@ -49,7 +48,7 @@ class Shared:
 
     def __init__(self, *, base: str = "", pages: Pages | None = None):
         self._base, self._kept = base, {}
-        self.write_page = page.write if pages is None else pages.write
+        self.pages = pages
 
     def _once(self, key: Hashable, make: Callable[[], Any]) -> Any:
         if key not in self._kept:

@@ -93,12 +93,6 @@ class Stage:
             )
         return Outcome(known["step"], known["diverged"])
 
-    def lacks_page(self) -> bool:
-        """Return whether the page of a stage with a result is missing, and can be drawn again."""
-        own = Artifacts(self.workdir)
-        # Without a checkpoint the run would begin anew.
-        return processes.on_first(lambda: not own.report.is_file() and own.has_checkpoint())
-
     def end(self, *, diverged: str = "") -> Outcome:
         """Record that the stage has ended, after its last evaluation or with a loss of NaN."""
         step = None if diverged else Artifacts(self.workdir).evaluated()[-1]

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from experiments import sequential, train
+from ftjax.core import files
+from ftjax.run.artifacts import Artifacts
 from ftjax.studies import outcomes, stages, study
 from tests.lab import ANSWERS, write_study
 
@@ -95,6 +97,23 @@ def test_a_part_is_reported_from_the_cells_of_the_whole(config, whole, tmp_path,
     assert set(report["methods"]) == set(report["study"]["methods"]) == {"full"}
     cells = {cell["cell"] for cell in report["cells"]}
     assert cells == {"full_0.01_s0_o0", "joint_0.01_s0"}
+
+
+def test_a_page_that_was_not_drawn_is_drawn_by_the_next_call(config, whole, tmp_path, monkeypatch):
+    shutil.copytree(whole, tmp_path / "moved")
+    found = sorted((tmp_path / "moved" / "cells").glob("*/*/report.html"))
+    assert len(found) == 5  # all but that of the stage that diverged
+    assert not list((tmp_path / "moved").rglob("*.job.json"))
+    lost, other = found[1], found[2]
+    for path in (lost, other):
+        path.unlink()
+    job = Artifacts(lost.parent).report_job
+    files.write_json(job, dict(title="as it was", config={}))
+    monkeypatch.setattr(train, "train", None)  # nothing is run for it
+    assert sequential.run(study.read(config), tmp_path / "moved")
+    assert "as it was" in lost.read_text()
+    assert not job.exists()
+    assert not other.exists()  # somebody has removed it
 
 
 class Killed(BaseException):
