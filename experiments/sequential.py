@@ -112,6 +112,8 @@ def end(stage, shared):
     """Run a stage to its end; returns its outcome, None where a signal has stopped it."""
     from ftjax.core import errors
 
+    if shared and shared.pages:
+        shared.pages.prepare()
     # A stage with a rollout learns from its own samples.
     main = online.train if stage.settings.rollout else train.train
     try:

@@ -11,6 +11,7 @@ be drawn ends the process that draws, with its traceback, and is raised by the n
 
 import collections
 import contextlib
+import importlib
 import json
 import os
 import pathlib
@@ -31,10 +32,15 @@ class Pages:
     """Pages that are drawn in the order in which they are written."""
 
     def __init__(self):
-        # One thread: it waits for the process that draws, and starts it with the first page.
+        # One thread: it starts the process that draws, and waits for it.
         self._thread = futures.ThreadPoolExecutor(1, "pages")
         self._process: subprocess.Popen | None = None
         self._waiting: collections.deque[futures.Future] = collections.deque()
+
+    def prepare(self) -> None:
+        """Start what draws before there is a page: its imports take as long as a page."""
+        if self._process is None and not self._waiting:
+            self._waiting.append(self._thread.submit(self._start))
 
     def write(self, path: pathlib.Path, *, job: pathlib.Path, **content) -> None:
         """Have a page written to `path`; content: the other arguments of `page.write`.
@@ -54,9 +60,12 @@ class Pages:
         places = [os.fspath(each.absolute()) for each in (path, job)]
         self._waiting.append(self._thread.submit(self._draw, *places))
 
-    def _draw(self, path: str, job: str) -> None:
+    def _start(self) -> None:
         if self._process is None:
             self._process = _start()
+
+    def _draw(self, path: str, job: str) -> None:
+        self._start()
         try:
             self._process.stdin.write(f"{json.dumps([path, job])}\n")
             self._process.stdin.flush()
@@ -96,6 +105,7 @@ def serve() -> None:
     """Draw the pages that stdin names, answering each with a line, until it is closed."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a scheduler asks all processes of a job
     os.nice(NICENESS)
+    importlib.import_module("matplotlib.backends.backend_svg")  # slow, and every page needs it
     answers = os.dup(1)
     os.dup2(2, 1)  # what anything prints is no answer
     for line in sys.stdin:

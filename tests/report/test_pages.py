@@ -92,3 +92,15 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert "</html>" in path.read_text()
     assert not job.exists()
     assert ended.stderr == b""
+
+
+def test_it_starts_once(tmp_path):
+    with Pages() as pages:
+        for _ in range(2):
+            pages.prepare()
+        started = pages._waiting[0].result() or pages._process
+        pages.prepare()
+        pages.write(tmp_path / "one.html", job=tmp_path / "1.json", title="x", config={})
+    assert pages._process is started
+    assert started.returncode == 0
+    assert (tmp_path / "one.html").exists()
