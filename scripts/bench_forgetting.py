@@ -107,12 +107,15 @@ def timed(given: argparse.Namespace, where: pathlib.Path, own: list[str]) -> flo
 
 
 def compare(apart: pathlib.Path, together: pathlib.Path, names: list[pathlib.Path]) -> None:
-    """Check that both have the same scores and weights.
+    """Check that both have the same scores and weights, and all pages.
 
     Raises:
-      SystemExit: naming the file that differs.
+      SystemExit: naming the file that differs or lacks.
     """
     for name in names:
+        for where in (apart, together):
+            if not (where / name / "report.html").is_file():
+                raise SystemExit(f"{where / name}: no report.html")
         own = sorted((apart / name).glob("evals/*.npz")) + sorted(
             (apart / name).glob("export/*.s*")
         )
