@@ -5,9 +5,12 @@ r"""Prompt, retrieve, fine-tune, or both, for any task in JSONL: every arm, and 
 
 Rows have `prompt` or `question`, and `answers`, `answer` or `response`; maybe `id`, `passage_id`
 and `need`, which sorts them into verdicts. Passages are rows of `id` and `text`, or a folder of
-texts, Markdown and web pages; without them the arms that retrieve are left out. `validation=FILE`
-gives every arm three trials, among which it chooses. Prices: `queries=1000000,updates=0` and
-`flop=`, `device_hour=`, `label=`; without them costs are in FLOPs. docs/decide.md has all keys.
+texts, Markdown and web pages; without them the arms that retrieve are left out. Where fields have
+other names `question=q,answer=a,gold=source` and, of passages, `id=doc,text=body` say so (gold: the
+passage that answers). `validation=FILE` gives every arm three trials, among which it chooses.
+Training goes three times through the rows, in 50 steps at least; `steps=200` is taken as it is.
+Prices: `queries=1000000,updates=0` and `flop=`, `device_hour=`, `label=`; without them costs are in
+FLOPs. docs/decide.md has all keys.
 
 Hardware: the embedded base runs on two CPU cores. On the default files, of six people, nothing but
 the plumbing is to be seen: expect every arm to run, and no verdict to be resolved.
@@ -15,7 +18,7 @@ the plumbing is to be seen: expect every arm to run, and no verdict to be resolv
 
 import pathlib
 
-from configs import common
+from configs import common, sft
 from ftjax.decide import config as decisions
 
 EXAMPLE = pathlib.Path(__file__).with_name("decide_example")
@@ -31,19 +34,28 @@ def get_config(arg=None):
     """Return the config."""
     arg = common.parse_arg(
         arg, task=f"{EXAMPLE}/train.jsonl", held=f"{EXAMPLE}/test.jsonl", validation="",
-        passages=f"{EXAMPLE}/passages.jsonl", base="tiny", arms="+".join(ARMS), chat=False,
-        metric="exact_match", steps=200, rank=16, seeds=3, max_tokens=512, max_new_tokens=32, k=4,
+        passages=f"{EXAMPLE}/passages.jsonl", question="", answer="", gold="", id="", text="",
+        base="tiny", arms="+".join(ARMS), chat=False,
+        metric="exact_match", steps=0, rank=16, seeds=3, max_tokens=512, max_new_tokens=32, k=4,
         queries=1000.0, updates=0.0, flop=None, device_hour=None, label=None, runlocal=False,
     )  # fmt: skip
     c = decisions.defaults()
     c.base, c.chat, c.metric, c.max_new_tokens = arg.base, arg.chat, arg.metric, arg.max_new_tokens
-    c.train.task = dict(name="jsonl", path=arg.task)
-    c.test.task = dict(name="jsonl", path=arg.held)
+    named = named_fields(question=arg.question, answer=arg.answer, passage_id=arg.gold)
+    rows = lambda path: dict(name="jsonl", path=path, **named)
+    c.train.task, c.test.task = rows(arg.task), rows(arg.held)
     if arg.validation:
-        c.validation.task = dict(name="jsonl", path=arg.validation)
+        c.validation.task = rows(arg.validation)
     if arg.passages:
-        c.passages = dict(name="documents", path=arg.passages)
+        own = named_fields(id=arg.id, text=arg.text)
+        c.passages = dict(name="documents", path=arg.passages, **own)
     return finish(c, arg)
+
+
+def named_fields(**names) -> dict:
+    """Return a section's `fields`, where rows call something by another name."""
+    found = {ours: theirs for ours, theirs in names.items() if theirs}
+    return dict(fields=found) if found else {}
 
 
 def finish(c, arg):
@@ -98,7 +110,8 @@ def run(arg, *, full: bool):
     c.model.base = arg.base
     common.tune(c, full=full, rank=arg.rank)
     c.data.max_tokens = arg.max_tokens
-    c.steps, c.batch_size = arg.steps, 16
+    c.batch_size = 16
+    sft.length(c, epochs=0.0, steps=arg.steps)
     c.optim.schedule = dict(name="cosine", warmup_ratio=0.05)
     return c
 

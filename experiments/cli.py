@@ -45,11 +45,13 @@ class RunsFlags(NamedTuple):
 def define_runs(function: str) -> RunsFlags:
     """Define --config and --workdir of such a command; `function` of the file lists the runs."""
     text = f"file.py or file.py:arg with get_config() and {function}(), or the name of one"
-    where = "directory of the runs, or a URL; it resumes what it holds"
-    return RunsFlags(
-        flags.DEFINE_string("config", None, text, required=True),
-        flags.DEFINE_string("workdir", None, where, required=True),
-    )
+    return RunsFlags(flags.DEFINE_string("config", None, text, required=True), define_workdir())
+
+
+def define_workdir() -> flags.FlagHolder:
+    """Define --workdir of a command that makes several runs."""
+    text = "directory of the runs, or a URL; it resumes what it holds"
+    return flags.DEFINE_string("workdir", None, text, required=True)
 
 
 def define_training() -> tuple[flags.FlagHolder, flags.FlagHolder, flags.FlagHolder]:

@@ -3,6 +3,7 @@ r"""Prompt, retrieve, fine-tune, or both? Every arm on the same questions, and a
     python -m experiments.decide --config configs/decide_tiny.py --workdir runs/decide
     python -m experiments.decide --workdir runs/mine
         --config configs/decide.py:task=train.jsonl,held=test.jsonl,passages=docs.jsonl
+        --config.seeds=[0]
 
 Arms are zero-shot and few-shot prompts, retrieval, and models that are trained here, as ordinary
 runs. Each is finished in a folder of its own, DIR/arms/<label>, so that a command that was stopped
@@ -13,25 +14,37 @@ printed. An arm that fails is marked with its error; the others go on.
 import pathlib
 import sys
 import time
+from collections.abc import Iterable
+from typing import NamedTuple
 
-from absl import app
+from absl import app, flags
 
 from experiments import cli, train
 from ftjax.core import config as conf
-from ftjax.core import errors
+from ftjax.core import config_flag, errors
 from ftjax.decide import config as decisions
+from ftjax.run import keys
 
 
-def define() -> cli.RunsFlags:
+class Flags(NamedTuple):
+    """The flags of this command."""
+
+    config: config_flag.Flag
+    workdir: flags.FlagHolder
+
+
+def define() -> Flags:
     """Define the flags; not at import, since tests import several commands."""
-    return cli.define_runs("get_config")
+    holder = config_flag.define()
+    config_flag.define_required(holder)
+    return Flags(holder, cli.define_workdir())
 
 
-def main(argv: list[str], given: cli.RunsFlags) -> None:
+def main(argv: list[str], given: Flags) -> None:
     """Run what the flags say."""
     if len(argv) > 1:
         raise app.UsageError(f"got the arguments {argv[1:]}; expected flags alone")
-    decision = read(given.config.value)
+    decision = read(given.config.config.value, given.config.keys.value)
     cli.start()
     import jax  # slow to import
 
@@ -43,13 +56,17 @@ def main(argv: list[str], given: cli.RunsFlags) -> None:
         decide(decision, workdir)
 
 
-def read(config: str) -> decisions.Decision:
-    """Load the config of `file.py:arg` and check it.
+def read(config: str, given: Iterable[str] = ()) -> decisions.Decision:
+    """Load the config of `file.py:arg`, set the keys `given`, `a.b=value` each, and check it.
 
     Raises:
       ValueError: a key or a value that is not legal.
     """
-    return decisions.read(conf.load(config))
+    found = conf.load(config)
+    for key, _, text in (each.partition("=") for each in given):
+        path = key.split(".")
+        conf.put(found, path, keys.parse(text, present=conf.peek(found, path)))
+    return decisions.read(found)
 
 
 def decide(decision: decisions.Decision, workdir: pathlib.Path) -> dict | None:

@@ -22,6 +22,8 @@ from ftjax.evals import choice, generate
 TEMPLATE = "Q: {question}\nA:"
 # Of a section, not of its source.
 OURS = ("template", "normalize", "limit", "weight", "label", "kind", "fields", "cluster")
+ASKED = ("prompt", "question")
+ANSWERS = ("answers", "answer", "response")
 FEW = 50  # items below which intervals are wide
 
 
@@ -68,7 +70,8 @@ def read(
         count = len(rows) if limit is None or not is_limited else min(limit, len(rows))
         for i in range(count):
             # Spread evenly over the source, the same ones every time.
-            own = _question(rows, i * len(rows) // count, need, section)
+            at = i * len(rows) // count
+            own = _question(rows, at, need, section, named=f"{where}.{need}.fields")
             if own.id is not None and own.id in seen:
                 raise ValueError(
                     f"{own.where}: got the id {own.id!r}, as at {seen[own.id]}; expected each "
@@ -104,13 +107,15 @@ def renamed(row: Mapping, fields: Mapping[str, str] | None, *, where: str) -> Ma
     return {**row, **{name: row[other] for name, other in (fields or {}).items()}}
 
 
-def _question(rows: Rows, i: int, need: str, section: Mapping) -> Question:
+def _question(rows: Rows, i: int, need: str, section: Mapping, *, named: str) -> Question:
     row, where = renamed(rows[i], section.get("fields"), where=rows.where(i)), rows.where(i)
+    if not {*ANSWERS} & {*row}:
+        raise ValueError(_unnamed(row, ANSWERS, where=where, named=f"{named}.answer"))
     choices = tuple(str(each) for each in row.get("choices") or ())
     if choices and isinstance(row.get("answer"), int):
         row = {**row, "answer": choices[choice.answer_index(row, where=where)]}
     answers = tuple(generate.references(row, where=where))
-    prompt = _prompt(row, section.get("template"), where=where)
+    prompt = _prompt(row, section.get("template"), where=where, named=f"{named}.question")
     response = row.get("response")
     if not isinstance(response, str):
         response = answers[0] if prompt[-1:].isspace() else f" {answers[0]}"
@@ -140,15 +145,26 @@ def check_choices(found: Sequence[Question]) -> None:
             )
 
 
-def _prompt(row: Mapping, template: str | None, *, where: str) -> str:
-    if not isinstance(row.get("prompt", row.get("question")), str):
+def _prompt(row: Mapping, template: str | None, *, where: str, named: str) -> str:
+    if not {*ASKED} & {*row}:
+        raise ValueError(_unnamed(row, ASKED, where=where, named=named))
+    name = next(name for name in ASKED if name in row)
+    if not isinstance(row[name], str) or not row[name].strip():
         raise ValueError(
-            f"{where}: got the fields {sorted(row)}; expected prompt or question, a text"
+            f"{where}: {name}: got {row[name]!r}; expected a text with words; fill it, or delete "
+            "the row"
         )
     if template is None and "prompt" in row:
         return row["prompt"]
     fields = {"question": row.get("prompt"), **row}
     return _filled(template or TEMPLATE, fields, where=f"{where}: template")
+
+
+def _unnamed(row: Mapping, names: Sequence[str], *, where: str, named: str) -> str:
+    return (
+        f"{where}: got the fields {', '.join(map(str, row))}; expected one of {', '.join(names)}; "
+        f"--config.{named}=FIELD says which it is where it has another name"
+    )
 
 
 def _filled(template: str, row: Mapping, *, where: str) -> str:

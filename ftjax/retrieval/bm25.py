@@ -6,6 +6,7 @@ Needs `pip install "ftjax[rag]"`: bm25s scores with NumPy alone, PyStemmer joins
 word. Passages that share no word with a query are no hits.
 """
 
+import logging
 import pathlib
 from collections.abc import Sequence
 
@@ -122,4 +123,5 @@ def _bm25s():
             "index.name: got 'bm25', which needs bm25s; expected it to be installed; "
             'pip install "ftjax[rag]"'
         ) from error
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it tells of every step that it takes
     return bm25s

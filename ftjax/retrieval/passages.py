@@ -65,10 +65,14 @@ def of_rows(
 def _text(row: Mapping, place: str) -> str:
     text = next((row[field] for field in TEXTS if row.get(field) is not None), None)
     if not isinstance(text, str) or not text.strip():
-        got = f"the fields {sorted(row)}" if text is None else repr(text)
+        if text is None:
+            raise ValueError(
+                f"{place}: got the fields {', '.join(map(str, row))}; expected a passage in one of "
+                f"{', '.join(TEXTS)}; the section's `fields` says where it stands, such as "
+                'fields=dict(text="body")'
+            )
         raise ValueError(
-            f"{place}: got {got}; expected a passage with words in one of {', '.join(TEXTS)}; "
-            "delete the row, or fill it"
+            f"{place}: got {text!r}; expected a passage with words; delete the row, or fill it"
         )
     return text
 

@@ -67,9 +67,11 @@ def test_limits_spread_and_texts_are_no_questions(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([{"question": "x"}], r"expected answers, answer or response, filled"),
+        ([{"question": "x"}], r"--config.test.a.fields.answer=FIELD says which it is"),
         ([{"question": "x", "answers": []}], r"expected answers, answer or response, filled"),
-        ([{"answers": ["x"]}], r"jsonl:1: got the fields \['answers'\]; expected prompt or"),
+        ([{"answers": ["x"]}], r"jsonl:1: got the fields answers; expected one of prompt"),
+        ([{"answers": ["x"]}], r"--config.test.a.fields.question=FIELD"),
+        ([{"answers": ["x"], "question": " "}], r"jsonl:1: question: got ' '; expected a text"),
         ([{"prompt": "x", "answer": "y", "id": "a"}] * 2, r":2: got the id 'a', as at .*:1"),
     ],
 )

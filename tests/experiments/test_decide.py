@@ -337,3 +337,20 @@ def test_the_script_of_the_docs_computes_the_verdict(study):
         for label, each in own["scores"].items():
             if label != "rag_oracle":
                 assert f"{label} {each['value']:.3f} [{each['low']:.3f}, {each['high']:.3f}]" in out
+
+
+def test_rows_of_other_names_and_keys_of_the_command_line():
+    names = "question=q,answer=a,gold=source,id=doc,text=body,steps=9"
+    found = decide.read(f"configs/decide.py:{names}", ["seeds=[4]", "test.task.limit=7"])
+    assert found.train["task"]["fields"] == dict(question="q", answer="a", passage_id="source")
+    assert found.test["task"]["limit"] == 7
+    assert found.passages["fields"] == dict(id="doc", text="body")
+    assert list(found.seeds) == [4]
+    assert found.runs["lora"]["steps"] == 9
+    with pytest.raises(ValueError, match=r"sedes: unknown key; did you mean 'seeds'"):
+        decide.read("configs/decide.py", ["sedes=3"])
+
+
+def test_training_is_as_long_as_its_rows_ask_for():
+    own = decide.read("configs/decide.py").runs["lora"]
+    assert (own["steps"], own["epochs"], own["min_steps"]) == (None, 3.0, 50)
