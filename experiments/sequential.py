@@ -21,6 +21,7 @@ first, which the others are compared with, and reports on them. Their cells are 
 the whole study finds done.
 """
 
+import contextlib
 import pathlib
 import sys
 from typing import NamedTuple
@@ -60,33 +61,59 @@ def main(argv: list[str], given: Flags) -> None:
 
 def run(chosen, folder: pathlib.Path) -> bool:
     """Run all stages of all cells that have not ended; returns whether none was stopped."""
-    from ftjax.run.shared import Shared
     from ftjax.studies import baseline, stage_changes, stages
 
     stages.check(chosen, folder)  # of every method, before the first one runs
-    shared, cells = Shared(base=stages.base_of(chosen)), stages.cells(chosen)
-    # The control without training: what every cell starts from, and is compared with.
-    baseline.evaluate(chosen, folder, shared=shared)
-    measure = stage_changes.Changes(chosen, folder, shared=shared)
-    measure.base()
-    for number, cell in enumerate(cells, 1):
-        for stage in stages.stages(chosen, cell, folder):
-            if (outcome := stage.outcome()) is None:
-                sys.stdout.write(f"\n== {cell.label} ({number} of {len(cells)}): {stage.task}\n")
-                sys.stdout.flush()
-                outcome = end(stage, shared)
-            if outcome is None:
-                return False  # stopped by a signal; the next call goes on
-            if outcome.diverged:
-                break  # what would come next has nothing to start from
-            measure(stage)
+    cells = stages.cells(chosen)
+    with sharing(chosen) as shared:
+        # The control without training: what every cell starts from, and is compared with.
+        baseline.evaluate(chosen, folder, shared=shared)
+        measure = stage_changes.Changes(chosen, folder, shared=shared)
+        measure.base()
+        for number, cell in enumerate(cells, 1):
+            for stage in stages.stages(chosen, cell, folder):
+                if (outcome := stage.outcome()) is None:
+                    where = f"{cell.label} ({number} of {len(cells)}): {stage.task}"
+                    sys.stdout.write(f"\n== {where}\n")
+                    sys.stdout.flush()
+                    outcome = end(stage, shared)
+                else:
+                    draw(stage, shared)
+                if outcome is None:
+                    return False  # stopped by a signal; the next call goes on
+                if outcome.diverged:
+                    break  # what would come next has nothing to start from
+                measure(stage)
     return True
+
+
+@contextlib.contextmanager
+def sharing(chosen):
+    """Make what the stages of a study share; when the context ends, all their pages are there."""
+    from ftjax.report.pages import Pages
+    from ftjax.run.shared import Shared
+    from ftjax.studies import stages
+
+    with Pages() as pages:
+        yield Shared(base=stages.base_of(chosen), pages=pages)
+
+
+def draw(stage, shared) -> None:
+    """Draw the page of a stage that has ended, where a kill came before it was drawn."""
+    from ftjax.core import processes
+    from ftjax.run.artifacts import Artifacts
+
+    own = Artifacts(stage.workdir)
+    if processes.is_first() and own.report_job.is_file():
+        shared.pages.draw(own.report, own.report_job)
 
 
 def end(stage, shared):
     """Run a stage to its end; returns its outcome, None where a signal has stopped it."""
     from ftjax.core import errors
 
+    if shared and shared.pages:
+        shared.pages.prepare()
     # A stage with a rollout learns from its own samples.
     main = online.train if stage.settings.rollout else train.train
     try:

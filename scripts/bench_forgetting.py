@@ -11,6 +11,7 @@ are on the disk in both, as for a user: run it twice, and believe the second.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import pathlib
 import subprocess
@@ -84,16 +85,14 @@ def run(chosen, folder: pathlib.Path, *, only: int | None = None) -> None:
     """Run one stage alone, or all of them with shared parts."""
     from experiments import sequential
     from ftjax.core import compile_cache, device
-    from ftjax.run.shared import Shared
-    from ftjax.studies import stages
 
     # As the commands start.
     compile_cache.use("auto")
     device.reuse_memory()
-    shared = Shared(base=stages.base_of(chosen)) if only is None else None
-    for number, stage in enumerate(every_stage(chosen, folder)):
-        if only in (None, number):
-            sequential.end(stage, shared)
+    with sequential.sharing(chosen) if only is None else contextlib.nullcontext() as shared:
+        for number, stage in enumerate(every_stage(chosen, folder)):
+            if only in (None, number):
+                sequential.end(stage, shared)
 
 
 def timed(given: argparse.Namespace, where: pathlib.Path, own: list[str]) -> float:
@@ -108,12 +107,15 @@ def timed(given: argparse.Namespace, where: pathlib.Path, own: list[str]) -> flo
 
 
 def compare(apart: pathlib.Path, together: pathlib.Path, names: list[pathlib.Path]) -> None:
-    """Check that both have the same scores and weights.
+    """Check that both have the same scores and weights, and all pages.
 
     Raises:
-      SystemExit: naming the file that differs.
+      SystemExit: naming the file that differs or lacks.
     """
     for name in names:
+        for where in (apart, together):
+            if not (where / name / "report.html").is_file():
+                raise SystemExit(f"{where / name}: no report.html")
         own = sorted((apart / name).glob("evals/*.npz")) + sorted(
             (apart / name).glob("export/*.s*")
         )

@@ -25,6 +25,7 @@ class Artifacts:
         self.tensorboard = root / "tensorboard"
         self.profile = root / "profile"  # traces of steps
         self.report = root / "report.html"
+        self.report_job = root / "report.job.json"  # what it will show, until it is drawn
         self.checkpoints = root / "checkpoints"  # what it resumes from, with a digest of its own
         self.reference = root / "reference"  # log-probabilities computed once
         self.start = root / "start.safetensors"  # factors that adapters began with

@@ -1,6 +1,7 @@
 """What a run leaves behind: exported weights, summary.json, report.html, and the table in print."""
 
 import dataclasses
+import functools
 import pathlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -94,7 +95,11 @@ def finish(
 def _write_page(plan, run, workdir: pathlib.Path, learned, known: Mapping, *, lost: int) -> None:
     """Write report.html; known: what summary.json holds."""
     log = {"": writers.read(Artifacts(workdir).metrics)}
-    report.write(
+    # Of a run among many: the next one goes on while it is drawn.
+    pages, write = plan.shared and plan.shared.pages, report.write
+    if pages:
+        write = functools.partial(pages.write, job=Artifacts(workdir).report_job)
+    write(
         Artifacts(workdir).report, title=workdir.name, config=plan.settings.plain,
         rows=curves(workdir, plan.evaluation.stated), table=learned,
         samples=report_parts.samples({"after": workdir}),

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from ftjax.core import files, tree
 from ftjax.data import hold_out, prepare, tokenizer_files
+from ftjax.report.pages import Pages
 
 # Keys of a config that an evaluation does not read. `model` and `data` are looked at one by one.
 NOT_OF_EVALS = (
@@ -42,10 +43,12 @@ class Shared:
 
     base: the one base whose weights are kept, as `model.base` names it; those of others, such as
       a merged model that one run alone starts from, are read each time.
+    pages: draws the reports of the runs while others go on; without it each run draws its own.
     """
 
-    def __init__(self, *, base: str = ""):
+    def __init__(self, *, base: str = "", pages: Pages | None = None):
         self._base, self._kept = base, {}
+        self.pages = pages
 
     def _once(self, key: Hashable, make: Callable[[], Any]) -> Any:
         if key not in self._kept:

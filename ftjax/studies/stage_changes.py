@@ -47,6 +47,7 @@ class Changes:
         self._study, self._folder, self._shared = study, folder, shared
         self._parts = self._base = None
         self._weights = Weights()
+        self._known = {}  # losses and states of the base, which every stage is compared with
 
     def __call__(self, stage: stages.Stage) -> None:
         """Measure a stage that has ended with a result, unless that was done."""
@@ -107,19 +108,28 @@ class Changes:
     def _of_states(self, tuned: Mapping) -> dict[str, dict[str, float]]:
         own = {}
         for label, examples in self._examples.items():
-            before, after = (
-                self._states({"model": weights, "adapters": None}, examples)
-                for weights in (self._base, tuned)
-            )
+            states = lambda weights, own=examples: self._states(_params(weights), own)
+            if (STATES, label) not in self._known:
+                self._known[STATES, label] = states(self._base)
+            before, after = self._known[STATES, label], states(tuned)
             own[label] = {name: measure(before, after) for name, measure in ALIKE.items()}
         return own
 
     def _on_the_way(self, tuned: Mapping, amount: float) -> dict[str, float]:
-        params = {"model": edits.interpolate(self._base, tuned, amount), "adapters": None}
-        return {label: one(params)["nll"] for label, one in self._losses.items()}
+        weights = edits.interpolate(self._base, tuned, amount)
+        losses = lambda: {k: one(_params(weights))["nll"] for k, one in self._losses.items()}
+        if amount:
+            return losses()
+        if PATH not in self._known:
+            self._known[PATH] = losses()
+        return self._known[PATH]
 
     def _layers(self, tuned: Mapping) -> Iterable[spectrum.Layer]:
         return spectrum.layers(self._base, tuned, self._parts.model.linears)
+
+
+def _params(weights: Mapping) -> dict:
+    return {"model": weights, "adapters": None}
 
 
 def of_base(folder: pathlib.Path) -> pathlib.Path:

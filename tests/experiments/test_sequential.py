@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 
 from experiments import sequential, train
-from ftjax.studies import outcomes, stages, study
+from ftjax.core import files
+from ftjax.run.artifacts import Artifacts
+from ftjax.run.shared import Shared
+from ftjax.studies import outcomes, stage_changes, stages, study
 from tests.lab import ANSWERS, write_study
 
 STUDY = """
@@ -95,6 +98,49 @@ def test_a_part_is_reported_from_the_cells_of_the_whole(config, whole, tmp_path,
     assert set(report["methods"]) == set(report["study"]["methods"]) == {"full"}
     cells = {cell["cell"] for cell in report["cells"]}
     assert cells == {"full_0.01_s0_o0", "joint_0.01_s0"}
+
+
+def test_a_page_that_was_not_drawn_is_drawn_by_the_next_call(config, whole, tmp_path, monkeypatch):
+    shutil.copytree(whole, tmp_path / "moved")
+    found = sorted((tmp_path / "moved" / "cells").glob("*/*/report.html"))
+    assert len(found) == 5  # all but that of the stage that diverged
+    assert not list((tmp_path / "moved").rglob("*.job.json"))
+    lost, other = found[1], found[2]
+    for path in (lost, other):
+        path.unlink()
+    job = Artifacts(lost.parent).report_job
+    files.write_json(job, dict(title="as it was", config={}))
+    monkeypatch.setattr(train, "train", None)  # nothing is run for it
+    assert sequential.run(study.read(config), tmp_path / "moved")
+    assert "as it was" in lost.read_text()
+    assert not job.exists()
+    assert not other.exists()  # somebody has removed it
+
+
+def test_the_base_is_measured_once_for_all_stages(config, whole, tmp_path):
+    chosen = dataclasses.replace(study.read(config), changes=("path", "states"))
+
+    def measured(name, *numbers):
+        """Measure some first stages with one `Changes`; returns it and what it wrote last."""
+        shutil.copytree(whole, folder := tmp_path / name)
+        measure, calls = stage_changes.Changes(chosen, folder, shared=Shared()), []
+        measure._prepare()
+        states, losses = measure._states, measure._losses["a"]
+        measure._states = lambda *given: calls.append("states") or states(*given)
+        measure._losses["a"] = lambda params: calls.append("losses") or losses(params)
+        for number in numbers:
+            stage = stages.stages(chosen, stages.cells(chosen)[number], folder)[0]
+            measure(stage)
+        return calls, files.read_json(stage.changes)
+
+    cells = [cell.label for cell in stages.cells(chosen)]
+    full, lora = cells.index("full_0.01_s0_o0"), cells.index("lora_0.05_s0_o0")
+    calls, found = measured("both", full, lora)
+    labels, amounts = len(ANSWERS), len(stage_changes.AMOUNTS)
+    assert calls.count("states") == labels * (1 + 2)  # of the base, and of both
+    assert calls.count("losses") == 1 + 2 * (amounts - 1)
+    assert found == measured("alone", lora)[1]
+    assert found["path"]["0"] != found["path"]["1"]
 
 
 class Killed(BaseException):

@@ -150,3 +150,22 @@ def test_evaluations_of_every_kind_are_shared(lab, shared):
         lab.settings(**{"seed.data": seed}, evals=evaluated(lab).evals.to_dict()), shared=shared
     )
     assert own(0).evaluation is own(1).evaluation
+
+
+def test_pages_are_handed_to_who_draws_them(lab, tmp_path):
+    class Pages:
+        def __init__(self):
+            self.written = {}
+
+        def write(self, path, *, job, **content):
+            self.written[path] = content | {"job": job}
+
+    pages = Pages()
+    train.train(chosen(lab), tmp_path / "one", shared=Shared(pages=pages))
+    (path,) = pages.written
+    assert path == Artifacts(tmp_path / "one").report
+    assert not path.exists()
+    assert pages.written[path]["title"] == "one"
+    assert pages.written[path]["job"] == Artifacts(tmp_path / "one").report_job
+    train.train(chosen(lab), tmp_path / "two", shared=Shared())
+    assert Artifacts(tmp_path / "two").report.exists()

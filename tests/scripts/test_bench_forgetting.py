@@ -24,7 +24,7 @@ def test_it_takes_one_method_at_one_rate(monkeypatch, tmp_path):
 def test_another_score_is_found(tmp_path):
     name = pathlib.Path("cells") / "a" / "1_b"
     for where in ("one", "two"):
-        for file in ("evals/4.npz", "export/model.safetensors"):
+        for file in ("evals/4.npz", "export/model.safetensors", "report.html"):
             path = tmp_path / where / name / file
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(b"same")
@@ -32,6 +32,9 @@ def test_another_score_is_found(tmp_path):
     bench.compare(*both, [name])
     (tmp_path / "two" / name / "export" / "model.safetensors").write_bytes(b"other")
     with pytest.raises(SystemExit, match=r"model\.safetensors and .* differ"):
+        bench.compare(*both, [name])
+    (tmp_path / "two" / name / "report.html").unlink()
+    with pytest.raises(SystemExit, match=r"two/cells/a/1_b: no report\.html"):
         bench.compare(*both, [name])
 
 
