@@ -31,7 +31,8 @@ from ftjax.core import config as conf, config_flag
 from ftjax.run import config as settings, keys
 name, commands = sys.argv[1], json.load(sys.stdin)
 main = __import__(f"experiments.{name}", fromlist=[name])
-given = main.define() if hasattr(main, "define") else None
+if hasattr(main, "define"):
+    main.define()
 found = {}
 for text, argv in commands:
     flags.FLAGS.unparse_flags()
@@ -39,12 +40,13 @@ for text, argv in commands:
         rest = flags.FLAGS([name, *config_flag.split_keys(argv)])[1:]
         if rest and (len(rest) > 1 or rest[0] not in vars(main).get("COMMANDS", ())):
             raise ValueError(f"the arguments {rest}")
+        sets = flags.FLAGS.config_key if config_flag.KEYS in flags.FLAGS else None
         if hasattr(main, "read"):
-            if given.config.value:
-                main.read(*[given.config.value, "runs"][:main.read.__code__.co_argcount])
+            if path := flags.FLAGS.config:
+                more = "runs" if sets is None else sets
+                main.read(*[path, more][:main.read.__code__.co_argcount])
         elif "config" in flags.FLAGS:
-            sets = flags.FLAGS.config_key if config_flag.KEYS in flags.FLAGS else []
-            settings.read(keys.apply(conf.load(flags.FLAGS.config), sets))
+            settings.read(keys.apply(conf.load(flags.FLAGS.config), sets or []))
     except (flags.Error, ValueError) as error:
         found[text] = str(error)
 json.dump(found, sys.stdout)
