@@ -181,9 +181,14 @@ def scan(layers, x, inputs, *, length: int, policy: str, loop: bool):
 
     A layer is `(x, one slice) -> (x, output)`; returns x and one output per layer of the group,
     each stacked on the leading axis. What is `tree.Shared` in `inputs` goes to every slice whole.
-    `policy` is a name of `ops.remat` and acts layer by layer. `loop` unrolls in Python: the
-    definition, for tests.
+    `inputs` may be a function `turn=i -> slice i`: a loop around this one then reads every weight
+    where it lies, and does not copy them all in each of its turns. It is for what has no backward
+    pass, which would add up gradients of whole stacks. `policy` is a name of `ops.remat` and acts
+    layer by layer. `loop` unrolls in Python: the definition, for tests.
     """
+    if callable(inputs):
+        read, inputs = inputs, jnp.arange(length)
+        layers = [lambda x, turn, run=layer: run(x, read(turn=turn)) for layer in layers]
     shared, inputs = tree.split_shared(inputs)
     layers = [lambda x, one, run=layer: run(x, tree.combine(one, shared)) for layer in layers]
     if policy != "none":

@@ -269,15 +269,14 @@ class Model:
         every = jnp.arange(len(kinds)), prefix, layer_inputs
         shared = {kind.shares for kind in kinds if kind.shares}
         for run in layer_runs.runs(kinds):
-            cut = functools.partial(layer_runs.cut, kinds, run)
             own = {name: jnp.arange(len(numbers)) for name, numbers in self.stacks.items()}
             stacks = {name: (params[name], adapters.get(name), own[name]) for name in run.stacks}
-            inputs = {name: cut(stack, of=name) for name, stack in stacks.items()}, cut(every)
+            inputs = functools.partial(layer_runs.inputs, kinds, run, stacks, every)
             last = {n: jax.tree.map(lambda leaf: leaf[-1], news[n][-1]) for n in shared if news[n]}
             kept = {name: keep or name in shared for name in run.stacks}
             layers = [make(run, turn, keep=kept, shared=last) for turn in range(len(run.group))]
             loop = dict(length=run.count, policy=self.remat, loop=not self.scan)
-            x, outputs = base.scan(layers, x, inputs, **loop)
+            x, outputs = base.scan(layers, x, inputs if keep else inputs(), **loop)
             for name in run.stacks:
                 own = [o for o, kind in zip(outputs, run.group, strict=True) if kind.stack == name]
                 news[name].append(layer_runs.interleave([new for new, _ in own]))

@@ -6,7 +6,7 @@ kinds  local local global local local global local  ->  2 x (local local global)
 import dataclasses
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -60,17 +60,25 @@ def period(values: Sequence) -> tuple:
     return tuple(values[: next(fits)])
 
 
-def cut(kinds: Sequence[Any], run: Run, inputs, of: str | None = None):
+def inputs(kinds: Sequence[Any], run: Run, stacks: Mapping[str, Any], every, turn=None):
+    """Return what a run's groups take: of each stack its layers, and of `every` all; see `cut`."""
+    part = functools.partial(cut, kinds, run, turn=turn)
+    return {name: part(stack, of=name) for name, stack in stacks.items()}, part(every)
+
+
+def cut(kinds: Sequence[Any], run: Run, inputs, of: str | None = None, turn=None):
     """Cut a run's groups out of stacked inputs: [L,...] -> [count, layers of a group, ...].
 
-    `of` names the stack whose layers the axis L counts; None counts all.
+    `of` names the stack whose layers the axis L counts; None counts all. `turn` gives one group
+    alone, [layers of a group, ...].
     """
     inside = lambda those: sum(of in (None, kind.stack) for kind in those)
     first, size = inside(kinds[: run.first]), inside(run.group)
     # Layers of one stack lie in the order of depth, so a run's are neighbours.
     span = slice(first, first + size * run.count)
     part = lambda leaf: leaf[span].reshape(run.count, size, *leaf.shape[1:])
-    return tree.map_stacked(part, inputs)
+    one = lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, first + turn * size, size)
+    return tree.map_stacked(part if turn is None else one, inputs)
 
 
 def interleave(outputs: Sequence):

@@ -1,17 +1,19 @@
-"""What the host holds while a checkpoint is read: measured, in a process of its own."""
+"""What the host holds while a checkpoint is read, and a program while it generates: measured."""
 
 import json
 import pathlib
 import subprocess
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ftjax.core import tree
-from ftjax.models.families import llama
+from ftjax.models.families import gemma2, llama
 from ftjax.models.hf import checkpoint
+from ftjax.sampling import generation
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 NOISE = 2**23  # bytes: allocators, tables, what jax makes on the way
@@ -68,3 +70,16 @@ def test_beside_its_shards_a_host_holds_less_than_half_of_the_largest_tensor(
     assert found["arrays"] > 4 * largest
     assert found["shards"] >= found["arrays"] * (2 if mesh else 1)  # each replica has its own
     assert found["grown"] < found["shards"] + 0.5 * largest + NOISE
+
+
+@pytest.mark.parametrize("family", [llama, gemma2], ids=["one kind", "two kinds"])
+def test_a_token_reads_the_weights_where_they_lie(family):
+    """Otherwise every token first copies all of them."""
+    wide = dict(hidden_size=128, intermediate_size=1024, num_hidden_layers=8)
+    model = family.make(family.from_hf(family.EXAMPLE | wide))
+    generate = jax.jit(generation.make(model, max_new_tokens=8))
+    prompts, key = np.zeros((1, 16), np.int32), jax.random.key(0)
+    program = generate.lower(dict(model=model.abstract), prompts, np.int32([16]), key).compile()
+    layer = tree.bytes_of(model.abstract["blocks"]) / 8
+    # Of a group of two layers the compiler takes out both at once.
+    assert program.memory_analysis().temp_size_in_bytes < 3 * layer
