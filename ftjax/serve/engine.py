@@ -31,6 +31,8 @@ from ftjax.sampling import slots as slots_lib
 GROUPS = (8, 4, 2, 1)  # prompts that are read in one call; each has a program
 GROWTH = 4  # between the numbers of rows that have a program
 TURN_S = 0.05  # a turn, and so the wait of a request for a free slot: too short to be felt
+STEPS = 8  # of a turn, since rows that have ended stand still until it is over
+SHORT_S = 0.01  # a turn may have more steps than these where it is no longer than this
 
 
 class Full(RuntimeError):
@@ -131,7 +133,8 @@ class Engine:
             self._state = self._programs.empty()
             for size in (size for size in GROUPS if size <= self.count):
                 rows = self._rows_of([(slot, Job([0, 0], 1)) for slot in range(size)])
-                self._begin(range(size), rows)
+                slots = np.arange(size, dtype=np.int32)
+                self._state = self._programs.begin(self._state, rows, slots)
             for rows in self._sizes:
                 # No row goes on, so that any state will do.
                 self._state, turn = self._programs.advance(
@@ -148,10 +151,10 @@ class Engine:
             works = {"engine": (self._turn, self._has_rows), "reader": (self._read, self._has_room)}
         else:
             works = {"engine": (self._read_and_turn, lambda: self._waiting or self.busy)}
-        for name, work in works.items():
-            self._threads.append(
-                threading.Thread(target=self._run, args=work, name=name, daemon=True)
-            )
+        self._threads = [
+            threading.Thread(target=self._run, args=work, name=name, daemon=True)
+            for name, work in works.items()
+        ]
         for thread in self._threads:
             thread.start()
 
@@ -296,13 +299,11 @@ class Engine:
         for group, rows in ready:
             # One that was cancelled meanwhile has no slot any more.
             slots = [slot if self._at[slot] is job else self.count for slot, job in group]
-            self._begin(slots, rows)
-
-    def _begin(self, slots: Sequence[int], rows: slots_lib.State) -> None:
-        self._state = self._programs.begin(self._state, rows, np.array(slots, np.int32))
+            self._state = self._programs.begin(self._state, rows, np.array(slots, np.int32))
 
     def _steps(self) -> int:
-        return int(np.clip(TURN_S / self._step_s, 1, slots_lib.TURN))
+        most = max(STEPS, SHORT_S / self._step_s)
+        return int(np.clip(min(most, TURN_S / self._step_s), 1, slots_lib.TURN))
 
     def _advance(self, *, steps: int) -> list[tuple[Job, Piece]]:
         begin = time.perf_counter()

@@ -253,6 +253,17 @@ def test_closing_in_haste_cancels(running):
     assert not running.engine.is_alive
 
 
+def test_a_turn_has_eight_steps_unless_they_are_slow_or_fast():
+    engine = Engine(Counting(1), None, count=1, stop_ids=(), max_queue=1, max_queue_tokens=1)
+
+    def steps(step_s):
+        engine._step_s = step_s
+        return engine._steps()
+
+    assert [steps(s) for s in (1.0, 0.0201, 0.0125, 0.005, 0.002)] == [1, 2, 4, 8, 8]
+    assert [steps(s) for s in (0.001, 0.0001)] == [10, 16]
+
+
 def test_prompts_of_as_many_chunks_as_the_oldest_are_read_with_it():
     def sizes(*lengths, free=8):
         jobs = [Job([1] * length, 1) for length in lengths]
