@@ -5,9 +5,12 @@ r"""Speed of the endpoint: tokens a second of 1, 16, 64 clients, and the wait fo
     python -m scripts.bench_serve --adapters 16       # what adapters of their own cost rows
     python -m scripts.bench_serve --adapters 16 --dim 1024      # the same of a wider base
 
-Every client streams one answer after another over a connection of its own. `of_generate` is the
-rate beside that of `experiments.generate`'s own sampler over the same prompts, in batches of as
-many rows as there are clients, measured in this process before the server begins. `first_*` are
+Every client streams one answer after another over a connection of its own. Tokens are those of
+answers that ended in `--seconds` in which all clients were at work, after a first second that does
+not count. `of_generate` is this rate beside that of `experiments.generate`'s own sampler over the
+same prompts, answers as long, in batches of as many rows as there are clients, reading prompts
+included on both sides; it is measured in this process before and after, while no client asks, and
+has all cores then, of which clients take theirs otherwise (`clients_cpu_ms_a_token`). `first_*` are
 from the request to its first event with text. An answer is `lost` that is cut off or an error. On a
 machine that does other things too, CPU time a token says more than tokens a second. With
 `--hang_up N` so many clients then begin an answer and go away: `freed_s` is how long until no slot
@@ -42,8 +45,9 @@ from ftjax.sampling import slots, text
 
 TINY = pathlib.Path(ftjax.__file__).parent / "assets" / "tiny"
 PROMPTS = 256  # different ones, asked again and again
-GENERATE_S = 10.0  # of the rate beside it, which needs no long load
-ROUNDS = 4  # of measurements that are compared
+GENERATE_S = 5.0  # of the rate beside it, twice, which needs no long load
+BEGIN_S = 1.0  # until all clients are at work, and in different places of their answers
+ROUNDS, TURNS = 4, 2  # of measurements that are compared, and of each
 HEAD_DIM = 64  # of bases of random weights
 WAIT_S = 10.0  # for slots of clients that are gone
 
@@ -53,6 +57,7 @@ class Answer(NamedTuple):
 
     first_s: float
     tokens: int | None
+    end: float = 0.0  # when, in seconds
 
 
 def prompts(vocabulary: int, length: int) -> list[list[int]]:
@@ -68,19 +73,26 @@ def cpu_s(process: int | str = "self") -> float:
     return (int(found[11]) + int(found[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def generate_rate(model, params, tokenizer, asked, *, rows: int, args) -> tuple[float, float]:
-    """Measure `experiments.generate`'s sampler in batches of `rows`: tokens/s, CPU-s a token."""
+def generator(model, params, tokenizer, asked, *, rows: int, args) -> Callable:
+    """Return what measures `experiments.generate`'s sampler: tokens/s and CPU-s a token.
+
+    rows: of a batch.
+    """
     sample = text.make_sampler(
         model, tokenizer, batch_size=rows, max_new_tokens=args.new, encode=lambda ids: ids,
         stop_ids=prompting.form_of(tokenizer, {}).stop_ids,
     )  # fmt: skip
     sample(params, asked[:rows])
-    count, begin, used = 0, time.perf_counter(), cpu_s()
-    for start in itertools.cycle(range(0, len(asked) - rows + 1, rows)):
-        answers = sample(params, asked[start : start + rows])
-        count += sum(len(answer.tokens) for answer in answers)
-        if (seconds := time.perf_counter() - begin) > min(args.seconds, GENERATE_S):
-            return count / seconds, (cpu_s() - used) / count
+
+    def measure() -> tuple[float, float]:
+        count, begin, used = 0, time.perf_counter(), cpu_s()
+        for start in itertools.cycle(range(0, len(asked) - rows + 1, rows)):
+            answers = sample(params, asked[start : start + rows])
+            count += sum(len(answer.tokens) for answer in answers)
+            if (seconds := time.perf_counter() - begin) > min(args.seconds, GENERATE_S):
+                return count / seconds, (cpu_s() - used) / count
+
+    return measure
 
 
 async def ask(reader, writer, host: str, prompt, args) -> Answer:
@@ -96,7 +108,7 @@ async def ask(reader, writer, host: str, prompt, args) -> Answer:
                 first = time.perf_counter() - begin
             tokens = (event.get("usage") or {}).get("completion_tokens", tokens)
     await reader.readline()
-    return Answer(first or 0.0, tokens)
+    return Answer(first or 0.0, tokens, time.perf_counter())
 
 
 def _send(writer, host: str, prompt, args, *, most: int) -> None:
@@ -118,19 +130,33 @@ async def client(number: int, address: tuple[str, int], asked, until: float, arg
 
 async def load(server: int, address: tuple[str, int], asked, *, clients: int, args) -> dict:
     """Measure so many clients at a time; server: its process."""
-    begin, used = time.perf_counter(), cpu_s(server)
-    every = (client(i, address, asked, begin + args.seconds, args) for i in range(clients))
-    answers = [each for found in await asyncio.gather(*every) for each in found]
-    seconds = time.perf_counter() - begin
-    tokens = sum(each.tokens or 0 for each in answers)
+    begin = time.perf_counter() + BEGIN_S
+    until = begin + args.seconds
+    every = (client(i, address, asked, until, args) for i in range(clients))
+    (mine, its), *found = await asyncio.gather(used(server, begin, until), *every)
+    every = list(itertools.chain(*found))
+    answers = [each for each in every if each.tokens is not None and begin <= each.end < until]
+    tokens = sum(each.tokens for each in answers)
+    if not tokens:
+        raise RuntimeError(f"got no answer in {args.seconds} s; expected some; raise --seconds")
     p50, p95 = np.percentile([each.first_s for each in answers], [50, 95])
     return {
-        "clients": clients, "answers": len(answers),
-        "lost": sum(each.tokens is None for each in answers),
-        "tokens_per_s": tokens / seconds, "tokens_per_answer": round(tokens / len(answers), 1),
-        "cpu_ms_a_token": 1e3 * (cpu_s(server) - used) / tokens,
+        "clients": clients, "answers": len(every),
+        "lost": sum(each.tokens is None for each in every),
+        "tokens_per_s": tokens / args.seconds, "tokens_per_answer": round(tokens / len(answers), 1),
+        "cpu_ms_a_token": 1e3 * its / tokens,
+        "clients_cpu_ms_a_token": round(1e3 * mine / tokens, 3),
         "first_p50_ms": round(1e3 * p50, 1), "first_p95_ms": round(1e3 * p95, 1),
     }  # fmt: skip
+
+
+async def used(server: int, begin: float, until: float) -> tuple[float, float]:
+    """Return the CPU seconds of this process and of the server's between two times."""
+    counts = []
+    for when in (begin, until):
+        await asyncio.sleep(max(0.0, when - time.perf_counter()))
+        counts.append((cpu_s(), cpu_s(server)))
+    return tuple(after - before for before, after in zip(*counts, strict=True))
 
 
 async def hang_up(address: tuple[str, int], asked, *, clients: int, args) -> dict:
@@ -167,8 +193,9 @@ async def metrics(address: tuple[str, int]) -> dict[str, float]:
     return {name: float(value) for name, _, value in lines}
 
 
-def compared(found: dict, rate: float, cpu: float) -> dict:
-    """Put what was measured beside what `experiments.generate` does."""
+def compared(found: dict, generated: list[tuple[float, float]]) -> dict:
+    """Put what was measured beside what `experiments.generate` does, a mean of measurements."""
+    rate, cpu = np.mean(generated, axis=0).tolist()
     return found | {
         "tokens_per_s": round(found["tokens_per_s"]), "generate_tokens_per_s": round(rate),
         "of_generate": round(found["tokens_per_s"] / rate, 2),
@@ -217,16 +244,18 @@ def turns(model, params, of_rows, *, args) -> Callable[[], float]:
     programs = slots.make(model, count=rows, length=length, of_rows=of_rows)
     full = lambda x, kind: np.full(rows, x, kind)
     start = slots.Start(
-        np.arange(rows, dtype=np.int32), full(args.prompt, np.int32), full(args.new, np.int32),
-        full(0, np.int32), np.arange(rows, dtype=np.int32), full(0, np.float32),
-        full(1, np.float32), full(0, bool), np.arange(rows, dtype=np.int32),
+        full(args.prompt, np.int32), full(args.new, np.int32), full(0, np.int32),
+        np.arange(rows, dtype=np.int32), full(0, np.float32), full(1, np.float32), full(0, bool),
+        np.arange(rows, dtype=np.int32),
     )  # fmt: skip
     asked = shapes.pad_rows([[11] * args.prompt] * rows, programs.width, fill=0)
     keep, steps, never = full(1, bool), np.int32(slots.TURN), np.int32(rows + 1)
 
+    read = programs.read(params, asked, start)
+
     def run() -> float:
-        state, best = programs.start(params, programs.empty(), asked, start), float("inf")
-        for _ in range(args.new // slots.TURN):
+        state, best = programs.begin(programs.empty(), read, start.member_G), float("inf")
+        for _ in range(min(TURNS, args.new // slots.TURN)):
             begin = time.perf_counter()
             state, turn = jax.block_until_ready(programs.advance(params, state, keep, steps, never))
             best = min(best, (time.perf_counter() - begin) / max(1, int(turn.count_R.max())))
@@ -274,8 +303,8 @@ def main() -> None:
         print(json.dumps(adapters_cost(model, params, args=args)), flush=True)
         return
     asked = prompts(min(config.vocab_size, tokenizer.vocab_size), args.prompt)
-    rates = {
-        rows: generate_rate(model, params, tokenizer, asked, rows=rows, args=args)
+    generate = {
+        rows: generator(model, params, tokenizer, asked, rows=rows, args=args)
         for rows in args.clients
     }
     process, address = serve(args)
@@ -283,7 +312,8 @@ def main() -> None:
     try:
         for clients in args.clients:
             own = load(process.pid, address, asked, clients=clients, args=args)
-            found = compared(asyncio.run(own), *rates[clients])
+            before, found = generate[clients](), asyncio.run(own)
+            found = compared(found, [before, generate[clients]()])
             lost += found["lost"]
             print(json.dumps(found), flush=True)
         if args.hang_up:

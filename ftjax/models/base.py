@@ -232,7 +232,7 @@ def empty_cache(letters: Mapping[str, str], sizes: Mapping[str, int], dtype) -> 
 def write_cache(cache, new, letters: Mapping[str, str], slots_BT):
     """Write what new tokens have, [L,B,T,...], at their slots; out of range = dropped.
 
-    A state is replaced.
+    A state is replaced. The cache may have rows behind those of the new tokens.
     """
     rows_BT = jnp.arange(slots_BT.shape[0])[:, None]
     new, letters, where = *_encode(new, letters, cache), dict(B=rows_BT, S=slots_BT)
@@ -240,7 +240,7 @@ def write_cache(cache, new, letters: Mapping[str, str], slots_BT):
     def write(name: str, old):
         order = letters[name]
         if "S" not in order:
-            return new[name].astype(old.dtype)
+            return jax.lax.dynamic_update_slice(old, new[name].astype(old.dtype), (0,) * old.ndim)
         at = tuple(where.get(c, slice(None)) for c in order)
         x = _turn(new[name], order, "BS" + order.replace("B", "").replace("S", ""))
         # Padding has the slot behind the last one, and so has no place to be written to.

@@ -189,8 +189,8 @@ class Model:
           positions_BT: positions, restarting in each packed example.
           segments_BT: 0 for padding, 1.. for the examples of a packed row.
           adapters: a tree that mirrors `params` and holds adapters at some paths; None = off.
-          cache: from `init_cache`; slot = position. When given, (hidden, cache) is returned. The
-            tokens of a row follow those that are in it, in one segment.
+          cache: from `init_cache`; slot = position. When given, (hidden, cache) is returned. Its
+            rows' tokens follow those in it, in one segment; rows behind the batch's are left.
           fresh: the cache is empty and positions are places: the tokens see each other alone, and
             fill the first slots, padding too, which no later token sees before it is overwritten.
           key: for the adapters' dropout; None means evaluation.
@@ -312,8 +312,8 @@ class Model:
                 prompt, prefix, _ = module(prompt, own, site)
             more = dict(prefix=prefix, shared=lent, layer_input=own_input)
             context = dataclasses.replace(context, **more)
-            cache = past and jax.tree.map(lambda leaf: leaf[place], past[source])  # or a lender's
-            x, new, aux = module(x, context, site, cache)
+            cut = lambda leaf: leaf[place, : x.shape[0]]  # place: a lender's where there is one
+            x, new, aux = module(x, context, site, past and jax.tree.map(cut, past[source]))
             return (x, prompt), ((new, prefix) if keep[kind.stack] else None, aux)
 
         return layer

@@ -157,7 +157,8 @@ def _read(plan: _Plan, params, prompts_QT, lengths_Q, *, at_once: int):
         # The last token of a prompt is read by `_advance`, and a state must not see it twice.
         tokens, lengths = rows
         before = jnp.maximum(lengths - 1, 0)
-        _, cache = _prefill(plan.model, params, tokens, before, plan.empty(at_once, T + plan.new))
+        empty = plan.empty(at_once, T + plan.new)
+        _, cache = read_prompts(plan.model, params, tokens, before, empty)
         part = jax.eval_shape(lambda: plan.empty(at_once, T))
         return jax.tree.map(lambda x, own: x[tuple(map(slice, own.shape))], cache, part)
 
@@ -257,13 +258,14 @@ def make_stream(
 def prefill(model, params, prompts_BT, lengths_B, *, length: int):
     """Read right-padded prompts; returns the logits after each row's last token and the cache."""
     empty = model.init_cache(batch=prompts_BT.shape[0], length=length)
-    x_BTD, cache = _prefill(model, params, prompts_BT, lengths_B, empty)
+    x_BTD, cache = read_prompts(model, params, prompts_BT, lengths_B, empty)
     last_B = jnp.maximum(lengths_B - 1, 0)
     x_BD = jnp.take_along_axis(x_BTD, last_B[:, None, None], axis=1)[:, 0]
     return model.logits(params["model"], x_BD, adapters=params.get("adapters")), cache
 
 
-def _prefill(model, params, prompts_BT, lengths_B, cache):
+def read_prompts(model, params, prompts_BT, lengths_B, cache):
+    """Read right-padded prompts into an empty cache; returns the hidden states and the cache."""
     B, T = prompts_BT.shape
     positions_BT = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (B, T))
     segments_BT = (positions_BT < lengths_B[:, None]).astype(jnp.int32)

@@ -2,7 +2,8 @@
 
     slots = make(model, count=16, length=512, stop_ids=(2,))
     state = slots.empty()
-    state = slots.start(params, state, prompts_GS, start)          # up to G rows begin
+    rows = slots.read(params, prompts_GS, start)                   # prompts, while others go on
+    state = slots.begin(state, rows, slot_G)                       # up to G rows begin
     state, turn = slots.advance(params, state, keep_r, 8, 17)      # open rows: up to 8 tokens
 
 `generation.make` knows all its prompts when it begins; here they come between two turns. A row's
@@ -27,9 +28,8 @@ ALTERNATIVES = 20  # the likeliest tokens that a row can ask for; what the OpenA
 
 
 class Start(NamedTuple):
-    """G rows that begin."""
+    """G rows that are to begin."""
 
-    slot_G: np.ndarray  # int32; a slot that does not exist: nothing begins
     length_G: np.ndarray  # int32, tokens of the prompt
     limit_G: np.ndarray  # int32, new tokens at most
     seed_G: np.ndarray  # int32
@@ -71,7 +71,8 @@ class Slots(NamedTuple):
     """The programs; see `make`."""
 
     empty: Callable
-    start: Callable
+    read: Callable
+    begin: Callable
     advance: Callable
     width: int  # of the prompts [G, width]
 
@@ -103,17 +104,20 @@ def make(
       cache_dtype: of keys and values, such as "int8"; the model's own when not given.
       out_shardings: where states and turns lie on a mesh.
 
-    `empty()` returns a State of closed rows. `start(params, state, prompts_GS, start)` returns one
-    in which G more rows are open; prompts are filled up to `width` tokens. `advance(params, state,
-    keep_r, steps, due)` is about the first r slots, those behind being closed: a turn costs what r
-    rows cost. It closes rows that are not to be kept, and decodes `steps` tokens of the open ones,
-    at most TURN; it ends early when `due` of the r are free. Both take the state's place.
+    `empty()` returns a State of closed rows. `read(params, prompts_GS, start)` returns one of G
+    open rows, prompts being filled up to `width` tokens; it needs nothing of the slots, so that it
+    can run beside `advance`. `begin(state, rows, slot_G)` puts these rows into slots; those of a
+    slot that does not exist are dropped. `advance(params, state, keep_r, steps, due)` is about the
+    first r slots, those behind being closed: a turn costs what r rows cost. It closes rows that are
+    not to be kept, and decodes `steps` tokens of the open ones, at most TURN; it ends early when
+    `due` of the r are free. The two last take the state's place.
     """
     plan = _Plan(model, count, length, tuple(stop_ids), of_rows, cache_dtype)
-    compiled = functools.partial(jax.jit, donate_argnames="state", out_shardings=out_shardings)
+    compiled = functools.partial(jax.jit, out_shardings=out_shardings)
+    in_place = functools.partial(compiled, donate_argnames="state")
     return Slots(
-        jax.jit(functools.partial(_empty, plan), out_shardings=out_shardings),
-        compiled(functools.partial(_start, plan)), compiled(functools.partial(_advance, plan)),
+        compiled(functools.partial(_empty, plan)), compiled(functools.partial(_read, plan)),
+        in_place(_begin), in_place(functools.partial(_advance, plan)),
         width=-(-length // CHUNK) * CHUNK,
     )  # fmt: skip
 
@@ -130,24 +134,30 @@ def _keys(seed_B, number_B):
     return jax.random.key_data(jax.vmap(key)(seed_B, number_B))
 
 
-def _start(plan: _Plan, params, state: State, prompts_GS, start: Start) -> State:
-    cache = _read(plan, plan.of_rows(params, start.member_G), prompts_GS, start.length_G)
+def _read(plan: _Plan, params, prompts_GS, start: Start) -> State:
+    cache = _cache_of(plan, plan.of_rows(params, start.member_G), prompts_GS, start.length_G)
     before_G = start.length_G - 1  # `_advance` reads the last token of a prompt
     last_G = jnp.take_along_axis(prompts_GS, before_G[:, None], axis=1)[:, 0]
-    new = State(
+    return State(
         last_G, before_G, jnp.zeros_like(before_G), start.limit_G,
         _keys(start.seed_G, start.number_G), start.temperature_G, start.top_p_G,
-        start.alternatives_G, start.member_G, start.length_G > 0, None,
+        start.alternatives_G, start.member_G, start.length_G > 0, cache,
     )  # fmt: skip
-    put = lambda old, x: old.at[start.slot_G].set(x, mode="drop")
-    rows = jax.tree.map(put, state._replace(cache=None), new)
-    put = lambda old, x: old.at[:, start.slot_G].set(x, mode="drop")  # a cache is [L, R, ...]
-    return rows._replace(cache=jax.tree.map(put, state.cache, cache))
 
 
-def _read(plan: _Plan, params, prompts_GS, length_G):
+def _begin(state: State, rows: State, slot_G) -> State:
+    put = lambda old, x: old.at[slot_G].set(x, mode="drop")
+    found = jax.tree.map(put, state._replace(cache=None), rows._replace(cache=None))
+    put = lambda old, x: old.at[:, slot_G].set(x, mode="drop")  # a cache is [L, R, ...]
+    return found._replace(cache=jax.tree.map(put, state.cache, rows.cache))
+
+
+def _cache_of(plan: _Plan, params, prompts_GS, length_G):
     """Read all of the prompts but their last tokens, and return their cache."""
     G, before_G = prompts_GS.shape[0], length_G - 1
+    # Nothing is in the cache yet: the first chunk reads and fills it as `generation` does.
+    first_GT = prompts_GS[:, : min(CHUNK, plan.length)]
+    _, cache = generation.read_prompts(plan.model, params, first_GT, before_G, plan.cache(G))
 
     def read(i, cache):
         tokens = jax.lax.dynamic_slice_in_dim(prompts_GS, i * CHUNK, CHUNK, axis=1)
@@ -162,7 +172,7 @@ def _read(plan: _Plan, params, prompts_GS, length_G):
         return cache
 
     chunks = (before_G.max() + CHUNK - 1) // CHUNK
-    return jax.lax.fori_loop(0, chunks, read, plan.cache(G))
+    return jax.lax.fori_loop(1, chunks, read, cache)
 
 
 def _advance(plan: _Plan, params, state: State, keep_r, steps, due) -> tuple[State, Turn]:
@@ -190,16 +200,15 @@ def _advance(plan: _Plan, params, state: State, keep_r, steps, due) -> tuple[Sta
 
 
 def _first(state: State, r: int) -> State:
-    """Cut out the first r rows; a cache is [L, R, ...]."""
+    """Cut out the first r rows, but of the cache, of which these rows take the first r."""
     rows = jax.tree.map(lambda x: x[:r], state._replace(cache=None))
-    return rows._replace(cache=jax.tree.map(lambda x: x[:, :r], state.cache))
+    return rows._replace(cache=state.cache)
 
 
 def _with_first(state: State, own: State, r: int) -> State:
     put = lambda old, x: old.at[:r].set(x)
     rows = jax.tree.map(put, state._replace(cache=None), own._replace(cache=None))
-    put = lambda old, x: old.at[:, :r].set(x)
-    return rows._replace(cache=jax.tree.map(put, state.cache, own.cache))
+    return rows._replace(cache=own.cache)
 
 
 def _step(plan: _Plan, params, state: State, turn: Turn) -> tuple[State, Turn]:

@@ -1,24 +1,26 @@
-"""The queue behind an endpoint: a thread that keeps the slots of one set of weights at work.
+"""The queue behind an endpoint: threads that keep the slots of one set of weights at work.
 
     engine = Engine(programs, params, stop_ids=(2,), max_queue=256, max_queue_tokens=1 << 18)
     engine.warm_up()
     engine.start(deliver)                  deliver([(job, piece), ...]) after every turn
     engine.submit([Job(prompt, ...)])      from any thread; raises Full
     job.cancel()                           its slot is free after the turn
-    engine.close()                         ends what has begun, then the thread
+    engine.close()                         ends what has begun, then the threads
 
-Between two turns of the device the thread fills free slots, the oldest jobs first, and hands out
-what was generated. Texts are none of its business: jobs are tokens in, tokens out, so that their
-decoding can run beside the next turn.
+One thread gives free slots to the oldest jobs and reads their prompts; the other lets begin what
+was read, takes turns of the device, and hands out what was generated. So rows at work do not stand
+still while prompts are read, and cores that the small steps of a turn leave free are used. Texts
+are none of its business: jobs are tokens in, tokens out, so that their decoding can run beside.
 """
 
 import collections
 import contextlib
 import dataclasses
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -26,9 +28,11 @@ import numpy as np
 from ftjax.core import shapes
 from ftjax.sampling import slots as slots_lib
 
-GROUP = 8  # prompts that are read in one call
+GROUPS = (8, 4, 2, 1)  # prompts that are read in one call; each has a program
 GROWTH = 4  # between the numbers of rows that have a program
 TURN_S = 0.05  # a turn, and so the wait of a request for a free slot: too short to be felt
+STEPS = 8  # of a turn, since rows that have ended stand still until it is over
+SHORT_S = 0.01  # a turn may have more steps than these where it is no longer than this
 
 
 class Full(RuntimeError):
@@ -80,7 +84,7 @@ class Job:
 
 @dataclasses.dataclass
 class Counts:
-    """What the engine has done so far; written by its thread alone."""
+    """What the engine has done so far."""
 
     prompt_tokens: int = 0
     generated_tokens: int = 0
@@ -98,19 +102,28 @@ class Engine:
     def __init__(
         self, programs: slots_lib.Slots, params, *, count: int, stop_ids: Sequence[int],
         max_queue: int, max_queue_tokens: int, context: Callable = contextlib.nullcontext,
+        reads_beside: bool = True,
     ):  # fmt: skip
+        """Set it up.
+
+        context: under which the device works, such as a mesh's. reads_beside: read prompts while
+        rows go on. Programs over several devices must not run so: what they exchange would wait for
+        each other.
+        """
         self.count, self.counts = count, Counts()
         self._programs, self._params, self._stop_ids = programs, params, frozenset(stop_ids)
         self._max_queue, self._max_queue_tokens = max_queue, max_queue_tokens
-        self._context = context  # under which the device works, such as a mesh's
+        self._context, self._reads_beside = context, reads_beside
         self._changed = threading.Condition()
         self._waiting: collections.deque[Job] = collections.deque()
-        self._at: list[Job | None] = [None] * count
+        self._at: list[Job | None] = [None] * count  # a slot's job, from when it is read
+        self._ready: list[tuple[list[tuple[int, Job]], slots_lib.State]] = []  # read, not begun
+        self._is_open = np.zeros(count, bool)  # slots whose jobs have begun
         self._closing = False
         # A turn costs what its rows cost: as many as are at work, rounded up to one of these.
         self._sizes = sorted({min(GROWTH**i, count) for i in range(count.bit_length())})
         self._step_s = TURN_S  # of a token of every row, as measured
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
 
     # -- for any thread ----------------------------------------------------------------------------
 
@@ -118,8 +131,10 @@ class Engine:
         """Compile every program, over rows that end with their first token; before `start`."""
         with self._context():
             self._state = self._programs.empty()
-            for size in sorted({1, min(GROUP, self.count)}):
-                self._state = self._start([(slot, Job([0, 0], 1)) for slot in range(size)])
+            for size in (size for size in GROUPS if size <= self.count):
+                rows = self._rows_of([(slot, Job([0, 0], 1)) for slot in range(size)])
+                slots = np.arange(size, dtype=np.int32)
+                self._state = self._programs.begin(self._state, rows, slots)
             for rows in self._sizes:
                 # No row goes on, so that any state will do.
                 self._state, turn = self._programs.advance(
@@ -128,12 +143,20 @@ class Engine:
             jax.block_until_ready(turn)
 
     def start(self, deliver: Callable[[list[tuple[Job, Piece]]], None]) -> None:
-        """Start the thread, which calls `deliver` after every turn."""
+        """Start the threads, which call `deliver` after every turn."""
         self._deliver = deliver
         with self._context():
             self._state = self._programs.empty()
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-        self._thread.start()
+        if self._reads_beside:
+            works = {"engine": (self._turn, self._has_rows), "reader": (self._read, self._has_room)}
+        else:
+            works = {"engine": (self._read_and_turn, lambda: self._waiting or self.busy)}
+        self._threads = [
+            threading.Thread(target=self._run, args=work, name=name, daemon=True)
+            for name, work in works.items()
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Put jobs at the end of the queue, all or none.
@@ -153,24 +176,24 @@ class Engine:
             for job in jobs:
                 job.submitted = time.perf_counter()
             self._waiting.extend(jobs)
-            self._changed.notify()
+            self._changed.notify_all()
 
     def close(self, *, timeout_s: float | None = None) -> None:
-        """End the thread once all jobs have ended; after `timeout_s` they are cancelled."""
+        """End the threads once all jobs have ended; after `timeout_s` they are cancelled."""
         with self._changed:
             self._closing = True
-            self._changed.notify()
-        if self._thread is None:
-            return
-        self._thread.join(timeout_s)
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join(timeout_s)
         with self._changed:
             for job in (*self._waiting, *filter(None, self._at)):
                 job.cancel()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
     @property
     def busy(self) -> int:
-        """Count the slots at work."""
+        """Count the slots that jobs have."""
         return sum(job is not None for job in self._at)
 
     @property
@@ -180,78 +203,123 @@ class Engine:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the thread runs."""
-        return self._thread is not None and self._thread.is_alive()
+        """Whether the threads run."""
+        return bool(self._threads) and all(thread.is_alive() for thread in self._threads)
 
     # -- for its own -------------------------------------------------------------------------------
 
-    def _run(self) -> None:
+    def _run(self, work: Callable[[], None], is_due: Callable[[], Any]) -> None:
         try:
             with self._context():
-                while self._wait():
-                    self._turn()
+                while self._wait(is_due):
+                    work()
         finally:  # whatever ended the thread: nobody waits for ever
             self._end_all("error: the engine has ended")
 
-    def _wait(self) -> bool:
+    def _wait(self, is_due: Callable[[], Any]) -> bool:
         """Wait for work; False when there will be none."""
         with self._changed:
-            while not (self._waiting or self.busy or self._closing):
+            while not is_due():
+                if self._closing and not (self._waiting or self.busy):
+                    return False
                 self._changed.wait()
-            return bool(self._waiting or self.busy)
+            return True
+
+    def _has_rows(self):
+        return self._ready or self._is_open.any()
+
+    def _has_room(self):
+        return self._waiting and self.busy < self.count
+
+    def _read_and_turn(self) -> None:
+        while self._has_room():
+            self._read()
+        self._turn()
+
+    def _read(self) -> None:
+        """Give slots to jobs and read their prompts."""
+        with self._changed:
+            if not self._has_room():  # jobs that waited were cancelled meanwhile
+                return
+            free = [slot for slot, job in enumerate(self._at) if job is None]
+            group = _group(self._waiting, free)
+            begun = {id(job) for _, job in group}
+            self._waiting = collections.deque(j for j in self._waiting if id(j) not in begun)
+            for slot, job in group:
+                self._at[slot] = job
+        self.counts.prompt_tokens += sum(len(job.prompt) for _, job in group)
+        try:
+            rows = jax.block_until_ready(self._rows_of(group))
+        except RuntimeError as error:  # of the device, such as no memory
+            self._fail(group, error)
+            return
+        with self._changed:
+            self._ready.append((group, rows))
+            self._changed.notify_all()
+
+    def _rows_of(self, group: list[tuple[int, Job]]) -> slots_lib.State:
+        prompts = shapes.pad_rows([job.prompt for _, job in group], self._programs.width, fill=0)
+        return self._programs.read(self._params, prompts, _start_of(group))
 
     def _turn(self) -> None:
-        gone, new = self._take()
+        gone = self._drop()
         if gone:
             self._deliver([(job, Piece([], [], [], "cancelled")) for job in gone])
-        if not self.busy:
-            return
         try:
-            for group in _groups(new):
-                self._state = self._start(group)
-            found = self._advance(steps=1 if new else self._steps())
-        except RuntimeError as error:  # of the device, such as no memory
-            self.counts.failed += self.busy
-            self._end_all(f"error: {error}", waiting=False)
+            self._begin_ready()
+            found = self._advance(steps=self._steps())
+        except RuntimeError as error:
+            self._fail([row for row in enumerate(self._at) if self._is_open[row[0]]], error)
+            self._is_open[:] = False
             self._state = self._programs.empty()
             return
         self._deliver(found)
 
-    def _take(self) -> tuple[list[Job], list[tuple[int, Job]]]:
-        """Free the slots of cancelled jobs and fill them: jobs that are gone, (slot, job) begun."""
+    def _drop(self) -> list[Job]:
+        """Take slots and places in the queue from jobs that are cancelled."""
         with self._changed:
             gone = [job for job in (*self._waiting, *self._at) if job and job.is_cancelled]
+            if not gone:
+                return []
             self._waiting = collections.deque(j for j in self._waiting if not j.is_cancelled)
-            self._at = [None if job and job.is_cancelled else job for job in self._at]
-            free = [slot for slot, job in enumerate(self._at) if job is None]
-            new = [(slot, self._waiting.popleft()) for slot in free[: len(self._waiting)]]
-            for slot, job in new:
-                self._at[slot] = job
-        self.counts.cancelled += len(gone)
-        self.counts.prompt_tokens += sum(len(job.prompt) for _, job in new)
-        return gone, new
+            for slot, job in enumerate(self._at):
+                if job and job.is_cancelled:
+                    self._at[slot], self._is_open[slot] = None, False
+            self.counts.cancelled += len(gone)
+            self._changed.notify_all()
+        return gone
+
+    def _begin_ready(self) -> None:
+        """Let begin what was read."""
+        with self._changed:
+            ready, self._ready = self._ready, []
+            for group, _ in ready:
+                for slot, job in group:
+                    self._is_open[slot] |= self._at[slot] is job
+        for group, rows in ready:
+            # One that was cancelled meanwhile has no slot any more.
+            slots = [slot if self._at[slot] is job else self.count for slot, job in group]
+            self._state = self._programs.begin(self._state, rows, np.array(slots, np.int32))
 
     def _steps(self) -> int:
-        return int(np.clip(TURN_S / self._step_s, 1, slots_lib.TURN))
-
-    def _start(self, group: list[tuple[int, Job]]) -> slots_lib.State:
-        size = 1 if len(group) == 1 else GROUP
-        rows = group + [(self.count, Job([0], 1))] * (size - len(group))
-        prompts = shapes.pad_rows([job.prompt for _, job in rows], self._programs.width, fill=0)
-        return self._programs.start(self._params, self._state, prompts, _start_of(rows))
+        most = max(STEPS, SHORT_S / self._step_s)
+        return int(np.clip(min(most, TURN_S / self._step_s), 1, slots_lib.TURN))
 
     def _advance(self, *, steps: int) -> list[tuple[Job, Piece]]:
         begin = time.perf_counter()
-        last = max(slot for slot, job in enumerate(self._at) if job is not None)
+        if not self._is_open.any():
+            return []
+        jobs = [job if own else None for job, own in zip(self._at, self._is_open, strict=True)]
+        last = int(np.flatnonzero(self._is_open)[-1])
         rows = next(size for size in self._sizes if size > last)
-        keep = np.array([job is not None for job in self._at[:rows]])
+        keep = self._is_open[:rows].copy()
         # Jobs that wait begin in groups, so that prompts are read together.
         least = int(np.clip(len(self._waiting), 1, max(1, self.count // 8)))
         due = least + int((~keep).sum()) if self._waiting else self.count + 1
         self._state, turn = self._programs.advance(
             self._params, self._state, keep, np.int32(steps), np.int32(due)
         )
-        wants = any(job and job.alternatives for job in self._at)
+        wants = any(job and job.alternatives for job in jobs)
         best = jax.device_get((turn.ids_RNK, turn.best_RNK)) if wants else None
         own = jax.device_get((turn.tokens_RN, turn.logps_RN, turn.count_R, turn.open_R))
         now = time.perf_counter()
@@ -259,12 +327,15 @@ class Engine:
         # A mean of what was and what is, since other processes make turns uneven.
         self._step_s = (self._step_s + (now - begin) / done) / 2
         self.counts.turns += 1
-        return list(self._pieces(own, best, now))
+        with self._changed:
+            found = list(self._pieces(jobs, own, best, now))
+            self._changed.notify_all()  # slots may be free
+        return found
 
-    def _pieces(self, own, best, now: float) -> Iterator[tuple[Job, Piece]]:
+    def _pieces(self, jobs, own, best, now: float) -> Iterator[tuple[Job, Piece]]:
         tokens_RN, logps_RN, count_R, open_R = own
-        for slot, job in enumerate(self._at):
-            if job is None:  # and all behind the rows of the turn
+        for slot, job in enumerate(jobs):
+            if job is None or self._at[slot] is not job:  # the second: all was ended meanwhile
                 continue
             count = int(count_R[slot])
             tokens, logps = tokens_RN[slot, :count].tolist(), logps_RN[slot, :count].tolist()
@@ -277,43 +348,47 @@ class Engine:
             end = None
             if not open_R[slot]:
                 end = "stop" if tokens and tokens[-1] in self._stop_ids else "length"
-                self._at[slot] = None
+                self._at[slot], self._is_open[slot] = None, False
                 self.counts.ended += 1
             yield job, Piece(tokens, logps, alternatives, end)
 
-    def _end_all(self, end: str, *, waiting: bool = True) -> None:
+    def _fail(self, rows: list[tuple[int, Job]], error: RuntimeError) -> None:
+        """End jobs by an error of the device."""
         with self._changed:
-            jobs = [job for job in self._at if job is not None]
+            rows = [(slot, job) for slot, job in rows if self._at[slot] is job]
+            for slot, _ in rows:
+                self._at[slot] = None
+            self.counts.failed += len(rows)
+            self._changed.notify_all()
+        self._deliver([(job, Piece([], [], [], f"error: {error}")) for _, job in rows])
+
+    def _end_all(self, end: str) -> None:
+        with self._changed:
+            jobs = [job for job in (*self._at, *self._waiting) if job is not None]
             self._at = [None] * self.count
-            if waiting:
-                jobs += self._waiting
-                self._waiting.clear()
+            self._is_open[:] = False
+            self._waiting.clear()
+            self._ready.clear()
+            self._changed.notify_all()
         self._deliver([(job, Piece([], [], [], end)) for job in jobs])
 
 
-def _groups(new: list[tuple[int, Job]]) -> Iterator[list[tuple[int, Job]]]:
-    """Part jobs into those that are read together, and those that are better read alone.
-
-    A group reads its longest prompt's chunks for every row; that pays when half of it is prompts.
-    """
-    chunks = lambda job: -(-len(job.prompt) // slots_lib.CHUNK)
-    order = sorted(new, key=lambda row: len(row[1].prompt))
-    for at in range(0, len(order), GROUP):
-        group = order[at : at + GROUP]
-        used, read = sum(chunks(job) for _, job in group), GROUP * chunks(group[-1][1])
-        if len(group) > 1 and 2 * used >= read:
-            yield group
-        else:
-            yield from ([row] for row in group)
+def _group(waiting: Sequence[Job], free: list[int]) -> list[tuple[int, Job]]:
+    """Choose slots, and jobs that are read together: the oldest, and others of as many chunks."""
+    chunks = lambda job: max(1, -(-(len(job.prompt) - 1) // slots_lib.CHUNK))
+    room = itertools.islice(waiting, len(free))
+    alike = [job for job in room if chunks(job) == chunks(waiting[0])]
+    size = next(size for size in GROUPS if size <= len(alike))
+    return list(zip(free, alike[:size], strict=False))
 
 
 def _start_of(rows: list[tuple[int, Job]]) -> slots_lib.Start:
     fields = (
-        (slot, len(job.prompt), job.limit, job.seed, job.number, job.temperature, job.top_p,
+        (len(job.prompt), job.limit, job.seed, job.number, job.temperature, job.top_p,
          job.alternatives > 0, job.member)
-        for slot, job in rows
+        for _, job in rows
     )  # fmt: skip
-    kinds = (*[np.int32] * 5, np.float32, np.float32, np.bool_, np.int32)
+    kinds = (*[np.int32] * 4, np.float32, np.float32, np.bool_, np.int32)
     return slots_lib.Start(*map(np.array, zip(*fields, strict=True), kinds))
 
 

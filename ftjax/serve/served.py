@@ -55,6 +55,7 @@ def build(
         engine = Engine(
             programs, share.params, count=count, stop_ids=stop_ids, max_queue=max_queue,
             max_queue_tokens=max_queue_tokens, context=lambda: jax.set_mesh(parts.mesh),
+            reads_beside=parts.mesh.size == 1,
         )  # fmt: skip
         found |= {name: Model(engine, place) for place, name in enumerate(share.names)}
     return {name: found[name] for name in models}

@@ -31,11 +31,12 @@ def start(programs, params, state, rows, **more):
     given = dict(limit=NEW, seed=3, temperature=1.0, top_p=1.0, alternatives=False, member=0) | more
     full = lambda name, kind: np.full(GROUP, given[name], kind)
     asked = slots.Start(
-        np.int32(slot), np.int32([len(p) for p in prompts]), full("limit", np.int32),
-        full("seed", np.int32), np.int32(number), full("temperature", np.float32),
-        full("top_p", np.float32), full("alternatives", bool), full("member", np.int32),
+        np.int32([len(p) for p in prompts]), full("limit", np.int32), full("seed", np.int32),
+        np.int32(number), full("temperature", np.float32), full("top_p", np.float32),
+        full("alternatives", bool), full("member", np.int32),
     )  # fmt: skip
-    return programs.start(params, state, shapes.pad_rows(prompts, programs.width, fill=0), asked)
+    read = programs.read(params, shapes.pad_rows(prompts, programs.width, fill=0), asked)
+    return programs.begin(state, read, np.int32(slot))
 
 
 def run(programs, params, **more):

@@ -25,15 +25,25 @@ class Counting:
 
     def __init__(self, count):
         self.count, self.gate, self.fails, self.rows = count, threading.Semaphore(0), False, []
+        self.reading, self.fails_to_read = threading.Semaphore(1000), False  # lets reads pass
+        self.groups = []
 
     def empty(self):
         return [Row(0, 0)] * self.count
 
-    def start(self, params, state, prompts, start):
+    def read(self, params, prompts, start):
+        assert self.reading.acquire(timeout=WAIT_S)
+        if self.fails_to_read:
+            self.fails_to_read = False
+            raise RuntimeError("no memory for prompts")
+        self.groups.append(start.length_G.tolist())
+        return list(map(Row, start.limit_G.tolist(), start.seed_G.tolist()))
+
+    def begin(self, state, rows, slots):
         state = list(state)
-        for slot, limit, seed in zip(start.slot_G, start.limit_G, start.seed_G, strict=True):
+        for slot, row in zip(slots, rows, strict=True):
             if slot < self.count:
-                state[slot] = Row(int(limit), int(seed))
+                state[slot] = row
         return state
 
     def advance(self, params, state, keep, steps, due):
@@ -63,11 +73,14 @@ class Running(NamedTuple):
     ended: threading.Semaphore
 
 
-@pytest.fixture
-def running():
-    """An engine of two slots, and what its jobs were given."""
+@pytest.fixture(params=[True, False], ids=["beside", "between"])
+def running(request):
+    """An engine of two slots, and what its jobs were given; how prompts are read: see `Engine`."""
     programs, found, ended = Counting(2), {}, threading.Semaphore(0)
-    engine = Engine(programs, None, count=2, stop_ids=(STOP,), max_queue=3, max_queue_tokens=40)
+    engine = Engine(
+        programs, None, count=2, stop_ids=(STOP,), max_queue=3, max_queue_tokens=40,
+        reads_beside=request.param,
+    )  # fmt: skip
 
     def deliver(pieces):
         for job, piece in pieces:
@@ -101,17 +114,18 @@ def test_jobs_end_by_their_limit_or_a_stop_token(running):
 
 
 def test_a_cancelled_job_frees_its_slot_for_one_that_waits(running):
-    long, other, third = Job([1], 900, seed=1), Job([1], 900, seed=1), Job([1], 1, seed=30)
+    long, other, third = Job([1], 900, seed=100), Job([1], 900, seed=100), Job([1], 1, seed=30)
     running.engine.submit([long, other, third])
     running.programs.gate.release(3)
     long.cancel()
-    running.programs.gate.release(3)
+    running.programs.gate.release(200)  # turns go on while the third prompt is read
     wait(running, 2)
     assert running.found[long][1] == "cancelled"
     assert running.found[third] == ([30], "length")
     other.cancel()
-    running.programs.gate.release(2)
+    running.programs.gate.release(200)
     wait(running, 1)
+    assert running.engine.busy == running.engine.waiting == 0
     assert running.engine.counts.cancelled == 2
 
 
@@ -163,6 +177,61 @@ def test_an_error_of_the_device_ends_what_runs_and_nothing_else(running):
     assert running.engine.counts.failed == 2
 
 
+def test_an_error_while_prompts_are_read_ends_these_and_nothing_else(running):
+    jobs = [Job([1], 2), Job([1], 2), Job([1], 2)]
+    running.programs.fails_to_read = True
+    running.engine.submit(jobs)
+    running.programs.gate.release(20)
+    wait(running, 3)
+    ends = ["error: no memory for prompts"] * 2 + ["length"]
+    assert [running.found[job][1] for job in jobs] == ends
+    assert running.engine.is_alive
+    assert (running.engine.counts.failed, running.engine.busy) == (2, 0)
+
+
+def test_rows_go_on_while_prompts_are_read():
+    programs, found = Counting(2), threading.Semaphore(0)
+    engine = Engine(programs, None, count=2, stop_ids=(), max_queue=3, max_queue_tokens=40)
+    pieces = []
+
+    def deliver(more):
+        pieces.extend(more)
+        for _ in more:
+            found.release()
+
+    engine.start(deliver)
+    first, second = Job([1], 30), Job([1], 1, seed=70)
+    engine.submit([first])
+    programs.gate.release(1)
+    assert found.acquire(timeout=WAIT_S)
+    programs.reading = threading.Semaphore(0)  # the second prompt takes as long as it likes
+    engine.submit([second])
+    programs.gate.release(5)
+    for _ in range(5):
+        assert found.acquire(timeout=WAIT_S)
+    assert [job for job, _ in pieces] == [first] * 6
+    second.cancel()
+    programs.reading.release()
+    programs.gate.release(100)
+    engine.close()
+    mine = [piece for job, piece in pieces if job is second]
+    assert [(piece.tokens, piece.end) for piece in mine] == [([], "cancelled")]
+    assert sum(len(piece.tokens) for job, piece in pieces if job is first) == 30
+
+
+def test_a_slot_is_not_given_back_to_a_job_that_was_cancelled_while_it_was_read():
+    programs = Counting(1)
+    engine = Engine(programs, None, count=1, stop_ids=(), max_queue=3, max_queue_tokens=40)
+    gone, other = Job([1], 3, seed=10), Job([1], 2, seed=50)
+    read = lambda group: (group, programs.read(None, None, engines._start_of(group)))
+    engine._deliver, engine._state = lambda pieces: None, programs.empty()
+    programs.gate.release(5)
+    engine._at, engine._ready = [other], [read([(0, gone)]), read([(0, other)])]
+    engine._begin_ready()
+    [(job, piece)] = engine._advance(steps=1)
+    assert (job, piece.tokens) == (other, [50])
+
+
 def test_closing_drains_first(running):
     jobs = [Job([1], 3) for _ in range(4)]
     running.engine.submit(jobs)
@@ -184,11 +253,29 @@ def test_closing_in_haste_cancels(running):
     assert not running.engine.is_alive
 
 
-def test_prompts_are_read_together_where_half_of_it_are_prompts():
-    job = lambda length: (0, Job([1] * length, 1))
-    sizes = lambda lengths: [len(group) for group in engines._groups([job(n) for n in lengths])]
-    assert sizes([5]) == [1]
-    assert sizes([5] * 3) == [1, 1, 1]
-    assert sizes([5] * 4) == [4]
-    assert sizes([5] * 11) == [8, 1, 1, 1]
-    assert sizes([5] * 7 + [700]) == [1] * 8
+def test_a_turn_has_eight_steps_unless_they_are_slow_or_fast():
+    engine = Engine(Counting(1), None, count=1, stop_ids=(), max_queue=1, max_queue_tokens=1)
+
+    def steps(step_s):
+        engine._step_s = step_s
+        return engine._steps()
+
+    assert [steps(s) for s in (1.0, 0.0201, 0.0125, 0.005, 0.002)] == [1, 2, 4, 8, 8]
+    assert [steps(s) for s in (0.001, 0.0001)] == [10, 16]
+
+
+def test_prompts_of_as_many_chunks_as_the_oldest_are_read_with_it():
+    def sizes(*lengths, free=8):
+        jobs = [Job([1] * length, 1) for length in lengths]
+        group = engines._group(jobs, list(range(10, 10 + free)))
+        assert group[0] == (10, jobs[0])
+        assert [slot for slot, _ in group] == list(range(10, 10 + len(group)))
+        return [len(job.prompt) for _, job in group]
+
+    assert sizes(5) == [5]
+    assert sizes(5, 65, 6) == [5, 65]  # the last token of a prompt is not read with it
+    assert sizes(700, 5, 701, 6) == [700, 701]
+    assert sizes(5, 66, 5) == [5, 5]
+    assert sizes(*[5] * 7) == [5] * 4
+    assert sizes(*[5] * 30, free=9) == [5] * 8
+    assert sizes(5, 5, 5, free=1) == [5]

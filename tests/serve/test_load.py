@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import os
 
 from scripts import bench_serve
 from tests.serve.conftest import SLOTS
@@ -14,6 +15,23 @@ ARGS = argparse.Namespace(prompt=8, new=40, seconds=0.5)
 def address(endpoint):
     host, _, port = endpoint.url.rpartition("//")[2].rpartition(":")
     return host, int(port)
+
+
+def test_tokens_of_a_load_are_those_of_whole_answers(endpoint):
+    short = argparse.Namespace(prompt=8, new=4, seconds=2.0)
+    before = asyncio.run(bench_serve.metrics(address(endpoint)))
+    found = asyncio.run(
+        bench_serve.load(os.getpid(), address(endpoint), PROMPTS, clients=3, args=short)
+    )
+    after = asyncio.run(bench_serve.metrics(address(endpoint)))
+    gained = lambda name: after[name] - before[name]
+    assert (found["clients"], found["lost"]) == (3, 0)
+    assert found["answers"] == gained("ftjax_answers_total")
+    # Answers of the first second are no part of the rate.
+    counted = found["tokens_per_s"] * short.seconds
+    assert 0 < counted < gained("ftjax_generated_tokens_total")
+    assert found["tokens_per_answer"] <= short.new
+    assert 0 < found["first_p50_ms"] <= found["first_p95_ms"]
 
 
 def test_clients_that_hang_up_free_their_slots(endpoint):
