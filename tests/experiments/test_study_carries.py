@@ -1,5 +1,6 @@
 """What a stage starts from, by every carry, and a study that is killed again and again."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -12,7 +13,6 @@ import safetensors.numpy
 
 from experiments import sequential
 from ftjax.run import evaluation
-from ftjax.run import shared as sharing
 from ftjax.studies import stages, study
 from tests.lab import finish, start, write_study
 
@@ -140,15 +140,17 @@ def test_a_study_killed_ten_times_ends_with_the_same_matrix(config, tmp_path, mo
     """Attempts die at one of their first four events: an evaluation, or the record of an end."""
     own = dict(carry="stacked", orders=(("a", "b"), ("b", "a")), changes=("spectrum",))
     chosen = dataclasses.replace(study.read(str(config)), **own)
-    make, kept = sharing.Shared, {}
+    sharing, kept = sequential.sharing, []
 
-    def shared(**given):
-        # One process stands for eleven: what they would compile anew is the same.
-        if not kept:
-            kept["shared"] = make(**given)
-        return kept["shared"]
+    @contextlib.contextmanager
+    def shared(chosen):
+        with sharing(chosen) as own:
+            # One process stands for eleven: what they would compile anew is the same.
+            kept.append(own)
+            kept[0].pages = own.pages
+            yield kept[0]
 
-    monkeypatch.setattr(sharing, "Shared", shared)
+    monkeypatch.setattr(sequential, "sharing", shared)
     wanted, found = tmp_path / "wanted", tmp_path / "found"
     assert sequential.run(chosen, wanted)
     sequential.report(chosen, wanted)
