@@ -136,21 +136,25 @@ class Killed(BaseException):
     """What no handler catches."""
 
 
-def test_a_study_killed_ten_times_ends_with_the_same_matrix(config, tmp_path, monkeypatch):
-    """Attempts die at one of their first four events: an evaluation, or the record of an end."""
-    own = dict(carry="stacked", orders=(("a", "b"), ("b", "a")), changes=("spectrum",))
-    chosen = dataclasses.replace(study.read(str(config)), **own)
+def one_process():
+    """Make a `sharing` by which one process stands for many: it compiles for all of them."""
     sharing, kept = sequential.sharing, []
 
     @contextlib.contextmanager
     def shared(chosen):
         with sharing(chosen) as own:
-            # One process stands for eleven: what they would compile anew is the same.
             kept.append(own)
-            kept[0].pages = own.pages
+            kept[0].pages = own.pages  # which end with their process
             yield kept[0]
 
-    monkeypatch.setattr(sequential, "sharing", shared)
+    return shared
+
+
+def test_a_study_killed_ten_times_ends_with_the_same_matrix(config, tmp_path, monkeypatch):
+    """Attempts die at one of their first four events: an evaluation, or the record of an end."""
+    own = dict(carry="stacked", orders=(("a", "b"), ("b", "a")), changes=("spectrum",))
+    chosen = dataclasses.replace(study.read(str(config)), **own)
+    monkeypatch.setattr(sequential, "sharing", one_process())
     wanted, found = tmp_path / "wanted", tmp_path / "found"
     assert sequential.run(chosen, wanted)
     sequential.report(chosen, wanted)
