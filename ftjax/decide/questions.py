@@ -23,7 +23,6 @@ TEMPLATE = "Q: {question}\nA:"
 # Of a section, not of its source.
 OURS = ("template", "normalize", "limit", "weight", "label", "kind", "fields", "cluster")
 ASKED = ("prompt", "question")
-ANSWERS = ("answers", "answer", "response")
 FEW = 50  # items below which intervals are wide
 
 
@@ -109,8 +108,8 @@ def renamed(row: Mapping, fields: Mapping[str, str] | None, *, where: str) -> Ma
 
 def _question(rows: Rows, i: int, need: str, section: Mapping, *, named: str) -> Question:
     row, where = renamed(rows[i], section.get("fields"), where=rows.where(i)), rows.where(i)
-    if not {*ANSWERS} & {*row}:
-        raise ValueError(_unnamed(row, ANSWERS, where=where, named=f"{named}.answer"))
+    if not {*generate.ANSWERS} & {*row}:
+        raise ValueError(_unnamed(row, generate.ANSWERS, where=where, named=f"{named}.answer"))
     choices = tuple(str(each) for each in row.get("choices") or ())
     if choices and isinstance(row.get("answer"), int):
         row = {**row, "answer": choices[choice.answer_index(row, where=where)]}

@@ -23,6 +23,7 @@ DROPPED = str.maketrans("", "", string.punctuation)
 
 INPUTS = ("responses",)  # see `ftjax/run/evaluation.py`
 METRICS = ("exact_match", "f1")  # of the summary
+ANSWERS = ("answers", "answer", "response")  # fields that hold the right ones, the first one there
 
 
 def make(
@@ -103,7 +104,7 @@ def references(row: Mapping, *, where: str) -> list[str]:
     Raises:
       ValueError: it has none.
     """
-    found = next((row[name] for name in ("answers", "answer", "response") if name in row), None)
+    found = next((row[name] for name in ANSWERS if name in row), None)
     found = [found] if isinstance(found, str) else list(found or [])
     if not found:
         raise ValueError(
