@@ -35,6 +35,7 @@ GROWTH = 4  # between the numbers of rows that have a program
 TURN_S = 0.05  # a turn, and so the wait of a request for a free slot: too short to be felt
 STEPS = 8  # of a turn, since rows that have ended stand still until it is over
 SHORT_S = 0.01  # a turn may have more steps than these where it is no longer than this
+SHORT_STEPS = 16  # and up to so many
 
 
 class Full(RuntimeError):
@@ -287,7 +288,11 @@ class Engine:
             self._state = self._programs.begin(self._state, rows, np.array(slots, np.int32))
 
     def _steps(self) -> int:
-        most = max(STEPS, SHORT_S / self._step_s)
+        most = min(max(STEPS, SHORT_S / self._step_s), SHORT_STEPS)
+        alone = self.busy == 1 and not self._waiting
+        # What a client that is alone waits for is its first token, and then the whole answer.
+        if alone and all(job.has_begun for job in self._at if job):
+            most = slots_lib.TURN
         return int(np.clip(min(most, TURN_S / self._step_s), 1, slots_lib.TURN))
 
     def _advance(self, *, steps: int) -> list[tuple[Job, Piece]]:

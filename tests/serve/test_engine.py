@@ -315,6 +315,23 @@ def test_a_turn_has_eight_steps_unless_they_are_slow_or_fast():
     assert [steps(s) for s in (0.001, 0.0001)] == [10, 16]
 
 
+def test_a_row_that_is_alone_has_long_turns_once_its_first_token_is_out():
+    engine = Engine(Counting(3), None, count=3, stop_ids=(), max_queue=1, max_queue_tokens=1)
+
+    def steps(*at, waiting=(), step_s=0.001):
+        engine._at, engine._waiting, engine._step_s = list(at), waiting, step_s
+        return engine._steps()
+
+    old, new = Job([1], 9, has_begun=True), Job([1], 9)
+    assert steps(None, old, None) == slots.TURN > 16
+    assert steps(None, new, None) == steps(None, None, None) == 10
+    assert steps(old, old, None) == steps(old, new, None) == 10
+    assert steps(old, None, None, waiting=[new]) == 10
+    # It is short all the same, since another may come.
+    assert steps(old, None, None, step_s=0.005) == 10
+    assert steps(old, None, None, step_s=1.0) == 1
+
+
 def test_prompts_of_as_many_chunks_as_the_oldest_are_read_with_it():
     def sizes(*lengths, free=8):
         jobs = [Job([1] * length, 1) for length in lengths]
