@@ -13,6 +13,9 @@ import tempfile
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# NumPy's matrices are small here, and threads that wait for each other's part spin: a decomposition
+# takes several times the processor's time with two as with one, the more so beside other tests.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks the real Hub; `tests/stand_in_hub.py` is asked
 os.environ["FTJAX_CACHE"] = ""  # each test encodes its data; those of the cache set a folder
 
