@@ -12,6 +12,7 @@ were one text; a form that a device has not is told with its error.
 """
 
 import argparse
+import functools
 import statistics
 import time
 
@@ -21,7 +22,6 @@ import numpy as np
 
 from ftjax.core import mesh as meshes
 from ftjax.ops import fast, products
-from ftjax.ops.fast import flash
 from ftjax.ops.visible import Visible, visible_keys
 
 INNER, WIDE = 4096, 14336
@@ -80,22 +80,23 @@ def described(rows: int, length: int, texts: int) -> Visible:
     return visible_keys(wide(at), wide(text + 1))
 
 
-def of_attention(rows: int, length: int, shrink: int, repeats: int) -> None:
+def forms_of_attention() -> dict:
+    """Return functions of (q, k, v, what is visible)."""
+    scale = HEAD_DIM**-0.5
+    cudnn = functools.partial(jax.nn.dot_product_attention, scale=scale, implementation="cudnn")
+    return {
+        "as a run": lambda q, k, v, seen: fast.attend(q, k, v, None, seen, scale, None),
+        "cuDNN, mask": lambda q, k, v, seen: cudnn(q, k, v, mask=seen.mask()[:, None]),
+        "cuDNN, causal": lambda q, k, v, seen: cudnn(q, k, v, is_causal=True),
+    }
+
+
+def of_attention(forms: dict, rows: int, length: int, shrink: int, repeats: int) -> None:
     """Compare forms of attention."""
     heads, keys = max(HEADS // shrink, 2), max(KEY_HEADS // shrink, 1)
     q = draw(0, rows, length, heads, HEAD_DIM)
     k, v = (draw(i, rows, length, keys, HEAD_DIM) for i in (1, 2))
-    scale = HEAD_DIM**-0.5
     flops = 3.5 * 2 * rows * heads * length**2 * HEAD_DIM  # 2 + 5 products, half of each
-    cudnn = lambda q, k, v, seen, **own: jax.nn.dot_product_attention(
-        q, k, v, scale=scale, implementation="cudnn", **own
-    )
-    forms = {
-        "as a run": lambda q, k, v, seen: fast.attend(q, k, v, None, seen, scale, None),
-        "cuDNN, mask": lambda q, k, v, seen: cudnn(q, k, v, seen, mask=seen.mask()[:, None]),
-        "cuDNN, causal": lambda q, k, v, seen: cudnn(q, k, v, seen, is_causal=True),
-        "blocks of products": lambda q, k, v, seen: flash.attend(q, k, v, None, seen, scale, None),
-    }
     for texts in (1, 4):
         seen = described(rows, length, texts)
         for name, form in forms.items():
@@ -120,11 +121,15 @@ def main() -> None:
     shrink = 16 if given.tiny else 1
     tokens = given.tokens // shrink
     print(jax.devices()[0].device_kind, flush=True)
+    shapes = [(max(tokens // n, 1), n) for n in (n // shrink for n in given.lengths)]
+    forms = forms_of_attention()
     with jax.set_mesh(meshes.make(devices=jax.devices()[:1])):
         of_products(tokens, shrink, given.repeats)
-        for length in given.lengths:
-            length = length // shrink
-            of_attention(max(tokens // length, 1), length, shrink, given.repeats)
+        for shape in shapes:
+            of_attention(forms, *shape, shrink, given.repeats)
+    # Without a mesh nobody knows what a program is for, and it has no kernel.
+    for shape in shapes:
+        of_attention({"blocks of products": forms["as a run"]}, *shape, shrink, given.repeats)
 
 
 if __name__ == "__main__":

@@ -148,6 +148,31 @@ def test_segments_are_told_as_the_kernel_wants_them(rows, window):
     np.testing.assert_allclose(got[real], wanted[real], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("before", [0, 2])
+@pytest.mark.parametrize("axes", [dict(fsdp=2), dict(data=2, tensor=2), dict(tensor=4)])
+def test_devices_keep_their_rows_and_heads(axes, before):
+    """Also where key heads are fewer than the devices; nothing is gathered for the condition."""
+    visible = seen(ROWS["packed"])
+    arrays, letters = drawn(jnp.float32), ("BTNH", "BSKH", "BSKH")
+    if before:  # virtual tokens: keys that no query is at
+        own = (x[:, before:] for x in (visible.positions_BT, visible.segments_BT))
+        visible, arrays = visible_keys(*own, before=before), (arrays[0][:, before:], *arrays[1:])
+    form = lambda *a: gpu.attend(*a[:3], None, visible, 0.3, None, implementation="xla")
+    wanted = plain.attend(*arrays, None, visible, 0.3, None)
+    count = int(np.prod(list(axes.values())))
+    mesh = meshes.make(**dict(data=1) | axes, devices=jax.devices()[:count])
+    with jax.set_mesh(mesh), jax.default_matmul_precision("highest"):
+        placed = [
+            jax.device_put(x, jax.NamedSharding(mesh, meshes.spec(own, x.shape, mesh)))
+            for x, own in zip(arrays, letters, strict=True)
+        ]
+        program = jax.jit(form).lower(*placed).compile()
+        got = program(*placed)
+    np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
+    if "fsdp" in axes:
+        assert "all-gather" not in program.as_text()
+
+
 @on_a_gpu
 @pytest.mark.parametrize("window", [None, 17])
 @pytest.mark.parametrize("rows", ROWS)

@@ -4,6 +4,7 @@ Chosen in `by_platform`, which knows what they are able to do.
 """
 
 import concurrent.futures
+import dataclasses
 import functools
 import math
 import warnings
@@ -13,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ftjax.core import mesh as meshes
+from ftjax.ops import context_parallel
 from ftjax.ops.fast import flash, plain
 from ftjax.ops.visible import Visible
 
@@ -34,6 +37,25 @@ def attend(
     are computed, or are blocks of products where it would be too large.
     """
     del sink_N, cap
+    one = functools.partial(_rows, scale=scale, implementation=implementation)
+    mesh = meshes.current()
+    if mesh is None or mesh.size == 1 or not meshes.free_axes(mesh):
+        return one(q_BTNH, k_BSKH, v_BSKH, visible)
+    # Each device its rows and heads, and its own condition: the compiler would give all of them to
+    # every device, since it does not look into branches.
+    keys = tuple(context_parallel.for_shards(q_BTNH, x) for x in (k_BSKH, v_BSKH))
+    given = visible.positions_BT, visible.segments_BT, visible.mask_BTS
+
+    def part(q, keys, positions, segments, mask):
+        own = dict(positions_BT=positions, segments_BT=segments, mask_BTS=mask)
+        return one(q, *keys, dataclasses.replace(visible, **own))
+
+    letters = "BTNH", ("BSKH",) * 2, "BT", "BT", "BTS"
+    return context_parallel.over_devices(part, (q_BTNH, keys, *given), letters)
+
+
+def _rows(q_BTNH, k_BSKH, v_BSKH, visible: Visible, *, scale: float, implementation: str):
+    """Compute the rows and heads of one device."""
     run = functools.partial(
         jax.nn.dot_product_attention, scale=scale, implementation=implementation
     )
