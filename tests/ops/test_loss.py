@@ -36,15 +36,20 @@ def plain(x, w, targets, cap=None):
 def test_values_and_gradients(inputs, chunk, cap):
     x, w, targets, (of_logp, of_logz) = inputs
     chunked = lambda x, w: loss.logps(x, w, targets, chunk=chunk, cap=cap)
-    got, pull = jax.vjp(chunked, x, w)
-    wanted, pull_wanted = jax.vjp(lambda x, w: plain(x, w, targets, cap), x, w)
+    zero = jnp.zeros_like(of_logp)
+    cotangents = (of_logp, zero), (zero, of_logz), (of_logp, of_logz)
+
+    def pulled(function):
+        found, pull = jax.vjp(function, x, w)
+        return found, [pull(each) for each in cotangents]
+
+    got, pulls = jax.jit(lambda: pulled(chunked))()
+    wanted, pulls_wanted = jax.jit(lambda: pulled(lambda x, w: plain(x, w, targets, cap)))()
     for ours, theirs in zip(got, wanted, strict=True):
         assert (ours.shape, ours.dtype) == ((B, T), jnp.float32)
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
-    zero = jnp.zeros_like(of_logp)
-    for cotangents in ((of_logp, zero), (zero, of_logz), (of_logp, of_logz)):
-        for ours, theirs in zip(pull(cotangents), pull_wanted(cotangents), strict=True):
-            np.testing.assert_allclose(ours, theirs, atol=2e-5)
+    for ours, theirs in zip(*map(jax.tree.leaves, (pulls, pulls_wanted)), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-5)
 
 
 @pytest.mark.parametrize("cap", [None, 2.0])
@@ -111,8 +116,9 @@ def test_a_total_is_that_of_log_probabilities(inputs, chunk, cap):
         value, logp = loss.total(token_loss, x, w, targets, weights, chunk=chunk, cap=cap)
         return 3 * value, logp
 
-    wanted = jax.value_and_grad(apart, argnums=(0, 1))(x, w)
-    (value, logp), gradients = jax.value_and_grad(at_once, argnums=(0, 1), has_aux=True)(x, w)
+    wanted = jax.jit(jax.value_and_grad(apart, argnums=(0, 1)))(x, w)
+    found = jax.jit(jax.value_and_grad(at_once, argnums=(0, 1), has_aux=True))(x, w)
+    (value, logp), gradients = found
     for ours, theirs in zip(
         jax.tree.leaves((value, gradients)), jax.tree.leaves(wanted), strict=True
     ):
