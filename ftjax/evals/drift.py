@@ -23,7 +23,7 @@ METRICS = (*drift.NAMES, "kl_forward_per_sequence", "kl_reverse_per_sequence", "
 
 def make(
     *, model, examples: Sequence, base_of: Callable, batch_size: Count = 8, chunk: Count = 64,
-    mesh=None,
+    max_tokens: Count | None = None, mesh=None,
 ) -> scoring.Evaluator:  # fmt: skip
     """Make the evaluator of {kl_forward, kl_reverse, ce_to_base, tv, js, top1_agreement, ...}.
 
@@ -33,6 +33,7 @@ def make(
       base_of: params -> the base's params, such as those with the adapters off.
       batch_size: examples at a time.
       chunk: positions of both models' logits at a time, over the full vocabulary.
+      max_tokens: what examples were cut to; see `scoring.make_scorer`.
       mesh: shard the examples over its replicas.
 
     Raises:
@@ -52,7 +53,8 @@ def make(
         counted = jnp.where(weights_BT[..., None] == 0, 0, found_BTM * weights_BT[..., None])
         return *jnp.moveaxis(counted.sum(1), -1, 0), weights_BT.sum(-1)
 
-    score = scoring.make_runner(model, score_batch, batch_size=batch_size, mesh=mesh)
+    options = dict(batch_size=batch_size, max_tokens=max_tokens, mesh=mesh)
+    score = scoring.make_runner(model, score_batch, **options)
     names = (*drift.NAMES, "tokens")
 
     def per_example(params) -> dict[str, np.ndarray]:

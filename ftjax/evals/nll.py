@@ -22,7 +22,7 @@ METRICS = ("nll", "nll_per_example", "perplexity", "tokens", "bits_per_byte")  #
 
 def make(
     *, model, examples: Sequence, byte_counts: Sequence[int] | None = None, batch_size: Count = 8,
-    chunk: Count = 64, mesh=None,
+    chunk: Count = 64, max_tokens: Count | None = None, mesh=None,
 ) -> scoring.Evaluator:  # fmt: skip
     """Make the evaluator of {nll, nll_per_example, perplexity, tokens[, bits_per_byte]}.
 
@@ -32,6 +32,7 @@ def make(
       byte_counts: UTF-8 bytes of each example's target text, for bits per byte.
       batch_size: examples at a time.
       chunk: positions of logits at a time.
+      max_tokens: what examples were cut to; see `scoring.make_scorer`.
       mesh: shard the examples over its replicas.
 
     Raises:
@@ -48,7 +49,8 @@ def make(
             f"evals.nll.byte_counts: got {len(byte_counts)}; expected {len(examples)}, one per "
             "example"
         )
-    score = scoring.make_scorer(model, batch_size=batch_size, chunk=chunk, mesh=mesh)
+    options = dict(batch_size=batch_size, chunk=chunk, max_tokens=max_tokens, mesh=mesh)
+    score = scoring.make_scorer(model, **options)
 
     def per_example(params) -> dict[str, np.ndarray]:
         logp, weight = score(params, examples)

@@ -188,6 +188,11 @@ class Section(NamedTuple):
     where: str
     collect: Callable[[copies.Texts], None]  # takes the texts of all its rows
 
+    @property
+    def max_tokens(self) -> int:
+        """What its rows are cut to: another length than the training's is another program."""
+        return self.data.get("max_tokens", self.parts.settings.data["max_tokens"])
+
 
 def inputs_of(name: str, *, where: str) -> tuple[str, ...]:
     """Return the names in INPUTS that an evaluator's module states, its rows where it states none.
@@ -209,23 +214,22 @@ def _encoded(section: Section) -> dict:
     """Encode examples as training does, with the bytes of what each asks for."""
     own, parts = section.data, section.parts
     examples = _examples(own, section)
-    return dict(examples=examples, byte_counts=_byte_counts(examples, parts.tokenizer))
+    counts = _byte_counts(examples, parts.tokenizer)
+    return dict(examples=examples, byte_counts=counts, max_tokens=section.max_tokens)
 
 
 def examples(parts: setup.Parts, label: str) -> list:
     """Encode the rows of an evaluation as its loss is measured on them."""
     spec = parts.settings.evals[label]
-    none = lambda texts: None
-    return _examples(
-        dict(spec["data"]), Section({}, {}, spec.get("rows"), parts, f"evals.{label}", none)
-    )
+    none, where = lambda texts: None, f"evals.{label}"
+    return _examples(dict(spec["data"]), Section({}, {}, spec.get("rows"), parts, where, none))
 
 
 def _paired(section: Section) -> dict:
     """Encode groups of answers, and the reference that they are compared with."""
     own, parts = {"kind": "preference"} | section.data, section.parts
-    groups = _examples(own, section)
-    return dict(pairs=[group.answers for group in groups], reference=parts.reference.params)
+    pairs, most = [group.answers for group in _examples(own, section)], section.max_tokens
+    return dict(pairs=pairs, reference=parts.reference.params, max_tokens=most)
 
 
 def _plain(section: Section) -> dict:
@@ -303,11 +307,9 @@ def _judged(spec: dict, parts: setup.Parts, data: Mapping, rows: list[dict], *, 
         told = f"{len(rows) - len(kept)} of {len(rows)} prompts have more than {most} tokens"
         sys.stderr.write(f"{where}: {told}: left out\n")
     return dict(
-        rows=kept,
-        sample=text.make_sampler(**sampling),
+        rows=kept, sample=text.make_sampler(**sampling), base_of=_start_of(parts),
         rewards=reward_model.make(chosen, faults=faults, mesh=parts.mesh),
-        base_of=_start_of(parts),
-    )
+    )  # fmt: skip
 
 
 def _start_of(parts: setup.Parts) -> Callable | None:
@@ -351,8 +353,7 @@ def _examples(data: dict, section: Section) -> list:
     named = _named(f"{section.where}.data")
     if data.get("name") == hold_out.NAME:
         data, named = _held_out(data, section), contextlib.nullcontext()
-    # Another length would be another program to compile, and cut what training does not.
-    data.setdefault("max_tokens", parts.settings.data["max_tokens"])
+    data.setdefault("max_tokens", section.max_tokens)
     if data.get("kind") == parts.settings.data.get("kind"):
         data = _templated(parts, data)
     given = dict(tokenizer=parts.tokenizer, batch_size=1, collect=section.collect)
