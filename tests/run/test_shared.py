@@ -10,6 +10,7 @@ from ftjax.run import plan as plans
 from ftjax.run import reader
 from ftjax.run.artifacts import Artifacts
 from ftjax.run.shared import Shared
+from ftjax.train import compile as compiling
 from tests.lab import evaluated, metrics
 
 
@@ -89,6 +90,22 @@ def test_adapters_start_by_one_program_and_each_from_its_seed(lab, shared):
         jax.tree.map(np.testing.assert_array_equal, starts(shared, **changes), starts(**changes))
     seeds = [starts(shared, **{"seed.adapter": seed}) for seed in (1, 2)]
     assert any((seeds[0][path] != seeds[1][path]).any() for path in seeds[0])
+
+
+def test_states_begin_by_one_program_and_each_from_its_seed(lab, shared):
+    def begun(shared=None, **changes):
+        p = plans.plan(chosen(lab, **changes), shared=shared)
+        first, _ = plans.weights(p)
+        before = compiling.programs()
+        return plans.begin(p, first), compiling.programs() - before
+
+    numbers = lambda state: state._replace(key=jax.random.key_data(state.key))
+    begun(shared)
+    for changes in ({"seed.sampling": 3}, {"ema_decay": 0.9}, {"optim.name": "lion"}):
+        (state, programs), (alone, _) = begun(shared, **changes), begun(**changes)
+        jax.tree.map(np.testing.assert_array_equal, numbers(state), numbers(alone))
+        # Another seed is no other program; an average and another optimizer are.
+        assert bool(programs) == ("seed.sampling" not in changes)
 
 
 def test_what_is_held_back_is_of_the_rows_of_a_run(lab, shared):
