@@ -10,30 +10,24 @@ written, of evaluations that let the model write, in DIR/evals/<label>_<step>.js
 """
 
 import contextlib
-import dataclasses
 import functools
-import io
-import json
-import pathlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import numpy as np
 
 from ftjax.core import config as conf
-from ftjax.core import errors, files
+from ftjax.core import errors
 from ftjax.core import mesh as meshes
 from ftjax.core.typed import Count
 from ftjax.data import copies, hold_out
 from ftjax.data import loader as loaders
 from ftjax.data import rows as rows_lib
 from ftjax.evals import generate, preference
-from ftjax.report import table as tables
 from ftjax.run import build as setup
 from ftjax.run import prompting, reward_model, samples, stated_metrics
-from ftjax.run.artifacts import Artifacts
+from ftjax.run.measured import Evaluation
 from ftjax.sampling import text
 from ftjax.train import state as states
 
@@ -49,56 +43,6 @@ OF_TRAINING = (
     "on_overlap",
 )  # fmt: skip
 SAMPLED = ("max_new_tokens", "temperature", "until")
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """Evaluators by label, the group of each, and a function that continues the sample prompts.
-
-    texts: of the rows of each, to be looked for in training data. stated: what its module says of
-    the metrics of each.
-    """
-
-    evaluators: Mapping[str, Any]
-    groups: Mapping[str, str]
-    sample: Callable | None
-    texts: Mapping[str, copies.Texts]
-    stated: Mapping[str, Mapping[str, tables.Metric]] = dataclasses.field(default_factory=dict)
-
-    def run(self, params, *, step: int, workdir: pathlib.Path, seed: int = 0) -> dict[str, float]:
-        """Evaluate, keep the scores of every example and the samples, and return the metrics.
-
-        seed: of the samples.
-        """
-        numbers, arrays, answers = {}, {}, {}
-        for label, evaluator in self.evaluators.items():
-            # An evaluator of somebody's own may have no such half.
-            if (answered := getattr(evaluator, "answered", None)) is not None:
-                found, answers[label] = answered(params)
-            else:
-                found = evaluator.examples(params)
-            arrays |= {f"{label}/{name}": np.asarray(value) for name, value in found.items()}
-            for name, value in evaluator.summary(found).items():
-                numbers[f"eval/{label}/{name}"] = value
-        written = self.sample(params, seed=seed) if self.sample else []
-        if jax.process_index() == 0:
-            # All processes have the same numbers; two writers of one file would tear it.
-            _save(workdir, step, arrays, written)
-            # JSON lines, which people and other tools read; the scores are for NumPy alone.
-            for label, told in answers.items():
-                lines = (json.dumps(files.plain(each), ensure_ascii=False) for each in told)
-                path = Artifacts(workdir).answers(label, step)
-                files.write_text(path, "".join(f"{line}\n" for line in lines))
-        return numbers
-
-
-def _save(workdir: pathlib.Path, step: int, arrays: dict, written: list) -> None:
-    own = Artifacts(workdir)
-    # In memory first: np.savez to the file itself could leave half of one behind.
-    packed = io.BytesIO()
-    np.savez(packed, **arrays)
-    files.write_bytes(own.scores(step), packed.getvalue())
-    files.write_json(own.sample(step), written)
 
 
 def check(evals: Mapping) -> None:

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from ftjax.core import files, tree
 from ftjax.data import hold_out, prepare, tokenizer_files
 from ftjax.report.pages import Pages
+from ftjax.run import measured
 
 # Keys of a config that an evaluation does not read. `model` and `data` are looked at one by one.
 NOT_OF_EVALS = (
@@ -86,6 +87,15 @@ class Shared:
         read["objective"] = _without(plain["objective"], parts.spec.hyper)
         key = ("evals", id(parts.tokenizer), _model(parts), _base(parts), _text(read))
         return self._once(key, lambda: build(parts))
+
+    def scores(self, evaluation, params, seed: int, measure: Callable):
+        """Evaluate weights, once: the same arrays under the same evaluators have the same scores.
+
+        evaluation: one of this object's own.
+        """
+        if (known := measured.digest(params)) is None:
+            return measure()
+        return self._once(("scores", id(evaluation), seed, known), measure)
 
     def adapters(self, parts, make: Callable):
         """Compile the start of adapters, once; the key, the base and what was found are arguments.

@@ -6,8 +6,8 @@ import pytest
 
 from experiments import train
 from ftjax.core import tree
+from ftjax.run import measured, reader
 from ftjax.run import plan as plans
-from ftjax.run import reader
 from ftjax.run.artifacts import Artifacts
 from ftjax.run.shared import Shared
 from ftjax.train import compile as compiling
@@ -75,6 +75,52 @@ def test_seeds_share_evaluations_and_have_samples_of_their_own(lab, shared, tmp_
     train.train(own(1), tmp_path / "alone")
     said = {path.name: Artifacts(path).sample(0).read_text() for path in tmp_path.iterdir()}
     assert said["shared0"] != said["shared1"] == said["alone"]
+
+
+@pytest.mark.parametrize("adapter", [{}, {"adapter": dict(name="", where="blocks/**")}])
+def test_what_runs_begin_with_is_evaluated_once(lab, tmp_path, monkeypatch, adapter):
+    shared, seen, measure = Shared(base=str(lab.root / "base")), [], measured.Evaluation.measure
+    monkeypatch.setattr(
+        measured.Evaluation, "measure",
+        lambda self, params, **own: seen.append(params) or measure(self, params, **own),
+    )  # fmt: skip
+    runs = {
+        "first": {}, "rate": {"optim.learning_rate": 0.01}, "sampling": {"seed.sampling": 5},
+        "adapter": {"seed.adapter": 5},
+    }  # fmt: skip
+    counts = {}
+    for name, changes in runs.items():
+        own = chosen(lab, **adapter, **changes, steps=1)
+        train.train(own, tmp_path / name, shared=shared)
+        counts[name] = len(seen)
+        seen.clear()
+    # At the end each is evaluated. Another seed of adapters is other weights, where there are any.
+    others = {"first": 2, "rate": 1, "sampling": 2, "adapter": 1 if adapter else 2}
+    assert counts == others
+    own = chosen(lab, **adapter, **runs["rate"], steps=1)
+    train.train(own, tmp_path / "alone")
+    for step in (0, 1):
+        one, other = (Artifacts(tmp_path / name).scores(step) for name in ("rate", "alone"))
+        assert one.read_bytes() == other.read_bytes()
+
+
+def test_weights_are_told_apart(monkeypatch):
+    tree_of = lambda *arrays: {"model": dict(zip("ab", arrays, strict=True)), "adapters": None}
+    ones = np.ones((2, 3), np.float32)
+    found = [
+        measured.digest(each)
+        for each in (
+            tree_of(ones, ones), tree_of(ones, ones * (1 + 2**-23)), tree_of(ones, ones.T),
+            tree_of(ones, jax.numpy.ones((2, 3), jax.numpy.bfloat16)),
+            tree_of(ones, None), tree_of(None, ones), {"model": tree_of(ones, ones)},
+        )
+    ]  # fmt: skip
+    assert None not in found
+    assert len(set(found)) == len(found)
+    assert measured.digest(tree_of(jax.numpy.array(ones), ones.copy())) == found[0]
+    monkeypatch.setattr(measured, "MOST_BYTES", ones.nbytes)
+    assert measured.digest(tree_of(ones, None)) is not None
+    assert measured.digest(tree_of(ones, ones)) is None
 
 
 def test_adapters_start_by_one_program_and_each_from_its_seed(lab, shared):

@@ -169,9 +169,7 @@ def states(model, params, batch) -> tuple:
     return x_BTD, *model.head(weights, adapters)
 
 
-def batches(
-    examples: Sequence, *, batch_size: int, max_length: int, max_tokens: int | None = None
-):
+def batches(examples: Sequence, *, batch_size: int, max_length: int, max_tokens: int | None = None):
     """Yield (indices, batch) over all examples, shortest first; dummies fill the last batch.
 
     max_length: that of the model. max_tokens: the widest batch, where no example is longer.
