@@ -18,6 +18,7 @@ from ftjax.evals.lib import drift, scoring
 
 # The base first: it is refused before data are encoded. See `ftjax/run/evaluation.py`.
 INPUTS = ("base", "examples")
+NAMES = (*drift.NAMES, "tokens")  # of the arrays
 METRICS = (*drift.NAMES, "kl_forward_per_sequence", "kl_reverse_per_sequence", "tokens")
 
 
@@ -55,11 +56,10 @@ def make(
 
     options = dict(batch_size=batch_size, max_tokens=max_tokens, mesh=mesh)
     score = scoring.make_runner(model, score_batch, **options)
-    names = (*drift.NAMES, "tokens")
 
     def per_example(params) -> dict[str, np.ndarray]:
-        found = score((base_of(params), params), examples, count=len(names))
-        return dict(zip(names, found, strict=True))
+        found = score((base_of(params), params), examples, count=len(NAMES))
+        return dict(zip(NAMES, found, strict=True))
 
     return scoring.Evaluator(per_example, summary)
 
