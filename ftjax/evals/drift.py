@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ftjax.core.typed import Count
-from ftjax.evals.lib import drift, scoring
+from ftjax.evals.lib import bootstrap, drift, scoring
 
 # The base first: it is refused before data are encoded. See `ftjax/run/evaluation.py`.
 INPUTS = ("base", "examples")
@@ -64,10 +64,16 @@ def make(
     return scoring.Evaluator(per_example, summary)
 
 
+@bootstrap.along_rows
 def summary(arrays: scoring.Arrays) -> dict[str, float]:
-    """Summarise per-example sums over target tokens, and `tokens` (target weight)."""
-    total = arrays["tokens"].sum()
-    result = {name: float(arrays[name].sum() / total) for name in drift.NAMES}
+    """Summarise per-example sums over target tokens, and `tokens` (target weight).
+
+    Of arrays [..., n] each metric is an array [...].
+    """
+    total, has = arrays["tokens"].sum(-1), arrays["tokens"] > 0
+    result = {name: arrays[name].sum(-1) / total for name in drift.NAMES}
     for name in ("kl_forward", "kl_reverse"):
-        result[f"{name}_per_sequence"] = float(arrays[name][arrays["tokens"] > 0].mean())
-    return result | {"tokens": float(total)}
+        means = np.where(has, arrays[name], 0).sum(-1) / has.sum(-1)
+        result[f"{name}_per_sequence"] = means
+    result["tokens"] = total
+    return result if total.ndim else {name: float(value) for name, value in result.items()}

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ftjax.core.typed import Count
-from ftjax.evals.lib import scoring
+from ftjax.evals.lib import bootstrap, scoring
 
 INPUTS = ("examples",)  # see `ftjax/run/evaluation.py`
 METRICS = ("nll", "nll_per_example", "perplexity", "tokens", "bits_per_byte")  # of the summary
@@ -60,17 +60,23 @@ def make(
     return scoring.Evaluator(per_example, summary)
 
 
+@bootstrap.along_rows
 def summary(arrays: scoring.Arrays) -> dict[str, float]:
-    """Summarise per-example `nll` (a sum, nats), `tokens` (target weight) and maybe `bytes`."""
-    total, tokens = arrays["nll"].sum(), arrays["tokens"].sum()
+    """Summarise per-example `nll` (a sum, nats), `tokens` (target weight) and maybe `bytes`.
+
+    Of arrays [..., n] each metric is an array [...].
+    """
+    total, tokens = arrays["nll"].sum(-1), arrays["tokens"].sum(-1)
     has = arrays["tokens"] > 0  # an example without targets has no mean
-    nll = float(total / tokens)
-    result = {
-        "nll": nll,
-        "nll_per_example": float(np.mean(arrays["nll"][has] / arrays["tokens"][has])),
-        "perplexity": math.exp(nll) if nll < 700 else math.inf,
-        "tokens": float(tokens),
-    }
+    means = np.divide(arrays["nll"], arrays["tokens"], out=np.zeros(has.shape), where=has)
+    nll = total / tokens
+    with np.errstate(over="ignore"):  # of weights that are lost, infinity is the perplexity
+        result = {
+            "nll": nll,
+            "nll_per_example": means.sum(-1) / has.sum(-1),
+            "perplexity": np.exp(nll),
+            "tokens": tokens,
+        }
     if "bytes" in arrays:
-        result["bits_per_byte"] = float(total / (math.log(2) * arrays["bytes"].sum()))
-    return result
+        result["bits_per_byte"] = total / (math.log(2) * arrays["bytes"].sum(-1))
+    return result if nll.ndim else {name: float(value) for name, value in result.items()}
