@@ -8,6 +8,7 @@ quick.share_contexts()                for good: the same programs, lowered in le
 import contextlib
 import functools
 import os
+import threading
 
 import jax
 import pytest
@@ -68,8 +69,11 @@ def share_contexts():
     make, kept = mlir.make_ir_context, []
 
     def shared():
-        if mlir.ir.Context.current is not None:
-            return make()  # while another is lowered, whose place the new one would be put at
+        # A program that is lowered in the middle of another would stand in its place, and one that
+        # a thread compiles may load dialects while the next is lowered here.
+        apart = threading.current_thread() is not threading.main_thread()
+        if apart or mlir.ir.Context.current is not None:
+            return make()
         if not kept or len(kept) == PROGRAMS_A_CONTEXT:
             kept[:] = [make()]
         else:
