@@ -204,8 +204,10 @@ def listen() -> socket.socket:
 def serve(uvicorn, app_, listener: socket.socket, names: list[str]) -> None:
     """Answer until SIGTERM or ctrl-C; then until what has begun is answered."""
     config = uvicorn.Config(
-        app_, log_level="warning", timeout_graceful_shutdown=DRAIN_S.value, ws="none"
-    )
+        app_, log_level="warning", timeout_graceful_shutdown=DRAIN_S.value, ws="none",
+        # Nobody looks at where a request came from; each of both takes its part of every answer.
+        access_log=False, proxy_headers=False,
+    )  # fmt: skip
     # uvicorn raises the signal that ended it once more: the process would end by it, not with 0.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)

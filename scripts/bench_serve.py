@@ -50,6 +50,8 @@ BEGIN_S = 1.0  # until all clients are at work, and in different places of their
 ROUNDS, TURNS = 4, 2  # of measurements that are compared, and of each
 HEAD_DIM = 64  # of bases of random weights
 WAIT_S = 10.0  # for slots of clients that are gone
+END = b"\r\n0\r\n\r\n"  # of a body in chunks; in JSON there is no such line
+READ = 1 << 16
 
 
 class Answer(NamedTuple):
@@ -96,19 +98,27 @@ def generator(model, params, tokenizer, asked, *, rows: int, args) -> Callable:
 
 
 async def ask(reader, writer, host: str, prompt, args) -> Answer:
-    """Stream one answer."""
-    begin, first, tokens = time.perf_counter(), None, None
+    """Stream one answer.
+
+    Clients share the server's cores, so only the counts, in the event at its end, are parsed.
+
+    Raises:
+      RuntimeError: the server did not take the request.
+    """
+    begin, first, content = time.perf_counter(), None, b""
     _send(writer, host, prompt, args, most=args.new)
-    while (line := await reader.readline()) != b"0\r\n":  # the last chunk of a body
-        if not line:
+    while not content.endswith(END):
+        more = await reader.read(READ)
+        if not more:
             return Answer(0.0, None)
-        if line.startswith(b"data: {"):
-            event = json.loads(line.removeprefix(b"data: "))
-            if first is None and event.get("choices"):
-                first = time.perf_counter() - begin
-            tokens = (event.get("usage") or {}).get("completion_tokens", tokens)
-    await reader.readline()
-    return Answer(first or 0.0, tokens, time.perf_counter())
+        content += more
+        if first is None and b'"choices": [{' in content:
+            first = time.perf_counter() - begin
+        if not content.startswith(b"HTTP/1.1 200"[: len(content)]):
+            raise RuntimeError(f"got {content[:READ].decode(errors='replace')!r}; expected 200")
+    counts = content[content.rfind(b"data: {") :].partition(b"\n")[0].removeprefix(b"data: ")
+    usage = json.loads(counts).get("usage") if counts else None
+    return Answer(first or 0.0, usage and usage["completion_tokens"], time.perf_counter())
 
 
 def _send(writer, host: str, prompt, args, *, most: int) -> None:

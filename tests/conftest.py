@@ -79,8 +79,9 @@ AS_USERS_HAVE_THEM = (
 
 @pytest.fixture(scope="module", autouse=True)
 def compile_as_the_file_asks(request):
-    """Compile quickly but in the files of AS_USERS_HAVE_THEM."""
+    """Compile quickly but in the files of AS_USERS_HAVE_THEM, and on devices that are no CPUs."""
     as_users = any(request.path.is_relative_to(TESTS / name) for name in AS_USERS_HAVE_THEM)
+    as_users |= jax.default_backend() != "cpu"
     with contextlib.nullcontext() if as_users else quick.compiles():
         yield
 

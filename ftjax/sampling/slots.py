@@ -23,7 +23,7 @@ import numpy as np
 from ftjax.sampling import generation, sampler
 
 CHUNK = 64  # tokens of a prompt that are read at a time: enough to keep matmuls busy
-TURN = 16  # tokens of a row in a turn at most: a turn's start costs about what a small step does
+TURN = 32  # tokens of a row in a turn at most: a turn's start costs about what a small step does
 ALTERNATIVES = 20  # the likeliest tokens that a row can ask for; what the OpenAI API allows
 
 

@@ -128,14 +128,19 @@ async def _model(service: Service, request: Request) -> Response:
 
 
 async def _chat(service: Service, request: Request) -> Response:
-    return await service.answer("chat", await _fields(service, request))
+    return await _answer("chat", service, request)
 
 
 async def _completion(service: Service, request: Request) -> Response:
-    return await service.answer("completion", await _fields(service, request))
+    return await _answer("completion", service, request)
 
 
-async def _fields(service: Service, request: Request) -> dict:
+async def _answer(kind: str, service: Service, request: Request) -> Response:
+    body = await _body(service, request)
+    return await service.answer(kind, fields.parse(body), size=len(body))
+
+
+async def _body(service: Service, request: Request) -> bytes:
     # A page of another site can send any text without asking, but not JSON as such.
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
@@ -152,7 +157,7 @@ async def _fields(service: Service, request: Request) -> dict:
                 )  # fmt: skip
     except ClientDisconnect:
         raise Refusal("body: got a part of it", status=400) from None
-    return fields.parse(b"".join(parts))
+    return b"".join(parts)
 
 
 async def _refused(request: Request, refusal: Refusal) -> Response:

@@ -9,30 +9,33 @@
 
 One thread gives free slots to the oldest jobs and reads their prompts; the other lets begin what
 was read, takes turns of the device, and hands out what was generated. So rows at work do not stand
-still while prompts are read, and cores that the small steps of a turn leave free are used. Texts
-are none of its business: jobs are tokens in, tokens out, so that their decoding can run beside.
+still while prompts are read, and cores that the small steps of a turn leave free are used. A prompt
+that finds no row at work is read by the thread that takes turns, which has nothing else to do: to
+hand it over takes time. Texts are none of its business: jobs are tokens in, tokens out, so that
+their decoding can run beside.
 """
 
 import collections
 import contextlib
 import dataclasses
 import itertools
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from ftjax.core import shapes
 from ftjax.sampling import slots as slots_lib
+from ftjax.serve.workers import Workers
 
 GROUPS = (8, 4, 2, 1)  # prompts that are read in one call; each has a program
 GROWTH = 4  # between the numbers of rows that have a program
 TURN_S = 0.05  # a turn, and so the wait of a request for a free slot: too short to be felt
 STEPS = 8  # of a turn, since rows that have ended stand still until it is over
 SHORT_S = 0.01  # a turn may have more steps than these where it is no longer than this
+SHORT_STEPS = 16  # and up to so many
 
 
 class Full(RuntimeError):
@@ -114,7 +117,11 @@ class Engine:
         self._programs, self._params, self._stop_ids = programs, params, frozenset(stop_ids)
         self._max_queue, self._max_queue_tokens = max_queue, max_queue_tokens
         self._context, self._reads_beside = context, reads_beside
-        self._changed = threading.Condition()
+        self._workers = Workers(self._is_over, self._end_all)
+        self._lock, self._tell = self._workers.lock, self._workers.tell
+        self._workers.add("engine", self._read_and_turn, self._has_turn)
+        if reads_beside:
+            self._workers.add("reader", self._read, self._has_prompts)
         self._waiting: collections.deque[Job] = collections.deque()
         self._at: list[Job | None] = [None] * count  # a slot's job, from when it is read
         self._ready: list[tuple[list[tuple[int, Job]], slots_lib.State]] = []  # read, not begun
@@ -123,7 +130,6 @@ class Engine:
         # A turn costs what its rows cost: as many as are at work, rounded up to one of these.
         self._sizes = sorted({min(GROWTH**i, count) for i in range(count.bit_length())})
         self._step_s = TURN_S  # of a token of every row, as measured
-        self._threads: list[threading.Thread] = []
 
     # -- for any thread ----------------------------------------------------------------------------
 
@@ -147,16 +153,7 @@ class Engine:
         self._deliver = deliver
         with self._context():
             self._state = self._programs.empty()
-        if self._reads_beside:
-            works = {"engine": (self._turn, self._has_rows), "reader": (self._read, self._has_room)}
-        else:
-            works = {"engine": (self._read_and_turn, lambda: self._waiting or self.busy)}
-        self._threads = [
-            threading.Thread(target=self._run, args=work, name=name, daemon=True)
-            for name, work in works.items()
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._workers.start(self._context)
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Put jobs at the end of the queue, all or none.
@@ -164,7 +161,7 @@ class Engine:
         Raises:
           Full: they would wait, and the queue has no room. Closed: it takes no more.
         """
-        with self._changed:
+        with self._lock:
             if self._closing or not self.is_alive:
                 raise Closed("the queue is closed")
             waits = [*self._waiting, *jobs][self.count - self.busy :]
@@ -176,20 +173,18 @@ class Engine:
             for job in jobs:
                 job.submitted = time.perf_counter()
             self._waiting.extend(jobs)
-            self._changed.notify_all()
+            self._tell()
 
     def close(self, *, timeout_s: float | None = None) -> None:
         """End the threads once all jobs have ended; after `timeout_s` they are cancelled."""
-        with self._changed:
+        with self._lock:
             self._closing = True
-            self._changed.notify_all()
-        for thread in self._threads:
-            thread.join(timeout_s)
-        with self._changed:
+            self._tell()
+        self._workers.join(timeout_s)
+        with self._lock:
             for job in (*self._waiting, *filter(None, self._at)):
                 job.cancel()
-        for thread in self._threads:
-            thread.join()
+        self._workers.join()
 
     @property
     def busy(self) -> int:
@@ -204,41 +199,31 @@ class Engine:
     @property
     def is_alive(self) -> bool:
         """Whether the threads run."""
-        return bool(self._threads) and all(thread.is_alive() for thread in self._threads)
+        return self._workers.is_alive
 
     # -- for its own -------------------------------------------------------------------------------
 
-    def _run(self, work: Callable[[], None], is_due: Callable[[], Any]) -> None:
-        try:
-            with self._context():
-                while self._wait(is_due):
-                    work()
-        finally:  # whatever ended the thread: nobody waits for ever
-            self._end_all("error: the engine has ended")
+    def _is_over(self):
+        return self._closing and not (self._waiting or self.busy)
 
-    def _wait(self, is_due: Callable[[], Any]) -> bool:
-        """Wait for work; False when there will be none."""
-        with self._changed:
-            while not is_due():
-                if self._closing and not (self._waiting or self.busy):
-                    return False
-                self._changed.wait()
-            return True
+    def _has_turn(self):
+        return self._ready or self._is_open.any() or (self._waiting and not self.busy)
 
-    def _has_rows(self):
-        return self._ready or self._is_open.any()
+    def _has_prompts(self):
+        return self._has_room() and self.busy
 
     def _has_room(self):
         return self._waiting and self.busy < self.count
 
     def _read_and_turn(self) -> None:
-        while self._has_room():
+        # Rows at work do not wait for prompts, where these can be read beside them.
+        while self._has_room() and not (self.busy and self._reads_beside):
             self._read()
         self._turn()
 
     def _read(self) -> None:
         """Give slots to jobs and read their prompts."""
-        with self._changed:
+        with self._lock:
             if not self._has_room():  # jobs that waited were cancelled meanwhile
                 return
             free = [slot for slot, job in enumerate(self._at) if job is None]
@@ -247,15 +232,16 @@ class Engine:
             self._waiting = collections.deque(j for j in self._waiting if id(j) not in begun)
             for slot, job in group:
                 self._at[slot] = job
+            self._tell()
         self.counts.prompt_tokens += sum(len(job.prompt) for _, job in group)
         try:
             rows = jax.block_until_ready(self._rows_of(group))
         except RuntimeError as error:  # of the device, such as no memory
             self._fail(group, error)
             return
-        with self._changed:
+        with self._lock:
             self._ready.append((group, rows))
-            self._changed.notify_all()
+            self._tell()
 
     def _rows_of(self, group: list[tuple[int, Job]]) -> slots_lib.State:
         prompts = shapes.pad_rows([job.prompt for _, job in group], self._programs.width, fill=0)
@@ -277,7 +263,7 @@ class Engine:
 
     def _drop(self) -> list[Job]:
         """Take slots and places in the queue from jobs that are cancelled."""
-        with self._changed:
+        with self._lock:
             gone = [job for job in (*self._waiting, *self._at) if job and job.is_cancelled]
             if not gone:
                 return []
@@ -286,12 +272,12 @@ class Engine:
                 if job and job.is_cancelled:
                     self._at[slot], self._is_open[slot] = None, False
             self.counts.cancelled += len(gone)
-            self._changed.notify_all()
+            self._tell()
         return gone
 
     def _begin_ready(self) -> None:
         """Let begin what was read."""
-        with self._changed:
+        with self._lock:
             ready, self._ready = self._ready, []
             for group, _ in ready:
                 for slot, job in group:
@@ -302,7 +288,11 @@ class Engine:
             self._state = self._programs.begin(self._state, rows, np.array(slots, np.int32))
 
     def _steps(self) -> int:
-        most = max(STEPS, SHORT_S / self._step_s)
+        most = min(max(STEPS, SHORT_S / self._step_s), SHORT_STEPS)
+        alone = self.busy == 1 and not self._waiting
+        # What a client that is alone waits for is its first token, and then the whole answer.
+        if alone and all(job.has_begun for job in self._at if job):
+            most = slots_lib.TURN
         return int(np.clip(min(most, TURN_S / self._step_s), 1, slots_lib.TURN))
 
     def _advance(self, *, steps: int) -> list[tuple[Job, Piece]]:
@@ -321,15 +311,16 @@ class Engine:
         )
         wants = any(job and job.alternatives for job in jobs)
         best = jax.device_get((turn.ids_RNK, turn.best_RNK)) if wants else None
-        own = jax.device_get((turn.tokens_RN, turn.logps_RN, turn.count_R, turn.open_R))
+        # One by one: to ask for several at a time costs what a fifth of a small step does.
+        own = [np.asarray(x) for x in (turn.tokens_RN, turn.logps_RN, turn.count_R, turn.open_R)]
         now = time.perf_counter()
         done = max(1, int(own[2].max()))
         # A mean of what was and what is, since other processes make turns uneven.
         self._step_s = (self._step_s + (now - begin) / done) / 2
         self.counts.turns += 1
-        with self._changed:
+        with self._lock:
             found = list(self._pieces(jobs, own, best, now))
-            self._changed.notify_all()  # slots may be free
+            self._tell()  # slots may be free
         return found
 
     def _pieces(self, jobs, own, best, now: float) -> Iterator[tuple[Job, Piece]]:
@@ -354,23 +345,23 @@ class Engine:
 
     def _fail(self, rows: list[tuple[int, Job]], error: RuntimeError) -> None:
         """End jobs by an error of the device."""
-        with self._changed:
+        with self._lock:
             rows = [(slot, job) for slot, job in rows if self._at[slot] is job]
             for slot, _ in rows:
                 self._at[slot] = None
             self.counts.failed += len(rows)
-            self._changed.notify_all()
+            self._tell()
         self._deliver([(job, Piece([], [], [], f"error: {error}")) for _, job in rows])
 
-    def _end_all(self, end: str) -> None:
-        with self._changed:
+    def _end_all(self) -> None:
+        with self._lock:
             jobs = [job for job in (*self._at, *self._waiting) if job is not None]
             self._at = [None] * self.count
             self._is_open[:] = False
             self._waiting.clear()
             self._ready.clear()
-            self._changed.notify_all()
-        self._deliver([(job, Piece([], [], [], end)) for job in jobs])
+            self._tell()
+        self._deliver([(job, Piece([], [], [], "error: the engine has ended")) for job in jobs])
 
 
 def _group(waiting: Sequence[Job], free: list[int]) -> list[tuple[int, Job]]:

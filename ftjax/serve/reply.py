@@ -62,6 +62,7 @@ class Reply:
             index, piece = await self._inbox.get()
             text = self._texts[index]
             if text.has_ended:  # by a stop string, of which the engine does not know
+                yield index, text.add(piece)  # nothing
                 continue
             delta = text.add(piece)
             if delta.finish not in ("", "stop", "length"):
@@ -98,17 +99,25 @@ class Reply:
         headers = [(b"content-type", b"text/event-stream; charset=utf-8"),
                    (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]  # fmt: skip
         await send(dict(type="http.response.start", status=200, headers=headers))
+        content = b""
         try:
+            # What a turn has made of all choices, and what ends it, goes out at once: to write to a
+            # socket, and to wake who reads it, costs more than to make an event.
             async for event in self._events():
-                await send(dict(type="http.response.body", body=_event(event), more_body=True))
+                content += b"" if event is None else _event(event)
+                if content and self._inbox.empty() and not self._has_ended():
+                    await send(dict(type="http.response.body", body=content, more_body=True))
+                    content = b""
         except Refusal as refusal:
-            await send(dict(
-                type="http.response.body", body=_event(refusal.body), more_body=True
-            ))  # fmt: skip
+            content += _event(refusal.body)
         self._is_complete = True
-        await send(dict(type="http.response.body", body=b"data: [DONE]\n\n"))
+        await send(dict(type="http.response.body", body=content + b"data: [DONE]\n\n"))
 
-    async def _events(self) -> AsyncIterator[dict]:
+    def _has_ended(self) -> bool:
+        return all(text.has_ended for text in self._texts)
+
+    async def _events(self) -> AsyncIterator[dict | None]:
+        """Yield the events of what comes; None where it makes none."""
         more = dict(usage=None) if self._includes_usage else {}
         for index in range(len(self._jobs)):
             if (opening := self._shape.opening(index)) is not None:
@@ -116,8 +125,8 @@ class Reply:
         offsets = [0] * len(self._jobs)
         async for index, delta in self._deltas():
             has_logprobs = self._shape.logprobs is not None and delta.tokens
-            if delta.text or delta.finish or has_logprobs:
-                yield self._shape.chunk(index, delta, offsets[index]) | more
+            is_shown = delta.text or delta.finish or has_logprobs
+            yield self._shape.chunk(index, delta, offsets[index]) | more if is_shown else None
             offsets[index] += self._shape.width(delta)
         if self._includes_usage:
             yield self._shape.usage(self._usage())

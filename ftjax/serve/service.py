@@ -2,7 +2,7 @@
 
 service = Service(models, tokenizer, form, length=512, max_body=1 << 20)
 ids = service.chat_ids(messages)                 what experiments.generate makes of them
-reply = service.answer("chat", raw)              an ASGI response; raises Refusal
+reply = service.answer("chat", raw, size=99)     an ASGI response; raises Refusal
 """
 
 import asyncio
@@ -26,6 +26,7 @@ from ftjax.serve.fields import Refusal
 from ftjax.serve.reply import Reply
 from ftjax.serve.served import Model
 
+SHORT = 4096  # bytes of a request that become tokens in less time than a thread takes to begin
 RETRY_S = 1  # a slot is free again in about that time, where answers are short
 
 
@@ -60,12 +61,13 @@ class Service:
         for job, piece in found:
             job.sink(piece)
 
-    async def answer(self, kind: str, raw: Mapping[str, Any]) -> Reply:
+    async def answer(self, kind: str, raw: Mapping[str, Any], *, size: int) -> Reply:
         """Put a request into its queue.
 
         Args:
           kind: "chat" or "completion".
           raw: the fields of the body.
+          size: its bytes.
 
         Raises:
           Refusal: a field is wrong, a prompt does not fit, or the queue is full.
@@ -73,9 +75,11 @@ class Service:
         is_chat = kind == "chat"
         asked = fields.read(raw, fields.CHAT if is_chat else fields.COMPLETION)
         model = self.model(asked["model"])
-        # Text becomes tokens beside the loop, which other answers go through.
         read = self._read_chat if is_chat else self._read_texts
-        found = await run_in_threadpool(read, asked)
+        if size <= SHORT and self.source is None:
+            found = read(asked)
+        else:  # beside the loop, which other answers go through
+            found = await run_in_threadpool(read, asked)
         prompts = [prompt for prompt, _ in found]
         if len(prompts) * asked["n"] > fields.MAX_CHOICES:
             message = f"n: got {asked['n']} answers to each of {len(prompts)} prompts; expected "

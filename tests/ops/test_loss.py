@@ -101,6 +101,22 @@ def test_entropies_and_their_gradient_are_those_of_the_softmax():
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("length", "chunk", "sizes"), [(80, 64, {40}), (128, 64, {64}), (130, 64, {44}), (5, 64, {5})]
+)
+def test_chunks_are_even(length, chunk, sizes):
+    """Positions that only fill the last chunk cost as much as others: there are few of them."""
+    seen = set()
+
+    def of(logits):
+        seen.add(logits.shape[1])
+        return logits.sum(-1)
+
+    x, w = jnp.ones((2, length, 3)), jnp.ones((7, 3))
+    assert loss.along(of, (x, w, None), chunk=chunk).shape == (2, length)
+    assert seen == sizes
+
+
 @pytest.mark.parametrize("cap", [None, 3.0])
 @pytest.mark.parametrize("chunk", [3, 7])
 def test_a_total_is_that_of_log_probabilities(inputs, chunk, cap):

@@ -1,12 +1,13 @@
 """The endpoint over HTTP: texts, streams, limits, errors, clients that hang up."""
 
+import asyncio
 import json
 import socket
 import time
 
 import pytest
 
-from ftjax.serve import cited, endpoints
+from ftjax.serve import cited, endpoints, service
 from tests.serve.conftest import KEY, LENGTH, MAX_QUEUE, NEW, SLOTS
 
 PROMPTS = ["Q: what is 3?\nA:", "it is", "Q: what is 17, and 4?\nA:", "what what what"]
@@ -45,6 +46,41 @@ def test_greedy_texts_are_those_of_generate(model, endpoint):
         prompt_tokens=read, completion_tokens=new, total_tokens=read + new
     )
     assert found["object"], found["model"] == ("text_completion", model)
+
+
+def is_on_loop():
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "body"),
+    [
+        ("completions", "_read_texts", dict(prompt=PROMPTS)),
+        ("chat/completions", "_read_chat", dict(messages=[dict(role="user", content=PROMPTS[0])])),
+    ],
+)
+def test_only_long_requests_become_tokens_beside_the_loop(
+    path, method, body, endpoint, monkeypatch
+):
+    read, found = getattr(service.Service, method), []
+
+    def seen(self, asked):
+        found.append(is_on_loop())
+        return read(self, asked)
+
+    def ask():
+        common = dict(model="law", max_tokens=NEW, temperature=0)
+        return endpoint.client.post(f"/v1/{path}", json=common | body).json()["choices"]
+
+    monkeypatch.setattr(service.Service, method, seen)
+    short = ask()
+    monkeypatch.setattr(service, "SHORT", 10)
+    assert ask() == short
+    assert found == [True, False]
 
 
 def test_models_differ(endpoint):

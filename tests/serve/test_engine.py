@@ -1,6 +1,7 @@
 """The queue's thread, over slots that count instead of a model."""
 
 import threading
+import time
 from typing import NamedTuple
 
 import numpy as np
@@ -26,12 +27,13 @@ class Counting:
     def __init__(self, count):
         self.count, self.gate, self.fails, self.rows = count, threading.Semaphore(0), False, []
         self.reading, self.fails_to_read = threading.Semaphore(1000), False  # lets reads pass
-        self.groups = []
+        self.groups, self.readers = [], []
 
     def empty(self):
         return [Row(0, 0)] * self.count
 
     def read(self, params, prompts, start):
+        self.readers.append(threading.current_thread().name)
         assert self.reading.acquire(timeout=WAIT_S)
         if self.fails_to_read:
             self.fails_to_read = False
@@ -71,12 +73,15 @@ class Running(NamedTuple):
     programs: Counting
     found: dict
     ended: threading.Semaphore
+    pieces: threading.Semaphore  # released by every piece
+    is_beside: bool
 
 
 @pytest.fixture(params=[True, False], ids=["beside", "between"])
 def running(request):
     """An engine of two slots, and what its jobs were given; how prompts are read: see `Engine`."""
-    programs, found, ended = Counting(2), {}, threading.Semaphore(0)
+    programs, found = Counting(2), {}
+    ended, each = threading.Semaphore(0), threading.Semaphore(0)
     engine = Engine(
         programs, None, count=2, stop_ids=(STOP,), max_queue=3, max_queue_tokens=40,
         reads_beside=request.param,
@@ -86,11 +91,12 @@ def running(request):
         for job, piece in pieces:
             tokens, _ = found.get(job, ([], None))
             found[job] = tokens + piece.tokens, piece.end
+            each.release()
             if piece.end:
                 ended.release()
 
     engine.start(deliver)
-    yield Running(engine, programs, found, ended)
+    yield Running(engine, programs, found, ended, each, request.param)
     programs.gate.release(1000)
     engine.close()
 
@@ -98,6 +104,13 @@ def running(request):
 def wait(running, jobs):
     for _ in range(jobs):
         assert running.ended.acquire(timeout=WAIT_S)
+
+
+def until(is_so):
+    deadline = time.monotonic() + WAIT_S
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
 
 
 def test_jobs_end_by_their_limit_or_a_stop_token(running):
@@ -114,11 +127,17 @@ def test_jobs_end_by_their_limit_or_a_stop_token(running):
 
 
 def test_a_cancelled_job_frees_its_slot_for_one_that_waits(running):
-    long, other, third = Job([1], 900, seed=100), Job([1], 900, seed=100), Job([1], 1, seed=30)
+    long, other = Job([1], 10**9, seed=100), Job([1], 10**9, seed=100)
+    third = Job([1], 1, seed=30)
     running.engine.submit([long, other, third])
     running.programs.gate.release(3)
     long.cancel()
-    running.programs.gate.release(200)  # turns go on while the third prompt is read
+
+    def has_ended():  # turns go on while the third prompt is read
+        running.programs.gate.release(5)
+        return all(running.found.get(job, ([], None))[1] for job in (long, third))
+
+    until(has_ended)
     wait(running, 2)
     assert running.found[long][1] == "cancelled"
     assert running.found[third] == ([30], "length")
@@ -219,6 +238,38 @@ def test_rows_go_on_while_prompts_are_read():
     assert sum(len(piece.tokens) for job, piece in pieces if job is first) == 30
 
 
+def test_the_thread_of_turns_reads_a_prompt_when_no_row_is_at_work(running):
+    programs, first, second = running.programs, Job([1], 3), Job([1], 2, seed=70)
+    running.engine.submit([first])
+    programs.gate.release(1)
+    assert running.pieces.acquire(timeout=WAIT_S)
+    running.engine.submit([second])
+    until(lambda: len(programs.readers) == 2 or not running.is_beside)
+    programs.gate.release(20)
+    wait(running, 2)
+    running.engine.submit([Job([1], 1)])
+    wait(running, 1)
+    beside = "reader" if running.is_beside else "engine"
+    assert programs.readers == ["engine", beside, "engine"]
+
+
+def test_prompts_that_come_together_when_no_row_is_at_work_are_read_beside_each_other():
+    programs = Counting(3)
+    programs.reading = threading.Semaphore(0)
+    engine = Engine(programs, None, count=3, stop_ids=(), max_queue=3, max_queue_tokens=40)
+    ended = threading.Semaphore(0)
+    engine.start(lambda pieces: [ended.release() for _, piece in pieces if piece.end])
+    engine.submit([Job([1], 1) for _ in range(3)])
+    until(lambda: len(programs.readers) == 2)
+    assert sorted(programs.readers) == ["engine", "reader"]
+    programs.reading.release(2)
+    programs.gate.release(20)
+    for _ in range(3):
+        assert ended.acquire(timeout=WAIT_S)
+    assert sorted(map(len, programs.groups)) == [1, 2]
+    engine.close()
+
+
 def test_a_slot_is_not_given_back_to_a_job_that_was_cancelled_while_it_was_read():
     programs = Counting(1)
     engine = Engine(programs, None, count=1, stop_ids=(), max_queue=3, max_queue_tokens=40)
@@ -262,6 +313,23 @@ def test_a_turn_has_eight_steps_unless_they_are_slow_or_fast():
 
     assert [steps(s) for s in (1.0, 0.0201, 0.0125, 0.005, 0.002)] == [1, 2, 4, 8, 8]
     assert [steps(s) for s in (0.001, 0.0001)] == [10, 16]
+
+
+def test_a_row_that_is_alone_has_long_turns_once_its_first_token_is_out():
+    engine = Engine(Counting(3), None, count=3, stop_ids=(), max_queue=1, max_queue_tokens=1)
+
+    def steps(*at, waiting=(), step_s=0.001):
+        engine._at, engine._waiting, engine._step_s = list(at), waiting, step_s
+        return engine._steps()
+
+    old, new = Job([1], 9, has_begun=True), Job([1], 9)
+    assert steps(None, old, None) == slots.TURN > 16
+    assert steps(None, new, None) == steps(None, None, None) == 10
+    assert steps(old, old, None) == steps(old, new, None) == 10
+    assert steps(old, None, None, waiting=[new]) == 10
+    # It is short all the same, since another may come.
+    assert steps(old, None, None, step_s=0.005) == 10
+    assert steps(old, None, None, step_s=1.0) == 1
 
 
 def test_prompts_of_as_many_chunks_as_the_oldest_are_read_with_it():
