@@ -18,12 +18,16 @@ EQUATION, SHAPE = "BTD,DNH->BTNH", (64, 4, 24)
 
 def random(method, *, equation=EQUATION, shape=SHAPE):
     """Initialise an adapter, and move what trains."""
-    w = jax.random.normal(jax.random.key(0), shape)
-    adapter = tree.unshared(method(jax.random.key(1), Linear(equation, shape, None), w))
-    moved = jax.tree.map(
-        lambda leaf: leaf + 0.2 * jax.random.normal(jax.random.key(2), leaf.shape), adapter
-    )
-    return w, dataclasses.replace(moved, **{n: vars(adapter)[n] for n in adapter.FROZEN})
+
+    def draw():
+        w = jax.random.normal(jax.random.key(0), shape)
+        adapter = tree.unshared(method(jax.random.key(1), Linear(equation, shape, None), w))
+        moved = jax.tree.map(
+            lambda leaf: leaf + 0.2 * jax.random.normal(jax.random.key(2), leaf.shape), adapter
+        )
+        return w, dataclasses.replace(moved, **{n: vars(adapter)[n] for n in adapter.FROZEN})
+
+    return jax.jit(draw)()
 
 
 @pytest.mark.parametrize(
@@ -39,7 +43,7 @@ def random(method, *, equation=EQUATION, shape=SHAPE):
     ids=["loha", "fourierft", "boft", "oft_series", "oft_shared", "lokr_both"],
 )
 def test_the_fast_way_is_the_definition_where_it_is_taken(method, rank):
-    w, adapter = jax.jit(lambda: random(method))()
+    w, adapter = random(method)
     assert rank is None or matrix.low(EQUATION, SHAPE, rank)
     x = jax.random.normal(jax.random.key(3), (2, 5, SHAPE[0]))
     defined = lambda adapter: jnp.einsum(EQUATION, x, adapter.merge(EQUATION, w))
