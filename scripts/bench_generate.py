@@ -2,6 +2,7 @@ r"""Speed of generation: tokens a second at several batch sizes, against what th
 
     python -m scripts.bench_generate                       # the embedded base, batch 1, 16, 64
     python -m scripts.bench_generate --base DIR --batch 1 16 --new 128 --cache int8
+    python -m scripts.bench_generate --base llama3.1-8b --dtype bfloat16   # a preset: drawn
 
 Two bounds of decoding. A token of every row reads all weights once, and the keys and values of all
 rows: bytes / bandwidth seconds. And it multiplies 2 * weights * batch: FLOPs / speed seconds.
@@ -22,7 +23,8 @@ import numpy as np
 
 import ftjax
 from ftjax.core import tree
-from ftjax.models.hf import checkpoint
+from ftjax.models.hf import checkpoint, presets
+from ftjax.ops import products
 from ftjax.sampling import generation
 from ftjax.train import compile as compiling
 
@@ -40,24 +42,30 @@ def seconds(call, *, repeats: int) -> float:
     return min(found)
 
 
-def machine(repeats: int) -> tuple[float, float]:
-    """Measure bytes a second of a sum, and FLOPs a second of a matmul."""
-    long, square = jnp.ones(32 * 2**20, jnp.float32), jnp.ones((1024, 1024), jnp.float32)
-    total, product = jax.jit(jnp.sum), jax.jit(jnp.matmul)
+def machine(repeats: int, dtype) -> tuple[float, float]:
+    """Measure bytes a second of a sum, and FLOPs a second of a matmul in a type."""
+    # A GPU reads the array of a CPU's measurement in the time of a launch.
+    times, side = (1, 1024) if jax.default_backend() == "cpu" else (32, 8192)
+    long = jnp.ones(times * 32 * 2**20, jnp.float32)
+    square = jax.random.normal(jax.random.key(0), (side, side), dtype)
+    total, product = jax.jit(jnp.sum), jax.jit(products.matmul)
     bandwidth = long.nbytes / seconds(lambda: total(long), repeats=repeats)
-    return bandwidth, 2 * 1024**3 / seconds(lambda: product(square, square), repeats=repeats)
+    return bandwidth, 2 * side**3 / seconds(lambda: product(square, square), repeats=repeats)
 
 
-def read(base: pathlib.Path):
-    """Return the model of a directory, and its weights."""
+def read(base: str, dtype: str = "float32"):
+    """Return the model of a directory or a preset, and its weights; a preset's are drawn."""
     family, config = checkpoint.config_of(base)
-    model = family.make(config)
-    return model, {"model": checkpoint.load(base, model, names=family.NAMES)}
+    model = family.make(config, dtype=jnp.dtype(dtype))
+    if base in presets.PRESETS:
+        draw = lambda key: jax.tree.map(lambda w: w.astype(dtype), model.init(key))
+        return model, {"model": jax.jit(draw)(jax.random.key(0))}
+    return model, {"model": checkpoint.load(base, model, names=family.NAMES, dtype=dtype)}
 
 
 def call(*, batch: int, new: int = 64, prompt: int = 64):
     """Return a function that generates once with the embedded base."""
-    model, params = read(TINY)
+    model, params = read(str(TINY))
     rng, key = np.random.default_rng(0), jax.random.key(0)
     prompts = rng.integers(3, model.config.vocab_size, (batch, prompt)).astype(np.int32)
     run = generation.make(model, max_new_tokens=new, temperature=1.0, cache_dtype=None)
@@ -90,16 +98,17 @@ def measure(model, params, *, batch: int, args) -> dict:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--base", default=str(TINY), help="directory of a model")
+    parser.add_argument("--base", default=str(TINY), help="directory of a model, or a preset")
+    parser.add_argument("--dtype", default="float32", help="of weights and products")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 16, 64])
     parser.add_argument("--prompt", type=int, default=64, help="tokens of a prompt")
     parser.add_argument("--new", type=int, default=64, help="tokens to generate")
     parser.add_argument("--cache", default="", help="type of keys and values, such as int8")
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
-    model, params = read(pathlib.Path(args.base))
+    model, params = read(args.base, args.dtype)
     count, size = tree.size_of(params), tree.bytes_of(params)
-    bandwidth, speed = machine(args.repeats)
+    bandwidth, speed = machine(args.repeats, jnp.dtype(args.dtype))
     shown = {"weights": count, "gb_per_s": bandwidth / 1e9, "gflop_per_s": speed / 1e9}
     print(json.dumps(shown))
     for batch in args.batch:

@@ -8,7 +8,8 @@ alone. Then the step alone, in this process: CPU seconds of one step of all memb
 many solo steps, both ways, and what XLA keeps besides arguments; `--ranks 16` leaves out what the
 smaller ranks cost that are filled up. Members have ranks 2 to 16 and
 four learning rates over the embedded base, batches of 4 x 64 and one evaluation before and after;
-each side uses the cache of compiled programs that it fills itself.
+each side uses the cache of compiled programs that it fills itself. On an accelerator the step alone
+is measured in seconds that pass: `JAX_PLATFORMS=cuda python -m scripts.bench_members --steps 0`.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from configs import members_tiny
 
 def get_config(arg=None):
     c = members_tiny.get_config(arg)
-    c.batch_size, c.evals.skill.rows = 4, 16
+    c.batch_size, c.evals.skill.rows = {batch}, 16
     del c.evals["skills"]
     return c
 """
@@ -70,8 +71,6 @@ def command(*arguments, cache: pathlib.Path) -> dict[str, float]:
 
 def commands(folder: pathlib.Path, rows: list[dict], steps: int) -> dict[str, dict]:
     """Run all members as one command, and each alone."""
-    (folder / "alone.py").write_text(ALONE)
-    (folder / "together.py").write_text(ALONE + MEMBERS.format(rows=rows))
     print(f"{len(rows)} members, {steps} steps", flush=True)
     one = command(
         "--config", f"{folder}/together.py:steps={steps}", "--workdir", folder / "together",
@@ -113,24 +112,25 @@ def steps_of(folder: pathlib.Path, rows: list[dict], repeats: int) -> dict[str, 
         own = jax.tree.map(lambda x, i=i: x[i], batch)
         arguments = (plan.begin(p, firsts[name]), hyper.place(p), frozen[name], own)
         alone.append(measure(plan.compiled_step(p), arguments, repeats))
-    total = sum(run["cpu_s"] for run in alone)
-    result["alone"] = {"cpu_s": total, "mib": max(run["mib"] for run in alone)}
+    total = sum(run["s"] for run in alone)
+    result["alone"] = {"s": total, "mib": max(run["mib"] for run in alone)}
     return result
 
 
 def measure(step, arguments, repeats: int) -> dict[str, float]:
-    """Return the median CPU seconds of a step, and the MiB of its temporaries."""
+    """Return the median seconds of a step (a CPU's own), and the MiB of its temporaries."""
     import jax
 
+    clock = time.process_time if jax.default_backend() == "cpu" else time.perf_counter
     memory = step.lower(*arguments).compile().memory_analysis()
     state, *rest = arguments
     seconds = []
     for _ in range(2 + repeats):
-        start = time.process_time()
+        start = clock()
         state, metrics = step(state, *rest)
         jax.block_until_ready((state, metrics))
-        seconds.append(time.process_time() - start)
-    return {"cpu_s": statistics.median(seconds[2:]), "mib": memory.temp_size_in_bytes / 2**20}
+        seconds.append(clock() - start)
+    return {"s": statistics.median(seconds[2:]), "mib": memory.temp_size_in_bytes / 2**20}
 
 
 def main() -> None:
@@ -139,13 +139,16 @@ def main() -> None:
     parser.add_argument("--members", type=int, default=8)
     parser.add_argument("--steps", type=int, default=100, help="0: the step alone")
     parser.add_argument("--ranks", type=int, nargs="+", default=RANKS, help="of the members")
+    parser.add_argument("--batch", type=int, default=4, help="rows of a member")
     parser.add_argument("--repeats", type=int, default=10, help="of the step alone; 0: commands")
     given = parser.parse_args()
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     rows = rows_of(given.members, given.ranks)
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        (folder / "together.py").write_text(ALONE + MEMBERS.format(rows=rows))
+        alone = ALONE.format(batch=given.batch)
+        (folder / "alone.py").write_text(alone)
+        (folder / "together.py").write_text(alone + MEMBERS.format(rows=rows))
         if given.steps:
             found = commands(folder, rows, given.steps)
             for label, own in found.items():
@@ -155,8 +158,8 @@ def main() -> None:
         if given.repeats:
             found = steps_of(folder, rows, given.repeats)
             for label, own in found.items():
-                share = own["cpu_s"] / found["alone"]["cpu_s"]
-                print(f"step {label}: {own['cpu_s']:.3f} CPU s ({share:.2f}), {own['mib']:.0f} MiB")
+                share = own["s"] / found["alone"]["s"]
+                print(f"step {label}: {own['s']:.4f} s ({share:.2f}), {own['mib']:.0f} MiB")
 
 
 if __name__ == "__main__":

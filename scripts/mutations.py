@@ -698,8 +698,8 @@ EVALS = (
     *_of(
         "ftjax/evals/nll.py", "tests/evals/test_nll.py",
         ("math.log(2) * arrays", "arrays"),
-        ("np.mean(arrays[\"nll\"][has] / arrays[\"tokens\"][has])", "np.mean(arrays[\"nll\"][has])"),
-        ("math.exp(nll) if nll < 700", "2**nll if nll < 700"),
+        ("means.sum(-1) / has", "arrays[\"nll\"].sum(-1) / has"),
+        ("np.exp(nll)", "np.exp2(nll)"),
     ),
     *_of(
         "ftjax/evals/choice.py", "tests/evals/test_choice.py",
@@ -728,6 +728,7 @@ EVALS = (
         "ftjax/evals/lib/bootstrap.py", "tests/evals/lib/test_bootstrap.py",
         ("(1 - level) / 2", "1 - level"),
         ("summary(_take(arrays, index))", "summary(arrays)"),
+        ("min(many, resamples - done)", "many"),
         ("p + z * z / (2 * n)", "p + z / (2 * n)"),
         ("interval(new - old, level", "interval(old - new, level"),
     ),

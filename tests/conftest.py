@@ -13,6 +13,9 @@ import tempfile
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# NumPy's matrices are small here, and threads that wait for each other's part spin: a decomposition
+# takes several times the processor's time with two as with one, the more so beside other tests.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks the real Hub; `tests/stand_in_hub.py` is asked
 os.environ["FTJAX_CACHE"] = ""  # each test encodes its data; those of the cache set a folder
 
@@ -36,6 +39,7 @@ jax.config.update("jax_compilation_cache_dir", CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_default_matmul_precision", "highest")
 
+quick.share_contexts()
 
 # Tracing makes and drops millions of small objects. At Python's own threshold of 700, looking for
 # cycles among them takes 7 % of the processor's time of a file of laws.
@@ -52,6 +56,17 @@ def pytest_collection_finish():
 # ends the process when there are no more.
 MOST_MAPS = 40_000
 MAPS = pathlib.Path("/proc/self/maps")
+# To count 10,000 of them takes 10 ms, and most tests compile little.
+PROGRAMS_A_COUNT = 1_000
+programs = []  # the seconds that each took, of those since maps were counted
+
+
+def note_program(event, seconds, **_):
+    if event == "/jax/core/compile/backend_compile_duration":
+        programs.append(seconds)
+
+
+jax.monitoring.register_event_duration_secs_listener(note_program)
 
 
 # What is asked there hangs on how programs round, or on what they keep in memory, as users have
@@ -64,8 +79,9 @@ AS_USERS_HAVE_THEM = (
 
 @pytest.fixture(scope="module", autouse=True)
 def compile_as_the_file_asks(request):
-    """Compile quickly but in the files of AS_USERS_HAVE_THEM."""
+    """Compile quickly but in the files of AS_USERS_HAVE_THEM, and on devices that are no CPUs."""
     as_users = any(request.path.is_relative_to(TESTS / name) for name in AS_USERS_HAVE_THEM)
+    as_users |= jax.default_backend() != "cpu"
     with contextlib.nullcontext() if as_users else quick.compiles():
         yield
 
@@ -81,6 +97,9 @@ def forget_programs():
 def forget_programs_in_time():
     """Let go of them within a file that compiles too many."""
     yield
+    if len(programs) < PROGRAMS_A_COUNT:
+        return
+    programs.clear()
     if MAPS.exists() and MAPS.read_bytes().count(b"\n") > MOST_MAPS:
         jax.clear_caches()
 

@@ -137,6 +137,17 @@ def environment(devices=1):
     )  # fmt: skip
 
 
+def cut_back(workdir, copy, step):
+    """Copy a run that has ended as it stood when it had saved a step; returns the copy."""
+    shutil.copytree(workdir, copy)
+    shutil.rmtree(copy / "export")
+    for later in (copy / "checkpoints").iterdir():
+        if later.name.isdigit() and int(later.name) > step:
+            shutil.rmtree(later)
+    assert (copy / "checkpoints" / str(step)).is_dir()
+    return copy
+
+
 def start(*arguments, devices=1, main="train"):
     """Start `python -m experiments.<main>` with these arguments."""
     command = [sys.executable, "-m", f"experiments.{main}", *map(str, arguments)]

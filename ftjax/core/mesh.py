@@ -269,6 +269,13 @@ def platform() -> str | None:
     return device and device.platform
 
 
+def is_nvidia() -> bool:
+    """Return whether the mesh in force is made of NVIDIA's GPUs, which are here or not."""
+    mesh = current()
+    device = mesh and mesh.abstract_device
+    return bool(device) and "nvidia" in device.device_kind.lower()
+
+
 def constrain(x: jax.Array, letters: str) -> jax.Array:
     """Pin an activation's layout under the mesh in force; without one, do nothing.
 

@@ -99,7 +99,7 @@ def _line(record: Mapping, need: str, label: str) -> Line:
 
 def _points(
     axes, x: Mapping, y: Mapping, free: Sequence[str], label: str, *, is_cost: bool = True
-) -> Callable[[], None]:  # fmt: skip
+) -> Callable[[], bool]:  # fmt: skip
     """Mark every arm by name; the front of the `free` ones, cheap or kept and good, is a line."""
     names = []
     for n, arm in enumerate(x):
@@ -126,12 +126,15 @@ def _named(axes, text: str, x: float, y: float, *, up: int):
     )
 
 
-def _spread(axes, names: Sequence, *, up: int) -> None:
+def _spread(axes, names: Sequence, *, up: int) -> bool:
     """Move names that lie over others, in this order, up or down until they do not.
+
+    Returns whether any moved.
 
     names: (name, colour of its point); a line leads from a name that has moved to its point.
     """
     placed: list = []
+    moved = False
     for name, color in names:
         begin = name.xyann
         for moves in range(1, len(names) + 1):
@@ -141,13 +144,15 @@ def _spread(axes, names: Sequence, *, up: int) -> None:
             name.xyann = (begin[0] + ASIDE, begin[1] + moves * up)
         placed.append(name.get_window_extent())
         if name.xyann != begin:
+            moved = True
             axes.annotate(
                 "", name.xy, name.xyann, textcoords="offset points",
                 arrowprops=dict(arrowstyle="-", color=color, linewidth=0.7, shrinkA=0, shrinkB=2),
             )  # fmt: skip
+    return moved
 
 
-def _lines(axes, record: Mapping, need: str) -> Callable[[], None]:
+def _lines(axes, record: Mapping, need: str) -> Callable[[], bool]:
     """Draw whole costs over numbers of queries, from one to a thousand times those asked for.
 
     Of the arms that may be taken: those that are worse than the best do not compete.

@@ -120,7 +120,7 @@ def page(points: Points, *, name: str, title: str, links: Mapping[str, str]) -> 
 def _drawing(points: Points, need: str, name: str) -> Callable:
     """Return what draws a line with intervals for every arm."""
 
-    def draw(axes) -> Callable[[], None]:
+    def draw(axes) -> Callable[[], bool]:
         values, names = sorted(points), []
         for n, arm in enumerate(arms(points, need)):
             own = [points[value]["needs"][need]["scores"][arm] for value in values]

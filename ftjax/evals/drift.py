@@ -14,16 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from ftjax.core.typed import Count
-from ftjax.evals.lib import drift, scoring
+from ftjax.evals.lib import bootstrap, drift, scoring
 
 # The base first: it is refused before data are encoded. See `ftjax/run/evaluation.py`.
 INPUTS = ("base", "examples")
+NAMES = (*drift.NAMES, "tokens")  # of the arrays
 METRICS = (*drift.NAMES, "kl_forward_per_sequence", "kl_reverse_per_sequence", "tokens")
 
 
 def make(
     *, model, examples: Sequence, base_of: Callable, batch_size: Count = 8, chunk: Count = 64,
-    mesh=None,
+    max_tokens: Count | None = None, mesh=None,
 ) -> scoring.Evaluator:  # fmt: skip
     """Make the evaluator of {kl_forward, kl_reverse, ce_to_base, tv, js, top1_agreement, ...}.
 
@@ -33,6 +34,7 @@ def make(
       base_of: params -> the base's params, such as those with the adapters off.
       batch_size: examples at a time.
       chunk: positions of both models' logits at a time, over the full vocabulary.
+      max_tokens: what examples were cut to; see `scoring.make_scorer`.
       mesh: shard the examples over its replicas.
 
     Raises:
@@ -52,20 +54,26 @@ def make(
         counted = jnp.where(weights_BT[..., None] == 0, 0, found_BTM * weights_BT[..., None])
         return *jnp.moveaxis(counted.sum(1), -1, 0), weights_BT.sum(-1)
 
-    score = scoring.make_runner(model, score_batch, batch_size=batch_size, mesh=mesh)
-    names = (*drift.NAMES, "tokens")
+    options = dict(batch_size=batch_size, max_tokens=max_tokens, mesh=mesh)
+    score = scoring.make_runner(model, score_batch, **options)
 
     def per_example(params) -> dict[str, np.ndarray]:
-        found = score((base_of(params), params), examples, count=len(names))
-        return dict(zip(names, found, strict=True))
+        found = score((base_of(params), params), examples, count=len(NAMES))
+        return dict(zip(NAMES, found, strict=True))
 
     return scoring.Evaluator(per_example, summary)
 
 
+@bootstrap.along_rows
 def summary(arrays: scoring.Arrays) -> dict[str, float]:
-    """Summarise per-example sums over target tokens, and `tokens` (target weight)."""
-    total = arrays["tokens"].sum()
-    result = {name: float(arrays[name].sum() / total) for name in drift.NAMES}
+    """Summarise per-example sums over target tokens, and `tokens` (target weight).
+
+    Of arrays [..., n] each metric is an array [...].
+    """
+    total, has = arrays["tokens"].sum(-1), arrays["tokens"] > 0
+    result = {name: arrays[name].sum(-1) / total for name in drift.NAMES}
     for name in ("kl_forward", "kl_reverse"):
-        result[f"{name}_per_sequence"] = float(arrays[name][arrays["tokens"] > 0].mean())
-    return result | {"tokens": float(total)}
+        means = np.where(has, arrays[name], 0).sum(-1) / has.sum(-1)
+        result[f"{name}_per_sequence"] = means
+    result["tokens"] = total
+    return result if total.ndim else {name: float(value) for name, value in result.items()}

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ftjax.core.typed import Count
-from ftjax.evals.lib import scoring
+from ftjax.evals.lib import bootstrap, scoring
 
 INPUTS = ("examples",)  # see `ftjax/run/evaluation.py`
 METRICS = ("nll", "nll_per_example", "perplexity", "tokens", "bits_per_byte")  # of the summary
@@ -22,7 +22,7 @@ METRICS = ("nll", "nll_per_example", "perplexity", "tokens", "bits_per_byte")  #
 
 def make(
     *, model, examples: Sequence, byte_counts: Sequence[int] | None = None, batch_size: Count = 8,
-    chunk: Count = 64, mesh=None,
+    chunk: Count = 64, max_tokens: Count | None = None, mesh=None,
 ) -> scoring.Evaluator:  # fmt: skip
     """Make the evaluator of {nll, nll_per_example, perplexity, tokens[, bits_per_byte]}.
 
@@ -32,6 +32,7 @@ def make(
       byte_counts: UTF-8 bytes of each example's target text, for bits per byte.
       batch_size: examples at a time.
       chunk: positions of logits at a time.
+      max_tokens: what examples were cut to; see `scoring.make_scorer`.
       mesh: shard the examples over its replicas.
 
     Raises:
@@ -48,7 +49,8 @@ def make(
             f"evals.nll.byte_counts: got {len(byte_counts)}; expected {len(examples)}, one per "
             "example"
         )
-    score = scoring.make_scorer(model, batch_size=batch_size, chunk=chunk, mesh=mesh)
+    options = dict(batch_size=batch_size, chunk=chunk, max_tokens=max_tokens, mesh=mesh)
+    score = scoring.make_scorer(model, **options)
 
     def per_example(params) -> dict[str, np.ndarray]:
         logp, weight = score(params, examples)
@@ -58,17 +60,23 @@ def make(
     return scoring.Evaluator(per_example, summary)
 
 
+@bootstrap.along_rows
 def summary(arrays: scoring.Arrays) -> dict[str, float]:
-    """Summarise per-example `nll` (a sum, nats), `tokens` (target weight) and maybe `bytes`."""
-    total, tokens = arrays["nll"].sum(), arrays["tokens"].sum()
+    """Summarise per-example `nll` (a sum, nats), `tokens` (target weight) and maybe `bytes`.
+
+    Of arrays [..., n] each metric is an array [...].
+    """
+    total, tokens = arrays["nll"].sum(-1), arrays["tokens"].sum(-1)
     has = arrays["tokens"] > 0  # an example without targets has no mean
-    nll = float(total / tokens)
-    result = {
-        "nll": nll,
-        "nll_per_example": float(np.mean(arrays["nll"][has] / arrays["tokens"][has])),
-        "perplexity": math.exp(nll) if nll < 700 else math.inf,
-        "tokens": float(tokens),
-    }
+    means = np.divide(arrays["nll"], arrays["tokens"], out=np.zeros(has.shape), where=has)
+    nll = total / tokens
+    with np.errstate(over="ignore"):  # of weights that are lost, infinity is the perplexity
+        result = {
+            "nll": nll,
+            "nll_per_example": means.sum(-1) / has.sum(-1),
+            "perplexity": np.exp(nll),
+            "tokens": tokens,
+        }
     if "bytes" in arrays:
-        result["bits_per_byte"] = float(total / (math.log(2) * arrays["bytes"].sum()))
-    return result
+        result["bits_per_byte"] = total / (math.log(2) * arrays["bytes"].sum(-1))
+    return result if nll.ndim else {name: float(value) for name, value in result.items()}

@@ -26,7 +26,8 @@ METRICS = ("accuracy", "reward_margin", "reward_chosen", "reward_rejected")  # o
 
 def make(
     *, model, pairs: Sequence, score: str = "ratio", beta: float = 0.1,
-    reference: Callable | None = None, batch_size: Count = 8, chunk: Count = 64, mesh=None,
+    reference: Callable | None = None, batch_size: Count = 8, chunk: Count = 64,
+    max_tokens: Count | None = None, mesh=None,
 ) -> scoring.Evaluator:  # fmt: skip
     """Make the evaluator of {accuracy, reward_margin, reward_chosen, reward_rejected}.
 
@@ -38,6 +39,7 @@ def make(
       reference: params -> the reference's params, for ratio; None = adapters off.
       batch_size: answers at a time.
       chunk: positions of logits at a time.
+      max_tokens: what answers were cut to; see `scoring.make_scorer`.
       mesh: shard the answers over its replicas.
 
     Raises:
@@ -51,7 +53,7 @@ def make(
     if not pairs:
         raise ValueError("evals.preference: got no pair; expected at least one; check its data")
     flat = [answer for pair in pairs for answer in pair]
-    options = dict(batch_size=batch_size, chunk=chunk, mesh=mesh)
+    options = dict(batch_size=batch_size, chunk=chunk, max_tokens=max_tokens, mesh=mesh)
     rewards = SCORES[score](model, beta=beta, reference=reference or adapters_off, **options)
 
     def per_example(params) -> dict[str, np.ndarray]:
@@ -97,7 +99,9 @@ def _likelihood(model, *, beta, reference, **options):
     return rewards
 
 
-def make_rewarder(model, *, batch_size: int, mesh=None) -> Callable:
+def make_rewarder(
+    model, *, batch_size: int, max_tokens: int | None = None, mesh=None
+) -> Callable:  # fmt: skip
     """Make `rewards(params, examples) -> [n]`: what `head/reward` says at each last token."""
 
     def last(params, batch):
@@ -109,7 +113,8 @@ def make_rewarder(model, *, batch_size: int, mesh=None) -> Callable:
         x_BD = jnp.take_along_axis(x_BTD, at[:, None, None], 1)[:, 0].astype(jnp.float32)
         return (products.einsum("BD,D->B", x_BD, params["head"]["reward"]),)
 
-    run = scoring.make_runner(model, last, batch_size=batch_size, mesh=mesh)
+    options = dict(batch_size=batch_size, max_tokens=max_tokens, mesh=mesh)
+    run = scoring.make_runner(model, last, **options)
     return lambda params, examples: run(params, examples, count=1)[0]
 
 

@@ -89,11 +89,15 @@ def _head(x, w_VD):
 def _chunks(chunk: int, *arrays):
     """[B,T,...] -> [chunks, B, positions, ...]: the batch axis, which is sharded, stays whole.
 
-    Whole chunks make one loop body of one shape: zeros fill the last one of each part of a row.
+    Chunks of one size make one loop body: zeros fill the last one of each part of a row. There are
+    no more of them than `chunk` asks for, and they are as even as that allows: 80 positions in two
+    of 64 would be 128 positions of work.
     """
     T = arrays[0].shape[1]
     parts = meshes.row_parts(T)
-    own = min(-(-chunk // parts), T // parts)
+    row = T // parts  # what a device has of a row
+    count = -(-row // min(-(-chunk // parts), row))
+    own = -(-row // count)
 
     def cut(a):
         if parts > 1:

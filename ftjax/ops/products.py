@@ -18,6 +18,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from ftjax.core import mesh as meshes
+
 # On TPUs the default multiplies float32 in one bfloat16 pass, on GPUs in TF32.
 HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -36,7 +38,7 @@ def einsum(equation: str, x: jax.Array, w: jax.Array, *, dtype=None) -> jax.Arra
     """
     # Promoted here, as jnp.einsum would: gradients go back to each operand's own type by the casts.
     kind = jnp.result_type(x, w)
-    return _einsum(equation, dtype or kind, x.astype(kind), w.astype(kind))
+    return _einsum(equation, jnp.dtype(dtype or kind), x.astype(kind), w.astype(kind))
 
 
 def matmul(x: jax.Array, w: jax.Array, *, dtype=None) -> jax.Array:
@@ -54,7 +56,19 @@ def summed(equation: str, x: jax.Array, w: jax.Array) -> jax.Array:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _einsum(equation, dtype, x, w):
     # A custom rule, because the transpose of a float32-summed product would multiply in float32.
+    if dtype == x.dtype and dtype.itemsize == 2 and _kernels_round():
+        return jnp.einsum(equation, x, w, precision=precision(x, w))
     return summed(equation, x, w).astype(dtype)
+
+
+def _kernels_round() -> bool:
+    """Return whether a kernel sums in float32 and writes the rounded number itself.
+
+    A GPU's do, where no other device adds to the sum: writing it in float32 to round it in another
+    kernel costs an eighth of a large product.
+    """
+    mesh = meshes.current()
+    return mesh is not None and mesh.size == 1 and meshes.platform() == "gpu"
 
 
 def _forward(equation, dtype, x, w):

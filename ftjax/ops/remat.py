@@ -24,6 +24,8 @@ KEPT = "kept"
 # What a kernel of attention keeps by itself under one name: results, and a float32 sum a query.
 KERNEL = "kept_by_kernel"
 SUM = "kept_sum"  # such a sum of our own
+# What cuDNN's attention keeps has no name; the rule is by what makes it.
+CUDNN = "dot_product_attention_fwd"
 # Of a block's input, which the other policies keep without a name, on the device.
 INPUT = "block_input"
 
@@ -43,10 +45,15 @@ def _offloaded(*names: str, saved: tuple[str, ...] = ()) -> Callable:
     return policy
 
 
+def _light(primitive, *avals, **params):
+    return primitive.name.startswith(CUDNN) or _by_name(primitive, *avals, **params)
+
+
+_by_name = jax.checkpoint_policies.save_only_these_names(KEPT, KERNEL, SUM)
 # By name and not by size: what is dear is known where it is made, and stays right as shapes change.
 POLICIES = {
     "none": jax.checkpoint_policies.everything_saveable,
-    "light": jax.checkpoint_policies.save_only_these_names(KEPT, KERNEL, SUM),
+    "light": _light,
     "full": jax.checkpoint_policies.nothing_saveable,
     "light_offload": _offloaded(KEPT, KERNEL, INPUT, saved=(SUM,)),
     "full_offload": _offloaded(INPUT),

@@ -81,7 +81,7 @@ def drawn(title: str, draw: Callable, *, height: float = 2.7) -> str:
     """Return the `<svg>` element of what `draw(axes)` draws in the colours above.
 
     height: in inches, beside a width of WIDTH. What `draw` returns is called once all has its
-    place, to put names beside it.
+    place, to put names beside it; it returns whether any moved.
     """
     from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -94,14 +94,16 @@ def drawn(title: str, draw: Callable, *, height: float = 2.7) -> str:
         "font.family": "sans-serif",
     }
     with rc_context(style):
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        figure = Figure(figsize=(WIDTH, height), dpi=72, layout="constrained")
         figure.patch.set_alpha(0)
         axes = figure.add_subplot()
         finish = draw(axes)
         follow_page(axes)
-        if finish is not None:
-            figure.draw_without_rendering()
-            finish()
+        layout = figure.get_layout_engine()
+        layout.execute(figure)
+        if finish is not None and finish():
+            layout.execute(figure)  # names that moved may need more room
+        figure.set_layout_engine("none")  # which drawing would have place all once more
         found = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         # Not `savefig`, which draws a figure twice, the first time for its layout alone.
@@ -143,17 +145,20 @@ def _draw(axes, series: Mapping[str, Points], order: list[str]) -> Callable | No
     return lambda: spread(names)
 
 
-def spread(names: Sequence) -> None:
-    """Move annotations up or down until none stands on another."""
+def spread(names: Sequence) -> bool:
+    """Move annotations up or down until none stands on another; returns whether any moved."""
     if not names:
-        return
+        return False
     axes = names[0].axes
     place = lambda each: axes.transData.transform(each.xy)[1] * 72 / axes.figure.dpi
     wanted = lambda each: place(each) + each.get_position()[1]
-    above = None
+    above, moved = None, False
     for each in sorted(names, key=wanted):
-        above = wanted(each) if above is None else max(wanted(each), above + GAP)
-        each.set_position((each.get_position()[0], above - place(each)))
+        if above is not None and wanted(each) < above + GAP:
+            each.set_position((each.get_position()[0], above + GAP - place(each)))
+            moved = True
+        above = wanted(each)
+    return moved
 
 
 def _inline(text: str, title: str) -> str:

@@ -8,6 +8,7 @@ Drawings are inline SVG, colours follow the reader's light or dark setting, all 
 links are to files beside the page.
 """
 
+import functools
 import json
 import os
 import pathlib
@@ -100,14 +101,22 @@ def render(
     **found,
 ) -> str:  # fmt: skip
     """Render a page of the templates, with title, headline numbers and config as all of them."""
-    environment = jinja2.Environment(
+    shown = json.dumps(files.plain(dict(config)), indent=2, ensure_ascii=False)
+    return (
+        _environment()
+        .get_template(template)
+        .render(title=title, facts=facts or {}, config=shown, **found)
+    )
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    """Make what reads the templates: once, for it compiles each that it has not met."""
+    own = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters |= {"number": number, "signed": signed, "interval": interval}
-    shown = json.dumps(files.plain(dict(config)), indent=2, ensure_ascii=False)
-    return environment.get_template(template).render(
-        title=title, facts=facts or {}, config=shown, **found
-    )
+    own.filters |= {"number": number, "signed": signed, "interval": interval}
+    return own
 
 
 def _draw(title: str, plots: Mapping[str, Mapping]) -> str:

@@ -10,30 +10,24 @@ written, of evaluations that let the model write, in DIR/evals/<label>_<step>.js
 """
 
 import contextlib
-import dataclasses
 import functools
-import io
-import json
-import pathlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import numpy as np
 
 from ftjax.core import config as conf
-from ftjax.core import errors, files
+from ftjax.core import errors
 from ftjax.core import mesh as meshes
 from ftjax.core.typed import Count
 from ftjax.data import copies, hold_out
 from ftjax.data import loader as loaders
 from ftjax.data import rows as rows_lib
 from ftjax.evals import generate, preference
-from ftjax.report import table as tables
 from ftjax.run import build as setup
 from ftjax.run import prompting, reward_model, samples, stated_metrics
-from ftjax.run.artifacts import Artifacts
+from ftjax.run.measured import Evaluation
 from ftjax.sampling import text
 from ftjax.train import state as states
 
@@ -49,56 +43,6 @@ OF_TRAINING = (
     "on_overlap",
 )  # fmt: skip
 SAMPLED = ("max_new_tokens", "temperature", "until")
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """Evaluators by label, the group of each, and a function that continues the sample prompts.
-
-    texts: of the rows of each, to be looked for in training data. stated: what its module says of
-    the metrics of each.
-    """
-
-    evaluators: Mapping[str, Any]
-    groups: Mapping[str, str]
-    sample: Callable | None
-    texts: Mapping[str, copies.Texts]
-    stated: Mapping[str, Mapping[str, tables.Metric]] = dataclasses.field(default_factory=dict)
-
-    def run(self, params, *, step: int, workdir: pathlib.Path, seed: int = 0) -> dict[str, float]:
-        """Evaluate, keep the scores of every example and the samples, and return the metrics.
-
-        seed: of the samples.
-        """
-        numbers, arrays, answers = {}, {}, {}
-        for label, evaluator in self.evaluators.items():
-            # An evaluator of somebody's own may have no such half.
-            if (answered := getattr(evaluator, "answered", None)) is not None:
-                found, answers[label] = answered(params)
-            else:
-                found = evaluator.examples(params)
-            arrays |= {f"{label}/{name}": np.asarray(value) for name, value in found.items()}
-            for name, value in evaluator.summary(found).items():
-                numbers[f"eval/{label}/{name}"] = value
-        written = self.sample(params, seed=seed) if self.sample else []
-        if jax.process_index() == 0:
-            # All processes have the same numbers; two writers of one file would tear it.
-            _save(workdir, step, arrays, written)
-            # JSON lines, which people and other tools read; the scores are for NumPy alone.
-            for label, told in answers.items():
-                lines = (json.dumps(files.plain(each), ensure_ascii=False) for each in told)
-                path = Artifacts(workdir).answers(label, step)
-                files.write_text(path, "".join(f"{line}\n" for line in lines))
-        return numbers
-
-
-def _save(workdir: pathlib.Path, step: int, arrays: dict, written: list) -> None:
-    own = Artifacts(workdir)
-    # In memory first: np.savez to the file itself could leave half of one behind.
-    packed = io.BytesIO()
-    np.savez(packed, **arrays)
-    files.write_bytes(own.scores(step), packed.getvalue())
-    files.write_json(own.sample(step), written)
 
 
 def check(evals: Mapping) -> None:
@@ -188,6 +132,11 @@ class Section(NamedTuple):
     where: str
     collect: Callable[[copies.Texts], None]  # takes the texts of all its rows
 
+    @property
+    def max_tokens(self) -> int:
+        """What its rows are cut to: another length than the training's is another program."""
+        return self.data.get("max_tokens", self.parts.settings.data["max_tokens"])
+
 
 def inputs_of(name: str, *, where: str) -> tuple[str, ...]:
     """Return the names in INPUTS that an evaluator's module states, its rows where it states none.
@@ -209,23 +158,22 @@ def _encoded(section: Section) -> dict:
     """Encode examples as training does, with the bytes of what each asks for."""
     own, parts = section.data, section.parts
     examples = _examples(own, section)
-    return dict(examples=examples, byte_counts=_byte_counts(examples, parts.tokenizer))
+    counts = _byte_counts(examples, parts.tokenizer)
+    return dict(examples=examples, byte_counts=counts, max_tokens=section.max_tokens)
 
 
 def examples(parts: setup.Parts, label: str) -> list:
     """Encode the rows of an evaluation as its loss is measured on them."""
     spec = parts.settings.evals[label]
-    none = lambda texts: None
-    return _examples(
-        dict(spec["data"]), Section({}, {}, spec.get("rows"), parts, f"evals.{label}", none)
-    )
+    none, where = lambda texts: None, f"evals.{label}"
+    return _examples(dict(spec["data"]), Section({}, {}, spec.get("rows"), parts, where, none))
 
 
 def _paired(section: Section) -> dict:
     """Encode groups of answers, and the reference that they are compared with."""
     own, parts = {"kind": "preference"} | section.data, section.parts
-    groups = _examples(own, section)
-    return dict(pairs=[group.answers for group in groups], reference=parts.reference.params)
+    pairs, most = [group.answers for group in _examples(own, section)], section.max_tokens
+    return dict(pairs=pairs, reference=parts.reference.params, max_tokens=most)
 
 
 def _plain(section: Section) -> dict:
@@ -303,11 +251,9 @@ def _judged(spec: dict, parts: setup.Parts, data: Mapping, rows: list[dict], *, 
         told = f"{len(rows) - len(kept)} of {len(rows)} prompts have more than {most} tokens"
         sys.stderr.write(f"{where}: {told}: left out\n")
     return dict(
-        rows=kept,
-        sample=text.make_sampler(**sampling),
+        rows=kept, sample=text.make_sampler(**sampling), base_of=_start_of(parts),
         rewards=reward_model.make(chosen, faults=faults, mesh=parts.mesh),
-        base_of=_start_of(parts),
-    )
+    )  # fmt: skip
 
 
 def _start_of(parts: setup.Parts) -> Callable | None:
@@ -351,8 +297,7 @@ def _examples(data: dict, section: Section) -> list:
     named = _named(f"{section.where}.data")
     if data.get("name") == hold_out.NAME:
         data, named = _held_out(data, section), contextlib.nullcontext()
-    # Another length would be another program to compile, and cut what training does not.
-    data.setdefault("max_tokens", parts.settings.data["max_tokens"])
+    data.setdefault("max_tokens", section.max_tokens)
     if data.get("kind") == parts.settings.data.get("kind"):
         data = _templated(parts, data)
     given = dict(tokenizer=parts.tokenizer, batch_size=1, collect=section.collect)

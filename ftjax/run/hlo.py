@@ -324,7 +324,8 @@ def flops(module: Module) -> float:
 def kernels(module: Module) -> int:
     """Count the calls of kernels in a step, whose FLOPs the text does not tell."""
     custom = (each for each in executed(module) if each.instruction.opcode == "custom-call")
-    return sum(e.times for e in custom if "tpu_custom_call" in e.instruction.attributes)
+    names = re.compile(r'custom_call_target="(?:tpu_custom_call|__cudnn\$\w+)"')
+    return sum(e.times for e in custom if names.search(e.instruction.attributes))
 
 
 def _dot(own: Instruction, left: Sequence[int], right: Sequence[int]) -> float:

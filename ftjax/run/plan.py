@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 from ftjax.core import config as conf
 from ftjax.core import mesh as meshes
@@ -276,8 +277,19 @@ def weights(p: Plan, workdir: pathlib.Path | None = None) -> tuple[states.State,
 
 def begin(p: Plan, first: states.State) -> states.State:
     """Make the state before the first step; the parameters of `first` become its own (donated)."""
-    options = dict(integral=p.state.integral)
-    create = functools.partial(saved_state.create, p.settings, p.optimizer.tx, **options)
+    create = p.shared.first_state(p, _first_state) if p.shared else _first_state(p)
+    # As numbers: a key is of one device, and compiling it in would be a program for every seed.
+    key = np.asarray(jax.random.key_data(saved_state.key_of(p.settings)))
+    return create(first.params, meshes.put(key, meshes.replicated(p.parts.mesh)))
+
+
+def _first_state(p: Plan) -> Callable:
+    """Make `(parameters, numbers of the key) -> the state before the first step`, jitted."""
+    own = dict(ema=p.settings.ema_decay is not None, integral=p.state.integral)
+
+    def create(params, numbers):
+        key = jax.random.wrap_key_data(numbers)
+        return states.create(params, p.optimizer.tx, key=key, **own)
+
     # Compiled, because the moments must lie where their parameters lie.
-    places = saved_state.shardings_of(p.state)
-    return jax.jit(create, out_shardings=places, donate_argnums=0)(first.params)
+    return jax.jit(create, out_shardings=saved_state.shardings_of(p.state), donate_argnums=0)

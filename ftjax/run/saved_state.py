@@ -35,8 +35,13 @@ FREE_DATA = ("data", "data/**", "seed/data", "batch_size", "accumulate")
 
 def create(settings: Settings, tx, trainable, *, integral=None) -> states.State:
     """Make the first state of what trains; integral: see `train.state.create`."""
-    key, ema = jax.random.key(settings.seed.sampling), settings.ema_decay is not None
-    return states.create(trainable, tx, key=key, ema=ema, integral=integral)
+    ema = settings.ema_decay is not None
+    return states.create(trainable, tx, key=key_of(settings), ema=ema, integral=integral)
+
+
+def key_of(settings: Settings) -> jax.Array:
+    """Return the random key of a run, which its states hold."""
+    return jax.random.key(settings.seed.sampling)
 
 
 def abstract_state(parts: setup.Parts, trainable, tx, *, integral=None) -> states.State:

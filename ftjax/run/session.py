@@ -157,8 +157,9 @@ def evaluations(p: plans.Plan, workdir: pathlib.Path) -> visits.Hook:
         params = saved_state.params_of(now.state, now.frozen)
         is_empty = not p.evaluation.evaluators and p.evaluation.sample is None
         with contextlib.nullcontext() if is_empty else phases.named("evaluating"):
-            seed = p.settings.seed.sampling
-            return p.evaluation.run(params, step=now.step, workdir=workdir, seed=seed)
+            own = dict(step=now.step, workdir=workdir, seed=p.settings.seed.sampling)
+            # What it begins with, other runs may have begun with too.
+            return p.evaluation.run(params, shared=None if now.step else p.shared, **own)
 
     # At the start too: what a run teaches and costs is a difference to what it began with.
     return visits.Hook(p.settings.eval_every_steps or p.length.steps, evaluate, at_start=True)

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from ftjax.core import files, tree
 from ftjax.data import hold_out, prepare, tokenizer_files
 from ftjax.report.pages import Pages
+from ftjax.run import measured
 
 # Keys of a config that an evaluation does not read. `model` and `data` are looked at one by one.
 NOT_OF_EVALS = (
@@ -87,6 +88,15 @@ class Shared:
         key = ("evals", id(parts.tokenizer), _model(parts), _base(parts), _text(read))
         return self._once(key, lambda: build(parts))
 
+    def scores(self, evaluation, params, seed: int, measure: Callable):
+        """Evaluate weights, once: the same arrays under the same evaluators have the same scores.
+
+        evaluation: one of this object's own.
+        """
+        if (known := measured.digest(params)) is None:
+            return measure()
+        return self._once(("scores", id(evaluation), seed, known), measure)
+
     def adapters(self, parts, make: Callable):
         """Compile the start of adapters, once; the key, the base and what was found are arguments.
 
@@ -100,19 +110,11 @@ class Shared:
 
     def step(self, program, make: Callable):
         """Compile the step of a program, once; numbers that are its arguments may differ."""
-        plain = program.settings.plain
-        read = _without(plain, NOT_OF_STEP) | {
-            "adapter": {**plain["adapter"], "past": None},
-            "optim": _without(plain["optim"], program.hyper["optim"]),
-            "objective": _without(plain["objective"], program.hyper["objective"]),
-            "schedule ends": program.steps,
-        }
-        # What is switched on or off by None or 0 is seen by which numbers there are.
-        structure = jax.tree.structure((program.state, program.hyper))
-        # Adapters on top of past ones are another tree; where they come from is in no program.
-        parts = program.parts
-        key = ("step", _model(parts), _base(parts), _text(read), structure)
-        return self._once(key, lambda: make(program))
+        return self._once(("step", *_program(program)), lambda: make(program))
+
+    def first_state(self, program, make: Callable):
+        """Compile what makes the state before the first step, once; the seed is an argument."""
+        return self._once(("first state", *_program(program)), lambda: make(program))
 
     def weights(self, parts, read: Callable) -> tuple[Any, dict]:
         """Read a base, once; what trains of it is copied, since the step donates its state."""
@@ -129,6 +131,21 @@ class Shared:
         trains = lambda path: any(tree.matches(p, f"model/{path}") for p in parts.patterns)
         copy = lambda path, leaf: jnp.copy(leaf) if trains(path) else leaf
         return tree.map_with_paths(copy, model), rests
+
+
+def _program(program) -> tuple:
+    """Return what decides which step a program has, apart from its arguments."""
+    plain, parts = program.settings.plain, program.parts
+    read = _without(plain, NOT_OF_STEP) | {
+        "adapter": {**plain["adapter"], "past": None},
+        "optim": _without(plain["optim"], program.hyper["optim"]),
+        "objective": _without(plain["objective"], program.hyper["objective"]),
+        "schedule ends": program.steps,
+    }
+    # What is switched on or off by None or 0 is seen by which numbers there are.
+    structure = jax.tree.structure((program.state, program.hyper))
+    # Adapters on top of past ones are another tree; where they come from is in no program.
+    return _model(parts), _base(parts), _text(read), structure
 
 
 def _model(parts) -> str:

@@ -3,14 +3,16 @@
     topology = read("v5e-16")        # 16 chips, 4x4; "2xv5e-16": two slices; "v5p:4x4x4": by shape
     topology.devices()               # for a mesh; nothing can be put on them
 
-v5e and v6e count chips; v4, v5p and tpu7x two for every chip, as their product names do. Figures
-are the vendor's data sheets', per JAX device (half a chip of tpu7x).
+v5e and v6e count chips; v4, v5p and tpu7x two for every chip, as their product names do. `h100-16`
+are 16 GPUs, eight to a host; a shape is hosts x GPUs. Figures are the vendor's data sheets', per
+JAX device (half a chip of tpu7x); of GPUs the memory that their driver reports.
 """
 
 import dataclasses
 import math
 import os
 import re
+from typing import NamedTuple
 
 from ftjax.core import config as conf
 
@@ -20,6 +22,8 @@ CUBES = {
     4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4x4", 128: "4x4x8", 256: "4x8x8",
     512: "8x8x8", 1024: "8x8x16", 2048: "8x16x16",
 }  # fmt: skip
+# Hosts of eight GPUs, or a part of one.
+HOSTS = {n: f"1x{n}" for n in (1, 2, 4, 8)} | {8 * n: f"{n}x8" for n in (2, 4, 8, 16, 32)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +31,7 @@ class Chip:
     """One kind of accelerator, per device; bandwidths in bytes a second.
 
     ici: of all links of a device together, in one direction. dcn: of its share of a host's network.
+    gpu: what its driver calls it; "" for a TPU.
     """
 
     flops: float
@@ -38,6 +43,7 @@ class Chip:
     counted: int = 1  # in names, for every chip
     shapes: dict = dataclasses.field(default_factory=lambda: FLAT)
     config: str = "default"
+    gpu: str = ""
 
 
 GIB = 2**30
@@ -53,7 +59,36 @@ CHIPS = {
     "v5p": Chip(459e12, 95 * GIB, 2765e9, 600e9, counted=2, shapes=CUBES),
     "v6e": Chip(918e12, 32 * GIB, 1640e9, 448e9),
     "tpu7x": Chip(1153.5e12, 96 * GIB, 3690e9, 600e9, devices=2, counted=2, shapes=CUBES),
+    # Links: NVLink in a host, 400 Gbit/s a GPU between hosts.
+    "h100": Chip(989e12, 81559 * 2**20, 3352e9, 450e9, 50e9, shapes=HOSTS,
+                 gpu="NVIDIA H100 80GB HBM3"),
+    "h200": Chip(989e12, 143771 * 2**20, 4800e9, 450e9, 50e9, shapes=HOSTS, gpu="NVIDIA H200"),
 }  # fmt: skip
+# What XLA asks of a GPU that is not here: limits of compute capability 9.0, which Hopper's share.
+HOPPER = """
+gpu_device_info {{
+  cuda_compute_capability {{ major: 9 }}
+  threads_per_warp: 32  threads_per_block_limit: 1024  threads_per_core_limit: 2048
+  registers_per_core_limit: 65536  registers_per_block_limit: 65536
+  shared_memory_per_block: 49152  shared_memory_per_block_optin: 232448
+  shared_memory_per_core: 233472
+  block_dim_limit_x: 2147483647  block_dim_limit_y: 65535  block_dim_limit_z: 65535
+  core_count: 132  fpus_per_core: 128  clock_rate_ghz: 1.98  l2_cache_size: 52428800
+  memory_bandwidth: {bandwidth:.0f}  device_memory_size: {memory:.0f}
+}}
+platform_name: "CUDA"
+runtime_version {{ major: 12 minor: 8 }}
+dnn_version_info {{ major: 9 minor: 7 }}
+device_description_str: "{name}"
+"""
+
+
+class Needed(NamedTuple):
+    """What compiles for a platform."""
+
+    platform: str  # as JAX's compilers have it
+    package: str
+    extra: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,13 +109,15 @@ class Topology:
     @property
     def platform(self) -> str:
         """Return the name of the platform, as JAX has it."""
-        return "tpu" if self.chip else "cpu"
+        if self.chip is None:
+            return "cpu"
+        return "gpu" if self.chip.gpu else "tpu"
 
     def devices(self) -> list:
         """Return devices for a mesh.
 
         Raises:
-          ValueError: there are fewer CPU devices here, or the TPU's compiler is not installed.
+          ValueError: there are fewer CPU devices here, or the compiler is not installed.
         """
         import jax
 
@@ -92,26 +129,35 @@ class Topology:
                     f"as many; set JAX_NUM_CPU_DEVICES={self.count}"
                 )
             return found[: self.count]
-        return self._tpus()
-
-    def _tpus(self) -> list:
-        import jax
         from jax.experimental import topologies
 
-        sizes = _sizes(self.shape)
-        os.environ |= ALONE
+        options, needed = self._gpus() if self.chip.gpu else self._tpus()
         try:
-            found = topologies.get_topology_desc(
-                platform="tpu", topology_name=f"{self.kind}:{self.shape}",
-                chip_config_name=self.chip.config, num_slices=self.slices,
-                chips_per_host_bounds=_host(sizes), wrap=_wrap(self.kind, sizes),
-            )  # fmt: skip
+            return list(topologies.get_topology_desc(platform=needed.platform, **options).devices)
         except (jax.errors.JaxRuntimeError, RuntimeError, ImportError) as error:
             raise ValueError(
                 f"--topology: got {self.name!r} and no compiler for it here "
-                f"({' '.join(str(error).split())[:160]}); expected libtpu; pip install 'ftjax[tpu]'"
+                f"({' '.join(str(error).split())[:160]}); expected {needed.package}; "
+                f"pip install 'ftjax[{needed.extra}]'"
             ) from None
-        return list(found.devices)
+
+    def _tpus(self) -> tuple[dict, "Needed"]:
+        sizes = _sizes(self.shape)
+        os.environ |= ALONE
+        return dict(
+            topology_name=f"{self.kind}:{self.shape}", chip_config_name=self.chip.config,
+            num_slices=self.slices, chips_per_host_bounds=_host(sizes),
+            wrap=_wrap(self.kind, sizes),
+        ), Needed("tpu", "libtpu", "tpu")  # fmt: skip
+
+    def _gpus(self) -> tuple[dict, "Needed"]:
+        hosts, gpus = _sizes(self.shape)
+        chip = self.chip
+        target = HOPPER.format(name=chip.gpu, bandwidth=chip.hbm, memory=chip.hbm_bytes)
+        # NVLink ends at the host: each is a slice.
+        return dict(
+            topology=f"{hosts * self.slices}x1x{gpus}", target_config=target
+        ), Needed("cuda", "JAX's CUDA plugin", "cuda")  # fmt: skip
 
 
 def read(name: str) -> Topology:

@@ -29,4 +29,5 @@ def evaluate(study: Study, folder: pathlib.Path, *, shared: Shared) -> None:
     p = plan.plan(first.settings, shared=shared)
     params = build.weights(p.parts, shared=shared) | {"adapters": None}
     processes.on_first(lambda: bool(files.write_json(known, evals)))
-    p.evaluation.run(params, step=0, workdir=own.workdir, seed=first.settings.seed.sampling)
+    seed = first.settings.seed.sampling
+    p.evaluation.run(params, step=0, workdir=own.workdir, seed=seed, shared=shared)

@@ -46,6 +46,30 @@ def loop(log_probs):
     return call
 
 
+@pytest.mark.parametrize(
+    ("lengths", "most", "widths"),
+    [
+        ((17, 9, 3), 24, [16, 24]),  # no wider than what rows were cut to
+        ((17, 9, 3), None, [16, 32]),
+        ((30, 9, 3), 24, [16, 30]),  # one that was not cut
+        ((3, 9, 5), 24, [16, 16]),
+    ],
+)
+def test_how_wide_batches_are(lengths, most, widths):
+    examples = [(np.ones(n, np.int32), np.ones(n, np.float32)) for n in lengths]
+    found = scoring.batches(examples, batch_size=2, max_length=64, max_tokens=most)
+    assert [batch["tokens"].shape[1] for _, batch in found] == widths
+
+
+def test_narrower_batches_have_the_same_scores(model, params, evaluate):
+    longest = max(len(tokens) for tokens, _ in EXAMPLES)
+    assert longest < 32 < 2 * longest
+    narrow = nll.make(model=model, examples=EXAMPLES, batch_size=4, max_tokens=longest)
+    np.testing.assert_allclose(
+        narrow.examples(params)["nll"], evaluate.examples(params)["nll"], rtol=1e-5
+    )
+
+
 @pytest.mark.parametrize("which", ["params", "adapted"])
 def test_it_is_the_loop_over_tokens(which, evaluate, loop, request):
     params = request.getfixturevalue(which)

@@ -10,8 +10,7 @@ from ftjax.run import plan as running
 from tests import lab as labs
 
 INT8 = {
-    "optim.state_dtype": "int8", "checkpoint.every_steps": 2,
-    "optim.schedule": dict(name="constant"),  # of any length, so that a run may go on
+    "optim.state_dtype": "int8", "checkpoint.every_steps": 2, "checkpoint.keep": 2, "steps": 4,
 }  # fmt: skip
 WAYS = {"full": {"adapter": dict(name="")}, "lora": {}}
 
@@ -25,9 +24,9 @@ def small_too(monkeypatch):
 @pytest.mark.parametrize("way", WAYS)
 def test_a_run_that_goes_on_is_the_run_that_never_stopped(lab, small_too, way, tmp_path):
     own = INT8 | WAYS[way]
-    whole = lab.run("whole", tmp_path, **own, steps=4)
-    part = lab.run("part", tmp_path, **own, steps=2)
-    labs.train(lab.settings(**own, steps=4), part, allow_config_change=True)
+    whole = lab.run("whole", tmp_path, **own)
+    part = labs.cut_back(whole, tmp_path / "part", 2)
+    labs.train(lab.settings(**own), part)
     weights = [next((run / "export").glob("*.safetensors")).read_bytes() for run in (whole, part)]
     assert weights[0] == weights[1]
     assert labs.metrics(whole)[-1]["loss"] == labs.metrics(part)[-1]["loss"]
@@ -37,11 +36,10 @@ def test_a_run_resumes_on_another_mesh(lab, small_too, tmp_path, use_devices):
     """The blocks are those of the shape: other devices have other parts of the same arrays."""
     own = INT8 | WAYS["full"] | {"mesh": dict(data=1, fsdp=-1, expert=1, tensor=1)}
     use_devices(4)
-    run = lab.run("run", tmp_path, **own, steps=2)
+    whole = lab.run("whole", tmp_path, **own)
+    run = labs.cut_back(whole, tmp_path / "run", 2)
     use_devices(2)
-    labs.train(lab.settings(**own, steps=4), run, allow_config_change=True)
-    use_devices(4)
-    whole = lab.run("whole", tmp_path, **own, steps=4)
+    labs.train(lab.settings(**own), run)
     found = [labs.metrics(each)[-1]["loss"] for each in (run, whole)]
     np.testing.assert_allclose(*found, rtol=1e-5)
 

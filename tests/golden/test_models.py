@@ -2,10 +2,10 @@
 
 import collections
 import dataclasses
+import functools
 import re
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -25,6 +25,13 @@ FOLDERS = reference.model_folders()
 each = pytest.mark.parametrize("folder", FOLDERS, ids=reference.id_of)
 
 
+@functools.partial(jax.jit, static_argnames=("model", "aux"))
+def hidden(model, params, batch, *, aux=False):
+    """Compute hidden states as one program."""
+    where = dict(positions_BT=batch["positions"], segments_BT=batch["segments"])
+    return model.hidden(params, batch["tokens"], **where, aux=aux)
+
+
 @pytest.fixture(scope="module")
 def results(golden):
     """Evaluate every family once."""
@@ -34,7 +41,7 @@ def results(golden):
         io = reference.io(folder)
         batch = reference.batch_of(io["input_ids"], io["attention_mask"])
         params = {"model": params, "adapters": None}
-        found[folder] = io, reference.evaluate(model, "model", params, batch)
+        found[folder] = io, jax.device_get(reference.evaluate(model, "model", params, batch))
     return found
 
 
@@ -73,9 +80,7 @@ def test_logits_of_short_rows(folder):
     wanted = io["logits_short"]
     tokens = io["input_ids"][:, : wanted.shape[1]]
     batch = reference.batch_of(tokens, np.ones_like(tokens))
-    x = model.hidden(
-        params, batch["tokens"], positions_BT=batch["positions"], segments_BT=batch["segments"]
-    )
+    x = hidden(model, params, batch)
     np.testing.assert_allclose(model.logits(params, x), wanted, rtol=1e-4, atol=1e-4)
     assert np.abs(wanted - io["logits"][:, : wanted.shape[1]]).max() > 0.1
 
@@ -130,16 +135,18 @@ def test_hidden_states_of_every_depth(folder, results):
     states, seen = io["hidden_states"], io["attention_mask"] == 1
     assert len(states) == model.config.layers + 1
     batch, ends = reference.batch_of(io["input_ids"], io["attention_mask"]), model.ends_of(params)
-    embedded = ends.enter(batch["tokens"], batch["positions"], models.Site({}, None))
+    enter = jax.jit(lambda *where: ends.enter(*where, models.Site({}, None)))
+    embedded = np.asarray(enter(batch["tokens"], batch["positions"]))
     np.testing.assert_allclose(embedded[seen], states[0][seen], rtol=1e-5, atol=1e-6)
     scale = ends.leave_scale or 1.0 if isinstance(ends, blocks.Ends) else 1.0
     last = scale * states[-1][seen]
     np.testing.assert_allclose(ours["hidden"][seen], last, rtol=1e-4, atol=1e-4)
     if folder.parent.name != "models":
         return  # the logits have seen every depth
+    leave = jax.jit(ends.leave)
     for depth in range(1, model.config.layers):
         # The reference has inner states before the final norm; ours come after it.
-        wanted = ends.leave(jnp.asarray(states[depth]))
+        wanted = np.asarray(leave(states[depth]))
         short = dataclasses.replace(
             model, config=dataclasses.replace(model.config, layers=depth), scan=True
         )
@@ -147,9 +154,7 @@ def test_hidden_states_of_every_depth(folder, results):
             name: jax.tree.map(lambda x, numbers=numbers: x[: len(numbers)], params[name])
             for name, numbers in short.stacks.items()
         }
-        got = short.hidden(
-            cut, batch["tokens"], positions_BT=batch["positions"], segments_BT=batch["segments"]
-        )
+        got = np.asarray(hidden(short, cut, batch))
         np.testing.assert_allclose(got[seen], wanted[seen], rtol=1e-4, atol=1e-4)
 
 
@@ -217,10 +222,7 @@ def test_router_logits_and_load_balancing(folder):
     _, model, params = reference.base(folder)
     io = reference.io(folder)
     batch = reference.batch_of(io["input_ids"], io["attention_mask"])
-    aux = model.hidden(
-        params, batch["tokens"], positions_BT=batch["positions"], segments_BT=batch["segments"],
-        aux=True,
-    )[1]  # fmt: skip
+    aux = hidden(model, params, batch, aux=True)[1]
     check_router(model, aux, io)
     if "aux_loss" not in io:
         return  # the reference has none for this family
@@ -239,6 +241,7 @@ def check_router(model, aux, io):
         (n, stack, i) for stack in aux if aux[stack] for i, n in enumerate(model.stacks[stack])
     )
     of_layers = lambda pick: np.stack([pick(aux[stack])[i] for _, stack, i in numbers])
+    aux = jax.device_get(aux)
     logits, gates, chosen = (
         of_layers(pick)
         for pick in (

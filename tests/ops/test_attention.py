@@ -1,5 +1,6 @@
 """Attention against a loop over rows, heads and positions."""
 
+import functools
 import itertools
 
 import jax
@@ -30,6 +31,13 @@ def naive(q, k, v, positions, segments, *, scale, window, cap=None):
     return out
 
 
+@functools.partial(jax.jit, static_argnames=("window", "before", "scale", "cap"))
+def attend(q, k, v, positions, segments, *, window=None, before=0, **options):
+    """Compute causal attention as one program, as in a model."""
+    seen = visible.visible_keys(positions, segments, before=before, window=window)
+    return attention.attend_causal(q, k, v, seen, **options)
+
+
 @pytest.mark.parametrize(("window", "cap"), [(None, None), (1, None), (3, 1.5)])
 @pytest.mark.parametrize("heads", [(4, 2), (2, 2), (3, 1)])
 def test_against_the_loop(heads, window, cap):
@@ -37,9 +45,8 @@ def test_against_the_loop(heads, window, cap):
     q, k, v = draw(size=(2, 7, N, 4)), draw(size=(2, 7, K, 4)), draw(size=(2, 7, K, 4))
     segments = np.array([[1, 1, 1, 2, 2, 2, 2], [1, 1, 1, 1, 1, 0, 0]])
     positions = np.array([[0, 1, 2, 0, 1, 2, 3], [0, 1, 2, 3, 4, 0, 0]])
-    seen = visible.visible_keys(jnp.asarray(positions), jnp.asarray(segments), window=window)
-    arrays = (jnp.asarray(x, jnp.float32) for x in (q, k, v))
-    got = attention.attend_causal(*arrays, seen, scale=0.7, cap=cap)
+    arrays = (x.astype(np.float32) for x in (q, k, v))
+    got = attend(*arrays, positions, segments, window=window, scale=0.7, cap=cap)
     wanted = naive(q, k, v, positions, segments, scale=0.7, window=window, cap=cap)
     np.testing.assert_allclose(got, wanted, atol=1e-5)
 
@@ -54,15 +61,20 @@ def test_a_cache_and_new_tokens_against_the_loop(new, window, cap):
     segments = np.int32(places < lengths[:, None])
     wanted = naive(q, k, v, places, segments, scale=0.7, window=window, cap=cap)
     at = lengths[:, None] - new + np.arange(new)
-    own = jnp.asarray(at), jnp.ones_like(at)
-    masks = (
-        visible.past_mask(own, slots=9, window=window),
-        visible.causal_mask(own, own, window=window),
-    )
     take = lambda x: np.take_along_axis(x, at[..., None, None], axis=1)
     stored = lambda k, v, mask: (jnp.moveaxis(k, 1, 3), jnp.moveaxis(v, 1, 2), mask)
-    parts = [stored(k, v, masks[0]), stored(take(k), take(v), masks[1])]
-    got = attention.attend_cached(jnp.asarray(take(q)), parts, scale=0.7, cap=cap)
+
+    @jax.jit
+    def cached(at, q, past, new):
+        own = at, jnp.ones_like(at)
+        masks = (
+            visible.past_mask(own, slots=9, window=window),
+            visible.causal_mask(own, own, window=window),
+        )
+        parts = [stored(*past, masks[0]), stored(*new, masks[1])]
+        return attention.attend_cached(q, parts, scale=0.7, cap=cap)
+
+    got = cached(at, take(q), (k, v), (take(k), take(v)))
     np.testing.assert_allclose(got, take(wanted), atol=1e-5)
 
 
@@ -110,7 +122,7 @@ def test_gradients_go_through_the_cap():
 
     ours = lambda q, k, v: attention.attend_causal(q, k, v, seen, scale=0.7, cap=2.0)
     got, wanted = (
-        jax.grad(lambda *args, f=f: jnp.square(f(*args)).sum(), (0, 1, 2))(q, k, v)
+        jax.jit(jax.grad(lambda *args, f=f: jnp.square(f(*args)).sum(), (0, 1, 2)))(q, k, v)
         for f in (ours, plain)
     )
     for ours, theirs in zip(got, wanted, strict=True):
@@ -123,21 +135,19 @@ def test_keys_before_the_others_are_seen_by_all_segments(T, window):
     """As if every segment had them in front; the blocks of a row are cut in their places."""
     before, draw = 3, np.random.default_rng(0).normal
     q, k, v = (
-        jnp.asarray(draw(size=(1, n, 2, 4)), jnp.float32) for n in (T, T + before, T + before)
-    )
+        draw(size=(1, n, 2, 4)).astype(np.float32) for n in (T, T + before, T + before)
+    )  # fmt: skip
     positions, segments = np.arange(T)[None] % (T // 2), 1 + np.arange(T)[None] // (T // 2)
-    pair = jnp.asarray(positions), jnp.asarray(segments)
-    seen = visible.visible_keys(*pair, before=before, window=window)
-    got = attention.attend_causal(q, k, v, seen, scale=0.7)
+    got = attend(q, k, v, positions, segments, before=before, window=window, scale=0.7)
     for segment in (1, 2):
         own = np.flatnonzero(segments[0] == segment)
         keys = np.concatenate([np.arange(before), own + before])
-        q_1 = jnp.concatenate([jnp.zeros((1, before, 2, 4)), q[:, own]], axis=1)
-        row = jnp.arange(len(keys))[None], jnp.ones((1, len(keys)), int)
-        alone = attention.attend_causal(
-            q_1, k[:, keys], v[:, keys], visible.visible_keys(*row, window=window), scale=0.7
-        )
-        np.testing.assert_allclose(got[:, own], alone[:, before:], atol=1e-5)
+        q_1 = np.concatenate([np.zeros((1, before, 2, 4), np.float32), q[:, own]], axis=1)
+        row = np.arange(len(keys))[None], np.ones((1, len(keys)), int)
+        alone = attend(q_1, k[:, keys], v[:, keys], *row, window=window, scale=0.7)
+        np.testing.assert_allclose(
+            np.asarray(got)[:, own], np.asarray(alone)[:, before:], atol=1e-5
+        )  # fmt: skip
 
 
 def test_a_row_that_sees_nothing_is_finite():
@@ -173,13 +183,14 @@ def test_a_sink_is_one_more_key_without_a_value():
         return jnp.einsum("BNTS,BSNH->BTNH", weights, v.repeat(2, 2))
 
     ours = lambda q, k, v, sink: attention.attend_causal(q, k, v, seen, scale=0.5, sink_N=sink)
-    np.testing.assert_allclose(ours(q, k, v, sink), plain(q, k, v, sink), rtol=1e-4, atol=1e-5)
-    square = lambda f: jax.grad(lambda *args: jnp.square(f(*args)).sum(), (0, 1, 2, 3))
-    for got, wanted in zip(square(ours)(q, k, v, sink), square(plain)(q, k, v, sink), strict=True):
-        np.testing.assert_allclose(got, wanted, rtol=1e-3, atol=1e-4)
+    wanted = jax.jit(plain)(q, k, v, sink)
+    np.testing.assert_allclose(jax.jit(ours)(q, k, v, sink), wanted, rtol=1e-4, atol=1e-5)
+    square = lambda f: jax.jit(jax.grad(lambda *args: jnp.square(f(*args)).sum(), (0, 1, 2, 3)))
+    for got, other in zip(square(ours)(q, k, v, sink), square(plain)(q, k, v, sink), strict=True):
+        np.testing.assert_allclose(got, other, rtol=1e-3, atol=1e-4)
     part = k.transpose(0, 2, 3, 1), v.swapaxes(1, 2), mask
-    cached = attention.attend_cached(q, [part], scale=0.5, sink_N=sink)
-    np.testing.assert_allclose(cached, plain(q, k, v, sink), rtol=1e-4, atol=1e-5)
+    cached = jax.jit(lambda q, part: attention.attend_cached(q, [part], scale=0.5, sink_N=sink))
+    np.testing.assert_allclose(cached(q, part), wanted, rtol=1e-4, atol=1e-5)
 
 
 # -- rows in parts ---------------------------------------------------------------------------------

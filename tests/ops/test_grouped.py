@@ -23,7 +23,7 @@ def draw(letters, seed):
     "experts", [[2, 0, 1, 2, 2, 0, 3], [1, 1, 1], [4, -1, 0], [0] * 70 + [3] * 41]
 )
 def test_every_row_has_a_place_with_its_expert(experts):
-    groups, places = grouped.arrange(jnp.array(experts), experts=E)
+    groups, places = jax.device_get(grouped.arrange(jnp.array(experts), experts=E))
     size, block = len(places.row_at), len(places.row_at) // len(groups.expert_J)
     starts = np.cumsum(groups.counts_E) - groups.counts_E
     inside = [i for i, e in enumerate(experts) if 0 <= e < E]
@@ -53,9 +53,15 @@ def test_contraction_gives_every_row_its_experts_weight(equation, y, form, monke
     x_letters, w_letters = equation.split("->")[0].split(",")
     x = jax.random.normal(jax.random.key(0), (len(expert), *(SIZES[c] for c in x_letters[3:])))
     w = draw(w_letters, 1)
-    sorted_x = x.at[places.row_at].get(mode="fill", fill_value=0)
-    got = grouped.contract(groups, equation, sorted_x, w)[places.of_row]
-    wanted = jnp.stack([jnp.einsum(y, x[i : i + 1], w[e])[0] for i, e in enumerate(expert)])
+
+    @jax.jit
+    def contract(groups, places, x, w):
+        sorted_x = x.at[places.row_at].get(mode="fill", fill_value=0)
+        return grouped.contract(groups, equation, sorted_x, w)[places.of_row]
+
+    got = contract(groups, places, x, w)
+    x, w = np.asarray(x), np.asarray(w)
+    wanted = np.stack([np.einsum(y, x[i : i + 1], w[e])[0] for i, e in enumerate(expert)])
     np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
 
 

@@ -36,15 +36,20 @@ def plain(x, w, targets, cap=None):
 def test_values_and_gradients(inputs, chunk, cap):
     x, w, targets, (of_logp, of_logz) = inputs
     chunked = lambda x, w: loss.logps(x, w, targets, chunk=chunk, cap=cap)
-    got, pull = jax.vjp(chunked, x, w)
-    wanted, pull_wanted = jax.vjp(lambda x, w: plain(x, w, targets, cap), x, w)
+    zero = jnp.zeros_like(of_logp)
+    cotangents = (of_logp, zero), (zero, of_logz), (of_logp, of_logz)
+
+    def pulled(function):
+        found, pull = jax.vjp(function, x, w)
+        return found, [pull(each) for each in cotangents]
+
+    got, pulls = jax.jit(lambda: pulled(chunked))()
+    wanted, pulls_wanted = jax.jit(lambda: pulled(lambda x, w: plain(x, w, targets, cap)))()
     for ours, theirs in zip(got, wanted, strict=True):
         assert (ours.shape, ours.dtype) == ((B, T), jnp.float32)
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
-    zero = jnp.zeros_like(of_logp)
-    for cotangents in ((of_logp, zero), (zero, of_logz), (of_logp, of_logz)):
-        for ours, theirs in zip(pull(cotangents), pull_wanted(cotangents), strict=True):
-            np.testing.assert_allclose(ours, theirs, atol=2e-5)
+    for ours, theirs in zip(*map(jax.tree.leaves, (pulls, pulls_wanted)), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-5)
 
 
 @pytest.mark.parametrize("cap", [None, 2.0])
@@ -96,6 +101,22 @@ def test_entropies_and_their_gradient_are_those_of_the_softmax():
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("length", "chunk", "sizes"), [(80, 64, {40}), (128, 64, {64}), (130, 64, {44}), (5, 64, {5})]
+)
+def test_chunks_are_even(length, chunk, sizes):
+    """Positions that only fill the last chunk cost as much as others: there are few of them."""
+    seen = set()
+
+    def of(logits):
+        seen.add(logits.shape[1])
+        return logits.sum(-1)
+
+    x, w = jnp.ones((2, length, 3)), jnp.ones((7, 3))
+    assert loss.along(of, (x, w, None), chunk=chunk).shape == (2, length)
+    assert seen == sizes
+
+
 @pytest.mark.parametrize("cap", [None, 3.0])
 @pytest.mark.parametrize("chunk", [3, 7])
 def test_a_total_is_that_of_log_probabilities(inputs, chunk, cap):
@@ -111,8 +132,9 @@ def test_a_total_is_that_of_log_probabilities(inputs, chunk, cap):
         value, logp = loss.total(token_loss, x, w, targets, weights, chunk=chunk, cap=cap)
         return 3 * value, logp
 
-    wanted = jax.value_and_grad(apart, argnums=(0, 1))(x, w)
-    (value, logp), gradients = jax.value_and_grad(at_once, argnums=(0, 1), has_aux=True)(x, w)
+    wanted = jax.jit(jax.value_and_grad(apart, argnums=(0, 1)))(x, w)
+    found = jax.jit(jax.value_and_grad(at_once, argnums=(0, 1), has_aux=True))(x, w)
+    (value, logp), gradients = found
     for ours, theirs in zip(
         jax.tree.leaves((value, gradients)), jax.tree.leaves(wanted), strict=True
     ):

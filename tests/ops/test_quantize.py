@@ -1,5 +1,6 @@
 """Quantised weights: errors, bytes, blocks of every shape, and gradients that pass the codes by."""
 
+import functools
 import math
 
 import jax
@@ -26,12 +27,16 @@ def weight(equation, *, seed=0):
     return jax.random.normal(jax.random.key(seed), SHAPES[equation]) * 0.1
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def rounded(name, equation, w):
-    return jax.jit(quantize.make(name=name), static_argnums=0)(equation, w)
+    return quantize.make(name=name)(equation, w)
+
+
+dense = jax.jit(quantize.dense, static_argnums=1)
 
 
 def error(name, equation, w):
-    found = quantize.dense(rounded(name, equation, w), jnp.float32)
+    found = dense(rounded(name, equation, w), jnp.float32)
     assert (found.shape, found.dtype) == (w.shape, jnp.float32)
     return np.abs(found - w)
 
@@ -103,13 +108,13 @@ def test_stacked_layers_are_those_one_by_one(name, equation):
     w = jnp.stack([weight(equation, seed=0), weight(equation, seed=1)])
     quantizer = quantize.make(name=name)
     stacked = jax.jit(jax.vmap(lambda w: quantizer(equation, w)))(w)
-    dense = quantize.dense(stacked, jnp.bfloat16)
+    both = dense(stacked, jnp.bfloat16)
     for layer in range(2):
         alone = rounded(name, equation, w[layer])
         for a, b in zip(jax.tree.leaves(stacked[layer]), jax.tree.leaves(alone), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-6)
         close = dict(rtol=1e-2, atol=1e-3)
-        np.testing.assert_allclose(dense[layer], quantize.dense(alone, jnp.bfloat16), **close)
+        np.testing.assert_allclose(both[layer], dense(alone, jnp.bfloat16), **close)
 
 
 @each
@@ -138,7 +143,7 @@ def test_a_linear_map_is_that_of_the_dense_weight(name, equation):
     adapter = lora.make(rank=2, alpha=4.0)(jax.random.key(3), site, w)
     adapter = jax.tree.map(lambda leaf: leaf + 0.1, adapter)
     q = rounded(name, equation, w)
-    array = quantize.dense(q, jnp.float32)
+    array = dense(q, jnp.float32)
     for given in (None, adapter):
         run = lambda x, given, w: jnp.square(linear.linear(equation, x, w, given)).sum()
         gradient = jax.jit(jax.value_and_grad(run, (0, 1)))
@@ -154,8 +159,8 @@ def test_only_arrays_are_cast(name):
     assert cast["norm"].dtype == jnp.bfloat16
     assert cast["q"] is w["q"]
     assert quantize.sites({"blocks": w}) == ["blocks/q"]
-    dense = quantize.dense(w, jnp.bfloat16)
-    assert (dense["q"].dtype, dense["norm"].dtype) == (jnp.bfloat16, jnp.float32)
+    found = quantize.dense(w, jnp.bfloat16)
+    assert (found["q"].dtype, found["norm"].dtype) == (jnp.bfloat16, jnp.float32)
 
 
 def test_a_format_that_is_not_there():

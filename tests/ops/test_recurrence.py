@@ -1,5 +1,7 @@
 """Recurrences in chunks against token by token; documents, padding, caches and starts apart."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -70,14 +72,16 @@ def test_chunks_are_the_recurrence(corrects, begins):
 def test_a_row_in_parts_is_the_row():
     q, k, v, g, beta = inputs()
     ones = np.ones((B, T), np.int32)
-    whole, wanted = recurrence.scan(
-        q, k, v, g, recurrence.flow(ones, continues=False), beta_BTY=beta
-    )
+
+    @jax.jit
+    def scan(segments, q, k, v, g, beta, state=None):
+        flow = recurrence.flow(segments, continues=state is not None)
+        return recurrence.scan(q, k, v, g, flow, beta_BTY=beta, state_BYGP=state)
+
+    whole, wanted = scan(ones, q, k, v, g, beta)
     state, found = None, []
     for part in (slice(0, 6), slice(6, 7), slice(7, T)):
-        flow = recurrence.flow(ones[:, part], continues=part.start > 0)
-        arrays = (x[:, part] for x in (q, k, v, g))
-        out, state = recurrence.scan(*arrays, flow, beta_BTY=beta[:, part], state_BYGP=state)
+        out, state = scan(*(x[:, part] for x in (ones, q, k, v, g, beta)), state)
         found.append(out)
     np.testing.assert_allclose(np.concatenate(found, 1), whole, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(state, wanted, rtol=1e-4, atol=1e-5)
@@ -87,24 +91,28 @@ def test_strong_decays_have_finite_gradients():
     q, k, v, g, beta = inputs()
     flow = recurrence.flow(SEGMENTS, continues=False)
     loss = lambda g: jnp.square(recurrence.scan(q, k, v, g, flow, beta_BTY=beta)[0]).sum()
+    gradient = jax.jit(jax.grad(loss))
     for scale in (1.0, 1000.0):
-        assert np.isfinite(jax.grad(loss)(scale * g)).all()
+        assert np.isfinite(gradient(scale * g)).all()
 
 
 def test_a_convolution_stays_in_its_document_and_goes_on_from_a_cache():
     x, w = draw(B, T, Q) * (SEGMENTS > 0)[..., None], draw(Q, W, seed=1)
-    got, _ = recurrence.convolve(x, w, recurrence.flow(SEGMENTS, continues=False))
+
+    @functools.partial(jax.jit, static_argnames="continues")
+    def convolve(x, segments, *kept, continues=False):
+        return recurrence.convolve(x, w, recurrence.flow(segments, continues=continues), *kept)
+
+    got = np.asarray(convolve(x, SEGMENTS)[0])
     for b in range(B):
         for t in np.flatnonzero(SEGMENTS[b]):
             back = [i for i in range(W) if t >= i and SEGMENTS[b, t - i] == SEGMENTS[b, t]]
             wanted = sum(x[b, t - i] * w[:, W - 1 - i] for i in back)
             np.testing.assert_allclose(got[b, t], wanted, rtol=1e-4, atol=1e-5)
     ones = np.ones((B, T), np.int32)
-    whole, last = recurrence.convolve(x, w, recurrence.flow(ones, continues=False))
-    first, kept = recurrence.convolve(x[:, :2], w, recurrence.flow(ones[:, :2], continues=False))
-    rest, again = recurrence.convolve(
-        x[:, 2:], w, recurrence.flow(ones[:, 2:], continues=True), kept
-    )
+    whole, last = convolve(x, ones)
+    first, kept = convolve(x[:, :2], ones[:, :2])
+    rest, again = convolve(x[:, 2:], ones[:, 2:], kept, continues=True)
     np.testing.assert_allclose(np.concatenate([first, rest], 1), whole, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(last, x[:, 1 - W :])
     np.testing.assert_array_equal(again, last)

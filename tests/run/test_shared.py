@@ -6,10 +6,11 @@ import pytest
 
 from experiments import train
 from ftjax.core import tree
+from ftjax.run import measured, reader
 from ftjax.run import plan as plans
-from ftjax.run import reader
 from ftjax.run.artifacts import Artifacts
 from ftjax.run.shared import Shared
+from ftjax.train import compile as compiling
 from tests.lab import evaluated, metrics
 
 
@@ -76,6 +77,52 @@ def test_seeds_share_evaluations_and_have_samples_of_their_own(lab, shared, tmp_
     assert said["shared0"] != said["shared1"] == said["alone"]
 
 
+@pytest.mark.parametrize("adapter", [{}, {"adapter": dict(name="", where="blocks/**")}])
+def test_what_runs_begin_with_is_evaluated_once(lab, tmp_path, monkeypatch, adapter):
+    shared, seen, measure = Shared(base=str(lab.root / "base")), [], measured.Evaluation.measure
+    monkeypatch.setattr(
+        measured.Evaluation, "measure",
+        lambda self, params, **own: seen.append(params) or measure(self, params, **own),
+    )  # fmt: skip
+    runs = {
+        "first": {}, "rate": {"optim.learning_rate": 0.01}, "sampling": {"seed.sampling": 5},
+        "adapter": {"seed.adapter": 5},
+    }  # fmt: skip
+    counts = {}
+    for name, changes in runs.items():
+        own = chosen(lab, **adapter, **changes, steps=1)
+        train.train(own, tmp_path / name, shared=shared)
+        counts[name] = len(seen)
+        seen.clear()
+    # At the end each is evaluated. Another seed of adapters is other weights, where there are any.
+    others = {"first": 2, "rate": 1, "sampling": 2, "adapter": 1 if adapter else 2}
+    assert counts == others
+    own = chosen(lab, **adapter, **runs["rate"], steps=1)
+    train.train(own, tmp_path / "alone")
+    for step in (0, 1):
+        one, other = (Artifacts(tmp_path / name).scores(step) for name in ("rate", "alone"))
+        assert one.read_bytes() == other.read_bytes()
+
+
+def test_weights_are_told_apart(monkeypatch):
+    tree_of = lambda *arrays: {"model": dict(zip("ab", arrays, strict=True)), "adapters": None}
+    ones = np.ones((2, 3), np.float32)
+    found = [
+        measured.digest(each)
+        for each in (
+            tree_of(ones, ones), tree_of(ones, ones * (1 + 2**-23)), tree_of(ones, ones.T),
+            tree_of(ones, jax.numpy.ones((2, 3), jax.numpy.bfloat16)),
+            tree_of(ones, None), tree_of(None, ones), {"model": tree_of(ones, ones)},
+        )
+    ]  # fmt: skip
+    assert None not in found
+    assert len(set(found)) == len(found)
+    assert measured.digest(tree_of(jax.numpy.array(ones), ones.copy())) == found[0]
+    monkeypatch.setattr(measured, "MOST_BYTES", ones.nbytes)
+    assert measured.digest(tree_of(ones, None)) is not None
+    assert measured.digest(tree_of(ones, ones)) is None
+
+
 def test_adapters_start_by_one_program_and_each_from_its_seed(lab, shared):
     def starts(shared=None, **changes):
         p = plans.plan(chosen(lab, **changes), shared=shared)
@@ -89,6 +136,22 @@ def test_adapters_start_by_one_program_and_each_from_its_seed(lab, shared):
         jax.tree.map(np.testing.assert_array_equal, starts(shared, **changes), starts(**changes))
     seeds = [starts(shared, **{"seed.adapter": seed}) for seed in (1, 2)]
     assert any((seeds[0][path] != seeds[1][path]).any() for path in seeds[0])
+
+
+def test_states_begin_by_one_program_and_each_from_its_seed(lab, shared):
+    def begun(shared=None, **changes):
+        p = plans.plan(chosen(lab, **changes), shared=shared)
+        first, _ = plans.weights(p)
+        before = compiling.programs()
+        return plans.begin(p, first), compiling.programs() - before
+
+    numbers = lambda state: state._replace(key=jax.random.key_data(state.key))
+    begun(shared)
+    for changes in ({"seed.sampling": 3}, {"ema_decay": 0.9}, {"optim.name": "lion"}):
+        (state, programs), (alone, _) = begun(shared, **changes), begun(**changes)
+        jax.tree.map(np.testing.assert_array_equal, numbers(state), numbers(alone))
+        # Another seed is no other program; an average and another optimizer are.
+        assert bool(programs) == ("seed.sampling" not in changes)
 
 
 def test_what_is_held_back_is_of_the_rows_of_a_run(lab, shared):

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from ftjax.run import topology
@@ -6,6 +8,7 @@ NAMES = {
     "v5e-16": (16, "4x4", 1), "v5e:2x4": (8, "2x4", 1), "2xv5e-16": (32, "4x4", 2),
     "v4-8": (4, "2x2x1", 1), "v5p-128": (64, "4x4x4", 1), "v5p:4x4x4": (64, "4x4x4", 1),
     "v6e-256": (256, "16x16", 1), "tpu7x-8": (8, "2x2x1", 1), "cpu:8": (8, "", 1),
+    "h100-8": (8, "1x8", 1), "h200:4x8": (32, "4x8", 1), "2xh100-16": (32, "2x8", 2),
 }  # fmt: skip
 
 
@@ -13,14 +16,16 @@ NAMES = {
 def test_names_say_how_many_devices_there_are(name):
     found = topology.read(name)
     assert (found.count, found.shape, found.slices) == NAMES[name]
-    assert found.platform == ("cpu" if name == "cpu:8" else "tpu")
+    kind = re.sub(r"^\d+x", "", name)[0]
+    assert found.platform == {"c": "cpu", "h": "gpu"}.get(kind, "tpu")
 
 
 @pytest.mark.parametrize(
     ("name", "near"),
     [
         ("v5e-17", "'v5e-1"), ("v5-16", "'v5p-16'"), ("v5p-7", "'v5p-"), ("v5e:3x3", "'v5e-"),
-        ("cpu:0", ""), ("h100-8", ""), ("0xv5e-16", ""), ("v5e", "'v5e-"),
+        ("cpu:0", ""), ("h100-7", "'h100-"), ("a100-8", "'h100-8'"), ("0xv5e-16", ""),
+        ("v5e", "'v5e-"),
     ],
 )  # fmt: skip
 def test_an_unknown_name_is_told_with_the_nearest_and_the_list(name, near):
@@ -47,3 +52,12 @@ def test_more_cpus_than_there_are_is_an_error():
         ValueError, match="'cpu:9' with 8 CPU devices here; expected as many; set JAX"
     ):
         topology.read("cpu:9").devices()
+
+
+def test_a_host_of_gpus_is_a_slice():
+    """NVLink ends there; kernels are chosen by what the card is called."""
+    options, needed = topology.read("2xh100-16")._gpus()
+    assert options["topology"] == "4x1x8"
+    assert "NVIDIA H100" in options["target_config"]
+    assert f"device_memory_size: {81559 * 2**20}\n" in options["target_config"]
+    assert (needed.platform, needed.extra) == ("cuda", "cuda")

@@ -1,6 +1,7 @@
 """A small model behind an endpoint, on a thread: one base, two adapters, one compiled program."""
 
 import dataclasses
+import json
 import threading
 from typing import Any
 
@@ -106,3 +107,17 @@ def endpoint(served_models):
     server.should_exit = True
     thread.join(30)
     assert not thread.is_alive()
+
+
+def events(response):
+    """Return the JSON of server-sent events; they end with [DONE]."""
+    lines = [line for line in response.iter_lines() if line]
+    assert all(line.startswith("data: ") for line in lines)
+    assert lines[-1] == "data: [DONE]"
+    return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
+
+
+def stream(served, path, **body):
+    with served.client.stream("POST", path, json=body | dict(stream=True)) as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+        return events(response)

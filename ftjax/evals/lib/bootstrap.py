@@ -21,6 +21,9 @@ Arrays = Mapping[str, np.ndarray]
 # Efron and Tibshirani (1993), section 13.3: at least 1000 for percentile intervals. One number for
 # all that shows an interval, so that two readers of one run see the same.
 RESAMPLES = 1000
+# Indices drawn at once: 8 MB of each array.
+_BLOCK = 2**20
+_ROWS = "along_rows"  # the mark of a summary
 # Metrics that are shares of examples, by the array of zeros and ones that they are the mean of.
 SHARES = {"accuracy": "correct"}
 
@@ -69,12 +72,13 @@ def paired(
     """
     n = _paired(before, after)
     values, draws = [summary(before), summary(after)], [[], []]
-    for index in indices(n, seed=seed, resamples=resamples):
+    many = _BLOCK // n if getattr(summary, _ROWS, False) else 0
+    for index in _blocks(n, many, seed=seed, resamples=resamples):
         for own, arrays in zip(draws, (before, after), strict=True):
             own.append(summary(_take(arrays, index)))
     found = {}
     for name in values[1]:
-        old, new = (np.array([draw[name] for draw in own], np.float64) for own in draws)
+        old, new = (np.hstack([np.float64(draw[name]) for draw in own]) for own in draws)
         sides = [
             Estimate(value[name], *(share(arrays, name, level) or interval(own, level=level)), n)
             for value, arrays, own in zip(values, (before, after), (old, new), strict=True)
@@ -136,11 +140,23 @@ def _again(group: Arrays, generator: np.random.Generator, n: int) -> dict[str, n
     return _take(group, generator.integers(n, size=n))
 
 
+def along_rows(summary: Callable) -> Callable:
+    """Mark a summary that sums over the last axis: many resamples, one a row, are one call."""
+    setattr(summary, _ROWS, True)
+    return summary
+
+
 def indices(n: int, *, seed: int, resamples: int) -> Iterator[np.ndarray]:
     """Yield `resamples` draws of n indices with replacement."""
+    return _blocks(n, 0, seed=seed, resamples=resamples)
+
+
+def _blocks(n: int, many: int, *, seed: int, resamples: int) -> Iterator[np.ndarray]:
+    """Yield the same draws, `many` in the rows of each array; each by itself for 0."""
     generator = np.random.default_rng(seed)
-    for _ in range(resamples):
-        yield generator.integers(n, size=n)
+    for done in range(0, resamples, many or 1):
+        rows = (min(many, resamples - done),) if many else ()
+        yield generator.integers(n, size=(*rows, n))
 
 
 def interval(draws, *, level: float) -> tuple[float, float]:

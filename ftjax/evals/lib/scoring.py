@@ -44,7 +44,9 @@ class Evaluator:
         return self.summary(self.examples(params))
 
 
-def make_scorer(model, *, batch_size: int, chunk: int = 64, mesh=None) -> Callable:
+def make_scorer(
+    model, *, batch_size: int, chunk: int = 64, max_tokens: int | None = None, mesh=None
+) -> Callable:  # fmt: skip
     """Make `score(params, examples) -> (logp [n], weight [n])` in float64.
 
     `examples` are (tokens int [t], weights float [t]) pairs; weights[i] weighs tokens[i] as the
@@ -53,12 +55,16 @@ def make_scorer(model, *, batch_size: int, chunk: int = 64, mesh=None) -> Callab
         logp = sum_{i>0} weights_i * log p(tokens_i | tokens_<i),   weight = sum_{i>0} weights_i
 
     The compiled program is shared by all calls, those of other scorers of such a model too: one per
-    bucket of lengths (powers of two), and per structure of `params` (with adapters, without).
+    bucket of lengths (powers of two, and `max_tokens`), and per structure of `params` (with
+    adapters, without).
+
+    max_tokens: what examples were cut to, if they were: no batch need be wider.
 
     Raises (on a call):
       ValueError: an example is longer than the model's positions.
     """
-    score = _runner(model, _scoring(model, chunk, mesh), batch_size=batch_size, mesh=mesh)
+    call = _scoring(model, chunk, mesh)
+    score = _runner(model, call, batch_size=batch_size, max_tokens=max_tokens, mesh=mesh)
     return lambda params, examples: tuple(score(params, examples, count=2))
 
 
@@ -104,23 +110,27 @@ def make_greedy_scorer(model, *, batch_size: int, chunk: int = 64, mesh=None) ->
     return lambda params, examples: tuple(score(params, examples, count=2))
 
 
-def make_runner(model, function: Callable, *, batch_size: int, mesh=None) -> Callable:
+def make_runner(
+    model, function: Callable, *, batch_size: int, max_tokens: int | None = None, mesh=None
+) -> Callable:  # fmt: skip
     """Make `run(params, examples, count) -> [count arrays [n] float64]` of a function of batches.
 
     `function(params, batch)` returns `count` arrays [B]; params may be a tuple of trees, of models
-    that are compared; examples are as for `make_scorer`.
+    that are compared; examples and max_tokens are as for `make_scorer`.
     """
-    return _runner(model, make_call(model, function, mesh=mesh), batch_size=batch_size, mesh=mesh)
+    call = make_call(model, function, mesh=mesh)
+    return _runner(model, call, batch_size=batch_size, max_tokens=max_tokens, mesh=mesh)
 
 
-def _runner(model, call: Callable, *, batch_size: int, mesh) -> Callable:
+def _runner(model, call: Callable, *, batch_size: int, max_tokens: int | None, mesh) -> Callable:
     meshes.check_batch(batch_size, 1, mesh)
 
     def run(params, examples: Sequence, *, count: int) -> list[np.ndarray]:
         results = [np.zeros(len(examples)) for _ in range(count)]
         trees = params if isinstance(params, tuple) else (params,)
         most = min(model.max_length(each.get("adapters")) for each in trees)
-        for index, batch in batches(examples, batch_size=batch_size, max_length=most):
+        own = batches(examples, batch_size=batch_size, max_length=most, max_tokens=max_tokens)
+        for index, batch in own:
             for result, part in zip(results, call(params, batch), strict=True):
                 result[index] = np.asarray(part)[: len(index)]
         return results
@@ -159,15 +169,19 @@ def states(model, params, batch) -> tuple:
     return x_BTD, *model.head(weights, adapters)
 
 
-def batches(examples: Sequence, *, batch_size: int, max_length: int):
-    """Yield (indices, batch) over all examples, shortest first; dummies fill the last batch."""
+def batches(examples: Sequence, *, batch_size: int, max_length: int, max_tokens: int | None = None):
+    """Yield (indices, batch) over all examples, shortest first; dummies fill the last batch.
+
+    max_length: that of the model. max_tokens: the widest batch, where no example is longer.
+    """
     order = sorted(range(len(examples)), key=lambda i: len(examples[i][0]))
     for start in range(0, len(order), batch_size):
         index = order[start : start + batch_size]
         chosen = [examples[i] for i in index]
-        width = shapes.bucket(
-            max(len(each[0]) for each in chosen), min_size=MIN_LENGTH, max_size=max_length
-        )
+        longest = max(len(each[0]) for each in chosen)
+        # A power of two behind the data's own length is up to twice the work, all of it padding.
+        most = max_length if max_tokens is None else min(max_length, max(max_tokens, longest))
+        width = shapes.bucket(longest, min_size=MIN_LENGTH, max_size=most)
         yield index, rectangle(chosen, batch_size=batch_size, width=width)
 
 

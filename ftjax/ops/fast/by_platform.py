@@ -9,7 +9,6 @@ import functools
 from collections.abc import Callable
 
 import jax
-from jax.extend import backend
 
 from ftjax.core import mesh as meshes
 from ftjax.ops import context_parallel
@@ -17,7 +16,6 @@ from ftjax.ops.fast import cpu, flash, gpu, plain
 from ftjax.ops.visible import Visible
 
 LANES = 128  # of a TPU: rows of its attention kernel are multiples
-MASKED = 4096  # tokens of a row whose mask a GPU's kernel may read: 32 MiB a row
 
 
 def _choose(default: Callable, **forms: Callable) -> Callable:
@@ -60,13 +58,12 @@ def _suits_tpu(q_BTNH, k_BSKH, v_BSKH, sink_N, visible: Visible) -> bool:
 
 
 def _suits_gpu(q_BTNH, k_BSKH, v_BSKH, sink_N, visible: Visible, cap: float | None) -> bool:
-    """Return whether cuDNN has a kernel for it, and its mask is not too large."""
-    del visible
+    """Return whether cuDNN has a kernel for it."""
+    del k_BSKH, visible
     sizes = {q_BTNH.shape[3], v_BSKH.shape[3]}
     plain_heads = len(sizes) == 1 and max(sizes) <= 128 and max(sizes) % 8 == 0
     is_plain = cap is None and sink_N is None and q_BTNH.dtype.itemsize == 2
-    version = backend.get_backend().platform_version.lower()
-    return is_plain and plain_heads and k_BSKH.shape[1] <= MASKED and "cuda" in version
+    return is_plain and plain_heads and meshes.is_nvidia()
 
 
 argmax = _choose(plain.argmax, cpu=cpu.argmax)

@@ -1,7 +1,11 @@
+import functools
+
 import numpy as np
 import pytest
 
-from ftjax.evals.lib import bootstrap
+from ftjax.evals import drift as of_drift
+from ftjax.evals import nll
+from ftjax.evals.lib import bootstrap, drift
 
 MEAN = lambda arrays: {"x": float(arrays["x"].mean())}
 
@@ -50,6 +54,26 @@ def test_any_summary_of_several_arrays():
     # Resamples draw rows whole, so a ratio lies between those of single rows.
     assert 1 <= found["ratio"].low < found["ratio"].high <= 3
     assert found["n"] == (0, 0, 0, 3)
+
+
+@pytest.mark.parametrize("module", [nll, of_drift])
+def test_summaries_of_many_resamples_at_once(module, monkeypatch):
+    """Block by block or each by itself, the draws and the numbers are the same."""
+    draw = np.random.default_rng(3)
+    names = ("nll", "bytes", *drift.NAMES)
+    before, after = (
+        {name: draw.random(13) + 1 for name in names} | {"tokens": np.float64([0, *range(12)])}
+        for _ in range(2)
+    )
+    at_once = bootstrap.paired(module.summary, before, after)
+    monkeypatch.setattr(bootstrap, "_BLOCK", 13 * 7)  # and a block that is not full
+    by_blocks = bootstrap.paired(module.summary, before, after)
+    each = bootstrap.paired(functools.partial(module.summary), before, after)  # without the mark
+    for name, own in each.items():
+        for found in (at_once, by_blocks):
+            np.testing.assert_allclose(
+                np.asarray(found[name], np.float64), np.asarray(own, np.float64), rtol=1e-12
+            )
 
 
 def test_a_share_has_an_interval_where_all_or_none_are_right():
