@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from ftjax.serve import endpoints, service
+from ftjax.serve import endpoints
 from tests.serve.conftest import KEY, LENGTH, MAX_QUEUE, NEW, SLOTS, stream
 
 PROMPTS = ["Q: what is 3?\nA:", "it is", "Q: what is 17, and 4?\nA:", "what what what"]
