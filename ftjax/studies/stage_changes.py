@@ -24,7 +24,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from ftjax.core import files, processes
+from ftjax.core import blas, files, processes
 from ftjax.evals.lib import spectrum, token_states
 from ftjax.run import build, editing, evaluation, reader
 from ftjax.run import config as settings_lib
@@ -185,7 +185,7 @@ class Weights:
         count = 0
         if threshold < 1:
             count = len(spectrum.intruders(layer.before, layer.after, **options).ranks)
-        values = np.linalg.svd(layer.after - layer.before, compute_uv=False)
+        values = blas.svd(layer.after - layer.before, compute_uv=False)
         held = spectrum.energy_of(values)
         return (
             spectrum.rank_of(values), spectrum.effective_rank_of(values),

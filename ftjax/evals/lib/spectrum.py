@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ftjax.core import tree
+from ftjax.core import blas, tree
 from ftjax.ops import lowrank
 
 SIDES = ("output", "input")
@@ -65,7 +65,7 @@ def _matrices(site, w) -> np.ndarray:
 
 def change_rank(change: np.ndarray, *, energy: float = 0.9) -> int:
     """Count the singular values of dW [in, out] that hold a part of its energy; 0 for no change."""
-    return rank_of(np.linalg.svd(_wide(change), compute_uv=False), energy=energy)
+    return rank_of(blas.svd(_wide(change), compute_uv=False), energy=energy)
 
 
 def rank_of(values: np.ndarray, *, energy: float = 0.9) -> int:
@@ -86,7 +86,7 @@ def energy_of(values: np.ndarray) -> np.ndarray:
 
 def effective_rank(change: np.ndarray) -> float:
     """Compute the exponential of the entropy of dW's singular values; k equal ones give k."""
-    return effective_rank_of(np.linalg.svd(_wide(change), compute_uv=False))
+    return effective_rank_of(blas.svd(_wide(change), compute_uv=False))
 
 
 def effective_rank_of(values: np.ndarray) -> float:
@@ -169,7 +169,7 @@ def reduce_intruders(
     options: those of `intruders`.
     """
     found = intruders(before, after, **options).ranks
-    u, s, v = np.linalg.svd(_wide(after), full_matrices=False)
+    u, s, v = blas.svd(_wide(after), full_matrices=False)
     return _wide(after) + (strength - 1) * (u[:, found] * s[found]) @ v[found]
 
 
@@ -177,7 +177,7 @@ def vectors(w: np.ndarray, *, side: str) -> np.ndarray:
     """Compute the singular vectors of one side as columns, by falling singular values."""
     if side not in SIDES:
         raise ValueError(f"side: got {side!r}; expected one of {', '.join(SIDES)}")
-    u, _, v = np.linalg.svd(_wide(w), full_matrices=False)
+    u, _, v = blas.svd(_wide(w), full_matrices=False)
     return u if side == "input" else v.T
 
 
@@ -190,7 +190,7 @@ def procrustes(before: np.ndarray, after: np.ndarray) -> float:
     min_R |X0 R - X1|^2 = |X0|^2 + |X1|^2 - 2 |X0' X1|_*, over orthogonal R (Schoenemann, 1966).
     """
     x, y = _centred(before), _centred(after)
-    nuclear = np.linalg.svd(x.T @ y, compute_uv=False).sum()
+    nuclear = blas.svd(x.T @ y, compute_uv=False).sum()
     left = np.square(x).sum() + np.square(y).sum() - 2 * nuclear
     return float(max(left, 0.0) / np.square(x).sum())
 
