@@ -239,9 +239,9 @@ def _color(n: int) -> str:
 
 def _columns(lengths: Sequence[int]) -> int:
     """Return how many columns of names, in letters, fit below a figure; they are filled down."""
-    for columns in range(COLUMNS, 1, -1):
-        rows = max(1, -(-len(lengths) // columns))
-        longest = [max(lengths[n : n + rows]) for n in range(0, len(lengths), rows)]
+    for columns in range(min(COLUMNS, len(lengths)), 1, -1):
+        # As matplotlib parts them: six names in four columns are two, two, one and one.
+        longest = [max(part) for part in np.array_split(lengths, columns)]
         if sum(MARK_WIDTH + LETTER * n for n in longest) <= 72 * curves.WIDTH:
             return columns
     return 1

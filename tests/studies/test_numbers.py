@@ -307,7 +307,15 @@ def test_many_methods_at_one_rate_are_rows_and_not_lines(tmp_path):
 
 @pytest.mark.parametrize(
     ("lengths", "columns"),
-    [([3, 4, 9], 4), ([3, 4, 9, 20], 3), ([14] * 8, 2), ([60], 1), ([60, 60], 1), ([], 4)],
+    [
+        ([3, 4, 9], 3),
+        ([3, 4, 9, 20], 3),
+        ([14] * 8, 2),
+        ([60], 1),
+        ([60, 60], 1),
+        ([], 1),
+        ([8, 9, 8, 8, 8, 20], 3),  # in four columns the last two are alone
+    ],
 )
 def test_names_below_a_figure_fit_its_width(lengths, columns):
     # 4.6 inches are 331 points; a name of 14 letters takes 38 + 14 * 5.4 = 114 of them.
