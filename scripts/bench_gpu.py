@@ -8,8 +8,7 @@ Steps are those of configs/sft_llama3_8b.py (bfloat16, LoRA of rank 16 on all li
 with random weights and full rows. Full fine-tuning (`full`) has bfloat16 weights and float32
 moments, `full8` moments in 8 bits. Each is a process of its own; what does not fit the device is
 said. MFU is of all of attention, as PaLM counts; `mfu_causal` of the half that a causal mask
-leaves. `--segments 4` packs as many texts into each row, which attention then reads as a mask.
-Prints JSON.
+leaves. `--segments 4` packs as many texts into each row. `--compile` runs no step. Prints JSON.
 """
 
 import argparse

@@ -9,6 +9,7 @@ import sys
 
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 import ftjax
 from configs import common
@@ -209,3 +210,14 @@ def write_study(lab, root, study):
     path = root / "own.py"
     path.write_text((STAGE + study).replace("ROOT", repr(str(root))))
     return path
+
+
+@pytest.fixture(scope="module")
+def without_cache():
+    """Programs of devices that are not here can be written to the cache, and not read from it."""
+    folder = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update("jax_compilation_cache_dir", folder)
+    compilation_cache.reset_cache()

@@ -264,16 +264,20 @@ def free_axes(mesh) -> set[str]:
 
 def platform() -> str | None:
     """Return what the mesh in force is made of, as "cpu" or "tpu"; None without one of ours."""
-    mesh = current()
-    device = mesh and mesh.abstract_device
+    device = _device()
     return device and device.platform
 
 
 def is_nvidia() -> bool:
     """Return whether the mesh in force is made of NVIDIA's GPUs, which are here or not."""
-    mesh = current()
-    device = mesh and mesh.abstract_device
+    device = _device()
     return bool(device) and "nvidia" in device.device_kind.lower()
+
+
+def _device():
+    """Return what JAX says of the devices of the mesh in force; None without one of ours."""
+    mesh = current()
+    return mesh and mesh.abstract_device
 
 
 def constrain(x: jax.Array, letters: str) -> jax.Array:

@@ -8,6 +8,7 @@ import pytest
 
 import ftjax
 from ftjax.adapters.lib import inits, protocol
+from ftjax.core import mesh as meshes
 from ftjax.ops import products
 from ftjax.train.step import make_gradients
 from tests.laws import subjects
@@ -117,3 +118,24 @@ def test_every_product_names_its_precision():
         if not exact and not (isinstance(node, ast.Call) and len(node.args) == 2)
     ]
     assert not bare, bare
+
+
+@pytest.mark.parametrize(
+    ("platform", "devices", "dtype", "sum_is_float32"),
+    [
+        ("gpu", 1, jnp.bfloat16, False), ("gpu", 2, jnp.bfloat16, True),
+        ("tpu", 1, jnp.bfloat16, True), ("gpu", 1, jnp.float32, True),
+    ],
+)  # fmt: skip
+def test_a_kernel_rounds_on_a_single_gpu_alone(
+    platform, devices, dtype, sum_is_float32, monkeypatch
+):
+    """Values and gradients; where devices add, what they add is float32."""
+    monkeypatch.setattr(meshes, "platform", lambda: platform)
+    x = jax.ShapeDtypeStruct((4, 4), dtype)
+    loss = lambda x, w: products.matmul(x, w).astype(jnp.float32).sum()
+    with jax.set_mesh(meshes.make(devices=jax.devices()[:devices])):
+        text = str(jax.make_jaxpr(jax.grad(loss, (0, 1)))(x, x))
+    results = [line for line in text.splitlines() if "dot_general" in line]
+    assert len(results) == 3
+    assert all((":f32[" in line) == sum_is_float32 for line in results), results

@@ -251,3 +251,13 @@ def test_a_compiled_program_has_the_flops_and_bytes_of_its_formula():
     (found,) = hlo.collectives(module, slices=[0] * 4)
     assert found.kind == "all-gather"
     assert found.bytes == 10 * 64 * 64 * 4 * 3 / 4
+
+
+@pytest.mark.parametrize(
+    ("target", "count"),
+    [("tpu_custom_call", 1), ("__cudnn$fmhaSoftmaxBackward", 1), ("__cublas$gemm", 0)],
+)
+def test_kernels_are_calls_whose_flops_nobody_tells(target, count):
+    text = NESTED.rstrip().removesuffix("}").rstrip()
+    text += f'\n  %own = f32[4]{{0}} custom-call(), custom_call_target="{target}"\n}}\n'
+    assert hlo.kernels(hlo.parse(text)) == count

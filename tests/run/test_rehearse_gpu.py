@@ -3,31 +3,18 @@
 import importlib.util
 import re
 
-import jax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from configs import quickstart
 from ftjax.run import config as settings_lib
 from ftjax.run import plan, rehearse, topology
 
-pytestmark = pytest.mark.skipif(
-    not importlib.util.find_spec("jax_plugins") or not any(
-        importlib.util.find_spec(f"jax_plugins.xla_cuda{n}") for n in (12, 13)
-    ),
-    reason="no CUDA plugin: pip install 'ftjax[cuda]'",
-)  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def without_cache():
-    """Programs of devices that are not here can be written to the cache, and not read from it."""
-    folder = jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", None)
-    compilation_cache.reset_cache()
-    yield
-    jax.config.update("jax_compilation_cache_dir", folder)
-    compilation_cache.reset_cache()
+PLUGINS = ("jax_plugins.xla_cuda12", "jax_plugins.xla_cuda13")
+HAS_PLUGIN = importlib.util.find_spec("jax_plugins") and any(map(importlib.util.find_spec, PLUGINS))
+pytestmark = [
+    pytest.mark.usefixtures("without_cache"),
+    pytest.mark.skipif(not HAS_PLUGIN, reason="no CUDA plugin: pip install 'ftjax[cuda]'"),
+]
 
 
 def settings(**axes):

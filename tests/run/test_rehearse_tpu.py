@@ -8,7 +8,6 @@ import sys
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import PartitionSpec as P
 
 from configs import quickstart
@@ -18,20 +17,12 @@ from ftjax.run import config as settings_lib
 from ftjax.run import hlo, rehearse, topology
 from tests.run import test_rehearse
 
-pytestmark = pytest.mark.skipif(
-    not importlib.util.find_spec("libtpu"), reason="no libtpu: pip install 'ftjax[tpu]'"
-)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def without_cache():
-    """Programs of devices that are not here can be written to the cache, and not read from it."""
-    folder = jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", None)
-    compilation_cache.reset_cache()
-    yield
-    jax.config.update("jax_compilation_cache_dir", folder)
-    compilation_cache.reset_cache()
+pytestmark = [
+    pytest.mark.usefixtures("without_cache"),
+    pytest.mark.skipif(
+        not importlib.util.find_spec("libtpu"), reason="no libtpu: pip install 'ftjax[tpu]'"
+    ),
+]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,9 @@ from ftjax.ops.fast import flash, plain
 from ftjax.ops.visible import Visible
 
 MASKED = 4096  # tokens of a row whose mask a kernel may read: 32 MiB a row
-SEGMENTS = 32  # of a row, padding among them, that a kernel reads without a mask
+# Of a row, padding among them, that a kernel reads without a mask. Empty ones cost time too: with
+# 32 a row of one text takes 1.4 times as long as in the causal kernel (scripts/bench_kernels.py).
+SEGMENTS = 32
 CLOSE = 0.02  # bfloat16 rounds to 1/256 of a number
 HOPPER = 9  # the compute capability from which it reads more than one
 
@@ -136,7 +138,9 @@ def _distance(kernel: Callable) -> float:
     What a private function of another release means by its arguments, nobody promises; so it is
     asked before it is used, for values and gradients, with a window and without.
     """
-    T, shapes = 192, ((2, 192, 4, 64), (2, 192, 2, 64), (2, 192, 2, 64))
+    T = 192
+    shapes = (2, T, 4, 64), (2, T, 2, 64), (2, T, 2, 64)
+    # Texts longer and shorter than a block of the kernel, one of a single token, and padding.
     segments = jnp.asarray(np.searchsorted([80, 81, 150], np.arange(T), side="right"))
     segments = jnp.stack([segments, jnp.where(jnp.arange(T) < 100, 1, 0)])
     places = jnp.broadcast_to(jnp.arange(T), segments.shape)  # only differences are asked for
