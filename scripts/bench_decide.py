@@ -71,7 +71,10 @@ def main() -> None:
     found = compared(own, files.read_json(given.workdir / decision_report.JSON))
     apart = [row["arm"] for row in found if abs(row["ratio"] - 1) > given.tolerance]
     if apart:
-        sys.exit(f"not within {given.tolerance:.0%} of the report: {', '.join(apart)}")
+        sys.exit(
+            f"not within {given.tolerance:.0%} of the report: {', '.join(apart)}; was the report "
+            f"timed beside other work? Without {timing.NAME} experiments.decide times anew"
+        )
 
 
 if __name__ == "__main__":
