@@ -17,7 +17,12 @@ from jax._src.interpreters import mlir
 
 FEW = "jax_disable_most_optimizations"
 # XLA's emitters of fused loops, and an LLVM module a core, cost two thirds of what FEW leaves.
-OPTIONS = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
+# Small products have nothing to share between threads, and reports have XLA hang there now and
+# then; the other seven devices then wait until XLA ends the process (`processes.PATIENCE`).
+OPTIONS = {
+    "xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1,
+    "xla_cpu_multi_thread_eigen": False,
+}  # fmt: skip
 
 
 @contextlib.contextmanager
