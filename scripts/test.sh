@@ -14,6 +14,6 @@ if [ $# -gt 0 ]; then
 fi
 
 # Compiling keeps one core busy, so a process for each core; a file stays in one of them, since its
-# fixtures and compiled programs are its own. A process that dies ends the run: begun anew, and told to
-# keep files together, xdist may wait for its last tests for ever.
+# fixtures and compiled programs are its own. A process that dies ends the run: xdist, told to keep
+# files together, may begin it anew and wait for its last tests for ever.
 exec "${pytest[@]}" -q -n "${WORKERS:-2}" --dist loadfile --max-worker-restart=0 tests

@@ -73,9 +73,9 @@ jax.monitoring.register_event_duration_secs_listener(note_program)
 # them. Elsewhere compiling is nearly all of the time, and how well it is done does not matter.
 AS_USERS_HAVE_THEM = (
     "ops/test_attention.py", "ops/test_gpu.py", "ops/test_loss.py", "ops/test_moe.py",
-    "ops/test_norm.py", "ops/test_products.py", "ops/test_quantize.py", "train/test_rounding.py",
-    "train/test_step.py", "models/test_memory.py", "golden/test_training.py",
-    "golden/test_preference_training.py", "run/test_rehearse_tpu.py",
+    "ops/test_norm.py", "ops/test_products.py", "ops/test_quantize.py", "train/test_edits.py",
+    "train/test_rounding.py", "train/test_step.py", "models/test_memory.py",
+    "golden/test_training.py", "golden/test_preference_training.py", "run/test_rehearse_tpu.py",
 )  # fmt: skip
 assert all((TESTS / name).is_file() for name in AS_USERS_HAVE_THEM)
 

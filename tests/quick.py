@@ -17,8 +17,9 @@ from jax._src.interpreters import mlir
 
 FEW = "jax_disable_most_optimizations"
 # XLA's emitters of fused loops, and an LLVM module a core, cost two thirds of what FEW leaves.
-# Small products have nothing to share between threads, and reports have XLA hang there now and
-# then; the other seven devices then wait until XLA ends the process (`processes.PATIENCE`).
+# Small products have nothing to share between threads, and others have seen XLA hang there now and
+# then (PyAutoFit#1528): where one of eight devices did, the rest would wait for it until XLA ends
+# the process, after `processes.PATIENCE`.
 OPTIONS = {
     "xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1,
     "xla_cpu_multi_thread_eigen": False,
