@@ -12,7 +12,7 @@ around these, with three seeds. `base` may be of any size. Not yet run; its LoRA
 TPU that is not here, by libtpu 0.0.52:
 
     python -m experiments.rehearse --config configs/forgetting_8b.py --topology v5e-4
-    2.30 of 15.75 GiB a device; 0.07 s a step by the roofline, bound by compute
+    2.11 of 15.75 GiB a device; 0.07 s a step by the roofline, bound by compute
 """
 
 from configs import common

@@ -136,7 +136,10 @@ def report(chosen, folder: pathlib.Path) -> None:
     base, itself = outcomes.base(folder), outcomes.changes_of_base(chosen, folder)
     found = [outcomes.collect(chosen, cell, folder) for cell in stages.cells(chosen)]
     outcomes.write(folder / "matrix.npz", base, found)
-    made = numbers.compute(chosen, base, found) | {"base_against_itself": itself}
+    made = numbers.compute(chosen, base, found) | {
+        "base_against_itself": itself,
+        "base_parameters": outcomes.parameters_of_base(chosen, folder),
+    }
     files.write_json(folder / "report.json", {"study": chosen.plain, **made})
     page = folder / "report.html"
     study_page.write(page, title=folder.name, report=made, config=chosen.plain)

@@ -3,7 +3,8 @@ r"""Write what was measured of forgetting into the docs: our methods, and the li
     python -m scripts.forgetting_table --report runs/forgetting/report.json \
         --report runs/regret/report.json --report runs/smoke/report.json --out docs/forgetting.md
 
-The methods of every report become a table of their study; a statement of the literature is judged
+The methods of every report become a table of their study, and reports of one study over several
+bases a table of these by their size; a statement of the literature is judged
 by the first report that carries it, and one that none carries keeps the row that the document has,
 as do those of `--keep`.
 Tables replace what is between their marks in the document; without `--out` they are printed.
@@ -14,10 +15,12 @@ import json
 import pathlib
 from collections.abc import Mapping, Sequence
 
+from ftjax.studies import literature, verdicts
 from scripts import runs
 
 NAME = "scripts/forgetting_table.py"
 NOT_RUN = " | not run | "
+SIZES = ("parameters", "forgetting at the match", "at rate", "forgetting at the end")
 HEADS = ("method", "forgetting at the match", "at rate", "difference", "forgetting at the end")
 
 
@@ -29,6 +32,16 @@ def measured(report: Mapping) -> str:
         _row(name, methods[name], report["compared"][name]) for name in sorted(methods, key=least)
     ]
     return runs.markdown(HEADS, rows)
+
+
+def sized(reports: Sequence[Mapping]) -> str:
+    """Write what one method forgot over bases of several sizes, a report each."""
+    rows = []
+    for report in sorted(reports, key=lambda report: report["base_parameters"]):
+        name = verdicts.method_of(report, "sized")
+        _, *own = _row(name, report["methods"][name], "")
+        rows.append((f"{report['base_parameters'] / 1e6:.2f} M", own[0], own[1], own[3]))
+    return runs.markdown(SIZES, rows)
 
 
 def _row(name: str, own: Mapping, difference: str) -> tuple[str, ...]:
@@ -67,12 +80,13 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     """Read the reports and write the tables."""
-    from ftjax.studies import literature
-
     given = parser().parse_args()
     reports = [json.loads(pathlib.Path(path).read_text(encoding="utf-8")) for path in given.report]
-    for report in reports:
-        runs.publish(measured(report), given.out, name=f"{NAME}: {_study(report)}")
+    for name in dict.fromkeys(map(_study, reports)):
+        own = [report for report in reports if _study(report) == name]
+        is_sized = all(verdicts.method_of(report, "sized") for report in own)
+        table = sized(own) if is_sized else measured(own[-1])
+        runs.publish(table, given.out, name=f"{NAME}: {name}")
     findings = literature.judge(reports)
     known = _rows(pathlib.Path(given.out)) if given.out else {}
     table = _kept(literature.table(findings), findings, known, keep=given.keep.split(","))

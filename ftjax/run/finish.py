@@ -76,6 +76,7 @@ def finish(
         trainable_parameters=tree.size_of(plan.state.params),
         total_parameters=plan.parts.parameters, data=plan.loader.summary(),
         passes=plan.length.passes_after(run.step),
+        base_parameters=tree.size_of(plan.parts.model.abstract),
         base_bytes=tree.bytes_of(params["model"]), lost_rows=lost, goodput=good._asdict(),
         learned=[_plain(row) for row in learned.rows],
     )  # fmt: skip

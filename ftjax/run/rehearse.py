@@ -265,7 +265,8 @@ def roofline(
 ) -> dict | None:  # fmt: skip
     """Estimate the seconds of a step and what follows from them; None for devices without figures.
 
-    mfu: of model FLOPs with all of attention, of the step that overlaps.
+    mfu, mfu_causal: of model FLOPs with all of attention and with the causal half, of the step that
+    overlaps. A kernel skips the other half, so that long rows may have more than 1 of the first.
     """
     chip = topology.chip
     if chip is None:
@@ -278,12 +279,13 @@ def roofline(
         "dcn": sent("dcn") / chip.dcn, "memory": touched_bytes / chip.hbm,
     }  # fmt: skip
     step = max(seconds.values())
+    peak = chip.flops * topology.count
     # Of older TPUs a chip is two devices, and prices are by the chip.
     chips = topology.count / chip.devices
     return {
         "seconds": seconds, "bound": max(seconds, key=seconds.get), "step_s": step,
         "step_s, no overlap": sum(seconds.values()),
-        "mfu": flops["model"] / (step * chip.flops * topology.count),
+        "mfu": flops["model"] / (step * peak), "mfu_causal": flops["model, causal"] / (step * peak),
         "tokens_per_s_per_chip": flops["tokens"] / step / chips, "assumptions": list(ASSUMPTIONS),
     }  # fmt: skip
 
@@ -319,8 +321,9 @@ def text(found: Mapping) -> str:
         lines += ["roofline (an estimate, not measured), seconds:"]
         lines += [f"  {name:22}{value:>14.4f}" for name, value in line["seconds"].items()]
         lines += [f"  {name:22}{line[name]:>14.4f}" for name in ("step_s", "step_s, no overlap")]
+        share = f"MFU {line['mfu']:.1%}, {line['mfu_causal']:.1%} of causal attention"
         speed = f"{line['tokens_per_s_per_chip']:,.0f} tokens/s a chip"
-        lines += [f"  bound by {line['bound']}; MFU {line['mfu']:.1%}; {speed}"]
+        lines += [f"  bound by {line['bound']}; {share}; {speed}"]
         lines += [f"  {assumption}" for assumption in line["assumptions"]]
     lines += ["largest results:"] if found["buffers"] else []
     lines += [

@@ -11,22 +11,26 @@ tests of the studies that carry them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ftjax.studies import verdicts, verdicts_changes
 from ftjax.studies.verdicts import Found
 
 
 class Statement(NamedTuple):
-    """A statement; number: its place in the docs. judge: report -> Found, None if not carried."""
+    """A statement; number: its place in the docs. judge: report -> Found, None if not carried.
+
+    across: "", or the part whose reports are judged all together: judge([report, ...]).
+    """
 
     number: int
     claim: str
     source: str
     theirs: str
     gate: bool
-    judge: Callable[[Mapping], Found | None] | None = None
+    judge: Callable[[Any], Found | None] | None = None
     needs: str = ""  # what would answer it, where nothing has yet
+    across: str = ""
 
 
 class Finding(NamedTuple):
@@ -43,8 +47,13 @@ def judge(reports: Sequence[Mapping]) -> list[Finding]:
 
 
 def _first(statement: Statement, reports: Sequence[Mapping]) -> Finding:
-    for report in reports:
-        if statement.judge and (found := statement.judge(report)):
+    if statement.across:
+        own = [each for each in reports if verdicts.method_of(each, statement.across)]
+        asked = [(own, own[0])] if own else []
+    else:
+        asked = [(report, report) for report in reports]
+    for given, report in asked:
+        if statement.judge and (found := statement.judge(given)):
             return Finding(statement, found, report["study"]["config"])
     return Finding(statement, Found("", verdicts.NOT_RUN), "")
 
@@ -53,7 +62,7 @@ def table(findings: Sequence[Finding]) -> str:
     """Write the findings as a table in Markdown."""
     rows = [("#", "statement", "source", "theirs", "ours", "verdict", "study")]
     for each in findings:
-        said, name = each.statement, each.study.rpartition("/")[2]
+        said, name = each.statement, each.study.partition(":")[0].rpartition("/")[2]
         study = f"`{name}`" if name else f"needs {said.needs}" if said.needs else ""
         rows.append((str(said.number), said.claim, said.source, said.theirs, each.found.ours,
                      each.found.verdict, study))  # fmt: skip
@@ -120,7 +129,8 @@ STATEMENTS = (
               "89 against 80 %", True,
               verdicts.recovers("distilled"), "`forgetting_recovery.py`"),
     Statement(24, "forgetting falls with free capacity", "arXiv:2502.06042, 2605.26097",
-              "in three sizes", False, needs="bases of three sizes"),
+              "in three sizes", False, verdicts.capacity,
+              "`forgetting_capacity.py` over three bases", across="sized"),
     Statement(25, "CKA on old text predicts forgetting better than the norm", "arXiv:2605.28819",
               "-0.76 against 0.35 to 0.49", False,
               verdicts_changes.states_predict, "a study with `states` among its `changes`"),

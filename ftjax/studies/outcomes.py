@@ -16,7 +16,7 @@ import numpy as np
 from ftjax.core import files
 from ftjax.evals.lib import retention
 from ftjax.run.artifacts import Artifacts
-from ftjax.studies.stages import Cell, stages
+from ftjax.studies.stages import Cell, cells, stages
 from ftjax.studies.study import Study
 
 NONE = "none"
@@ -55,6 +55,15 @@ def base(folder: pathlib.Path) -> Scores:
 def changes_of_base(study: Study, folder: pathlib.Path) -> Mapping | None:
     """Read how far the base is from itself; None where changes are not measured."""
     return files.read_json(folder / NONE / "changes.json") if study.changes else None
+
+
+def parameters_of_base(study: Study, folder: pathlib.Path) -> int | None:
+    """Read how many parameters the base has, of the first run that ended; None where none did."""
+    for cell in cells(study):
+        first = stages(study, cell, folder)[0]
+        if not first.outcome().diverged:
+            return files.read_json(Artifacts(first.workdir).summary).get("base_parameters")
+    return None
 
 
 def collect(study: Study, cell: Cell, folder: pathlib.Path) -> CellScores:

@@ -33,6 +33,7 @@ DRIFT, SPECTRUM, PATH, STATES = CHANGES = ("drift", "spectrum", "path", "states"
 PARTS = (
     "full", "lora", "replay", "self_replay", "kl_old", "frozen_bottom", "sft", "grpo",
     "rejection", "distilled", "few", "attention", "mlp", "pissa", "dora", "oft", "vera",
+    "sized",
 )  # fmt: skip
 # What is a mean over examples or tokens, so that single examples have scores of it.
 METRICS = (

@@ -300,3 +300,19 @@ def variants_tie(report: Mapping) -> Found | None:
     is_noise = floors and spread * max(gains.values()) <= max(floors)
     verdict = AGREE if spread <= TIE else NOT_RESOLVED if is_noise else DISAGREE
     return Found(f"gain: {listed(gains)}; {spread:.1%} apart", verdict)
+
+
+# -- studies over bases of several sizes -----------------------------------------------------------
+
+
+def capacity(reports: Sequence[Mapping]) -> Found | None:
+    """Judge whether forgetting at the match falls with the size of the base, a report each."""
+    matches = {report["base_parameters"]: match_of(report, "sized") for report in reports}
+    matches = {size: own for size, own in sorted(matches.items()) if own}
+    if len(matches) < 3:
+        return None
+    values = [own["value"] for own in matches.values()]
+    margin = max(_pair_floor(report, [match_of(report, "sized") or {"floor": None}])
+                 for report in reports)  # fmt: skip
+    shown = listed({f"{size / 1e6:.2f} M": own["value"] for size, own in matches.items()})
+    return Found(shown, trend([-value for value in values], margin))

@@ -220,6 +220,7 @@ def test_the_roofline_is_its_formula():
     assert (found["bound"], found["step_s"]) == ("compute", 1.0)
     assert found["step_s, no overlap"] == pytest.approx(1.36)
     assert found["mfu"] == pytest.approx(0.5)
+    assert found["mfu_causal"] == pytest.approx(7 / 16)
     assert found["tokens_per_s_per_chip"] == pytest.approx(100)
     hidden = rehearse.roofline(sixteen, flops | {"program": 0.0}, [], touched_bytes=0)
     assert hidden["step_s"] == pytest.approx(7 / 16)

@@ -31,6 +31,16 @@ def test_methods_come_from_the_least_forgetting_on():
     ]
 
 
+def test_reports_over_several_bases_are_one_table_by_their_size():
+    study = dict(config="configs/own.py:base=a", parts=dict(sized="full"))
+    reports = [REPORT | dict(study=study, base_parameters=size) for size in (1_443_456, 90_000)]
+    assert forgetting_table.sized(reports).splitlines()[2:] == [
+        f"| {size} M | 0.400 (0.200 to 0.300) | 0.1, the edge of its sweep "
+        "| 0.250 (0.200 to 0.300) |"
+        for size in ("0.09", "1.44")
+    ]
+
+
 def test_both_tables_go_between_their_own_marks(tmp_path, monkeypatch):
     report, page = tmp_path / "report.json", tmp_path / "page.md"
     study = dict(config="configs/own.py", parts={}, sees_old=[], carry="merged", rates={})

@@ -200,6 +200,39 @@ def test_rates_are_judged_where_they_were_swept():
     assert judged(changed(("study", "rates", "lora"), [1.0]))[18].verdict == verdicts.NOT_RUN
 
 
+def sized(*values, sizes=(3e5, 1e5, 1.4e6)):
+    """Reports of one study over bases of several sizes: forgetting at the match by size."""
+    found = []
+    for size, value in zip(sizes, values, strict=True):
+        report = copy.deepcopy(REPORT) | dict(base_parameters=int(size))
+        report["study"] |= dict(config="configs/sizes.py:base=runs/a/export",
+                                parts=dict(sized="full"))  # fmt: skip
+        report["methods"]["full"]["matched"]["value"] = value
+        found.append(report)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("values", "verdict"),
+    [
+        ((0.3, 0.4, 0.2), "agree"),  # of 0.3, 0.1 and 1.4 million parameters
+        ((0.3, 0.33, 0.29), "not resolved"),
+        ((0.2, 0.4, 0.3), "disagree"),
+        ((0.3, 0.4, None), "not run"),  # one of three missed the target
+    ],
+)
+def test_sizes_are_judged_together(values, verdict):
+    reports = sized(*values)
+    for report, value in zip(reports, values, strict=True):
+        if value is None:
+            report["methods"]["full"]["matched"] = dict(text="not reached", rate=None, floor=None)
+    (found,) = (f for f in literature.judge([REPORT, *reports]) if f.statement.number == 24)
+    assert found.found.verdict == verdict
+    if verdict == "agree":
+        assert found.found.ours == "0.10 M 0.400, 0.30 M 0.300, 1.40 M 0.200"
+        assert "| agree | `sizes.py` |" in literature.table([found])
+
+
 def test_sites_are_judged_by_their_best_gains():
     found = judged(changed(("study", "parts"), dict(attention="small", mlp="lora")))[19]
     assert (found.ours, found.verdict) == ("gain: attention 0.60, mlp 0.95", verdicts.AGREE)

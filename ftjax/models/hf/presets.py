@@ -237,5 +237,12 @@ PRESETS: dict[str, dict[str, Any]] = {
     "tiny": _small(
         128, 384, 6, heads=4, kv_heads=2, head_dim=32, vocab=2048, positions=512
     ),
+    # Beside the embedded base in size, for questions that want several.
+    "tiny-0.1m": _small(
+        32, 96, 2, heads=2, kv_heads=1, head_dim=16, vocab=2048, positions=512
+    ),
+    "tiny-0.3m": _small(
+        64, 192, 4, heads=4, kv_heads=2, head_dim=16, vocab=2048, positions=512
+    ),
     "nano": _small(32, 48, 2, heads=4, kv_heads=2, head_dim=8, vocab=64, positions=64),
 }  # fmt: skip

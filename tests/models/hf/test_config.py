@@ -56,7 +56,7 @@ def test_presets_parse_and_have_their_public_size(name):
 
 
 def test_every_public_preset_is_checked():
-    assert presets.PRESETS.keys() == PUBLIC.keys() | {"tiny", "nano"}
+    assert presets.PRESETS.keys() == PUBLIC.keys() | {"tiny", "tiny-0.1m", "tiny-0.3m", "nano"}
 
 
 def test_an_unknown_name_offers_the_nearest():
