@@ -70,7 +70,7 @@ def run(
     with member_runs.opened(root, chosen, listed) as desk:
         if desk.open:  # else they are shown once more
             _train(chosen, listed, root, desk, allow_config_change=allow_config_change)
-    _report(chosen, root)
+    _report(chosen, root, best=(listed.stop or listed.halving or {}).get("metric", ""))
 
 
 def _train(
@@ -112,8 +112,10 @@ def _train(
         ended(index, result)
 
 
-def _report(chosen: Mapping[str, settings_lib.Settings], root: pathlib.Path) -> None:
-    """Print and write the table of all members that have ended."""
+def _report(
+    chosen: Mapping[str, settings_lib.Settings], root: pathlib.Path, *, best: str
+) -> None:  # fmt: skip
+    """Print and write the table of all members that have ended, the best first if one metric is."""
     from ftjax.core import files, processes
     from ftjax.launch.lib import jobs as jobs_lib
     from ftjax.launch.lib import results
@@ -127,8 +129,10 @@ def _report(chosen: Mapping[str, settings_lib.Settings], root: pathlib.Path) -> 
     if not set(states) <= {"done", "diverged"}:
         return  # stopped by a signal; the next call goes on
     rows = results.rows(jobs)
+    best = best if any(isinstance(row.get(best), float) for row in rows) else ""
+    rows = results.ranked(rows, best) if best else rows
     sys.stdout.write(results.text(results.shown(rows, jobs)) + "\n")
-    for path in results.write(jobs, root):
+    for path in results.write(jobs, root, best=best):
         sys.stdout.write(f"{path}\n")
     if "done" not in states:
         raise RuntimeError(f"members: all {len(jobs)} diverged; their rows have the reason")

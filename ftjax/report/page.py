@@ -59,6 +59,7 @@ def write(
     table: Table | None = None,
     facts: Mapping[str, object] | None = None,
     jobs: Grid | None = None,
+    effects: Mapping[str, str] | None = None,
     costs: Grid | None = None,
     failures: Sequence[Failure] = (),
     made: Mapping[str, str] | None = None,
@@ -67,14 +68,16 @@ def write(
     """Write the page to `path` and return it.
 
     rows: of metrics.jsonl. facts: a few headline numbers, shown in the order given. jobs: of a
-    sweep, a row each. costs: a row each, a column for every run. made: how it was made, by name.
-    links: what there is beside the page, by its path from there.
+    sweep, a row each. effects: figures of what its keys do, by their captions. costs: a row each, a
+    column for every run. made: how it was made, by name. links: what there is beside the page, by
+    its path from there.
     """
     table = table if table and table.rows else None  # of a run without evaluations
     plots = curves.collect(rows)
     found = dict(
         table=table, groups=GROUPS, plots={name: _draw(name, plots) for name in plots},
         trades=changes.trades(table) if table else {}, samples=samples, jobs=jobs, costs=costs,
+        effects=effects or {},
         evaluations=changes.figures(table) if table else {}, failures=failures, made=made or {},
         links=links or {}, outcomes=outcomes(table) if table else [],
     )  # fmt: skip

@@ -15,8 +15,8 @@ from ftjax.report import goodput, summary, writers
 from ftjax.report import page as report
 from ftjax.report import table as tables
 from ftjax.report.card import Record
+from ftjax.run import costs, lengths, report_parts, stated_metrics, unit
 from ftjax.run import export as exporting
-from ftjax.run import lengths, report_parts, stated_metrics, unit
 from ftjax.run.artifacts import Artifacts
 from ftjax.run.config import Settings
 from ftjax.train import early_stop
@@ -76,6 +76,7 @@ def finish(
         trainable_parameters=tree.size_of(plan.state.params),
         total_parameters=plan.parts.parameters, data=plan.loader.summary(),
         passes=plan.length.passes_after(run.step),
+        flops=costs.of(plan).full * run.tokens,
         base_parameters=tree.size_of(plan.parts.model.abstract),
         base_bytes=tree.bytes_of(params["model"]), lost_rows=lost, goodput=good._asdict(),
         learned=[_plain(row) for row in learned.rows],

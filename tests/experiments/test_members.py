@@ -1,5 +1,6 @@
 """Many adapter runs as one program, through the command line: killed, diverging, stopping early."""
 
+import csv
 import json
 import signal
 import time
@@ -101,6 +102,15 @@ def test_one_that_diverges_is_a_row_with_its_reason(whole):
     assert len(table) == 1 + len(FINE) + 1
     assert sum(",done," in line for line in table) == len(FINE)
     assert not (whole / DIVERGES / "export").exists()
+
+
+def test_the_best_by_the_metric_that_stops_them_is_first(whole):
+    with (whole / "sweep.csv").open() as file:
+        found = [(row["label"], row["eval/task/nll"]) for row in csv.DictReader(file)]
+    first, second, last = found
+    assert float(first[1]) <= float(second[1])
+    assert last == (DIVERGES, "")
+    assert "best by" in (whole / "report.html").read_text()
 
 
 def test_a_member_is_the_run_that_it_would_be_alone(configs, whole, tmp_path):

@@ -27,7 +27,7 @@ def jobs(tmp_path):
         unit._write(job.artifacts, unit.Unit(), state="done", attempt=1, step=9, seconds=2.25)
         row = table.Row("held", "nll", "new", (2.0, nll), (None, (nll - 2.1, nll - 1.9)))
         files.write_json(job.artifacts.summary, {
-            "metrics": {"loss": 0.25, "eval/held/nll": nll, "time/step_s": 3.0},
+            "flops": 3e9, "metrics": {"loss": 0.25, "eval/held/nll": nll, "time/step_s": 3.0},
             "learned": [row._asdict()],
         })  # fmt: skip
         job.artifacts.metrics.write_text('{"step": 1, "loss": 0.5}\n{"step": 2, "loss": 0.25}\n')
@@ -38,9 +38,9 @@ def test_a_row_has_what_varies_and_intervals_of_changes(jobs):
     first, *_, last = results.rows(jobs)
     assert first == {
         "id": "job0", "label": "rate 0", "state": "done", "reason": "", "attempt": 1, "step": 9,
-        "seconds": 2.2, "optim.learning_rate": 1.0, "loss": 0.25, "eval/held/nll": 1.5,
-        "eval/held/nll change": -0.5, "eval/held/nll low": pytest.approx(-0.6),
-        "eval/held/nll high": pytest.approx(-0.4),
+        "seconds": 2.2, "optim.learning_rate": 1.0, "flops": 3e9, "loss": 0.25,
+        "eval/held/nll": 1.5, "eval/held/nll change": -0.5,
+        "eval/held/nll low": pytest.approx(-0.6), "eval/held/nll high": pytest.approx(-0.4),
     }  # fmt: skip
     assert last == {
         "id": "job3", "label": "rate 3", "state": "diverged", "reason": "loss <nan>", "attempt": 0,
@@ -65,7 +65,26 @@ def test_both_files_have_every_job(jobs, tmp_path):
     assert "loss &lt;nan&gt;" in text
     assert text.index("rate 1") < text.index("rate 2") < text.index("rate 0")
     assert "Learned: the new task" in text
-    assert text.count("<svg") == 2  # the loss, and nll before and after
+    # The loss, nll before and after, jobs by their keys, and nll over the one key that varies.
+    assert text.count("<svg") == 4
+    assert "eval/held/nll over optim.learning_rate</figcaption>" in text  # three are too few
+
+
+def test_of_many_jobs_it_is_said_which_are_drawn(jobs, tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "MAX_CURVES", 2)
+    text = results.write(jobs, tmp_path / "out", best="eval/held/nll")[1].read_text()
+    assert "best 2 of 3 done" in text
+    text = results.write(jobs, tmp_path / "out")[1].read_text()
+    assert "first 2 of 3 done" in text
+    assert "eval/held/nll over" in text  # the first metric of the new task
+
+
+def test_a_sweep_without_evaluations_is_drawn_by_its_loss(jobs, tmp_path):
+    for job in jobs[:3]:
+        known = files.read_json(job.artifacts.summary) | {"learned": []}
+        files.write_json(job.artifacts.summary, known)
+    assert "loss over optim" in results.write(jobs, tmp_path / "out")[1].read_text()
+    assert "What the keys do" not in results.write(jobs[1:], tmp_path / "out")[1].read_text()
 
 
 def test_a_sweep_without_a_result_has_a_page_too(jobs, tmp_path):

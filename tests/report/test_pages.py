@@ -23,7 +23,8 @@ CONTENT = dict(
         intervals={"after": {"eval/sql/nll": (-1.5, -1.3)}},
     ),
     samples=[SAMPLE], failures=[page.Failure("sql", "wrong", SAMPLE)],
-    jobs=page.Grid(["job"], [["1"]]), costs=page.Grid(["", "after"], [["tokens", "9"]]),
+    jobs=page.Grid(["job"], [["1"]]), effects={"loss over lr": "<svg></svg>"},
+    costs=page.Grid(["", "after"], [["tokens", "9"]]),
     facts={"steps": 3}, made={"host": "here"}, links={"evals": "scores"},
 )  # fmt: skip
 

@@ -1,8 +1,9 @@
 """What the jobs of a sweep came to: a row each, as CSV and as a page, read from workdirs alone.
 
 A row has the job's id, label, state, reason, attempts, step and seconds, the dotted keys that vary,
-and of a job that is done its last metrics; where an evaluation gives an interval of its change from
-before training, `<metric> change`, `<metric> low` and `<metric> high` (95 %).
+and of a job that is done its model FLOPs (those of MFU) and its last metrics; where an evaluation
+gives an interval of its change from before training, `<metric> change`, `<metric> low` and
+`<metric> high` (95 %).
 """
 
 import csv
@@ -15,9 +16,10 @@ from typing import Any
 from ftjax.core import config as conf
 from ftjax.core import dotted, files
 from ftjax.evals.lib import retention
+from ftjax.launch.lib import effects
 from ftjax.launch.lib import jobs as jobs_lib
 from ftjax.launch.lib.jobs import Job
-from ftjax.report import page, table, writers
+from ftjax.report import page, sweep_figures, table, writers
 from ftjax.run import unit
 
 MAX_CURVES = 5  # as many as a page has colours
@@ -38,7 +40,8 @@ def rows(jobs: Sequence[Job]) -> list[dict[str, Any]]:
 
 def _metrics(job: Job) -> dict[str, float]:
     summary = files.read_json(job.artifacts.summary)
-    found = {k: v for k, v in summary["metrics"].items() if not k.startswith(writers.CLOCK)}
+    found = {"flops": summary["flops"]} if "flops" in summary else {}
+    found |= {k: v for k, v in summary["metrics"].items() if not k.startswith(writers.CLOCK)}
     for row in learned(job).rows:
         name, interval = f"eval/{row.label}/{row.metric}", row.intervals[-1]
         found[f"{name} change"] = row.change(len(row.values) - 1)
@@ -101,16 +104,41 @@ def write(jobs: Sequence[Job], root: pathlib.Path, *, best: str = "") -> list[pa
     found = rows(jobs)
     found = ranked(found, best) if best else found
     by_id = {job.id: job for job in jobs}
-    done = [by_id[row["id"]] for row in found if row["state"] == "done"][:MAX_CURVES]
+    every = [by_id[row["id"]] for row in found if row["state"] == "done"]
+    done = every[:MAX_CURVES]
     states = [row["state"] for row in found]
     facts = {"jobs": len(jobs), **{state: states.count(state) for state in dict.fromkeys(states)}}
     facts |= {"best by": best} if best else {}
+    if len(every) > MAX_CURVES:
+        facts["curves of"] = f"{'best' if best else 'first'} {MAX_CURVES} of {len(every)} done"
     report = page.write(
         root / "report.html", title=root.name, rows=_curves(done), facts=facts,
         config={job.label: job.config for job in jobs}, jobs=shown(found, jobs),
         table=table.join({job.label: learned(job) for job in done}) if done else None,
+        effects=figures(found, jobs, metric=best or metric_of(every)),
     )  # fmt: skip
     return [files.write_text(root / "sweep.csv", csv_text(found)), report]
+
+
+def metric_of(done: Sequence[Job]) -> str:
+    """Return the first metric of the new task, or "loss" where nothing was evaluated."""
+    for job in done:
+        for row in learned(job).rows:
+            if row.group == "new":
+                return f"eval/{row.label}/{row.metric}"
+    return "loss"
+
+
+def figures(found: Sequence[Mapping], jobs: Sequence[Job], *, metric: str) -> dict[str, str]:
+    """Draw what the keys of finished jobs did to a metric; nothing of fewer than three."""
+    known = [row for row in found if isinstance(row.get(metric), float)]
+    keys, values = jobs_lib.varying(jobs), [row[metric] for row in known]
+    axes = effects.axes_of([{key: row[key] for key in keys} for row in known])
+    if len(known) < 3 or not axes:
+        return {}
+    direction = -1 if metric == "loss" else retention.direction(metric.rsplit("/", 1)[-1])
+    shares = [effects.share(own, values) for own in axes]
+    return sweep_figures.draw(axes, values, metric=metric, direction=direction, shares=shares)
 
 
 def _curves(done: Sequence[Job]) -> list[dict]:
