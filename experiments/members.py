@@ -8,6 +8,7 @@ them. Started again on the same directory, all go on from the newest step that e
 with the same numbers. See docs/sweeps.md.
 """
 
+import contextlib
 import pathlib
 import sys
 import time
@@ -65,12 +66,20 @@ def run(
       ValueError: anything wrong with the settings, the data, or what the directories hold.
       RuntimeError: all members have diverged; their rows have the reason.
     """
-    from ftjax.run import member_runs  # slow to import
+    from ftjax.core import processes
+    from ftjax.run import member_runs, session, unit  # slow to import
+    from ftjax.run.artifacts import Artifacts
 
-    with member_runs.opened(root, chosen, listed) as desk:
-        if desk.open:  # else they are shown once more
-            _train(chosen, listed, root, desk, allow_config_change=allow_config_change)
-    _report(chosen, root, best=(listed.stop or listed.halving or {}).get("metric", ""))
+    own = Artifacts(root)
+    # A job of a sweep records how it stands: here that is all of them together.
+    is_job = processes.on_first(own.unit.exists)
+    with session.owned(own) if is_job else contextlib.nullcontext():
+        with member_runs.opened(root, chosen, listed) as desk:
+            if desk.open:  # else they are shown once more
+                _train(chosen, listed, root, desk, allow_config_change=allow_config_change)
+        _report(chosen, root, best=(listed.stop or listed.halving or {}).get("metric", ""))
+        if not desk.open:
+            unit.finish(own)
 
 
 def _train(

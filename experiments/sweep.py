@@ -96,7 +96,8 @@ def read(config: str, workdir: str | pathlib.Path) -> list[jobs_lib.Job]:
 
 
 def show(jobs: Sequence[jobs_lib.Job]) -> None:
-    """Print a line of each job, and how many are in which state."""
+    """Print a line of each job, or of each of its members, and how many are in which state."""
+    jobs = jobs_lib.with_members(jobs)
     found = [unit.read(job.artifacts) for job in jobs]
     for job, now in zip(jobs, found, strict=True):
         spent = f"  {now.spent:.0f} s" if now.spent else ""

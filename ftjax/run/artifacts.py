@@ -37,6 +37,7 @@ class Artifacts:
         self.pins = root / "hub.json"  # which commits the names of the Hub stand for in this run
         self.lock = root / "lock.json"
         self.unit = root / "unit.json"  # how it stands, of a job of a sweep
+        self.members = root / "members.json"  # of a directory of members: which there are
         self.log = root / "log.txt"  # what it printed, of a job on this machine
 
     def scores(self, step: int) -> pathlib.Path:

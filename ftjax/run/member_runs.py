@@ -180,14 +180,14 @@ def opened(root: pathlib.Path, chosen: Mapping[str, Settings], listed: Listed) -
 
 def read(root: pathlib.Path) -> dict:
     """Read what a directory of members says of all of them; nothing where there is none."""
-    path = root / "members.json"
+    path = Artifacts(root).members
     return files.read_json(path) if path.exists() else {}
 
 
 def write(root: pathlib.Path, names: Sequence[str] | Mapping, *, how: str) -> None:
     """Keep the names of the members, and how they are trained."""
     if processes.is_first():
-        files.write_json(root / "members.json", {"how": how, "members": list(names)})
+        files.write_json(Artifacts(root).members, {"how": how, "members": list(names)})
 
 
 def choose(root: pathlib.Path, listed: Listed, whole, arguments: Sequence[Any]):

@@ -17,7 +17,7 @@ from ftjax.core import files
 from ftjax.evals.lib import retention
 from ftjax.run.artifacts import Artifacts
 from ftjax.studies.stages import Cell, cells, stages
-from ftjax.studies.study import Study
+from ftjax.studies.study import SEPARATE, Study
 
 NONE = "none"
 Scores = Mapping[str, Mapping[str, np.ndarray]]  # evaluation -> array -> one number per example
@@ -67,15 +67,22 @@ def parameters_of_base(study: Study, folder: pathlib.Path) -> int | None:
 
 
 def collect(study: Study, cell: Cell, folder: pathlib.Path) -> CellScores:
-    """Read the scores of a cell whose stages have ended, or that has diverged."""
+    """Read the scores of a cell whose stages have ended, or that has diverged.
+
+    Where every task has its own adapter, a task keeps the scores that it had with that.
+    """
     after, within, moved = [], [], []
+    kept: dict[str, Mapping[str, np.ndarray]] = {}
     for stage in stages(study, cell, folder):
         outcome = stage.outcome()
         if outcome.diverged:
             return CellScores(cell, after, within, f"{stage.task}: {outcome.diverged}", moved)
         steps = [s for s in Artifacts(stage.workdir).evaluated() if s <= outcome.step]
-        within.append([read(stage.workdir, step) for step in steps])
+        within.append([{**read(stage.workdir, step), **kept} for step in steps])
         after.append(within[-1][-1])
+        if study.carry == SEPARATE and not cell.is_joint:
+            label = study.label_of(stage.task)
+            kept[label] = after[-1][label]
         moved += [files.read_json(stage.changes)] if study.changes else []
     return CellScores(cell, after, within, "", moved)
 

@@ -9,6 +9,7 @@ A stage is a run like any other. What it starts from is the export of the stage 
     continued   the adapter goes on training
     stacked     it stays as it is, a fresh one comes on top (`adapter.past`)
     merged      it is merged into the weights, a fresh one starts from these
+    separate    every task has one of its own over the base, and is evaluated with that from then on
     full        no adapters: all weights go on training
 
 A penalty that says `past=""` finds there what its like of the stage before has left.
@@ -29,7 +30,7 @@ from ftjax.data import loader as loaders
 from ftjax.data import prepare
 from ftjax.run import config as settings_lib
 from ftjax.run.artifacts import Artifacts
-from ftjax.studies.study import Study
+from ftjax.studies.study import SEPARATE, Study
 
 JOINT = "joint"
 # Keys of a data section that are of the whole stream; the others are of a part of a mixture.
@@ -174,9 +175,14 @@ def _carried(plain: Mapping, carry: str, before: pathlib.Path | None) -> dict:
             f"{plain['adapter']['name']!r}; expected 'merged', 'continued' or 'stacked'; or take "
             "the adapter out"
         )
+    if carry == SEPARATE and not has_adapter:
+        raise ValueError(
+            "study.carry: got 'separate', where every task has an adapter of its own, for a method "
+            "without one; expected 'full' or 'merged'; or give it an adapter"
+        )
     form = "model" if carry == "merged" or not has_adapter else "adapter"
     own = dict(plain, export=dict(plain["export"], form=form))
-    if before is None:
+    if before is None or carry == SEPARATE:
         return own
     own |= {"penalties": _with_past(own["penalties"], before)}
     export = str(Artifacts(before).export)

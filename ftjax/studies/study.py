@@ -26,7 +26,8 @@ from ftjax.core import config as conf
 from ftjax.core.typed import Count, Natural, NonNegative, Positive, Share
 from ftjax.run import config as settings
 
-CARRIES = ("continued", "stacked", "merged", "full")
+SEPARATE = "separate"
+CARRIES = ("continued", "stacked", "merged", "full", SEPARATE)
 CONTROLS = ("none", "joint")
 DRIFT, SPECTRUM, PATH, STATES = CHANGES = ("drift", "spectrum", "path", "states")
 # Parts of a comparison in the literature; axes are sweeps of a number.

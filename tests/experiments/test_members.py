@@ -3,6 +3,8 @@
 import csv
 import json
 import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 import safetensors.numpy
 
 from tests import lab as labs
-from tests.lab import metrics, start
+from tests.lab import ROOT, metrics, start
 
 CONFIG = """
 from configs import common
@@ -40,6 +42,15 @@ HALVED = """
 def members():
     rows = product(lr=(0.01, 1e-6), rank=(2,))
     return Listed(rows, halving=dict(metric="eval/task/nll", rungs=(6,)))
+"""
+SWEPT = """
+
+def members():
+    return {members}
+
+
+def sweep():
+    return [{{"optim.clip_norm": 0.5}}]
 """
 FINE = ("lr=0.01,rank=2", "lr=0.01,rank=4")
 DIVERGES = "lr=1e+30,rank=2"
@@ -202,3 +213,26 @@ def test_rate_rank_and_seed_on_real_data_end_though_killed_twice(shared_data, tm
     assert all(key in table[0] for key in ("optim.learning_rate", "adapter.rank", "seed.data"))
     assert (workdir / "report.html").is_file()
     assert [row["step"] for row in metrics(workdir / last)] == list(range(13))
+
+
+def test_a_sweep_has_rows_of_the_members_of_its_jobs(configs, tmp_path):
+    root, config = tmp_path / "sweep", configs / "swept.py"
+    text = (configs / "alone.py").read_text()
+    config.write_text(text + SWEPT.format(members="product(lr=(0.01,), rank=(2, 4))"))
+    run = lambda name, *given: subprocess.run(
+        [sys.executable, "-m", "experiments.sweep", name, f"--workdir={root}", *given], cwd=ROOT,
+        env=labs.environment(), capture_output=True, text=True, timeout=LONGEST_S, check=False,
+    )  # fmt: skip
+    done = run("launch", f"--config={config}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 jobs: 2 done" in done.stdout
+    (job,) = (path for path in root.iterdir() if path.is_dir())
+    assert json.loads((job / "unit.json").read_text())["state"] == "done"
+    assert json.loads((job / "unit.json").read_text())["attempt"] == 1
+    assert run("launch", f"--config={config}").stdout.startswith("nothing to launch")
+    assert run("collect", "--best=eval/task/nll").returncode == 0
+    with (root / "sweep.csv").open() as file:
+        found = list(csv.DictReader(file))
+    assert {row["id"] for row in found} == {f"{job.name}/rank={rank}" for rank in (2, 4)}
+    assert all(row["state"] == "done" and row["eval/task/nll"] for row in found)
+    assert {row["adapter.rank"] for row in found} == {"2", "4"}

@@ -25,7 +25,7 @@ def study():
 """
 CARRIES = {
     "continued": dict(lora=""), "stacked": dict(lora=""), "merged": dict(lora=""),
-    "full": dict(full="full"),
+    "full": dict(full="full"), "separate": dict(lora=""),
 }  # fmt: skip
 
 
@@ -70,6 +70,7 @@ def scores(workdir, step):
     [
         pytest.param(x, marks=[pytest.mark.slow] if x in ("full", "stacked") else [])
         for x in CARRIES
+        if x != "separate"
     ],
 )
 def test_a_stage_starts_with_the_scores_that_the_last_one_ended_with(ended, carry):
@@ -92,7 +93,7 @@ def test_the_change_from_the_base_has_the_rank_of_what_trained(ended, carry, dir
 
 
 def test_changes_are_from_the_base_of_the_study_and_not_of_the_stage(ended):
-    for carry in CARRIES:
+    for carry in CARRIES.keys() - {"separate"}:
         first, last = [
             json.loads((w / "changes.json").read_text()) for w in workdirs(*ended(carry))
         ]
@@ -114,6 +115,24 @@ def test_a_stack_keeps_what_is_below_and_an_adapter_that_goes_on_does_not(ended)
         # Both first stages are the same run.
         np.testing.assert_array_equal(before[name], wanted)
     assert any((before[name] != after[name]).any() for name in before)
+
+
+def test_tasks_of_their_own_adapters_start_at_the_base_and_keep_their_scores(ended):
+    chosen, folder = ended("separate")
+    one, two = workdirs(chosen, folder)
+    for name, wanted in scores(one, 0).items():
+        np.testing.assert_array_equal(scores(two, 0)[name], wanted)
+    (cell,) = stages.cells(chosen)
+    with np.load(folder / "matrix.npz") as matrix:
+        first, last = (matrix[f"{cell.label}/{n}/a/nll"] for n in (1, 2))
+        np.testing.assert_array_equal(last, first)
+        np.testing.assert_array_equal(first, scores(one, 4)["a/nll"])
+        np.testing.assert_array_equal(matrix[f"{cell.label}/2/b/nll"], scores(two, 4)["b/nll"])
+    # With the adapter of the other task it is another one.
+    assert not np.allclose(scores(two, 4)["a/nll"], first, rtol=1e-3)
+    own = dataclasses.replace(chosen, methods=dict(full="full"), rates=dict(full=(0.01,)))
+    with pytest.raises(ValueError, match="'separate', where every task has an adapter of its own"):
+        stages.check(own, folder)
 
 
 @pytest.mark.parametrize("carry", CARRIES)

@@ -6,6 +6,7 @@ import io
 import pytest
 
 from ftjax.core import files
+from ftjax.launch.lib import jobs as jobs_lib
 from ftjax.launch.lib import results
 from ftjax.launch.lib.jobs import Job
 from ftjax.report import table
@@ -91,3 +92,15 @@ def test_a_sweep_without_a_result_has_a_page_too(jobs, tmp_path):
     _, page = results.write(jobs[3:], tmp_path / "out")
     assert "diverged" in page.read_text()
     assert "Learned and forgotten" not in page.read_text()
+
+
+def test_members_stand_in_the_place_of_their_job(jobs, tmp_path):
+    first = jobs[0]
+    files.write_json(first.artifacts.members, {"how": "map", "members": ["a", "b"]})
+    files.write_json(first.workdir / "a" / "config.json", {"adapter": {"rank": 2}})
+    found = jobs_lib.with_members(jobs[:2])
+    assert [job.id for job in found] == ["job0/a", "job0/b", "job1"]
+    assert [job.label for job in found] == ["rate 0/a", "rate 0/b", "rate 1"]
+    assert found[0].workdir == first.workdir / "a"
+    # One that has not begun has what its job says.
+    assert [job.config for job in found[:2]] == [{"adapter": {"rank": 2}}, first.config]

@@ -11,7 +11,7 @@ import pytest
 
 from experiments import sweep
 from ftjax.core import files
-from ftjax.launch.lib import searching, space
+from ftjax.launch.lib import jobs, searching, space
 from ftjax.launch.lib.jobs import Job
 from ftjax.launch.lib.space import Searched
 from ftjax.run import unit
@@ -159,3 +159,17 @@ def test_optuna_waits_for_a_round_and_ends_where_no_setting_is_left(job):
     over = {"adapter.rank": (2, 4)}
     jobs = [job(7, 1e-3, 2), job(8, 1e-3, 4, state="failed")]
     assert len(proposed(30, jobs, over=over, **TPE)) == 2
+
+
+def test_a_search_that_learns_has_no_members(tmp_path):
+    path = tmp_path / "c.py"
+    text = (
+        "from ftjax.launch.lib.space import Searched\n\n\ndef members():\n    return [{}]\n\n\n"
+        f"def sweep():\n    return Searched({{'steps': (1, 2)}}, 2, {TPE!r})\n"
+    )
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"sweep\(\): got a search that learns beside members\(\)"):
+        jobs.variants(str(path))
+    path.write_text(text.replace("'optuna'", "'random'").replace(", 'at_once': 3, 'startup': 6", "")
+                    .replace(f", 'metric': '{METRIC}'", ""))  # fmt: skip
+    assert len(jobs.variants(str(path))) == 2

@@ -75,6 +75,12 @@ def variants(config: str, earlier: Sequence[Job] | None = None) -> dict[str, str
     path, _, _ = config.partition(":")
     given = conf.load_function(path, "sweep")()
     if isinstance(given, Searched):
+        if searching.learns(given) and conf.find_function(path, "members"):
+            raise ValueError(
+                f"{path}: sweep(): got a search that learns beside members(), whose jobs have a "
+                "result for each member and none of their own; expected one of the two; list the "
+                "jobs, or search without members()"
+            )
         known = None if earlier is None else [(job.config, job.artifacts) for job in earlier]
         given = searching.overrides(given, known)
     if not isinstance(given, Mapping):
@@ -198,6 +204,23 @@ def kept(workdir: pathlib.Path) -> list[Job]:
 
 def _list_of(workdir: pathlib.Path) -> pathlib.Path:
     return workdir / "sweep.json"
+
+
+def with_members(jobs: Sequence[Job]) -> list[Job]:
+    """Put the members of jobs that have begun some in their place: runs as any other."""
+    found = []
+    for job in jobs:
+        known = job.artifacts.members
+        names = files.read_json(known)["members"] if known.exists() else ()
+        found += [_member(job, name) for name in names] or [job]
+    return found
+
+
+def _member(job: Job, name: str) -> Job:
+    path = Artifacts(job.workdir / name).config
+    config = files.read_json(path) if path.exists() else job.config
+    own = dict(id=f"{job.id}/{name}", label=f"{job.label}/{name}", workdir=job.workdir / name)
+    return job._replace(config=config, **own)
 
 
 def varying(jobs: Sequence[Job]) -> list[str]:

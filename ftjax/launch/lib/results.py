@@ -99,8 +99,9 @@ def _cell(value: Any) -> Any:
 def write(jobs: Sequence[Job], root: pathlib.Path, *, best: str = "") -> list[pathlib.Path]:
     """Write `sweep.csv` and `report.html` of a sweep, the best jobs first, and return both.
 
-    best: a metric of finished jobs; without it jobs keep their order.
+    best: a metric of finished jobs; without it jobs keep their order. Members are jobs here.
     """
+    jobs = jobs_lib.with_members(jobs)
     found = rows(jobs)
     found = ranked(found, best) if best else found
     by_id = {job.id: job for job in jobs}
