@@ -131,9 +131,10 @@ def use_devices(monkeypatch):
 
 def environment(devices=1):
     """Variables for a command in a process of its own."""
-    cache = jax.config.jax_compilation_cache_dir
-    return os.environ | quick.variables() | dict(
-        JAX_PLATFORMS="cpu", JAX_NUM_CPU_DEVICES=str(devices), JAX_COMPILATION_CACHE_DIR=cache,
+    cache = jax.config.jax_compilation_cache_dir  # None in tests without a cache
+    own = {"JAX_COMPILATION_CACHE_DIR": cache} if cache else {}
+    return os.environ | quick.variables() | own | dict(
+        JAX_PLATFORMS="cpu", JAX_NUM_CPU_DEVICES=str(devices),
         JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0", PYTHONWARNINGS="ignore",
     )  # fmt: skip
 
