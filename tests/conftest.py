@@ -76,6 +76,7 @@ AS_USERS_HAVE_THEM = (
     "ops/test_norm.py", "ops/test_products.py", "ops/test_quantize.py", "train/test_edits.py",
     "train/test_rounding.py", "train/test_step.py", "models/test_memory.py",
     "golden/test_training.py", "golden/test_preference_training.py", "run/test_rehearse_tpu.py",
+    "run/test_stated_rehearsals.py",
 )  # fmt: skip
 assert all((TESTS / name).is_file() for name in AS_USERS_HAVE_THEM)
 
