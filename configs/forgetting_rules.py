@@ -51,6 +51,7 @@ def study():
     """List what `experiments.sequential` compares."""
     return dict(
         tasks=tuple(TASKS), probes=(), match=dict(metric="exact_match", fraction=0.5), seeds=3,
+        controls=("none", "padding"),
         methods=dict(full="full", lora="", replay="replay=0.1"), sees_old=("replay",),
         rates=dict(full=(3e-4, 1e-3), lora=(1e-3, 3e-3), replay=(1e-3, 3e-3)),
         parts=dict(full="full", lora="lora", replay="replay"),

@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ftjax.evals.lib import bootstrap, front, matrix, noise
-from ftjax.studies import chance, predictors
+from ftjax.studies import chance, differences, predictors
+from ftjax.studies.controls import JOINT
 from ftjax.studies.outcomes import CellScores, Scores, per_example, score
-from ftjax.studies.stages import JOINT
 from ftjax.studies.study import Study, is_measured
 
 NOTHING = {"measures": {}, "probes": {}, "stages": None}  # of a rate at which all diverged
@@ -68,7 +68,8 @@ def compute(
         "probes": {label: score(base, label, study.match.metric) for label in study.probes},
         "cells": [_cell(study, base, one, points.get(one.cell.label)) for one in found],
         "methods": methods,
-        "compared": compared(methods),
+        "compared": differences.compared(methods),
+        "padded": differences.padded(study, methods),
         "front": _front(points),
         "axes": study.axes,
         "drift": predictors.compute(study, base, own),
@@ -263,23 +264,6 @@ def _matched(study: Study, chosen: front.Match, values: Mapping) -> dict:
     return {"text": text, "rate": chosen.rate, "at_edge": chosen.at_edge, "floor": floor} | found
 
 
-def compared(methods: Mapping[str, Mapping]) -> dict[str, str]:
-    """Compare every method with the first at the match, beside the larger of their noise floors."""
-    (name, first), *others = ((name, own["matched"]) for name, own in methods.items())
-    found = {name: "compared with"}
-    for name, own in others:
-        if first["rate"] is None or own["rate"] is None:
-            found[name] = "n/a"
-            continue
-        difference = own["value"] - first["value"]
-        if not (first["floor"] and own["floor"]):
-            found[name] = f"{difference:+.3f} (one seed: no noise floor)"
-            continue
-        larger = max((first["floor"], own["floor"]), key=lambda floor: floor["value"])
-        found[name] = noise.verdict(difference, noise.Floor(**larger))
-    return found
-
-
 def text(report: Mapping) -> str:
     """Write the comparison for a terminal, and what has no result."""
     lines = [("method", "forgetting at match (95 %)", "rate", "difference")]
@@ -295,6 +279,11 @@ def text(report: Mapping) -> str:
     widths = [max(len(line[i]) for line in lines) for i in range(4)]
     rows = ["  ".join(x.ljust(w) for x, w in zip(line, widths, strict=True)) for line in lines]
     lost = [f"{c['cell']} diverged: {c['reason']}" for c in report["cells"] if c["reason"]]
+    lost += [
+        f"{x} beside {own['control']}, new rows in the place of old ones: {own['match']} at "
+        f"the match, {own['end']} at the end"
+        for x, own in report["padded"].items()
+    ]
     lost += [f"{x}: left out, the base is at chance: {t}" for x, t in report["left_out"].items()]
     return "\n".join([*(row.rstrip() for row in rows), *lost])
 

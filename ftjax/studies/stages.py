@@ -19,26 +19,17 @@ model.param_dtype="float32" carries the weights of a base in bfloat16 unrounded.
 
 import dataclasses
 import hashlib
-import inspect
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from ftjax.core import files, processes
-from ftjax.data import loader as loaders
-from ftjax.data import prepare
 from ftjax.run import config as settings_lib
 from ftjax.run.artifacts import Artifacts
+from ftjax.studies import controls
+from ftjax.studies.controls import JOINT
 from ftjax.studies.study import SEPARATE, Study
-
-JOINT = "joint"
-# Keys of a data section that are of the whole stream; the others are of a part of a mixture.
-OF_STREAM = {
-    name
-    for function in (loaders.make, prepare.load)
-    for name in inspect.signature(function).parameters
-} - {"name", "kind", "fields", "form", "source", "examples"}
 
 
 class Cell(NamedTuple):
@@ -138,7 +129,7 @@ def stages(study: Study, cell: Cell, folder: pathlib.Path) -> list[Stage]:
     plains = [_plain(study, cell, task) for task in cell.tasks]
     named = list(zip(cell.tasks, plains, strict=True))
     if cell.is_joint:
-        named = [(JOINT, _joined(study, dict(named)))]
+        named = [(JOINT, controls.joined(dict(named)))]
     found: list[Stage] = []
     for number, (task, plain) in enumerate(named, 1):
         digest = hashlib.sha256(json.dumps(files.plain(plain), sort_keys=True).encode())
@@ -152,6 +143,8 @@ def _plain(study: Study, cell: Cell, task: str) -> dict:
     """Load the config of a task, with the evaluations of all."""
     config = study.config_of(cell.method, task, rate=cell.rate, seed=cell.seed)
     plain = settings_lib.read(config).plain
+    if cell.method in study.padded:
+        plain = controls.padded(plain)
     later = cell.tasks[cell.tasks.index(task) + 1 :]
 
     def group(label: str) -> str:
@@ -197,60 +190,6 @@ def _with_past(penalties: Mapping, before: pathlib.Path) -> dict:
     """Name the stage before to penalties that have the key `past`, such as SI."""
     follow = lambda spec: dict(spec, past=str(before)) if "past" in spec else spec
     return {label: follow(spec) for label, spec in penalties.items()}
-
-
-# -- the joint control -----------------------------------------------------------------------------
-
-
-def _joined(study: Study, plains: Mapping[str, Mapping]) -> dict:
-    """Join the tasks to one run on all of them, as long as all stages together.
-
-    Raises:
-      ValueError: their configs differ in more than the data.
-    """
-    first = next(iter(plains.values()))
-    if any(plain["steps"] is None for plain in plains.values()):
-        raise ValueError("study.controls: got 'joint' with epochs; expected steps; set steps")
-    free = ("data", "steps", "evals")
-    for task, plain in plains.items():
-        if wrong := [k for k in plain if k not in free and plain[k] != first[k]]:
-            raise ValueError(
-                f"study.controls: got 'joint', and the config of the task {task!r} differs in "
-                f"{', '.join(wrong)} from that of {next(iter(plains))!r}; expected tasks that "
-                "differ in their data and steps alone; drop the control"
-            )
-    data = joint_data({task: plain["data"] for task, plain in plains.items()})
-    steps = sum(plain["steps"] for plain in plains.values())
-    return dict(first, data=data, steps=steps)
-
-
-def joint_data(sections: Mapping[str, Mapping]) -> dict:
-    """Mix data sections, each with an equal share of the examples.
-
-    Raises:
-      ValueError: what is of the whole stream, such as its width, differs.
-    """
-    stream = lambda data: {key: value for key, value in data.items() if key in OF_STREAM}
-    wanted = stream(next(iter(sections.values())))
-    parts = []
-    for task, data in sections.items():
-        if stream(data) != wanted:
-            raise ValueError(
-                f"study.controls: got 'joint', and data of the task {task!r} with {stream(data)}; "
-                f"expected {wanted} as of the others; set the same, or drop the control"
-            )
-        parts += _parts(data, task)
-    return dict(name="mixture", parts=tuple(parts), **wanted)
-
-
-def _parts(data: Mapping, task: str) -> Sequence[dict]:
-    """Return the parts of a section with shares that sum to 1."""
-    own = {key: value for key, value in data.items() if key not in OF_STREAM}
-    if own["name"] != "mixture":
-        return [dict(own, weight=1.0, label=task)]
-    shared = {key: own[key] for key in ("kind", "fields", "form") if key in own}
-    total = sum(part["weight"] for part in own["parts"])
-    return [{**shared, **part, "weight": part["weight"] / total} for part in own["parts"]]
 
 
 def check(study: Study, folder: pathlib.Path) -> None:

@@ -25,10 +25,11 @@ from typing import NamedTuple
 from ftjax.core import config as conf
 from ftjax.core.typed import Count, Natural, NonNegative, Positive, Share
 from ftjax.run import config as settings
+from ftjax.studies import controls as control_lib
+from ftjax.studies.controls import CONTROLS, PADDING
 
 SEPARATE = "separate"
 CARRIES = ("continued", "stacked", "merged", "full", SEPARATE)
-CONTROLS = ("none", "joint")
 DRIFT, SPECTRUM, PATH, STATES = CHANGES = ("drift", "spectrum", "path", "states")
 # Parts of a comparison in the literature; axes are sweeps of a number.
 PARTS = (
@@ -77,6 +78,8 @@ class Study:
     parts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     # Numbers that methods differ in, such as a rank, for a figure: axis -> method -> number.
     axes: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
+    # Methods of the control `padding`, which are those of `sees_old` without old rows.
+    padded: Mapping[str, str] = dataclasses.field(default_factory=dict)  # control -> method
 
     @property
     def plain(self) -> dict:
@@ -130,6 +133,7 @@ def with_methods(study: Study, patterns: Sequence[str]) -> Study:
         sees_old=tuple(name for name in study.sees_old if name in kept),
         parts={part: name for part, name in study.parts.items() if name in kept},
         axes={axis: own for axis, own in study.axes.items() if kept.issuperset(own)},
+        padded={name: own for name, own in study.padded.items() if name in kept},
     )  # fmt: skip
 
 
@@ -159,10 +163,13 @@ def _make(
         for task, arg in tasks.items()
     }
     evals, owners = _evals(loaded)
+    padded = {f"{PADDING}_{name}": name for name in sees_old if PADDING in controls}
+    _check_padded(padded, config, methods, tasks, rates)
+    follow = lambda own: {n: own[padded.get(n, n)] for n in _beside(tuple(methods), padded)}
     found = Study(
-        config, tasks, orders, carry, dict(methods), rates, _seeds(seeds), chosen, tuple(controls),
-        evals, owners, (), tuple(changes), tuple(sees_old), tuple(recover), dict(parts),
-        axes,
+        config, tasks, orders, carry, follow(methods), follow(rates), _seeds(seeds), chosen,
+        tuple(controls), evals, owners, (), tuple(changes), tuple(sees_old), tuple(recover),
+        dict(parts), axes, padded,
     )  # fmt: skip
     _check_scores(found)
     return dataclasses.replace(found, probes=_probes(found, probes))
@@ -217,6 +224,32 @@ def _among(key: str, value: str, legal: Sequence[str]) -> None:
         raise ValueError(
             f"{key}: got {value!r}; {conf.nearest(value, legal)}expected one of {', '.join(legal)}"
         )
+
+
+def _beside(methods: Sequence[str], padded: Mapping[str, str]) -> list[str]:
+    """List methods, each with its padding control next to it."""
+    own = {method: name for name, method in padded.items()}
+    return [x for name in methods for x in (name, own.get(name)) if x]
+
+
+def _check_padded(padded: Mapping[str, str], config: str, methods, tasks, rates) -> None:
+    """Check that what is to be padded reads old rows in some task."""
+    for name, method in padded.items():
+        if name in methods:
+            raise ValueError(
+                f"study.methods: got the name {name!r}, which is that of the control of "
+                f"{method!r}; expected another; choose one"
+            )
+        own = [
+            settings.read(_load(config, methods[method], arg, rate=rates[method][0], seed=0)).plain
+            for arg in tasks.values()
+        ]
+        if all(control_lib.padded(plain) == plain for plain in own):
+            raise ValueError(
+                f"study.controls: got {PADDING!r} and {method!r} in sees_old, which has neither a "
+                "mixture with other parts than those labelled 'new' nor an anchor, a penalty or an "
+                "adapter with data of its own; expected one of these; take it out of sees_old"
+            )
 
 
 def _axis(axis: str, places: Mapping[str, float], methods: Mapping) -> dict[str, float]:

@@ -115,6 +115,26 @@ def test_a_rate_that_missed_or_diverged_has_no_number():
     assert "few_0.2_s0_o0 diverged: a: it blew up" in text
 
 
+def test_a_method_is_compared_with_its_padding_at_the_match_and_at_the_end():
+    study = make(methods=("m", "replay", "padding_replay"), rates=(0.1,), seeds=(0, 1))
+    study = dataclasses.replace(study, padded={"padding_replay": "replay"})
+    fell = dict(m=(1.0, 1.0), replay=(0.2, 0.2), padding_replay=(3.0, 3.1))
+    found = [
+        cell((2, 4, 1), (2, 1, 1 + fall), method=method, seed=seed)
+        for method, falls in fell.items() for seed, fall in enumerate(falls)
+    ]  # fmt: skip
+    report = compute(study, BASE, found)
+    own = report["padded"]["replay"]
+    # Means over the probe and the first task; half of the second stage is the match of that one.
+    assert own["control"] == "padding_replay"
+    assert float(own["end"]) == pytest.approx((0.2 - 3.05) / 2, abs=1e-3)
+    assert float(own["match"]) == pytest.approx((0.2 - 3.05) / 8, abs=1e-3)
+    line = "replay beside padding_replay, new rows in the place of old ones: -0.356 at the match"
+    assert line in numbers.text(report)
+    part = dataclasses.replace(study, methods={"m": "", "padding_replay": ""})
+    assert compute(part, BASE, [x for x in found if x.cell.method != "replay"])["padded"] == {}
+
+
 def test_differences_below_the_noise_of_seeds_are_not_resolved():
     study = make(methods=("one", "two", "far"), rates=(0.1,), seeds=(0, 1, 2))
     fell = dict(one=(0.1, 0.2, 0.3), two=(0.2, 0.25, 0.3), far=(5.0, 5.1, 5.2))

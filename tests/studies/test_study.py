@@ -6,7 +6,7 @@ import textwrap
 
 import pytest
 
-from ftjax.studies import stages, study
+from ftjax.studies import controls, stages, study
 
 CONFIG = '''
 """A study of two tasks."""
@@ -129,15 +129,93 @@ def test_the_joint_control_has_all_tasks_at_once(write, tmp_path):
     )
 
 
+PADDED = dict(
+    methods={"lora": "", "more": "more=1"}, sees_old=("more",), controls=("none", "padding"),
+    rates=dict(lora=(1e-3,), more=(1e-2, 1e-1)),
+)  # fmt: skip
+REPLAY = """
+    if arg.more and arg.task == "b":
+        new = dict(name="jsonl", path="b.jsonl", weight=3.0, label="new")
+        old = dict(name="jsonl", path="old.jsonl", weight=1.0, label="old")
+        c.data = dict(name="mixture", parts=(new, old), max_tokens=64)
+    c.steps = 3"""
+
+
+def test_padding_is_a_method_with_new_rows_in_the_place_of_old_ones(write, tmp_path):
+    found = study.read(write(CONFIG.replace("\n    c.steps = 3", REPLAY), **PADDED))
+    assert list(found.methods) == list(found.rates) == ["lora", "more", "padding_more"]
+    assert found.rates["padding_more"] == found.rates["more"] == (1e-2, 1e-1)
+    cells = {cell.label: cell for cell in stages.cells(found)}
+    assert len(cells) == 1 + 2 + 2
+    first, second = (
+        stages.stages(found, cells[f"{name}_0.01_s0_o0"], tmp_path)
+        for name in ("more", "padding_more")
+    )
+    # The first task replays nothing: both are the same run, in folders of their own.
+    assert first[0].identity == second[0].identity
+    assert first[0].workdir != second[0].workdir
+    parts = [[(p["path"], p["weight"]) for p in x[1].settings.data["parts"]]
+             for x in (first, second)]  # fmt: skip
+    assert parts == [[("b.jsonl", 3.0), ("old.jsonl", 1.0)], [("b.jsonl", 1.0)]]
+    assert first[1].settings.steps == second[1].settings.steps
+    alone = study.with_methods(found, ["padding*"])  # without its method it is still padded
+    assert list(alone.methods) == ["lora", "padding_more"]
+    again = stages.stages(alone, cells["padding_more_0.01_s0_o0"], tmp_path)
+    assert again[1].identity == second[1].identity
+
+
+def test_padding_that_changes_nothing_is_refused(write):
+    with pytest.raises(ValueError, match=r"study\.controls: got 'padding' and 'more' in sees_old"):
+        study.read(write(**PADDED))
+    taken = PADDED | dict(rates=(1e-3,), methods={"padding_more": "", "more": "more=1"})
+    with pytest.raises(ValueError, match=r"study\.methods: got the name 'padding_more'"):
+        study.read(write(CONFIG.replace("\n    c.steps = 3", REPLAY), **taken))
+
+
 def test_mixtures_are_joined_part_by_part():
     parts = (dict(name="x", weight=3.0), dict(name="y", weight=1.0, kind="text"))
     half = dict(name="mixture", kind="prompt", max_tokens=8, parts=parts)
-    found = stages.joint_data({"a": half, "b": dict(name="z", max_tokens=8)})
+    found = controls.joint_data({"a": half, "b": dict(name="z", max_tokens=8)})
     assert found["max_tokens"] == 8
     shown = [(p["name"], p.get("kind"), p["weight"]) for p in found["parts"]]
     assert shown == [("x", "prompt", 0.75), ("y", "text", 0.25), ("z", None, 1.0)]
     with pytest.raises(ValueError, match=r"data of the task 'b' with \{'max_tokens': 9\}"):
-        stages.joint_data({"a": half, "b": dict(name="z", max_tokens=9)})
+        controls.joint_data({"a": half, "b": dict(name="z", max_tokens=9)})
+
+
+def padded(**given):
+    plain = dict(data=dict(name="x", rows=5, kind="text", max_tokens=8),
+                 anchors={}, penalties={}, adapter={})  # fmt: skip
+    return controls.padded(plain | given)
+
+
+def test_padding_reads_new_rows_in_anchors_penalties_and_starts():
+    held = dict(name="y", rows=9, max_tokens=4)
+    wanted = dict(name="x", rows=5, kind="text", max_tokens=4)  # the length is the anchor's own
+    found = padded(
+        anchors=dict(old=dict(name="nll", rows=2, data=held)),
+        penalties=dict(ewc=dict(name="ewc", data=held), near=dict(name="l2sp")),
+        adapter=dict(name="lora", data=held),
+    )
+    assert found["anchors"] == dict(old=dict(name="nll", rows=2, data=wanted))
+    assert found["penalties"] == dict(ewc=dict(name="ewc", data=wanted), near=dict(name="l2sp"))
+    assert found["adapter"] == dict(name="lora", data=wanted)
+    assert found["data"] == dict(name="x", rows=5, kind="text", max_tokens=8)
+
+
+def test_padding_keeps_the_shares_of_new_parts():
+    parts = [dict(name=x, weight=w, label=y) for x, w, y in
+             (("p", 3.0, "new"), ("q", 1.0, "new"), ("r", 4.0, "old"))]  # fmt: skip
+    mixture = dict(name="mixture", kind="text", parts=tuple(parts), max_tokens=8)
+    found = padded(data=mixture, anchors=dict(old=dict(data=dict(name="y", max_tokens=4))))
+    shown = [(p["name"], p["weight"], p["kind"], p["label"]) for p in found["data"]["parts"]]
+    assert shown == [("p", 0.75, "text", "new"), ("q", 0.25, "text", "new")]
+    assert found["data"]["max_tokens"] == 8
+    anchored = found["anchors"]["old"]["data"]
+    assert (anchored["parts"], anchored["max_tokens"]) == (found["data"]["parts"], 4)
+    unlabelled = (dict(name="p", weight=1.0), dict(name="q", weight=1.0))
+    with pytest.raises(ValueError, match=r"labels None, None; expected 'new'"):
+        padded(data=dict(name="mixture", parts=unlabelled))
 
 
 def test_a_task_is_scored_by_the_evaluation_of_its_name_else_by_its_first(write):
