@@ -499,10 +499,25 @@ DATA = (
         ("if self._steps and not self._traced:", "if not self._traced:"),
     ),
     *_of(
+        "ftjax/studies/controls.py", "tests/studies/test_study.py",
+        ("get(\"label\") == NEW", "get(\"label\") != NEW"),
+        ("dict(part, weight=part[\"weight\"] / total)", "dict(part)"),
+        ("dict(source, **_of_stream(own))", "source"),
+        ("every(plain[\"anchors\"])", "plain[\"anchors\"]"),
+        ("every(plain[\"penalties\"])", "plain[\"penalties\"]"),
+        ("reread(plain[\"adapter\"])", "plain[\"adapter\"]"),
+    ),
+    *_of(
+        "ftjax/studies/differences.py", "tests/studies/test_numbers.py",
+        ("one - two", "two - one"), ("max(floors)", "min(floors)"),
+        ("methods[name], methods[control]", "methods[control], methods[name]"),
+    ),
+    *_of(
         "ftjax/studies/verdicts.py", "tests/studies/test_literature.py",
-        ("min(others(\"oft\")) + margin", "min(others(\"oft\")) - margin"),
+        ("behind <= margin", "behind <= -margin"),
         ("less(max(others(\"pissa\")), values", "less(min(others(\"pissa\")), values"),
         ("spread <= TIE", "spread < 0"),
+        ("if fall > margin", "if fall > -1"), ("if rise > margin", "if rise > 0"),
         ("spread * max(gains.values()) <= max(floors)", "spread > 1"),
     ),
     *_of(

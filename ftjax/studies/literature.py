@@ -59,15 +59,21 @@ def _first(statement: Statement, reports: Sequence[Mapping]) -> Finding:
 
 
 def table(findings: Sequence[Finding]) -> str:
-    """Write the findings as a table in Markdown."""
+    """Write the findings as a table in Markdown; those that do not agree say why."""
     rows = [("#", "statement", "source", "theirs", "ours", "verdict", "study")]
     for each in findings:
         said, name = each.statement, each.study.partition(":")[0].rpartition("/")[2]
         study = f"`{name}`" if name else f"needs {said.needs}" if said.needs else ""
         rows.append((str(said.number), said.claim, said.source, said.theirs, each.found.ours,
-                     each.found.verdict, study))  # fmt: skip
+                     _verdict(each.found), study))  # fmt: skip
     write = lambda row: "| " + " | ".join(cell.replace("|", "/") for cell in row) + " |"
     return "\n".join([write(rows[0]), "|" + "---|" * len(rows[0]), *map(write, rows[1:])])
+
+
+def _verdict(found: Found) -> str:
+    """Write a verdict; one that does not agree with why."""
+    is_plain = found.verdict in (verdicts.AGREE, verdicts.NOT_RUN) or not found.why
+    return found.verdict if is_plain else f"{found.verdict}: {found.why}"
 
 
 STATEMENTS = (

@@ -23,11 +23,19 @@ ADAPTERS = ("lora", "pissa", "dora", "oft", "vera")  # parts of a study of adapt
 VARIANTS = ("lora", "pissa", "dora")  # with the same weights to train
 
 
+class Said(NamedTuple):
+    """A verdict, and the numbers that it rests on."""
+
+    verdict: str
+    why: str = ""
+
+
 class Found(NamedTuple):
-    """What a study says to a statement: our numbers, and the verdict."""
+    """What a study says to a statement: our numbers, the verdict, and what that rests on."""
 
     ours: str
     verdict: str
+    why: str = ""
 
 
 # -- reading a report ------------------------------------------------------------------------------
@@ -52,22 +60,31 @@ def match_of(report: Mapping, part: str) -> Mapping | None:
     return found if found and found["rate"] is not None else None
 
 
-def trend(values: Sequence[float], margin: float) -> str:
+def trend(values: Sequence[float], margin: float, *, of: str) -> Said:
     """Judge whether values rise: beyond the margin in all, and no step falls by more than it."""
-    steps = np.diff(values)
-    if (steps < -margin).any():
-        return DISAGREE
-    return AGREE if values[-1] - values[0] > margin else NOT_RESOLVED
+    fall, rise = -float(np.diff(values).min(initial=0.0)), values[-1] - values[0]
+    if fall > margin:
+        return Said(DISAGREE, f"{of} goes the other way once, by {fall:.3f}, floor {margin:.3f}")
+    return Said(AGREE if rise > margin else NOT_RESOLVED,
+                f"{of} moves by {rise:+.3f} in all, floor {margin:.3f}")  # fmt: skip
 
 
-def less(one: float, other: float, margin: float) -> str:
+def less(one: float, other: float, margin: float) -> Said:
     """Judge whether one is less than the other."""
-    return NOT_RESOLVED if abs(one - other) <= margin else AGREE if one < other else DISAGREE
+    verdict = NOT_RESOLVED if abs(one - other) <= margin else AGREE if one < other else DISAGREE
+    return Said(verdict, f"{one - other:+.3f}, floor {margin:.3f}")
 
 
-def worst(verdicts: Sequence[str]) -> str:
+def holds(*, when: bool, otherwise: str) -> Said:
+    """Judge by what is true, whatever the seeds; otherwise: why it disagrees."""
+    return Said(AGREE) if when else Said(DISAGREE, otherwise)
+
+
+def worst(said: Sequence[Said]) -> Said:
     """Join verdicts on the parts of a statement: it holds where all do."""
-    return next((v for v in (DISAGREE, NOT_RESOLVED) if v in verdicts), AGREE)
+    verdict = next((v for v in (DISAGREE, NOT_RESOLVED) if v in {each.verdict for each in said}),
+                   AGREE)  # fmt: skip
+    return Said(verdict, "; ".join(each.why for each in said if each.verdict == verdict))
 
 
 def listed(values: Mapping[str, float], *, digits: int = 3) -> str:
@@ -91,9 +108,9 @@ def rate_grows(report: Mapping) -> Found | None:
     swept = {part: own for part, own in swept.items() if len(own) > 1}
     if not swept:
         return None
-    verdicts = [trend(list(own.values()), floor(report)) for own in swept.values()]
+    said = [trend(list(own.values()), floor(report), of=part) for part, own in swept.items()]
     texts = [f"{part}: " + listed(own) for part, own in swept.items()]
-    return Found("; ".join(texts), worst(verdicts))
+    return Found("; ".join(texts), *worst(said))
 
 
 def _ends(report: Mapping, axis: str) -> dict[str, list[tuple[float, float]]]:
@@ -114,13 +131,14 @@ def rank(report: Mapping) -> Found | None:
     swept = _ends(report, "rank")
     if not swept:
         return None
-    verdicts, texts = [], []
+    said, texts = [], []
     for rate, points in swept.items():
         gains, fell = zip(*points, strict=True)
-        verdicts += [trend(gains, 0.01), trend(fell, floor(report))]
+        said += [trend(gains, 0.01, of=f"gain at {rate}"),
+                 trend(fell, floor(report), of=f"forgetting at {rate}")]  # fmt: skip
         texts.append(f"at {rate}, gain " + " < ".join(f"{g:.2f}" for g in gains)
                      + ", forgetting " + " < ".join(f"{f:.3f}" for f in fell))  # fmt: skip
-    return Found("; ".join(texts).replace("<", "to"), worst(verdicts))
+    return Found("; ".join(texts).replace("<", "to"), *worst(said))
 
 
 def versus(one: str, other: str, *, margin: float = 0.0) -> Callable[[Mapping], Found | None]:
@@ -134,7 +152,7 @@ def versus(one: str, other: str, *, margin: float = 0.0) -> Callable[[Mapping], 
         text = listed(dict(zip((one, other), values, strict=True)))
         edge = [p for p, own in zip((one, other), both, strict=True) if own["at_edge"]]
         text += f" (best rate at the edge: {', '.join(edge)})" if edge else ""
-        return Found(text, less(*values, max(margin, _pair_floor(report, both))))
+        return Found(text, *less(*values, max(margin, _pair_floor(report, both))))
 
     return found
 
@@ -146,7 +164,7 @@ def _missed(report: Mapping, parts: Sequence[str]) -> Found | None:
         return None
     found = {part: report["methods"][name]["matched"] for part, name in names.items()}
     texts = [f"{part}: {own['text']}" for part, own in found.items() if own["rate"] is None]
-    return Found("; ".join(texts), NOT_RESOLVED)
+    return Found("; ".join(texts), NOT_RESOLVED, "the target is not reached")
 
 
 def _pair_floor(report: Mapping, both: Sequence[Mapping]) -> float:
@@ -161,8 +179,8 @@ def sequence(report: Mapping) -> Found | None:
     lora, full = (_end_at_best(report, part) for part in ("lora", "full"))
     if lora is None or full is None:
         return None
-    verdict = less(full, lora, floor(report))
-    return Found(f"after {len(report['tasks'])} stages: full {full:.3f}, lora {lora:.3f}", verdict)
+    said = less(full, lora, floor(report))
+    return Found(f"after {len(report['tasks'])} stages: full {full:.3f}, lora {lora:.3f}", *said)
 
 
 def _end_at_best(report: Mapping, part: str) -> float | None:
@@ -181,10 +199,10 @@ def replay(report: Mapping) -> Found | None:
     rate, points = list(swept.items())[-1]
     gains, fell = zip(*points, strict=True)
     cost = max(0.0, gains[0] - min(gains))
-    verdict = trend([-f for f in fell], floor(report))
+    said = trend([-f for f in fell], floor(report), of="what is kept")
     shares = sorted(report["axes"]["replay"].values())
     shown = ", ".join(f"{p:.0%}: {f:.3f}" for p, f in zip(shares, fell, strict=True))
-    return Found(f"at {rate}: {shown}; gain down by {cost:.1%} at most", verdict)
+    return Found(f"at {rate}: {shown}; gain down by {cost:.1%} at most", *said)
 
 
 def self_replay(report: Mapping) -> Found | None:
@@ -193,8 +211,8 @@ def self_replay(report: Mapping) -> Found | None:
     if None in both:
         return None
     own, real = both
-    verdict = AGREE if own <= 2 * real + floor(report) else DISAGREE
-    return Found(f"self {own:.3f}, real {real:.3f}", verdict)
+    said = holds(when=own <= 2 * real + floor(report), otherwise="more than twice as much")
+    return Found(f"self {own:.3f}, real {real:.3f}", *said)
 
 
 def rates(report: Mapping) -> Found | None:
@@ -204,7 +222,9 @@ def rates(report: Mapping) -> Found | None:
     if not lora or not full or min(map(len, swept)) < 2:
         return None
     ratio = lora["rate"] / full["rate"]
-    return Found(f"{ratio:.3g} (rates as swept)", AGREE if 3 <= ratio <= 30 else DISAGREE)
+    return Found(
+        f"{ratio:.3g} (rates as swept)", *holds(when=3 <= ratio <= 30, otherwise="expected 3 to 30")
+    )
 
 
 def sites(report: Mapping) -> Found | None:
@@ -217,7 +237,7 @@ def sites(report: Mapping) -> Found | None:
         if not known:
             return None
         gains[part] = max(known)
-    return Found("gain: " + listed(gains, digits=2), less(*gains.values(), 0.01))
+    return Found("gain: " + listed(gains, digits=2), *less(*gains.values(), 0.01))
 
 
 # -- what comes back, and what goes ----------------------------------------------------------------
@@ -247,7 +267,9 @@ def recovers(part: str) -> Callable[[Mapping], Found | None]:
         base, fell, after, cost = max(rows.values(), key=lambda row: row[2])
         share = (after - fell) / (base - fell)
         text = f"{base:.2f} to {fell:.2f} to {after:.2f}; the task before it loses {cost:.2f}"
-        return Found(text, AGREE if share >= HALF else DISAGREE)
+        return Found(
+            text, *holds(when=share >= HALF, otherwise=f"{share:.0%} of what was lost came back")
+        )
 
     return found
 
@@ -265,7 +287,7 @@ def rules_die(report: Mapping) -> Found | None:
         taught, after = (np.mean([cell["scores"][n][task] for cell in cells]) for n in (1, -1))
         texts.append(f"{part} {taught:.2f} to {after:.2f}")
         kept.append(after <= HALF * taught)
-    return Found("; ".join(texts), AGREE if all(kept) else DISAGREE)
+    return Found("; ".join(texts), *holds(when=all(kept), otherwise="more than half of it is left"))
 
 
 # -- adapter methods against each other ------------------------------------------------------------
@@ -279,9 +301,12 @@ def arena(report: Mapping) -> Found | None:
     values = {part: own["value"] for part, own in both.items()}
     margin = _pair_floor(report, list(both.values()))
     others = lambda name: [value for part, value in values.items() if part != name]
-    is_front = AGREE if values["oft"] <= min(others("oft")) + margin else DISAGREE
+    behind = values["oft"] - min(others("oft"))
+    why = f"OFT is behind by {behind:.3f}, floor {margin:.3f}"
+    front = holds(when=behind <= margin, otherwise=why)
+    last = less(max(others("pissa")), values["pissa"], margin)
     text = listed(dict(sorted(values.items(), key=lambda own: own[1])))
-    return Found(text, worst([is_front, less(max(others("pissa")), values["pissa"], margin)]))
+    return Found(text, *worst([front, last._replace(why=f"the worst beside PiSSA: {last.why}")]))
 
 
 def variants_tie(report: Mapping) -> Found | None:
@@ -299,7 +324,8 @@ def variants_tie(report: Mapping) -> Found | None:
     spread = (max(gains.values()) - min(gains.values())) / max(gains.values())
     is_noise = floors and spread * max(gains.values()) <= max(floors)
     verdict = AGREE if spread <= TIE else NOT_RESOLVED if is_noise else DISAGREE
-    return Found(f"gain: {listed(gains)}; {spread:.1%} apart", verdict)
+    why = f"floor {max(floors, default=0.0):.3f}"
+    return Found(f"gain: {listed(gains)}; {spread:.1%} apart", verdict, why)
 
 
 # -- studies over bases of several sizes -----------------------------------------------------------
@@ -315,4 +341,4 @@ def capacity(reports: Sequence[Mapping]) -> Found | None:
     margin = max(_pair_floor(report, [match_of(report, "sized") or {"floor": None}])
                  for report in reports)  # fmt: skip
     shown = listed({f"{size / 1e6:.2f} M": own["value"] for size, own in matches.items()})
-    return Found(shown, trend([-value for value in values], margin))
+    return Found(shown, *trend([-value for value in values], margin, of="what is kept"))

@@ -36,8 +36,8 @@ def zero(report: Mapping) -> Found | None:
         return None
     kl = max(abs(own[k]) for own in itself["drift"].values() for k in ("kl_forward", "kl_reverse"))
     weights = [itself["spectrum"][key] for key in ("relative_norm", "rank", "intruders")]
-    verdict = AGREE if kl < ZERO and not any(weights) else DISAGREE
-    return Found(f"KL {kl:.0e}, norm, rank and intruders {max(weights):g}", verdict)
+    said = verdicts.holds(when=kl < ZERO and not any(weights), otherwise="expected 0")
+    return Found(f"KL {kl:.0e}, norm, rank and intruders {max(weights):g}", *said)
 
 
 def _fits(report: Mapping, group: str) -> Mapping:
@@ -54,7 +54,8 @@ def drift_predicts(report: Mapping) -> Found | None:
     text = verdicts.listed(r2, digits=2) + f", {fits[keys[0]]['n']} runs"
     ordered = r2[keys[0]] >= r2[keys[2]] - 0.01
     verdict = AGREE if r2[keys[0]] >= 0.85 and ordered else NOT_RESOLVED if ordered else DISAGREE
-    return Found("R²: " + text, verdict)
+    why = "the norm fits better" if not ordered else "expected .85"
+    return Found("R²: " + text, verdict, why)
 
 
 def old_data_breaks_it(report: Mapping) -> Found | None:
@@ -75,8 +76,9 @@ def old_data_breaks_it(report: Mapping) -> Found | None:
         f"with old data {np.mean(left):+.3f} nats from the fit; R² {drops[0]:.2f} to "
         f"{drops[1]:.2f} on new rows, {old:.2f} on old ones"
     )
-    verdict = verdicts.less(float(np.mean(left)), 0.0, verdicts.floor(report))
-    return Found(text, verdicts.worst([verdict, AGREE if old > drops[1] else DISAGREE]))
+    less = verdicts.less(float(np.mean(left)), 0.0, verdicts.floor(report))
+    fits = verdicts.holds(when=old > drops[1], otherwise="new rows fit as well as old ones")
+    return Found(text, *verdicts.worst([less, fits]))
 
 
 def states_predict(report: Mapping) -> Found | None:
@@ -88,9 +90,9 @@ def states_predict(report: Mapping) -> Found | None:
     rank = {key: fits[key]["spearman"] for key in keys}
     # CKA falls where forgetting grows.
     states = max(-rank["cka_old"], rank["procrustes_old"])
-    verdict = verdicts.less(rank["relative_norm"], states, NEARER)
+    said = verdicts.less(rank["relative_norm"], states, NEARER)
     text = verdicts.listed(rank, digits=2)
-    return Found(f"rank correlations: {text}, {fits[keys[0]]['n']} runs", verdict)
+    return Found(f"rank correlations: {text}, {fits[keys[0]]['n']} runs", *said)
 
 
 def intruders(report: Mapping) -> Found | None:
@@ -107,12 +109,12 @@ def intruders(report: Mapping) -> Found | None:
     if math.isnan(at["lora"]) or math.isnan(at["full"]):
         return None
     last = count("lora", max(rates["lora"]), stage=-1)
-    said = [verdicts.less(at["full"], at["lora"], 0.5), verdicts.trend(swept, 0.5)]
+    said = [verdicts.less(at["full"], at["lora"], 0.5), verdicts.trend(swept, 0.5, of="intruders")]
     text = verdicts.listed(at, digits=0) + "; lora by rate " + ", ".join(f"{n:.0f}" for n in swept)
     if len(report["tasks"]) > 1:
         said.append(verdicts.less(swept[-1], last, 0.5))
         text += f"; first to last stage {swept[-1]:.0f} to {last:.0f}"
-    return Found(text, verdicts.worst(said))
+    return Found(text, *verdicts.worst(said))
 
 
 def change_rank(report: Mapping) -> Found | None:
@@ -125,8 +127,8 @@ def change_rank(report: Mapping) -> Found | None:
             )
     if len(found) < 2 or any(map(math.isnan, found.values())):
         return None
-    verdict = AGREE if found["full"] > 1.5 * found["lora"] else DISAGREE
-    return Found(verdicts.listed(found, digits=1), verdict)
+    said = verdicts.holds(when=found["full"] > 1.5 * found["lora"], otherwise="expected 1.5 times")
+    return Found(verdicts.listed(found, digits=1), *said)
 
 
 def _paths(report: Mapping, part: str) -> list[tuple[list[float], list[float]]]:
@@ -154,7 +156,9 @@ def path_is_monotone(report: Mapping) -> Found | None:
     falls = [float(max(0.0, -np.diff(fell).min())) for _, fell in paths]
     middle = np.mean([fell for _, fell in paths], 0)
     text = "forgetting along the way " + ", ".join(f"{f:.3f}" for f in middle)
-    return Found(text, AGREE if max(falls) <= verdicts.floor(report) else DISAGREE)
+    floor = verdicts.floor(report)
+    why = f"falls by {max(falls):.3f} somewhere, floor {floor:.3f}"
+    return Found(text, *verdicts.holds(when=max(falls) <= floor, otherwise=why))
 
 
 def overshoots(report: Mapping) -> Found | None:
@@ -167,5 +171,6 @@ def overshoots(report: Mapping) -> Found | None:
         near = [f for g, f in zip(gain, fell, strict=True) if g >= (1 - OLD_SHARE) * gain[-1]]
         best.append(fell[-1] - min(near))
     saved = float(np.mean(best))
-    verdict = AGREE if saved > verdicts.floor(report) else NOT_RESOLVED
-    return Found(f"{saved:.3f} nats regained for < {OLD_SHARE:.0%} of the gain", verdict)
+    floor = verdicts.floor(report)
+    verdict, why = AGREE if saved > floor else NOT_RESOLVED, f"floor {floor:.3f}"
+    return Found(f"{saved:.3f} nats regained for < {OLD_SHARE:.0%} of the gain", verdict, why)

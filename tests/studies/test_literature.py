@@ -127,6 +127,30 @@ def test_other_numbers_are_another_verdict(number, path, value, verdict):
     assert judged(changed(path, value))[number].verdict == verdict
 
 
+@pytest.mark.parametrize(
+    ("number", "path", "value", "why"),
+    [
+        (3, ("methods", "small", "rates", "1", *END), 0.7,
+         "disagree: forgetting at 1 goes the other way once, by 0.200, floor 0.050"),
+        (4, ("methods", "lora", "matched", "value"), 0.19, "not resolved: -0.010, floor 0.050"),
+        (8, ("drift", "fits", "without_old_data"), fits(0.86, 0.8, 0.99),
+         "disagree: the norm fits better"),
+        (10, ("cells", 0, "changes", 0, "spectrum", "intruders"), 35,
+         "disagree: +15.000, floor 0.500"),  # the trend of the rates agrees, and is left out
+        (2, ("methods", "lora", "rates", "2", "forgetting_at_match"), estimate(0.4), "agree"),
+    ],
+)  # fmt: skip
+def test_what_does_not_agree_says_why(number, path, value, why):
+    (own,) = (f for f in literature.judge([changed(path, value)]) if f.statement.number == number)
+    assert f" | {why} | `own.py` |" in literature.table([own])
+
+
+def test_a_trend_of_one_value_is_not_resolved():
+    assert verdicts.trend([0.3], 0.1, of="x") == verdicts.Said(
+        verdicts.NOT_RESOLVED, "x moves by +0.000 in all, floor 0.100"
+    )
+
+
 def test_part_of_the_way_back_that_saves_nothing_is_not_resolved():
     flat = {key: dict(own, old=1.9) for key, own in PATH.items()}
     report = copy.deepcopy(REPORT)
@@ -241,7 +265,7 @@ def test_sites_are_judged_by_their_best_gains():
 def test_a_target_that_was_missed_is_not_resolved_and_says_so():
     missed = dict(text="not reached (best 0.58 of 0.7)", rate=None)
     found = judged(changed(("methods", "lora", "matched"), missed))[4]
-    assert found == verdicts.Found("lora: " + missed["text"], verdicts.NOT_RESOLVED)
+    assert found[:2] == ("lora: " + missed["text"], verdicts.NOT_RESOLVED)
 
 
 def sequence(of, *rows, parts=("few", "distilled")):
@@ -279,7 +303,8 @@ def test_what_comes_back_is_a_share_of_what_was_lost_at_the_best_rate(part, end,
 def test_a_rule_is_gone_where_less_than_half_of_it_is_left(full, verdict):
     rows = (("full", 0.1, (0.0, 0.9, full)), ("lora", 0.1, (0.0, 0.9, 0.0)))
     found = verdicts.rules_die(sequence("refusal", *rows, parts=("full", "lora")))
-    assert found == verdicts.Found(f"full 0.90 to {full:.2f}; lora 0.90 to 0.00", verdict)
+    assert found[:2] == (f"full 0.90 to {full:.2f}; lora 0.90 to 0.00", verdict)
+    assert (found.why == "more than half of it is left") == (verdict == "disagree")
     assert verdicts.rules_die(sequence("again", *rows)) is None
 
 

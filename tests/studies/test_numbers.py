@@ -131,6 +131,10 @@ def test_a_method_is_compared_with_its_padding_at_the_match_and_at_the_end():
     assert float(own["match"]) == pytest.approx((0.2 - 3.05) / 8, abs=1e-3)
     line = "replay beside padding_replay, new rows in the place of old ones: -0.356 at the match"
     assert line in numbers.text(report)
+    loud = [x for x in found if x.cell.label != "padding_replay_0.1_s1_o0"]
+    loud.append(cell((2, 4, 1), (2, 1, 4.9), method="padding_replay", seed=1))
+    # Of the two floors the larger counts: that of replay is 0.
+    assert compute(study, BASE, loud)["padded"]["replay"]["end"].startswith("not resolved (|-1.6")
     part = dataclasses.replace(study, methods={"m": "", "padding_replay": ""})
     assert compute(part, BASE, [x for x in found if x.cell.method != "replay"])["padded"] == {}
 
