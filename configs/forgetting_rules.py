@@ -5,11 +5,11 @@ r"""How fast does fine-tuning take away what a model was taught to refuse, and i
 
 The embedded base is taught to refuse requests with a mark and to end every other answer alike; then
 a skill, 30 steps of harmless rows that say nothing of either. `replay` has a tenth of the rules'
-rows among these. Forgotten is, of what was taught, the refusal; the form of answers and the base's
-old skills are measured beside it.
+rows among these, its control `padding_replay` as many more of the skill. Forgotten is, of what was
+taught, the refusal; the form of answers and the base's old skills are measured beside it.
 
-Two CPU cores, 6 CPU-minutes: 36 runs of 30 steps, three seeds. Expect refusals of .95 after the
-first stage of LoRA at 3e-3, .04 after the skill, and .96 with replay; see docs/forgetting.md.
+Two busy CPU cores, 12 CPU-minutes: 48 runs of 30 steps, three seeds. Expect refusals of .95 after
+the first stage of LoRA at 3e-3, .04 after the skill, .96 with replay; see docs/forgetting.md.
 """
 
 from configs import common

@@ -28,7 +28,7 @@ from tests import quick
 processes.start()  # of one process: steadies fake devices
 
 # Fixtures of whole runs, for the tests of `run`, `rl` and the commands.
-pytest_plugins = ("tests.lab", "tests.stand_in_hub")
+pytest_plugins = ("tests.lab", "tests.stand_in_hub", "tests.stand_in_store")
 
 TESTS = pathlib.Path(__file__).resolve().parent
 ROOT = TESTS.parent

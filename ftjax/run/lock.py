@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-from ftjax.core import files, processes
+from ftjax.core import files, periodic, processes
 from ftjax.run.artifacts import Artifacts
 
 # Rare enough for a network file system, often enough to be told from a dead run soon.
@@ -201,26 +201,16 @@ def _age(lock: pathlib.Path) -> float:
         probe.unlink()
 
 
-@contextlib.contextmanager
-def _beating(lock: pathlib.Path, own: str) -> Iterator[None]:
-    """Touch the lock, which holds `own`, every BEAT_S seconds, in a thread of its own."""
-    ended = threading.Event()
+def _beating(lock: pathlib.Path, own: str) -> contextlib.AbstractContextManager[None]:
+    """Touch the lock, which holds `own`, every BEAT_S seconds, until the block ends."""
 
-    def beat() -> None:
-        while not ended.wait(BEAT_S):
-            with contextlib.suppress(OSError):  # a file system that is away may come back
-                if lock.read_text() != own and not ended.is_set():
-                    leave(lock)
-                os.utime(lock)
+    def beat(ended: threading.Event) -> None:
+        with contextlib.suppress(OSError):  # a file system that is away may come back
+            if lock.read_text() != own and not ended.is_set():
+                leave(lock)
+            os.utime(lock)
 
-    # daemon: a process that ends without cleaning up must not wait for it.
-    thread = threading.Thread(target=beat, name="lock", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
+    return periodic.every(BEAT_S, beat, name="lock")
 
 
 def leave(lock: pathlib.Path | str) -> None:

@@ -15,12 +15,11 @@ import os
 import pathlib
 import socket
 import sys
-import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-from ftjax.core import files, mirror, phases, processes, remote
+from ftjax.core import files, mirror, periodic, phases, processes, remote
 from ftjax.core.mirror import LOCKS, Mirror
 from ftjax.run import lock
 
@@ -90,10 +89,10 @@ def _begin(own: Mirror, stack: contextlib.ExitStack) -> None:
         own.fill()
         own.begin()
     # Before the beats end: the lock is this run's until its last file has arrived.
-    stack.enter_context(_every(lock.BEAT_S, lambda: _beat(own, text)))
+    stack.enter_context(periodic.every(lock.BEAT_S, lambda _: _beat(own, text), name="workdir"))
     stack.push(lambda kind, error, trace: _finish(own, failed=error is not None))
     sending = _Sending(own)
-    stack.enter_context(_every(SEND_S, sending.try_once))
+    stack.enter_context(periodic.every(SEND_S, lambda _: sending.try_once(), name="workdir"))
 
 
 def _fill(own: Mirror) -> bool:
@@ -202,25 +201,6 @@ def _say(text: str) -> None:
 
 def _line(error: Exception) -> str:
     return (" ".join(str(error).split()) or type(error).__name__)[:200]
-
-
-@contextlib.contextmanager
-def _every(seconds: float, call: Callable[[], None]) -> Iterator[None]:
-    """Call something every so many seconds, in a thread of its own, until the block ends."""
-    ended = threading.Event()
-
-    def go() -> None:
-        while not ended.wait(seconds):
-            call()
-
-    # daemon: a process that ends without cleaning up must not wait for it.
-    thread = threading.Thread(target=go, name="workdir", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 # -- the lock --------------------------------------------------------------------------------------

@@ -84,7 +84,7 @@ def worst(said: Sequence[Said]) -> Said:
     """Join verdicts on the parts of a statement: it holds where all do."""
     verdict = next((v for v in (DISAGREE, NOT_RESOLVED) if v in {each.verdict for each in said}),
                    AGREE)  # fmt: skip
-    return Said(verdict, "; ".join(each.why for each in said if each.verdict == verdict))
+    return Said(verdict, "; ".join(x.why for x in said if x.verdict == verdict and x.why))
 
 
 def listed(values: Mapping[str, float], *, digits: int = 3) -> str:

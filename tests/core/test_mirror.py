@@ -3,39 +3,10 @@
 import json
 import shutil
 
-import fsspec
 import pytest
 
 from ftjax.core import mirror
-
-URL = "memory://bucket/runs/mine"
-
-
-@pytest.fixture
-def store():
-    """An empty store behind memory://."""
-    memory = fsspec.filesystem("memory")
-    memory.store.clear()
-    yield memory
-    memory.store.clear()
-
-
-@pytest.fixture
-def machine(store, tmp_path, monkeypatch):
-    """Go on at a machine of this name: each has a cache, and so a folder, of its own."""
-
-    def go(name):
-        monkeypatch.setenv("FTJAX_CACHE", str(tmp_path / name))
-        return mirror.Mirror(URL, where="x")
-
-    go("first")
-    return go
-
-
-def write(folder, files):
-    for name, text in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
+from tests.stand_in_store import objects, texts, write
 
 
 def step(folder, number, files=None):
@@ -44,18 +15,6 @@ def step(folder, number, files=None):
     write(draft, files or {"state/a": f"a{number}", "meta": "{}"})
     mirror.digest.write(draft)
     draft.rename(draft.with_name(str(number)))
-
-
-def texts(folder):
-    return {
-        path.relative_to(folder).as_posix(): path.read_text()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-
-
-def objects(store):
-    return {path.removeprefix("/bucket/runs/mine/") for path in store.find("/bucket/runs/mine")}
 
 
 def test_what_is_written_here_is_there_and_on_the_next_machine(machine, store):

@@ -3,7 +3,6 @@
 import concurrent.futures
 import pathlib
 
-import fsspec
 import pytest
 
 from configs import common
@@ -15,14 +14,11 @@ from ftjax.run.artifacts import Artifacts
 
 
 @pytest.fixture
-def store(tmp_path, monkeypatch):
-    """An empty store behind memory://, and a cache folder of the test's own."""
+def store(store, tmp_path, monkeypatch):
+    """The empty store, and a cache folder of the test's own."""
     monkeypatch.setenv("FTJAX_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    memory = fsspec.filesystem("memory")
-    memory.store.clear()
-    yield memory
-    memory.store.clear()
+    yield store
     assert not list(tmp_path.glob("*:*"))  # no folder is called `memory:`
 
 

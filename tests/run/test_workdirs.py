@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 
-import fsspec
 import pytest
 
 import ftjax
@@ -16,48 +15,13 @@ from ftjax.core import mirror
 from ftjax.run import lock, workdirs
 from ftjax.train import checkpoint
 from tests.lab import LONGEST_S, ROOT, environment, finish, metrics, start
+from tests.stand_in_store import URL, objects, texts, write
 
-URL = "memory://bucket/runs/mine"
 
-
-@pytest.fixture
-def store(tmp_path, monkeypatch):
-    """An empty store behind memory://, and a machine to work on; see `machine`."""
+@pytest.fixture(autouse=True)
+def settled(monkeypatch):
+    """A store in memory has what was written at once."""
     monkeypatch.setattr(workdirs, "SETTLE_S", 0.0)
-    memory = fsspec.filesystem("memory")
-    memory.store.clear()
-    yield memory
-    memory.store.clear()
-
-
-@pytest.fixture
-def machine(store, tmp_path, monkeypatch):
-    """Go on at a machine of this name: each has a cache, and so a folder, of its own."""
-
-    def go(name):
-        monkeypatch.setenv("FTJAX_CACHE", str(tmp_path / name))
-        return mirror.Mirror(URL, where="x")
-
-    go("first")
-    return go
-
-
-def write(folder, files):
-    for name, text in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
-
-
-def texts(folder):
-    return {
-        path.relative_to(folder).as_posix(): path.read_text()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-
-
-def objects(store):
-    return {path.removeprefix("/bucket/runs/mine/") for path in store.find("/bucket/runs/mine")}
 
 
 # -- workdirs --------------------------------------------------------------------------------------
