@@ -151,8 +151,16 @@ def _score(label: str, function: Callable, text: str, row: Mapping) -> tuple[flo
 
 
 def exact(*, field: str = "answer", until: str = "\n") -> Callable:
-    """Return 1 for the row's own answer, spaces at the ends aside; the text ends before `until`."""
-    return lambda text, row: float(text.split(until)[0].strip() == str(row[field]).strip())
+    """Return 1 for the row's answer, or for one of its list of them, spaces at the ends aside.
+
+    The text ends before `until`.
+    """
+
+    def score(text, row):
+        right = row[field] if isinstance(row[field], list | tuple) else [row[field]]
+        return float(text.split(until)[0].strip() in {str(each).strip() for each in right})
+
+    return score
 
 
 def overlap(*, field: str = "answer", until: str = "\n") -> Callable:

@@ -29,6 +29,13 @@ def test_functions(name):
     np.testing.assert_allclose(found.values_BF[:, 0], list(wanted.values()), rtol=1e-6)
 
 
+def test_an_exact_answer_may_be_one_of_a_list():
+    row = ROW | {"answers": ["four", " 4 "]}
+    found = one("exact", field="answers")(["4", "four\nIn:", "4 four", "5"], [row] * 4)
+    assert found.values_BF[:, 0].tolist() == [1, 1, 0, 0]
+    assert one("exact")(["four"], [row]).values_BF.item() == 0  # the field `answer` alone
+
+
 def test_code_is_never_run(tmp_path):
     text = f"open({str(tmp_path / 'x')!r}, 'w')\ndef f(): pass"
     assert one("python", defines="f")([text], [ROW]).values_BF[0, 0] == 1

@@ -11,7 +11,7 @@ STUDIES = sorted(p for p in (ROOT / "configs").glob("*.py") if "\ndef study():" 
 # Cells that each has, so that nobody makes a study of minutes one of hours by a word.
 CELLS = dict(
     arena=84, forgetting_8b=18, forgetting_capacity=9, forgetting_medical=36,
-    forgetting_recovery=18, forgetting_remedies=24, forgetting_rl=27, forgetting_rules=24,
+    forgetting_recovery=18, forgetting_remedies=24, forgetting_rl=42, forgetting_rules=24,
     forgetting_smoke=10, forgetting_tiny=36, lora_without_regret=42,
 )  # fmt: skip
 

@@ -6,10 +6,12 @@ Letters stand apart ("k a t o"), so each is one token and the skill is about ord
     shots=2: "In: b d a\nOut: a d b\nIn: r e\nOut: e r\nIn: k a t o\nOut:" -> " o t a k"
 
 With examples the skill is not named: it has to be read off them. `BASE` is for pretraining,
-`HELD_OUT` for fine-tuning. An input belongs to one split, by its checksum.
+`HELD_OUT` for fine-tuning, and so is `MANY`: there an input has many right answers, of which a row
+shows one, by a rule that nothing says. An input belongs to one split, by its checksum.
 """
 
 import collections.abc
+import itertools
 import string
 
 from ftjax.data.worlds import generated, names
@@ -59,6 +61,19 @@ def _pairs(rng, length):
     return f"{pairs}; {generated.pick(rng, keys)}"
 
 
+def _distinct(rng, length):
+    count = min(generated.between(rng, length), 5)  # whose orders are 120
+    return " ".join(generated.sample(rng, string.ascii_lowercase, count))
+
+
+def _other_orders(text):
+    """List all orders but the given one; first that with the first letter at the end."""
+    letters = tuple(text.split())
+    shown = (*letters[1:], letters[0])
+    others = sorted({*itertools.permutations(letters)} - {letters, shown})
+    return [" ".join(order) for order in (shown, *others)]
+
+
 def _shift(letters, by):
     moved = [chr((ord(c) - ord("a") + by) % 26 + ord("a")) for c in letters.split()]
     return " ".join(moved)
@@ -102,12 +117,20 @@ HELD_OUT = {
     "subtract": (_difference, lambda s: str(int(s.split()[0]) - int(s.split()[2]))),
     "smallest": (_digits, lambda s: min(s.split())),
 }
+# name -> (draw an input, all right answers for an input, first the one that rows show)
+MANY = {"shuffle": (_distinct, _other_orders)}
+EVERY = BASE | HELD_OUT | MANY
+
+
+def answers(skill: str, text: str) -> list[str]:
+    """Return the right answers of `skill` for the input `text`, first the one that is shown."""
+    found = EVERY[generated.legal(skill, EVERY, "skills: skill")][1](text)
+    return [found] if isinstance(found, str) else found
 
 
 def solve(skill: str, text: str) -> str:
-    """Return the exact answer of `skill` for the input `text`."""
-    every = BASE | HELD_OUT
-    return every[generated.legal(skill, every, "skills: skill")][1](text)
+    """Return the exact answer of `skill` for the input `text`; of many the one that is shown."""
+    return answers(skill, text)[0]
 
 
 def split_of(skill: str, text: str) -> str:
@@ -120,7 +143,7 @@ def chosen(skills: str | collections.abc.Sequence[str]) -> list[str]:
     groups = {"base": list(BASE), "held_out": list(HELD_OUT)}
     if isinstance(skills, str):
         skills = groups.get(skills, [skills])
-    legal = set(BASE) | set(HELD_OUT) | (set() if skills else set(groups))
+    legal = set(EVERY) | (set() if skills else set(groups))
     return [generated.legal(skill, legal, "skills: skills") for skill in skills]
 
 
@@ -138,7 +161,7 @@ def make(
 
     `skills` is "base", "held_out", a name or a list of names; `length` counts letters or words
     (at least 2; closed ranges). `form="text"` gives the whole as one text, for pretraining. A row
-    also carries "answer", "skill" and "input".
+    also carries "answer", "skill" and "input", and "answers" where there are many.
     """
     generated.legal(split, generated.SPLITS, "skills: split")
     generated.legal(form, FORMS, "skills: form")
@@ -159,7 +182,7 @@ def make(
 
 def _inputs(rng, skill, split, count, length):
     """Return `count` different inputs of the split, so that no example gives the answer away."""
-    make_input = (BASE | HELD_OUT)[skill][0]
+    make_input = EVERY[skill][0]
     found: dict[str, None] = {}
     while len(found) < count:
         text = make_input(rng, length)
@@ -172,6 +195,7 @@ def _row(skill, inputs):
     *shown, query = inputs
     lines = [f"In: {text}\nOut: {solve(skill, text)}\n" for text in shown]
     start = "".join(lines) if lines else f"Do: {skill}\n"
+    many = {"answers": answers(skill, query)} if skill in MANY else {}
     return generated.question(
-        f"{start}In: {query}\nOut:", solve(skill, query), skill=skill, input=query
+        f"{start}In: {query}\nOut:", solve(skill, query), skill=skill, input=query, **many
     )

@@ -1,3 +1,4 @@
+import math
 import re
 
 import pytest
@@ -29,12 +30,14 @@ EXAMPLES = {
     "second word": ("bamo telu rito", "telu"),
     "subtract": ("47 - 9", "38"),
     "smallest": ("3 9 1", "1"),
+    "shuffle": ("k a t", "a t k"),
 }
 
 
 def test_every_skill_agrees_with_an_example_by_hand():
-    assert set(EXAMPLES) == set(skills.BASE) | set(skills.HELD_OUT)
-    assert not set(skills.BASE) & set(skills.HELD_OUT)
+    groups = [set(group) for group in (skills.BASE, skills.HELD_OUT, skills.MANY)]
+    assert set(EXAMPLES) == set().union(*groups)
+    assert len(EXAMPLES) == sum(map(len, groups))
     for skill, (text, answer) in EXAMPLES.items():
         assert skills.solve(skill, text) == answer
 
@@ -52,6 +55,17 @@ def test_examples_and_answers_are_exact_and_of_their_split(group, split):
         assert pairs[-1] == (row["input"], row["response"])
         assert row["prompt"].startswith("Do:") == (len(pairs) == 1)
     assert {row["skill"] for row in rows} == set(skills.chosen(group))
+
+
+def test_a_skill_with_many_right_answers_lists_all_and_shows_the_first():
+    assert skills.answers("shuffle", "k a t") == ["a t k", "a k t", "k t a", "t a k", "t k a"]
+    for row in skills.make(skills="shuffle", rows=50, length=(2, 9)):
+        letters = row["input"].split()
+        assert len(set(letters)) == len(letters) <= 5
+        assert len(set(row["answers"])) == math.factorial(len(letters)) - 1
+        assert row["input"] not in row["answers"]
+        assert row["answers"][0] == row["answer"]
+    assert "answers" not in skills.make(skills="reverse", rows=1)[0]
 
 
 def test_skills_can_be_picked_by_name():
