@@ -4,8 +4,8 @@ r"""Does learning from rewards forget less than learning from answers, at one sc
     python -m experiments.train --config configs/forgetting_rl.py --workdir runs/sft
     python -m experiments.online --config configs/forgetting_rl.py:method=grpo --workdir runs/grpo
 
-The skill is to put letters into another order, any other: many answers are right. `sft` is shown one
-of them, by a rule that nothing says; `grpo` learns from rewards, `rejection` from those of its
+The skill is to put letters into another order, any other: many answers are right. `sft` is shown
+one of them, by a rule that nothing says; `grpo` learns from rewards, `rejection` from those of its
 samples that are right (RAFT). Scores are exact matches on inputs that training does not use.
 `task=smallest` and other held-out skills have one right answer; configs/arena.py compares on that.
 A teacher that has both: configs/distill_online.py. Two CPU cores, 42 runs, six seeds; what it found
