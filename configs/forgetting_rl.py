@@ -8,8 +8,8 @@ The skill is to put letters into another order, any other: many answers are righ
 one of them, by a rule that nothing says; `grpo` learns from rewards, `rejection` from those of its
 samples that are right (RAFT). Scores are exact matches on inputs that training does not use.
 `task=smallest` and other held-out skills have one right answer; configs/arena.py compares on that.
-A teacher that has both: configs/distill_online.py. Two CPU cores, 42 runs, six seeds; what it found
-is in docs/forgetting.md.
+A teacher that has both: configs/distill_online.py. 42 runs, 46 CPU-minutes on busy cores.
+Expect .06 of the old skills lost by answers, .02 by GRPO, .03 by rejection sampling at the match.
 """
 
 from configs import common

@@ -1,9 +1,8 @@
 """The smoke study, run once: what the literature says, asserted of our own numbers.
 
 Its one seed has no noise floor: `verdicts.MARGIN` stands in, and says there what it holds for. What
-is learned from own samples takes minutes (`-m slow`): studies of it, cut to a rate each. Statement
-17 is a gate of the arena, where 70 % is learned; where half is, `forgetting_rl.py` leaves it and
-statement 13 open with three seeds.
+is learned from own samples, or resolved by several seeds alone, takes minutes (`-m slow`): those
+studies, cut to a rate each.
 """
 
 import json
@@ -79,7 +78,8 @@ def study():
 @pytest.mark.parametrize(
     ("number", "name", "seeds", "rates"),
     [
-        (17, "arena", 3, dict(lora_sft=(4e-3,), lora_grpo=(1e-3,))),
+        (13, "forgetting_rl", range(1, 7), dict(sft=(5e-4,), rejection=(2e-3,))),
+        (17, "forgetting_rl", range(1, 7), dict(sft=(5e-4,), grpo=(2e-3,))),
         (22, "forgetting_smoke", 3, dict(replay30=(3e-3,), kl=(3e-3,))),
         (23, "forgetting_recovery", 1, dict(distilled=(1e-3,))),
         (27, "forgetting_rules", 1, dict(full=(1e-3,), lora=(3e-3,))),
