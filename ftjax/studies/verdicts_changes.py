@@ -96,43 +96,25 @@ def states_predict(report: Mapping) -> Found | None:
 
 
 def intruders(report: Mapping) -> Found | None:
-    """Judge whether LoRA makes more intruders at like gains, more by the rate, and by the stage.
-
-    Each rate of LoRA stands beside that of full fine-tuning at which it gained most nearly as much:
-    who learned little has few of them.
-    """
-    counts = {part: _intruders(report, part, stage=0) for part in ("lora", "full")}
-    if not all(counts.values()):
+    """Judge whether LoRA makes more intruders, more by the rate, and more by the stage."""
+    lora, full = verdicts.match_of(report, "lora"), verdicts.match_of(report, "full")
+    if not lora or not full:
         return None
-    gains = {part: _gains(report, part) for part in counts}
-    nearest = lambda gain: min(counts["full"], key=lambda rate: abs(gains["full"][rate] - gain))
-    like = [nearest(gains["lora"][rate]) for rate in counts["lora"]]
-    swept = list(counts["lora"].values())
-    at = {"lora": float(np.mean(swept)),
-          "full": float(np.mean([counts["full"][rate] for rate in like]))}  # fmt: skip
+    names = {part: verdicts.method_of(report, part) for part in ("lora", "full")}
+    count = lambda part, rate, stage=0: _mean(
+        _spectra(report, names[part], rate, stage=stage), "intruders")  # fmt: skip
+    rates = {part: report["study"]["rates"][name] for part, name in names.items()}
+    at = {part: count(part, own["rate"]) for part, own in (("lora", lora), ("full", full))}
+    swept = [count("lora", rate) for rate in sorted(rates["lora"])]
+    if math.isnan(at["lora"]) or math.isnan(at["full"]):
+        return None
+    last = count("lora", max(rates["lora"]), stage=-1)
     said = [verdicts.less(at["full"], at["lora"], 0.5), verdicts.trend(swept, 0.5, of="intruders")]
-    text = "at like gains " + verdicts.listed(at, digits=0)
-    text += "; lora by rate " + ", ".join(f"{n:.0f}" for n in swept)
+    text = verdicts.listed(at, digits=0) + "; lora by rate " + ", ".join(f"{n:.0f}" for n in swept)
     if len(report["tasks"]) > 1:
-        last = list(_intruders(report, "lora", stage=-1).values())[-1]
         said.append(verdicts.less(swept[-1], last, 0.5))
         text += f"; first to last stage {swept[-1]:.0f} to {last:.0f}"
     return Found(text, *verdicts.worst(said))
-
-
-def _gains(report: Mapping, part: str) -> dict[float, float]:
-    """Return the gain at the end of every rate of a part, by growing rate."""
-    name = verdicts.method_of(report, part)
-    rates = report["methods"][name]["rates"] if name else {}
-    found = {float(rate): own["end"]["gain"]["value"] for rate, own in rates.items() if own["end"]}
-    return dict(sorted(found.items()))
-
-
-def _intruders(report: Mapping, part: str, *, stage: int) -> dict[float, float]:
-    """Return the mean count of a part's models by growing rate, where it was measured."""
-    name = verdicts.method_of(report, part)
-    found = {rate: _spectra(report, name, rate, stage=stage) for rate in _gains(report, part)}
-    return {rate: _mean(own, "intruders") for rate, own in found.items() if own}
 
 
 def change_rank(report: Mapping) -> Found | None:

@@ -40,8 +40,8 @@ def found(tmp_path_factory):
     return judged(run("configs/forgetting_smoke.py", tmp_path_factory.mktemp("smoke")))
 
 
-GATES = (1, 2, 3, 6, 7, 8, 9, 10, 11, 12, 20)
-OPEN = (22,)  # carried, and not resolved by one seed: by three below
+GATES = (1, 2, 3, 6, 7, 8, 9, 11, 12, 20)
+OPEN = (10, 22)  # carried, and not resolved by one seed of one task; 22 is by three below
 
 
 def test_the_study_carries_its_gates(found):
