@@ -16,12 +16,12 @@ def get_config(arg=None):
     c.model.base = {base!r}
     c.adapter = dict(name="lora", where="blocks/**", rank=2, alpha=4.0)
     c.data = dict(name="jsonl", path={rows!r}, kind="prompt", max_tokens=64)
-    c.optim.learning_rate = 0.01
+    c.optim.name, c.optim.learning_rate = "sgd", 1.0  # Adam makes steps of rounding where g is 0
     c.steps, c.batch_size, c.log_every_steps = 3, 8, 1
     return c
 """
 ROWS = [{"lr": lr, "rank": rank, "seed": seed}
-        for lr, rank, seed in ((0.01, 2, 0), (0.02, 4, 1), (0.03, 2, 2), (0.02, 2, 3))]  # fmt: skip
+        for lr, rank, seed in ((1.0, 2, 0), (2.0, 4, 1), (3.0, 2, 2), (2.0, 2, 3))]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_over_an_axis_of_members_they_are_the_same(config, tmp_path, alone, how)
     np.testing.assert_allclose(losses, alone[0], rtol=1e-5)
     for own, other in zip(params, alone[1], strict=True):
         for ours, theirs in zip(*map(jax.tree.leaves, (own, other)), strict=True):
-            np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 def test_no_device_sends_to_those_of_other_members(config, tmp_path):
@@ -88,7 +88,7 @@ def test_no_device_sends_to_those_of_other_members(config, tmp_path):
 
 @pytest.mark.parametrize(("count", "parts"), [(3, 1), (1, 1), (6, 2)])
 def test_parts_that_do_not_get_as_many_members_are_refused(config, tmp_path, count, parts):
-    rows = [{"lr": 0.01, "rank": 2, "seed": seed} for seed in range(count)]
+    rows = [{"lr": 1.0, "rank": 2, "seed": seed} for seed in range(count)]
     message = rf"mesh\.member: got 4 with {count} members; .* use mesh\.member={parts}$"
     with pytest.raises(ValueError, match=message):
         start(config, tmp_path, rows, member=4, fsdp=2)
