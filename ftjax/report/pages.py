@@ -95,8 +95,9 @@ class Pages:
 
 def _start() -> subprocess.Popen:
     code = f"import sys; sys.path[:] = {sys.path!r}; from ftjax.report import pages; pages.serve()"
-    # It draws on no device. A session of its own: control-C is for the run, which then ends it.
-    options = dict(env=os.environ | {"JAX_PLATFORMS": "cpu"}, start_new_session=True)
+    # It draws on no device. A group of its own: control-C is for the run, which then ends it. No
+    # session of its own: between these Linux shares the cores evenly, whatever their niceness.
+    options = dict(env=os.environ | {"JAX_PLATFORMS": "cpu"}, process_group=0)
     pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8")
     return subprocess.Popen([sys.executable, "-c", code], **pipes, **options)
 

@@ -1,6 +1,7 @@
 """Pages that a process of their own draws are those that this one would draw, and none is lost."""
 
 import inspect
+import os
 import signal
 import subprocess
 import sys
@@ -100,6 +101,9 @@ def test_it_starts_once(tmp_path):
         for _ in range(2):
             pages.prepare()
         started = pages._waiting[0].result() or pages._process
+        # Control-C, which a terminal sends to a group, is not for it; niceness counts in a session.
+        assert os.getpgid(started.pid) != os.getpgid(0)
+        assert os.getsid(started.pid) == os.getsid(0)
         pages.prepare()
         pages.write(tmp_path / "one.html", job=tmp_path / "1.json", title="x", config={})
     assert pages._process is started
