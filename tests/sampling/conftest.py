@@ -1,19 +1,8 @@
 import dataclasses
 
-import jax
 import pytest
 
-from ftjax.adapters import lora
-from ftjax.adapters.lib import protocol
-from ftjax.models.families import llama
-from ftjax.ops import rope
-
-CONFIG = llama.Config(
-    vocab_size=48, dim=32, layers=2, heads=4, kv_heads=2, head_dim=8, ffw=48, norm_eps=1e-5,
-    rope=rope.Rope(1e4), tied=False, qkv_bias=False, o_bias=False, mlp_bias=False,
-    qk_norm=False, window=None,
-    max_positions=128, init_scale=0.5,
-)  # fmt: skip
+from tests import decoders
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,23 +25,17 @@ class Tokens:
 
 @pytest.fixture(scope="session")
 def model():
-    return llama.make(CONFIG)
+    return decoders.make()
 
 
 @pytest.fixture(scope="session")
 def params(model):
-    return {"model": model.init(jax.random.key(0)), "adapters": None}
+    return decoders.plain(model)
 
 
 @pytest.fixture(scope="session")
 def adapted(model, params):
-    """The same base with LoRA everywhere, the head too, and a second factor that is not zero."""
-    init = lora.make(rank=2, alpha=8.0)
-    tree = protocol.init(
-        init, jax.random.key(1), model.linears, params["model"], where=["blocks/**", "head"]
-    )
-    noisy = lambda x: x + 0.2 * jax.random.normal(jax.random.key(2), x.shape)
-    return {"model": params["model"], "adapters": jax.tree.map(noisy, tree)}
+    return decoders.adapted(model, params)
 
 
 @pytest.fixture(scope="session")

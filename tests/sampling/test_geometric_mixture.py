@@ -4,9 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from ftjax.models.families import llama
 from ftjax.sampling import generation, geometric_mixture
-from tests.sampling.conftest import CONFIG
+from tests import decoders
 from tests.sampling.test_generation import NEW, PROMPTS, batch, full_logits
 from tests.sampling.test_sampler import LIMIT, chi_square, softmax
 
@@ -16,8 +15,7 @@ SHARE = 0.3
 @pytest.fixture(scope="module")
 def small():
     """Another model of the vocabulary, with fewer layers and a narrower state."""
-    config = CONFIG.__class__(**vars(CONFIG) | dict(layers=1, dim=16, max_positions=64))
-    handle = llama.make(config)
+    handle = decoders.make(layers=1, dim=16, max_positions=64)
     return handle, {"model": handle.init(jax.random.key(7)), "adapters": None}
 
 
@@ -78,6 +76,5 @@ def test_positions_are_those_of_the_shorter_model(model, small):
 def test_what_cannot_be_mixed_is_refused(model):
     with pytest.raises(ValueError, match=r"share 1\.5; expected"):
         geometric_mixture.make(model, model, share=1.5)
-    large = llama.make(CONFIG.__class__(**vars(CONFIG) | dict(vocab_size=50)))
     with pytest.raises(ValueError, match="got 48 and 50 tokens"):
-        geometric_mixture.make(model, large, share=SHARE)
+        geometric_mixture.make(model, decoders.make(vocab_size=50), share=SHARE)
