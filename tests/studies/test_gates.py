@@ -15,17 +15,18 @@ import pytest
 from ftjax.studies import literature, verdicts
 from tests.lab import ROOT
 
-LONGEST_S = 3600  # of two minutes in all tests, of twenty in slow ones, on an idle machine
+LONGEST_S = 1800  # of two minutes on an idle machine
+LONGEST_SLOW_S = 3600  # of twenty
 
 
-def run(config, folder):
+def run(config, folder, *, longest_s=LONGEST_S):
     """Run a study to its end; returns its report."""
     command = [sys.executable, "-m", "experiments.sequential", "--config", str(config),
                "--workdir", str(folder)]  # fmt: skip
     # One device and all optimisations, as a user has them; the tests' cache of programs.
     own = os.environ | dict(JAX_PLATFORMS="cpu", JAX_NUM_CPU_DEVICES="1", PYTHONWARNINGS="ignore")
     done = subprocess.run(
-        command, cwd=ROOT, env=own, capture_output=True, text=True, timeout=LONGEST_S
+        command, cwd=ROOT, env=own, capture_output=True, text=True, timeout=longest_s
     )
     assert done.returncode == 0, done.stderr
     return json.loads((folder / "report.json").read_text())
@@ -90,6 +91,6 @@ def test_gates_of_a_study_that_takes_minutes(numbers, name, seeds, rates, tmp_pa
     config = tmp_path / "cut.py"
     text = CUT.replace("NAME", name).replace("RATES", repr(rates))
     config.write_text(text.replace("SEEDS", str(seeds)))
-    every = judged(run(config, tmp_path / "study"))
+    every = judged(run(config, tmp_path / "study", longest_s=LONGEST_SLOW_S))
     for each in map(every.get, numbers):
         assert each.found.verdict == verdicts.AGREE, f"{each.statement.claim}: {each.found.ours}"
