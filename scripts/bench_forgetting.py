@@ -1,6 +1,6 @@
 r"""Measure what a study saves by running its cells in one process, and that nothing else changes.
 
-    python -m scripts.bench_forgetting --workdir runs/bench --cells 3
+    python -m scripts.bench_forgetting --workdir runs/bench --cells 18
     python -m scripts.bench_forgetting --config configs/forgetting_tiny.py --workdir runs/bench
     python -m scripts.bench_forgetting --method lora --cells 8 --workdir runs/bench
 
@@ -10,7 +10,7 @@ process that shares the base, the tokenizer, encoded data, evaluations and compi
 scores of every example and the weights of every stage must be equal to the bit. Cells of one stage
 each whose method has an adapter run once more, as the members of one program, which must have the
 same scores within 1e-5 of each. Compiled programs are on the disk, as for a user: run it twice, and
-believe the second.
+believe the second. The one process starts once: few cells hide what many, as of a study, share.
 """
 
 import argparse

@@ -66,11 +66,11 @@ def pieces(path):
 
 def commands():
     """Return by main the commands, each its text and its words; "..." is anything."""
-    found = collections.defaultdict(dict)
+    found, mains = collections.defaultdict(dict), shipped.mains()
     for path in [*PAGES, *MODULES]:
         for piece in pieces(path):
             match = START.match(piece)
-            if match is None or match[1] not in shipped.mains() or "..." in match[2].split("#")[0]:
+            if match is None or match[1] not in mains or "..." in match[2].split("#")[0]:
                 continue
             words = shlex.split(match[2], comments=True)
             found[match[1]][f"{path.name}: {' '.join(piece.split())}"] = words

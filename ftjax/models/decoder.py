@@ -136,9 +136,17 @@ class Model:
     def _abstract(self, module: Callable) -> nnx.Module:
         return nnx.eval_shape(lambda: module(self.config, jax.random.key(0)))
 
+    @functools.cached_property
+    def _abstract_ends(self) -> nnx.Module:
+        return self._abstract(self.ends)
+
+    @functools.cached_property
+    def _abstract_blocks(self) -> dict[str, nnx.Module]:
+        return {name: self._abstract(block) for name, block in self._own_blocks.items()}
+
     def _metadata(self, name: str) -> dict:
-        inner = {s: base.metadata(self._abstract(b), name) for s, b in self._own_blocks.items()}
-        return base.metadata(self._abstract(self.ends), name) | inner
+        inner = {stack: base.metadata(own, name) for stack, own in self._abstract_blocks.items()}
+        return base.metadata(self._abstract_ends, name) | inner
 
     @functools.cached_property
     def axes(self) -> base.Params:
@@ -160,10 +168,10 @@ class Model:
     def linears(self) -> dict[str, base.Linear]:
         """Every linear map by path (`blocks/attn/q`), the embedding among them as a lookup."""
         found = {}
-        for name, block in self._own_blocks.items():
-            inner = base.linears(self._abstract(block), layers=self.stacks[name])
+        for name, block in self._abstract_blocks.items():
+            inner = base.linears(block, layers=self.stacks[name])
             found |= {f"{name}/{path}": site for path, site in inner.items()}
-        outer = base.linears(self._abstract(self.ends), layers=None)
+        outer = base.linears(self._abstract_ends, layers=None)
         outer["embed"] = dataclasses.replace(outer["embed"], equation=linear.LOOKUP)
         return found | outer
 
