@@ -119,9 +119,10 @@ class Model:
         ends_key, blocks_key = jax.random.split(key)
         keys = jax.random.split(blocks_key, self.config.layers)  # one a layer, whatever its stack
         params = nnx.to_pure_dict(nnx.state(self.ends(self.config, ends_key)))
-        for name, block in self._own_blocks.items():
+        for name, numbers in self.stacks.items():
+            block = dict(self.blocks)[name]
             one = lambda key, block=block: nnx.to_pure_dict(nnx.state(block(self.config, key)))
-            params[name] = jax.vmap(one)(keys[jnp.array(self.stacks[name])])
+            params[name] = jax.vmap(one)(keys[jnp.array(numbers)])
         return params
 
     @functools.cached_property
@@ -129,24 +130,15 @@ class Model:
         """Shapes and types of every parameter, in the structure of the parameters."""
         return jax.eval_shape(self.init, jax.random.key(0))  # nothing is drawn
 
-    @property
-    def _own_blocks(self) -> dict[str, Callable]:
-        return {name: block for name, block in self.blocks if name in self.stacks}
-
-    def _abstract(self, module: Callable) -> nnx.Module:
-        return nnx.eval_shape(lambda: module(self.config, jax.random.key(0)))
-
     @functools.cached_property
-    def _abstract_ends(self) -> nnx.Module:
-        return self._abstract(self.ends)
-
-    @functools.cached_property
-    def _abstract_blocks(self) -> dict[str, nnx.Module]:
-        return {name: self._abstract(block) for name, block in self._own_blocks.items()}
+    def _abstract(self) -> dict[str, nnx.Module]:
+        makers = {"": self.ends} | {name: b for name, b in self.blocks if name in self.stacks}
+        shapes = lambda make: nnx.eval_shape(lambda: make(self.config, jax.random.key(0)))
+        return {name: shapes(make) for name, make in makers.items()}
 
     def _metadata(self, name: str) -> dict:
-        inner = {stack: base.metadata(own, name) for stack, own in self._abstract_blocks.items()}
-        return base.metadata(self._abstract_ends, name) | inner
+        found = {stack: base.metadata(module, name) for stack, module in self._abstract.items()}
+        return found.pop("") | found
 
     @functools.cached_property
     def axes(self) -> base.Params:
@@ -168,10 +160,10 @@ class Model:
     def linears(self) -> dict[str, base.Linear]:
         """Every linear map by path (`blocks/attn/q`), the embedding among them as a lookup."""
         found = {}
-        for name, block in self._abstract_blocks.items():
-            inner = base.linears(block, layers=self.stacks[name])
+        for name, numbers in self.stacks.items():
+            inner = base.linears(self._abstract[name], layers=numbers)
             found |= {f"{name}/{path}": site for path, site in inner.items()}
-        outer = base.linears(self._abstract_ends, layers=None)
+        outer = base.linears(self._abstract[""], layers=None)
         outer["embed"] = dataclasses.replace(outer["embed"], equation=linear.LOOKUP)
         return found | outer
 
@@ -232,8 +224,8 @@ class Model:
 
     def ends_of(self, params) -> nnx.Module:
         """Return the module of what exists once, with its parameters: it embeds and normalises."""
-        own = {name: params[name] for name in base.metadata(self._abstract(self.ends), "axes")}
-        return nnx.merge(nnx.graphdef(self._abstract(self.ends)), quantize.cast(own, self.dtype))
+        own = {name: params[name] for name in base.metadata(self._abstract[""], "axes")}
+        return nnx.merge(nnx.graphdef(self._abstract[""]), quantize.cast(own, self.dtype))
 
     def _contexts(
         self, positions_BT, segments_BT, *, adapters, slots: int | None, fresh: bool
@@ -302,7 +294,7 @@ class Model:
         keys and values others take, by stack.
         """
         kind = run.group[turn]
-        graph = nnx.graphdef(self._abstract(dict(self.blocks)[kind.stack]))
+        graph = nnx.graphdef(self._abstract[kind.stack])
         at = sum(earlier.stack == kind.stack for earlier in run.group[:turn])
 
         def layer(streams, inputs):
