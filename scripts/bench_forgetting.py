@@ -10,7 +10,7 @@ process that shares the base, the tokenizer, encoded data, evaluations and compi
 scores of every example and the weights of every stage must be equal to the bit. Cells of one stage
 each whose method has an adapter run once more, as the members of one program, which must have the
 same scores within 1e-5 of each. Compiled programs are on the disk, as for a user: run it twice, and
-believe the second. The one process starts once: few cells hide what many, as of a study, share.
+believe the second. The one process starts once, so give it as many cells as a study has.
 """
 
 import argparse

@@ -132,6 +132,7 @@ class Model:
 
     @functools.cached_property
     def _abstract(self) -> dict[str, nnx.Module]:
+        # Modules of shapes, by stack; "" is the ends. Making one is slow, and every layer asks.
         makers = {"": self.ends} | {name: b for name, b in self.blocks if name in self.stacks}
         shapes = lambda make: nnx.eval_shape(lambda: make(self.config, jax.random.key(0)))
         return {name: shapes(make) for name, make in makers.items()}
